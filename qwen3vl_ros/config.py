@@ -1,0 +1,229 @@
+"""The only declaration of every parameter: frozen dataclasses whose fields carry a doc, a range and a unit.
+
+Validated when made, so no half-valid configuration exists. The ROS node declares its parameters by walking
+`parameters()`, and `config/perception.yaml` and README's table are written from it (`python -m qwen3vl_ros.config`).
+Names are flat for what users set daily (`model`, `max_age`) and dotted for the rest (`gripper.max_width`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterator
+
+from qwen3vl_ros.types import InvalidInput
+
+
+def _p(default: Any, doc: str, *, range: tuple[float, float] | None = None, choices: tuple[str, ...] | None = None,
+       live: bool = False):
+    """A parameter: range is inclusive; live ones may change while the node is active, the others need a configure."""
+    meta = {"doc": doc, "range": range, "choices": choices, "live": live}
+    return field(default=default, metadata=meta)
+
+
+class _Validated:
+    """Checks every field's type, range and choice when the dataclass is made."""
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value, kind, meta = getattr(self, f.name), hints[f.name], f.metadata
+            if dataclasses.is_dataclass(kind):
+                continue
+            if kind is float and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
+            if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+                value = tuple(v for v in value if v != "")  # ROS cannot write an empty string list in YAML
+                right_type = all(isinstance(v, str) for v in value)
+            else:
+                right_type = type(value) is kind
+            if not right_type:
+                raise InvalidInput(f"parameter {f.name} = {value!r} must be {_type_name(kind)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(f"parameter {f.name} = {value!r} must be finite")
+            if meta.get("range") and not meta["range"][0] <= value <= meta["range"][1]:
+                raise InvalidInput(f"parameter {f.name} = {value!r} is outside {list(meta['range'])}")
+            if meta.get("choices") and value not in meta["choices"]:
+                raise InvalidInput(f"parameter {f.name} = {value!r} is not one of {', '.join(meta['choices'])}")
+            object.__setattr__(self, f.name, value)
+
+
+@dataclass(frozen=True)
+class GenerationConfig(_Validated):
+    """How the model answers."""
+
+    max_new_tokens: int = _p(1024, "Longest answer, in tokens; a longer one is truncated and says so.",
+                             range=(1, 32768), live=True)
+    deadline: float = _p(30.0, "Longest time for one answer, seconds; then the complete objects so far are kept.",
+                         range=(0.05, 3600.0), live=True)
+    repeat_limit: int = _p(4, "Stop after the same object was said this many times in a row.", range=(2, 100), live=True)
+    min_pixels: int = _p(0, "Smallest image area given to the model, pixels; 0 keeps the checkpoint's own.",
+                         range=(0, 16777216))
+    max_pixels: int = _p(0, "Largest image area given to the model, pixels; 0 keeps the checkpoint's own.",
+                         range=(0, 16777216))
+
+
+@dataclass(frozen=True)
+class LiftConfig(_Validated):
+    """From boxes and depth to oriented 3D boxes."""
+
+    min_depth: float = _p(0.1, "Nearer readings are no depth, metres.", range=(0.0, 100.0), live=True)
+    max_depth: float = _p(10.0, "Farther readings are no depth, metres.", range=(0.1, 1000.0), live=True)
+    min_points: int = _p(40, "Fewer points on the object than this and it has no 3D box.", range=(4, 100000), live=True)
+    max_points: int = _p(4000, "Points of one object are thinned to about this many.", range=(100, 200000), live=True)
+    plane_tolerance: float = _p(0.008, "Points this close to the support plane belong to it, metres.",
+                                range=(0.0005, 0.2), live=True)
+    cluster_gap: float = _p(0.02, "Points farther apart than this are different objects, metres at 1 m range.",
+                            range=(0.001, 1.0), live=True)
+
+
+@dataclass(frozen=True)
+class GripperConfig(_Validated):
+    """The parallel-jaw gripper that grasp targets are made for (defaults: Robotiq 2F-85)."""
+
+    max_width: float = _p(0.085, "Largest opening, metres.", range=(0.005, 1.0), live=True)
+    finger_thickness: float = _p(0.014, "Finger extent along the closing axis, metres.", range=(0.001, 0.2), live=True)
+    finger_width: float = _p(0.022, "Finger extent across the closing axis, metres.", range=(0.001, 0.2), live=True)
+    finger_length: float = _p(0.045, "From fingertip to palm, metres.", range=(0.005, 0.5), live=True)
+    palm_width: float = _p(0.075, "Palm extent across the closing axis, metres.", range=(0.005, 0.5), live=True)
+    clearance: float = _p(0.004, "Free space kept between a finger and anything else, metres.", range=(0.0, 0.1), live=True)
+    standoff: float = _p(0.10, "Distance from pre-grasp to grasp along the approach, metres.", range=(0.0, 1.0), live=True)
+    max_tilt_deg: float = _p(30.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0),
+                             live=True)
+    friction: float = _p(0.5, "Friction coefficient of the contact test.", range=(0.05, 2.0), live=True)
+
+
+@dataclass(frozen=True)
+class Config(_Validated):
+    """Every parameter of the perception node."""
+
+    # -- the model ----------------------------------------------------------------------------------------------
+    model: str = _p("", "Checkpoint: a directory or a hub id such as Qwen/Qwen3-VL-2B-Instruct; empty = the embedded model.")
+    engine: str = _p("auto", "Runtime of the model.", choices=("auto", "transformers"))
+    device: str = _p("auto", "auto, cpu, cuda or cuda:N; what was chosen is logged and in /diagnostics.")
+    dtype: str = _p("auto", "Precision of the weights.", choices=("auto", "float32", "bfloat16", "float16"))
+    # -- what to look for -----------------------------------------------------------------------------------------
+    targets: tuple[str, ...] = _p(("cube", "ball", "cylinder", "mug", "bowl"),
+                                  "Categories or descriptions to detect at start; change with ~/set_prompt.")
+    task: str = _p("detect", "What the stream asks for.", choices=("detect", "point", "detect_3d"))
+    enabled: bool = _p(True, "Run inference on the stream; change with ~/enable.")
+    # -- inputs -----------------------------------------------------------------------------------------------------
+    image_transport: str = _p("raw", "raw subscribes to image_raw, compressed to image_raw/compressed.",
+                              choices=("raw", "compressed"))
+    use_depth: bool = _p(True, "Subscribe to depth/image_raw; without depth there are no measured 3D boxes or grasps.")
+    image_qos: str = _p("sensor_data", "QoS of the image topics.",
+                        choices=("sensor_data", "system_default", "default", "reliable", "best_effort"))
+    sync_slop: float = _p(0.02, "Largest stamp difference between an image and its depth, seconds.", range=(0.0, 1.0))
+    max_age: float = _p(0.5, "An image older than this when its turn comes is dropped and counted, seconds.",
+                        range=(0.01, 60.0), live=True)
+    # -- outputs --------------------------------------------------------------------------------------------------
+    target_frame: str = _p("", "Frame of 3D results, by TF at capture; empty = the camera's optical frame.")
+    min_score: float = _p(0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True)
+    diagnostics_period: float = _p(1.0, "Time between two /diagnostics messages, seconds.", range=(0.1, 60.0))
+    request_timeout: float = _p(30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True)
+    autostart: bool = _p(True, "Configure and activate at start; false waits for a lifecycle manager.")
+    # -- groups ---------------------------------------------------------------------------------------------------
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    lift: LiftConfig = field(default_factory=LiftConfig)
+    gripper: GripperConfig = field(default_factory=GripperConfig)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One leaf of Config under its ROS name (`gripper.max_width`)."""
+
+    name: str
+    default: Any
+    doc: str
+    range: tuple[float, float] | None
+    choices: tuple[str, ...] | None
+    live: bool
+
+
+def parameters(config_type: type = Config, prefix: str = "") -> Iterator[Parameter]:
+    """Every parameter, depth first, in declaration order."""
+    hints = typing.get_type_hints(config_type)
+    for f in dataclasses.fields(config_type):
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from parameters(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            yield Parameter(prefix + f.name, f.default, f.metadata["doc"], f.metadata["range"], f.metadata["choices"],
+                            f.metadata["live"])
+
+
+def from_flat(values: dict[str, Any], base: Config | None = None) -> Config:
+    """Config with the named values replaced, e.g. {"max_age": 1.0, "gripper.max_width": 0.08}.
+
+    Raises InvalidInput for an unknown name, a wrong type, or a value outside its range or choices.
+    """
+    config = base or Config()
+    known = {p.name for p in parameters()}
+    for name, value in values.items():
+        if name not in known:
+            raise InvalidInput(f"unknown parameter {name!r}; known: {', '.join(sorted(known))}")
+        group, _, leaf = name.rpartition(".")
+        try:
+            if group:
+                value = dataclasses.replace(getattr(config, group), **{leaf: value})
+            config = dataclasses.replace(config, **{group or leaf: value})
+        except InvalidInput as error:
+            raise InvalidInput(f"{group + '.' if group else ''}{error}" if not group else
+                               str(error).replace(f"parameter {leaf}", f"parameter {name}", 1)) from None
+    return config
+
+
+def _type_name(kind: Any) -> str:
+    return "a list of strings" if typing.get_origin(kind) is tuple else {"str": "a string", "int": "an integer",
+                                                                          "float": "a number", "bool": "true or false"}[kind.__name__]
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{v}"' for v in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _allowed(p: Parameter) -> str:
+    return ", ".join(p.choices) if p.choices else f"{p.range[0]:g} … {p.range[1]:g}" if p.range else ""
+
+
+def to_yaml() -> str:
+    """The text of config/perception.yaml: every parameter with its default, doc and allowed values."""
+    lines = ["# Written by `python -m qwen3vl_ros.config`: every parameter with its default.", "/**:", "  ros__parameters:"]
+    group = ""
+    for p in parameters():
+        head, _, leaf = p.name.rpartition(".")
+        if head != group:
+            lines.append(f"    {head}:")
+            group = head
+        pad = "      " if head else "    "
+        allowed = _allowed(p)
+        lines += [f"{pad}# {p.doc}" + (f" [{allowed}]" if allowed else ""), f"{pad}{leaf}: {_yaml_value(p.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown() -> str:
+    """README's parameter table; `live` parameters may change while the node is active."""
+    rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
+    rows += [f"| `{p.name}` | `{_yaml_value(p.default)}` | {_allowed(p)} | {'yes' if p.live else ''} | {p.doc} |"
+             for p in parameters()]
+    return "\n".join(rows) + "\n"
+
+
+def write_copies(root: Path) -> None:
+    """Bring config/perception.yaml and the table between README's parameter marks up to date."""
+    (root / "config" / "perception.yaml").write_text(to_yaml())
+    readme = root / "README.md"
+    head, rest = readme.read_text().split("<!-- parameters -->\n", 1)
+    tail = rest.split("<!-- /parameters -->", 1)[1]
+    readme.write_text(f"{head}<!-- parameters -->\n{to_markdown()}<!-- /parameters -->{tail}")
+
+
+if __name__ == "__main__":
+    write_copies(Path(sys.argv[1] if len(sys.argv) > 1 else "."))

@@ -1,0 +1,311 @@
+"""The values that flow through the package, and the errors that stop them.
+
+Frame -> Request -> Generation -> Detection2D[] -> Detection3D[] -> GraspTarget[] -> Scene. Plain data over NumPy;
+knows nothing of ROS, of torch or of any model.
+
+Conventions: `a_T_b` is the 4x4 rigid transform that takes coordinates in frame b to frame a. The camera frame is the
+ROS optical frame (x right, y down, z forward). Pixels are of the original image, the centre of the first pixel
+at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right and y down; boxes are xyxy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+
+class PerceptionError(Exception):
+    """Base of every error this package raises on purpose; anything else is a defect and ends the process."""
+
+
+class InvalidInput(PerceptionError, ValueError):
+    """An argument, file, message or parameter breaks a rule; the message names the input, the rule and the way out."""
+
+
+class StaleFrame(PerceptionError):
+    """The newest frame is older than the caller allows."""
+
+
+class EngineError(PerceptionError):
+    """The engine could not be loaded or failed while running."""
+
+
+class ModelNotFound(EngineError):
+    """The model directory or hub id does not exist or cannot be reached."""
+
+
+class WrongModel(EngineError):
+    """The directory holds something that is not a Qwen3-VL, or lacks files it needs."""
+
+
+class OutOfMemory(EngineError):
+    """The model or its cache does not fit the device."""
+
+
+class Cancelled(PerceptionError):
+    """The caller, a request of higher priority or a new prompt stopped the generation."""
+
+
+class MalformedAnswer(PerceptionError):
+    """The answer could not be read at all, which is not the same as "saw nothing".
+
+    text: the raw answer. dropped: how many objects were begun and could not be saved.
+    """
+
+    def __init__(self, message: str, text: str = "", dropped: int = 0):
+        super().__init__(message)
+        self.text, self.dropped = text, dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Everything that is true at one capture time. Raises InvalidInput for wrong shapes or types.
+
+    stamp_ns: capture time, nanoseconds of the camera's clock.    frame_id: the camera's optical frame.
+    rgb: HxWx3 uint8.   depth_m: HxW float32 metres, registered to rgb; NaN or 0 = no reading.
+    K: 3x3 intrinsics of rgb.   distortion: plumb_bob (k1 k2 p1 p2 k3), 8 rational or 4 equidistant coefficients.
+    distortion_model: "plumb_bob", "rational_polynomial" or "equidistant" (as in sensor_msgs/CameraInfo).
+    target_T_camera: pose of the camera in `target_frame` at capture; None leaves results in the camera's frame.
+    up_camera: unit vector against gravity in the camera frame, None if unknown (then the support plane decides).
+    """
+
+    stamp_ns: int
+    frame_id: str
+    rgb: np.ndarray
+    depth_m: np.ndarray | None = None
+    K: np.ndarray | None = None
+    distortion: np.ndarray | None = None
+    distortion_model: str = "plumb_bob"
+    target_T_camera: np.ndarray | None = None
+    target_frame: str = ""
+    up_camera: np.ndarray | None = None
+
+    def __post_init__(self):
+        rgb = self.rgb
+        if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+            what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+            raise InvalidInput(f"Frame.rgb must be HxWx3 uint8, got {what}; convert the image to 8-bit RGB first")
+        if min(rgb.shape[:2]) < 1:
+            raise InvalidInput(f"Frame.rgb is empty, shape {rgb.shape}; pass a decoded image")
+        depth = self.depth_m
+        if depth is not None and (not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind != "f"):
+            what = f"{depth.dtype} {depth.shape}" if isinstance(depth, np.ndarray) else type(depth).__name__
+            raise InvalidInput(f"Frame.depth_m must be HxW float metres, got {what}; divide 16UC1 images by 1000")
+        for name, shape in (("K", (3, 3)), ("target_T_camera", (4, 4)), ("up_camera", (3,))):
+            value = getattr(self, name)
+            if value is not None and (np.shape(value) != shape or not np.all(np.isfinite(value))):
+                raise InvalidInput(f"Frame.{name} must be a finite {shape} array, got shape {np.shape(value)}")
+        if self.K is not None and not (self.K[0, 0] > 0 and self.K[1, 1] > 0):
+            raise InvalidInput("Frame.K has no positive focal length; the camera is not calibrated: publish a real "
+                               "CameraInfo, or pass K=None and do without 3D")
+        if self.target_T_camera is not None and not self.target_frame:
+            raise InvalidInput("Frame.target_T_camera is set but target_frame is empty; name the frame it leads to")
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of the colour image."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+
+class Task(str, Enum):
+    """What a request wants; each has its own prompt and answer format (perception/prompts.py, perception/answers.py)."""
+
+    DETECT = "detect"      # 2D boxes of categories or of one description
+    POINT = "point"        # 2D points
+    DETECT_3D = "detect_3d"  # the model's own 3D boxes
+    READ_TEXT = "read_text"  # lines of text with boxes
+    ASK = "ask"            # a free question, answered in text
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do with a frame. targets: phrases, one or more for every task but READ_TEXT and ASK.
+
+    question: the prompt of ASK. prompt_id travels to the result untouched.
+    """
+
+    targets: tuple[str, ...] = ()
+    task: Task = Task.DETECT
+    question: str = ""
+    prompt_id: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "targets", tuple(t.strip() for t in self.targets))
+        if any(not t for t in self.targets):
+            raise InvalidInput("Request.targets holds an empty phrase; leave it out or name an object")
+        if self.task in (Task.DETECT, Task.POINT, Task.DETECT_3D) and not self.targets:
+            raise InvalidInput(f"Request.targets is empty; task {self.task.value!r} needs at least one phrase")
+        if self.task is Task.ASK and not self.question.strip():
+            raise InvalidInput("Request.question is empty; task 'ask' needs a question")
+
+
+class Control:
+    """Stops a generation from another thread: cancel(), or a deadline in seconds from now. Safe to share."""
+
+    def __init__(self, deadline_s: float | None = None):
+        self._event = threading.Event()
+        self.reason = ""
+        self.deadline_monotonic_s = None if deadline_s is None else time.monotonic() + deadline_s
+
+    def cancel(self, reason: str = "cancelled by the caller") -> None:
+        """Ask the running generation to stop after the current token; the first reason stays."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._event.is_set()
+
+    @property
+    def expired(self) -> bool:
+        return self.deadline_monotonic_s is not None and time.monotonic() >= self.deadline_monotonic_s
+
+
+FINISH_REASONS = ("stop", "length", "deadline", "cancelled", "repeat")
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What the engine said. text excludes the <think> part, which is in `reasoning`.
+
+    token_ids, logprobs (natural log, float32) and token_ends belong together, one entry a token OF `text`:
+    token i ends at character token_ends[i] of `text`. logprobs is None when the engine cannot give them.
+    forward_passes counts language-model passes, the prefill included. Times in seconds.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: np.ndarray | None
+    token_ends: tuple[int, ...]
+    finish_reason: str
+    reasoning: str = ""
+    prompt: str = ""
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    forward_passes: int = 0
+    preprocess_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    def __post_init__(self):
+        if self.finish_reason not in FINISH_REASONS:
+            raise ValueError(f"finish_reason {self.finish_reason!r} is not one of {FINISH_REASONS}")
+        n = len(self.token_ids)
+        if len(self.token_ends) != n or (self.logprobs is not None and len(self.logprobs) != n):
+            raise ValueError(f"{n} tokens but {len(self.token_ends)} ends")
+
+    @property
+    def total_s(self) -> float:
+        return self.preprocess_s + self.prefill_s + self.decode_s
+
+
+@dataclass(frozen=True, eq=False)
+class Detection2D:
+    """One object in the image. box_xyxy_px inside [0,W]x[0,H]. score in 0..1, NaN when nothing was measured."""
+
+    label: str
+    box_xyxy_px: tuple[float, float, float, float]
+    score: float = float("nan")
+    id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Point2D:
+    """One point in the image, pixels; score as in Detection2D."""
+
+    label: str
+    xy_px: tuple[float, float]
+    score: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelBox3D:
+    """A 3D box as the model itself gave it: camera frame, metres, R = Rz Ry Rx. Before any depth is looked at."""
+
+    label: str
+    center_m: np.ndarray
+    size_m: np.ndarray
+    rotation: np.ndarray
+    score: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Detection3D:
+    """An oriented 3D box in `frame_id`: frame_T_box 4x4 (box centre and axes), size_m full extents along its axes.
+
+    source: "depth" (lifted from measured depth) or "model" (the model's own guess).
+    support: share of the box's foreground pixels that agree with it, 0..1 (0 for "model").
+    points_camera_m: Nx3 float32 points of the object in the camera frame; empty for "model".
+    """
+
+    id: str
+    label: str
+    score: float
+    frame_id: str
+    frame_T_box: np.ndarray
+    size_m: np.ndarray
+    source: str = "depth"
+    support: float = 0.0
+    points_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one detection has no 3D box."""
+
+    id: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class GraspTarget:
+    """A parallel-jaw grasp in `frame_id`. frame_T_gripper: origin between the fingertips, +z approach, +y closing.
+
+    width_m: opening needed at the object. approach_m: way back along -z to the pre-grasp. quality 0..1.
+    An infeasible target keeps the best pose that was tried and says why in `reason`.
+    """
+
+    detection_id: str
+    label: str
+    frame_id: str
+    frame_T_gripper: np.ndarray
+    width_m: float
+    approach_m: float
+    quality: float
+    feasible: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything one answer says about one frame; stamp and frame are those of the image.
+
+    An empty `detections_2d` means "looked and saw nothing". dropped: objects in the answer that could not be read.
+    truncated: the answer ended before the model was done. refusals: detections without a 3D box, and why.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    request: Request
+    generation: Generation
+    detections_2d: tuple[Detection2D, ...] = ()
+    points: tuple[Point2D, ...] = ()
+    detections_3d: tuple[Detection3D, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    grasps: tuple[GraspTarget, ...] = ()
+    dropped: int = 0
+    geometry_s: float = 0.0
+
+    @property
+    def truncated(self) -> bool:
+        return self.generation.finish_reason != "stop"
+
+    @property
+    def answer(self) -> str:
+        return self.generation.text

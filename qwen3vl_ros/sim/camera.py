@@ -1,0 +1,314 @@
+"""The embedded RGB-D camera: draws a `SceneSpec` with MuJoCo's renderer, off screen and on the CPU if need be.
+
+One model is compiled for all scenes: it only holds the unit meshes and the textures. A scene is a list of
+drawing commands written straight into the renderer, so a new scene costs nothing beyond its picture. The
+picture's truth (boxes, visibility, poses) comes with it. Knows nothing of ROS or of the network.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+if sys.platform.startswith("linux"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+
+import mujoco  # noqa: E402
+
+from .scenes import COLOURS, TABLE_TEXTURES, SceneSpec  # noqa: E402
+from .shapes import build_meshes  # noqa: E402
+from .textures import GAUGE_TEXTURE_PX, TABLE_TEXTURE_PX, gauge_face, table_texture  # noqa: E402
+from .truth import (GaugeTruth, ObjectTruth, dial_size_m, scene_truths, world_T_dial,  # noqa: E402
+                    world_T_object)
+
+__all__ = ["GaugeTruth", "ObjectTruth", "SimCamera", "SimCameraError", "View"]
+
+NEAR_M, FAR_M = 0.05, 12.0
+_FLOOR_M = -0.72
+_NOTHING = 200  # segmentation id of everything that is not an object; below 255 so that one byte decodes it
+_QUALITY = {"default": dict(shadow=2048, samples=4), "fast": dict(shadow=1024, samples=2)}
+
+
+class SimCameraError(RuntimeError):
+    """The embedded camera cannot draw on this machine; the message says what to install."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture and its truth.
+
+    rgb: HxWx3 uint8. depth_m: HxW float32, distance along the optical axis, 0 where nothing was measured.
+    K: 3x3, whole numbers are pixel centres. world_T_camera: 4x4, ROS optical frame (x right, y down, z forward).
+    segmentation: HxW int16, index of the object, -1 elsewhere, the dial is number len(objects).
+    """
+
+    rgb: np.ndarray | None
+    depth_m: np.ndarray | None
+    K: np.ndarray
+    world_T_camera: np.ndarray
+    segmentation: np.ndarray
+    truths: tuple[ObjectTruth, ...]
+    gauge: GaugeTruth | None = None
+
+
+class SimCamera:
+    """Draws scenes. Use it as a context manager and only from the thread that made it.
+
+    quality: "default" for pictures to look at, "fast" for training data (smaller shadow map, less antialiasing).
+    """
+
+    def __init__(self, width: int = 640, height: int = 480, fovy_deg: float = 42.5, quality: str = "default"):
+        if not (16 <= width <= 4096 and 16 <= height <= 4096):
+            raise ValueError(f"SimCamera size is {width}x{height}; each side must be 16 to 4096 px")
+        if not 5.0 <= fovy_deg <= 120.0:
+            raise ValueError(f"SimCamera.fovy_deg is {fovy_deg}; it must be 5 to 120 degrees")
+        if quality not in _QUALITY:
+            raise ValueError(f"SimCamera.quality is {quality!r}; it must be one of {', '.join(_QUALITY)}")
+        self.width, self.height, self.fovy_deg = int(width), int(height), float(fovy_deg)
+        focal = self.height / 2 / np.tan(np.deg2rad(fovy_deg) / 2)
+        self.K = np.array(((focal, 0, (self.width - 1) / 2), (0, focal, (self.height - 1) / 2), (0, 0, 1.0)))
+        self._gl = self._context = None
+        self._meshes = build_meshes()
+        self._model = self._compile(**_QUALITY[quality])
+        self._gauge_drawn = None
+        self._open()
+
+    def __enter__(self) -> SimCamera:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the OpenGL context; the camera can draw no more."""
+        if self._context is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._context = None
+        if self._gl is not None:
+            self._gl.free()
+            self._gl = None
+
+    def render(self, spec: SceneSpec, world_T_camera: np.ndarray | None = None, *, rgb: bool = True,
+               depth: bool = True) -> View:
+        """Draw the scene from its own camera, or from world_T_camera (4x4, ROS optical frame) when given."""
+        if self._context is None:
+            raise SimCameraError("this SimCamera was closed; make a new one")
+        pose = spec.camera.world_T_camera() if world_T_camera is None else np.asarray(world_T_camera, float)
+        if pose.shape != (4, 4) or not np.isfinite(pose).all():
+            raise ValueError(f"world_T_camera must be a finite 4x4 matrix, got shape {pose.shape}")
+        self._gl.make_current()
+        self._aim(pose)
+        self._fill(spec)
+        labels, depth_m = self._draw_labels(depth)
+        colour = self._draw_colour() if rgb else None
+        gauge = None
+        if spec.gauge is not None:
+            g = spec.gauge
+            gauge = GaugeTruth(len(spec.objects), g.value, g.minimum, g.maximum, g.unit, g.needle_fraction)
+        truths = scene_truths(spec, self._meshes, labels, self.K, pose)
+        return View(colour, depth_m, self.K.copy(), pose.copy(), labels, truths, gauge)
+
+    # -- set-up ------------------------------------------------------------------------------------------
+
+    def _compile(self, shadow: int, samples: int) -> mujoco.MjModel:
+        spec = mujoco.MjSpec()
+        spec.visual.global_.offwidth, spec.visual.global_.offheight = self.width, self.height
+        spec.visual.quality.shadowsize, spec.visual.quality.offsamples = shadow, samples
+        spec.visual.map.shadowclip = 1.1
+        spec.stat.extent = 1.0
+        spec.stat.center = (0.0, 0.0, 0.0)
+        for name, mesh in self._meshes.items():
+            m = spec.add_mesh(name=name)
+            m.uservert = mesh.vertices.ravel()
+            m.userface = mesh.faces.ravel()
+            m.usernormal = mesh.normals.ravel()
+            m.userfacenormal = mesh.faces.ravel()
+            m.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+            if mesh.uv is not None:
+                m.usertexcoord = mesh.uv.ravel()
+                m.userfacetexcoord = mesh.faces.ravel()
+            spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name)
+        pictures = {name: table_texture(name) for name in TABLE_TEXTURES}
+        pictures["gauge"] = np.full((GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX, 3), 255, np.uint8)
+        for name, picture in pictures.items():
+            spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=picture.shape[1],
+                             height=picture.shape[0], builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT)
+            material = spec.add_material(name=name)
+            material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+        model = spec.compile()
+        self._mesh_id = {name: model.mesh(name).id for name in self._meshes}
+        self._material_id = {name: model.mat(name).id for name in pictures}
+        self._texture_id = {name: model.tex(name).id for name in pictures}
+        for name, picture in pictures.items():
+            self._write_texture(model, name, picture)
+        # MuJoCo turns every mesh into its inertia frame; these undo that when drawing.
+        self._mesh_pose = {}
+        for name, i in self._mesh_id.items():
+            rotation = np.zeros(9)
+            mujoco.mju_quat2Mat(rotation, model.mesh_quat[i])
+            self._mesh_pose[name] = (rotation.reshape(3, 3), model.mesh_pos[i].copy())
+        return model
+
+    def _write_texture(self, model: mujoco.MjModel, name: str, picture: np.ndarray) -> None:
+        i = self._texture_id[name]
+        start = model.tex_adr[i]
+        # OpenGL's first row is the bottom one.
+        model.tex_data[start:start + picture.size] = picture[::-1].ravel()
+
+    def _open(self) -> None:
+        try:
+            self._gl = mujoco.GLContext(self.width, self.height)
+            self._gl.make_current()
+            self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
+            raise SimCameraError(
+                f"the embedded camera could not open an off-screen OpenGL context "
+                f"(MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}. On Debian or Ubuntu: "
+                f"apt-get install libegl1 libgl1-mesa-dri") from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self._rect = mujoco.MjrRect(0, 0, self.width, self.height)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=64)
+        self._scene.flags[:] = 0
+
+    # -- drawing -----------------------------------------------------------------------------------------
+
+    def _aim(self, world_T_camera: np.ndarray) -> None:
+        half = NEAR_M * np.tan(np.deg2rad(self.fovy_deg) / 2)
+        for camera in self._scene.camera:
+            camera.pos = world_T_camera[:3, 3]
+            camera.forward = world_T_camera[:3, 2]
+            camera.up = -world_T_camera[:3, 1]
+            camera.frustum_bottom, camera.frustum_top = -half, half
+            camera.frustum_center, camera.frustum_width = 0.0, half * self.width / self.height
+            camera.frustum_near, camera.frustum_far = NEAR_M, FAR_M
+
+    def _fill(self, spec: SceneSpec) -> None:
+        self._scene.ngeom = 0
+        self._add_room(spec)
+        for index, thing in enumerate(spec.objects):
+            gloss = {"mug": 0.5, "bowl": 0.5, "ball": 0.45}.get(thing.kind, 0.25)
+            self._add_mesh(thing.kind, world_T_object(thing), thing.size_m, thing.rgb, index, specular=gloss,
+                           shininess=0.55)
+        if spec.gauge is not None:
+            self._add_gauge(spec)
+        self._set_lights(spec)
+
+    def _add(self, kind, size, position, rotation, rgb, segment: int, **look):
+        geom = self._scene.geoms[self._scene.ngeom]
+        mujoco.mjv_initGeom(geom, kind, np.asarray(size, float), np.asarray(position, float),
+                            np.asarray(rotation, float).reshape(9), np.array((*rgb, 1.0), np.float32))
+        geom.segid = segment
+        geom.category = mujoco.mjtCatBit.mjCAT_STATIC
+        geom.specular, geom.shininess = look.get("specular", 0.0), look.get("shininess", 0.3)
+        geom.emission = look.get("emission", 0.0)
+        self._scene.ngeom += 1
+        return geom
+
+    def _add_mesh(self, name, pose, size, rgb, segment: int, **look):
+        rotation, origin = self._mesh_pose[name]
+        stretched = pose[:3, :3] * np.asarray(size)
+        geom = self._add(mujoco.mjtGeom.mjGEOM_MESH, np.ones(3), pose[:3, 3] + stretched @ origin,
+                         stretched @ rotation, rgb, segment, **look)
+        geom.dataid = 2 * self._mesh_id[name]
+        return geom
+
+    def _add_room(self, spec: SceneSpec) -> None:
+        table, box = spec.table, mujoco.mjtGeom.mjGEOM_BOX
+        c, s = np.cos(table.yaw_rad), np.sin(table.yaw_rad)
+        turn = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1.0)))
+        hx, hy = table.half_size_m
+        top = self._add(mujoco.mjtGeom.mjGEOM_PLANE, (hx, hy, 0.1), (0, 0, 0), turn, table.rgb, _NOTHING,
+                        specular=0.12, shininess=0.25)
+        self._texture(top, table.texture, (2 * hx * table.tiles_per_m, 2 * hy * table.tiles_per_m))
+        edge = np.multiply(table.rgb, 0.8)
+        self._add(box, (hx, hy, 0.0175), (0, 0, -0.0180), turn, edge, _NOTHING)
+        for x in (-0.92, 0.92):
+            for y in (-0.9, 0.9):
+                at = turn @ (x * hx, y * hy, (_FLOOR_M - 0.035) / 2)
+                self._add(box, (0.025, 0.025, -(_FLOOR_M + 0.035) / 2), at, turn, edge, _NOTHING)
+        wall = np.asarray(spec.background_rgb)
+        self._add(box, (3, 3, 0.01), (0, 0, _FLOOR_M - 0.01), np.eye(3), wall * (0.62, 0.60, 0.58), _NOTHING)
+        for x, y, sx, sy in ((3, 0, 0.01, 3), (-3, 0, 0.01, 3), (0, 3, 3, 0.01), (0, -3, 3, 0.01)):
+            self._add(box, (sx, sy, 2), (x, y, _FLOOR_M + 2), np.eye(3), wall, _NOTHING)
+
+    def _texture(self, geom, name: str, repeat=(1.0, 1.0)) -> None:
+        geom.matid = self._material_id[name]
+        if hasattr(geom, "texid"):
+            geom.texid = self._texture_id[name]
+        geom.texuniform = 0
+        geom.texrepeat = np.asarray(repeat, np.float32)
+
+    def _add_gauge(self, spec: SceneSpec) -> None:
+        gauge, segment = spec.gauge, len(spec.objects)
+        if gauge != self._gauge_drawn:
+            self._write_texture(self._model, "gauge", gauge_face(gauge))
+            mujoco.mjr_uploadTexture(self._model, self._context, self._texture_id["gauge"])
+            self._gauge_drawn = gauge
+        pose, size = world_T_dial(gauge), np.array(dial_size_m(gauge))
+        behind = pose.copy()
+        behind[:3, 3] -= pose[:3, 2] * size[2] / 2
+        self._add_mesh("drum", behind, size, COLOURS[gauge.colour], segment, specular=0.5, shininess=0.6)
+        face = pose.copy()
+        face[:3, 3] += 0.0012 * pose[:3, 2]
+        disc = self._add_mesh("disc", face, (1.78 * gauge.radius_m,) * 2 + (0.01,), (1, 1, 1), segment,
+                              emission=0.15)
+        self._texture(disc, "gauge")
+        disc.texcoord = 1
+
+    def _set_lights(self, spec: SceneSpec) -> None:
+        light = spec.light
+        tint = np.array((1 + 0.05 * light.warmth, 1.0, 1 - 0.07 * light.warmth))
+        key, fill = self._scene.lights[0], self._scene.lights[1]
+        self._scene.nlight = 2
+        direction = np.asarray(light.direction) / np.linalg.norm(light.direction)
+        self._light(key, -2.0 * direction, direction, light.intensity * tint, np.zeros(3), shadow=True)
+        forward = np.array(self._scene.camera[0].forward)
+        side = np.array((forward[0], forward[1], -0.7))
+        # MuJoCo darkens ALL of a shadow-casting light in its shadow, its ambient part too: the fill carries it.
+        self._light(fill, -2.0 * side, side / np.linalg.norm(side), light.fill * np.ones(3), light.ambient * tint,
+                    shadow=False)
+
+    @staticmethod
+    def _light(light, position, direction, diffuse, ambient, shadow: bool) -> None:
+        light.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+        light.pos, light.dir = position, direction
+        light.diffuse, light.ambient = diffuse, ambient
+        light.specular = 0.5 * np.asarray(diffuse) if shadow else np.zeros(3)
+        light.attenuation = (1.0, 0.0, 0.0)
+        light.cutoff, light.exponent = 45.0, 10.0
+        light.headlight, light.castshadow = 0, int(shadow)
+
+    def _draw_labels(self, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        flags = self._scene.flags
+        flags[:] = 0
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        ids = np.empty((self.height, self.width, 3), np.uint8)
+        window = np.empty((self.height, self.width), np.float32) if depth else None
+        mujoco.mjr_readPixels(ids, window, self._rect, self._context)
+        # The renderer writes id + 1 in the low byte, and 0 where it drew nothing.
+        labels = ids[::-1, :, 0].astype(np.int16) - 1
+        labels[labels >= _NOTHING] = -1
+        if window is None:
+            return labels, None
+        window = window[::-1].astype(np.float64)
+        # Reversed z: window = near (far - z) / (z (far - near)), and 0 where nothing was drawn.
+        depth_m = NEAR_M * FAR_M / (NEAR_M + window * (FAR_M - NEAR_M))
+        depth_m[window <= 0] = 0.0
+        return labels, depth_m.astype(np.float32)
+
+    def _draw_colour(self) -> np.ndarray:
+        flags = self._scene.flags
+        flags[:] = 0
+        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 1
+        flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        picture = np.empty((self.height, self.width, 3), np.uint8)
+        mujoco.mjr_readPixels(picture, None, self._rect, self._context)
+        return cv2.flip(picture, 0)

@@ -1,0 +1,130 @@
+"""Pictures painted with numpy and OpenCV: tinted table tops and the face of a dial gauge.
+
+Knows nothing of MuJoCo. Table textures are light greys that tile seamlessly and are tinted when drawn.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .scenes import GAUGE_SWEEP_RAD, GaugeSpec
+
+TABLE_TEXTURE_PX = 512
+GAUGE_TEXTURE_PX = 384
+
+_INK = {"red": (200, 20, 20), "black": (25, 25, 28)}
+_FACE = {"white": (248, 248, 246), "cream": (246, 238, 214)}
+
+
+def _noise(rng: np.random.Generator, cells_x: int, cells_y: int, size: int) -> np.ndarray:
+    """Smooth tileable noise in -1..1 with the given number of cells across the picture."""
+    grid = np.pad(rng.uniform(-1, 1, (cells_y, cells_x)), 2, mode="wrap").astype(np.float32)
+    big = cv2.resize(grid, None, fx=size / cells_x, fy=size / cells_y, interpolation=cv2.INTER_CUBIC)
+    y, x = round(2 * size / cells_y), round(2 * size / cells_x)
+    return big[y:y + size, x:x + size]
+
+
+def table_texture(name: str) -> np.ndarray:
+    """TABLE_TEXTURE_PX square, RGB uint8, tileable, mean near 235 so that the tint decides the colour."""
+    n = TABLE_TEXTURE_PX
+    rng = np.random.default_rng([7, *name.encode()])
+    y, x = np.mgrid[0:n, 0:n].astype(np.float32) / n
+    tone = np.zeros((n, n), np.float32)
+    if name == "plain":
+        tone += 0.01 * _noise(rng, 64, 64, n)
+    elif name in ("oak", "planks"):
+        warp = 0.35 * _noise(rng, 2, 4, n) + 0.12 * _noise(rng, 4, 8, n)
+        rings = np.sin(2 * np.pi * (9 * y + warp))
+        fibre = _noise(rng, 8, 256, n) + 0.6 * _noise(rng, 16, 512, n)
+        tone += 0.05 * rings + 0.05 * fibre + 0.05 * _noise(rng, 2, 16, n)
+        if name == "planks":
+            board = (y * 4).astype(int)
+            tone += np.array([0.05, -0.07, 0.02, -0.02], np.float32)[board]
+            seam = np.minimum(y * 4 % 1, 1 - y * 4 % 1)
+            tone -= 0.35 * np.exp(-(seam / 0.012) ** 2)
+            shift = np.array([0.1, 0.6, 0.35, 0.85], np.float32)[board]
+            joint = np.abs((x - shift + 0.5) % 1 - 0.5)
+            tone -= 0.30 * np.exp(-(joint / 0.003) ** 2)
+    elif name == "linen":
+        tone += 0.045 * np.sin(2 * np.pi * 96 * x) + 0.045 * np.sin(2 * np.pi * 96 * y)
+        tone += 0.05 * _noise(rng, 256, 32, n) * _noise(rng, 32, 256, n) + 0.03 * _noise(rng, 6, 6, n)
+    elif name == "speckle":
+        spots = _noise(rng, 170, 170, n)
+        tone += 0.03 * _noise(rng, 32, 32, n) - 0.16 * (spots > 0.75) + 0.05 * (spots < -0.8)
+    elif name == "brushed":
+        tone += 0.06 * _noise(rng, 4, 512, n) + 0.04 * _noise(rng, 2, 128, n) + 0.03 * _noise(rng, 2, 3, n)
+    elif name == "marble":
+        cloud = sum(_noise(rng, 3 * 2 ** k, 3 * 2 ** k, n) / 2 ** k for k in range(5))
+        vein = np.abs(np.sin(2 * np.pi * (x + y) + 2.2 * cloud))
+        tone += 0.05 * cloud - 0.20 * np.exp(-(vein / 0.10) ** 2)
+    elif name == "tiles":
+        seam = np.minimum.reduce([x * 6 % 1, 1 - x * 6 % 1, y * 6 % 1, 1 - y * 6 % 1])
+        cell = rng.uniform(-0.05, 0.05, (6, 6)).astype(np.float32)
+        tone += cell[(y * 6).astype(int), (x * 6).astype(int)] + 0.015 * _noise(rng, 48, 48, n)
+        tone -= 0.25 * np.exp(-(seam / 0.02) ** 2)
+    else:
+        raise ValueError(f"table texture {name!r} is unknown; see scenes.TABLE_TEXTURES")
+    grey = np.clip(0.90 + tone, 0, 1)
+    return np.repeat((255 * grey[..., None]).astype(np.uint8), 3, axis=2)
+
+
+def needle_angle_rad(fraction: float) -> float:
+    """Direction of the needle, counter-clockwise from the dial's right: 225 deg at 0, -45 deg at 1."""
+    return float(np.deg2rad(225.0) - fraction * GAUGE_SWEEP_RAD)
+
+
+def gauge_face(gauge: GaugeSpec) -> np.ndarray:
+    """GAUGE_TEXTURE_PX square, RGB uint8, upright: ticks, numbers, unit and the needle at its value."""
+    big = 2 * GAUGE_TEXTURE_PX
+    c, r = big / 2, big / 2
+    image = np.empty((big, big, 3), np.uint8)
+    image[:] = _FACE[gauge.face]
+    ink = _INK["black"]
+
+    def at(fraction: float, radius: float) -> tuple[int, int]:
+        a = needle_angle_rad(fraction)
+        return round(c + radius * r * np.cos(a)), round(c - radius * r * np.sin(a))
+
+    majors = _major_steps(gauge)
+    for k in range(5 * majors + 1):
+        major = k % 5 == 0
+        cv2.line(image, at(k / (5 * majors), 0.76 if major else 0.83), at(k / (5 * majors), 0.90), ink,
+                 12 if major else 5, cv2.LINE_AA)
+    span = gauge.maximum - gauge.minimum
+    labelled = range(0, majors + 1, 1 if majors <= 6 else 2)
+    for k in labelled:
+        _text(image, f"{gauge.minimum + span * k / majors:g}", at(k / majors, 0.57), 0.15 * big * 0.62, ink)
+    _text(image, gauge.unit, (round(c), round(c + 0.60 * r)), 0.125 * big * 0.8, ink)
+    red = gauge.needle_colour == "red"
+    a = needle_angle_rad(gauge.needle_fraction)
+    side = np.array((np.sin(a), np.cos(a)))
+    tip, tail = np.array(at(gauge.needle_fraction, 0.80)), np.array(at(gauge.needle_fraction, -0.18))
+    width = 0.036 * r
+    blade = np.round([tail + side * width, tail - side * width, tip - side * 0.35 * width, tip + side * 0.35 * width])
+    cv2.fillPoly(image, [blade.astype(np.int32)], _INK["red" if red else "black"], cv2.LINE_AA)
+    cv2.circle(image, (round(c), round(c)), round(0.085 * r), ink, -1, cv2.LINE_AA)
+    return cv2.resize(image, (GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX), interpolation=cv2.INTER_AREA)
+
+
+def _major_steps(gauge: GaugeSpec) -> int:
+    """Steps between labelled ticks such that every label is a round number, an even count for a middle one."""
+    span = gauge.maximum - gauge.minimum
+    for steps in (10, 8, 6, 4):
+        step = span / steps
+        if abs(step * 2 - round(step * 2)) < 1e-9:
+            return steps
+    return 4
+
+
+def _text(image: np.ndarray, text: str, centre_px: tuple[int, int], height_px: float, ink) -> None:
+    degree = text.startswith("°")  # OpenCV's stroke fonts have no degree sign: draw it as a ring
+    text = text.lstrip("°")
+    scale = height_px / 30.0
+    thickness = max(2, round(scale * 3.0))
+    (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    ring = round(0.22 * h) if degree else 0
+    x, y = round(centre_px[0] - w / 2 + 1.5 * ring), round(centre_px[1] + h / 2)
+    if degree:
+        cv2.circle(image, (x - 2 * ring, y - h + ring), ring, ink, max(2, thickness // 2), cv2.LINE_AA)
+    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)

@@ -1,0 +1,106 @@
+"""Child processes that cannot outlive the demo, whichever way it ends.
+
+Each child leads its own process group and writes to its own log. Stopping goes INT, TERM, KILL over the whole group;
+if the demo itself is killed, the kernel interrupts the children (Linux: parent-death signal). Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Mapping, Sequence
+
+from qwen3vl_ros.types import PerceptionError
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildDied(PerceptionError):
+    """A child process ended by itself; the message holds the end of its log."""
+
+
+class Children:
+    """The demo's processes, by name. Use it as a context manager: leaving it stops them all."""
+
+    def __init__(self, log_dir: Path, patience_s: float = 8.0):
+        self.log_dir, self.patience_s = Path(log_dir), patience_s
+        self._running: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def log_path(self, name: str) -> Path:
+        return self.log_dir / f"{name}.log"
+
+    def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+        """Start `command` with its output in <log_dir>/<name>.log; returns the process id."""
+        with open(self.log_path(name), "wb") as log:
+            self._running[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=dict(env if env is not None else os.environ, PYTHONUNBUFFERED="1"),
+                preexec_fn=_die_with(os.getpid()) if sys.platform.startswith("linux") else None)
+        return self._running[name].pid
+
+    def check(self) -> None:
+        """Raise ChildDied if any child has ended."""
+        for name, child in self._running.items():
+            if child.poll() is not None:
+                code = child.returncode
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+                raise ChildDied(f"{name} ended unexpectedly ({how}). End of {self.log_path(name)}:\n"
+                                f"{tail(self.log_path(name))}")
+
+    def stop(self) -> None:
+        """Interrupt all, wait, terminate, and kill what is left; also what the children started."""
+        for stop_signal in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + self.patience_s
+            for child in self._running.values():
+                _signal_group(child.pid, stop_signal)
+            while time.monotonic() < deadline:
+                if not any([_group_lives(child) for child in self._running.values()]):
+                    self._running.clear()
+                    return
+                time.sleep(0.02)
+
+
+def tail(path: Path, lines: int = 25) -> str:
+    """The last lines of a text file, indented; a note if it is empty."""
+    with open(path, errors="replace") as text:
+        last = deque(text, lines)
+    return "".join(f"    {line.rstrip()}\n" for line in last) or "    (nothing was written)\n"
+
+
+def _die_with(parent: int):
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: nothing but a system call may follow it
+
+    def ask_the_kernel() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the demo died between fork and prctl
+            os._exit(1)
+
+    return ask_the_kernel
+
+
+def _signal_group(pgid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pgid, number)
+    except ProcessLookupError:
+        pass  # the whole group has ended, which is what was wanted
+
+
+def _group_lives(child: subprocess.Popen) -> bool:
+    child.poll()  # collects the child itself; a zombie would count as alive
+    try:
+        os.killpg(child.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,220 @@
+"""The demo's parts that need no ROS: scoring, the MCAP file, and children that never outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+from rosbags.typesys import Stores, get_typestore
+
+from qwen3vl_ros.demo.processes import ChildDied, Children
+from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
+from qwen3vl_ros.demo.score import Answer, Tally, TruthObject, iou_matrix, score_answer
+from qwen3vl_ros.types import Detection2D, Detection3D, GraspTarget, InvalidInput
+
+CUBE = TruthObject("red cube", (100, 100, 200, 200), 1.0, (0.0, 0.0, 0.5))
+MUG = TruthObject("blue mug", (300, 100, 400, 220), 0.9, (0.1, 0.0, 0.6))
+HIDDEN = TruthObject("green cube", (210, 100, 260, 150), 0.3, (0.05, 0.0, 0.7))
+
+
+def saw(label, box, id=""):
+    return Detection2D(label, box, 0.9, id)
+
+
+def answer(*detections, prompt=("cube", "mug"), **more):
+    return Answer(1, prompt, tuple(detections), **more)
+
+
+# -- which name means which object ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("phrase, meant", [
+    ("cube", True), ("red cube", True), ("the red cube", True), ("Cubes", True), ("red cubes", True),
+    ("blue cube", False), ("mug", False), ("red", False), ("red cube left of the mug", False), ("", False),
+])
+def test_a_phrase_names_an_object_by_kind_or_by_colour_and_kind(phrase, meant):
+    assert CUBE.is_named(phrase) is meant
+
+
+# -- the rule ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, given, right, wrong, wanted", [
+    ("both found", answer(saw("cube", (101, 101, 199, 199)), saw("mug", (300, 100, 400, 220))), 2, 0, 2),
+    ("nothing said", answer(), 0, 0, 2),
+    ("right place, wrong name", answer(saw("mug", (100, 100, 200, 200))), 0, 1, 2),
+    ("right name, too far", answer(saw("cube", (160, 100, 260, 200))), 0, 1, 2),
+    ("one object said twice", answer(saw("cube", (100, 100, 200, 200)), saw("cube", (102, 100, 200, 200))), 1, 1, 2),
+    ("a hidden object is an excuse, not a find", answer(saw("cube", (210, 100, 260, 150))), 0, 0, 2),
+    ("only what the prompt names is wanted", answer(saw("red cube", (100, 100, 200, 200)), prompt=("red cube",)), 1, 0, 1),
+    ("an unnamed kind is not wanted", answer(saw("ball", (300, 100, 400, 220)), prompt=("ball",)), 0, 1, 0),
+    ("an unreadable answer found nothing", answer(error="MalformedAnswer: !!!!"), 0, 0, 2),
+    ("an empty box is a miss", answer(saw("cube", (150, 150, 150, 150))), 0, 1, 2),
+])
+def test_matching(name, given, right, wrong, wanted):
+    score = score_answer(given, (CUBE, MUG, HIDDEN))
+    assert (len(score.matches), len(score.wrong), len(score.wanted)) == (right, wrong, wanted), name
+    assert score.missed == wanted - right
+
+
+def test_the_best_overlap_wins_whatever_the_order():
+    near, far = saw("cube", (102, 102, 200, 200)), saw("cube", (120, 100, 220, 200))
+    for order in ((near, far), (far, near)):
+        score = score_answer(answer(*order), (CUBE,))
+        assert order[score.matches[0].detection] is near
+
+
+def test_no_truth_and_no_answer_is_fine():
+    score = score_answer(answer(), ())
+    assert (score.matches, score.wanted, score.wrong) == ((), (), ())
+
+
+def test_iou_of_known_boxes():
+    assert iou_matrix([(0, 0, 2, 2)], [(1, 0, 3, 2), (5, 5, 6, 6), (0, 0, 2, 2), (0, 0, 0, 0)]) == pytest.approx(
+        np.array([[1 / 3, 0, 1, 0]]))
+
+
+def test_the_centre_error_is_that_of_the_detection_with_the_same_id():
+    pose = np.eye(4)
+    pose[:3, 3] = (0.003, 0.0, 0.504)
+    lifted = Detection3D("7", "cube", 0.9, "camera", pose, np.full(3, 0.05))
+    other = Detection3D("8", "cube", 0.9, "camera", np.eye(4), np.full(3, 0.05))
+    match = score_answer(answer(saw("cube", CUBE.box_xyxy_px, "7"), detections_3d=(other, lifted)), (CUBE,)).matches[0]
+    assert match.center_error_m == pytest.approx(0.005)
+
+
+def test_the_summary_adds_up():
+    grasp = GraspTarget("1", "cube", "camera", np.eye(4), 0.05, 0.1, 0.8, True)
+    refused = GraspTarget("2", "mug", "camera", np.eye(4), 0.12, 0.1, 0.0, False, "too wide")
+    good = answer(saw("cube", CUBE.box_xyxy_px), saw("ball", (0, 0, 9, 9)), grasps=(grasp, refused), latency_s=0.30,
+                  engine_s=0.28)
+    bad = answer(error="MalformedAnswer: no list", latency_s=0.50, engine_s=0.46, finish_reason="length")
+    tally = Tally()
+    for given in (good, bad):
+        tally.add(given, score_answer(given, (CUBE, MUG)))
+    figures = tally.summary()
+    assert figures["answers"] == 2 and figures["malformed"] == 1 and figures["truncated"] == 1
+    assert figures["precision_2d"] == 0.5 and figures["recall_2d"] == 0.25 and figures["mean_iou"] == 1.0
+    assert (figures["grasp_targets"], figures["feasible"]) == (2, 1)
+    assert figures["latency_ms_p50"] == 400.0 and figures["overhead_ms_p50"] == 30.0
+    assert figures["centre_error_mm_median"] is None
+
+
+def test_figures_of_nothing_are_absent_not_zero():
+    assert Tally().summary()["precision_2d"] is None and Tally().summary()["latency_ms_p50"] is None
+
+
+# -- the MCAP file ----------------------------------------------------------------------------------------------------
+
+TEXTS = {
+    "demo_msgs/msg/Pair": "# two of them\nstd_msgs/Header header\nItem[<=4] items\nstring<=8 name\nuint8 MAX=3\n",
+    "demo_msgs/msg/Item": "geometry_msgs/Point at\nfloat64[3] size  # m\n",
+    "std_msgs/msg/Header": "builtin_interfaces/Time stamp\nstring frame_id\n",
+    "builtin_interfaces/msg/Time": "int32 sec\nuint32 nanosec\n",
+    "geometry_msgs/msg/Point": "float64 x\nfloat64 y\nfloat64 z\n",
+}
+
+
+def test_definitions_bring_everything_they_need():
+    assert dependencies("demo_msgs", TEXTS["demo_msgs/msg/Pair"]) == ["std_msgs/msg/Header", "demo_msgs/msg/Item"]
+    text = full_definition("demo_msgs/msg/Pair", TEXTS.__getitem__)
+    assert text.startswith("# two of them") and [f"MSG: {n.replace('/msg/', '/')}\n" in text for n in TEXTS] == [
+        False, True, True, True, True]
+
+
+def test_a_missing_definition_says_what_to_do(tmp_path):
+    with pytest.raises(InvalidInput, match="no_msgs/msg/Thing.*source the workspace"):
+        installed_text("no_msgs/msg/Thing", [str(tmp_path)])
+
+
+def test_the_recording_reads_back_with_another_library(tmp_path):
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    header, time_type = store.types["std_msgs/msg/Header"], store.types["builtin_interfaces/msg/Time"]
+    with Recording(tmp_path / "x.mcap", TEXTS.__getitem__) as recording:
+        recording.open_topic("/header", "std_msgs/msg/Header")
+        recording.open_topic("/silent", "geometry_msgs/msg/Point")
+        for i in range(3):
+            message = header(time_type(i, 500), f"camera_{i}")
+            recording.write("/header", bytes(store.serialize_cdr(message, "std_msgs/msg/Header")), i * 10**9 + 500)
+        assert recording.counts == {"/header": 3, "/silent": 0}
+    with open(tmp_path / "x.mcap", "rb") as file:
+        reader = make_reader(file, decoder_factories=[DecoderFactory()])
+        assert reader.get_header().profile == "ros2"
+        summary = reader.get_summary()
+        assert {c.topic: summary.schemas[c.schema_id].name for c in summary.channels.values()} == {
+            "/header": "std_msgs/msg/Header", "/silent": "geometry_msgs/msg/Point"}
+        read = [(m.log_time, d.frame_id, d.stamp.sec) for _, _, m, d in reader.iter_decoded_messages()]
+    assert read == [(500, "camera_0", 0), (10**9 + 500, "camera_1", 1), (2 * 10**9 + 500, "camera_2", 2)]
+
+
+# -- children -----------------------------------------------------------------------------------------------------------
+
+def lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+SLEEPER = "import signal, time\nprint('ready')\ntime.sleep(600)"
+STUBBORN = ("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(600)")
+PARENT = ("import subprocess, sys, time\nc = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+          "print('ready', c.pid)\ntime.sleep(600)")
+
+
+def ready(children, name):
+    wait_until(lambda: "ready" in children.log_path(name).read_text())
+
+
+@pytest.mark.parametrize("program", [SLEEPER, STUBBORN], ids=["polite", "stubborn"])
+def test_leaving_stops_every_child(tmp_path, program):
+    with Children(tmp_path, patience_s=0.5) as children:
+        pid = children.start("child", [sys.executable, "-c", program])
+        ready(children, "child")
+        children.check()
+    assert not lives(pid)
+
+
+def test_leaving_stops_what_a_child_started(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Children(tmp_path, patience_s=2.0) as children:
+        children.start("child", [sys.executable, "-c", PARENT])
+        ready(children, "child")
+        grandchild = int(children.log_path("child").read_text().split()[1])
+        assert lives(grandchild)
+        raise KeyboardInterrupt
+    assert not lives(grandchild)
+
+
+def test_a_child_that_dies_is_reported_with_the_end_of_its_log(tmp_path):
+    with Children(tmp_path) as children:
+        children.start("camera", [sys.executable, "-c", "print('no lens'); raise SystemExit(3)"])
+        with pytest.raises(ChildDied, match=r"(?s)camera ended unexpectedly \(exit status 3\).*no lens"):
+            wait_until(lambda: children.check())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent-death signal is Linux's")
+def test_children_do_not_outlive_a_killed_demo(tmp_path):
+    program = (f"import sys, time\nfrom pathlib import Path\nfrom qwen3vl_ros.demo.processes import Children\n"
+               f"c = Children(Path({str(tmp_path)!r}))\n"
+               f"print(c.start('child', [sys.executable, '-c', {SLEEPER!r}]), flush=True)\ntime.sleep(600)")
+    demo = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    pid = int(demo.stdout.readline())
+    wait_until(lambda: "ready" in (tmp_path / "child.log").read_text())
+    assert lives(pid)
+    os.kill(demo.pid, signal.SIGKILL)
+    demo.wait()
+    wait_until(lambda: not lives(pid))

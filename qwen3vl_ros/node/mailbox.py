@@ -1,0 +1,201 @@
+"""The one-slot mailbox between a camera and a slower reader: images meet their depth and intrinsics, the newest wins.
+
+Messages are opaque: anything with a capture stamp. Knows no ROS, no pixels and no thread but the lock it offers;
+time comes in as two clocks, capture stamps (the camera's) and arrival times (monotonic).
+
+An image is *complete* when its companions are in, or when waiting for them stopped being reasonable: at most the
+slop plus one period of the companion (plus the lag it has shown so far), and not at all while none has come for
+a second. Every buffer has a fixed length.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Callable
+
+ALIVE_S = 1.0           # a companion silent for longer is gone; nobody waits for it
+LONGEST_WAIT_S = 0.5
+FIRST_PERIOD_S = 0.1    # until two stamps have told the real one
+CLOCK_JUMP_NS = 500_000_000  # images this much older than the newest mean a restarted source, not a late packet
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One capture: the image and what belongs to its stamp, as messages. A reason explains each absence."""
+
+    stamp_ns: int
+    image: Any
+    depth: Any | None
+    info: Any | None
+    depth_reason: str
+    info_reason: str
+
+
+class _Companion:
+    """The recent messages of one stream that accompanies the images."""
+
+    def __init__(self, name: str, tolerance_ns: int, opened_s: float):
+        self.name, self.tolerance_ns = name, tolerance_ns
+        self.recent: deque[tuple[int, Any]] = deque(maxlen=16)
+        self._lags_s: deque[float] = deque(maxlen=10)
+        self.arrived_s: float | None = None
+        self._opened_s = opened_s
+
+    def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int], float | None]):
+        if self.recent and stamp_ns < self.recent[-1][0] - CLOCK_JUMP_NS:
+            self.recent.clear()
+        self.recent.append((stamp_ns, message))
+        self.arrived_s = now_s
+        image_s = image_arrival_s(stamp_ns, self.tolerance_ns)
+        if image_s is not None:
+            self._lags_s.append(max(0.0, now_s - image_s))
+
+    def match(self, stamp_ns: int) -> Any | None:
+        best = min(self.recent, key=lambda entry: abs(entry[0] - stamp_ns), default=None)
+        return best[1] if best and abs(best[0] - stamp_ns) <= self.tolerance_ns else None
+
+    def alive(self, now_s: float) -> bool:
+        return now_s - (self._opened_s if self.arrived_s is None else self.arrived_s) <= ALIVE_S
+
+    def wait_s(self) -> float:
+        stamps = sorted(stamp for stamp, _ in self.recent)
+        steps = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
+        period_s = statistics.median(steps) / 1e9 if steps else FIRST_PERIOD_S
+        return min(self.tolerance_ns / 1e9 + period_s + max(self._lags_s, default=0.0), LONGEST_WAIT_S)
+
+    def absence(self, stamp_ns: int, now_s: float) -> str:
+        if self.arrived_s is None:
+            return f"no {self.name} has been received"
+        if not self.alive(now_s):
+            return f"{self.name} stopped {now_s - self.arrived_s:.1f} s ago"
+        gap_ns = min(abs(stamp - stamp_ns) for stamp, _ in self.recent)
+        return (f"the nearest {self.name} is {gap_ns / 1e6:.0f} ms away from the image, more than sync_slop "
+                f"({self.tolerance_ns / 1e6:.0f} ms); synchronise the camera or raise sync_slop")
+
+
+class Mailbox:
+    """Stores only the newest complete capture. `changed` guards it and is notified on every arrival.
+
+    superseded: images that were replaced before anybody took them, which is normal when the reader is slower.
+    """
+
+    def __init__(self, sync_slop_s: float = 0.02, expects_depth: bool = True,
+                 monotonic_s: Callable[[], float] = time.monotonic):
+        self.changed = threading.Condition(threading.RLock())
+        self._slop_ns, self._expects_depth, self._monotonic_s = int(sync_slop_s * 1e9), expects_depth, monotonic_s
+        self.superseded = 0
+        self.images = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, as after a reconnect."""
+        with self.changed:
+            now_s = self._monotonic_s()
+            self._depth = _Companion("depth image", self._slop_ns, now_s) if self._expects_depth else None
+            self._info = _Companion("camera_info", 0, now_s)
+            self._info_in_step = False
+            self._restart_images()
+
+    def _restart_images(self) -> None:
+        self._pending: deque[tuple[int, Any, float]] = deque(maxlen=16)
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=32)
+        self._slot: Snapshot | None = None
+        self._newest: Snapshot | None = None
+
+    # -- the camera's side ------------------------------------------------------------------------------------------
+
+    def put_image(self, stamp_ns: int, message: Any) -> None:
+        with self.changed:
+            newest_ns = self._arrivals[-1][0] if self._arrivals else stamp_ns
+            self.images += 1
+            if stamp_ns < newest_ns - CLOCK_JUMP_NS:
+                self._restart_images()
+                for companion in filter(None, (self._depth, self._info)):
+                    companion.recent.clear()  # stamps of two runs must not meet
+            elif stamp_ns < newest_ns:
+                self.superseded += 1
+                return
+            now_s = self._monotonic_s()
+            if len(self._pending) == self._pending.maxlen:
+                self.superseded += 1
+            self._pending.append((stamp_ns, message, now_s))
+            self._arrivals.append((stamp_ns, now_s))
+            self._settle()
+            self.changed.notify_all()
+
+    def put_depth(self, stamp_ns: int, message: Any) -> None:
+        if self._depth is None:
+            return
+        with self.changed:
+            self._depth.put(stamp_ns, message, self._monotonic_s(), self._image_arrival_s)
+            self._settle()
+            self.changed.notify_all()
+
+    def put_info(self, stamp_ns: int, message: Any) -> None:
+        with self.changed:
+            self._info.put(stamp_ns, message, self._monotonic_s(), self._image_arrival_s)
+            # A driver that stamps intrinsics like images means them for that image; a latched one does not.
+            self._info_in_step = self._image_arrival_s(stamp_ns, 0) is not None or (
+                self._info_in_step and bool(self._arrivals) and stamp_ns > self._arrivals[-1][0])
+            self._settle()
+            self.changed.notify_all()
+
+    def _image_arrival_s(self, stamp_ns: int, tolerance_ns: int) -> float | None:
+        near = [(abs(image_ns - stamp_ns), arrival_s) for image_ns, arrival_s in self._arrivals]
+        gap_ns, arrival_s = min(near, default=(None, None))
+        return arrival_s if gap_ns is not None and gap_ns <= tolerance_ns else None
+
+    # -- the reader's side --------------------------------------------------------------------------------------------
+
+    def take(self) -> Snapshot | None:
+        """The newest complete capture, once; None if there is none that was not taken yet."""
+        with self.changed:
+            self._settle()
+            snapshot, self._slot = self._slot, None
+            return snapshot
+
+    def newest(self) -> Snapshot | None:
+        """The newest complete capture, whether taken or not."""
+        with self.changed:
+            self._settle()
+            return self._newest
+
+    def seconds_until_due(self) -> float | None:
+        """Time until the oldest waiting image is given up waiting for; None when none waits."""
+        with self.changed:
+            if not self._pending:
+                return None
+            return max(0.0, self._pending[0][2] + self._longest_wait_s() - self._monotonic_s())
+
+    def _longest_wait_s(self) -> float:
+        now_s = self._monotonic_s()
+        waits = [c.wait_s() for c in (self._depth, self._info if self._info_in_step else None)
+                 if c is not None and c.alive(now_s)]
+        return max(waits, default=0.0)
+
+    def _settle(self) -> None:
+        """Move the newest complete image into the slot; it supersedes every older one."""
+        longest_s, now_s = self._longest_wait_s() if self._pending else 0.0, self._monotonic_s()
+        for index in range(len(self._pending) - 1, -1, -1):
+            stamp_ns, image, arrived_s = self._pending[index]
+            depth = self._depth.match(stamp_ns) if self._depth else None
+            info = self._info.match(stamp_ns)
+            waiting = ((self._depth is not None and depth is None and self._depth.alive(now_s))
+                       or (info is None and self._info_in_step and self._info.alive(now_s)))
+            if waiting and now_s - arrived_s < longest_s:
+                continue
+            if info is None and self._info.recent:
+                info = max(self._info.recent, key=lambda entry: (entry[0] <= stamp_ns, entry[0]))[1]
+            self.superseded += index + (self._slot is not None)
+            for _ in range(index + 1):
+                self._pending.popleft()
+            self._slot = self._newest = Snapshot(
+                stamp_ns, image, depth, info,
+                "" if depth is not None else
+                self._depth.absence(stamp_ns, now_s) if self._depth else "parameter use_depth is false",
+                "" if info is not None else self._info.absence(stamp_ns, now_s))
+            return

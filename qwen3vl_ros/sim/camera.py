@@ -19,22 +19,37 @@ if sys.platform.startswith("linux"):
 
 import mujoco  # noqa: E402
 
+from ..types import InvalidInput, PerceptionError  # noqa: E402
 from .scenes import COLOURS, TABLE_TEXTURES, SceneSpec  # noqa: E402
+from .shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M, contact_shade, lamp_pose, lit_fraction  # noqa: E402
 from .shapes import build_meshes  # noqa: E402
 from .textures import GAUGE_TEXTURE_PX, TABLE_TEXTURE_PX, gauge_face, table_texture  # noqa: E402
-from .truth import (GaugeTruth, ObjectTruth, dial_size_m, scene_truths, world_T_dial,  # noqa: E402
-                    world_T_object)
+from .truth import (GaugeTruth, ObjectTruth, dial_size_m, foot_size_m, footprint_m, scene_truths,  # noqa: E402
+                    world_T_case, world_T_dial, world_T_foot, world_T_object)
+
 
 __all__ = ["GaugeTruth", "ObjectTruth", "SimCamera", "SimCameraError", "View"]
 
 NEAR_M, FAR_M = 0.05, 12.0
 _FLOOR_M = -0.72
-_NOTHING = 200  # segmentation id of everything that is not an object; below 255 so that one byte decodes it
-_QUALITY = {"default": dict(shadow=2048, samples=4), "fast": dict(shadow=1024, samples=2)}
+# Segmentation ids of what is not an object; below 255 so that one byte decodes them.
+_TABLE, _ROOM = 200, 201
+_LAMP_MAP_PX = 288
+_CONTACT_STRENGTH = 0.55
+_SAMPLES = {"default": 4, "fast": 2}
 
 
-class SimCameraError(RuntimeError):
+class SimCameraError(PerceptionError):
     """The embedded camera cannot draw on this machine; the message says what to install."""
+
+
+def _context_class():
+    # mujoco.GLContext was chosen when mujoco was first imported, perhaps by someone without MUJOCO_GL.
+    if os.environ.get("MUJOCO_GL", "").lower() == "egl":
+        from mujoco.egl import GLContext
+
+        return GLContext
+    return mujoco.GLContext
 
 
 @dataclass(frozen=True)
@@ -58,22 +73,22 @@ class View:
 class SimCamera:
     """Draws scenes. Use it as a context manager and only from the thread that made it.
 
-    quality: "default" for pictures to look at, "fast" for training data (smaller shadow map, less antialiasing).
+    quality: "default" for pictures to look at, "fast" for training data (less antialiasing).
     """
 
     def __init__(self, width: int = 640, height: int = 480, fovy_deg: float = 42.5, quality: str = "default"):
         if not (16 <= width <= 4096 and 16 <= height <= 4096):
-            raise ValueError(f"SimCamera size is {width}x{height}; each side must be 16 to 4096 px")
+            raise InvalidInput(f"SimCamera size is {width}x{height}; each side must be 16 to 4096 px")
         if not 5.0 <= fovy_deg <= 120.0:
-            raise ValueError(f"SimCamera.fovy_deg is {fovy_deg}; it must be 5 to 120 degrees")
-        if quality not in _QUALITY:
-            raise ValueError(f"SimCamera.quality is {quality!r}; it must be one of {', '.join(_QUALITY)}")
+            raise InvalidInput(f"SimCamera.fovy_deg is {fovy_deg}; it must be 5 to 120 degrees")
+        if quality not in _SAMPLES:
+            raise InvalidInput(f"SimCamera.quality is {quality!r}; it must be one of {', '.join(_SAMPLES)}")
         self.width, self.height, self.fovy_deg = int(width), int(height), float(fovy_deg)
         focal = self.height / 2 / np.tan(np.deg2rad(fovy_deg) / 2)
         self.K = np.array(((focal, 0, (self.width - 1) / 2), (0, focal, (self.height - 1) / 2), (0, 0, 1.0)))
         self._gl = self._context = None
         self._meshes = build_meshes()
-        self._model = self._compile(**_QUALITY[quality])
+        self._model = self._compile(_SAMPLES[quality])
         self._gauge_drawn = None
         self._open()
 
@@ -100,26 +115,28 @@ class SimCamera:
             raise SimCameraError("this SimCamera was closed; make a new one")
         pose = spec.camera.world_T_camera() if world_T_camera is None else np.asarray(world_T_camera, float)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
-            raise ValueError(f"world_T_camera must be a finite 4x4 matrix, got shape {pose.shape}")
+            raise InvalidInput(f"world_T_camera must be a finite 4x4 matrix, got shape {pose.shape}")
         self._gl.make_current()
+        casters = self._fill(spec)
+        lamp_T = lamp_pose(spec.light.direction)
+        lamp_depth_m = self._draw_lamp_depth(lamp_T, casters) if rgb else None
         self._aim(pose)
-        self._fill(spec)
-        labels, depth_m = self._draw_labels(depth)
-        colour = self._draw_colour() if rgb else None
+        labels, depth_m = self._draw_labels(depth or rgb)
+        colour = self._draw_colour(spec, pose, labels, depth_m, lamp_T, lamp_depth_m) if rgb else None
         gauge = None
         if spec.gauge is not None:
             g = spec.gauge
             gauge = GaugeTruth(len(spec.objects), g.value, g.minimum, g.maximum, g.unit, g.needle_fraction)
+        labels[labels >= _TABLE] = -1
         truths = scene_truths(spec, self._meshes, labels, self.K, pose)
-        return View(colour, depth_m, self.K.copy(), pose.copy(), labels, truths, gauge)
+        return View(colour, depth_m if depth else None, self.K.copy(), pose.copy(), labels, truths, gauge)
 
     # -- set-up ------------------------------------------------------------------------------------------
 
-    def _compile(self, shadow: int, samples: int) -> mujoco.MjModel:
+    def _compile(self, samples: int) -> mujoco.MjModel:
         spec = mujoco.MjSpec()
         spec.visual.global_.offwidth, spec.visual.global_.offheight = self.width, self.height
-        spec.visual.quality.shadowsize, spec.visual.quality.offsamples = shadow, samples
-        spec.visual.map.shadowclip = 1.1
+        spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 0, samples
         spec.stat.extent = 1.0
         spec.stat.center = (0.0, 0.0, 0.0)
         for name, mesh in self._meshes.items():
@@ -162,7 +179,7 @@ class SimCamera:
 
     def _open(self) -> None:
         try:
-            self._gl = mujoco.GLContext(self.width, self.height)
+            self._gl = _context_class()(self.width, self.height)
             self._gl.make_current()
             self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
@@ -184,20 +201,23 @@ class SimCamera:
             camera.pos = world_T_camera[:3, 3]
             camera.forward = world_T_camera[:3, 2]
             camera.up = -world_T_camera[:3, 1]
+            camera.orthographic = 0
             camera.frustum_bottom, camera.frustum_top = -half, half
             camera.frustum_center, camera.frustum_width = 0.0, half * self.width / self.height
             camera.frustum_near, camera.frustum_far = NEAR_M, FAR_M
 
-    def _fill(self, spec: SceneSpec) -> None:
+    def _fill(self, spec: SceneSpec) -> int:
+        """Write the scene's drawing commands, what casts shadows first; its number is returned."""
         self._scene.ngeom = 0
-        self._add_room(spec)
         for index, thing in enumerate(spec.objects):
             gloss = {"mug": 0.5, "bowl": 0.5, "ball": 0.45}.get(thing.kind, 0.25)
             self._add_mesh(thing.kind, world_T_object(thing), thing.size_m, thing.rgb, index, specular=gloss,
                            shininess=0.55)
         if spec.gauge is not None:
             self._add_gauge(spec)
-        self._set_lights(spec)
+        casters = self._scene.ngeom
+        self._add_room(spec)
+        return casters
 
     def _add(self, kind, size, position, rotation, rgb, segment: int, **look):
         geom = self._scene.geoms[self._scene.ngeom]
@@ -223,19 +243,19 @@ class SimCamera:
         c, s = np.cos(table.yaw_rad), np.sin(table.yaw_rad)
         turn = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1.0)))
         hx, hy = table.half_size_m
-        top = self._add(mujoco.mjtGeom.mjGEOM_PLANE, (hx, hy, 0.1), (0, 0, 0), turn, table.rgb, _NOTHING,
+        top = self._add(mujoco.mjtGeom.mjGEOM_PLANE, (hx, hy, 0.1), (0, 0, 0), turn, table.rgb, _TABLE,
                         specular=0.12, shininess=0.25)
         self._texture(top, table.texture, (2 * hx * table.tiles_per_m, 2 * hy * table.tiles_per_m))
         edge = np.multiply(table.rgb, 0.8)
-        self._add(box, (hx, hy, 0.0175), (0, 0, -0.0180), turn, edge, _NOTHING)
+        self._add(box, (hx, hy, 0.0175), (0, 0, -0.0180), turn, edge, _ROOM)
         for x in (-0.92, 0.92):
             for y in (-0.9, 0.9):
                 at = turn @ (x * hx, y * hy, (_FLOOR_M - 0.035) / 2)
-                self._add(box, (0.025, 0.025, -(_FLOOR_M + 0.035) / 2), at, turn, edge, _NOTHING)
+                self._add(box, (0.025, 0.025, -(_FLOOR_M + 0.035) / 2), at, turn, edge, _ROOM)
         wall = np.asarray(spec.background_rgb)
-        self._add(box, (3, 3, 0.01), (0, 0, _FLOOR_M - 0.01), np.eye(3), wall * (0.62, 0.60, 0.58), _NOTHING)
+        self._add(box, (3, 3, 0.01), (0, 0, _FLOOR_M - 0.01), np.eye(3), wall * (0.62, 0.60, 0.58), _ROOM)
         for x, y, sx, sy in ((3, 0, 0.01, 3), (-3, 0, 0.01, 3), (0, 3, 3, 0.01), (0, -3, 3, 0.01)):
-            self._add(box, (sx, sy, 2), (x, y, _FLOOR_M + 2), np.eye(3), wall, _NOTHING)
+            self._add(box, (sx, sy, 2), (x, y, _FLOOR_M + 2), np.eye(3), wall, _ROOM)
 
     def _texture(self, geom, name: str, repeat=(1.0, 1.0)) -> None:
         geom.matid = self._material_id[name]
@@ -250,64 +270,90 @@ class SimCamera:
             self._write_texture(self._model, "gauge", gauge_face(gauge))
             mujoco.mjr_uploadTexture(self._model, self._context, self._texture_id["gauge"])
             self._gauge_drawn = gauge
-        pose, size = world_T_dial(gauge), np.array(dial_size_m(gauge))
-        behind = pose.copy()
-        behind[:3, 3] -= pose[:3, 2] * size[2] / 2
-        self._add_mesh("drum", behind, size, COLOURS[gauge.colour], segment, specular=0.5, shininess=0.6)
-        face = pose.copy()
-        face[:3, 3] += 0.0012 * pose[:3, 2]
+        rim = dict(rgb=COLOURS[gauge.colour], segment=segment, specular=0.5, shininess=0.6)
+        self._add_mesh("drum", world_T_case(gauge), dial_size_m(gauge), **rim)
+        self._add_mesh("cube", world_T_foot(gauge), foot_size_m(gauge), **rim)
+        face = world_T_dial(gauge)
+        face[:3, 3] += 0.0012 * face[:3, 2]
         disc = self._add_mesh("disc", face, (1.78 * gauge.radius_m,) * 2 + (0.01,), (1, 1, 1), segment,
                               emission=0.15)
         self._texture(disc, "gauge")
         disc.texcoord = 1
 
-    def _set_lights(self, spec: SceneSpec) -> None:
+    def _set_lights(self, spec: SceneSpec, key: bool) -> None:
+        """The fill light with the ambient term, and the key light (the lamp) if asked for."""
         light = spec.light
         tint = np.array((1 + 0.05 * light.warmth, 1.0, 1 - 0.07 * light.warmth))
-        key, fill = self._scene.lights[0], self._scene.lights[1]
-        self._scene.nlight = 2
-        direction = np.asarray(light.direction) / np.linalg.norm(light.direction)
-        self._light(key, -2.0 * direction, direction, light.intensity * tint, np.zeros(3), shadow=True)
         forward = np.array(self._scene.camera[0].forward)
-        side = np.array((forward[0], forward[1], -0.7))
-        # MuJoCo darkens ALL of a shadow-casting light in its shadow, its ambient part too: the fill carries it.
-        self._light(fill, -2.0 * side, side / np.linalg.norm(side), light.fill * np.ones(3), light.ambient * tint,
-                    shadow=False)
+        self._light(self._scene.lights[0], (forward[0], forward[1], -0.7), light.fill * np.ones(3),
+                    light.ambient * tint, 0.0)
+        self._light(self._scene.lights[1], light.direction, light.intensity * tint, np.zeros(3), 0.5)
+        self._scene.nlight = 2 if key else 1
 
     @staticmethod
-    def _light(light, position, direction, diffuse, ambient, shadow: bool) -> None:
+    def _light(light, direction, diffuse, ambient, gloss: float) -> None:
+        direction = np.asarray(direction) / np.linalg.norm(direction)
         light.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
-        light.pos, light.dir = position, direction
-        light.diffuse, light.ambient = diffuse, ambient
-        light.specular = 0.5 * np.asarray(diffuse) if shadow else np.zeros(3)
+        light.pos, light.dir = -2.0 * direction, direction
+        light.diffuse, light.ambient, light.specular = diffuse, ambient, gloss * np.asarray(diffuse)
         light.attenuation = (1.0, 0.0, 0.0)
         light.cutoff, light.exponent = 45.0, 10.0
-        light.headlight, light.castshadow = 0, int(shadow)
+        light.headlight = light.castshadow = 0
 
-    def _draw_labels(self, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _draw_lamp_depth(self, world_T_lamp: np.ndarray, casters: int) -> np.ndarray:
+        n = min(_LAMP_MAP_PX, self.width, self.height)
+        near, far = 0.1, 2 * LAMP_DISTANCE_M
+        for camera in self._scene.camera:
+            camera.pos, camera.forward = world_T_lamp[:3, 3], world_T_lamp[:3, 2]
+            camera.up = -world_T_lamp[:3, 1]
+            camera.orthographic = 1
+            camera.frustum_bottom, camera.frustum_top = -LAMP_MAP_HALF_M, LAMP_MAP_HALF_M
+            camera.frustum_center, camera.frustum_width = 0.0, LAMP_MAP_HALF_M
+            camera.frustum_near, camera.frustum_far = near, far
+        everything, self._scene.ngeom = self._scene.ngeom, casters
+        _, window = self._draw_ids(mujoco.MjrRect(0, 0, n, n), depth=True)
+        self._scene.ngeom = everything
+        return np.where(window > 0, far - window * np.float32(far - near), np.float32(0))
+
+    def _draw_ids(self, rect, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Segmentation ids + 1 (0: nothing drawn) and the depth window, top row first."""
         flags = self._scene.flags
         flags[:] = 0
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
-        mujoco.mjr_render(self._rect, self._scene, self._context)
-        ids = np.empty((self.height, self.width, 3), np.uint8)
-        window = np.empty((self.height, self.width), np.float32) if depth else None
-        mujoco.mjr_readPixels(ids, window, self._rect, self._context)
-        # The renderer writes id + 1 in the low byte, and 0 where it drew nothing.
-        labels = ids[::-1, :, 0].astype(np.int16) - 1
-        labels[labels >= _NOTHING] = -1
-        if window is None:
-            return labels, None
-        window = window[::-1].astype(np.float64)
-        # Reversed z: window = near (far - z) / (z (far - near)), and 0 where nothing was drawn.
-        depth_m = NEAR_M * FAR_M / (NEAR_M + window * (FAR_M - NEAR_M))
-        depth_m[window <= 0] = 0.0
-        return labels, depth_m.astype(np.float32)
+        mujoco.mjr_render(rect, self._scene, self._context)
+        ids = np.empty((rect.height, rect.width, 3), np.uint8)
+        window = np.empty((rect.height, rect.width), np.float32) if depth else None
+        mujoco.mjr_readPixels(ids, window, rect, self._context)
+        return ids[::-1, :, 0], None if window is None else window[::-1]
 
-    def _draw_colour(self) -> np.ndarray:
-        flags = self._scene.flags
-        flags[:] = 0
-        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 1
-        flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
+    def _draw_labels(self, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        ids, window = self._draw_ids(self._rect, depth)
+        labels = ids.astype(np.int16) - 1
+        if window is not None:
+            # Reversed z: the window holds near (far - z) / (z (far - near)), and 0 where nothing was drawn.
+            depth_m = np.float32(NEAR_M * FAR_M) / (np.float32(NEAR_M) + window * np.float32(FAR_M - NEAR_M))
+            depth_m[window <= 0] = 0.0
+            window = depth_m
+        return labels, window
+
+    def _draw_colour(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m) -> np.ndarray:
+        without, everything = self._draw_lit(spec, key=False), self._draw_lit(spec, key=True)
+        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < _TABLE))
+        footprints = [footprint_m(self._meshes[o.kind], world_T_object(o), o.size_m) for o in spec.objects]
+        if spec.gauge is not None:
+            footprints.append(footprint_m(self._meshes["cube"], world_T_foot(spec.gauge), foot_size_m(spec.gauge)))
+        shade = contact_shade(footprints, self.K, pose, labels.shape)
+        shade[labels != _TABLE] = 0.0
+        shade = 1.0 - np.float32(_CONTACT_STRENGTH) * shade
+        picture = cv2.subtract(everything, without)
+        picture = cv2.multiply(picture, cv2.merge([lit] * 3), dtype=cv2.CV_32F)
+        picture += cv2.multiply(without, cv2.merge([shade] * 3), dtype=cv2.CV_32F)
+        return cv2.convertScaleAbs(picture)
+
+    def _draw_lit(self, spec: SceneSpec, key: bool) -> np.ndarray:
+        self._set_lights(spec, key)
+        self._scene.flags[:] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         mujoco.mjr_render(self._rect, self._scene, self._context)
         picture = np.empty((self.height, self.width, 3), np.uint8)
         mujoco.mjr_readPixels(picture, None, self._rect, self._context)

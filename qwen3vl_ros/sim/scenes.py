@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..types import InvalidInput
+
 KINDS: tuple[str, ...] = ("cube", "ball", "cylinder", "mug", "bowl")
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -66,11 +68,11 @@ class ObjectSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"ObjectSpec.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+            raise InvalidInput(f"ObjectSpec.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
         if self.colour not in COLOURS:
-            raise ValueError(f"ObjectSpec.colour is {self.colour!r}; it must be one of {', '.join(COLOURS)}")
+            raise InvalidInput(f"ObjectSpec.colour is {self.colour!r}; it must be one of {', '.join(COLOURS)}")
         if len(self.size_m) != 3 or not all(np.isfinite(s) and s > 0 for s in self.size_m):
-            raise ValueError(f"ObjectSpec.size_m is {self.size_m}; it must be three lengths above 0 m")
+            raise InvalidInput(f"ObjectSpec.size_m is {self.size_m}; it must be three lengths above 0 m")
         if self.rgb is None:
             object.__setattr__(self, "rgb", COLOURS[self.colour])
 
@@ -102,11 +104,11 @@ class GaugeSpec:
 
     def __post_init__(self) -> None:
         if not self.minimum < self.maximum:
-            raise ValueError(f"GaugeSpec scale is {self.minimum}..{self.maximum}; minimum must be below maximum")
+            raise InvalidInput(f"GaugeSpec scale is {self.minimum}..{self.maximum}; minimum must be below maximum")
         if not self.minimum <= self.value <= self.maximum:
-            raise ValueError(f"GaugeSpec.value {self.value} is outside its scale {self.minimum}..{self.maximum}")
+            raise InvalidInput(f"GaugeSpec.value {self.value} is outside its scale {self.minimum}..{self.maximum}")
         if not self.radius_m > 0:
-            raise ValueError(f"GaugeSpec.radius_m is {self.radius_m}; it must be above 0 m")
+            raise InvalidInput(f"GaugeSpec.radius_m is {self.radius_m}; it must be above 0 m")
 
     @property
     def needle_fraction(self) -> float:
@@ -174,7 +176,7 @@ def look_at(eye_m, target_m, roll_rad: float = 0.0) -> np.ndarray:
     forward = target - eye
     distance = np.linalg.norm(forward)
     if distance < 1e-6:
-        raise ValueError(f"camera eye {tuple(eye)} and look-at point coincide; move one of them")
+        raise InvalidInput(f"camera eye {tuple(eye)} and look-at point coincide; move one of them")
     forward /= distance
     right = np.cross(forward, (0.0, 0.0, 1.0))
     if np.linalg.norm(right) < 1e-6:  # straight down: any horizontal right will do
@@ -196,7 +198,7 @@ def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False) -
     n_objects: 1 to 6, or None for a random number of them. gauge: also stand a dial on the table.
     """
     if n_objects is not None and not 1 <= n_objects <= 6:
-        raise ValueError(f"n_objects is {n_objects}; a scene holds 1 to 6 objects")
+        raise InvalidInput(f"n_objects is {n_objects}; a scene holds 1 to 6 objects")
     rng = np.random.default_rng([0x51C3, int(seed), int(gauge)])
     count = int(rng.integers(1, 7)) if n_objects is None else int(n_objects)
     while True:
@@ -229,7 +231,7 @@ def _sample_gauge(rng: np.random.Generator, camera: CameraSpec) -> GaugeSpec | N
     tilt = np.deg2rad(rng.uniform(5, 35))
     for _ in range(50):
         xy = rng.uniform(-1, 1, 2) * (0.17, 0.12)
-        position = (*xy, radius * np.cos(tilt) + 0.012)
+        position = (*xy, radius * np.cos(tilt) + 0.014)
         if _margin_px(camera, _box_corners(position, (2 * radius,) * 3, 0.0)) > 0.02:
             break
     else:
@@ -316,8 +318,8 @@ def _sample_table(rng: np.random.Generator) -> TableSpec:
 def _sample_light(rng: np.random.Generator, camera: CameraSpec) -> LightSpec:
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(42, 80))
     direction = (-np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation))
-    return LightSpec(tuple(float(v) for v in direction), float(rng.uniform(0.45, 0.75)),
-                     float(rng.uniform(0.24, 0.40)), float(rng.uniform(0.08, 0.24)), float(rng.uniform(-1, 1)))
+    return LightSpec(tuple(float(v) for v in direction), float(rng.uniform(0.50, 0.80)),
+                     float(rng.uniform(0.30, 0.46)), float(rng.uniform(0.10, 0.26)), float(rng.uniform(-1, 1)))
 
 
 def _sample_background(rng: np.random.Generator) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ..types import InvalidInput
 from .scenes import GAUGE_SWEEP_RAD, GaugeSpec
 
 TABLE_TEXTURE_PX = 512
@@ -64,7 +65,7 @@ def table_texture(name: str) -> np.ndarray:
         tone += cell[(y * 6).astype(int), (x * 6).astype(int)] + 0.015 * _noise(rng, 48, 48, n)
         tone -= 0.25 * np.exp(-(seam / 0.02) ** 2)
     else:
-        raise ValueError(f"table texture {name!r} is unknown; see scenes.TABLE_TEXTURES")
+        raise InvalidInput(f"table texture {name!r} is unknown; see scenes.TABLE_TEXTURES")
     grey = np.clip(0.90 + tone, 0, 1)
     return np.repeat((255 * grey[..., None]).astype(np.uint8), 3, axis=2)
 
@@ -86,15 +87,14 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
         a = needle_angle_rad(fraction)
         return round(c + radius * r * np.cos(a)), round(c - radius * r * np.sin(a))
 
-    majors = _major_steps(gauge)
-    for k in range(5 * majors + 1):
-        major = k % 5 == 0
-        cv2.line(image, at(k / (5 * majors), 0.76 if major else 0.83), at(k / (5 * majors), 0.90), ink,
-                 12 if major else 5, cv2.LINE_AA)
-    span = gauge.maximum - gauge.minimum
-    labelled = range(0, majors + 1, 1 if majors <= 6 else 2)
-    for k in labelled:
-        _text(image, f"{gauge.minimum + span * k / majors:g}", at(k / majors, 0.57), 0.15 * big * 0.62, ink)
+    intervals, minors = scale_steps(gauge.minimum, gauge.maximum)
+    span, ticks = gauge.maximum - gauge.minimum, intervals * minors
+    for i in range(ticks + 1):
+        major = i % minors == 0
+        cv2.line(image, at(i / ticks, 0.76 if major else 0.83), at(i / ticks, 0.90), ink, 12 if major else 5,
+                 cv2.LINE_AA)
+    for i in range(intervals + 1):
+        _text(image, f"{gauge.minimum + span * i / intervals:g}", at(i / intervals, 0.57), 0.094 * big, ink)
     _text(image, gauge.unit, (round(c), round(c + 0.60 * r)), 0.125 * big * 0.8, ink)
     red = gauge.needle_colour == "red"
     a = needle_angle_rad(gauge.needle_fraction)
@@ -107,14 +107,15 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
     return cv2.resize(image, (GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX), interpolation=cv2.INTER_AREA)
 
 
-def _major_steps(gauge: GaugeSpec) -> int:
-    """Steps between labelled ticks such that every label is a round number, an even count for a middle one."""
-    span = gauge.maximum - gauge.minimum
-    for steps in (10, 8, 6, 4):
-        step = span / steps
-        if abs(step * 2 - round(step * 2)) < 1e-9:
-            return steps
-    return 4
+def scale_steps(minimum: float, maximum: float) -> tuple[int, int]:
+    """(labelled intervals, small ticks in each) with round labels; an even count, so that the middle has one."""
+    for intervals in (6, 4, 8, 10):
+        step = (maximum - minimum) / intervals
+        mantissa = step / 10 ** np.floor(np.log10(step))
+        for round_step, minors in ((1, 5), (2, 4), (2.5, 5), (4, 4), (5, 5)):
+            if abs(mantissa - round_step) < 1e-6:
+                return intervals, minors
+    return 4, 5
 
 
 def _text(image: np.ndarray, text: str, centre_px: tuple[int, int], height_px: float, ink) -> None:

@@ -61,6 +61,12 @@ def world_T_object(spec: ObjectSpec) -> np.ndarray:
     return pose
 
 
+def footprint_m(mesh: Mesh, world_T_thing: np.ndarray, size_m) -> np.ndarray:
+    """Convex outline, Nx2 in the world, of what of a thing is within 1.5 cm of the table."""
+    points = _place(mesh, world_T_thing, size_m)
+    return cv2.convexHull(points[points[:, 2] < 0.015, :2].astype(np.float32))[:, 0]
+
+
 def world_T_dial(gauge: GaugeSpec) -> np.ndarray:
     """4x4 pose of the dial: x to the dial's right, y up along the face, z out of the face."""
     c, s = np.cos(gauge.yaw_rad), np.sin(gauge.yaw_rad)
@@ -71,6 +77,28 @@ def world_T_dial(gauge: GaugeSpec) -> np.ndarray:
     pose[:3, 1] = np.cross(pose[:3, 2], pose[:3, 0])
     pose[:3, 3] = gauge.position_m
     return pose
+
+
+def world_T_case(gauge: GaugeSpec) -> np.ndarray:
+    """4x4 pose of the dial's box: as the dial, but centred in the case behind the face."""
+    pose = world_T_dial(gauge)
+    pose[:3, 3] -= pose[:3, 2] * dial_size_m(gauge)[2] / 2
+    return pose
+
+
+def world_T_foot(gauge: GaugeSpec) -> np.ndarray:
+    """4x4 pose of the block that carries the dial, x along the view of the dial, z up."""
+    c, s = np.cos(gauge.yaw_rad), np.sin(gauge.yaw_rad)
+    pose, case = np.eye(4), world_T_case(gauge)
+    lowest = case[:3, 3] - gauge.radius_m * case[:3, 1]
+    pose[:2, :2] = ((c, -s), (s, c))
+    pose[:3, 3] = (lowest[0], lowest[1], foot_size_m(gauge)[2] / 2)
+    return pose
+
+
+def foot_size_m(gauge: GaugeSpec) -> tuple[float, float, float]:
+    """Extents of the foot in its own frame."""
+    return 0.55 * gauge.radius_m, 1.0 * gauge.radius_m, 0.018
 
 
 def dial_size_m(gauge: GaugeSpec) -> tuple[float, float, float]:
@@ -85,44 +113,48 @@ def scene_truths(spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndar
     boxes, counts = _visible_boxes(segmentation, len(spec.objects) + (spec.gauge is not None))
     truths = []
     for index, thing in enumerate(spec.objects):
-        pose = camera_T_world @ world_T_object(thing)
-        truths.append(_truth(index, thing.kind, thing.colour, thing.label, meshes[thing.kind], pose, thing.size_m,
-                             segmentation.shape, k, boxes[index], counts[index]))
+        pose, mesh = camera_T_world @ world_T_object(thing), meshes[thing.kind]
+        points = _place(mesh, pose, thing.size_m)
+        truths.append(_truth(index, thing.kind, thing.colour, thing.label, pose, thing.size_m,
+                             [points[part] for part in mesh.parts], segmentation.shape, k, boxes[index], counts[index]))
     if spec.gauge is not None:
-        index = len(spec.objects)
-        pose, size = camera_T_world @ world_T_dial(spec.gauge), dial_size_m(spec.gauge)
-        # The case lies behind the face; its box is centred half a depth back.
-        pose = pose @ np.block([[np.eye(3), np.array([[0], [0], [-size[2] / 2]])], [np.zeros((1, 3)), np.ones((1, 1))]])
-        truths.append(_truth(index, "gauge", spec.gauge.colour, "gauge", meshes["drum"], pose, size,
-                             segmentation.shape, k, boxes[index], counts[index]))
+        index, gauge = len(spec.objects), spec.gauge
+        pose, size = camera_T_world @ world_T_case(gauge), dial_size_m(gauge)
+        pieces = [_place(meshes["drum"], pose, size),
+                  _place(meshes["cube"], camera_T_world @ world_T_foot(gauge), foot_size_m(gauge))]
+        truths.append(_truth(index, "gauge", gauge.colour, "gauge", pose, size, pieces, segmentation.shape, k,
+                             boxes[index], counts[index]))
     return tuple(truths)
 
 
-def _truth(index, kind, colour, label, mesh: Mesh, camera_T_object, size_m, shape, k, box, visible) -> ObjectTruth:
+def _place(mesh: Mesh, camera_T_object: np.ndarray, size_m) -> np.ndarray:
+    return (mesh.vertices * size_m) @ camera_T_object[:3, :3].T + camera_T_object[:3, 3]
+
+
+def _truth(index, kind, colour, label, camera_T_object, size_m, pieces: list[np.ndarray], shape, k, box,
+           visible) -> ObjectTruth:
     height, width = shape
-    points = (mesh.vertices * size_m) @ camera_T_object[:3, :3].T + camera_T_object[:3, 3]
-    if points[:, 2].min() <= 1e-3:  # partly behind the camera: no outline can be drawn
+    if min(piece[:, 2].min() for piece in pieces) <= 1e-3:  # partly behind the camera: no outline can be drawn
         outline, area, inside = (0.0, 0.0, float(width), float(height)), np.inf, False
     else:
-        pixels = points[:, :2] / points[:, 2:] * (k[0, 0], k[1, 1]) + (k[0, 2] + 0.5, k[1, 2] + 0.5)
-        (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
-        inside = bool(x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height)
-        outline = tuple(float(v) for v in (np.clip(x0, 0, width), np.clip(y0, 0, height),
-                                           np.clip(x1, 0, width), np.clip(y1, 0, height)))
-        area = _silhouette_px(pixels, mesh.parts)
+        focal, centre = (k[0, 0], k[1, 1]), (k[0, 2] + 0.5, k[1, 2] + 0.5)
+        pixels = [piece[:, :2] / piece[:, 2:] * focal + centre for piece in pieces]
+        low = np.min([piece.min(0) for piece in pixels], axis=0)
+        high = np.max([piece.max(0) for piece in pixels], axis=0)
+        inside = bool((low >= 0).all() and (high <= (width, height)).all())
+        outline = tuple(float(v) for v in np.clip((*low, *high), 0, (width, height, width, height)))
+        area = _silhouette_px(pixels, low, high)
     return ObjectTruth(index, kind, colour, label, box, outline, float(min(1.0, visible / area)), inside,
                        camera_T_object, tuple(size_m))
 
 
-def _silhouette_px(pixels: np.ndarray, parts: tuple[np.ndarray, ...]) -> float:
-    """Area in pixels of the union of the parts' convex hulls."""
-    hulls = [cv2.convexHull(pixels[part].astype(np.float32)) for part in parts]
+def _silhouette_px(pieces: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> float:
+    """Area in pixels of the union of the pieces' convex hulls (Nx2 pixels each, all within low..high)."""
+    hulls = [cv2.convexHull(piece.astype(np.float32)) for piece in pieces]
     if len(hulls) == 1:
         return max(float(cv2.contourArea(hulls[0])), 1e-6)
-    low = pixels.min(0)
-    span = (pixels.max(0) - low).max()
-    scale = min(_OVERSAMPLING, _MAX_RASTER_PX / max(span, 1.0))
-    canvas = np.zeros(np.ceil((pixels.max(0) - low) * scale + 2).astype(int)[::-1], np.uint8)
+    scale = min(_OVERSAMPLING, _MAX_RASTER_PX / max((high - low).max(), 1.0))
+    canvas = np.zeros(np.ceil((high - low) * scale + 2).astype(int)[::-1], np.uint8)
     for hull in hulls:
         # fillConvexPoly paints every pixel the border touches; half a cell inwards undoes that on average.
         cv2.fillConvexPoly(canvas, np.round((hull - low) * scale * 16).astype(np.int32), 1, cv2.LINE_8, 4)

@@ -1,0 +1,106 @@
+"""The demo's log of frames and answers, scene by scene, and the table a person reads at the end.
+
+A scene is a run of frames whose truth names the same objects with the same sizes. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Sequence
+
+from qwen3vl_ros.demo.score import RULE, Answer, FrameScore, Tally, TruthObject, score_answer
+
+
+@dataclass
+class SceneLog:
+    """One table-top: what stands on it, and the answers about it. prompts: those asked, in order of appearance."""
+
+    number: int
+    first_stamp_ns: int
+    objects: tuple[str, ...]
+    tally: Tally = field(default_factory=Tally)
+    prompts: list[tuple[str, ...]] = field(default_factory=list)
+
+
+class Log:
+    """Every frame's truth and every answer, scored as they come in."""
+
+    def __init__(self) -> None:
+        self.total = Tally()
+        self.scenes: list[SceneLog] = []
+        self.unscored = 0
+        self.scored: list[tuple[Answer, FrameScore, tuple[TruthObject, ...]]] = []
+        self._truth: dict[int, tuple[SceneLog, tuple[TruthObject, ...]]] = {}
+        self._current: tuple | None = None
+
+    def add_truth(self, stamp_ns: int, truths: Sequence[TruthObject]) -> bool:
+        """The truth of the image with that stamp; returns whether a new scene begins with it."""
+        identity = tuple((t.label, t.size_m) for t in truths)
+        new = identity != self._current
+        if new:
+            self._current = identity
+            self.scenes.append(SceneLog(len(self.scenes) + 1, stamp_ns, tuple(t.label for t in truths)))
+        self._truth[stamp_ns] = (self.scenes[-1], tuple(truths))
+        return new
+
+    def add_answer(self, answer: Answer) -> FrameScore | None:
+        """Score an answer; None, and counted as unscored, when the truth of its image was never received."""
+        if answer.stamp_ns not in self._truth:
+            self.unscored += 1
+            return None
+        scene, truths = self._truth[answer.stamp_ns]
+        score = score_answer(answer, truths)
+        for tally in (scene.tally, self.total):
+            tally.add(answer, score)
+        if answer.prompt not in scene.prompts:
+            scene.prompts.append(answer.prompt)
+        self.scored.append((answer, score, truths))
+        return score
+
+    @property
+    def frames(self) -> int:
+        """Camera frames whose truth was received."""
+        return len(self._truth)
+
+    def truth_of(self, stamp_ns: int) -> tuple[TruthObject, ...]:
+        return self._truth[stamp_ns][1]
+
+    def figures(self) -> dict:
+        """The totals and, under "scenes", the same for each scene."""
+        return {"frames": self.frames, **self.total.summary(), "unscored": self.unscored,
+                "scenes": [{"scene": s.number, "objects": list(s.objects), "prompts": [list(p) for p in s.prompts],
+                            **s.tally.summary()} for s in self.scenes]}
+
+
+COLUMNS = ("scene", "answers", "found", "wrong", "mean IoU", "3D error", "grasps", "latency", "on the table")
+
+
+def table(log: Log) -> str:
+    """One row a scene and one for all; a dash where nothing was measured."""
+    rows = [COLUMNS]
+    for scene in log.scenes:
+        asked = [" + ".join(p) for p in scene.prompts if len(p) == 1]
+        note = f"  (asked for: {', '.join(asked)})" if asked else ""
+        rows.append(_row(str(scene.number), scene.tally, ", ".join(scene.objects) + note))
+    rows.append(_row("all", log.total, f"{len(log.scenes)} scenes, {log.frames} camera frames"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+    lines = ["  ".join([*(cell.rjust(w) for cell, w in zip(row, widths)), row[-1]]) for row in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines.insert(len(lines) - 1, lines[1])
+    return "\n".join(lines)
+
+
+def _row(name: str, tally: Tally, note: str) -> tuple[str, ...]:
+    figures = tally.summary()
+
+    def show(key: str, text: str) -> str:
+        return "-" if figures[key] is None else text.format(figures[key])
+
+    return (name, str(tally.answers), f"{tally.right}/{tally.wanted}", str(tally.wrong), show("mean_iou", "{:.2f}"),
+            show("centre_error_mm_median", "{:.1f} mm"), f"{tally.feasible}/{tally.grasp_targets}",
+            show("latency_ms_p50", "{:.0f} ms"), note)
+
+
+LEGEND = ("found: objects found of those that should be, over all answers; wrong: boxes of nothing asked for;\n"
+          "3D error: median distance of the box's centre from the truth; grasps: feasible of all; latency: median, from\n"
+          "the image's stamp to publishing.\n" + RULE)

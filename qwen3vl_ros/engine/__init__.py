@@ -1,1 +1,23 @@
 """Images and text in, text out: the protocol, the runtimes behind it, and `load_engine`."""
+
+from __future__ import annotations
+
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine.base import Engine, EngineInfo
+from qwen3vl_ros.engine.checkpoint import embedded_model_dir, find_checkpoint
+
+__all__ = ["Engine", "EngineInfo", "embedded_model_dir", "load_engine"]
+
+
+def load_engine(config: Config) -> Engine:
+    """Load `config.model` on `config.device` and run it once; what was chosen, and why, is in `.info`.
+
+    Raises ModelNotFound, WrongModel, OutOfMemory, or another EngineError, each saying what to do.
+    """
+    checkpoint = find_checkpoint(config.model)
+    # Here, because it takes seconds, and a wrong model should be refused before.
+    from qwen3vl_ros.engine.transformers_engine import TransformersEngine
+
+    engine = TransformersEngine(checkpoint, config)
+    engine.warm_up()
+    return engine

@@ -1,0 +1,138 @@
+"""From a prompt to token ids, and from token ids to bytes: the tokenizer and the chat template of a checkpoint.
+
+Knows nothing of images but how many tokens each takes, and nothing of any runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Sequence
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from qwen3vl_ros.engine.checkpoint import read_json
+from qwen3vl_ros.types import EngineError, WrongModel
+
+IMAGE = "<|image_pad|>"
+ENDS = ("<|im_end|>", "<|endoftext|>")
+THINK = "<think>"
+_PROMPT = "\uE000prompt\uE000"
+
+
+class ChatTokens:
+    """Tokenizer and chat template of one checkpoint. `thinking`: the template opens a <think> part."""
+
+    def __init__(self, directory: Path):
+        path = directory / "tokenizer.json"
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise WrongModel(f"{path} is no tokenizer: {error}; copy it again from the original model") from error
+        self._template = _chat_template(directory)
+        self._around: dict[int, tuple[list[int], list[int]]] = {}
+        self.image_id = self._required(IMAGE)
+        self.stop_ids = frozenset({self._required(ENDS[0])} | _generation_ends(directory)
+                                  | {i for i in map(self._tokenizer.token_to_id, ENDS) if i is not None})
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {i for i, token in added.items() if token.special}
+        self._literal = {i: token.content for i, token in added.items() if not token.special}
+        if '"ByteLevel"' not in json.dumps(json.loads(self._tokenizer.to_str()).get("decoder")):
+            raise WrongModel(f"{path} is not a byte-level tokenizer, as every Qwen3-VL has; copy the original")
+        self._byte_of = _bytes_of_byte_level()
+        self.thinking = self._render(0).rstrip().endswith(THINK)
+        # Text that looks like a control token must stay text: a phrase may not end the prompt or add an image.
+        self._tokenizer.encode_special_tokens = True
+
+    def encode(self, prompt: str, image_tokens: Sequence[int]) -> list[int]:
+        """Token ids of one user message: images of so many tokens each, then `prompt`, ready for the answer."""
+        count = len(image_tokens)
+        if count not in self._around:
+            self._around[count] = self._encode_template(count)
+        before, after = self._around[count]
+        ids: list[int] = []
+        lengths = iter(image_tokens)
+        for token in before:
+            ids.extend([token] * next(lengths) if token == self.image_id else [token])
+        ids.extend(self._tokenizer.encode(prompt, add_special_tokens=False).ids)
+        ids.extend(after)
+        return ids
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The UTF-8 bytes a token stands for; none for control tokens and ids the tokenizer does not know."""
+        if token_id in self._special:
+            return b""
+        if token_id in self._literal:
+            return self._literal[token_id].encode()
+        piece = self._tokenizer.id_to_token(token_id)
+        return b"" if piece is None else bytes(self._byte_of[c] for c in piece)
+
+    def _encode_template(self, images: int) -> tuple[list[int], list[int]]:
+        before, found, after = self._render(images).partition(_PROMPT)
+        if not found or _PROMPT in after:
+            raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
+        self._tokenizer.encode_special_tokens = False
+        try:
+            head, tail = (self._tokenizer.encode(part, add_special_tokens=False).ids for part in (before, after))
+        finally:
+            self._tokenizer.encode_special_tokens = True
+        if head.count(self.image_id) != images:
+            raise WrongModel(f"the chat template makes {head.count(self.image_id)} {IMAGE} of {images} images before the "
+                             "prompt; restore the original one")
+        return head, tail
+
+    def _render(self, images: int) -> str:
+        content = [{"type": "image"}] * images + [{"type": "text", "text": _PROMPT}]
+        try:
+            return self._template.render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
+        except TemplateError as error:
+            raise WrongModel(f"the chat template fails: {error}; restore the original one") from error
+
+    def _required(self, token: str) -> int:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise WrongModel(f"the tokenizer has no {token}; it is not that of a Qwen3-VL: copy the original one")
+        return token_id
+
+
+def _chat_template(directory: Path):
+    text = None
+    if (directory / "chat_template.jinja").is_file():
+        text = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if text is None and (directory / name).is_file():
+            text = read_json(directory / name).get("chat_template")
+    if not isinstance(text, str):
+        raise WrongModel(f"{directory} has no chat template (chat_template.jinja, chat_template.json, or in "
+                         "tokenizer_config.json); copy it from the original model")
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    environment.globals["raise_exception"] = _raise_template_error
+    try:
+        return environment.from_string(text)
+    except TemplateError as error:
+        raise WrongModel(f"the chat template in {directory} is broken: {error}; restore the original one") from error
+
+
+def _raise_template_error(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _generation_ends(directory: Path) -> set[int]:
+    path = directory / "generation_config.json"
+    ends = read_json(path).get("eos_token_id", []) if path.is_file() else []
+    ends = [ends] if isinstance(ends, int) else ends
+    if not isinstance(ends, list) or not all(isinstance(e, int) for e in ends):
+        raise EngineError(f"eos_token_id in {path} is {ends!r}; it must be an integer or a list of integers")
+    return set(ends)
+
+
+def _bytes_of_byte_level() -> dict[str, int]:
+    """The byte behind each character of a byte-level vocabulary: printable ones stand for themselves, the others
+    are shifted to U+0100 and up in order (GPT-2's scheme)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}

@@ -1,0 +1,61 @@
+"""Whether prose clearly says "there is nothing of that here". Anything less clear is not a refusal.
+
+Reading a broken answer as "saw nothing" would tell a planner that the table is free, so the text must be short, begin
+with a denial, deny everything that was asked for, take nothing back, and not complain of a missing image.
+Knows English and Chinese, the languages the model answers in.
+"""
+
+from __future__ import annotations
+
+import re
+
+from qwen3vl_ros.types import Request, Task
+
+_MAX_CHARS = 300
+_DENIAL = re.compile(
+    r"(?:sorry,? |unfortunately,? )?(?:"
+    r"there (?:is|are|was|were) (?:no|not any|zero|0|none)\b|there (?:isn't|aren't) any\b"
+    r"|(?:i|we) (?:can ?not|can't|could not|couldn't|do not|don't|did not|didn't) (?:see|find|locate|detect|identify|spot) any\b"
+    r"|(?:i|we) (?:see|found|find|detected?) no\b"
+    r"|no\b.{1,120}\b(?:found|detected|visible|present|seen|exists?|matche[sd]|identified|located|in (?:the|this) (?:image|picture|scene))\b"
+    r"|(?:the|this) (?:image|picture|photo|scene) (?:does not|doesn't) (?:contain|show|include|have) any\b"
+    r"|(?:the|this) (?:image|picture|photo|scene) (?:contains|shows|has|includes) no\b"
+    r"|(?:none|nothing)(?: (?:found|detected|visible|present|matches))?\s*(?:[.!]|$)"
+    r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:(?:在)?(?:这张|该|此|本)?(?:图|图片|图像|图中|画面)(?:中|里|上)?)?(?:并)?"
+    r"(?:没有|未|无|找不到|不存在|看不到|不包含)"
+    r")", re.IGNORECASE)
+_GENERIC = re.compile(r"\b(?:(?:such|matching|visible|relevant|requested|specified|detectable) )*"
+                      r"(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
+                      r"|物体|目标|对象|文字|文本|符合|匹配|实例", re.IGNORECASE)
+_BARE = re.compile(r"(?:none|nothing)(?: (?:found|detected|visible|present|matches))?\s*[.!]?", re.IGNORECASE)
+_TAKEN_BACK = re.compile(r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides|"
+                         r"aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管", re.IGNORECASE)
+_NO_IMAGE = re.compile(r"\b(?:no|any|an|the) (?:images?|pictures?|photos?|input|attachments?)(?! (?:does|doesn't|contains|shows|has|"
+                       r"includes))\b(?:\s+(?:was|were|is|are|has been)?\s*(?:provided|attached|given|uploaded|available|here|"
+                       r"found|received|to))|\bno (?:images?|pictures?|photos?|input)\b|\bany (?:images?|pictures?|photos?|input)\b"
+                       r"|没有(?:提供|收到|上传)|未(?:提供|收到|上传)", re.IGNORECASE)
+
+
+def is_refusal(text: str, request: Request) -> bool:
+    """Whether `text`, which holds no object, says that nothing of what `request` asked for is in the image."""
+    said = " ".join(text.strip().strip("`").split())
+    if said.lower().startswith("json "):
+        said = said[5:].strip()
+    if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}]", said):
+        return False
+    if _BARE.fullmatch(said):
+        return True
+    first, *rest = [s for s in re.split(r"(?<=[.!?。！？])\s*", said) if s]
+    if not _DENIAL.match(first) or _TAKEN_BACK.search(said) or _NO_IMAGE.search(said):
+        return False
+    targets = () if request.task is Task.READ_TEXT else request.targets
+    named = [t for t in targets if _mentions(first, t)]
+    if any(_mentions(sentence, t) for t in targets for sentence in rest):
+        return False
+    return bool(_GENERIC.search(first) and not named) or (len(named) == len(targets) > 0)
+
+
+def _mentions(sentence: str, target: str) -> bool:
+    """Whether the sentence names the target, in singular or plural, with or without its article."""
+    core = re.sub(r"^(?:the|a|an) ", "", target.lower())
+    return core in sentence.lower()

@@ -232,7 +232,7 @@ def _sample_gauge(rng: np.random.Generator, camera: CameraSpec) -> GaugeSpec | N
     for _ in range(50):
         xy = rng.uniform(-1, 1, 2) * (0.17, 0.12)
         position = (*xy, radius * np.cos(tilt) + 0.014)
-        if _margin_px(camera, _box_corners(position, (2 * radius,) * 3, 0.0)) > 0.02:
+        if _margin(camera, _box_corners(position, (2 * radius,) * 3, 0.0)) > 0.02:
             break
     else:
         return None
@@ -278,19 +278,22 @@ def _sample_size(rng: np.random.Generator, kind: str) -> tuple[float, float, flo
 
 
 def _sample_objects(rng, count, camera, dial) -> tuple[ObjectSpec, ...] | None:
+    """Objects that do not touch, or None where `count` of them found no room in this view."""
     placed: list[ObjectSpec] = []
     keep_out = [(np.array(dial.position_m[:2]), dial.radius_m + 0.005)] if dial else []
+    spread = rng.uniform(0.55, 0.8) if rng.random() < 0.3 else 1.0  # some scenes are crowded
     for kind, colour in _sample_names(rng, count):
+        cut = rng.random() < 0.05
         for _ in range(120):
             size = _sample_size(rng, kind)
             yaw = float(rng.uniform(-np.pi, np.pi))
-            xy = rng.uniform(-1, 1, 2) * _WORK_AREA_HALF_M
+            xy = rng.uniform(-1, 1, 2) * _WORK_AREA_HALF_M * (1.7 if cut else spread)
             position = (float(xy[0]), float(xy[1]), size[2] / 2)
             reach = np.hypot(size[0], size[1]) / 2 if kind in ("cube", "mug") else size[0] / 2
             if any(np.linalg.norm(xy - other) < reach + r + 0.004 for other, r in keep_out):
                 continue
-            cut_allowed = rng.random() < 0.07
-            if _margin_px(camera, _box_corners(position, size, yaw)) < (-0.07 if cut_allowed else 0.004):
+            margin = _margin(camera, _box_corners(position, size, yaw))
+            if not (-0.07 < margin < 0.0 if cut else margin > 0.004):
                 continue
             if dial and _hides_dial(camera, dial, position, size):
                 continue
@@ -340,7 +343,7 @@ def _project_nominal(camera: CameraSpec, points_m: np.ndarray) -> np.ndarray:
     return local[:, :2] / local[:, 2:] / (2 * np.tan(_NOMINAL_FOVY_RAD / 2))
 
 
-def _margin_px(camera: CameraSpec, points_m: np.ndarray) -> float:
+def _margin(camera: CameraSpec, points_m: np.ndarray) -> float:
     """Smallest distance from the points to the border, in image heights; negative outside."""
     xy = np.abs(_project_nominal(camera, np.asarray(points_m)))
     return float(min(_NOMINAL_ASPECT / 2 - xy[:, 0].max(), 0.5 - xy[:, 1].max()))

@@ -28,10 +28,14 @@ class Perception:
 
         Raises Cancelled if `control` was cancelled, MalformedAnswer if the answer cannot be read, EngineError.
         """
+        return self.interpret(frame, request, self.generate(frame, request, control))
+
+    def generate(self, frame: Frame, request: Request, control: Control | None = None) -> Generation:
+        """The model's part of `run`. Raises Cancelled, InvalidInput for a phrase no prompt can hold, EngineError."""
         generation = self.engine.generate([frame.rgb], prompt_for(request), control)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
-        return self.interpret(frame, request, generation)
+        return generation
 
     def interpret(self, frame: Frame, request: Request, generation: Generation) -> Scene:
         """The geometry of an answer already given: everything `run` does after the model."""

@@ -1,0 +1,94 @@
+"""Config as ROS parameters: declared by walking the dataclasses, checked by them, and changed as a whole or not at all."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from typing import Callable
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
+from rclpy.parameter import Parameter
+
+from qwen3vl_ros import config as configuration
+from qwen3vl_ros.config import Config, from_flat
+from qwen3vl_ros.types import InvalidInput
+
+_READ_AT_START = ("autostart",)
+_NOT_OURS = ("use_sim_time", "start_type_description_service")
+
+
+class Parameters:
+    """The node's parameters. `config` is always valid; it is replaced, never changed in place.
+
+    may_reload(): whether parameters that are not live may change now. changed(config): called after a live change.
+    Raises InvalidInput when the values given at start are not allowed.
+    """
+
+    def __init__(self, node, may_reload: Callable[[], bool], changed: Callable[[Config], None]):
+        self._node, self._may_reload, self._changed = node, may_reload, changed
+        self._known = {p.name: p for p in configuration.parameters()}
+        self._lock = threading.Lock()
+        self._warn_of_unknown()
+        values = {}
+        for p in self._known.values():
+            try:
+                values[p.name] = node.declare_parameter(p.name, _plain(p.default), descriptor_of(p)).value
+            except ParameterException as error:
+                raise InvalidInput(f"parameter {p.name}: {error}; see config/perception.yaml") from error
+        self.config = from_flat({name: value for name, value in values.items() if value is not None})
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        ours = {p.name: p.value for p in parameters if p.name in self._known}
+        with self._lock:
+            for name in ours:
+                if name in _READ_AT_START:
+                    return _refused(f"parameter {name} is read when the process starts; give it there")
+                if not self._known[name].live and not self._may_reload():
+                    return _refused(f"parameter {name} is read on configure; deactivate and clean up the node, set it, "
+                                    "then configure and activate again")
+            try:
+                config = from_flat(ours, self.config)
+            except InvalidInput as error:
+                return _refused(str(error))
+            self.config = config
+        if ours:
+            self._changed(config)
+        return SetParametersResult(successful=True)
+
+    def _warn_of_unknown(self) -> None:
+        # rclpy offers no public list of what was given; a misspelt parameter would be ignored in silence.
+        for name in getattr(self._node, "_parameter_overrides", {}):
+            if name in self._known or name in _NOT_OURS or name.startswith("qos_overrides."):
+                continue
+            near = difflib.get_close_matches(name, self._known, 1)
+            self._node.get_logger().warning(f"parameter {name!r} is unknown and ignored"
+                                            + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def descriptor_of(parameter: configuration.Parameter) -> ParameterDescriptor:
+    """Doc and range as `ros2 param describe` shows them."""
+    descriptor = ParameterDescriptor(name=parameter.name, description=parameter.doc,
+                                     read_only=parameter.name in _READ_AT_START)
+    if parameter.choices:
+        descriptor.additional_constraints = "one of: " + ", ".join(parameter.choices)
+    elif not parameter.live:
+        descriptor.additional_constraints = "read on configure"
+    # 1 is a fine value for a number of seconds: Config turns it into 1.0 and rejects what is no number.
+    descriptor.dynamic_typing = isinstance(parameter.default, (float, tuple))
+    if parameter.range:
+        low, high = parameter.range
+        if isinstance(parameter.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)]
+    return descriptor
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _refused(reason: str) -> SetParametersResult:
+    return SetParametersResult(successful=False, reason=reason)

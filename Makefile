@@ -1,0 +1,32 @@
+# Every target first brings the environment up to date (scripts/setup_env.py; instant when nothing changed).
+# PYTHON picks the interpreter (3.10 to 3.13; with a sourced ROS distribution, the one it was built for).
+SHELL := /bin/bash
+PYTHON ?= python3
+export PYTHON
+ENV := source scripts/env.sh
+
+.PHONY: help setup demo test bench clean
+help:
+	@echo "make demo              simulated RGB-D camera -> node -> topics; results in demo_output/"
+	@echo "make test              all tests; ARGS='-k lifting -x' goes to pytest"
+	@echo "make bench BENCH=name  runs benchmarks/name.py; ARGS=... goes to it"
+	@echo "make setup             only the environment; 'source scripts/env.sh' enters it"
+	@echo "make clean             removes everything that make produced"
+
+setup:
+	@$(ENV)
+
+demo:
+	@$(ENV) && exec python -m qwen3vl_ros.demo $(ARGS)
+
+test:
+	@$(ENV) && exec python -m pytest tests $(ARGS)
+
+bench:
+	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
+	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }
+	@$(ENV) && exec python benchmarks/$(BENCH).py $(ARGS)
+
+clean:
+	rm -rf .venv .ws demo_output .pytest_cache .hypothesis build install log
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

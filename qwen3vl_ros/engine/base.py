@@ -7,6 +7,7 @@ from typing import Protocol, Sequence
 
 import numpy as np
 
+from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.types import Control, Generation
 
 
@@ -28,6 +29,7 @@ class Engine(Protocol):
     """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another."""
 
     info: EngineInfo
+    generation: GenerationConfig  # may be replaced between two calls
 
     def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None) -> Generation:
         """Greedy answer to `images` (each HxWx3 uint8 RGB) followed by `prompt`.

@@ -43,6 +43,7 @@ class ChatTokens:
         if '"ByteLevel"' not in json.dumps(json.loads(self._tokenizer.to_str()).get("decoder")):
             raise WrongModel(f"{path} is not a byte-level tokenizer, as every Qwen3-VL has; copy the original")
         self._byte_of = _bytes_of_byte_level()
+        self._bytes: dict[int, bytes] = {}
         self.thinking = self._render(0).rstrip().endswith(THINK)
         # Text that looks like a control token must stay text: a phrase may not end the prompt or add an image.
         self._tokenizer.encode_special_tokens = True
@@ -63,6 +64,12 @@ class ChatTokens:
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; none for control tokens and ids the tokenizer does not know."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            known = self._bytes[token_id] = self._look_up(token_id)
+        return known
+
+    def _look_up(self, token_id: int) -> bytes:
         if token_id in self._special:
             return b""
         if token_id in self._literal:

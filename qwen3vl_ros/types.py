@@ -241,6 +241,7 @@ class Detection3D:
     source: "depth" (lifted from measured depth) or "model" (the model's own guess).
     support: share of the box's foreground pixels that agree with it, 0..1 (0 for "model").
     points_camera_m: Nx3 float32 points of the object in the camera frame; empty for "model".
+    hidden_camera_m: Nx3 float32 points that symmetry puts on its unseen side, camera frame; assumed, not measured.
     """
 
     id: str
@@ -252,6 +253,7 @@ class Detection3D:
     source: str = "depth"
     support: float = 0.0
     points_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
+    hidden_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
 
 
 @dataclass(frozen=True)

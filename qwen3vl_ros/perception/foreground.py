@@ -1,0 +1,126 @@
+"""Which pixels of a 2D box are the object: the coherent piece of surface that the box is about.
+
+Depth readings in and around the box become patches whose neighbours touch in space; what lies on the support is taken
+away first, and the patch that fills the box best around its centre wins. So neither the background seen through the
+box nor an occluder that cuts its border is taken for the object. Knows nothing of shapes, poses or grippers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.perception.cloud import Plane, SceneCloud
+
+_WINDOW_PIXELS = 16000
+_MARGIN = 0.2
+_MIN_MARGIN_PX = 4
+_FRAGMENT_SHARE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Foreground:
+    """The object's pixels in a window of the image and what else the box holds.
+
+    points_m: hxwx3 organised points of the window (NaN = no reading); mask: hxw, the object; rows, columns: the image
+    pixels of the window (step apart). box: hxw, inside the 2D box. standing: hxw, above the support (all valid
+    readings when there is none).
+    """
+
+    points_m: np.ndarray
+    mask: np.ndarray
+    rows: slice
+    columns: slice
+    step: int
+    box: np.ndarray
+    standing: np.ndarray
+
+
+def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foreground | str:
+    """The object in the box, or the reason why there is none. plane: what it stands on, None if nothing is known."""
+    height, width = cloud.frame.depth_m.shape
+    x0, y0, x1, y1 = box_xyxy_px
+    x0, x1 = np.clip((x0, x1), 0, width)
+    y0, y1 = np.clip((y0, y1), 0, height)
+    if not (x1 - x0 >= 1 and y1 - y0 >= 1):
+        return f"the box covers no pixel of the {width}x{height} image"
+    margin_x, margin_y = (max(_MIN_MARGIN_PX, _MARGIN * side) for side in (x1 - x0, y1 - y0))
+    left, right = int(max(0, x0 - margin_x)), int(min(width, np.ceil(x1 + margin_x)))
+    top, bottom = int(max(0, y0 - margin_y)), int(min(height, np.ceil(y1 + margin_y)))
+    step = max(1, int(np.ceil(np.sqrt((right - left) * (bottom - top) / _WINDOW_PIXELS))))
+    rows, columns = slice(top, bottom, step), slice(left, right, step)
+    points = cloud.window_points_m(rows, columns)
+    u, v = np.arange(left, right, step) + 0.5, np.arange(top, bottom, step) + 0.5
+    box = ((v > y0) & (v < y1))[:, None] & ((u > x0) & (u < x1))[None]
+    valid = np.isfinite(points[..., 2])
+    readings, needed = int((valid & box).sum()) * step**2, cloud.config.min_points
+    if readings < needed:
+        return (f"no depth in the box: {readings} of {int(box.sum()) * step**2} pixels have a reading between "
+                f"{cloud.config.min_depth:g} and {cloud.config.max_depth:g} m, {needed} are needed")
+    standing = valid
+    if plane is not None:
+        with np.errstate(invalid="ignore"):
+            standing = plane.height_m(points) > plane.tolerance_at(points[..., 2])  # False for NaN
+        if (standing & box).sum() * step**2 < needed:
+            return (f"nothing in the box stands out from the support plane: {int((standing & box).sum()) * step**2} of "
+                    f"{readings} readings are more than {1e3 * plane.tolerance_m:.1f} mm above it, {needed} are needed")
+    focal = float(min(cloud.frame.K[0, 0], cloud.frame.K[1, 1]))
+    patches, count = touching_patches(points, standing, cloud.config.cluster_gap, step / focal)
+    mask = _patch_of_the_box(points, patches, count, box, u, v, (x0, y0, x1, y1), cloud.config.cluster_gap)
+    found = int(mask.sum()) * step**2
+    if found < needed:
+        return f"too few points on the object: {found} hang together, {needed} are needed (lift.min_points)"
+    return Foreground(points, mask, rows, columns, step, box, standing)
+
+
+def touching_patches(points_m: np.ndarray, mask: np.ndarray, gap_m: float, pitch: float) -> tuple[np.ndarray, int]:
+    """Label the pixels of `mask` (hxw) so that neighbours closer than gap_m (at 1 m range) share a label.
+
+    points_m hxwx3; pitch: pixel spacing at 1 m range. Returns labels (hxw int32, 0 outside the mask) and their number.
+    """
+    h, w = mask.shape
+    # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
+    graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
+    graph[::2, ::2] = mask
+    reach = max(gap_m, 3.0 * pitch)
+    with np.errstate(invalid="ignore"):
+        for a, b, links in ((np.s_[:, :-1], np.s_[:, 1:], graph[::2, 1::2]), (np.s_[:-1], np.s_[1:], graph[1::2, ::2])):
+            z = np.minimum(points_m[a][..., 2], points_m[b][..., 2])
+            far2 = np.square(points_m[a] - points_m[b]).sum(-1)
+            links[:] = mask[a] & mask[b] & (far2 < np.square(reach * z))
+    count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
+    return labels[::2, ::2], count
+
+
+def _patch_of_the_box(points, patches, count, box, u, v, box_px, gap_m) -> np.ndarray:
+    """Mask of the patch that the box is about, with the fragments of the same object that something cut off."""
+    sizes = np.bincount(patches.ravel(), minlength=count).astype(float)
+    inside = np.bincount(patches[box], minlength=count).astype(float)
+    x0, y0, x1, y1 = box_px
+    off_centre = np.square((v - (y0 + y1) / 2) / (y1 - y0))[:, None] + np.square((u - (x0 + x1) / 2) / (x1 - x0))[None]
+    central = np.bincount(patches.ravel(), np.where(box, np.exp(-6.0 * off_centre), 0.0).ravel(), minlength=count)
+    share_inside = inside / np.maximum(sizes, 1)
+    worth = central * np.square(share_inside)
+    worth[0] = 0.0
+    best = int(worth.argmax())
+    mask = patches == best
+    fragments = [k for k in np.flatnonzero(inside >= max(8.0, _FRAGMENT_SHARE * inside[best]))
+                 if k not in (0, best) and share_inside[k] > 0.85]
+    if fragments:
+        body = _thin(points[mask], 300)
+        for k in fragments:
+            piece = patches == k
+            other = _thin(points[piece], 150)
+            nearest = np.square(other[:, None] - body[None]).sum(-1).min()
+            if nearest < np.square(gap_m * float(np.median(other[:, 2]))):
+                mask |= piece
+    # A patch that runs far out of the box has grown into something else; the box knows better.
+    if share_inside[best] < 0.85:
+        mask &= box
+    return mask
+
+
+def _thin(points: np.ndarray, count: int) -> np.ndarray:
+    return points[:: max(1, len(points) // count)]

@@ -1,0 +1,100 @@
+"""Starts the perception node, and with use_sim_camera:=true the simulated RGB-D camera beside it.
+
+    ros2 launch qwen3vl_ros perception.launch.py use_sim_camera:=true
+    ros2 launch qwen3vl_ros perception.launch.py --show-args
+
+An argument left empty leaves the value of the parameter file as it is.
+"""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from qwen3vl_ros.config import parameters
+
+SHARE = get_package_share_directory("qwen3vl_ros")
+# Described where they are declared (qwen3vl_ros/config.py).
+NODE_PARAMETERS = {
+    p.name: p for p in parameters() if p.name in ("model", "device", "engine", "target_frame", "image_transport", "autostart")
+}
+TOPICS = {
+    "input_image_topic": ("image_raw", "Topic of the colour images, without /compressed."),
+    "input_depth_topic": ("depth/image_raw", "Topic of the depth images, aligned to the colour images."),
+    "input_camera_info_topic": ("camera_info", "Topic of the colour camera's intrinsics."),
+}
+
+
+def generate_launch_description():
+    arguments = [
+        DeclareLaunchArgument("namespace", default_value="qwen3vl", description="Namespace of nodes and topics."),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=os.path.join(SHARE, "config", "perception.yaml"),
+            description="Parameter file of the node.",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_camera",
+            default_value="false",
+            choices=["true", "false"],
+            description="Also start the simulated RGB-D camera, on image_raw, depth/image_raw and camera_info.",
+        ),
+    ]
+    for name, (node_topic, description) in TOPICS.items():
+        arguments.append(
+            DeclareLaunchArgument(name, default_value="", description=f"{description} Empty: <namespace>/{node_topic}.")
+        )
+    for name, parameter in NODE_PARAMETERS.items():
+        arguments.append(DeclareLaunchArgument(name, default_value="", description=parameter.doc))
+
+    profile = EnvironmentVariable(
+        "FASTDDS_DEFAULT_PROFILES_FILE", default_value=os.path.join(SHARE, "config", "fastdds.xml")
+    )
+    sim_camera = Node(
+        package="qwen3vl_ros",
+        executable="sim_camera",
+        name="sim_camera",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("use_sim_camera")),
+    )
+    return LaunchDescription(
+        [*arguments, SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile), sim_camera,
+         OpaqueFunction(function=start_perception)]
+    )  # fmt: skip
+
+
+def start_perception(context):
+    given = {
+        name: LaunchConfiguration(name).perform(context)
+        for name in (*NODE_PARAMETERS, *TOPICS, "params_file", "namespace")
+    }
+    # Values stay of the declared type: without value_type a model called "8" would become a number.
+    overrides = {
+        name: ParameterValue(given[name], value_type=type(parameter.default))
+        for name, parameter in NODE_PARAMETERS.items()
+        if given[name]
+    }
+    remappings = [
+        (node_topic + suffix, given[name] + suffix)
+        for name, (node_topic, _) in TOPICS.items()
+        for suffix in (("", "/compressed") if name == "input_image_topic" else ("",))
+        if given[name]
+    ]
+    return [
+        Node(
+            package="qwen3vl_ros",
+            executable="perception",
+            name="perception",
+            namespace=given["namespace"],
+            parameters=[*filter(None, [given["params_file"]]), *filter(None, [overrides])],
+            remappings=remappings,
+            output="screen",
+            on_exit=Shutdown(),
+        )
+    ]

@@ -246,19 +246,20 @@ def run(command: list[str], log_name: str, what_to_do: str, environment: dict[st
 # ---------------------------------------------------------------------------------------------- the steps
 
 
-def missing_system_packages(world: World) -> list[str]:
-    """Debian packages to install; empty on systems without dpkg when the tools and libraries are there."""
+def missing_system_packages() -> list[str]:
+    """Names of Debian packages to install: tools by what is on the path, libraries by dpkg where there is one."""
     packages = []
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if shutil.which("g++") is None or shutil.which("make") is None:
         packages.append("build-essential")
     if shutil.which("cmake") is None:
         packages.append("cmake")
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        packages.append("python3-dev")
+        packages.append(f"{python}-dev")
     if importlib.util.find_spec("ensurepip") is None:
-        packages.append("python3-venv")
-    # libegl1, libgl1-mesa-dri: MuJoCo's off-screen renderer. The others: libraries that Open3D's wheel links to.
-    libraries = ["libegl1", "libgl1-mesa-dri", "libgl1", "libgomp1", "libx11-6"]
+        packages.append(f"{python}-venv")
+    # MuJoCo renders off-screen with EGL and Mesa; the others, and EGL again, are what Open3D's wheel links to.
+    libraries = ["libegl1", "libgl1-mesa-dri", "libgl1", "libx11-6", "libudev1", "libusb-1.0-0", "libidn2-0"]
     if shutil.which("dpkg-query"):
         query = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries],
@@ -270,7 +271,7 @@ def missing_system_packages(world: World) -> list[str]:
 
 
 def install_system_packages(world: World) -> None:
-    packages = missing_system_packages(world)
+    packages = missing_system_packages()
     if not packages:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
@@ -289,7 +290,7 @@ def make_venv(world: World) -> None:
     options = ["--system-site-packages"] if world.system_site_packages else []
     run(
         [world.python, "-m", "venv", *options, str(VENV)], "venv",
-        "on Debian and Ubuntu: sudo apt-get install python3-venv; then run make again.",
+        "read the message above; a Python without venv support can be replaced: make PYTHON=...",
         outside_environment(world.ros_distro),
     )  # fmt: skip
 
@@ -516,7 +517,7 @@ def plan(world: World) -> list[Step]:
     torch_title = "PyTorch" + ("" if world.system_torch is None else f" {world.system_torch} (the system's)")
     return [
         Step("system", "system packages", install_system_packages, system,
-             lambda: not missing_system_packages(world)),
+             lambda: not missing_system_packages()),
         Step("venv", "virtual environment", make_venv, venv, (VENV / "bin/python").exists),
         Step("torch", torch_title, install_torch, torch),
         Step("packages", "Python packages", install_python_packages, packages),

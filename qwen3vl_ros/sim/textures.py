@@ -94,8 +94,8 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
         cv2.line(image, at(i / ticks, 0.76 if major else 0.83), at(i / ticks, 0.90), ink, 12 if major else 5,
                  cv2.LINE_AA)
     for i in range(intervals + 1):
-        _text(image, f"{gauge.minimum + span * i / intervals:g}", at(i / intervals, 0.57), 0.094 * big, ink)
-    _text(image, gauge.unit, (round(c), round(c + 0.60 * r)), 0.125 * big * 0.8, ink)
+        _text(image, f"{gauge.minimum + span * i / intervals:g}", at(i / intervals, 0.57), 0.085 * big, ink)
+    _text(image, gauge.unit, (round(c), round(c + 0.60 * r)), 0.088 * big, ink)
     red = gauge.needle_colour == "red"
     a = needle_angle_rad(gauge.needle_fraction)
     side = np.array((np.sin(a), np.cos(a)))
@@ -121,8 +121,9 @@ def scale_steps(minimum: float, maximum: float) -> tuple[int, int]:
 def _text(image: np.ndarray, text: str, centre_px: tuple[int, int], height_px: float, ink) -> None:
     degree = text.startswith("°")  # OpenCV's stroke fonts have no degree sign: draw it as a ring
     text = text.lstrip("°")
-    scale = height_px / 30.0
-    thickness = max(2, round(scale * 3.0))
+    # OpenCV 4 and 5 draw this font in different sizes: the height decides.
+    scale = height_px / cv2.getTextSize("0", cv2.FONT_HERSHEY_SIMPLEX, 1.0, 3)[0][1]
+    thickness = max(2, round(0.115 * height_px))
     (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     ring = round(0.22 * h) if degree else 0
     x, y = round(centre_px[0] - w / 2 + 1.5 * ring), round(centre_px[1] + h / 2)

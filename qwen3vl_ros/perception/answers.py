@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Iterable
 
 import numpy as np
@@ -63,9 +64,8 @@ class _Candidate:
     label: str
     label_span: tuple[int, int] | None
 
-    @property
-    def values(self) -> tuple[float, ...]:
-        return tuple(n.value for n in self.numbers)
+    def __post_init__(self):
+        self.values = tuple(n.value for n in self.numbers)
 
 
 def read_answer(generation: Generation, request: Request, size_px: tuple[int, int]) -> Answer:
@@ -77,7 +77,7 @@ def read_answer(generation: Generation, request: Request, size_px: tuple[int, in
     text, start = generation.text, _end_of_reasoning(generation.text)
     task = request.task
     if task is Task.ASK and not _garbage(text[start:]):
-        collected = _Collected(request)
+        collected = _Collected(text, request)
         collected.take(read(text, start))
     else:
         collected = _collect(text, start, generation, request)
@@ -86,9 +86,9 @@ def read_answer(generation: Generation, request: Request, size_px: tuple[int, in
 
 def _collect(text: str, start: int, generation: Generation, request: Request) -> _Collected:
     """The candidates in text[start:]. Raises MalformedAnswer if there are none and it does not say "nothing"."""
-    for attempt in (text, _repaired(text)):
+    for attempt in dict.fromkeys((text, _repaired(text))):
         reading = read(attempt, start)
-        collected = _Collected(request)
+        collected = _Collected(attempt, request)
         collected.take(reading)
         if not collected.found and not collected.seen:
             collected.take_bare(reading)
@@ -149,18 +149,24 @@ def _repaired(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=1024)
 def _plain(key: str) -> tuple[str, str]:
     """(key without case, separators and trailing index, that index): "BBox_2D-3" -> ("bbox2d", "3")."""
-    key = re.sub(r"[\W_]", "", key.lower())
+    key = re.sub(r"[\W_]", "", key[:48].lower())
     match = re.fullmatch(r"(.*?(?:[23]d)?)(\d*)", key)
     return match.group(1), match.group(2)
+
+
+@lru_cache(maxsize=1024)
+def _names_geometry(key: str) -> bool:
+    return _GEOMETRY_KEY.fullmatch(_plain(key)[0]) is not None
 
 
 class _Collected:
     """Sorts fields into candidates, and counts what is lost."""
 
-    def __init__(self, request: Request):
-        self.request = request
+    def __init__(self, text: str, request: Request):
+        self.text, self.request = text, request
         self.arity = _NUMBERS[request.task]
         self.targets = {" ".join(t.lower().split()): t for t in request.targets}
         self.label_keys = _TEXT_KEYS if request.task is Task.READ_TEXT else _LABEL_KEYS
@@ -208,7 +214,7 @@ class _Collected:
         if names is None:
             return
         numbers = [values[name][0] for name in names]
-        if obj.within is not None and _GEOMETRY_KEY.fullmatch(_plain(obj.within.key)[0]):
+        if obj.within is not None and _names_geometry(obj.within.key):
             obj.within.kind, obj.within.groups = "numbers", obj.within.groups + [numbers]
             obj.fields.clear()
             obj.closed = True
@@ -218,15 +224,18 @@ class _Collected:
 
     def _is_geometry(self, f: Field) -> bool:
         """A key that names coordinates; a word such as "box" with text behind it is a label."""
-        return f.kind != "text" and f.kind != "open" and _GEOMETRY_KEY.fullmatch(_plain(f.key)[0]) is not None
+        return f.kind != "text" and f.kind != "open" and _names_geometry(f.key)
 
     def _take_object(self, obj: Object) -> None:
         geometry = [f for f in obj.fields if self._is_geometry(f)]
         if not geometry:
-            by_target = [f for f in obj.fields if f.kind == "numbers" and self._target(f.key) is not None]
+            by_target = [f for f in obj.fields if f.kind == "numbers" and self._named_by_key(f, obj) is not None]
             for f in by_target:
                 for group in self._groups(f):
-                    self._add(group, f, closed=True, label=self._target(f.key))
+                    self._add(group, f, closed=True, label=self._named_by_key(f, obj))
+            if obj.fields and all(f.kind == "empty" and _plain(f.key)[0] not in self.label_keys for f in obj.fields):
+                self.absent += 1  # {"objects": []}, {"mug": null}
+                return
             begun = obj.braced and not obj.children and (obj.fields or not obj.closed)
             if begun and not by_target and obj.within is None and self.request.task is not Task.ASK:
                 self.reasons["object without coordinates" if obj.closed else "object cut short"] += 1
@@ -276,6 +285,13 @@ class _Collected:
     def _target(self, label: str) -> str | None:
         return self.targets.get(" ".join(label.lower().split()))
 
+    def _named_by_key(self, f: Field, obj: Object) -> str | None:
+        """The target that is the key of f: {"red cube": [...]}, or, without braces, `the red cube: [...]`."""
+        if obj.braced:
+            return self._target(f.key)
+        before = self.text[max(0, f.key_start - 200):f.key_start + len(f.key)].lower()
+        return next((self.targets[t] for t in sorted(self.targets, key=len, reverse=True) if before.endswith(t)), None)
+
     def _add(self, numbers: list[Number], label_field: Field | None, closed: bool, enclosing: Field | None = None,
              label: str | None = None) -> None:
         """Keep an object. Without a label it takes the only target, or, when there are several, stays unnamed: the
@@ -309,9 +325,9 @@ class _Collected:
 
 
 def _clean(label: str) -> str:
-    """One line, no control characters, always encodable as UTF-8."""
+    """One line of printable characters, which UTF-8 can always encode."""
     printable = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in label)
-    return " ".join(printable.split()).encode("utf-8", "replace").decode("utf-8")
+    return " ".join(printable.split())
 
 
 class _Placed:
@@ -383,8 +399,7 @@ class _Placed:
         """x, y, x, y … in 0..1000 -> pixels of the original image, inside it."""
         if any(not 0.0 <= v <= FULL_SCALE for v in values):
             self.mended["coordinate just outside 0..1000, clamped"] += 1
-        unit = np.clip(np.asarray(values, np.float64) / FULL_SCALE, 0.0, 1.0)
-        return tuple((unit * np.resize(np.asarray(self.size_px, np.float64), len(values))).tolist())
+        return tuple(min(max(v / FULL_SCALE, 0.0), 1.0) * self.size_px[i % 2] for i, v in enumerate(values))
 
     def _box(self, c: _Candidate) -> list[Detection2D]:
         (xa, ya, xb, yb) = c.values

@@ -18,6 +18,7 @@ text is not doubted for its length.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Sequence
 
@@ -32,21 +33,20 @@ class TokenLogprobs:
     """The log-probabilities of a generation, by character of its text."""
 
     text: str
-    ends: np.ndarray
-    logprobs: np.ndarray | None
+    ends: tuple[int, ...]
+    logprobs: list[float] | None
 
     @classmethod
     def of(cls, generation: Generation) -> TokenLogprobs:
         logprobs = generation.logprobs
         if logprobs is not None:
-            logprobs = np.minimum(np.asarray(logprobs, np.float64), 0.0)
-        return cls(generation.text, np.asarray(generation.token_ends, np.int64), logprobs)
+            logprobs = np.minimum(np.asarray(logprobs, np.float64), 0.0).tolist()
+        return cls(generation.text, tuple(generation.token_ends), logprobs)
 
     def tokens(self, start: int, end: int) -> range:
         """The tokens that hold text[start:end]; empty when the engine did not say."""
-        first = int(np.searchsorted(self.ends, start, side="right"))
-        last = int(np.searchsorted(self.ends, end, side="left"))
-        return range(first, min(last + 1, len(self.ends)))
+        first = bisect_right(self.ends, start)
+        return range(first, min(bisect_left(self.ends, end) + 1, len(self.ends)))
 
 
 def box_score(said: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[float],
@@ -56,34 +56,31 @@ def box_score(said: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[
     numbers: the object's coordinates. extents: for each, the object's size along its axis, in the number's own unit.
     label_span: characters of the label, None when the answer has none.
     """
-    if said.logprobs is None or not numbers:
+    if said.logprobs is None:
         return math.nan
     total = 0.0
     for number, extent in zip(numbers, extents):
-        weights: dict[int, float] = {}
-        for at, place in _digit_places(said.text, number):
-            for token in said.tokens(at, at + 1):
-                weights.setdefault(token, min(1.0, 2.0 * place / max(extent, 1e-9)))
-        if not weights:
-            return math.nan
-        total += sum(weight * said.logprobs[token] for token, weight in weights.items())
+        previous = -1
+        for at, place in _digit_places(said.text[number.start:number.end], number.start):
+            token = bisect_right(said.ends, at)
+            if token >= len(said.ends):
+                return math.nan
+            if token != previous:  # a token of several digits counts as the first of them
+                total += min(1.0, 2.0 * place / max(extent, 1e-9)) * said.logprobs[token]
+                previous = token
     score = math.exp(total / len(numbers))
     if label_span is not None and (label := said.tokens(*label_span)):
         score *= math.exp(min(said.logprobs[token] for token in label))
     return score
 
 
-def _digit_places(text: str, number: Number) -> list[tuple[int, float]]:
+def _digit_places(written: str, start: int) -> list[tuple[int, float]]:
     """(character, place value) of each digit, the leading one first; the sign counts like the leading digit."""
-    written = text[number.start:number.end]
-    mantissa = written.lower().split("e")[0]
+    mantissa = written.lower().partition("e")[0]
     point = mantissa.find(".")
-    if point < 0:
-        point = len(mantissa)
-    places = []
-    for i, c in enumerate(mantissa):
-        if c.isdigit():
-            places.append((number.start + i, 10.0 ** (point - 1 - i if i < point else point - i)))
-    if mantissa[:1] in "+-" and places:
-        places.insert(0, (number.start, places[0][1]))
+    point = len(mantissa) if point < 0 else point
+    places = [(start + i, 10.0 ** (point - 1 - i if i < point else point - i))
+              for i, c in enumerate(mantissa) if c.isdigit()]
+    if mantissa[0] in "+-":
+        places.insert(0, (start, places[0][1]))
     return places

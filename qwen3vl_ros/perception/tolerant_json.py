@@ -68,13 +68,15 @@ NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _TOKEN = re.compile(rf"""(?P<punct>[\[\](){{}}:=,])|(?P<quote>["'])|(?P<number>{NUMBER.pattern})|(?P<word>[^\W\d]\w*)""")
 _NUMBERS_ONLY = re.compile(r"(?=\D{0,8}\d)[\s\d.,+\-eE\[\]()]+")
 _EMPTY_WORDS = {"null", "none", "nil", "undefined"}
-# After a closing quote comes structure, or a comma and then what may follow a comma.
-_AFTER_STRING = re.compile(r"""\s*(?:[:=}\])]|$|```|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]))""")
+# After a closing quote comes structure, or a comma and then what may follow a comma; or, a comma lost, the next key.
+_AFTER_STRING = re.compile(r"""\s*(?:[:=}\])]|$|```|\{\s*["']|["'][^\W\d]\w{0,40}["']\s*[:=]"""
+                           r"""|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]|(?:null|true|false|NaN|-?Infinity|None|True|False)\b))""")
+_AFTER_KEY = re.compile(r"""\s*[\["']""")  # a colon lost
 _KEY_AHEAD = {q: re.compile(rf"{q}[^\W\d][\w ./-]{{0,40}}{q}\s*[:=]") for q in "\"'"}
 _BODY = {q: re.compile(rf"[^{q}\\]*(?:\\.[^{q}\\]*)*", re.DOTALL) for q in "\"'"}
 _UNFINISHED_KEY = re.compile(r"\s*\w+\s*[:=]")
 _STRUCTURE = re.compile(r"[\[\]{}]")
-_MAX_INNER_QUOTES = 8
+_MAX_INNER_QUOTES = 4
 
 
 def read(text: str, start: int = 0) -> Reading:
@@ -112,6 +114,8 @@ class _Reader:
 
     def _open(self, begin: int) -> None:
         parent = self.stack[-1]
+        if parent.braced and not parent.fields and not parent.children:
+            return  # nothing but fields can follow a brace, so one of the two is stray
         parent.children += 1
         last = parent.fields[-1] if parent.fields else None
         child = Object(begin, within=last if last and last.kind == "open" else None)
@@ -152,6 +156,8 @@ class _Reader:
         kind, f.start, f.end, value = self.tokens[self.at]
         if kind in ("[", "(", "number"):
             self._numbers(f)
+            if kind == "number" and f.groups:
+                f.text = self.text[f.start:f.groups[-1][-1].end]
         elif kind == "{":
             f.kind = "open"
         elif kind in ("string", "broken"):
@@ -265,6 +271,7 @@ class _Reader:
         if opening and not (text[opening - 1].isspace() or text[opening - 1] in "[]{}(),:=\"'`"):
             return None
         at = opening + 1
+        in_key_place = text[max(0, opening - 40):opening].rstrip()[-1:] in ("{", ",")
         for passed in range(_MAX_INNER_QUOTES + 1):
             at = _BODY[quote].match(text, at).end()
             if at >= len(text) or text[at] != quote:
@@ -275,8 +282,10 @@ class _Reader:
                     return None
                 end = opening + 1 + len(content.rstrip(" \t\r\n,{}[]\\"))
                 return "string", end, end
-            if _AFTER_STRING.match(text, at + 1):
+            if _AFTER_STRING.match(text, at + 1) or (passed == 0 and in_key_place and _AFTER_KEY.match(text, at + 1)):
                 return "string", at, at + 1
+            if at == opening + 1:
+                return None
             at += 1
         return None
 

@@ -8,6 +8,7 @@ from typing import Protocol, Sequence
 import numpy as np
 
 from qwen3vl_ros.config import GenerationConfig
+from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.types import Control, Generation
 
 
@@ -26,9 +27,14 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another."""
+    """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another.
+
+    generation: the limits of the next answers; its owner may replace it between two of them. The image areas in it
+    count only when the model is loaded.
+    """
 
     info: EngineInfo
+    generation: GenerationConfig
     generation: GenerationConfig  # may be replaced between two calls
 
     def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None) -> Generation:

@@ -87,15 +87,16 @@ def grasp_poses(header: Header, grasps: Iterable[types.GraspTarget]) -> PoseArra
     return PoseArray(header=header, poses=[pose_of(g.frame_T_gripper) for g in feasible])
 
 
-def generation(header: Header, said: types.Generation, prompt_id: int, latency_s: float, geometry_s: float = 0.0,
-               dropped: int = 0, error: str = "") -> Generation:
+def generation(header: Header, said: types.Generation, prompt_id: int, geometry_s: float = 0.0, dropped: int = 0,
+               error: str = "") -> Generation:
+    """latency_s is left for whoever publishes it."""
     mean = float(np.mean(said.logprobs)) if said.logprobs is not None and len(said.logprobs) else float("nan")
     return Generation(
         header=header, prompt_id=prompt_id, prompt=said.prompt, text=said.text, reasoning=said.reasoning,
         finish_reason=said.finish_reason, tokens=said.generated_tokens or len(said.token_ids),
         prompt_tokens=said.prompt_tokens, forward_passes=said.forward_passes, mean_logprob=mean,
         preprocess_s=float(said.preprocess_s), prefill_s=float(said.prefill_s), decode_s=float(said.decode_s),
-        geometry_s=float(geometry_s), latency_s=float(latency_s), dropped_objects=dropped, error=error)
+        geometry_s=float(geometry_s), dropped_objects=dropped, error=error)
 
 
 def markers(header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable[types.GraspTarget],

@@ -6,14 +6,17 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine, EngineInfo
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, find_checkpoint
 
-__all__ = ["Engine", "EngineInfo", "embedded_model_dir", "load_engine"]
+__all__ = ["Engine", "EngineInfo", "embedded_model_dir", "find_checkpoint", "load_engine"]
 
 
-def load_engine(config: Config) -> Engine:
+def load_engine(config: Config | None = None) -> Engine:
     """Load `config.model` on `config.device` and run it once; what was chosen, and why, is in `.info`.
+
+    Without a configuration: the embedded model on the best device.
 
     Raises ModelNotFound, WrongModel, OutOfMemory, or another EngineError, each saying what to do.
     """
+    config = config or Config()
     checkpoint = find_checkpoint(config.model)
     # Here, because it takes seconds, and a wrong model should be refused before.
     from qwen3vl_ros.engine.transformers_engine import TransformersEngine

@@ -1,0 +1,263 @@
+"""`qwen3vl`, the command line: one picture in, a table or JSON out; and a look at the machine. No ROS needed.
+
+Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read or `doctor` found something missing,
+2 bad input or no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwen3vl_ros import doctor
+from qwen3vl_ros.config import Config, from_flat, parameters
+from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Request, Scene, Task
+
+_LONG_DEADLINE_S = 600.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return arguments.run(arguments)
+    except MalformedAnswer as error:
+        print(f"qwen3vl: the answer could not be read: {error}\nthe answer was: {error.text}", file=sys.stderr)
+        return 1
+    except PerceptionError as error:
+        print(f"qwen3vl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qwen3vl", description="Qwen3-VL on one picture, without ROS.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", default="", help="checkpoint directory or hub id; default: the embedded model")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    model.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                       help="any parameter of config/perception.yaml, e.g. generation.max_new_tokens=2048")
+
+    detect = commands.add_parser("detect", parents=[model], help="boxes, points, text or an answer for one picture")
+    detect.add_argument("image", type=Path, metavar="IMAGE")
+    detect.add_argument("what", nargs="?", default="", metavar="WHAT",
+                        help='phrases separated by commas ("red cube, mug"), or the question of --task ask')
+    detect.add_argument("--task", choices=[t.value for t in Task], default=Task.DETECT.value)
+    detect.add_argument("--depth", type=Path, help="16-bit PNG in mm, or .npy in m, registered to IMAGE")
+    detect.add_argument("--camera-info", type=Path, help="calibration YAML of IMAGE's camera; needed for 3D")
+    detect.add_argument("--output", type=Path, help="write the annotated picture here")
+    detect.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    detect.set_defaults(run=_detect)
+
+    check = commands.add_parser("doctor", parents=[model], help="what is installed, what would run, what is missing")
+    check.add_argument("--quick", action="store_true", help="do not load and run the model")
+    check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    kinds = {p.name: type(p.default) for p in parameters()}
+    # Nobody's robot waits for this answer, and a large model on a CPU takes minutes.
+    values: dict[str, Any] = {"model": arguments.model, "device": arguments.device,
+                              "generation.deadline": _LONG_DEADLINE_S}
+    for setting in arguments.settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set {setting!r} must be NAME=VALUE, e.g. --set generation.max_new_tokens=2048")
+        values[name] = _value(name, text, kinds.get(name, str))
+    return from_flat(values)
+
+
+def _value(name: str, text: str, kind: type) -> Any:
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind is tuple:
+        return tuple(t.strip() for t in text.split(","))
+    try:
+        return kind(text) if kind in (int, float) else text
+    except ValueError:
+        raise InvalidInput(f"--set {name}={text!r} must be {'a whole number' if kind is int else 'a number'}") from None
+
+
+# -- detect ---------------------------------------------------------------------------------------------------------
+
+def _detect(arguments: argparse.Namespace) -> int:
+    # Everything cheap is checked before the model is loaded.
+    config = _config(arguments)
+    request = _request(Task(arguments.task), arguments.what)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
+    _check_output(arguments.output)
+    from qwen3vl_ros.draw import draw_scene
+    from qwen3vl_ros.engine import load_engine
+    from qwen3vl_ros.pipeline import Perception
+
+    started = time.perf_counter()
+    engine = load_engine(config)
+    load_s = time.perf_counter() - started
+    try:
+        scene = Perception(engine, config).run(frame, request)
+    finally:
+        engine.close()
+    if arguments.json:
+        print(json.dumps(_finite({"image": str(arguments.image), "size_px": frame.size_px,
+                                  "engine": dataclasses.asdict(engine.info), "load_s": load_s, **_as_dict(scene)}),
+                         indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        i = engine.info
+        print(f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M weights, "
+              f"{i.device} {i.dtype}, loaded in {load_s:.1f} s")
+        print(table(scene))
+    if arguments.output:
+        import cv2
+
+        picture = draw_scene(frame, scene, config.gripper)
+        if not cv2.imwrite(str(arguments.output), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+            raise InvalidInput(f"--output {arguments.output} could not be written")
+    return 0
+
+
+def _request(task: Task, what: str) -> Request:
+    if task is Task.ASK:
+        return Request(task=task, question=what)
+    if task is Task.READ_TEXT and what.strip():
+        raise InvalidInput(f"WHAT is {what!r}, but --task read_text reads all text; leave WHAT out")
+    return Request(tuple(w for w in what.split(",") if w.strip()), task)
+
+
+def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
+    from qwen3vl_ros.files import read_camera_info, read_depth_m, read_rgb
+
+    rgb = read_rgb(image)
+    if depth is None and camera_info is None:
+        return Frame(0, "camera", rgb)
+    if camera_info is None:
+        raise InvalidInput(f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}")
+    info = read_camera_info(camera_info)
+    if info.size_px != (rgb.shape[1], rgb.shape[0]):
+        raise InvalidInput(f"camera info {camera_info} is for {info.size_px[0]}x{info.size_px[1]} pixels and {image} has "
+                           f"{rgb.shape[1]}x{rgb.shape[0]}; give the calibration of this resolution")
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion,
+                 info.distortion_model)
+
+
+def _check_output(output: Path | None) -> None:
+    if output is None:
+        return
+    import cv2
+
+    if not cv2.haveImageWriter(str(output)):
+        raise InvalidInput(f"--output {output} has no ending OpenCV can write; end it in .png or .jpg")
+    if not output.absolute().parent.is_dir():
+        raise InvalidInput(f"--output {output}: the folder {output.absolute().parent} does not exist; make it first")
+
+
+# -- what it says ---------------------------------------------------------------------------------------------------
+
+def table(scene: Scene) -> str:
+    """The scene for people: a line an object, then what was lost and how long it took."""
+    lines: list[str] = []
+    if scene.request.task is Task.ASK:
+        lines += [scene.answer]
+    solid = {d.id: d for d in scene.detections_3d}
+    grasps = {g.detection_id: g for g in scene.grasps}
+    refused = {r.id: r.reason for r in scene.refusals}
+    rows = []
+    for d in scene.detections_2d:
+        rows.append([d.id, d.label, _score(d.score), _numbers(d.box_xyxy_px, ".0f"), *_in_space(solid.pop(d.id, None)),
+                     _grasp(grasps.get(d.id))])
+    rows += [[d.id, d.label, _score(d.score), "", *_in_space(d), _grasp(grasps.get(d.id))] for d in solid.values()]
+    rows += [["", p.label, _score(p.score), _numbers(p.xy_px, ".0f"), "", "", ""] for p in scene.points]
+    if rows:
+        head = ["id", "label", "score", "x y, px" if scene.points else "x0 y0 x1 y1, px", "centre x y z, m", "size, mm", "grasp"]
+        lines += _columns(head, rows)
+    elif scene.request.task is not Task.ASK:
+        lines.append("looked and saw nothing" + f" of {', '.join(scene.request.targets)}" * bool(scene.request.targets))
+    labels = {d.id: d.label for d in scene.detections_2d}
+    lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
+    if scene.dropped:
+        lines.append(f"{scene.dropped} object{'s' * (scene.dropped != 1)} in the answer could not be read")
+    if scene.truncated:
+        lines.append(f"the answer is incomplete: it ended by {scene.generation.finish_reason!r}")
+    g = scene.generation
+    speed = f" ({g.generated_tokens / g.decode_s:.0f} tokens/s)" if g.decode_s > 1e-4 else ""
+    lines.append(f"{g.prompt_tokens} + {g.generated_tokens} tokens in {g.total_s:.2f} s: preprocess {g.preprocess_s:.3f}, "
+                 f"prefill {g.prefill_s:.3f}, decode {g.decode_s:.3f}{speed}; geometry {scene.geometry_s:.3f} s")
+    return "\n".join(lines)
+
+
+def _in_space(d) -> list[str]:
+    if d is None:
+        return ["", ""]
+    return [_numbers(d.frame_T_box[:3, 3], ".3f"), _numbers(1000 * np.asarray(d.size_m), ".0f")
+            + (" (model's guess)" if d.source == "model" else "")]
+
+
+def _grasp(grasp) -> str:
+    if grasp is None:
+        return ""
+    if not grasp.feasible:
+        return f"none: {grasp.reason}"
+    return f"{grasp.width_m * 1000:.0f} mm wide, quality {grasp.quality:.2f}, at {_numbers(grasp.frame_T_gripper[:3, 3], '.3f')}"
+
+
+def _score(score: float) -> str:
+    return "" if math.isnan(score) else f"{score:.2f}"
+
+
+def _numbers(values, form: str) -> str:
+    return " ".join(format(float(v), form) for v in values)
+
+
+def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
+    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in used]
+    cells = [[row[i].ljust(w) for i, w in zip(used, widths)] for row in [head, ["-" * w for w in widths]]]
+    cells[1] = ["-" * w for w in widths]
+    cells += [[row[i].ljust(w) for i, w in zip(used, widths)] for row in rows]
+    return ["  ".join(row).rstrip() for row in cells]
+
+
+def _as_dict(scene: Scene) -> dict[str, Any]:
+    g = scene.generation
+    return {
+        "task": scene.request.task.value, "targets": scene.request.targets, "question": scene.request.question,
+        "frame_id": scene.frame_id, "answer": scene.answer, "reasoning": g.reasoning, "finish_reason": g.finish_reason,
+        "truncated": scene.truncated, "dropped": scene.dropped,
+        "detections_2d": [dataclasses.asdict(d) for d in scene.detections_2d],
+        "points": [dataclasses.asdict(p) for p in scene.points],
+        "detections_3d": [{"id": d.id, "label": d.label, "score": d.score, "frame_id": d.frame_id, "source": d.source,
+                           "frame_T_box": d.frame_T_box.tolist(), "size_m": np.asarray(d.size_m).tolist(),
+                           "support": d.support} for d in scene.detections_3d],
+        "refusals": [dataclasses.asdict(r) for r in scene.refusals],
+        "grasps": [{**{f.name: getattr(grasp, f.name) for f in dataclasses.fields(grasp)},
+                    "frame_T_gripper": grasp.frame_T_gripper.tolist()} for grasp in scene.grasps],
+        "tokens": {"prompt": g.prompt_tokens, "generated": g.generated_tokens, "forward_passes": g.forward_passes},
+        "times_s": {"preprocess": g.preprocess_s, "prefill": g.prefill_s, "decode": g.decode_s, "geometry": scene.geometry_s},
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with NaN ("not measured") as None and NumPy scalars as Python's, since JSON has neither."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""`qwen3vl doctor`: what is installed, which device and model would run, what is missing and the command that gets it.
+
+Looks for ROS without importing it. The one check that counts loads the model and answers a picture with it.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Iterator
+
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.types import EngineError, PerceptionError
+
+# module, distribution, what it is for
+_REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "images"), ("yaml", "pyyaml", "calibrations"),
+             ("PIL", "pillow", "image resizing"), ("jinja2", "jinja2", "chat templates"),
+             ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
+             ("huggingface_hub", "huggingface_hub", "models by hub id"), ("torch", "torch", "the network"),
+             ("transformers", "transformers", "the network"))
+_OPTIONAL = (("open3d", "open3d", "point clouds"), ("mujoco", "mujoco", "the simulated camera"),
+             ("rosbags", "rosbags", "replaying bags"))
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. state: "ok", "missing" (nothing runs without it) or "note"."""
+
+    state: str
+    what: str
+    detail: str
+    way_out: str = ""
+
+
+def report(config: Config, quick: bool = False) -> int:
+    """Print the report; 0 if the detection path with `config`'s model runs on this machine, else 1."""
+    missing = 0
+    for finding in examine(config, quick):
+        missing += finding.state == "missing"
+        print(f"{finding.state:<8}{finding.what:<18}{finding.detail}", flush=True)
+        if finding.way_out:
+            print(f"{'':<26}-> {finding.way_out}", flush=True)
+    name = config.model or "the embedded model"
+    verdict = "cannot run on this machine: see above" if missing else f"{'would run' if quick else 'runs'} on this machine"
+    print(f"\n{name} {verdict}")
+    return 1 if missing else 0
+
+
+def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
+    """Every check, cheap ones first; the later ones only where the earlier left something to check."""
+    yield _python()
+    packages = [_package(*p, "missing") for p in _REQUIRED]
+    yield from packages
+    yield from (_package(*p, "note") for p in _OPTIONAL)
+    yield from _ros()
+    if importlib.util.find_spec("mujoco"):
+        yield _egl()
+    if any(p.state == "missing" for p in packages):
+        yield Finding("note", "device, model", "not looked at: packages are missing")
+        return
+    findings = list(_device_and_model(config))
+    yield from findings
+    if not quick and all(f.state != "missing" for f in findings):
+        yield _run(config)
+
+
+def _python() -> Finding:
+    good = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    return Finding("ok" if good else "note", "python", f"{platform.python_version()} ({sys.executable})",
+                   "" if good else "3.10 to 3.13 are tested")
+
+
+def _package(module: str, distribution: str, purpose: str, if_absent: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(if_absent, module, f"not installed ({purpose})", f"{sys.executable} -m pip install {distribution}")
+    return Finding("ok", module, _version(module))
+
+
+def _version(module: str) -> str:
+    names = metadata.packages_distributions().get(module) or [module]
+    try:
+        return metadata.version(names[0])
+    except metadata.PackageNotFoundError:
+        return "installed, version unknown"
+
+
+def _ros() -> Iterator[Finding]:
+    """What the node would need; none of it is needed without ROS, so none of it can be missing."""
+    distribution = os.environ.get("ROS_DISTRO", "")
+    if importlib.util.find_spec("rclpy") is None:
+        yield Finding("note", "ros", "none; only the node needs it",
+                      "source /opt/ros/DISTRO/setup.bash, or in the source tree: source scripts/env.sh")
+        return
+    wheels = [n for n in ("ros-rclpy", "ros-jazzy-rclpy") if _has_distribution(n)]
+    where = f"Python wheels ({wheels[0]} {metadata.version(wheels[0])})" if wheels else f"distribution {distribution or 'unnamed'}"
+    yield Finding("ok", "ros", where)
+    for module, purpose in (("vision_msgs", "detections"), ("qwen3vl_ros.msg", "our interfaces"),
+                            ("tf2_ros", "target_frame on moving robots")):
+        found = importlib.util.find_spec(module) is not None
+        way_out = {"tf2_ros": "the static tree of /tf_static still works; for moving frames use a ROS distribution",
+                   }.get(module, "colcon build and source install/setup.bash, or: source scripts/env.sh")
+        yield Finding("ok" if found else "note", module, "found" if found else f"not built ({purpose})",
+                      "" if found else way_out)
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _egl() -> Finding:
+    found = ctypes.util.find_library("EGL")
+    return Finding("ok" if found else "note", "EGL", found or "no libEGL, so the simulated camera cannot draw",
+                   "" if found else "sudo apt-get install libegl1 libgl1-mesa-dri")
+
+
+def _device_and_model(config: Config) -> Iterator[Finding]:
+    from qwen3vl_ros.engine import find_checkpoint
+    from qwen3vl_ros.engine.transformers_engine import (choose_device, choose_dtype, free_memory_bytes,
+                                                        refuse_quantization, require_memory)
+
+    try:
+        device, why = choose_device(config.device)
+        dtype, why_dtype = choose_dtype(config.dtype, device)
+    except EngineError as error:
+        yield Finding("missing", "device", config.device, str(error))
+        return
+    yield Finding("ok", "device", f"{device}, {free_memory_bytes(device) / _GIB:.1f} GiB free, {str(dtype)[6:]} "
+                                  f"({why}; {why_dtype})")
+    try:
+        checkpoint = find_checkpoint(config.model)
+        refuse_quantization(checkpoint, device)
+        require_memory(checkpoint, device, dtype)
+    except EngineError as error:
+        yield Finding("missing", "model", config.model or "embedded", str(error))
+        return
+    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights, "
+                                 f"{checkpoint.parameters * dtype.itemsize / _GIB:.2f} GiB as {str(dtype)[6:]}")
+
+
+def _run(config: Config) -> Finding:
+    import numpy as np
+
+    from qwen3vl_ros.engine import load_engine
+    from qwen3vl_ros.pipeline import Perception
+    from qwen3vl_ros.types import Frame, MalformedAnswer, Request
+
+    try:
+        started = time.perf_counter()
+        engine = load_engine(replace(config, generation=replace(config.generation, max_new_tokens=64)))
+        load_s = time.perf_counter() - started
+        try:
+            scene = Perception(engine, config).run(Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8)), Request(("cube",)))
+            said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
+            detail = f"loaded in {load_s:.1f} s, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
+        except MalformedAnswer as error:
+            detail = f"loaded in {load_s:.1f} s; its answer to a grey picture could not be read: {error.text[:60]!r}"
+        finally:
+            engine.close()
+    except PerceptionError as error:
+        return Finding("missing", "run", "the model does not run", str(error))
+    return Finding("ok", "run", detail)

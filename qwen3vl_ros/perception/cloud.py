@@ -25,6 +25,7 @@ _MAX_PLANES = 3
 _MIN_PLANE_SHARE = 0.06
 _COS_UPRIGHT = float(np.cos(np.deg2rad(15.0)))
 _TOLERANCE_FLOOR_M = 0.002
+_MAX_SPREAD = 0.55
 _COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -277,6 +278,8 @@ def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, floa
         normal = np.linalg.eigh(np.cov((inliers - centre).T))[1][:, 0]
         offset = -float(normal @ centre)
         sigma = 1.4826 * float(np.median(np.abs(inliers @ normal + offset) / growth[near]))
+    if sigma > _MAX_SPREAD * tolerance_m:  # as many points at the border of the slab as in it: clutter, no surface
+        return None
     if offset < 0:
         normal, offset = -normal, -offset
     if up is not None and normal @ up < _COS_UPRIGHT:

@@ -54,7 +54,7 @@ def upright_box(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_
     top = float(np.percentile(points_m[:, 2], _TOP_PERCENT))
     top = max(top, bottom_m + 1e-3)
     footprint = points_m[:, :2]
-    turned = revolution(points_m, normals)
+    turned = _resting_ball(points_m, normals, bottom_m) or revolution(points_m, normals)
     hidden = np.empty((0, 3))
     if turned is not None and not _sticks_out(turned, look_behind, eye_m):
         circle = turned.axis_xy_m + turned.radius_m * _unit_circle(72)
@@ -74,6 +74,14 @@ def upright_box(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_
         hidden = _mirrored_points(points_m, pose)
     hidden = hidden[~(look_behind(hidden) > 0.004)] if len(hidden) else hidden
     return SolidBox(pose, size, hidden)
+
+
+def _resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float) -> Revolution | None:
+    """A ball that lies on its underside; its fit bears more noise than normals do."""
+    ball = _ball(points_m, normals)
+    if ball is None or abs(ball[0][2] - bottom_m - ball[1]) > 0.12 * ball[1]:
+        return None
+    return Revolution(ball[0][:2], ball[1], float(ball[0][2]), 1.0)
 
 
 def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
@@ -260,9 +268,10 @@ def _ball(points_m, normals) -> tuple[np.ndarray, float] | None:
     solution = np.linalg.lstsq(system, np.square(p).sum(1), rcond=None)[0]
     radius = float(np.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0)))
     miss = np.abs(np.linalg.norm(p - solution[:3], axis=1) - radius)
-    if np.percentile(miss, 90) > max(0.03 * radius, 1e-3):
+    if np.percentile(miss, 80) > max(0.05 * radius, 1e-3):
         return None
-    return solution[:3] + points_m.mean(0), radius
+    hollow = np.einsum("ij,ij->i", p[known] - solution[:3], normals[known]) < 0
+    return None if hollow.mean() > 0.1 else (solution[:3] + points_m.mean(0), radius)
 
 
 def _largest_side(normals) -> np.ndarray | None:

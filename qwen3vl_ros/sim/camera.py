@@ -1,55 +1,27 @@
-"""The embedded RGB-D camera: draws a `SceneSpec` with MuJoCo's renderer, off screen and on the CPU if need be.
+"""The embedded RGB-D camera: a `SceneSpec` in, a picture with depth and its whole truth out.
 
-One model is compiled for all scenes: it only holds the unit meshes and the textures. A scene is a list of
-drawing commands written straight into the renderer, so a new scene costs nothing beyond its picture. The
-picture's truth (boxes, visibility, poses) comes with it. Knows nothing of ROS or of the network.
+Composes the renderer's passes with soft shadows, and adds boxes, visibility and poses. Knows nothing of ROS or of
+the network.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-if sys.platform.startswith("linux"):
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
-
-import mujoco  # noqa: E402
-
-from ..types import InvalidInput, PerceptionError  # noqa: E402
-from .scenes import COLOURS, TABLE_TEXTURES, SceneSpec  # noqa: E402
-from .shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M, contact_shade, lamp_pose, lit_fraction  # noqa: E402
-from .shapes import build_meshes  # noqa: E402
-from .textures import GAUGE_TEXTURE_PX, TABLE_TEXTURE_PX, gauge_face, table_texture  # noqa: E402
-from .truth import (GaugeTruth, ObjectTruth, dial_size_m, foot_size_m, footprint_m, scene_truths,  # noqa: E402
-                    world_T_case, world_T_dial, world_T_foot, world_T_object)
-
+from ..types import InvalidInput
+from .renderer import TABLE, Renderer, SimCameraError
+from .shading import contact_shade, lamp_pose, lit_fraction
+from .shapes import build_meshes
+from .specs import SceneSpec
+from .truth import (GaugeTruth, ObjectTruth, foot_size_m, footprint_m, scene_truths, world_T_foot, world_T_object)
 
 __all__ = ["GaugeTruth", "ObjectTruth", "SimCamera", "SimCameraError", "View"]
 
-NEAR_M, FAR_M = 0.05, 12.0
-_FLOOR_M = -0.72
-# Segmentation ids of what is not an object; below 255 so that one byte decodes them.
-_TABLE, _ROOM = 200, 201
-_LAMP_MAP_PX = 288
 _CONTACT_STRENGTH = 0.55
 _SAMPLES = {"default": 4, "fast": 2}
-
-
-class SimCameraError(PerceptionError):
-    """The embedded camera cannot draw on this machine; the message says what to install."""
-
-
-def _context_class():
-    # mujoco.GLContext was chosen when mujoco was first imported, perhaps by someone without MUJOCO_GL.
-    if os.environ.get("MUJOCO_GL", "").lower() == "egl":
-        from mujoco.egl import GLContext
-
-        return GLContext
-    return mujoco.GLContext
 
 
 @dataclass(frozen=True)
@@ -86,11 +58,8 @@ class SimCamera:
         self.width, self.height, self.fovy_deg = int(width), int(height), float(fovy_deg)
         focal = self.height / 2 / np.tan(np.deg2rad(fovy_deg) / 2)
         self.K = np.array(((focal, 0, (self.width - 1) / 2), (0, focal, (self.height - 1) / 2), (0, 0, 1.0)))
-        self._gl = self._context = None
         self._meshes = build_meshes()
-        self._model = self._compile(_SAMPLES[quality])
-        self._gauge_drawn = None
-        self._open()
+        self._renderer = Renderer(self.width, self.height, self.fovy_deg, _SAMPLES[quality], self._meshes)
 
     def __enter__(self) -> SimCamera:
         return self
@@ -100,261 +69,41 @@ class SimCamera:
 
     def close(self) -> None:
         """Free the OpenGL context; the camera can draw no more."""
-        if self._context is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._context = None
-        if self._gl is not None:
-            self._gl.free()
-            self._gl = None
+        self._renderer.close()
 
     def render(self, spec: SceneSpec, world_T_camera: np.ndarray | None = None, *, rgb: bool = True,
                depth: bool = True) -> View:
         """Draw the scene from its own camera, or from world_T_camera (4x4, ROS optical frame) when given."""
-        if self._context is None:
+        if self._renderer.closed:
             raise SimCameraError("this SimCamera was closed; make a new one")
         pose = spec.camera.world_T_camera() if world_T_camera is None else np.asarray(world_T_camera, float)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise InvalidInput(f"world_T_camera must be a finite 4x4 matrix, got shape {pose.shape}")
-        self._gl.make_current()
-        casters = self._fill(spec)
+        draw = self._renderer
+        draw.begin(spec)
         lamp_T = lamp_pose(spec.light.direction)
-        lamp_depth_m = self._draw_lamp_depth(lamp_T, casters) if rgb else None
-        self._aim(pose)
-        labels, depth_m = self._draw_labels(depth or rgb)
-        colour = self._draw_colour(spec, pose, labels, depth_m, lamp_T, lamp_depth_m) if rgb else None
+        lamp_depth_m = draw.draw_lamp_depth(lamp_T) if rgb else None
+        draw.aim(pose)
+        labels, depth_m = draw.draw_labels(depth or rgb)
+        colour = self._shaded(spec, pose, labels, depth_m, lamp_T, lamp_depth_m) if rgb else None
         gauge = None
         if spec.gauge is not None:
             g = spec.gauge
             gauge = GaugeTruth(len(spec.objects), g.value, g.minimum, g.maximum, g.unit, g.needle_fraction)
-        labels[labels >= _TABLE] = -1
+        labels[labels >= TABLE] = -1
         truths = scene_truths(spec, self._meshes, labels, self.K, pose)
         return View(colour, depth_m if depth else None, self.K.copy(), pose.copy(), labels, truths, gauge)
 
-    # -- set-up ------------------------------------------------------------------------------------------
-
-    def _compile(self, samples: int) -> mujoco.MjModel:
-        spec = mujoco.MjSpec()
-        spec.visual.global_.offwidth, spec.visual.global_.offheight = self.width, self.height
-        spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 0, samples
-        spec.stat.extent = 1.0
-        spec.stat.center = (0.0, 0.0, 0.0)
-        for name, mesh in self._meshes.items():
-            m = spec.add_mesh(name=name)
-            m.uservert = mesh.vertices.ravel()
-            m.userface = mesh.faces.ravel()
-            m.usernormal = mesh.normals.ravel()
-            m.userfacenormal = mesh.faces.ravel()
-            m.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
-            if mesh.uv is not None:
-                m.usertexcoord = mesh.uv.ravel()
-                m.userfacetexcoord = mesh.faces.ravel()
-            spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name)
-        pictures = {name: table_texture(name) for name in TABLE_TEXTURES}
-        pictures["gauge"] = np.full((GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX, 3), 255, np.uint8)
-        for name, picture in pictures.items():
-            spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=picture.shape[1],
-                             height=picture.shape[0], builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT)
-            material = spec.add_material(name=name)
-            material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
-        model = spec.compile()
-        self._mesh_id = {name: model.mesh(name).id for name in self._meshes}
-        self._material_id = {name: model.mat(name).id for name in pictures}
-        self._texture_id = {name: model.tex(name).id for name in pictures}
-        for name, picture in pictures.items():
-            self._write_texture(model, name, picture)
-        # MuJoCo turns every mesh into its inertia frame; these undo that when drawing.
-        self._mesh_pose = {}
-        for name, i in self._mesh_id.items():
-            rotation = np.zeros(9)
-            mujoco.mju_quat2Mat(rotation, model.mesh_quat[i])
-            self._mesh_pose[name] = (rotation.reshape(3, 3), model.mesh_pos[i].copy())
-        return model
-
-    def _write_texture(self, model: mujoco.MjModel, name: str, picture: np.ndarray) -> None:
-        i = self._texture_id[name]
-        start = model.tex_adr[i]
-        # OpenGL's first row is the bottom one.
-        model.tex_data[start:start + picture.size] = picture[::-1].ravel()
-
-    def _open(self) -> None:
-        try:
-            self._gl = _context_class()(self.width, self.height)
-            self._gl.make_current()
-            self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
-            raise SimCameraError(
-                f"the embedded camera could not open an off-screen OpenGL context "
-                f"(MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}. On Debian or Ubuntu: "
-                f"apt-get install libegl1 libgl1-mesa-dri") from error
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        self._rect = mujoco.MjrRect(0, 0, self.width, self.height)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=64)
-        self._scene.flags[:] = 0
-
-    # -- drawing -----------------------------------------------------------------------------------------
-
-    def _aim(self, world_T_camera: np.ndarray) -> None:
-        half = NEAR_M * np.tan(np.deg2rad(self.fovy_deg) / 2)
-        for camera in self._scene.camera:
-            camera.pos = world_T_camera[:3, 3]
-            camera.forward = world_T_camera[:3, 2]
-            camera.up = -world_T_camera[:3, 1]
-            camera.orthographic = 0
-            camera.frustum_bottom, camera.frustum_top = -half, half
-            camera.frustum_center, camera.frustum_width = 0.0, half * self.width / self.height
-            camera.frustum_near, camera.frustum_far = NEAR_M, FAR_M
-
-    def _fill(self, spec: SceneSpec) -> int:
-        """Write the scene's drawing commands, what casts shadows first; its number is returned."""
-        self._scene.ngeom = 0
-        for index, thing in enumerate(spec.objects):
-            gloss = {"mug": 0.5, "bowl": 0.5, "ball": 0.45}.get(thing.kind, 0.25)
-            self._add_mesh(thing.kind, world_T_object(thing), thing.size_m, thing.rgb, index, specular=gloss,
-                           shininess=0.55)
-        if spec.gauge is not None:
-            self._add_gauge(spec)
-        casters = self._scene.ngeom
-        self._add_room(spec)
-        return casters
-
-    def _add(self, kind, size, position, rotation, rgb, segment: int, **look):
-        geom = self._scene.geoms[self._scene.ngeom]
-        mujoco.mjv_initGeom(geom, kind, np.asarray(size, float), np.asarray(position, float),
-                            np.asarray(rotation, float).reshape(9), np.array((*rgb, 1.0), np.float32))
-        geom.segid = segment
-        geom.category = mujoco.mjtCatBit.mjCAT_STATIC
-        geom.specular, geom.shininess = look.get("specular", 0.0), look.get("shininess", 0.3)
-        geom.emission = look.get("emission", 0.0)
-        self._scene.ngeom += 1
-        return geom
-
-    def _add_mesh(self, name, pose, size, rgb, segment: int, **look):
-        rotation, origin = self._mesh_pose[name]
-        stretched = pose[:3, :3] * np.asarray(size)
-        geom = self._add(mujoco.mjtGeom.mjGEOM_MESH, np.ones(3), pose[:3, 3] + stretched @ origin,
-                         stretched @ rotation, rgb, segment, **look)
-        geom.dataid = 2 * self._mesh_id[name]
-        return geom
-
-    def _add_room(self, spec: SceneSpec) -> None:
-        table, box = spec.table, mujoco.mjtGeom.mjGEOM_BOX
-        c, s = np.cos(table.yaw_rad), np.sin(table.yaw_rad)
-        turn = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1.0)))
-        hx, hy = table.half_size_m
-        top = self._add(mujoco.mjtGeom.mjGEOM_PLANE, (hx, hy, 0.1), (0, 0, 0), turn, table.rgb, _TABLE,
-                        specular=0.12, shininess=0.25)
-        self._texture(top, table.texture, (2 * hx * table.tiles_per_m, 2 * hy * table.tiles_per_m))
-        edge = np.multiply(table.rgb, 0.8)
-        self._add(box, (hx, hy, 0.0175), (0, 0, -0.0180), turn, edge, _ROOM)
-        for x in (-0.92, 0.92):
-            for y in (-0.9, 0.9):
-                at = turn @ (x * hx, y * hy, (_FLOOR_M - 0.035) / 2)
-                self._add(box, (0.025, 0.025, -(_FLOOR_M + 0.035) / 2), at, turn, edge, _ROOM)
-        wall = np.asarray(spec.background_rgb)
-        self._add(box, (3, 3, 0.01), (0, 0, _FLOOR_M - 0.01), np.eye(3), wall * (0.62, 0.60, 0.58), _ROOM)
-        for x, y, sx, sy in ((3, 0, 0.01, 3), (-3, 0, 0.01, 3), (0, 3, 3, 0.01), (0, -3, 3, 0.01)):
-            self._add(box, (sx, sy, 2), (x, y, _FLOOR_M + 2), np.eye(3), wall, _ROOM)
-
-    def _texture(self, geom, name: str, repeat=(1.0, 1.0)) -> None:
-        geom.matid = self._material_id[name]
-        if hasattr(geom, "texid"):
-            geom.texid = self._texture_id[name]
-        geom.texuniform = 0
-        geom.texrepeat = np.asarray(repeat, np.float32)
-
-    def _add_gauge(self, spec: SceneSpec) -> None:
-        gauge, segment = spec.gauge, len(spec.objects)
-        if gauge != self._gauge_drawn:
-            self._write_texture(self._model, "gauge", gauge_face(gauge))
-            mujoco.mjr_uploadTexture(self._model, self._context, self._texture_id["gauge"])
-            self._gauge_drawn = gauge
-        rim = dict(rgb=COLOURS[gauge.colour], segment=segment, specular=0.5, shininess=0.6)
-        self._add_mesh("drum", world_T_case(gauge), dial_size_m(gauge), **rim)
-        self._add_mesh("cube", world_T_foot(gauge), foot_size_m(gauge), **rim)
-        face = world_T_dial(gauge)
-        face[:3, 3] += 0.0012 * face[:3, 2]
-        disc = self._add_mesh("disc", face, (1.78 * gauge.radius_m,) * 2 + (0.01,), (1, 1, 1), segment,
-                              emission=0.15)
-        self._texture(disc, "gauge")
-        disc.texcoord = 1
-
-    def _set_lights(self, spec: SceneSpec, key: bool) -> None:
-        """The fill light with the ambient term, and the key light (the lamp) if asked for."""
-        light = spec.light
-        tint = np.array((1 + 0.05 * light.warmth, 1.0, 1 - 0.07 * light.warmth))
-        forward = np.array(self._scene.camera[0].forward)
-        self._light(self._scene.lights[0], (forward[0], forward[1], -0.7), light.fill * np.ones(3),
-                    light.ambient * tint, 0.0)
-        self._light(self._scene.lights[1], light.direction, light.intensity * tint, np.zeros(3), 0.5)
-        self._scene.nlight = 2 if key else 1
-
-    @staticmethod
-    def _light(light, direction, diffuse, ambient, gloss: float) -> None:
-        direction = np.asarray(direction) / np.linalg.norm(direction)
-        light.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
-        light.pos, light.dir = -2.0 * direction, direction
-        light.diffuse, light.ambient, light.specular = diffuse, ambient, gloss * np.asarray(diffuse)
-        light.attenuation = (1.0, 0.0, 0.0)
-        light.cutoff, light.exponent = 45.0, 10.0
-        light.headlight = light.castshadow = 0
-
-    def _draw_lamp_depth(self, world_T_lamp: np.ndarray, casters: int) -> np.ndarray:
-        n = min(_LAMP_MAP_PX, self.width, self.height)
-        near, far = 0.1, 2 * LAMP_DISTANCE_M
-        for camera in self._scene.camera:
-            camera.pos, camera.forward = world_T_lamp[:3, 3], world_T_lamp[:3, 2]
-            camera.up = -world_T_lamp[:3, 1]
-            camera.orthographic = 1
-            camera.frustum_bottom, camera.frustum_top = -LAMP_MAP_HALF_M, LAMP_MAP_HALF_M
-            camera.frustum_center, camera.frustum_width = 0.0, LAMP_MAP_HALF_M
-            camera.frustum_near, camera.frustum_far = near, far
-        everything, self._scene.ngeom = self._scene.ngeom, casters
-        _, window = self._draw_ids(mujoco.MjrRect(0, 0, n, n), depth=True)
-        self._scene.ngeom = everything
-        return np.where(window > 0, far - window * np.float32(far - near), np.float32(0))
-
-    def _draw_ids(self, rect, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Segmentation ids + 1 (0: nothing drawn) and the depth window, top row first."""
-        flags = self._scene.flags
-        flags[:] = 0
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
-        mujoco.mjr_render(rect, self._scene, self._context)
-        ids = np.empty((rect.height, rect.width, 3), np.uint8)
-        window = np.empty((rect.height, rect.width), np.float32) if depth else None
-        mujoco.mjr_readPixels(ids, window, rect, self._context)
-        return ids[::-1, :, 0], None if window is None else window[::-1]
-
-    def _draw_labels(self, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        ids, window = self._draw_ids(self._rect, depth)
-        labels = ids.astype(np.int16) - 1
-        if window is not None:
-            # Reversed z: the window holds near (far - z) / (z (far - near)), and 0 where nothing was drawn.
-            depth_m = np.float32(NEAR_M * FAR_M) / (np.float32(NEAR_M) + window * np.float32(FAR_M - NEAR_M))
-            depth_m[window <= 0] = 0.0
-            window = depth_m
-        return labels, window
-
-    def _draw_colour(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m) -> np.ndarray:
-        without, everything = self._draw_lit(spec, key=False), self._draw_lit(spec, key=True)
-        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < _TABLE))
+    def _shaded(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m) -> np.ndarray:
+        without, everything = self._renderer.draw_colour(spec, key=False), self._renderer.draw_colour(spec, key=True)
+        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < TABLE))
         footprints = [footprint_m(self._meshes[o.kind], world_T_object(o), o.size_m) for o in spec.objects]
         if spec.gauge is not None:
             footprints.append(footprint_m(self._meshes["cube"], world_T_foot(spec.gauge), foot_size_m(spec.gauge)))
         shade = contact_shade(footprints, self.K, pose, labels.shape)
-        shade[labels != _TABLE] = 0.0
+        shade[labels != TABLE] = 0.0
         shade = 1.0 - np.float32(_CONTACT_STRENGTH) * shade
         picture = cv2.subtract(everything, without)
         picture = cv2.multiply(picture, cv2.merge([lit] * 3), dtype=cv2.CV_32F)
         picture += cv2.multiply(without, cv2.merge([shade] * 3), dtype=cv2.CV_32F)
         return cv2.convertScaleAbs(picture)
-
-    def _draw_lit(self, spec: SceneSpec, key: bool) -> np.ndarray:
-        self._set_lights(spec, key)
-        self._scene.flags[:] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
-        mujoco.mjr_render(self._rect, self._scene, self._context)
-        picture = np.empty((self.height, self.width, 3), np.uint8)
-        mujoco.mjr_readPixels(picture, None, self._rect, self._context)
-        return cv2.flip(picture, 0)

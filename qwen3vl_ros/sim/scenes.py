@@ -1,195 +1,24 @@
-"""Table-top scenes as plain data, and the seeded sampler that invents them.
+"""The seeded sampler that invents table-top scenes.
 
-Knows nothing of MuJoCo, images or ROS: a scene is numbers in a world frame whose z axis points up and
-whose origin is the middle of the table top. `camera.py` draws it; the training data of the embedded model
-and the demo come from this one sampler, so both see the same world.
+The training data of the embedded model and the demo come from this one sampler, so both see the same world. Knows
+nothing of MuJoCo, images or ROS.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
 import numpy as np
 
 from ..types import InvalidInput
+from .shapes import MUG_HANDLE_RATIO
+from .specs import (COLOURS, GAUGE_SCALES, KINDS, TABLE_TEXTURES, TABLE_TINTS, CameraSpec, GaugeSpec, LightSpec,
+                    ObjectSpec, SceneSpec, TableSpec, look_at)
 
-KINDS: tuple[str, ...] = ("cube", "ball", "cylinder", "mug", "bowl")
-
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.82, 0.08, 0.09),
-    "green": (0.10, 0.58, 0.18),
-    "blue": (0.09, 0.27, 0.80),
-    "yellow": (0.96, 0.80, 0.08),
-    "orange": (0.96, 0.45, 0.05),
-    "purple": (0.48, 0.16, 0.64),
-    "white": (0.92, 0.92, 0.90),
-    "black": (0.07, 0.07, 0.08),
-}
-
-TABLE_TEXTURES: tuple[str, ...] = ("plain", "oak", "planks", "linen", "speckle", "brushed", "marble", "tiles")
-
-# Pleasant tints, each used with any texture: woods, greys, and a few muted colours. Linear rgb in 0..1.
-TABLE_TINTS: tuple[tuple[float, float, float], ...] = (
-    (0.76, 0.60, 0.43), (0.62, 0.45, 0.31), (0.85, 0.76, 0.63), (0.45, 0.33, 0.25),
-    (0.78, 0.78, 0.76), (0.55, 0.56, 0.58), (0.36, 0.38, 0.41), (0.90, 0.88, 0.84),
-    (0.56, 0.64, 0.62), (0.63, 0.68, 0.75), (0.72, 0.66, 0.70), (0.48, 0.55, 0.47),
-)
-
-# (unit, minimum, maximum) of dials one meets in a plant.
-GAUGE_SCALES: tuple[tuple[str, float, float], ...] = (
-    ("bar", 0.0, 10.0), ("bar", 0.0, 6.0), ("bar", 0.0, 16.0), ("psi", 0.0, 100.0), ("psi", 0.0, 160.0),
-    ("°C", 0.0, 100.0), ("°C", 0.0, 120.0), ("°C", -20.0, 60.0), ("kPa", 0.0, 400.0), ("%", 0.0, 100.0),
-    ("V", 0.0, 12.0), ("A", 0.0, 20.0),
-)
-
-GAUGE_SWEEP_RAD = np.deg2rad(270.0)
+__all__ = ["COLOURS", "GAUGE_SCALES", "KINDS", "CameraSpec", "GaugeSpec", "LightSpec", "ObjectSpec", "SceneSpec",
+           "TableSpec", "look_at", "sample_scene"]
 
 _NOMINAL_FOVY_RAD = np.deg2rad(42.5)
 _NOMINAL_ASPECT = 4.0 / 3.0
 _WORK_AREA_HALF_M = (0.225, 0.175)
-_MUG_HANDLE_RATIO = 1.36  # overall length over body diameter; the mug mesh is built to it
-
-
-@dataclass(frozen=True)
-class ObjectSpec:
-    """One object standing on the table.
-
-    size_m: full extents (x, y, z) of its box in its own frame, z up; a mug's x includes the handle.
-    position_m: centre of that box in the world. yaw_rad: turn about world z. rgb: linear colour in 0..1,
-    near COLOURS[colour]; `colour` is the name a person would give it.
-    """
-
-    kind: str
-    colour: str
-    size_m: tuple[float, float, float]
-    position_m: tuple[float, float, float]
-    yaw_rad: float
-    rgb: tuple[float, float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InvalidInput(f"ObjectSpec.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
-        if self.colour not in COLOURS:
-            raise InvalidInput(f"ObjectSpec.colour is {self.colour!r}; it must be one of {', '.join(COLOURS)}")
-        if len(self.size_m) != 3 or not all(np.isfinite(s) and s > 0 for s in self.size_m):
-            raise InvalidInput(f"ObjectSpec.size_m is {self.size_m}; it must be three lengths above 0 m")
-        if self.rgb is None:
-            object.__setattr__(self, "rgb", COLOURS[self.colour])
-
-    @property
-    def label(self) -> str:
-        return f"{self.colour} {self.kind}"
-
-
-@dataclass(frozen=True)
-class GaugeSpec:
-    """A round dial that stands on the table.
-
-    position_m: centre of the dial face in the world. yaw_rad: direction the face looks at, about world z from
-    +x. tilt_rad: how far the face leans back (0: upright). radius_m includes the rim. The needle sweeps
-    270 degrees clockwise, from lower left (minimum) to lower right (maximum).
-    """
-
-    position_m: tuple[float, float, float]
-    yaw_rad: float
-    tilt_rad: float
-    radius_m: float
-    minimum: float
-    maximum: float
-    unit: str
-    value: float
-    colour: str = "black"
-    needle_colour: str = "red"
-    face: str = "white"
-
-    def __post_init__(self) -> None:
-        if not self.minimum < self.maximum:
-            raise InvalidInput(f"GaugeSpec scale is {self.minimum}..{self.maximum}; minimum must be below maximum")
-        if not self.minimum <= self.value <= self.maximum:
-            raise InvalidInput(f"GaugeSpec.value {self.value} is outside its scale {self.minimum}..{self.maximum}")
-        if not self.radius_m > 0:
-            raise InvalidInput(f"GaugeSpec.radius_m is {self.radius_m}; it must be above 0 m")
-
-    @property
-    def needle_fraction(self) -> float:
-        """0 at the minimum, 1 at the maximum."""
-        return (self.value - self.minimum) / (self.maximum - self.minimum)
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """texture: one of TABLE_TEXTURES, tinted by rgb; turned by yaw_rad; scale: texture tiles per metre."""
-
-    texture: str = "oak"
-    rgb: tuple[float, float, float] = TABLE_TINTS[0]
-    yaw_rad: float = 0.0
-    tiles_per_m: float = 1.4
-    half_size_m: tuple[float, float] = (0.62, 0.50)
-
-
-@dataclass(frozen=True)
-class LightSpec:
-    """One key light that casts shadows, a weaker fill from the camera's side and an ambient term.
-
-    direction: from the light into the scene, world frame, unit length.
-    """
-
-    direction: tuple[float, float, float] = (0.3, 0.3, -0.9)
-    intensity: float = 0.62
-    ambient: float = 0.32
-    fill: float = 0.16
-    warmth: float = 0.0
-
-
-@dataclass(frozen=True)
-class CameraSpec:
-    """eye_m and look_at_m in the world; roll_rad about the optical axis."""
-
-    eye_m: tuple[float, float, float]
-    look_at_m: tuple[float, float, float]
-    roll_rad: float = 0.0
-
-    def world_T_camera(self) -> np.ndarray:
-        """4x4 pose of the camera's ROS optical frame (x right, y down, z forward)."""
-        return look_at(self.eye_m, self.look_at_m, self.roll_rad)
-
-
-@dataclass(frozen=True)
-class SceneSpec:
-    """Everything that decides a picture, except the camera's resolution."""
-
-    seed: int
-    objects: tuple[ObjectSpec, ...]
-    gauge: GaugeSpec | None = None
-    table: TableSpec = field(default_factory=TableSpec)
-    light: LightSpec = field(default_factory=LightSpec)
-    camera: CameraSpec = CameraSpec((0.0, -0.45, 0.45), (0.0, 0.0, 0.03))
-    background_rgb: tuple[float, float, float] = (0.70, 0.74, 0.78)
-
-    def with_camera(self, camera: CameraSpec) -> SceneSpec:
-        return replace(self, camera=camera)
-
-
-def look_at(eye_m, target_m, roll_rad: float = 0.0) -> np.ndarray:
-    """world_T_camera (4x4, ROS optical frame) of a camera at eye_m that looks at target_m, world z up."""
-    eye, target = np.asarray(eye_m, float), np.asarray(target_m, float)
-    forward = target - eye
-    distance = np.linalg.norm(forward)
-    if distance < 1e-6:
-        raise InvalidInput(f"camera eye {tuple(eye)} and look-at point coincide; move one of them")
-    forward /= distance
-    right = np.cross(forward, (0.0, 0.0, 1.0))
-    if np.linalg.norm(right) < 1e-6:  # straight down: any horizontal right will do
-        right = np.array((1.0, 0.0, 0.0))
-    right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
-    c, s = np.cos(roll_rad), np.sin(roll_rad)
-    pose = np.eye(4)
-    pose[:3, 0] = c * right + s * down
-    pose[:3, 1] = -s * right + c * down
-    pose[:3, 2] = forward
-    pose[:3, 3] = eye
-    return pose
 
 
 def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False) -> SceneSpec:
@@ -272,7 +101,7 @@ def _sample_size(rng: np.random.Generator, kind: str) -> tuple[float, float, flo
         return d, d, float(rng.uniform(0.06, 0.12))
     if kind == "mug":
         d = float(rng.uniform(0.07, 0.09))
-        return d * _MUG_HANDLE_RATIO, d, float(rng.uniform(0.08, 0.11))
+        return d * MUG_HANDLE_RATIO, d, float(rng.uniform(0.08, 0.11))
     d = float(rng.uniform(0.10, 0.15))
     return d, d, float(rng.uniform(0.04, 0.06))
 

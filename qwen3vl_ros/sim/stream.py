@@ -13,7 +13,8 @@ import numpy as np
 
 from ..types import InvalidInput
 from .camera import SimCamera, View
-from .scenes import CameraSpec, ObjectSpec, SceneSpec, sample_scene
+from .scenes import sample_scene
+from .specs import CameraSpec, ObjectSpec, SceneSpec
 
 MOTIONS = ("static", "one_moving", "all_moving")
 _SLIDE_HZ, _ORBIT_HZ = 0.20, 0.12

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..types import InvalidInput
-from .scenes import GAUGE_SWEEP_RAD, GaugeSpec
+from .specs import GAUGE_SWEEP_RAD, GaugeSpec
 
 TABLE_TEXTURE_PX = 512
 GAUGE_TEXTURE_PX = 384

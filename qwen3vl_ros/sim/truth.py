@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .scenes import GaugeSpec, ObjectSpec, SceneSpec
 from .shapes import Mesh
+from .specs import GaugeSpec, ObjectSpec, SceneSpec
 
 _OVERSAMPLING = 4
 _MAX_RASTER_PX = 4096

@@ -104,7 +104,7 @@ def probe_world() -> World:
     return World(
         python=python,
         ros_distro=distro,
-        gpu=Path("/proc/driver/nvidia/version").exists() or Path("/etc/nv_tegra_release").exists(),
+        gpu=Path("/proc/driver/nvidia/version").exists(),
         system_torch=found.get("torch"),
         system_numpy=found.get("numpy"),
         system_opencv=found.get("cv2") is not None,
@@ -191,6 +191,9 @@ class Progress:
             return
         self.last_print_s = now_s
         self._print(f"{now_s - self.step_start_s:4.0f} s  {last_line(log)}", newline=not self.tty)
+
+    def note(self, text: str) -> None:
+        self._print(text, newline=True)
 
     def done(self) -> None:
         self._print(f"done in {time.monotonic() - self.step_start_s:.0f} s", newline=True)
@@ -319,15 +322,22 @@ def constraint_arguments(world: World) -> list[str]:
 def install_torch(world: World) -> None:
     if world.system_torch is not None:
         return
-    if world.gpu:
-        pip_install([*constraint_arguments(world), f"torch=={TORCH_VERSION}"], "torch")
-        return
-    # Without a GPU the index's default build would bring several GB of CUDA libraries for nothing.
-    cpu_build = [*constraint_arguments(world), f"torch=={TORCH_VERSION}+cpu"]
-    try:
-        pip_install(cpu_build, "torch")
-    except SetupError:
-        pip_install([*cpu_build, "--extra-index-url", TORCH_CPU_INDEX], "torch")
+    if Path("/etc/nv_tegra_release").exists():
+        raise SetupError(
+            f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for this "
+            "JetPack, system-wide, then run make again; it will be used as it is."
+        )
+    constraints = constraint_arguments(world)
+    if not world.gpu:
+        # The index's default build would bring several GB of CUDA libraries for nothing.
+        cpu_build = [*constraints, f"torch=={TORCH_VERSION}+cpu"]
+        for source in ([], ["--extra-index-url", TORCH_CPU_INDEX, "--retries", "1", "--timeout", "20"]):
+            try:
+                return pip_install([*cpu_build, *source], "torch")
+            except SetupError:
+                continue
+        progress.note(f"no CPU build of torch {TORCH_VERSION} within reach; taking the default build (several GB)")
+    pip_install([*constraints, f"torch=={TORCH_VERSION}"], "torch")
 
 
 def install_python_packages(world: World) -> None:

@@ -147,8 +147,9 @@ class Renderer:
             self._gl.make_current()
             self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
+            reason = str(error).rstrip(".")
             raise SimCameraError(f"the embedded camera could not open an off-screen OpenGL context (MUJOCO_GL="
-                                 f"{os.environ.get('MUJOCO_GL', 'unset')}): {error}. {_REMEDY}") from error
+                                 f"{os.environ.get('MUJOCO_GL', 'unset')}): {reason}. {_REMEDY}") from error
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._rect = mujoco.MjrRect(0, 0, self.width, self.height)

@@ -173,7 +173,8 @@ class ReplaySource:
         if image is None:
             raise InvalidInput(f"{self.path} has no colour pictures; it has {_names(types)}")
         if types[image] not in _IMAGE_TYPES:
-            raise InvalidInput(f"image_topic {image!r} is a {types[image]}; it must be one of {', '.join(_IMAGE_TYPES)}")
+            raise InvalidInput(f"image_topic {image!r} is a {types[image]}; it must be one of "
+                               f"{', '.join(_IMAGE_TYPES)}")
         depth = depth or self._only("depth_topic", "depth", depth_topics, types)
         infos = [t for t, kind in types.items() if kind == _INFO_TYPE]
         # The convention of ROS drivers: camera_info is published beside the image.
@@ -185,8 +186,8 @@ class ReplaySource:
         # A raw and a compressed copy of one stream are one stream; the raw one decodes faster.
         plain = [t for t in topics if not any(t.startswith(other + "/") for other in topics)]
         if len(plain) > 1:
-            raise InvalidInput(f"{self.path} has several {what} topics, {_names({t: types[t] for t in plain})}; name one "
-                               f"with {argument}")
+            several = _names({t: types[t] for t in plain})
+            raise InvalidInput(f"{self.path} has several {what} topics, {several}; name one with {argument}")
         return plain[0] if plain else None
 
     def _first(self, reader, topic: str):
@@ -304,13 +305,15 @@ def _read_depth(folder: Path, picture: Path, shape: tuple[int, int]) -> np.ndarr
         except (ValueError, OSError) as error:
             raise InvalidInput(f"depth {npy} cannot be read: {error}") from error
         if depth_m.ndim != 2 or not np.issubdtype(depth_m.dtype, np.floating):
-            raise InvalidInput(f"depth {npy} has shape {depth_m.shape} of {depth_m.dtype}; it must be HxW floats in metres")
+            raise InvalidInput(f"depth {npy} has shape {depth_m.shape} of {depth_m.dtype}; it must be HxW floats "
+                               "in metres")
         depth_m = depth_m.astype(np.float32)
     else:
-        raise InvalidInput(f"picture {picture} has no depth: neither {png} nor {npy} exists; add it or move {folder} away")
+        raise InvalidInput(f"picture {picture} has no depth: neither {png} nor {npy} exists; add it or move "
+                           f"{folder} away")
     if depth_m.shape != shape:
-        raise InvalidInput(f"depth of {picture} is {depth_m.shape[1]}x{depth_m.shape[0]}, the picture {shape[1]}x{shape[0]}; "
-                           "depth must be registered to the picture")
+        raise InvalidInput(f"depth of {picture} is {depth_m.shape[1]}x{depth_m.shape[0]}, the picture "
+                           f"{shape[1]}x{shape[0]}; depth must be registered to the picture")
     return depth_m
 
 
@@ -323,8 +326,9 @@ def _read_camera_info(path: Path):
         d = np.array(data.get("distortion_coefficients", {}).get("data", []), float)
         model = str(data.get("distortion_model", "plumb_bob"))
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"calibration {path} cannot be read ({type(error).__name__}: {error}); it must be a camera_info "
-                           "YAML with image_width, image_height and camera_matrix.data of 9 numbers") from error
+        raise InvalidInput(f"calibration {path} cannot be read ({type(error).__name__}: {error}); it must be a "
+                           "camera_info YAML with image_width, image_height and camera_matrix.data of 9 "
+                           "numbers") from error
     if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
         raise InvalidInput(f"calibration {path} has K = {K.tolist()}; focal lengths must be finite and positive")
     return K, (d if d.any() else None), model, size

@@ -173,7 +173,8 @@ def test_a_ball_is_drawn_where_K_projects_it(camera):
         for c, axis in ((x, 0), (y, 1)):
             root = radius * np.sqrt(c * c + z * z - radius ** 2)
             for sign in (-1, 1):
-                bounds.append(view.K[axis, axis] * (c * z + sign * root) / (z * z - radius ** 2) + view.K[axis, 2] + 0.5)
+                slope = (c * z + sign * root) / (z * z - radius ** 2)
+                bounds.append(view.K[axis, axis] * slope + view.K[axis, 2] + 0.5)
         x0, x1, y0, y1 = bounds
         np.testing.assert_allclose(view.truths[0].amodal_box_xyxy_px, (x0, y0, x1, y1), atol=0.1)
         np.testing.assert_allclose(view.truths[0].box_xyxy_px, (x0, y0, x1, y1), atol=0.75)
@@ -270,6 +271,15 @@ def test_a_ball_casts_its_shadow_away_from_the_lamp(camera):
     assert brightness(0.2) == pytest.approx(brightness(-0.2), rel=0.1)
 
 
+def test_a_machine_without_opengl_is_told_what_to_install(monkeypatch):
+    def missing():
+        raise ImportError("Unable to load EGL library.")
+
+    monkeypatch.setattr("qwen3vl_ros.sim.renderer._context_class", missing)
+    with pytest.raises(SimCameraError, match="EGL library.*apt-get install libegl1 libgl1-mesa-dri"):
+        SimCamera(64, 48)
+
+
 def test_a_closed_camera_says_so():
     cam = SimCamera(64, 48)
     cam.close()
@@ -279,7 +289,8 @@ def test_a_closed_camera_says_so():
 
 
 def test_mujoco_imported_earlier_without_a_display_does_no_harm():
-    code = ("import mujoco\nfrom qwen3vl_ros.sim.camera import SimCamera\nfrom qwen3vl_ros.sim.scenes import sample_scene\n"
+    code = ("import mujoco\nfrom qwen3vl_ros.sim.camera import SimCamera\n"
+            "from qwen3vl_ros.sim.scenes import sample_scene\n"
             "with SimCamera(64, 48) as c: print(c.render(sample_scene(1)).rgb.std() > 5)")
     environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY", "PYOPENGL_PLATFORM")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
@@ -409,7 +420,8 @@ def test_a_folder_comes_back_with_depth_and_calibration(tmp_path, npy):
 
 def test_names_that_are_times_are_stamps_and_a_rate_replaces_them(tmp_path):
     root = write_folder(tmp_path / "r", 3, names="1305031102.1{:d}5304")
-    assert [f.stamp_ns for f in ReplaySource(root)] == [1305031102_105304000, 1305031102_115304000, 1305031102_125304000]
+    stamps = [1305031102_105304000, 1305031102_115304000, 1305031102_125304000]
+    assert [f.stamp_ns for f in ReplaySource(root)] == stamps
     assert [f.stamp_ns for f in ReplaySource(root, rate_hz=10)] == [0, 100_000_000, 200_000_000]
 
 

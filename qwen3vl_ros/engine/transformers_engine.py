@@ -247,6 +247,7 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype):
         with _memory_errors(f"loading {checkpoint.path}", device):
             model, report = _CLASSES[checkpoint.architecture].from_pretrained(
                 checkpoint.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below in our words
                 output_loading_info=True, **({"device_map": {"": device}} if checkpoint.quantization else {}))
             missing, mismatched = sorted(report["missing_keys"]), sorted(map(str, report["mismatched_keys"]))
             if missing or mismatched:

@@ -58,7 +58,7 @@ def tiny_checkpoint(directory: Path, moe: bool = False, thinking: bool = False, 
     ids = {t: tokenizer.token_to_id(t) for t in CONTROL_TOKENS}
     text = dict(vocab_size=tokenizer.get_vocab_size(), hidden_size=48, intermediate_size=96, num_hidden_layers=3,
                 num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=4096,
-                initializer_range=0.2, tie_word_embeddings=True,
+                initializer_range=0.5, tie_word_embeddings=True,
                 rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 2, 2],
                                      mrope_interleaved=True))
     if moe:

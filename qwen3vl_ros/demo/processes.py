@@ -61,6 +61,14 @@ class Children:
 
     def stop(self) -> None:
         """Interrupt all, wait, terminate, and kill what is left; also what the children started."""
+        try:
+            self._stop_patiently()
+        except BaseException:  # the user's second Ctrl-C: no more patience, but nothing left behind either
+            for child in self._running.values():
+                _signal_group(child.pid, signal.SIGKILL)
+            raise
+
+    def _stop_patiently(self) -> None:
         for stop_signal in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + self.patience_s
             for child in self._running.values():

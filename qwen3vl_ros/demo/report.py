@@ -1,6 +1,6 @@
 """The demo's log of frames and answers, scene by scene, and the table a person reads at the end.
 
-A scene is a run of frames whose truth names the same objects with the same sizes. Knows nothing of ROS.
+A scene lasts as long as two frames in a row have an object in common (same name, same size). Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Log:
         self.total = Tally()
         self.scenes: list[SceneLog] = []
         self.unscored = 0
-        self.scored: list[tuple[Answer, FrameScore, tuple[TruthObject, ...]]] = []
+        self.scored: list[tuple[Answer, FrameScore]] = []
         self._truth: dict[int, tuple[SceneLog, tuple[TruthObject, ...]]] = {}
-        self._current: tuple | None = None
+        self._objects: set = set()
 
     def add_truth(self, stamp_ns: int, truths: Sequence[TruthObject]) -> bool:
         """The truth of the image with that stamp; returns whether a new scene begins with it."""
-        identity = tuple((t.label, t.size_m) for t in truths)
-        new = identity != self._current
+        objects = {(t.label, t.size_m) for t in truths}
+        new = not self.scenes or bool(objects) and not objects & self._objects
+        self._objects = objects or self._objects
         if new:
-            self._current = identity
             self.scenes.append(SceneLog(len(self.scenes) + 1, stamp_ns, tuple(t.label for t in truths)))
         self._truth[stamp_ns] = (self.scenes[-1], tuple(truths))
         return new
@@ -54,7 +54,7 @@ class Log:
             tally.add(answer, score)
         if answer.prompt not in scene.prompts:
             scene.prompts.append(answer.prompt)
-        self.scored.append((answer, score, truths))
+        self.scored.append((answer, score))
         return score
 
     @property
@@ -65,11 +65,30 @@ class Log:
     def truth_of(self, stamp_ns: int) -> tuple[TruthObject, ...]:
         return self._truth[stamp_ns][1]
 
+    def scene_of(self, stamp_ns: int) -> SceneLog:
+        return self._truth[stamp_ns][0]
+
+    def answer_log(self) -> list[dict]:
+        """Every scored answer in the model's own words, and what came of it."""
+        return [{"stamp_ns": a.stamp_ns, "scene": self.scene_of(a.stamp_ns).number, "prompt": list(a.prompt),
+                 "text": a.text, "finish_reason": a.finish_reason, "error": a.error, "found": len(s.matches),
+                 "wanted": len(s.wanted), "wrong": len(s.wrong), "latency_s": round(a.latency_s, 4),
+                 "engine_s": round(a.engine_s, 4), "tokens": a.tokens,
+                 "grasps": [{"label": g.label, "feasible": g.feasible, "quality": round(g.quality, 3), "reason": g.reason}
+                            for g in a.grasps]} for a, s in self.scored]
+
     def figures(self) -> dict:
         """The totals and, under "scenes", the same for each scene."""
         return {"frames": self.frames, **self.total.summary(), "unscored": self.unscored,
                 "scenes": [{"scene": s.number, "objects": list(s.objects), "prompts": [list(p) for p in s.prompts],
                             **s.tally.summary()} for s in self.scenes]}
+
+
+def scene_line(scene: SceneLog) -> str:
+    """One line about a scene that is over."""
+    tally = scene.tally
+    return (f"scene {scene.number}: {tally.answers} answers, {tally.right} of {tally.wanted} found, {tally.wrong} wrong, "
+            f"{tally.feasible} of {tally.grasp_targets} grasps feasible  ({', '.join(scene.objects)})")
 
 
 COLUMNS = ("scene", "answers", "found", "wrong", "mean IoU", "3D error", "grasps", "latency", "on the table")

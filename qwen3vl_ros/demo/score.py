@@ -34,7 +34,6 @@ class TruthObject:
     visible: float
     center_m: tuple[float, float, float]
     size_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    fully_in_view: bool = True
 
     def is_named(self, phrase: str) -> bool:
         """Whether a phrase of the prompt or a detection's label means this object (also "the red cube", "cubes")."""

@@ -27,7 +27,7 @@ _DENIAL = re.compile(
 _GENERIC = re.compile(r"\b(?:(?:such|matching|visible|relevant|requested|specified|detectable) )*"
                       r"(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
                       r"|物体|目标|对象|文字|文本|符合|匹配|实例", re.IGNORECASE)
-_BARE = re.compile(r"(?:none|nothing)(?: (?:found|detected|visible|present|matches))?\s*[.!]?", re.IGNORECASE)
+_BARE = re.compile(r"(?:null|none|nothing)(?: (?:found|detected|visible|present|matches))?\s*[.!]?", re.IGNORECASE)
 _TAKEN_BACK = re.compile(r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides|"
                          r"aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管", re.IGNORECASE)
 _NO_IMAGE = re.compile(r"\b(?:no|any|an|the) (?:images?|pictures?|photos?|input|attachments?)(?! (?:does|doesn't|contains|shows|has|"
@@ -41,7 +41,7 @@ def is_refusal(text: str, request: Request) -> bool:
     said = " ".join(text.strip().strip("`").split())
     if said.lower().startswith("json "):
         said = said[5:].strip()
-    if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}]", said):
+    if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}()]|\d\d", said):
         return False
     if _BARE.fullmatch(said):
         return True

@@ -45,7 +45,7 @@ class Field:
 class Object:
     """What stood between one pair of braces, or, with `braced` False, outside of any.
 
-    within: the field of the enclosing object that this one is (part of) the value of.
+    parent: the enclosing object; within: its field that this one is (part of) the value of.
     """
 
     start: int
@@ -53,6 +53,7 @@ class Object:
     closed: bool = False
     fields: list[Field] = field(default_factory=list)
     children: int = 0
+    parent: Object | None = None
     within: Field | None = None
 
 
@@ -64,7 +65,7 @@ class Reading:
     bare: list[list[Number]]
 
 
-NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _TOKEN = re.compile(rf"""(?P<punct>[\[\](){{}}:=,])|(?P<quote>["'])|(?P<number>{NUMBER.pattern})|(?P<word>[^\W\d]\w*)""")
 _NUMBERS_ONLY = re.compile(r"(?=\D{0,8}\d)[\s\d.,+\-eE\[\]()]+")
 _EMPTY_WORDS = {"null", "none", "nil", "undefined"}
@@ -118,7 +119,7 @@ class _Reader:
             return  # nothing but fields can follow a brace, so one of the two is stray
         parent.children += 1
         last = parent.fields[-1] if parent.fields else None
-        child = Object(begin, within=last if last and last.kind == "open" else None)
+        child = Object(begin, parent=parent, within=last if last and last.kind == "open" else None)
         self.reading.objects.append(child)
         self.stack.append(child)
 
@@ -191,7 +192,7 @@ class _Reader:
 
     def _numbers(self, f: Field) -> Field:
         """Read a list of numbers into f, up to its end or to whatever shows that its end is missing."""
-        depth, group, texts, bad = 0, [], [], False
+        depth, group, texts, bad, before = 0, [], [], False, None
         while True:
             if self.at >= len(self.tokens):
                 f.cut = True
@@ -203,6 +204,9 @@ class _Reader:
                 break
             self.at += 1
             f.end = end
+            if before is not None and self.text[before:begin].strip(" \t\r\n\u00a0\"'"):
+                bad = True  # 10%, 1;2 or 90°: not the numbers we take them for
+            before = end
             if kind == "number":
                 group.append(Number(value, begin, end))
             elif kind in ("[", "("):
@@ -240,7 +244,7 @@ class _Reader:
         return "open" if self._kind() == "{" else "bad"
 
     def _numbers_in(self, begin: int, end: int) -> list[Number]:
-        return [Number(float(m.group()), m.start(), m.end()) for m in NUMBER.finditer(self.text, begin, end)]
+        return [Number(_float(m.group()), m.start(), m.end()) for m in NUMBER.finditer(self.text, begin, end)]
 
     def _tokens(self, at: int) -> list[tuple[str, int, int, object]]:
         """(kind, start, end, value); the kind of punctuation is the character itself, strings exclude their quotes."""
@@ -251,7 +255,7 @@ class _Reader:
             if kind == "punct":
                 tokens.append((match.group(), begin, at, None))
             elif kind == "number":
-                tokens.append(("number", begin, at, float(match.group())))
+                tokens.append(("number", begin, at, _float(match.group())))
             elif kind == "word":
                 tokens.append(("word", begin, at, match.group()))
             else:
@@ -282,12 +286,18 @@ class _Reader:
                     return None
                 end = opening + 1 + len(content.rstrip(" \t\r\n,{}[]\\"))
                 return "string", end, end
+            if quote == "'" and _KEY_AHEAD['"'].search(text, opening + 1, at):
+                return None  # apostrophes around JSON, not a string
             if _AFTER_STRING.match(text, at + 1) or (passed == 0 and in_key_place and _AFTER_KEY.match(text, at + 1)):
                 return "string", at, at + 1
             if at == opening + 1:
                 return None
             at += 1
         return None
+
+
+def _float(written: str) -> float:
+    return float(written.replace("−", "-"))
 
 
 def unescaped(raw: str, quote: str = '"') -> str:

@@ -173,6 +173,40 @@ SALVAGED = {
     "byte order mark and CRLF": ("\ufeff```json\r\n[\r\n" + A + "\r\n]\r\n```", BOTH, "stop", [A_PX], 0),
     "no-break spaces": (A.replace(" ", "\u00a0"), BOTH, "stop", [A_PX], 0),
     "markup around": (f"<answer>[{A}]</answer><|im_end|>", BOTH, "stop", [A_PX], 0),
+    "label in the enclosing object": ('{"label": "mug", "instances": [{"bbox_2d": [100,200,300,400]}, {"bbox_2d": '
+                                      '[500,600,700,800]}]}', BOTH, "stop", [A_PX, ("mug", B_PX[1])], 0),
+    "label as key of an object": ('{"mug": {"bbox_2d": [100,200,300,400]}, "red cube": {"bbox_2d": [500,600,700,800]}}', BOTH,
+                                  "stop", [A_PX, B_PX], 0),
+    "box in an object of its own": ('[{"label": "mug", "location": {"bbox_2d": [100,200,300,400]}}]', BOTH, "stop", [A_PX], 0),
+    "absent one as null": ('{"mug": [100,200,300,400], "red cube": null}', BOTH, "stop", [A_PX], 0),
+    "one of two by key too short": ('{"mug": [100,200,300,400], "red cube": [5, 6]}', BOTH, "stop", [A_PX], 1),
+    "minus sign of typography": ('[{"bbox_2d": [−8, 200, 300, 400], "label": "mug"}]', BOTH, "stop",
+                                 [("mug", (0.0, 96.0, 192.0, 192.0))], 0),
+    "percent": (f'[{A}, {{"bbox_2d": [10%, 20%, 50%, 60%], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "semicolons": (f'[{A}, {{"bbox_2d": [10; 20; 50; 60], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "spaces for commas": ('[{"bbox_2d": [100 200 300 400], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
+    "a confidence as fifth number": (f'[{A}, {{"bbox_2d": [10, 20, 50, 60, 0.9], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "thousands separator": (f'[{A}, {{"bbox_2d": [10, 20, 50, 1,000], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "leading zeros and signs": ('[{"bbox_2d": [0100, +200, 300, 0400.0], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
+    "ellipsis in a list": (f'[{A}, {{"bbox_2d": [10, 20, 30, 40, ...], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "the template first": ('[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]\n' + A, BOTH, "stop", [A_PX], 1),
+    "a next turn imagined": (f"[{A}]<|im_end|>\n<|im_start|>user\nAgain.<|im_end|>\n[{B}]", BOTH, "stop", [A_PX], 0),
+    "JSON in apostrophes": (f"answer = '[{A}]'", BOTH, "stop", [A_PX], 0),
+    "list of JSON strings": (json.dumps([A, B]), BOTH, "stop", [A_PX, B_PX], 0),
+    "single quotes around a list of objects": (f"['{A}', '{B}']", BOTH, "stop", [A_PX, B_PX], 0),
+    "label quoted twice": ('[{"bbox_2d": [100,200,300,400], "label": ""mug""}, ' + B + "]", BOTH, "stop", [A_PX, B_PX], 0),
+    "invisible character in the key": ('[{"bbox_2d\u200b": [100,200,300,400], "label": "mug\u200b"}]', BOTH, "stop", [A_PX], 0),
+    "colon twice": ('[{"bbox_2d":: [100,200,300,400], "label":: "mug"}]', BOTH, "stop", [A_PX], 0),
+    "equals signs": ("bbox_2d=[100, 200, 300, 400], label='mug'", BOTH, "stop", [A_PX], 0),
+    "constructor calls": ("[Box(bbox_2d=[100, 200, 300, 400], label='mug')]", BOTH, "stop", [A_PX], 0),
+    "same box under two keys": ('[{"bbox": [100,200,300,400], "bbox_2d": [100,200,300,400], "label": "mug"}]', BOTH, "stop",
+                                [A_PX], 0),
+    "empty list, then objects": (f"[]\n[{A}]", BOTH, "stop", [A_PX], 0),
+    "prose denies one, JSON has the other": (f"There is no red cube.\n```json\n[{A}]\n```", BOTH, "stop", [A_PX], 0),
+    "stray quotes around objects": (f'["{A}", "{B}"]', BOTH, "stop", [A_PX, B_PX], 0),
+    "tabs and newlines inside numbers' list": ('[{"bbox_2d":\n[\n100,\n\t200,\n300,\n400\n]\n,\n"label"\n:\n"mug"\n}\n]', BOTH,
+                                               "stop", [A_PX], 0),
+    "label before a truncated box": (f'[{A}, {{"label": "red cube", "bbox_2d": [500, 600', BOTH, "length", [A_PX], 1),
     "text lines": ('[{"bbox_2d": [100,200,300,400], "text_content": "NO "}, {"bbox_2d": [500,600,700,800], '
                    '"text_content": "12.5"}]', TEXT, "stop", [("NO", A_PX[1]), ("12.5", B_PX[1])], 0),
     "text that is JSON": (r'[{"bbox_2d": [100,200,300,400], "text_content": "{\"bbox_2d\": [1,2,3,4], \"label\": \"x\"}"}]',
@@ -245,6 +279,18 @@ MALFORMED = {
     "unit square": ('[{"bbox_2d": [0.1, 0.25, 0.5, 0.75], "label": "mug"}]', MUG, "stop", "0..1"),
     "all numbers negative": ('[{"bbox_2d": [-400, -300, -200, -100], "label": "mug"}]', MUG, "stop", "another scale"),
     "a point where a box was asked": ('[{"point_2d": [100, 200], "label": "mug"}]', MUG, "stop", "2 numbers where 4"),
+    "a point denied": ("There is no mug at (100, 200, 300, 400).", MUG, "stop", "no object"),
+    "cut before the numbers": ('[{"bbox_2d": "', MUG, "length", "cut short"),
+    "cut in null": ('[{"bbox_2d": nul', MUG, "length", "cut short"),
+    "not available": ('[{"bbox_2d": "N/A", "label": "mug"}]', MUG, "stop", "without coordinates"),
+    "by key, too short": ('{"mug": [1, 2]}', BOTH, "stop", "2 numbers where 4"),
+    "polygon": ('[{"bbox_2d": [[1,2],[3,2],[3,4],[1,4]], "label": "mug"}]', MUG, "stop", "8 numbers where 4"),
+    "older markup": ("<ref>mug</ref><box>(100,200),(300,400)</box>", MUG, "stop", "2 numbers where 4"),
+    "table": ("| label | x1 | y1 | x2 | y2 |\n|---|---|---|---|---|\n| mug | 100 | 200 | 300 | 400 |", MUG, "stop", "no object"),
+    "error of a server": ('{"error": {"code": 500, "message": "out of memory"}}', MUG, "stop", "no object"),
+    "message in JSON": ('{"message": "There are no mugs in the image."}', MUG, "stop", "without coordinates"),
+    "empty list for ever": ("[]" * 300, MUG, "length", "no object"),
+    "question back": ("Which mug do you mean?", MUG, "stop", "no object"),
     "HTML": ("<html><body>502 Bad Gateway</body></html>", MUG, "stop", "no object"),
     "the prompt again": ('Locate every instance that belongs to the following categories: "mug".', MUG, "stop", "no object"),
 }
@@ -287,6 +333,10 @@ POINTS = {
     "x and y": ('[{"x": 100, "y": 200}]', [("mug", (64.0, 96.0))]),
     "x and y inside": ('[{"point_2d": {"x": 100, "y": 200}, "label": "mug"}]', [("mug", (64.0, 96.0))]),
     "pair in prose": ("(100, 200)", [("mug", (64.0, 96.0))]),
+    "list of x and y": ('{"points": [{"x": 100, "y": 200}, {"x": 500, "y": 1000}], "label": "mug"}',
+                        [("mug", (64.0, 96.0)), ("mug", (320.0, 480.0))]),
+    "key bbox, two numbers": ('[{"bbox_2d": [100, 200], "label": "mug"}]', [("mug", (64.0, 96.0))]),
+    "box and point": ('[{"bbox_2d": [0, 0, 9, 9], "point_2d": [100, 200], "label": "mug"}]', [("mug", (64.0, 96.0))]),
     "corner of the image": ('[{"point_2d": [0, 0], "label": "mug"}]', [("mug", (0.0, 0.0))]),
 }
 
@@ -308,10 +358,17 @@ def test_3d_box_angles_are_in_units_of_pi():
     assert 0.0 < box.score <= 1.0
 
 
+def test_a_typographic_minus_does_not_mirror_a_3d_box():
+    (box,) = read_answer(said('[{"bbox_3d": [−0.5, 0, 1, 1, 1, 1, 0, 0, 0], "label": "car"}]'), BOX_3D, SIZE).boxes_3d
+    assert box.center_m[0] == -0.5
+
+
 BAD_3D = {
     "four numbers": ("[1, 2, 3, 4]", "4 numbers where 9"), "behind the camera": ("[0,0,-1,1,1,1,0,0,0]", "front"),
     "no volume": ("[0,0,1,1,0,1,0,0,0]", "volume"), "negative size": ("[0,0,1,1,-1,1,0,0,0]", "volume"),
-    "degrees": ("[0,0,1,1,1,1,0,90,0]", "units of pi"), "text": ('"here"', "without coordinates"),
+    "degrees": ("[0,0,1,1,1,1,0,90,0]", "units of pi"),
+    "degree signs": ("[0,0,1,1,1,1,0°,1°,0°]", "not numbers"), "formulas": ("[0,0,1,1,1,1,0,pi/2,0]", "not numbers"),
+    "metres": ("[0 m,0 m,1 m,1,1,1,0,0,0]", "not numbers"), "text": ('"here"', "without coordinates"),
 }
 
 

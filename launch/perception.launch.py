@@ -76,7 +76,7 @@ def start_perception(context):
     }
     # Values stay of the declared type: without value_type a model called "8" would become a number.
     overrides = {
-        name: ParameterValue(given[name], value_type=type(parameter.default))
+        name: ParameterValue(LaunchConfiguration(name), value_type=type(parameter.default))
         for name, parameter in NODE_PARAMETERS.items()
         if given[name]
     }

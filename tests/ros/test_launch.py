@@ -1,0 +1,180 @@
+"""launch/perception.launch.py: what its arguments do to the processes it starts, and the real node through it.
+
+Runs where `launch` and `launch_ros` are importable, which the ROS wheels on the Python package index lack.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import textwrap
+from pathlib import Path
+
+import pytest
+
+if not (importlib.util.find_spec("launch") and importlib.util.find_spec("launch_ros")):
+    pytest.skip("launch and launch_ros are not installed (the wheels have none)", allow_module_level=True)
+
+import yaml
+from lifecycle_msgs.srv import GetState
+from rclpy.qos import qos_profile_sensor_data
+from ros_graph import until
+from sensor_msgs.msg import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+arguments = [argument.split(":=", 1) for argument in sys.argv[2:]]
+service = LaunchService(noninteractive=True)
+service.include_launch_description(
+    LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)])
+)
+sys.exit(service.run())
+"""
+
+# Stands in for an executable: tells how it was called. The parameter files that launch wrote are gone when it ends.
+STAND_IN = """\
+#!/usr/bin/env python3
+import json, os, pathlib, sys, time
+files = [a for a in sys.argv if a.endswith(".yaml") or a.startswith("/tmp/launch_params")]
+told = {"argv": sys.argv[1:], "files": [pathlib.Path(f).read_text() for f in files],
+        "profile": os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")}
+path = pathlib.Path(os.environ["TOLD"], pathlib.Path(sys.argv[0]).name)
+path.with_suffix(".tmp").write_text(json.dumps(told))
+path.with_suffix(".tmp").rename(path)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def stand_ins(graph, tmp_path):
+    """call(*launch arguments) -> what each started executable was told, by its name."""
+    prefix, told = tmp_path / "prefix", tmp_path / "told"
+    told.mkdir()
+    index = prefix / "share/ament_index/resource_index/packages"
+    index.mkdir(parents=True)
+    (index / "qwen3vl_ros").write_text("")
+    share = prefix / "share/qwen3vl_ros"
+    share.mkdir()
+    for folder in ("launch", "config"):
+        (share / folder).symlink_to(ROOT / folder)
+    executables = prefix / "lib/qwen3vl_ros"
+    executables.mkdir(parents=True)
+    for name in ("perception", "sim_camera"):
+        (executables / name).write_text(STAND_IN)
+        (executables / name).chmod(0o755)
+
+    def call(*arguments, environment=None, expected=("perception",)):
+        process = graph.start(
+            "-c", textwrap.dedent(LAUNCH), str(share / "launch/perception.launch.py"), *arguments, name="launch",
+            env={"AMENT_PREFIX_PATH": f"{prefix}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}", "TOLD": str(told),
+                 **(environment or {})},
+        )  # fmt: skip
+        until(lambda: {p.name for p in told.iterdir()} >= set(expected) or process.popen.poll() is not None, 20,
+              "the executables")
+        assert {p.name for p in told.iterdir() if not p.suffix} == set(expected), process.log
+        process.interrupt()
+        process.status()
+        return {name: json.loads((told / name).read_text()) for name in expected}
+
+    return call
+
+
+def parameters_of(told):
+    values = {}
+    for text in told["files"]:
+        for node in yaml.safe_load(text).values():
+            values |= node["ros__parameters"]
+    return values
+
+
+def remaps_of(told):
+    arguments = told["argv"]
+    return dict(value.split(":=", 1) for flag, value in zip(arguments, arguments[1:]) if flag == "-r")
+
+
+@pytest.fixture
+def parameter_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    model: from-the-file\n    device: cpu\n    autostart: true\n")
+    return path
+
+
+def test_nothing_given_starts_the_node_alone_with_the_file_and_its_names(stand_ins, parameter_file):
+    told = stand_ins(f"params_file:={parameter_file}")["perception"]
+    assert remaps_of(told) == {"__node": "perception", "__ns": "/qwen3vl"}
+    assert parameters_of(told) == {"model": "from-the-file", "device": "cpu", "autostart": True}
+
+
+def test_given_parameters_win_over_the_file_and_keep_their_type(stand_ins, parameter_file):
+    told = stand_ins(f"params_file:={parameter_file}", "model:=8", "engine:=transformers", "target_frame:=base_link",
+                     "autostart:=false", "image_transport:=compressed")["perception"]  # fmt: skip
+    assert parameters_of(told) == {"model": "8", "device": "cpu", "engine": "transformers", "autostart": False,
+                                   "target_frame": "base_link", "image_transport": "compressed"}  # fmt: skip
+
+
+def test_no_parameter_file_leaves_the_defaults(stand_ins):
+    assert parameters_of(stand_ins("params_file:=", "device:=cpu")["perception"]) == {"device": "cpu"}
+
+
+def test_topics_are_remapped_and_the_compressed_image_too(stand_ins, parameter_file):
+    told = stand_ins(f"params_file:={parameter_file}", "namespace:=arm", "input_image_topic:=/cam/color/image",
+                     "input_depth_topic:=/cam/depth/image", "input_camera_info_topic:=/cam/color/info")  # fmt: skip
+    assert remaps_of(told["perception"]) == {
+        "__node": "perception", "__ns": "/arm",
+        "image_raw": "/cam/color/image", "image_raw/compressed": "/cam/color/image/compressed",
+        "depth/image_raw": "/cam/depth/image", "camera_info": "/cam/color/info",
+    }  # fmt: skip
+
+
+def test_sim_camera_shares_the_namespace(stand_ins, parameter_file):
+    told = stand_ins(f"params_file:={parameter_file}", "use_sim_camera:=true", "namespace:=left",
+                     expected=("perception", "sim_camera"))  # fmt: skip
+    assert remaps_of(told["sim_camera"])["__ns"] == remaps_of(told["perception"])["__ns"] == "/left"
+
+
+def test_fast_dds_gets_our_profile_unless_the_user_has_one(stand_ins, parameter_file):
+    argument = f"params_file:={parameter_file}"
+    own = stand_ins(argument, environment={"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"})["perception"]["profile"]
+    assert own == "/mine.xml"
+
+
+def test_fast_dds_gets_our_profile(stand_ins, parameter_file, monkeypatch):
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    profile = stand_ins(f"params_file:={parameter_file}")["perception"]["profile"]
+    assert profile.endswith("share/qwen3vl_ros/config/fastdds.xml") and Path(profile).is_file()
+
+
+def test_a_wrong_choice_is_refused(graph):
+    process = graph.start("-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), "use_sim_camera:=maybe", name="launch")
+    assert process.status() != 0
+    assert "maybe" in process.log
+
+
+def test_every_argument_is_described():
+    from launch.actions import DeclareLaunchArgument
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    description = get_launch_description_from_python_launch_file(str(ROOT / "launch/perception.launch.py"))
+    arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
+    assert len(arguments) == 12
+    for argument in arguments:
+        assert len(argument.description) > 10, argument.name
+
+
+def test_the_real_node_and_camera_run_and_stop_together(graph):
+    process = graph.start("-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), "use_sim_camera:=true",
+                          "autostart:=false", name="launch")  # fmt: skip
+    images = graph.listen("/qwen3vl/image_raw", Image, qos_profile_sensor_data)
+    state = graph.call(GetState, "/qwen3vl/perception/get_state").current_state.label
+    assert state == "unconfigured"
+    until(lambda: len(images) >= 3, 40, "images of the simulated camera")
+    process.interrupt(signal.SIGINT)
+    process.status()
+    assert "Traceback" not in process.log
+    until(lambda: not graph.node.count_publishers("/qwen3vl/image_raw"), 20, "the end of the camera")

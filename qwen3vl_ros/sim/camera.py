@@ -58,8 +58,9 @@ class SimCamera:
         self.width, self.height, self.fovy_deg = int(width), int(height), float(fovy_deg)
         focal = self.height / 2 / np.tan(np.deg2rad(fovy_deg) / 2)
         self.K = np.array(((focal, 0, (self.width - 1) / 2), (0, focal, (self.height - 1) / 2), (0, 0, 1.0)))
-        self._meshes = build_meshes()
-        self._renderer = Renderer(self.width, self.height, self.fovy_deg, _SAMPLES[quality], self._meshes)
+        self._samples = _SAMPLES[quality]
+        self._meshes, self._assets = build_meshes(), {}
+        self._renderer = self._new_renderer()
 
     def __enter__(self) -> SimCamera:
         return self
@@ -79,6 +80,8 @@ class SimCamera:
         pose = spec.camera.world_T_camera() if world_T_camera is None else np.asarray(world_T_camera, float)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise InvalidInput(f"world_T_camera must be a finite 4x4 matrix, got shape {pose.shape}")
+        if not self._assets and any(thing.asset for thing in spec.objects):
+            self._load_household()
         draw = self._renderer
         draw.begin(spec)
         lamp_T = lamp_pose(spec.light.direction)
@@ -94,10 +97,22 @@ class SimCamera:
         truths = scene_truths(spec, self._meshes, labels, self.K, pose)
         return View(colour, depth_m if depth else None, self.K.copy(), pose.copy(), labels, truths, gauge)
 
+    def _new_renderer(self) -> Renderer:
+        return Renderer(self.width, self.height, self.fovy_deg, self._samples, self._meshes, self._assets)
+
+    def _load_household(self) -> None:
+        """The assets are big, so only a camera that meets one pays for them."""
+        from .household import catalogue
+
+        self._assets = catalogue()
+        self._meshes |= {name: asset.outline for name, asset in self._assets.items()}
+        self._renderer.close()
+        self._renderer = self._new_renderer()
+
     def _shaded(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m) -> np.ndarray:
         without, everything = self._renderer.draw_colour(spec, key=False), self._renderer.draw_colour(spec, key=True)
         lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < TABLE))
-        footprints = [footprint_m(self._meshes[o.kind], world_T_object(o), o.size_m) for o in spec.objects]
+        footprints = [footprint_m(self._meshes[o.mesh], world_T_object(o), o.size_m) for o in spec.objects]
         if spec.gauge is not None:
             footprints.append(footprint_m(self._meshes["cube"], world_T_foot(spec.gauge), foot_size_m(spec.gauge)))
         shade = contact_shade(footprints, self.K, pose, labels.shape)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 
-from ..types import PerceptionError
+from ..types import InvalidInput, PerceptionError
+from .household import Asset
 from .shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M
 from .shapes import Mesh
-from .specs import COLOURS, TABLE_TEXTURES, SceneSpec
+from .specs import COLOURS, TABLE_TEXTURES, ObjectSpec, SceneSpec
 from .textures import GAUGE_TEXTURE_PX, gauge_face, table_texture
 from .truth import dial_size_m, foot_size_m, world_T_case, world_T_dial, world_T_foot, world_T_object
 
@@ -62,11 +65,15 @@ class Renderer:
     samples: antialiasing of the colour pictures. Raises SimCameraError where OpenGL cannot be had.
     """
 
-    def __init__(self, width: int, height: int, fovy_deg: float, samples: int, meshes: dict[str, Mesh]):
+    def __init__(self, width: int, height: int, fovy_deg: float, samples: int, meshes: dict[str, Mesh],
+                 assets: Mapping[str, Asset] = MappingProxyType({})):
         self.width, self.height = width, height
         self._half_at_near = NEAR_M * np.tan(np.deg2rad(fovy_deg) / 2)
         self._gl = self._context = None
-        self._meshes = meshes
+        self._assets = assets
+        parts = {f"{name}/{i}": part for name, asset in assets.items() for i, part in enumerate(asset.parts)}
+        self._meshes = {n: m for n, m in meshes.items() if n not in assets} | {n: p.mesh for n, p in parts.items()}
+        self._skins = {name: part.texture for name, part in parts.items() if part.texture is not None}
         self._model = self._compile(samples)
         self._gauge_drawn = None
         self._open()
@@ -89,6 +96,9 @@ class Renderer:
         self._gl.make_current()
         self._scene.ngeom = 0
         for index, thing in enumerate(spec.objects):
+            if thing.asset is not None:
+                self._add_asset(thing, index)
+                continue
             gloss = {"mug": 0.5, "bowl": 0.5, "ball": 0.45}.get(thing.kind, 0.25)
             self._add_mesh(thing.kind, world_T_object(thing), thing.size_m, thing.rgb, index, specular=gloss,
                            shininess=0.55)
@@ -115,6 +125,7 @@ class Renderer:
                 m.userfacetexcoord = mesh.faces.ravel()
             spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name)
         pictures = {name: table_texture(name) for name in TABLE_TEXTURES}
+        pictures |= {name: skin[::-1] for name, skin in self._skins.items()}  # MuJoCo's uv of files runs downwards
         pictures["gauge"] = np.full((GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX, 3), 255, np.uint8)
         for name, picture in pictures.items():
             spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=picture.shape[1],
@@ -186,6 +197,16 @@ class Renderer:
                          stretched @ rotation, rgb, segment, **look)
         geom.dataid = 2 * self._mesh_id[name]
         return geom
+
+    def _add_asset(self, thing: ObjectSpec, segment: int) -> None:
+        if thing.asset not in self._assets:
+            raise InvalidInput(f"household object {thing.asset!r} is not installed; there are: {', '.join(self._assets)}")
+        for i, part in enumerate(self._assets[thing.asset].parts):
+            name = f"{thing.asset}/{i}"
+            geom = self._add_mesh(name, world_T_object(thing), thing.size_m, part.rgb, segment, specular=0.2)
+            if name in self._skins:
+                self._texture(geom, name)
+                geom.texcoord = 1
 
     def _add_room(self, spec: SceneSpec) -> None:
         table, box = spec.table, mujoco.mjtGeom.mjGEOM_BOX

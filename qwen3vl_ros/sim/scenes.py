@@ -21,21 +21,27 @@ _NOMINAL_ASPECT = 4.0 / 3.0
 _WORK_AREA_HALF_M = (0.225, 0.175)
 
 
-def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False) -> SceneSpec:
+def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False, household: bool = False) -> SceneSpec:
     """A scene that depends on its arguments alone.
 
     n_objects: 1 to 6, or None for a random number of them. gauge: also stand a dial on the table.
+    household: most objects are textured ones of the installed asset package (InvalidInput where there is none).
     """
     if n_objects is not None and not 1 <= n_objects <= 6:
         raise InvalidInput(f"n_objects is {n_objects}; a scene holds 1 to 6 objects")
-    rng = np.random.default_rng([0x51C3, int(seed), int(gauge)])
+    rng = np.random.default_rng([0x51C3, int(seed), int(gauge)] + [1] * household)
+    assets = {}
+    if household:
+        from .household import catalogue
+
+        assets = {a.name: a for a in catalogue().values()}
     count = int(rng.integers(1, 7)) if n_objects is None else int(n_objects)
     while True:
         camera = _sample_camera(rng, gauge)
         dial = _sample_gauge(rng, camera) if gauge else None
         if gauge and dial is None:
             continue
-        objects = _sample_objects(rng, count, camera, dial)
+        objects = _sample_objects(rng, count, camera, dial, assets)
         if objects is not None:
             break
     return SceneSpec(int(seed), objects, dial, _sample_table(rng), _sample_light(rng, camera), camera,
@@ -106,19 +112,23 @@ def _sample_size(rng: np.random.Generator, kind: str) -> tuple[float, float, flo
     return d, d, float(rng.uniform(0.04, 0.06))
 
 
-def _sample_objects(rng, count, camera, dial) -> tuple[ObjectSpec, ...] | None:
+def _sample_objects(rng, count, camera, dial, assets) -> tuple[ObjectSpec, ...] | None:
     """Objects that do not touch, or None where `count` of them found no room in this view."""
     placed: list[ObjectSpec] = []
     keep_out = [(np.array(dial.position_m[:2]), dial.radius_m + 0.005)] if dial else []
     spread = rng.uniform(0.55, 0.8) if rng.random() < 0.3 else 1.0  # some scenes are crowded
-    for kind, colour in _sample_names(rng, count):
+    chosen = _sample_names(rng, count)
+    if assets:  # without repetition: one asset is one thing
+        names = rng.permutation([*assets, *[None] * (len(assets) // 4)])[:count]
+        chosen = [(a, "") if a is not None else pair for a, pair in zip(names, chosen)]
+    for kind, colour in chosen:
         cut = rng.random() < 0.05
         for _ in range(120):
-            size = _sample_size(rng, kind)
+            size = assets[kind].size_m if kind in assets else _sample_size(rng, kind)
             yaw = float(rng.uniform(-np.pi, np.pi))
             xy = rng.uniform(-1, 1, 2) * _WORK_AREA_HALF_M * (1.7 if cut else spread)
             position = (float(xy[0]), float(xy[1]), size[2] / 2)
-            reach = np.hypot(size[0], size[1]) / 2 if kind in ("cube", "mug") else size[0] / 2
+            reach = np.hypot(size[0], size[1]) / 2 if kind in ("cube", "mug", *assets) else size[0] / 2
             if any(np.linalg.norm(xy - other) < reach + r + 0.004 for other, r in keep_out):
                 continue
             margin = _margin(camera, _box_corners(position, size, yaw))
@@ -126,7 +136,10 @@ def _sample_objects(rng, count, camera, dial) -> tuple[ObjectSpec, ...] | None:
                 continue
             if dial and _hides_dial(camera, dial, position, size):
                 continue
-            placed.append(ObjectSpec(kind, colour, size, position, yaw, _shade(rng, colour)))
+            if kind in assets:
+                placed.append(ObjectSpec(assets[kind].label, "", size, position, yaw, (1.0, 1.0, 1.0), kind))
+            else:
+                placed.append(ObjectSpec(kind, colour, size, position, yaw, _shade(rng, colour)))
             keep_out.append((xy, reach))
             break
         else:

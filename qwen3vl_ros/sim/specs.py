@@ -50,7 +50,8 @@ class ObjectSpec:
 
     size_m: full extents (x, y, z) of its box in its own frame, z up; a mug's x includes the handle.
     position_m: centre of that box in the world. yaw_rad: turn about world z. rgb: linear colour in 0..1,
-    near COLOURS[colour]; `colour` is the name a person would give it.
+    near COLOURS[colour]; `colour` is the name a person would give it. asset: name of a household object
+    (`household.catalogue`); then `kind` is what a person calls it and `colour` is empty.
     """
 
     kind: str
@@ -59,20 +60,30 @@ class ObjectSpec:
     position_m: tuple[float, float, float]
     yaw_rad: float
     rgb: tuple[float, float, float] | None = None
+    asset: str | None = None
 
     def __post_init__(self) -> None:
+        if self.asset is None:
+            self._check_primitive()
+        if len(self.size_m) != 3 or not all(np.isfinite(s) and s > 0 for s in self.size_m):
+            raise InvalidInput(f"ObjectSpec.size_m is {self.size_m}; it must be three lengths above 0 m")
+
+    def _check_primitive(self) -> None:
         if self.kind not in KINDS:
             raise InvalidInput(f"ObjectSpec.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
         if self.colour not in COLOURS:
             raise InvalidInput(f"ObjectSpec.colour is {self.colour!r}; it must be one of {', '.join(COLOURS)}")
-        if len(self.size_m) != 3 or not all(np.isfinite(s) and s > 0 for s in self.size_m):
-            raise InvalidInput(f"ObjectSpec.size_m is {self.size_m}; it must be three lengths above 0 m")
         if self.rgb is None:
             object.__setattr__(self, "rgb", COLOURS[self.colour])
 
     @property
     def label(self) -> str:
-        return f"{self.colour} {self.kind}"
+        return f"{self.colour} {self.kind}".strip()
+
+    @property
+    def mesh(self) -> str:
+        """Name of its mesh: the kind's, or the asset's."""
+        return self.asset or self.kind
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ class SimStream:
     seed: of the first scene; scene k has seed + k. motion: "static", "one_moving" (one object slides to and fro) or
     "all_moving" (the camera orbits gently, so everything moves in the picture). scene_every_s: how long a scene
     lasts, None for one scene forever. n_objects: 1 to 6 or None for a random number. rate_hz: of `frames`.
-    camera: arguments of SimCamera. Use it as a context manager and from one thread.
+    gauge, household: as of sample_scene. camera: arguments of SimCamera. Use it as a context manager and from one thread.
     """
 
     def __init__(self, seed: int = 0, motion: str = "static", scene_every_s: float | None = 4.0,
-                 n_objects: int | None = None, rate_hz: float = 10.0, *, gauge: bool = False, **camera):
+                 n_objects: int | None = None, rate_hz: float = 10.0, *, gauge: bool = False, household: bool = False,
+                 **camera):
         if motion not in MOTIONS:
             raise InvalidInput(f"SimStream.motion is {motion!r}; it must be one of {', '.join(MOTIONS)}")
         if scene_every_s is not None and not scene_every_s > 0:
@@ -40,7 +41,8 @@ class SimStream:
         if not 0 < rate_hz <= 1000:
             raise InvalidInput(f"SimStream.rate_hz is {rate_hz}; it must be above 0 and at most 1000 Hz")
         self.seed, self.motion, self.scene_every_s = int(seed), motion, scene_every_s
-        self.n_objects, self.rate_hz, self.gauge = n_objects, float(rate_hz), gauge
+        self.n_objects, self.rate_hz = n_objects, float(rate_hz)
+        self.gauge, self.household = gauge, household
         self._base: SceneSpec | None = None
         self._last: tuple[SceneSpec, View] | None = None
         self._slide: tuple[int, np.ndarray] | None = None
@@ -63,12 +65,15 @@ class SimStream:
             raise InvalidInput(f"t_s is {t_s}; it must be a finite time at or after 0 s")
         index = 0 if self.scene_every_s is None else int(t_s // self.scene_every_s)
         if index != self._index:
-            self._base, self._index = sample_scene(self.seed + index, self.n_objects, self.gauge), index
+            self._base, self._index = self._sample(index), index
             self._slide = _longest_slide(self._base) if self.motion == "one_moving" else None
         since = t_s - index * (self.scene_every_s or 0.0)
         if self.motion == "one_moving":
             return _slid(self._base, *self._slide, since)
         return _orbited(self._base, since) if self.motion == "all_moving" else self._base
+
+    def _sample(self, index: int) -> SceneSpec:
+        return sample_scene(self.seed + index, self.n_objects, self.gauge, self.household)
 
     def frame_at(self, t_s: float) -> tuple[View, SceneSpec]:
         """The picture with its truth, and the scene, at t_s >= 0 seconds."""
@@ -87,7 +92,7 @@ class SimStream:
 
 def _footprint_radius_m(thing: ObjectSpec) -> float:
     x, y, _ = thing.size_m
-    return float(np.hypot(x, y) / 2 if thing.kind in ("cube", "mug") else x / 2)
+    return float(np.hypot(x, y) / 2 if thing.asset or thing.kind in ("cube", "mug") else x / 2)
 
 
 def _longest_slide(scene: SceneSpec) -> tuple[int, np.ndarray]:

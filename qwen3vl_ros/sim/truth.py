@@ -113,7 +113,7 @@ def scene_truths(spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndar
     boxes, counts = _visible_boxes(segmentation, len(spec.objects) + (spec.gauge is not None))
     truths = []
     for index, thing in enumerate(spec.objects):
-        pose, mesh = camera_T_world @ world_T_object(thing), meshes[thing.kind]
+        pose, mesh = camera_T_world @ world_T_object(thing), meshes[thing.mesh]
         points = _place(mesh, pose, thing.size_m)
         truths.append(_truth(index, thing.kind, thing.colour, thing.label, pose, thing.size_m,
                              [points[part] for part in mesh.parts], segmentation.shape, k, boxes[index], counts[index]))

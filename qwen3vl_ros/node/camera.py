@@ -39,6 +39,7 @@ class Camera:
     def __init__(self, node, config: Config, mailbox: Mailbox, health: Health):
         self._node, self._config, self._mailbox, self._health = node, config, mailbox, health
         self._misfits: set[str] = set()
+        self._bad_clock = False
         compressed = config.image_transport == "compressed"
         self._topics = [("image_raw/compressed", CompressedImage, self._on_image) if compressed else
                         ("image_raw", Image, self._on_image),
@@ -79,12 +80,17 @@ class Camera:
     def _check_clock(self, stamp: int) -> None:
         ahead_s = (stamp - self._node.get_clock().now().nanoseconds) / 1e9
         if ahead_s > FUTURE_TOLERANCE_S:
+            self._bad_clock = True
             self._health.count("images from the future")
             self._warn("clock", f"{self.image_topic} is stamped {ahead_s:.2f} s in the future; synchronise the clocks, or "
                                 "set use_sim_time alike for the camera and this node")
         elif stamp == 0:
+            self._bad_clock = True
             self._warn("clock", f"{self.image_topic} is stamped 0, so its age is unknown and it is dropped as stale; fix "
                                 "the camera driver")
+        elif self._bad_clock:
+            self._bad_clock = False
+            self._health.well("clock")
 
     def _warn(self, topic: str, message: str) -> None:
         self._health.problem(topic, Level.WARN, message)

@@ -15,7 +15,7 @@ from typing import Callable
 import numpy as np
 
 STALE_AFTER_S = 2.0      # an active node without images for longer is stale
-RECENT_S = 10.0          # a problem older than this no longer colours the level
+RECENT_S = 5.0           # a problem older than this no longer colours the level
 
 
 class Level(IntEnum):

@@ -4,8 +4,9 @@ Messages are opaque: anything with a capture stamp. Knows no ROS, no pixels and 
 time comes in as two clocks, capture stamps (the camera's) and arrival times (monotonic).
 
 An image is *complete* when its companions are in, or when waiting for them stopped being reasonable: at most the
-slop plus one period of the companion (plus the lag it has shown so far), and not at all while none has come for
-a second. Every buffer has a fixed length.
+slop plus one period of the companion (0.1 s if that is longer, for busy machines; more if the companion always lags),
+and not at all while none has come for a second. A newer complete image never waits for an older one. Every buffer
+has a fixed length.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 ALIVE_S = 1.0           # a companion silent for longer is gone; nobody waits for it
-LONGEST_WAIT_S = 0.5
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
 FIRST_PERIOD_S = 0.1    # until two stamps have told the real one
 CLOCK_JUMP_NS = 500_000_000  # images this much older than the newest mean a restarted source, not a late packet
 
@@ -54,21 +55,30 @@ class _Companion:
         if image_s is not None:
             self._lags_s.append(max(0.0, now_s - image_s))
 
-    def match(self, stamp_ns: int) -> Any | None:
+    def match(self, stamp_ns: int) -> tuple[Any | None, bool]:
+        """The nearest message within the tolerance, and whether the next one would be nearer still."""
         best = min(self.recent, key=lambda entry: abs(entry[0] - stamp_ns), default=None)
-        return best[1] if best and abs(best[0] - stamp_ns) <= self.tolerance_ns else None
+        if best is None or abs(best[0] - stamp_ns) > self.tolerance_ns:
+            return None, True
+        gap_ns, newest_ns = abs(best[0] - stamp_ns), max(stamp for stamp, _ in self.recent)
+        if len(self.recent) < 2:  # the period is not known yet
+            return best[1], best[0] < stamp_ns
+        return best[1], abs(newest_ns + self._period_ns() - stamp_ns) < gap_ns
 
     def alive(self, now_s: float) -> bool:
         return now_s - (self._opened_s if self.arrived_s is None else self.arrived_s) <= ALIVE_S
 
-    def wait_s(self) -> float:
+    def _period_ns(self) -> float:
         stamps = sorted(stamp for stamp, _ in self.recent)
         steps = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
-        period_s = statistics.median(steps) / 1e9 if steps else FIRST_PERIOD_S
-        return min(self.tolerance_ns / 1e9 + period_s + max(self._lags_s, default=0.0), LONGEST_WAIT_S)
+        return statistics.median(steps) if steps else FIRST_PERIOD_S * 1e9
+
+    def wait_s(self) -> float:
+        wait_s = max((self.tolerance_ns + self._period_ns()) / 1e9, SHORTEST_WAIT_S)
+        return min(wait_s + max(self._lags_s, default=0.0), LONGEST_WAIT_S)
 
     def absence(self, stamp_ns: int, now_s: float) -> str:
-        if self.arrived_s is None:
+        if self.arrived_s is None or not self.recent:
             return f"no {self.name} has been received"
         if not self.alive(now_s):
             return f"{self.name} stopped {now_s - self.arrived_s:.1f} s ago"
@@ -182,9 +192,9 @@ class Mailbox:
         longest_s, now_s = self._longest_wait_s() if self._pending else 0.0, self._monotonic_s()
         for index in range(len(self._pending) - 1, -1, -1):
             stamp_ns, image, arrived_s = self._pending[index]
-            depth = self._depth.match(stamp_ns) if self._depth else None
-            info = self._info.match(stamp_ns)
-            waiting = ((self._depth is not None and depth is None and self._depth.alive(now_s))
+            depth, better_to_come = self._depth.match(stamp_ns) if self._depth else (None, False)
+            info, _ = self._info.match(stamp_ns)
+            waiting = ((better_to_come and self._depth.alive(now_s))
                        or (info is None and self._info_in_step and self._info.alive(now_s)))
             if waiting and now_s - arrived_s < longest_s:
                 continue

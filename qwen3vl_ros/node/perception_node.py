@@ -73,9 +73,9 @@ class PerceptionNode(LifecycleNode):
         self.ended = threading.Event()
         self._worker: Worker | None = None
         self._camera: Camera | None = None
-        self._transforms = self._publishers = None
+        self._transforms = self._out = None
         self._prompt_id, self._pending_calls, self._stale_seen = 0, 0, 0
-        self._parameters = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"), self._changed)
+        self._settings = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"), self._changed)
         self._targets, self._enabled = self.config.targets, self.config.enabled
         self._diagnostics = DiagnosticsPublisher(self)
         self.create_timer(self.config.diagnostics_period, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -86,7 +86,7 @@ class PerceptionNode(LifecycleNode):
 
     @property
     def config(self) -> Config:
-        return self._parameters.config
+        return self._settings.config
 
     # -- transitions ------------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class PerceptionNode(LifecycleNode):
             return FAILURE, "unconfigured"
         self.health.well("engine")
         self.get_logger().info(f"the engine: {self.health.engine}")
-        self._publishers = Publishers(self)
+        self._out = Publishers(self)
         if config.target_frame:
             self._transforms = transforms_for(self)
             self.health.fact("transforms", self._transforms.name)
@@ -182,9 +182,9 @@ class PerceptionNode(LifecycleNode):
                 self.get_logger().warning("the engine did not stop in time; its memory is freed when the process ends")
                 return False
         self._worker = None
-        for part in filter(None, (self._publishers, self._transforms)):
+        for part in filter(None, (self._out, self._transforms)):
             part.close()
-        self._publishers = self._transforms = None
+        self._out = self._transforms = None
         return True
 
     def die(self, error: BaseException) -> None:
@@ -311,7 +311,7 @@ class PerceptionNode(LifecycleNode):
             self._report_3d(no_3d)
             generation = perception.generate(frame, task.request, task.control)
             scene = perception.interpret(frame, task.request, generation)
-            answer = self._publishers.answer(scene, frame, config, no_3d)
+            answer = self._out.answer(scene, frame, config, no_3d)
             self.health.well("image", "answer", "engine")
         except Cancelled as error:
             if task.call:
@@ -319,7 +319,7 @@ class PerceptionNode(LifecycleNode):
             return
         except PerceptionError as error:
             self._report_error(error)
-            answer = self._publishers.failed(task.snapshot.image.header, task.request.prompt_id, generation, error)
+            answer = self._out.failed(task.snapshot.image.header, task.request.prompt_id, generation, error)
         if task.call:
             self._answer_call(task.call, answer, generation)
         else:
@@ -336,7 +336,7 @@ class PerceptionNode(LifecycleNode):
         with self._worker.publishing:
             if not self._worker.is_current(task):
                 return
-            self._publishers.publish(answer, self._age_s(task.snapshot.stamp_ns))
+            self._out.publish(answer, self._age_s(task.snapshot.stamp_ns))
         if answer.error is None:
             self.health.answered(answer.generation.latency_s, generation.total_s)
 

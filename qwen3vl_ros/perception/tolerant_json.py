@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """A number and the half-open range of characters it was written in."""
 
     value: float
@@ -23,7 +23,7 @@ class Number:
     end: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Field:
     """`key: value`, the value being numbers (`groups`, one for each innermost list), text, or neither.
 
@@ -41,7 +41,7 @@ class Field:
     cut: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Object:
     """What stood between one pair of braces, or, with `braced` False, outside of any.
 
@@ -286,9 +286,9 @@ class _Reader:
                     return None
                 end = opening + 1 + len(content.rstrip(" \t\r\n,{}[]\\"))
                 return "string", end, end
-            if quote == "'" and _KEY_AHEAD['"'].search(text, opening + 1, at):
-                return None  # apostrophes around JSON, not a string
             if _AFTER_STRING.match(text, at + 1) or (passed == 0 and in_key_place and _AFTER_KEY.match(text, at + 1)):
+                if quote == "'" and _KEY_AHEAD['"'].search(text, opening + 1, at):
+                    return None  # apostrophes around JSON, not a string
                 return "string", at, at + 1
             if at == opening + 1:
                 return None

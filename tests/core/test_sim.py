@@ -20,7 +20,7 @@ from qwen3vl_ros.sim.scenes import (COLOURS, GAUGE_SCALES, KINDS, CameraSpec, Ga
                                     look_at, sample_scene)
 from qwen3vl_ros.sim.shapes import build_meshes
 from qwen3vl_ros.sim.stream import SimStream
-from qwen3vl_ros.sim.textures import gauge_face, needle_angle_rad, scale_steps
+from qwen3vl_ros.sim.textures import gauge_face, scale_steps
 from qwen3vl_ros.sim.truth import world_T_object
 from qwen3vl_ros.types import InvalidInput
 
@@ -319,7 +319,7 @@ def test_the_needle_points_at_the_value_on_the_face_and_in_the_picture(camera, f
     assert gauge.needle_fraction == pytest.approx(fraction)
     face = gauge_face(gauge)
     side = len(face)
-    expected = needle_angle_rad(fraction)
+    expected = np.deg2rad(225 - 270 * fraction)  # lower left to lower right, clockwise
     turn = (red_angle_rad(face, (side / 2, side / 2), side / 2) - expected + np.pi) % (2 * np.pi) - np.pi
     assert abs(turn) < np.deg2rad(2)
     # Seen square on, the dial is its face.
@@ -505,7 +505,8 @@ def test_a_video_comes_back(tmp_path):
         assert np.abs(frame.rgb.astype(int) - picture(i)).mean() < 6 and frame.depth_m is None
 
 
-def write_bag(path, *, plugin="mcap", colour="bgr8", depth="16UC1", compressed=False, cameras=("camera",), info=True):
+def write_bag(path, *, plugin="mcap", colour="bgr8", depth="16UC1", compressed=False, cameras=("camera",), info=True,
+              depth_late_ms=12):
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -547,15 +548,15 @@ def write_bag(path, *, plugin="mcap", colour="bgr8", depth="16UC1", compressed=F
                     write(c_info, ns, T["sensor_msgs/msg/CameraInfo"](
                         header(ns), 120, 160, "plumb_bob", np.zeros(5), K.ravel(), np.eye(3).ravel(),
                         np.zeros(12), 0, 0, roi))
-                if depth:  # arrives later, stamped 4 ms off
+                if depth:  # recorded before or after its picture, stamped 4 ms off
                     mm = depth_mm(i) if depth == "16UC1" else depth_mm(i).astype(np.float32) / 1000
-                    write(c_depth, ns + 12_000_000, image(ns + 4_000_000, depth, mm))
+                    write(c_depth, ns + depth_late_ms * 1_000_000, image(ns + 4_000_000, depth, mm))
     return path
 
 
 @pytest.mark.parametrize("case", [
     dict(), dict(plugin="sqlite3"), dict(depth="32FC1"), dict(compressed=True), dict(colour="rgb8", depth=None),
-    dict(info=False),
+    dict(info=False), dict(depth_late_ms=-40), dict(depth_late_ms=-40, plugin="sqlite3"),
 ], ids=str)
 def test_a_bag_comes_back(tmp_path, case):
     path = write_bag(tmp_path / "bag", **case)

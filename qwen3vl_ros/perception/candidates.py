@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Iterable
 
-from qwen3vl_ros.perception.tolerant_json import Field, Number, Object, Reading
+from qwen3vl_ros.perception.tolerant_json import EMPTY_WORDS, Field, Number, Object, Reading
 from qwen3vl_ros.types import Request, Task
 
 _NUMBERS = {Task.DETECT: (4,), Task.READ_TEXT: (4,), Task.POINT: (2,), Task.DETECT_3D: (9,), Task.ASK: (4, 2)}
@@ -76,6 +76,9 @@ class Candidates:
     def take(self, reading: Reading) -> None:
         """Every object with keys."""
         for obj in reading.objects:
+            for f in obj.fields:
+                if f.kind == "text" and f.text.strip().lower() in EMPTY_WORDS and _names_geometry(f.key):
+                    f.kind = "empty"  # a box that is "none"; a label or a line of text may well be "None"
             self._lift_corners(obj)
         for obj in reading.objects:
             self._take_object(obj)

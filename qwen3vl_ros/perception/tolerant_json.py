@@ -27,7 +27,7 @@ class Number(NamedTuple):
 class Field:
     """`key: value`, the value being numbers (`groups`, one for each innermost list), text, or neither.
 
-    kind: "numbers"; "text"; "empty" ([], null, none, ""); "open" (an object or list of objects follows); "bad".
+    kind: "numbers"; "text"; "empty" ([], null, none without quotes, ""); "open" (an object or list of objects follows); "bad".
     start, end: characters of the value. cut: the whole text ended inside the value.
     """
 
@@ -68,7 +68,7 @@ class Reading:
 NUMBER = re.compile(r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _TOKEN = re.compile(rf"""(?P<punct>[\[\](){{}}:=,])|(?P<quote>["'])|(?P<number>{NUMBER.pattern})|(?P<word>[^\W\d]\w*)""")
 _NUMBERS_ONLY = re.compile(r"(?=\D{0,8}\d)[\s\d.,+\-eE\[\]()]+")
-_EMPTY_WORDS = {"null", "none", "nil", "undefined"}
+EMPTY_WORDS = {"null", "none", "nil", "undefined"}
 # After a closing quote comes structure, or a comma and then what may follow a comma; or, a comma lost, the next key.
 _AFTER_STRING = re.compile(r"""\s*(?:[:=}\])]|$|```|\{\s*["']|["'][^\W\d]\w{0,40}["']\s*[:=]"""
                            r"""|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]|(?:null|true|false|NaN|-?Infinity|None|True|False)\b))""")
@@ -174,7 +174,7 @@ class _Reader:
             f.groups = [found]
             f.kind = "numbers"
         else:
-            f.kind = "text" if value.strip() and value.strip().lower() not in _EMPTY_WORDS else "empty"
+            f.kind = "text" if value.strip() else "empty"
         f.text = value
 
     def _bare_text(self, f: Field) -> None:
@@ -187,7 +187,7 @@ class _Reader:
             self.at += 1
         f.end = end
         f.text = self.text[begin:end]
-        f.kind = "bad" if not f.text else "empty" if f.text.lower() in _EMPTY_WORDS else "text"
+        f.kind = "bad" if not f.text else "empty" if f.text.lower() in EMPTY_WORDS else "text"
         f.cut = self.at >= len(self.tokens)
 
     def _numbers(self, f: Field) -> Field:

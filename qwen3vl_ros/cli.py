@@ -20,6 +20,7 @@ import numpy as np
 
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
+from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Request, Scene, Task
 
 _LONG_DEADLINE_S = 600.0
@@ -99,6 +100,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     request = _request(Task(arguments.task), arguments.what)
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
     _check_output(arguments.output)
+    prompt_for(request)
     from qwen3vl_ros.draw import draw_scene
     from qwen3vl_ros.engine import load_engine
     from qwen3vl_ros.pipeline import Perception
@@ -223,9 +225,8 @@ def _numbers(values, form: str) -> str:
 def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
     used = [i for i in range(len(head)) if any(row[i] for row in rows)]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in used]
-    cells = [[row[i].ljust(w) for i, w in zip(used, widths)] for row in [head, ["-" * w for w in widths]]]
-    cells[1] = ["-" * w for w in widths]
-    cells += [[row[i].ljust(w) for i, w in zip(used, widths)] for row in rows]
+    cells = [[row[i].ljust(width) for i, width in zip(used, widths)] for row in [head, *rows]]
+    cells.insert(1, ["-" * width for width in widths])
     return ["  ".join(row).rstrip() for row in cells]
 
 

@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from typing import Iterator
 
@@ -83,8 +84,13 @@ def _package(module: str, distribution: str, purpose: str, if_absent: str) -> Fi
     return Finding("ok", module, _version(module))
 
 
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return dict(metadata.packages_distributions())
+
+
 def _version(module: str) -> str:
-    names = metadata.packages_distributions().get(module) or [module]
+    names = _distributions().get(module) or [module]
     try:
         return metadata.version(names[0])
     except metadata.PackageNotFoundError:

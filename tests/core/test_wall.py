@@ -23,7 +23,7 @@ ALLOWED = {
     "draw": {"types", "config", "perception"},
     "sim": {"types", "files"},
     "doctor": {"types", "config", "engine", "pipeline"},
-    "cli": {"types", "config", "engine", "pipeline", "draw", "doctor", "files"},
+    "cli": {"types", "config", "engine", "perception", "pipeline", "draw", "doctor", "files"},
 }
 SHELLS = {"node", "demo"}
 # Reads messages by their fields alone, since bags hold the same messages; imported behind the wall below.

@@ -18,6 +18,7 @@ _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
+_OWN_SHARE = 0.85  # of its pixels inside the box: less, and it is not the object alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,14 @@ def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foregroun
             return (f"nothing in the box stands out from the support plane: {int((standing & box).sum()) * step**2} of "
                     f"{readings} readings are more than {1e3 * plane.tolerance_m:.1f} mm above it, {needed} are needed")
     focal = float(min(cloud.frame.K[0, 0], cloud.frame.K[1, 1]))
-    patches, count = touching_patches(points, standing, cloud.config.cluster_gap, step / focal)
-    mask = _patch_of_the_box(points, patches, count, box, u, v, (x0, y0, x1, y1), cloud.config.cluster_gap)
+    for tightness in (1.0, 0.5, 0.25):
+        gap = tightness * cloud.config.cluster_gap
+        patches, count = touching_patches(points, standing, gap, step / focal)
+        mask, share_inside = _patch_of_the_box(points, patches, count, box, u, v, (x0, y0, x1, y1), cloud.config.cluster_gap)
+        if share_inside > _OWN_SHARE:
+            break
+    else:
+        mask &= box  # it still runs far out of the box: the box knows better where it ends
     found = int(mask.sum()) * step**2
     if found < needed:
         return f"too few points on the object: {found} hang together, {needed} are needed (lift.min_points)"
@@ -94,8 +101,11 @@ def touching_patches(points_m: np.ndarray, mask: np.ndarray, gap_m: float, pitch
     return labels[::2, ::2], count
 
 
-def _patch_of_the_box(points, patches, count, box, u, v, box_px, gap_m) -> np.ndarray:
-    """Mask of the patch that the box is about, with the fragments of the same object that something cut off."""
+def _patch_of_the_box(points, patches, count, box, u, v, box_px, gap_m) -> tuple[np.ndarray, float]:
+    """Mask of the patch that the box is about, with the fragments of the same object that something cut off.
+
+    And the share of the patch that lies in the box: much less than 1 when it has grown into something else.
+    """
     sizes = np.bincount(patches.ravel(), minlength=count).astype(float)
     inside = np.bincount(patches[box], minlength=count).astype(float)
     x0, y0, x1, y1 = box_px
@@ -107,7 +117,7 @@ def _patch_of_the_box(points, patches, count, box, u, v, box_px, gap_m) -> np.nd
     best = int(worth.argmax())
     mask = patches == best
     fragments = [k for k in np.flatnonzero(inside >= max(8.0, _FRAGMENT_SHARE * inside[best]))
-                 if k not in (0, best) and share_inside[k] > 0.85]
+                 if k not in (0, best) and share_inside[k] > _OWN_SHARE]
     if fragments:
         body = _thin(points[mask], 300)
         for k in fragments:
@@ -116,10 +126,7 @@ def _patch_of_the_box(points, patches, count, box, u, v, box_px, gap_m) -> np.nd
             nearest = np.square(other[:, None] - body[None]).sum(-1).min()
             if nearest < np.square(gap_m * float(np.median(other[:, 2]))):
                 mask |= piece
-    # A patch that runs far out of the box has grown into something else; the box knows better.
-    if share_inside[best] < 0.85:
-        mask &= box
-    return mask
+    return mask, float(share_inside[best])
 
 
 def _thin(points: np.ndarray, count: int) -> np.ndarray:

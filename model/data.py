@@ -1,0 +1,252 @@
+"""Training data of the embedded model: rendered views with exact labels, in shards; and augmentation that keeps them true.
+
+Scenes come from `qwen3vl_ros.sim`, the very generator the demo uses. Knows nothing of prompts or networks.
+
+    python model/data.py render --out DATA --split train --scenes 20000     # resumable: finished shards are kept
+    python model/data.py sheet --out DATA --split train                     # sheet.png: samples with labels drawn
+
+Seeds: each split owns a range that the others, the demo (below 1,000,000) and model/evaluate.py never touch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.sim.scenes import COLOURS, KINDS, sample_scene
+
+SPLIT_SEEDS = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
+SEEDS_PER_SPLIT = 1_000_000
+SHARD_VIEWS = 250
+VIEW_SIZE = (448, 336)       # larger than the model's input, so that crops stay sharp
+INPUT_SIZE = (320, 224)      # what the processor makes of a 640x480 image
+GAUGE_EVERY = 6              # every sixth scene has a dial
+
+KIND_IDS = {kind: i + 1 for i, kind in enumerate((*KINDS, "gauge"))}  # 0 is background
+COLOUR_IDS = {colour: i + 1 for i, colour in enumerate(COLOURS)}      # 0 is no colour
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One visible object of a view; box in pixels of that view, of its visible part.
+
+    visibility: visible share of the whole silhouette. forward_m: distance ahead of the camera along the ground;
+    world_m: centre. Both are untouched by crops and mirroring.
+    """
+
+    kind: str
+    colour: str
+    box_xyxy_px: tuple[float, float, float, float]
+    visibility: float
+    forward_m: float
+    range_m: float
+    world_m: tuple[float, float, float]
+    whole: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """rgb HxWx3 uint8, labels HxW int16 (index into things, -1 none), things, gauge {value,minimum,maximum,unit} | None."""
+
+    rgb: np.ndarray
+    labels: np.ndarray
+    things: tuple[Thing, ...]
+    gauge: dict | None
+
+
+def sample_of(view) -> Sample:
+    """What the labels need to know of a rendered sim.camera.View."""
+    forward = view.world_T_camera[:3, 2] * (1, 1, 0)
+    forward /= np.linalg.norm(forward)
+    eye = view.world_T_camera[:3, 3]
+    things = []
+    for truth in sorted(view.truths, key=lambda t: t.index):
+        world = (view.world_T_camera @ truth.camera_T_object)[:3, 3]
+        things.append(Thing(truth.kind, truth.colour or "", tuple(map(float, truth.box_xyxy_px)), float(truth.visibility),
+                            float((world - eye) @ forward), float(np.linalg.norm(world - eye)), tuple(map(float, world)),
+                            bool(truth.fully_in_view)))
+    gauge = view.gauge and {k: getattr(view.gauge, k) for k in ("value", "minimum", "maximum", "unit")}
+    return Sample(view.rgb, view.segmentation, tuple(things), gauge)
+
+
+def render_shard(camera, seeds, path: Path) -> None:
+    arrays, metas = {}, []
+    for i, seed in enumerate(seeds):
+        sample = sample_of(camera.render(sample_scene(seed, gauge=seed % GAUGE_EVERY == 0), depth=False))
+        picture = cv2.imencode(".jpg", sample.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97])[1]
+        labels = cv2.imencode(".png", (sample.labels + 1).astype(np.uint8))[1]
+        arrays |= {f"rgb{i}": picture.ravel(), f"labels{i}": labels.ravel()}
+        metas.append(dict(seed=seed, things=[asdict(t) for t in sample.things], gauge=sample.gauge))
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, metas=np.frombuffer(json.dumps(metas).encode(), np.uint8), **arrays)
+    temporary.rename(path)  # a shard exists whole or not at all
+
+
+def render(out: Path, split: str, scenes: int, quality: str) -> None:
+    from qwen3vl_ros.sim.camera import SimCamera
+
+    out.mkdir(parents=True, exist_ok=True)
+    started, done = time.time(), 0
+    with SimCamera(*VIEW_SIZE, quality=quality) as camera:
+        for shard in range((scenes + SHARD_VIEWS - 1) // SHARD_VIEWS):
+            path = out / f"{split}_{shard:05d}.npz"
+            if path.exists():
+                continue
+            first = SPLIT_SEEDS[split] + shard * SHARD_VIEWS
+            render_shard(camera, range(first, first + SHARD_VIEWS), path)
+            done += SHARD_VIEWS
+            print(f"{path.name}: {done / (time.time() - started):.1f} views/s", flush=True)
+
+
+class Views:
+    """The views of a split, decoded on demand; the compressed bytes stay in memory."""
+
+    def __init__(self, folder: Path, split: str, limit: int | None = None):
+        self._folder, self._split, self._limit = folder, split, limit
+        self._loaded: set[str] = set()
+        self._items: list[tuple[bytes, bytes, dict]] = []
+        self.refresh()
+        if not self._items:
+            raise FileNotFoundError(f"no {split} shards in {folder}; make them with: python model/data.py render "
+                                    f"--out {folder} --split {split}")
+
+    def refresh(self) -> None:
+        """Take in shards that were finished since the last call, so that training can start while rendering goes on."""
+        for path in sorted(self._folder.glob(f"{self._split}_*.npz")):
+            if path.name in self._loaded or path.name.endswith(".tmp.npz") or (self._limit and len(self) >= self._limit):
+                continue
+            with np.load(path) as shard:
+                for i, meta in enumerate(json.loads(shard["metas"].tobytes())):
+                    self._items.append((shard[f"rgb{i}"], shard[f"labels{i}"], meta))
+            self._loaded.add(path.name)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, i: int) -> Sample:
+        picture, labels, meta = self._items[i]
+        rgb = cv2.imdecode(picture, cv2.IMREAD_COLOR)[..., ::-1]
+        labels = cv2.imdecode(labels, cv2.IMREAD_GRAYSCALE).astype(np.int16) - 1
+        things = tuple(Thing(**t) for t in meta["things"])
+        return Sample(rgb, labels, things, meta["gauge"])
+
+
+def _counts(sample: Sample) -> list[int]:
+    """Visible pixels of each thing."""
+    return [int(np.count_nonzero(sample.labels == k)) for k in range(len(sample.things))]
+
+
+def _measured(sample: Sample, whole_px: list[int]) -> Sample:
+    """Boxes and visibilities from the label image; `whole_px`: pixels each thing has in the uncropped view."""
+    things = []
+    for k, thing in enumerate(sample.things):
+        mine = sample.labels == k
+        x, y = np.flatnonzero(mine.any(0)), np.flatnonzero(mine.any(1))
+        if not len(x):
+            things.append(replace(thing, visibility=0.0, whole=False))
+            continue
+        share = np.count_nonzero(mine) / whole_px[k]
+        things.append(replace(thing, visibility=thing.visibility * share, whole=thing.whole and share > 0.999,
+                              box_xyxy_px=(float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1))))
+    return replace(sample, things=tuple(things))
+
+
+def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = INPUT_SIZE) -> Sample:
+    """A crop, perhaps mirrored and repainted, at the model's input size; labels stay true to the pixels."""
+    h, w = sample.labels.shape
+    counts = _counts(sample)
+    rgb, labels = sample.rgb, sample.labels
+    if rng.random() < 0.7:  # crop and zoom: objects seen larger, cut by the border, and off the usual places
+        scale = rng.uniform(0.62, 1.0)
+        stretch = np.exp(rng.uniform(-0.08, 0.08))
+        cw, ch = min(w, int(w * scale * stretch)), min(h, int(h * scale / stretch))
+        x0, y0 = rng.integers(0, w - cw + 1), rng.integers(0, h - ch + 1)
+        rgb, labels = rgb[y0:y0 + ch, x0:x0 + cw], labels[y0:y0 + ch, x0:x0 + cw]
+    if sample.gauge is None and rng.random() < 0.5:  # a mirrored dial would read wrong
+        rgb, labels = rgb[:, ::-1], labels[:, ::-1]
+    sample = _measured(replace(sample, rgb=rgb, labels=labels), counts)
+    return _resized(replace(sample, rgb=_repaint(_resize(rgb, size), rng)), size)
+
+
+def plain(sample: Sample, size: tuple[int, int] = INPUT_SIZE) -> Sample:
+    """The whole view at the model's input size, as the processor would show it."""
+    sample = _measured(sample, _counts(sample))
+    return _resized(replace(sample, rgb=_resize(sample.rgb, size)), size)
+
+
+def _resize(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrink = rgb.shape[1] > size[0]
+    return cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
+
+
+def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Boxes and labels brought to `size`; boxes are scaled, not re-measured, to keep their sub-pixel truth."""
+    h, w = sample.labels.shape
+    sx, sy = size[0] / w, size[1] / h
+    things = tuple(replace(t, box_xyxy_px=(t.box_xyxy_px[0] * sx, t.box_xyxy_px[1] * sy, t.box_xyxy_px[2] * sx,
+                                           t.box_xyxy_px[3] * sy)) for t in sample.things)
+    labels = cv2.resize(np.ascontiguousarray(sample.labels), size, interpolation=cv2.INTER_NEAREST)
+    return replace(sample, labels=labels, things=things)
+
+
+def _repaint(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exposure, white balance, gamma, blur and noise; mild in hue, because colours carry names."""
+    if rng.random() < 0.8:
+        x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.25, 0.25))
+        x = (x - 0.5) * rng.uniform(0.85, 1.15) + 0.5 + rng.uniform(-0.04, 0.06)
+        table = (np.clip(x * rng.uniform(0.94, 1.06, 3), 0, 1) * 255 + 0.5).astype(np.uint8)
+        rgb = cv2.LUT(rgb, table[None])
+    if rng.random() < 0.2:
+        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 0.9))
+    if rng.random() < 0.4:
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        noise = cv2.randn(np.empty(rgb.shape, np.int16), 0, float(rng.uniform(1.3, 7.5)))
+        rgb = cv2.add(rgb, noise, dtype=cv2.CV_8U)
+    return rgb
+
+
+def sheet(folder: Path, split: str, path: Path) -> None:
+    """Sixteen samples, the left half as rendered and the right half augmented, boxes drawn with their labels."""
+    views, rng, cells = Views(folder, split, limit=SHARD_VIEWS), np.random.default_rng(0), []
+    for i in range(16):
+        sample = plain(views[i * 6]) if i % 4 < 2 else augment(views[i * 6], rng)
+        picture = sample.rgb.copy()
+        for t in sample.things:
+            x0, y0, x1, y1 = (round(v) for v in t.box_xyxy_px)
+            cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (0, 255, 0) if t.visibility >= 0.5 else (255, 160, 0), 1)
+            cv2.putText(picture, f"{t.colour} {t.kind} {t.visibility:.2f}", (x0, y0 + 9), 0, 0.33, (255, 0, 255), 1)
+        if sample.gauge:
+            cv2.putText(picture, "{value:g} of {minimum:g}..{maximum:g} {unit}".format(**sample.gauge), (4, 218), 0, 0.4,
+                        (255, 255, 0), 1)
+        cells.append(picture)
+    rows = [np.hstack(cells[i:i + 4]) for i in range(0, 16, 4)]
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("render", "sheet"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("--split", choices=tuple(SPLIT_SEEDS), default="train")
+    parser.add_argument("--scenes", type=int, default=20000)
+    parser.add_argument("--quality", default="default", choices=("default", "fast"), help="rendering quality")
+    args = parser.parse_args(argv)
+    if args.action == "render":
+        if not 0 < args.scenes <= SEEDS_PER_SPLIT:
+            parser.error(f"--scenes {args.scenes} must be 1 to {SEEDS_PER_SPLIT}, the seeds a split owns")
+        render(args.out, args.split, args.scenes, args.quality)
+    else:
+        sheet(args.out, args.split, args.out / "sheet.png")
+        print(args.out / "sheet.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The embedded Qwen3-VL: its size, its files, and a batched forward pass for training.
+
+The network is `transformers`' own Qwen3VLForConditionalGeneration; only the order of computation differs here: all
+images of a batch have one size, so that vision attention runs batched, and several question-answer pairs share one
+image prefix. `tests/core/test_embedded.py` holds this pass to the official one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+PATCH, MERGE, TEMPORAL = 16, 2, 2
+VOCABULARY = 640  # the tokenizer's size, rounded up
+
+
+def config(special: dict[str, int]) -> Qwen3VLConfig:
+    """special: ids of the special tokens, by their Qwen names."""
+    return Qwen3VLConfig(
+        text_config=dict(
+            vocab_size=VOCABULARY, hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
+            num_key_value_heads=2, head_dim=32, max_position_embeddings=4096, rms_norm_eps=1e-6, tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[6, 5, 5], mrope_interleaved=True),
+            bos_token_id=special["<|endoftext|>"], eos_token_id=special["<|im_end|>"],
+            pad_token_id=special["<|endoftext|>"]),
+        vision_config=dict(
+            depth=6, hidden_size=192, intermediate_size=576, num_heads=6, patch_size=PATCH, spatial_merge_size=MERGE,
+            temporal_patch_size=TEMPORAL, out_hidden_size=256, num_position_embeddings=400,
+            deepstack_visual_indexes=[1, 3], hidden_act="gelu_pytorch_tanh"),
+        image_token_id=special["<|image_pad|>"], video_token_id=special["<|video_pad|>"],
+        vision_start_token_id=special["<|vision_start|>"], vision_end_token_id=special["<|vision_end|>"],
+        tie_word_embeddings=True)
+
+
+def build(special: dict[str, int], seed: int = 0) -> Qwen3VLForConditionalGeneration:
+    """A fresh network. Position embeddings start as 2D sin-cos of amplitude 0.5: from noise it hardly learns places."""
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config(special))
+    table = model.model.visual.pos_embed.weight
+    side, width = int(len(table) ** 0.5), table.shape[1]
+    rates = torch.exp(torch.linspace(0, np.log(30.0), width // 4)) * np.pi
+    place = torch.arange(side) / side
+    waves = torch.cat([torch.sin(place[:, None] * rates), torch.cos(place[:, None] * rates)], 1)
+    with torch.no_grad():
+        table.copy_(0.5 * torch.cat([waves.repeat_interleave(side, 0), waves.repeat(side, 1)], 1))
+    return model
+
+
+class Batched(nn.Module):
+    """The forward pass over B images of one size (width, height in pixels) and packed questions."""
+
+    def __init__(self, model: Qwen3VLForConditionalGeneration, size_px: tuple[int, int]):
+        super().__init__()
+        self.model = model
+        columns, rows = size_px[0] // PATCH, size_px[1] // PATCH
+        self.grid = rows // MERGE, columns // MERGE  # of merged tokens
+        visual = model.model.visual
+        # Patches stand in blocks of MERGE x MERGE, as the processor orders them.
+        order = np.arange(rows * columns).reshape(rows // MERGE, MERGE, columns // MERGE, MERGE).transpose(0, 2, 1, 3).ravel()
+        places = torch.tensor(np.stack([order // columns, order % columns]))
+        freqs = places[..., None].float() * visual.rotary_pos_emb.inv_freq
+        angles = torch.cat([freqs[0], freqs[1]], -1)
+        angles = torch.cat([angles, angles], -1)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+        side = visual.num_grid_per_side
+        self.register_buffer("resample", _bilinear(rows, columns, side)[order], persistent=False)
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def see(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """B,H,W,3 uint8 -> merged features B,N,D and the DeepStack features, each B,N,D."""
+        visual = self.model.model.visual
+        b, h, w, _ = images.shape
+        x = images.to(self.cos.dtype) / 127.5 - 1.0
+        x = x.view(b, h // 32, 2, 16, w // 32, 2, 16, 3).permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(b, -1, 3 * 256)
+        kernel = visual.patch_embed.proj.weight.sum(2).flatten(1)  # both frames of a still image are the same
+        x = F.linear(x, kernel, visual.patch_embed.proj.bias) + self.resample @ visual.pos_embed.weight
+        deep = []
+        for i, block in enumerate(visual.blocks):
+            y = block.norm1(x)
+            q, k, v = block.attn.qkv(y).view(b, x.shape[1], 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+            q, k = _rotate(q, self.cos, self.sin), _rotate(k, self.cos, self.sin)
+            y = _attend(q, k, v).transpose(1, 2).reshape(x.shape)
+            x = x + block.attn.proj(y)
+            x = x + block.mlp(block.norm2(x))
+            if i in visual.deepstack_visual_indexes:
+                merger = visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(i)]
+                deep.append(merger(x).view(b, self.visual_tokens, -1))
+        return visual.merger(x).view(b, self.visual_tokens, -1), deep
+
+    def read(self, merged, deep, ids, positions, mask, visual_slice: slice) -> torch.Tensor:
+        """Hidden states B,T,D after the last norm.
+
+        ids B,T with image slots at `visual_slice`; positions 3,B,T; mask B,1,T,T additive.
+        """
+        text = self.model.model.language_model
+        x = text.embed_tokens(ids)
+        x = torch.cat([x[:, :visual_slice.start], merged.to(x.dtype), x[:, visual_slice.stop:]], 1)
+        cos, sin = (t[:, None].to(x.dtype) for t in text.rotary_emb(x.float(), positions))
+        b, t, _ = x.shape
+        for i, layer in enumerate(text.layers):
+            att = layer.self_attn
+            y = layer.input_layernorm(x)
+            q = att.q_norm(att.q_proj(y).view(b, t, -1, att.head_dim)).transpose(1, 2)
+            k = att.k_norm(att.k_proj(y).view(b, t, -1, att.head_dim)).transpose(1, 2)
+            v = att.v_proj(y).view(b, t, -1, att.head_dim).transpose(1, 2)
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            groups = q.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+            y = _attend(q, k, v, mask)
+            x = x + att.o_proj(y.transpose(1, 2).reshape(b, t, -1))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            if i < len(deep):
+                x = torch.cat([x[:, :visual_slice.start], x[:, visual_slice] + deep[i].to(x.dtype),
+                               x[:, visual_slice.stop:]], 1)
+        return text.norm(x)
+
+
+def _attend(q, k, v, mask=None) -> torch.Tensor:
+    """In float32 on a CPU, where the bfloat16 kernel is slower at heads this small."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=None if mask is None else mask.to(q.dtype))
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return (x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin).to(x.dtype)
+
+
+def _bilinear(rows: int, columns: int, side: int) -> torch.Tensor:
+    """rows*columns x side*side weights that resample the square position table, corners aligned."""
+    def axis(n: int) -> torch.Tensor:
+        at = torch.linspace(0, side - 1, n)
+        low = at.floor().long().clamp(max=side - 1)
+        high = (low + 1).clamp(max=side - 1)
+        weights = torch.zeros(n, side)
+        weights[torch.arange(n), low] += 1 - (at - low)
+        weights[torch.arange(n), high] += at - low
+        return weights
+    return torch.einsum("ai,bj->abij", axis(rows), axis(columns)).reshape(rows * columns, side * side)

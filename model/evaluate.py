@@ -1,0 +1,233 @@
+"""Evaluate a checkpoint on scenes nobody trained on, through the package's own pipeline.
+
+    python model/evaluate.py --scenes 300 --seed 0 [--model DIR] [--engine auto] [--failures DIR]
+
+Each scene is rendered as the sim camera does (640x480), and each kind of question that applies to it is asked once. Prints
+a table with 95 % intervals, and as its last line one JSON object. Seeds are 4,000,000 + --seed and on: outside every split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import cv2
+import numpy as np
+
+from data import GAUGE_EVERY, sample_of
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.demo.score import Answer, TruthObject, iou_matrix, score_answer
+from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.sim.camera import SimCamera
+from qwen3vl_ros.sim.scenes import KINDS, sample_scene
+from qwen3vl_ros.types import Frame, MalformedAnswer, Request, Scene, Task
+from tasks import Asker, Question
+
+FIRST_SEED = 4_000_000
+KINDS_OF_QUESTION = ("locate", "absent", "points", "count", "compare", "nearest", "gauge", "pick_place")
+
+
+@dataclass
+class Tally:
+    """Right answers of each kind, one entry an answer, and the measurements beside them."""
+
+    right: dict[str, list[float]] = field(default_factory=dict)
+    ious: list[float] = field(default_factory=list)
+    gauge_errors: list[float] = field(default_factory=list)
+    scores: list[tuple[float, bool]] = field(default_factory=list)
+    malformed: int = 0
+    answers: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, kind: str, right: bool) -> bool:
+        self.right.setdefault(kind, []).append(float(right))
+        return right
+
+
+class Evaluation:
+    """Asks and judges. failures: folder that gets a picture of each wrong answer, or None."""
+
+    def __init__(self, perception: Perception, failures: Path | None):
+        self.perception, self.failures, self.tally = perception, failures, Tally()
+
+    def scene(self, view, seed: int) -> None:
+        rng = np.random.default_rng([0xE7A1, seed])
+        frame = Frame(0, "camera", view.rgb, view.depth_m, view.K)
+        asker = Asker(sample_of(view), rng)
+        self._detect(frame, view, seed)
+        for name in KINDS_OF_QUESTION:
+            question = next((q for q in (getattr(asker, name)() for _ in range(8)) if q and (name != "gauge" or q.kind == "gauge")),
+                            None)
+            if question:
+                scene = self._run(frame, self._request(question))
+                right = self.tally.add(question.kind, scene is not None and self._right(question, scene, asker))
+                if not right:
+                    self._show(frame, scene, seed, question.kind, f"{question.prompt} -> {question.answer}")
+
+    def _run(self, frame: Frame, request: Request) -> Scene | None:
+        started = time.perf_counter()
+        self.tally.answers += 1
+        try:
+            return self.perception.run(frame, request)
+        except MalformedAnswer:
+            self.tally.malformed += 1
+            return None
+        finally:
+            self.tally.seconds.append(time.perf_counter() - started)
+
+    @staticmethod
+    def _request(question: Question) -> Request:
+        if question.kind in ("locate", "absent", "categories"):
+            return Request(question.targets)
+        if question.kind == "point":
+            return Request(question.targets, Task.POINT)
+        return Request(task=Task.ASK, question=question.prompt)
+
+    def _detect(self, frame: Frame, view, seed: int) -> None:
+        """All objects of all kinds: recall, precision, IoU, and whether the score knows."""
+        scene = self._run(frame, Request(KINDS))
+        truths = [TruthObject(t.label, t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
+                  for t in view.truths if t.kind != "gauge"]
+        found = scene.detections_2d if scene else ()
+        score = score_answer(Answer(0, KINDS, found), truths)
+        for _ in score.wanted:
+            self.tally.add("recall_50", False)
+        for k in range(len(score.matches)):
+            self.tally.right["recall_50"][-1 - k] = 1.0
+        matched = {m.detection for m in score.matches}
+        for i, d in enumerate(found):
+            if i in matched or i in score.wrong:
+                self.tally.add("precision_50", i in matched)
+                self.tally.scores.append((d.score, i in matched))
+        self.tally.ious += [m.iou for m in score.matches]
+        if score.missed or score.wrong:
+            self._show(frame, scene, seed, "detect", ", ".join(t.label for t in truths))
+
+    def _right(self, q: Question, scene: Scene, asker: Asker) -> bool:
+        sample, said = asker.sample, scene.answer.strip()
+        if q.kind == "absent":
+            return not scene.detections_2d
+        if q.kind == "locate":
+            iou = iou_matrix([d.box_xyxy_px for d in scene.detections_2d], [sample.things[i].box_xyxy_px for i in q.things])
+            return len(scene.detections_2d) == len(q.things) and bool((iou.max(0, initial=0) >= 0.5).all())
+        if q.kind == "point":
+            if len(scene.points) != len(q.things):
+                return False
+            h, w = sample.labels.shape
+            hit = {int(sample.labels[min(int(p.xy_px[1]), h - 1), min(int(p.xy_px[0]), w - 1)]) for p in scene.points}
+            return hit == set(q.things)
+        if q.kind == "pick_place":
+            try:
+                read = self.perception.interpret(Frame(0, "camera", sample.rgb), Request(("pick", "place")), scene.generation)
+            except MalformedAnswer:
+                self.tally.malformed += 1
+                return False
+            boxes = {d.label: d.box_xyxy_px for d in read.detections_2d}
+            return set(boxes) == {"pick", "place"} and all(
+                iou_matrix([boxes[role]], [sample.things[i].box_xyxy_px])[0, 0] >= 0.5 for role, i in zip(("pick", "place"), q.things))
+        if q.kind == "gauge":
+            try:
+                value, unit = (json.loads(said)[k] for k in ("value", "unit"))
+                error = abs(float(value) - sample.gauge["value"]) / (sample.gauge["maximum"] - sample.gauge["minimum"]) * 100
+            except (ValueError, KeyError, TypeError):
+                self.tally.malformed += 1
+                self.tally.gauge_errors.append(100.0)
+                return False
+            self.tally.gauge_errors.append(min(error, 100.0))
+            return error <= 5 and unit == sample.gauge["unit"]
+        return said.rstrip(".").lower() == q.answer.lower()
+
+    def _show(self, frame: Frame, scene: Scene | None, seed: int, kind: str, truth: str) -> None:
+        if self.failures is None:
+            return
+        self.failures.mkdir(parents=True, exist_ok=True)
+        picture = frame.rgb[..., ::-1].copy()
+        for d in scene.detections_2d if scene else ():
+            x0, y0, x1, y1 = map(round, d.box_xyxy_px)
+            cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 255), 2)
+            cv2.putText(picture, f"{d.label} {d.score:.2f}", (x0, max(12, y0 - 4)), 0, 0.5, (0, 0, 255), 1)
+        for i, line in enumerate((truth, scene.answer if scene else "malformed")):
+            cv2.putText(picture, line.replace("\n", " ")[:110], (4, 462 + 14 * i), 0, 0.33, (255, 255, 255), 1)
+        cv2.imwrite(str(self.failures / f"{kind}_{seed}.png"), picture)
+
+
+def auroc(scores: list[tuple[float, bool]]) -> float:
+    """Chance that a right box scores above a wrong one; NaN when there are not both."""
+    right = np.array([s for s, ok in scores if ok and not math.isnan(s)])
+    wrong = np.array([s for s, ok in scores if not ok and not math.isnan(s)])
+    if not len(right) or not len(wrong):
+        return float("nan")
+    return float((right[:, None] > wrong).mean() + 0.5 * (right[:, None] == wrong).mean())
+
+
+def wilson(values: list[float]) -> tuple[float, float]:
+    """95 % interval of a share."""
+    n, p, z = len(values), float(np.mean(values)), 1.96
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
+    """Print the table; return the figures of the last line. A figure without a single answer is null."""
+    share = {name: tally.right.get(name, []) for name in
+             ("recall_50", "precision_50", "locate", "absent", "point", "count", "relation", "pick_place", "gauge")}
+    print(f"{'measure':<22}{'value':>8}   95 % interval    answers")
+    for name, values in share.items():
+        if values:
+            low, high = wilson(values)
+            print(f"{name:<22}{np.mean(values):8.3f}   {low:.3f} … {high:.3f}   {len(values):6d}")
+    rng = np.random.default_rng(0)
+    for name, values, reduce in (("mean IoU of matches", tally.ious, np.mean), ("gauge error, % median", tally.gauge_errors, np.median)):
+        if values:
+            drawn = reduce(rng.choice(values, (1000, len(values))), axis=1)
+            print(f"{name:<22}{reduce(values):8.3f}   {np.percentile(drawn, 2.5):.3f} … {np.percentile(drawn, 97.5):.3f}   {len(values):6d}")
+    area = auroc(tally.scores)
+    print(f"{'AUROC of the score':<22}{area:8.3f}{'':20}{len(tally.scores):6d}")
+    print(f"{'malformed answers':<22}{tally.malformed:8d}{'':20}{tally.answers:6d}")
+    print(f"median time of an answer, geometry included: {np.median(tally.seconds) * 1000:.0f} ms")
+
+    def mean(name: str) -> float | None:
+        return round(float(np.mean(share[name])), 4) if share[name] else None
+
+    return dict(recall_50=mean("recall_50"), precision_50=mean("precision_50"),
+                mean_iou=round(float(np.mean(tally.ious)), 4) if tally.ious else None, locate_50=mean("locate"),
+                absent_ok=mean("absent"), point_inside=mean("point"), count_exact=mean("count"), relation_ok=mean("relation"),
+                gauge_error_median=round(float(np.median(tally.gauge_errors)), 3) if tally.gauge_errors else None,
+                pick_place_50=mean("pick_place"), malformed=round(tally.malformed / max(tally.answers, 1), 5),
+                score_auroc=None if math.isnan(area) else round(area, 4), scenes=scenes)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="first scene; two runs with far seeds share no scene")
+    parser.add_argument("--model", default="", help="checkpoint; empty = the embedded model")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--failures", type=Path, help="folder for a picture of each wrong answer")
+    args = parser.parse_args(argv)
+    if args.scenes < 1 or not 0 <= args.seed < 1_000_000:
+        parser.error(f"--scenes {args.scenes} must be 1 or more and --seed {args.seed} 0 to 999999")
+    engine = load_engine(Config(model=args.model, engine=args.engine))
+    print(f"{engine.info.model}: {engine.info.runtime}, {engine.info.dtype} on {engine.info.device}")
+    evaluation = Evaluation(Perception(engine), args.failures)
+    with SimCamera() as camera:
+        for i in range(args.scenes):
+            seed = FIRST_SEED + args.seed + i
+            evaluation.scene(camera.render(sample_scene(seed, gauge=seed % GAUGE_EVERY == 0)), seed)
+            if (i + 1) % 25 == 0:
+                print(f"{i + 1} of {args.scenes} scenes", file=sys.stderr, flush=True)
+    engine.close()
+    print(json.dumps(report(evaluation.tally, args.scenes)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Dense targets for the vision tower: what each merged token should know about the object it lies on.
+
+The tower learns to see as a small detector first, which converges much faster on a CPU than learning through words.
+The box is learned as a soft distribution over a hundred places along each axis, the two digits that matter of what the
+language side will have to say, so that reading a box is pointing at a token and copying. Dropped at export.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data import COLOUR_IDS, KIND_IDS, Sample
+
+MIN_VISIBILITY = 0.4   # less of an object than this is not expected to be named
+PLACE_SIGMA = 7.0      # softness of the places, in thousandths of the image
+NEEDLE_BINS = 50       # of the gauge's sweep
+
+_BINS = np.arange(0, 1000, 10) + 5.0
+
+
+def coordinates(box_xyxy_px, size_px) -> np.ndarray:
+    """The box in thousandths of the image, 0..999, as the model says it."""
+    scale = np.array([1000 / size_px[0], 1000 / size_px[1]] * 2)
+    return np.clip(np.asarray(box_xyxy_px) * scale, 0, 999)
+
+
+def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Per merged token (N = rows*columns): kind, colour (0 none), anchor (holds the box centre), box 0..1, places.
+
+    places: N,4,100 float, the distribution of each coordinate. needle: N, bin of the dial's needle or -1.
+    """
+    rows, columns = grid
+    h, w = sample.labels.shape
+    count = len(sample.things)
+    cells = sample.labels[::2, ::2].reshape(rows, h // rows // 2, columns, w // columns // 2).transpose(0, 2, 1, 3)
+    cells = cells.reshape(rows * columns, -1)
+    n, area = cells.shape
+    share = np.zeros((n, count + 1))
+    np.add.at(share, (np.repeat(np.arange(n), area), cells.ravel() + 1), 1.0 / area)
+    share = share[:, 1:]
+    named = np.array([t.visibility >= MIN_VISIBILITY for t in sample.things], bool)
+    share[:, ~named] = 0
+    out = dict(kind=np.zeros(n, np.int64), colour=np.zeros(n, np.int64), anchor=np.zeros(n, np.float32),
+               box=np.zeros((n, 4), np.float32), places=np.zeros((n, 4, 100), np.float32), needle=np.full(n, -1, np.int64))
+    owner = np.full(n, -1)
+    if count:
+        best = share.argmax(1)
+        owner = np.where(share[np.arange(n), best] >= 0.15, best, -1)
+    for k, thing in enumerate(sample.things):
+        if not named[k]:
+            continue
+        x0, y0, x1, y1 = thing.box_xyxy_px
+        anchor = min(int((y0 + y1) / 2 / h * rows), rows - 1) * columns + min(int((x0 + x1) / 2 / w * columns), columns - 1)
+        owner[anchor] = k
+        out["anchor"][anchor] = 1
+    for k, thing in enumerate(sample.things):
+        mine = owner == k
+        if not mine.any():
+            continue
+        value = coordinates(thing.box_xyxy_px, (w, h))
+        weight = np.exp(-0.5 * ((_BINS - value[:, None]) / PLACE_SIGMA) ** 2)
+        weight /= weight.sum(1, keepdims=True)
+        out["kind"][mine] = KIND_IDS[thing.kind]
+        out["colour"][mine] = COLOUR_IDS.get(thing.colour, 0)
+        out["box"][mine] = value / 1000
+        out["places"][mine] = weight
+        if thing.kind == "gauge" and sample.gauge:
+            g = sample.gauge
+            fraction = (g["value"] - g["minimum"]) / (g["maximum"] - g["minimum"])
+            out["needle"][mine] = min(int(fraction * NEEDLE_BINS), NEEDLE_BINS - 1)
+    return out
+
+
+class DenseHead(nn.Module):
+    """One linear layer on the merged features, so that what it learns is there for the language side to copy."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.sizes = dict(kind=len(KIND_IDS) + 1, colour=len(COLOUR_IDS) + 1, anchor=1, box=4, places=400, needle=NEEDLE_BINS)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, sum(self.sizes.values()))
+
+    def forward(self, merged: torch.Tensor) -> dict[str, torch.Tensor]:
+        parts = self.out(self.norm(merged.float())).split(list(self.sizes.values()), -1)
+        return dict(zip(self.sizes, parts))
+
+
+def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """The weighted sum, and its parts for the log."""
+    mine = truth["kind"] > 0
+    parts = dict(
+        kind=F.cross_entropy(said["kind"].flatten(0, 1), truth["kind"].flatten()),
+        colour=F.cross_entropy(said["colour"][mine], truth["colour"][mine]),
+        # Most tokens are background: without a term of their own the kinds of the few others are learned late.
+        shape=F.cross_entropy(said["kind"][mine], truth["kind"][mine]),
+        anchor=F.binary_cross_entropy_with_logits(said["anchor"][..., 0], truth["anchor"], pos_weight=torch.tensor(4.0)))
+    # Tokens at the centre matter more: they are the ones the language side will point at.
+    weight = (1 + 3 * truth["anchor"][mine])
+    weight = weight / weight.sum()
+    places = said["places"][mine].view(-1, 4, 100).log_softmax(-1)
+    parts["places"] = (-(places * truth["places"][mine]).sum(-1).mean(1) * weight).sum()
+    parts["box"] = (F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight).sum()
+    dial = truth["needle"] >= 0
+    parts["needle"] = F.cross_entropy(said["needle"][dial], truth["needle"][dial]) if dial.any() else torch.zeros(())
+    weights = dict(kind=1.0, shape=1.0, colour=0.5, anchor=1.0, places=0.7, box=10.0, needle=0.2)
+    return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
+
+
+@torch.no_grad()
+def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> dict[str, float]:
+    """On anchor tokens: share with IoU >= 0.5 by the box head and by the places, mean IoU, kind and colour right."""
+    at = truth["anchor"] > 0
+    box = truth["box"][at]
+    by_place = said["places"][at].float().view(-1, 4, 100).softmax(-1) @ torch.from_numpy(_BINS).to(box) / 1000
+    found = (said["anchor"][..., 0] > 0) & (said["kind"].argmax(-1) > 0)
+    return dict(iou=float(iou(said["box"][at].float(), box).mean()), iou_places=float(iou(by_place, box).mean()),
+                hit=float((iou(by_place, box) > 0.5).float().mean()),
+                kind=float((said["kind"][at].argmax(-1) == truth["kind"][at]).float().mean()),
+                colour=float((said["colour"][at].argmax(-1) == truth["colour"][at]).float().mean()),
+                anchor_recall=float(found[at].float().mean()),
+                anchor_precision=float(at[found].float().mean()) if found.any() else 0.0)
+
+
+def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Row-wise IoU of xyxy boxes."""
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    inter = (high - low).clamp(min=0).prod(1)
+    area = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).clamp(min=0).prod(1)
+    return inter / (area - inter).clamp(min=1e-9)

@@ -1,0 +1,162 @@
+"""The embedded model's tokenizer and processor files, and the packing of questions into training sequences.
+
+The tokenizer is byte-level BPE with single digits, as Qwen's is, but small: the literal parts of our prompts and answers are
+single tokens, every other text falls back to words, letters and bytes. The chat template and the roles of the
+special tokens are Qwen3-VL's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from data import INPUT_SIZE, Sample
+from embedded import MERGE, PATCH, TEMPORAL, VOCABULARY, Batched
+from tasks import PHRASES, WORDS, Asker, Question
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part.type == 'video' or 'video' in part %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """Bytes 0..255, then merges that spell our words, then one token a literal; special tokens at the end, as Qwen has them."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(letters)}
+    merges: list[tuple[str, str]] = []
+    spelt = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for word in ("user", "assistant", "system", *WORDS):  # merge each word from its left, sharing what others merged
+        parts = list(spelt.pre_tokenize_str(word)[0][0])
+        while len(parts) > 1:
+            if parts[0] + parts[1] not in vocabulary:
+                vocabulary[parts[0] + parts[1]] = len(vocabulary)
+                merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+    result = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    result.normalizer = normalizers.NFC()
+    result.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\p{N}|\p{L}+|[^\s\p{L}\p{N}]|\s"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    result.decoder = decoders.ByteLevel()
+    result.add_tokens([AddedToken(p, normalized=False, special=False) for p in PHRASES])
+    result.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
+    if result.get_vocab_size() > VOCABULARY:
+        raise ValueError(f"{result.get_vocab_size()} tokens do not fit the embedding of {VOCABULARY}; raise embedded.VOCABULARY")
+    return result
+
+
+def special_ids() -> dict[str, int]:
+    return {t: tokenizer().token_to_id(t) for t in SPECIAL}
+
+
+def write_processor(folder: Path) -> None:
+    """The files a Qwen3-VL directory has beside its weights and config."""
+    tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    area = INPUT_SIZE[0] * (INPUT_SIZE[1] + PATCH)  # 76800: 640x480 becomes 320x224
+    files = {
+        "tokenizer_config.json": dict(
+            tokenizer_class="PreTrainedTokenizerFast", model_max_length=4096, clean_up_tokenization_spaces=False,
+            eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=list(SPECIAL)),
+        "preprocessor_config.json": dict(
+            image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen3VLProcessor", patch_size=PATCH, merge_size=MERGE,
+            temporal_patch_size=TEMPORAL, size=dict(shortest_edge=area, longest_edge=area), do_convert_rgb=True,
+            do_resize=True, do_rescale=True, do_normalize=True, rescale_factor=1 / 255, resample=3,
+            image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        "generation_config.json": dict(
+            do_sample=False, eos_token_id=[special_ids()["<|im_end|>"], special_ids()["<|endoftext|>"]],
+            pad_token_id=special_ids()["<|endoftext|>"])}
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+class PackedText:
+    """Questions and answers of one image, packed behind its shared prefix into a fixed number of tokens.
+
+    Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
+    """
+
+    def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int]):
+        ids = special_ids()
+        encode = self.encode
+        head = encode("<|im_start|>user\n<|vision_start|>")
+        self.visual = slice(len(head), len(head) + visual_tokens)
+        self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
+        self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
+        self.pad, self.capacity = ids["<|endoftext|>"], pack_tokens
+        rows, columns = np.indices(grid).reshape(2, -1) + len(head)
+        before = np.tile(np.arange(len(head)), (3, 1))
+        seen = np.stack([np.full(visual_tokens, len(head)), rows, columns])
+        self.next_position = int(seen.max()) + 2
+        self.positions = np.concatenate([before, seen, np.full((3, 1), self.next_position - 1)], 1)
+
+    @staticmethod
+    def encode(text: str) -> list[int]:
+        return tokenizer().encode(text, add_special_tokens=False).ids
+
+    def pair(self, question: Question) -> tuple[list[int], list[float]]:
+        """Token ids, and the weight of each as a thing to be predicted (0: the prompt)."""
+        prompt = self.encode(question.prompt) + self.between
+        answer = self.encode(question.answer) + [self.end]
+        digits = [tokenizer().id_to_token(i) in "0123456789" for i in answer]
+        # The last digit of a coordinate is a thousandth of the image, mostly noise: it must not drown the others.
+        boxes = question.answer.startswith("```")
+        weights = [0.3 if boxes and d and not digits[i + 1] else 1.0 for i, d in enumerate(digits)]
+        return prompt + answer, [0.0] * len(prompt) + weights
+
+    def pack(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """ids T, positions 3,T, segment T (0 prefix, -1 padding), weights T."""
+        asker = Asker(sample, rng)
+        ids, positions, segments = list(self.prefix), [self.positions], [0] * len(self.prefix)
+        weights, room, segment = [0.0] * len(self.prefix), self.capacity, 0
+        wanted = [asker.gauge, asker.gauge] if asker.dial is not None else []
+        for _ in range(40):
+            question = wanted.pop()() if wanted else asker.ask()
+            if question is None:
+                continue
+            tokens, weight = self.pair(question)
+            if len(tokens) > room:
+                if room < 60:
+                    break
+                continue
+            segment += 1
+            ids += tokens
+            weights += weight
+            segments += [segment] * len(tokens)
+            positions.append(np.tile(np.arange(len(tokens)) + self.next_position, (3, 1)))
+            room -= len(tokens)
+        ids += [self.pad] * room
+        weights += [0.0] * room
+        segments += [-1] * room
+        positions.append(np.zeros((3, room)))
+        return np.array(ids), np.concatenate(positions, 1), np.array(segments), np.array(weights, np.float32)
+
+    def loss(self, net: Batched, merged, deep, samples, rng) -> tuple[torch.Tensor, dict[str, float]]:
+        """Weighted cross-entropy of the answers, and the share of them that is right token by token."""
+        device = merged.device
+        ids, positions, segments, weights = (np.stack(x) for x in zip(*(self.pack(s, rng) for s in samples)))
+        ids, weights = torch.from_numpy(ids).to(device), torch.from_numpy(weights).to(device)
+        segments = torch.from_numpy(segments).to(device)
+        allowed = (segments[:, None] == segments[:, :, None]) | (segments == 0)[:, None]
+        allowed &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
+        mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, -1e4)[:, None]
+        hidden = net.read(merged, deep, ids, torch.from_numpy(positions.transpose(1, 0, 2)).to(device), mask, self.visual)
+        at = weights[:, 1:] > 0
+        logits = F.linear(hidden[:, :-1][at], net.model.lm_head.weight).float()
+        target, weight = ids[:, 1:][at], weights[:, 1:][at]
+        right = logits.argmax(-1) == target
+        each = F.cross_entropy(logits, target, reduction="none")
+        loss = (each * weight).sum() / weight.sum()
+        return loss, dict(words=float(loss.detach()), tokens_right=float(right.float().mean()))

@@ -1,0 +1,297 @@
+"""Train the embedded Qwen3-VL: one command, CPU or GPU, resumed from its last checkpoint.
+
+    python model/data.py render --out DATA --split train --scenes 24000
+    python model/data.py render --out DATA --split val --scenes 500
+    python model/train_embedded.py --data DATA --run RUN [--workers 2]
+
+Three phases, each with its own number of steps in `Settings`:
+1. vision: the tower and its mergers on dense targets (targets.py); no words yet.
+2. language: the decoder learns to read the frozen tower; many question-answer pairs share one image.
+3. joint: everything together, the dense targets kept as a smaller loss.
+Writes RUN/last.pt (weights, optimiser, step), RUN/log.jsonl and RUN/curves.png; `--export DIR` writes the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import embedded
+from data import INPUT_SIZE, Views, augment, plain
+from targets import DenseHead, dense_loss, dense_score, dense_targets
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run. Steps are optimiser steps; batch is images a step over all workers."""
+
+    seed: int = 0
+    batch: int = 16
+    vision_steps: int = 2400
+    language_steps: int = 300
+    joint_steps: int = 2000
+    vision_rate: float = 1e-3
+    language_rate: float = 2e-3
+    joint_rate: float = 1e-3
+    warmup_steps: int = 150
+    tower_share: float = 0.5       # of the joint rate, for the tower, which has learned already
+    decay_share: float = 0.35      # the last share of the joint phase, in which the rate falls to a fiftieth
+    weight_decay: float = 0.03
+    clip: float = 1.0
+    pack_tokens: int = 256         # question-answer tokens a image
+    dense_weight_joint: float = 0.5
+
+    def phase(self, step: int) -> tuple[str, int, int, float]:
+        """(name, step within the phase, its steps, its peak rate)."""
+        for name in ("vision", "language", "joint"):
+            steps = getattr(self, f"{name}_steps")
+            if step < steps:
+                return name, step, steps, getattr(self, f"{name}_rate")
+            step -= steps
+        return "done", 0, 0, 0.0
+
+    def rate(self, step: int) -> float:
+        """Warm-up and plateau; linear decay ends the last phase, which can be lengthened while it stands on its plateau."""
+        name, at, steps, peak = self.phase(step)
+        fall = max(1, int(self.decay_share * steps))
+        return peak * min(1.0, (at + 1) / self.warmup_steps, max(0.02, (steps - at) / fall) if name == "joint" else 1.0)
+
+
+class Run:
+    """The networks, their optimiser and the step, as one thing that is saved and resumed."""
+
+    def __init__(self, settings: Settings, folder: Path, device: str, special: dict[str, int]):
+        self.settings, self.folder, self.device = settings, folder, device
+        self.model = embedded.build(special, settings.seed)
+        self.net = embedded.Batched(self.model, INPUT_SIZE).to(device)
+        self.head = DenseHead(self.model.config.text_config.hidden_size).to(device)
+        self.step, self.images, self.seconds = 0, 0, 0.0
+        self.optimiser, self.opened_for = None, ""
+
+    def open_phase(self, phase: str) -> None:
+        """An optimiser for what this phase trains; a new phase starts with fresh moments."""
+        if self.opened_for == phase:
+            return
+        visual, text = self.model.model.visual, self.model.model.language_model
+        trained = dict(vision=[visual, self.head], language=[text], joint=[visual, text, self.head])[phase]
+        for p in (*self.model.parameters(), *self.head.parameters()):
+            p.requires_grad_(False)
+        groups = []
+        for module in trained:
+            share = self.settings.tower_share if phase == "joint" and module is visual else 1.0
+            plain = [p for p in module.parameters() if p.ndim < 2 or p is visual.pos_embed.weight]
+            decayed = [p for p in module.parameters() if not any(p is q for q in plain)]
+            for params, decay in ((decayed, self.settings.weight_decay), (plain, 0.0)):
+                groups.append(dict(params=[p.requires_grad_(True) for p in params], weight_decay=decay, share=share))
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        self.opened_for = phase
+
+    def save(self) -> None:
+        state = dict(model=self.model.state_dict(), head=self.head.state_dict(), step=self.step, images=self.images,
+                     seconds=self.seconds, settings=asdict(self.settings), phase=self.opened_for,
+                     optimiser=self.optimiser.state_dict())
+        temporary = self.folder / "last.tmp"
+        torch.save(state, temporary)
+        temporary.rename(self.folder / "last.pt")
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+        if state["phase"] == self.settings.phase(self.step)[0]:
+            self.open_phase(state["phase"])
+            self.optimiser.load_state_dict(state["optimiser"])
+
+
+def collate(samples, grid) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    targets = [dense_targets(s, grid) for s in samples]
+    return (torch.from_numpy(np.stack([s.rgb for s in samples])),
+            {k: torch.from_numpy(np.stack([t[k] for t in targets])) for k in targets[0]})
+
+
+def share_gradients(parameters, workers: int) -> None:
+    """Mean of the workers' gradients, as one message."""
+    if workers == 1:
+        return
+    grads = [p.grad for p in parameters]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= workers
+    at = 0
+    for g in grads:
+        g.copy_(flat[at:at + g.numel()].view_as(g))
+        at += g.numel()
+
+
+def train(rank: int, workers: int, args: argparse.Namespace) -> None:
+    if workers > 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ["MASTER_PORT"] = str(args.port)
+        dist.init_process_group("gloo", rank=rank, world_size=workers)
+    torch.set_num_threads(max(1, args.threads // workers))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = replace(Settings(), **json.loads(args.set))
+    from text import PackedText, special_ids
+    run = Run(settings, args.run, device, special_ids())
+    if (args.run / "last.pt").exists():
+        run.load(args.run / "last.pt")
+    views = Views(args.data, "train")
+    held_out = [plain(v) for v in (Views(args.data, "val", limit=250)[i] for i in range(200))] if rank == 0 else []
+    packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid)
+    rng = np.random.default_rng([settings.seed, run.step, rank])
+    log = (args.run / "log.jsonl").open("a") if rank == 0 else None
+    share = settings.batch // workers
+    sums: dict[str, float] = {}
+    clock, logged = time.time(), run.step
+    while (phase := settings.phase(run.step))[0] != "done":
+        name = phase[0]
+        run.open_phase(name)
+        for group in run.optimiser.param_groups:
+            group["lr"] = settings.rate(run.step) * group["share"]
+        samples = [augment(views[int(rng.integers(len(views)))], rng) for _ in range(share)]
+        images, truth = collate(samples, run.net.grid)
+        images, truth = images.to(device), {k: v.to(device) for k, v in truth.items()}
+        loss, parts = torch.zeros((), device=device), {}
+        with torch.autocast(device, torch.bfloat16):
+            with torch.set_grad_enabled(name != "language"):
+                merged, deep = run.net.see(images)
+            if name != "language":
+                dense, parts = dense_loss(run.head(merged), truth)
+                loss = loss + dense * (1.0 if name == "vision" else settings.dense_weight_joint)
+            if name != "vision":
+                words, more = packer.loss(run.net, merged, deep, samples, rng)
+                loss, parts = loss + words, parts | more
+        run.optimiser.zero_grad()
+        loss.backward()
+        trained = [p for g in run.optimiser.param_groups for p in g["params"]]
+        for p in trained:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        share_gradients(trained, workers)
+        norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+        if math.isfinite(float(norm)):
+            run.optimiser.step()
+        run.step += 1
+        run.images += settings.batch
+        for k, v in (parts | dict(loss=float(loss.detach()))).items():
+            sums[k] = sums.get(k, 0.0) + v
+        if run.step % args.save_every == 0:
+            views.refresh()
+        if rank:
+            continue
+        if run.step % args.log_every == 0:
+            elapsed, count = time.time() - clock, run.step - logged
+            run.seconds += elapsed
+            row = dict(step=run.step, phase=name, rate=settings.rate(run.step), images=run.images, seconds=round(run.seconds),
+                       images_per_s=round(count * settings.batch / elapsed, 1), **{k: round(v / count, 4) for k, v in sums.items()})
+            print(json.dumps(row), file=log, flush=True)
+            print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+            sums, clock, logged = {}, time.time(), run.step
+        if run.step % args.save_every == 0 or settings.phase(run.step)[0] != name:
+            run.save()
+            draw_curves(args.run)
+            row = dict(step=run.step, phase="val", **validate(run, held_out, packer))
+            print(json.dumps(row), file=log, flush=True)
+            print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+    if rank == 0:
+        run.save()
+
+
+def draw_curves(folder: Path) -> None:
+    """RUN/curves.png from the log: losses and held-out scores over the images seen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4), constrained_layout=True)
+    for axis, held_out, title in ((axes[0], False, "losses, training"), (axes[1], True, "held-out scores")):
+        chosen = [r for r in rows if (r["phase"] == "val") is held_out]
+        skip = {"step", "phase", "rate", "images", "seconds", "images_per_s", "loss"}
+        for name in sorted({k for r in chosen for k in r} - skip):
+            points = [(r["step"], r[name]) for r in chosen if name in r]
+            axis.plot(*zip(*points), label=name, linewidth=1)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    if any((r["phase"] != "val") for r in rows):
+        axes[0].set_yscale("log")
+    figure.savefig(folder / "curves.png", dpi=110)
+    plt.close(figure)
+
+
+def export(run: Run, folder: Path) -> None:
+    """The checkpoint as any Qwen3-VL directory: fp16 safetensors, configuration, tokenizer, processor. No dense head."""
+    from text import write_processor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run.model.half().save_pretrained(folder, safe_serialization=True)
+    write_processor(folder)
+    print(f"{folder}: step {run.step}, {run.images} images, {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
+
+
+@torch.no_grad()
+def validate(run: Run, samples, packer) -> dict[str, float]:
+    """Dense scores on held-out views, and the share of answer tokens that are right when the ones before are given."""
+    said, truths, words = [], [], {}
+    for i in range(0, len(samples), 20):
+        images, truth = collate(samples[i:i + 20], run.net.grid)
+        with torch.autocast(run.device, torch.bfloat16):
+            merged, deep = run.net.see(images.to(run.device))
+            said.append(run.head(merged))
+            if run.opened_for != "vision":
+                for k, v in packer.loss(run.net, merged, deep, samples[i:i + 20], np.random.default_rng(i))[1].items():
+                    words[k] = words.get(k, 0.0) + v / (len(samples) // 20)
+        truths.append({k: v.to(run.device) for k, v in truth.items()})
+    scores = dense_score({k: torch.cat([s[k] for s in said]) for k in said[0]},
+                         {k: torch.cat([t[k] for t in truths]) for k in truths[0]})
+    return {k: round(v, 4) for k, v in (scores | words).items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of shards written by data.py")
+    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints and logs; resumed if it has one")
+    parser.add_argument("--set", default="{}", help='settings to change, as JSON: {"vision_steps": 4000}')
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each batch (CPU)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads over all workers")
+    parser.add_argument("--log-every", type=int, default=25)
+    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--port", type=int, default=29511)
+    parser.add_argument("--export", type=Path, help="write the run's last state as a checkpoint into this folder, and end")
+    args = parser.parse_args(argv)
+    if args.export:
+        from text import special_ids
+
+        if not (args.run / "last.pt").exists():
+            parser.error(f"--run {args.run} holds no last.pt to export; train first")
+        run = Run(Settings(), args.run, "cpu", special_ids())
+        run.load(args.run / "last.pt")
+        export(run, args.export)
+        return 0
+    if not args.data:
+        parser.error("--data is needed to train: the folder that model/data.py wrote")
+    args.run.mkdir(parents=True, exist_ok=True)
+    if args.workers == 1:
+        train(0, 1, args)
+    else:
+        torch.multiprocessing.spawn(train, (args.workers, args), nprocs=args.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

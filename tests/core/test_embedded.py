@@ -1,0 +1,151 @@
+"""The embedded model's making: labels stay true, answers parse back, and the batched training pass is the official one."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "model"))
+
+import data  # noqa: E402
+import embedded  # noqa: E402
+import evaluate  # noqa: E402
+import targets  # noqa: E402
+import tasks  # noqa: E402
+import text  # noqa: E402
+from qwen3vl_ros.perception.answers import read_answer  # noqa: E402
+from qwen3vl_ros.sim.camera import SimCamera  # noqa: E402
+from qwen3vl_ros.sim.scenes import sample_scene  # noqa: E402
+from qwen3vl_ros.types import Generation, Request, Task  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[data.Sample]:
+    with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
+        return [data.sample_of(camera.render(sample_scene(s, gauge=s % 3 == 0), depth=False)) for s in range(30, 42)]
+
+
+def boxes_of_pixels(sample):
+    for k, thing in enumerate(sample.things):
+        ys, xs = np.nonzero(sample.labels == k)
+        if len(xs) > 30 and thing.visibility > 0:
+            yield thing, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_augmented_boxes_are_those_of_the_augmented_pixels(samples):
+    rng, seen = np.random.default_rng(0), 0
+    for sample in samples:
+        for _ in range(4):
+            changed = data.augment(sample, rng)
+            assert changed.rgb.shape == (224, 320, 3) and changed.rgb.dtype == np.uint8
+            for thing, box in boxes_of_pixels(changed):
+                assert np.abs(np.subtract(thing.box_xyxy_px, box)).max() <= 2.5  # a pointed corner can fall between the pixels kept
+                assert 0 < thing.visibility <= 1
+                seen += 1
+    assert seen > 100
+
+
+def test_a_crop_never_shows_more_of_a_thing_than_there_was(samples):
+    rng = np.random.default_rng(1)
+    for sample in samples:
+        for before, after in zip(sample.things, data.augment(sample, rng).things):
+            assert after.visibility <= before.visibility + 1e-9
+
+
+def test_split_seeds_are_disjoint_and_apart_from_evaluation():
+    ranges = [range(first, first + data.SEEDS_PER_SPLIT) for first in (*data.SPLIT_SEEDS.values(), evaluate.FIRST_SEED)]
+    for i, a in enumerate(ranges):
+        assert a.start >= 1_000_000, "below a million is the demo's"
+        assert all(a.stop <= b.start or b.stop <= a.start for b in ranges[i + 1:])
+
+
+def test_dense_targets_name_the_thing_under_the_token(samples):
+    for sample in map(data.plain, samples):
+        dense = targets.dense_targets(sample, (7, 10))
+        for thing, _ in boxes_of_pixels(sample):
+            if thing.visibility < targets.MIN_VISIBILITY:
+                continue
+            kinds = {data.KIND_IDS[t.kind] for t in sample.things}
+            x0, y0, x1, y1 = thing.box_xyxy_px
+            cell = min(int((y0 + y1) / 64), 6) * 10 + min(int((x0 + x1) / 64), 9)
+            assert dense["anchor"][cell] == 1 and dense["kind"][cell] in kinds
+        assert np.allclose(dense["places"][dense["kind"] > 0].sum(-1), 1, atol=1e-5)
+
+
+def answer_of(text_, tokens=1):
+    return Generation(text_, (0,), np.zeros(1, np.float32), (len(text_),), "stop")
+
+
+def test_every_answer_is_read_back_by_the_package_s_own_parser(samples):
+    rng, kinds = np.random.default_rng(2), set()
+    for sample in map(data.plain, samples):
+        asker = tasks.Asker(sample, rng)
+        for q in filter(None, (asker.gauge() if i % 10 == 0 else asker.ask() for i in range(60))):
+            kinds.add(q.kind)
+            if q.kind in ("categories", "locate", "locate_relation", "absent", "pick_place"):
+                read = read_answer(answer_of(q.answer), Request(q.targets or ("pick", "place")), (320, 224))
+                assert len(read.detections) == len(q.things) and read.dropped == 0
+                order = sorted(q.things, key=lambda i: sample.things[i].box_xyxy_px) if q.kind != "pick_place" else q.things
+                for d, i in zip(read.detections, order):
+                    assert np.abs(np.subtract(d.box_xyxy_px, sample.things[i].box_xyxy_px)).max() < 0.5
+            elif q.kind == "point":
+                read = read_answer(answer_of(q.answer), Request(q.targets, Task.POINT), (320, 224))
+                hit = {int(sample.labels[int(p.xy_px[1]), int(p.xy_px[0])]) for p in read.points}
+                assert hit == set(q.things)
+            elif q.kind == "gauge":
+                said = json.loads(q.answer)
+                assert said["unit"] == sample.gauge["unit"]
+                assert abs(said["value"] - sample.gauge["value"]) <= (sample.gauge["maximum"] - sample.gauge["minimum"]) / 100
+            elif q.kind == "count":
+                assert 0 <= int(q.answer) <= len(sample.things)
+            else:
+                assert q.answer in ("yes", "no") or " " in q.answer
+    assert kinds >= {"categories", "locate", "absent", "point", "count", "relation", "pick_place", "gauge", "exists"}
+
+
+@pytest.mark.parametrize("written", ["red mug", 'a "quoted" {json: [1, 2]}', "größer als 10 °C", "红色的杯子", "\t\n  two  spaces", "😀"])
+def test_tokenizer_gives_back_any_text(written):
+    encoded = text.tokenizer().encode(written, add_special_tokens=False)
+    assert text.tokenizer().decode(encoded.ids, skip_special_tokens=False) == written
+
+
+def test_digits_are_single_tokens():
+    tokens = text.tokenizer().encode("[12, 345]", add_special_tokens=False).tokens
+    assert [t for t in tokens if any(c.isdigit() for c in t)] == list("12345")
+
+
+def test_packed_questions_are_what_the_official_network_says_to_each_alone(samples):
+    """Same hidden states as transformers' own forward over one prefix and one question: prefix sharing loses nothing."""
+    ids = text.special_ids()
+    model = embedded.build(ids).eval()
+    net = embedded.Batched(model, data.INPUT_SIZE)
+    packer = text.PackedText(256, net.visual_tokens, net.grid)
+    sample = data.plain(samples[1])
+    packed, positions, segments, _ = packer.pack(sample, np.random.default_rng(0))
+    assert segments.max() >= 3
+    rows, columns = 14, 20
+    pixels = torch.from_numpy(sample.rgb.copy()).float() / 127.5 - 1
+    patches = pixels.permute(2, 0, 1)[None].expand(2, 3, 224, 320).reshape(1, 2, 3, rows // 2, 2, 16, columns // 2, 2, 16)
+    patches = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(rows * columns, -1)
+    with torch.no_grad():
+        merged, deep = net.see(torch.from_numpy(sample.rgb.copy())[None])
+        segment = torch.from_numpy(segments)[None]
+        allowed = ((segment[:, None] == segment[:, :, None]) | (segment == 0)[:, None]) & torch.ones(len(packed), len(packed)).tril().bool()
+        mask = torch.zeros(allowed.shape).masked_fill(~allowed, -1e9)[:, None]
+        hidden = net.read(merged, deep, torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None], mask, packer.visual)
+        ours = model.lm_head(hidden)[0]
+        for k in (1, int(segments.max())):
+            alone = torch.from_numpy(np.concatenate([packed[segments == 0], packed[segments == k]]))[None]
+            official = model(input_ids=alone, pixel_values=patches, image_grid_thw=torch.tensor([[1, rows, columns]]),
+                             mm_token_type_ids=(alone == ids["<|image_pad|>"]).long()).logits[0]
+            mine = ours[segments == k]
+            assert torch.allclose(mine, official[-len(mine):], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scores,expected", [([(0.9, True), (0.1, False)], 1.0), ([(0.1, True), (0.9, False)], 0.0),
+                                             ([(0.5, True), (0.5, False)], 0.5)])
+def test_auroc(scores, expected):
+    assert evaluate.auroc(scores) == expected

@@ -27,7 +27,7 @@ from qwen3vl_ros.demo.report import LEGEND, Log, scene_line, table
 from qwen3vl_ros.demo.score import RULE, Answer, TruthObject
 from qwen3vl_ros.types import Frame, PerceptionError
 
-CAMERA_PATIENCE_S = 40.0  # the first picture may wait for shaders to compile
+CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
 NODE_PATIENCE_S = 1800.0  # a large model may come over the network
 LAST_ANSWER_S = 8.0       # after the camera's time is over, for the answer in flight
 NODE_MODULE, CAMERA_MODULE = "qwen3vl_ros.node.main", "qwen3vl_ros.node.sim_camera"
@@ -130,6 +130,7 @@ class Demo:
             self._status.show(f"  {self._camera_s:5.1f} s  {self._last_answer}")
         answers = self.log.total.answers
         self._observer.spin(LAST_ANSWER_S, lambda: self.log.total.answers > answers)
+        self._observer.spin(0.3)  # its pictures are published last
         self._observer.flush()
         if self.log.scenes:
             self._status.say(scene_line(self.log.scenes[-1]))

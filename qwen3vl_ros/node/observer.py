@@ -38,7 +38,7 @@ from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, Perc
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Deeper than sensor data's 5: the frame the node answers must not be the one this process was too busy to take.
-IMAGES = QoSProfile(depth=15, reliability=ReliabilityPolicy.BEST_EFFORT)
+IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARTS = ("generation", "detections_2d", "detections_3d", "grasp_targets")
 KEPT_BYTES = 300_000_000     # pictures wait here until their answer comes
 LIVE_PERIOD_NS = 95_000_000  # on_image gets about ten a second, whatever the camera's rate

@@ -47,7 +47,7 @@ class Run:
     def printed(self, text: str) -> None:
         self.until(lambda: text in self.stdout, f"{text!r} on stdout")
 
-    def until(self, condition, what: str, timeout_s: float = 90.0) -> None:
+    def until(self, condition, what: str, timeout_s: float = 180.0) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             assert self.popen.poll() is None, f"the demo ended without {what}:\n{self.stdout}\n{self.stderr}"
@@ -55,7 +55,7 @@ class Run:
             time.sleep(0.02)
 
     def status(self) -> int:
-        return self.popen.wait(120)
+        return self.popen.wait(240)
 
     def figures(self) -> dict:
         last = self.stdout.strip().splitlines()[-1]
@@ -159,9 +159,12 @@ def test_the_recording_holds_every_answer_with_its_image(good_run):
         "perception/grasp_targets", "perception/grasp_poses", "perception/generation", "perception/markers",
         "perception/annotated_image", "sim_camera/ground_truth_2d", "sim_camera/ground_truth_3d")}
     assert expected | {"/tf_static", "/diagnostics"} <= topics
-    answered = stamps["/qwen3vl/perception/generation"]
+    answered, images, depths = (stamps[f"/qwen3vl/{name}"] for name in (
+        "perception/generation", "image_raw", "depth/image_raw"))
     assert len(answered) >= good_run.figures()["answers"]
-    assert answered <= stamps["/qwen3vl/image_raw"] and answered <= stamps["/qwen3vl/depth/image_raw"]
+    # The node may have met the camera a moment before the observer did; from then on nothing is missing.
+    assert {s for s in answered if s >= min(images)} <= images and {s for s in answered if s >= min(depths)} <= depths
+    assert len(images) > 0.7 * len(answered)
 
 
 def test_nothing_is_left_running(good_run):

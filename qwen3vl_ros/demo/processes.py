@@ -6,7 +6,6 @@ if the demo itself is killed, the kernel interrupts the children (Linux: parent-
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -18,7 +17,10 @@ from typing import Mapping, Sequence
 
 from qwen3vl_ros.types import PerceptionError
 
-_PR_SET_PDEATHSIG = 1
+# Run between fork and the command: asks the kernel for a SIGTERM when the demo dies (PR_SET_PDEATHSIG), unless it has
+# died already. In an interpreter of its own, because Python code after a fork of a process with threads may deadlock.
+_DIE_WITH_PARENT = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
+                    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execvp(sys.argv[2], sys.argv[2:])")
 
 
 class ChildDied(PerceptionError):
@@ -43,11 +45,12 @@ class Children:
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Start `command` with its output in <log_dir>/<name>.log; returns the process id."""
+        if sys.platform.startswith("linux"):
+            command = [sys.executable, "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with open(self.log_path(name), "wb") as log:
             self._running[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=dict(env if env is not None else os.environ, PYTHONUNBUFFERED="1"),
-                preexec_fn=_die_with(os.getpid()) if sys.platform.startswith("linux") else None)
+                env=dict(env if env is not None else os.environ, PYTHONUNBUFFERED="1"))
         return self._running[name].pid
 
     def check(self) -> None:
@@ -85,17 +88,6 @@ def tail(path: Path, lines: int = 25) -> str:
     with open(path, errors="replace") as text:
         last = deque(text, lines)
     return "".join(f"    {line.rstrip()}\n" for line in last) or "    (nothing was written)\n"
-
-
-def _die_with(parent: int):
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: nothing but a system call may follow it
-
-    def ask_the_kernel() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # the demo died between fork and prctl
-            os._exit(1)
-
-    return ask_the_kernel
 
 
 def _signal_group(pgid: int, number: signal.Signals) -> None:

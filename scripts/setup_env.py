@@ -261,8 +261,7 @@ def missing_system_packages() -> list[str]:
         packages.append(f"{python}-dev")
     if importlib.util.find_spec("ensurepip") is None:
         packages.append(f"{python}-venv")
-    # MuJoCo renders off-screen with EGL and Mesa; the others, and EGL again, are what Open3D's wheel links to.
-    libraries = ["libegl1", "libgl1-mesa-dri", "libgl1", "libx11-6", "libudev1", "libusb-1.0-0", "libidn2-0"]
+    libraries = ["libegl1", "libgl1-mesa-dri"]  # MuJoCo renders off-screen with EGL, on the CPU with Mesa
     if shutil.which("dpkg-query"):
         query = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries],
@@ -473,11 +472,12 @@ def write_env_script(world: World) -> None:
 
 
 CHECK = """
-import cv2, mujoco, numpy, open3d, rclpy, torch, transformers
+import cv2, mujoco, numpy, rclpy, torch, transformers
 import qwen3vl_ros.msg, qwen3vl_ros.srv, vision_msgs.msg, tf2_msgs.msg
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 print(f"torch {torch.__version__} on {device}, transformers {transformers.__version__}, numpy {numpy.__version__},",
-      f"opencv {cv2.__version__}, open3d {open3d.__version__}, mujoco {mujoco.__version__}")
+      f"opencv {cv2.__version__}, mujoco {mujoco.__version__}")
+mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 48, 64).render()  # needs EGL and a driver for it
 """
 
 
@@ -485,7 +485,7 @@ def check_environment(world: World) -> None:
     run(
         [str(VENV / "bin/python"), "-c", CHECK], "check",
         "a package that does not load is named above; `make clean` and make again.",
-        entered_environment(world) | {"MUJOCO_GL": "egl"},
+        {"MUJOCO_GL": "egl"} | entered_environment(world),
     )  # fmt: skip
 
 

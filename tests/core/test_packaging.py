@@ -128,9 +128,13 @@ def test_every_import_is_a_declared_requirement():
         if is_ros(module):
             declared = module in depends("depend", "exec_depend") | OPTIONAL_ROS
         else:
-            name = DISTRIBUTIONS.get(module, module).lower()
-            declared = name in pip_names or f"{name}-cpu" in pip_names
+            declared = DISTRIBUTIONS.get(module, module) in pip_names
         assert declared, f"{module}, imported by {', '.join(files)}, is declared nowhere"
+
+
+def test_every_requirement_is_imported():
+    used = {DISTRIBUTIONS.get(module, module) for module in third_party_imports()}
+    assert requirement_names("runtime", "sim") <= used
 
 
 def test_rosdep_covers_what_the_distributions_package():

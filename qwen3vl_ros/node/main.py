@@ -46,9 +46,9 @@ def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine
         print(f"perception: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
-    status = _run(node, asked)
+    status, spinning = _run(node, asked)
     _leave(node)
-    if node.engine_thread_alive:
+    if node.engine_thread_alive or spinning:
         # Loading a model cannot be interrupted, and ending Python under native code that runs crashes it.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -79,7 +79,8 @@ class _Signals:
         self.event.set()
 
 
-def _run(node: PerceptionNode, asked: _Signals) -> int:
+def _run(node: PerceptionNode, asked: _Signals) -> tuple[int, bool]:
+    """(exit status, whether the executor's thread is stuck)."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     enough = Future(executor=executor)
@@ -95,7 +96,7 @@ def _run(node: PerceptionNode, asked: _Signals) -> int:
     spinning.join(STOP_PATIENCE_S)
     if not spinning.is_alive():
         executor.shutdown()
-    return 1 if node.failure or (failed and not asked.event.is_set()) else 0
+    return int(bool(node.failure) or (failed and not asked.event.is_set())), spinning.is_alive()
 
 
 def _spin(executor: SingleThreadedExecutor, enough: Future, node: PerceptionNode) -> None:

@@ -19,6 +19,7 @@ import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -118,11 +119,17 @@ class SimCameraNode(Node):
         return self._simulated() if self.settings["source"] == "sim" else self._recorded()
 
     def _simulated(self) -> Iterator[Shot]:
+        from qwen3vl_ros.sim.camera import SimCameraError
         from qwen3vl_ros.sim.stream import SimStream
 
         p = self.settings
-        with SimStream(p["seed"], p["motion"], p["scene_every"] or None, p["objects"] or None, p["rate"], gauge=p["gauge"],
-                       width=p["width"], height=p["height"], fovy_deg=p["fovy_deg"], quality=p["quality"]) as stream:
+        try:
+            stream = SimStream(p["seed"], p["motion"], p["scene_every"] or None, p["objects"] or None, p["rate"],
+                               gauge=p["gauge"], width=p["width"], height=p["height"], fovy_deg=p["fovy_deg"],
+                               quality=p["quality"])
+        except SimCameraError as error:
+            raise types.PerceptionError(f"the simulated camera cannot draw here: {error}") from error
+        with stream:
             self.get_logger().info(f"simulated camera, {p['width']}x{p['height']} at {p['rate']:g} Hz")
             for t_s, view, _ in stream.frames():
                 yield Shot(t_s, CAMERA_FRAME, view.rgb, view.depth_m, view.K, world_T_camera=view.world_T_camera,
@@ -186,17 +193,20 @@ def main(args: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    spinning = None
     try:
         node = SimCameraNode()
         spinning = threading.Thread(target=_spin, args=(node,), daemon=True)
         spinning.start()
         node.play(stop)
         return 0
-    except types.PerceptionError as error:
+    except (types.PerceptionError, ParameterException) as error:
         print(f"sim_camera: {error}", file=sys.stderr)
         return 2
     finally:
         rclpy.try_shutdown()
+        if spinning:
+            spinning.join(5.0)  # Python must not end while it is inside the middleware
 
 
 def _spin(node: SimCameraNode) -> None:

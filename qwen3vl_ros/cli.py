@@ -118,8 +118,8 @@ def _detect(arguments: argparse.Namespace) -> int:
                          indent=2, ensure_ascii=False, allow_nan=False))
     else:
         i = engine.info
-        print(f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M weights, "
-              f"{i.device} {i.dtype}, loaded in {load_s:.1f} s")
+        print(f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M "
+              f"weights, {i.device} {i.dtype}, loaded in {load_s:.1f} s")
         print(table(scene))
     if arguments.output:
         import cv2
@@ -145,11 +145,13 @@ def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
-        raise InvalidInput(f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}")
+        raise InvalidInput(f"--depth {depth} says how far, not where: add --camera-info with the calibration of "
+                           f"{image}")
     info = read_camera_info(camera_info)
-    if info.size_px != (rgb.shape[1], rgb.shape[0]):
-        raise InvalidInput(f"camera info {camera_info} is for {info.size_px[0]}x{info.size_px[1]} pixels and {image} has "
-                           f"{rgb.shape[1]}x{rgb.shape[0]}; give the calibration of this resolution")
+    (width, height), size = info.size_px, rgb.shape
+    if (height, width) != size[:2]:
+        raise InvalidInput(f"camera info {camera_info} is for {width}x{height} pixels and {image} has "
+                           f"{size[1]}x{size[0]}; give the calibration of this resolution")
     return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion,
                  info.distortion_model)
 
@@ -182,8 +184,8 @@ def table(scene: Scene) -> str:
     rows += [[d.id, d.label, _score(d.score), "", *_in_space(d), _grasp(grasps.get(d.id))] for d in solid.values()]
     rows += [["", p.label, _score(p.score), _numbers(p.xy_px, ".0f"), "", "", ""] for p in scene.points]
     if rows:
-        head = ["id", "label", "score", "x y, px" if scene.points else "x0 y0 x1 y1, px", "centre x y z, m", "size, mm", "grasp"]
-        lines += _columns(head, rows)
+        place = "x y, px" if scene.points else "x0 y0 x1 y1, px"
+        lines += _columns(["id", "label", "score", place, "centre x y z, m", "size, mm", "grasp"], rows)
     elif scene.request.task is not Task.ASK:
         lines.append("looked and saw nothing" + f" of {', '.join(scene.request.targets)}" * bool(scene.request.targets))
     labels = {d.id: d.label for d in scene.detections_2d}
@@ -194,8 +196,8 @@ def table(scene: Scene) -> str:
         lines.append(f"the answer is incomplete: it ended by {scene.generation.finish_reason!r}")
     g = scene.generation
     speed = f" ({g.generated_tokens / g.decode_s:.0f} tokens/s)" if g.decode_s > 1e-4 else ""
-    lines.append(f"{g.prompt_tokens} + {g.generated_tokens} tokens in {g.total_s:.2f} s: preprocess {g.preprocess_s:.3f}, "
-                 f"prefill {g.prefill_s:.3f}, decode {g.decode_s:.3f}{speed}; geometry {scene.geometry_s:.3f} s")
+    lines.append(f"{g.prompt_tokens} + {g.generated_tokens} tokens in {g.total_s:.2f} s: preprocess "
+                 f"{g.preprocess_s:.3f}, prefill {g.prefill_s:.3f}, decode {g.decode_s:.3f}{speed}; geometry {scene.geometry_s:.3f} s")
     return "\n".join(lines)
 
 
@@ -211,7 +213,8 @@ def _grasp(grasp) -> str:
         return ""
     if not grasp.feasible:
         return f"none: {grasp.reason}"
-    return f"{grasp.width_m * 1000:.0f} mm wide, quality {grasp.quality:.2f}, at {_numbers(grasp.frame_T_gripper[:3, 3], '.3f')}"
+    place = _numbers(grasp.frame_T_gripper[:3, 3], ".3f")
+    return f"{grasp.width_m * 1000:.0f} mm wide, quality {grasp.quality:.2f}, at {place}"
 
 
 def _score(score: float) -> str:
@@ -245,7 +248,8 @@ def _as_dict(scene: Scene) -> dict[str, Any]:
         "grasps": [{**{f.name: getattr(grasp, f.name) for f in dataclasses.fields(grasp)},
                     "frame_T_gripper": grasp.frame_T_gripper.tolist()} for grasp in scene.grasps],
         "tokens": {"prompt": g.prompt_tokens, "generated": g.generated_tokens, "forward_passes": g.forward_passes},
-        "times_s": {"preprocess": g.preprocess_s, "prefill": g.prefill_s, "decode": g.decode_s, "geometry": scene.geometry_s},
+        "times_s": {"preprocess": g.preprocess_s, "prefill": g.prefill_s, "decode": g.decode_s,
+                    "geometry": scene.geometry_s},
     }
 
 

@@ -20,9 +20,9 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.types import EngineError, PerceptionError
 
 # module, distribution, what it is for
-_REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "images"), ("yaml", "pyyaml", "calibrations"),
-             ("PIL", "pillow", "image resizing"), ("jinja2", "jinja2", "chat templates"),
-             ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
+_REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "images"),
+             ("yaml", "pyyaml", "calibrations"), ("PIL", "pillow", "image resizing"),
+             ("jinja2", "jinja2", "chat templates"), ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
              ("huggingface_hub", "huggingface_hub", "models by hub id"), ("torch", "torch", "the network"),
              ("transformers", "transformers", "the network"))
 _OPTIONAL = (("open3d", "open3d", "point clouds"), ("mujoco", "mujoco", "the simulated camera"),
@@ -49,8 +49,8 @@ def report(config: Config, quick: bool = False) -> int:
         if finding.way_out:
             print(f"{'':<26}-> {finding.way_out}", flush=True)
     name = config.model or "the embedded model"
-    verdict = "cannot run on this machine: see above" if missing else f"{'would run' if quick else 'runs'} on this machine"
-    print(f"\n{name} {verdict}")
+    verdict = "cannot run" if missing else "would run" if quick else "runs"
+    print(f"\n{name} {verdict} on this machine" + ": see above" * bool(missing))
     return 1 if missing else 0
 
 
@@ -80,7 +80,8 @@ def _python() -> Finding:
 
 def _package(module: str, distribution: str, purpose: str, if_absent: str) -> Finding:
     if importlib.util.find_spec(module) is None:
-        return Finding(if_absent, module, f"not installed ({purpose})", f"{sys.executable} -m pip install {distribution}")
+        return Finding(if_absent, module, f"not installed ({purpose})",
+                       f"{sys.executable} -m pip install {distribution}")
     return Finding("ok", module, _version(module))
 
 
@@ -105,8 +106,8 @@ def _ros() -> Iterator[Finding]:
                       "source /opt/ros/DISTRO/setup.bash, or in the source tree: source scripts/env.sh")
         return
     wheels = [n for n in ("ros-rclpy", "ros-jazzy-rclpy") if _has_distribution(n)]
-    where = f"Python wheels ({wheels[0]} {metadata.version(wheels[0])})" if wheels else f"distribution {distribution or 'unnamed'}"
-    yield Finding("ok", "ros", where)
+    yield Finding("ok", "ros", f"Python wheels ({wheels[0]} {metadata.version(wheels[0])})" if wheels else
+                  f"distribution {distribution or 'unnamed'}")
     for module, purpose in (("vision_msgs", "detections"), ("qwen3vl_ros.msg", "our interfaces"),
                             ("tf2_ros", "target_frame on moving robots")):
         found = importlib.util.find_spec(module) is not None
@@ -132,8 +133,8 @@ def _egl() -> Finding:
 
 def _device_and_model(config: Config) -> Iterator[Finding]:
     from qwen3vl_ros.engine import find_checkpoint
-    from qwen3vl_ros.engine.transformers_engine import (choose_device, choose_dtype, free_memory_bytes,
-                                                        refuse_quantization, require_memory)
+    from qwen3vl_ros.engine.device import (choose_device, choose_dtype, free_memory_bytes, refuse_quantization,
+                                           require_memory)
 
     try:
         device, why = choose_device(config.device)
@@ -150,8 +151,9 @@ def _device_and_model(config: Config) -> Iterator[Finding]:
     except EngineError as error:
         yield Finding("missing", "model", config.model or "embedded", str(error))
         return
-    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights, "
-                                 f"{checkpoint.parameters * dtype.itemsize / _GIB:.2f} GiB as {str(dtype)[6:]}")
+    count = checkpoint.parameters
+    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {count / 1e6:.1f} M weights, "
+                                 f"{count * dtype.itemsize / _GIB:.2f} GiB as {str(dtype)[6:]}")
 
 
 def _run(config: Config) -> Finding:
@@ -166,7 +168,8 @@ def _run(config: Config) -> Finding:
         engine = load_engine(replace(config, generation=replace(config.generation, max_new_tokens=64)))
         load_s = time.perf_counter() - started
         try:
-            scene = Perception(engine, config).run(Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8)), Request(("cube",)))
+            grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))
+            scene = Perception(engine, config).run(grey, Request(("cube",)))
             said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
             detail = f"loaded in {load_s:.1f} s, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
         except MalformedAnswer as error:

@@ -70,7 +70,8 @@ def _chips(canvas: _Canvas, frame: Frame, scene: Scene, distance_m: dict[str, fl
         box = np.array(d.box_xyxy_px, float)
         if (outline := outlines.pop(d.id, None)) is not None:
             box = np.concatenate((np.minimum(box[:2], outline[:2]), np.maximum(box[2:], outline[2:])))
-        chips.append((_label(d.label, d.score) + (f"  {distance_m[d.id]:.2f} m" if d.id in distance_m else ""), d.label, box))
+        far = f"  {distance_m[d.id]:.2f} m" if d.id in distance_m else ""
+        chips.append((_label(d.label, d.score) + far, d.label, box))
     for d in scene.detections_3d:
         if outlines.get(d.id) is not None:
             chips.append((f"{_label(d.label, d.score)}  {distance_m[d.id]:.2f} m", d.label, outlines[d.id]))
@@ -91,8 +92,8 @@ def _camera_T(frame: Frame, frame_id: str, frame_T_thing: np.ndarray) -> np.ndar
     if frame.target_T_camera is not None and frame_id == frame.target_frame:
         return np.linalg.inv(frame.target_T_camera) @ frame_T_thing
     known = f"{frame.frame_id!r}" + (f" or {frame.target_frame!r}" if frame.target_T_camera is not None else "")
-    raise InvalidInput(f"a result is in frame {frame_id!r}, but this image knows only {known}; draw a scene on the frame "
-                       "it was made from")
+    raise InvalidInput(f"a result is in frame {frame_id!r}, but this image knows only {known}; draw a scene on the "
+                       "frame it was made from")
 
 
 class _Colours:
@@ -168,7 +169,8 @@ class _Canvas:
 
     def grasp(self, camera_T_gripper: np.ndarray, grasp: GraspTarget, gripper: GripperConfig) -> None:
         """Two fingers at the needed opening, the palm bar, and the arrow the gripper comes along."""
-        half, palm, start = grasp.width_m / 2, -gripper.finger_length, -gripper.finger_length - max(grasp.approach_m, 0.03)
+        half, palm = grasp.width_m / 2, -gripper.finger_length
+        start = palm - max(grasp.approach_m, 0.03)
         local = np.array([(0, -half, 0), (0, -half, palm), (0, half, palm), (0, half, 0), (0, 0, start), (0, 0, palm)])
         points = local @ camera_T_gripper[:3, :3].T + camera_T_gripper[:3, 3]
         colour = _FEASIBLE if grasp.feasible else _INFEASIBLE
@@ -199,7 +201,8 @@ class _Canvas:
         rows = [y1 + 2, y0 - h - 2] if below else [y0 - h, y1]
         places = [(x, y) for y in rows for x in (x0, x1 - w, middle)] + [(x0, y0), (x0, y1 - h)]
         places += [(x0, rows[0] + k * h) for k in (-2, -1, 1, 2)]
-        fitted = [(min(max(x, 0), max(self._width - w, 0)), min(max(y, 0), max(self._height - h, 0))) for x, y in places]
+        right, bottom = max(self._width - w, 0), max(self._height - h, 0)
+        fitted = [(min(max(x, 0), right), min(max(y, 0), bottom)) for x, y in places]
         cost = [8 * _overlap(x, y, w, h, self._chips) + _overlap(x, y, w, h, self._clear) for x, y in fitted]
         x, y = fitted[int(np.argmin(cost))]
         self._chips.append((x, y, x + w, y + h))
@@ -269,7 +272,9 @@ class _Canvas:
     def _blend(self, corners, colour, opacity: float) -> None:
         (x0, y0), (x1, y1) = np.clip(np.round(corners[[0, 2]]).astype(int), 0, (self._width, self._height))
         region = self.image[y0:y1, x0:x1]
-        region[:] = ((1 - opacity) * region + opacity * np.array(colour)).astype(np.uint8)
+        if region.size:
+            tint = np.broadcast_to(np.array(colour, np.uint8), region.shape)
+            region[:] = cv2.addWeighted(region, 1 - opacity, tint, opacity, 0)
 
     def _fixed(self, pixels: np.ndarray) -> np.ndarray:
         """Fixed-point pixels for OpenCV, kept within what its 32 bits and its patience hold."""

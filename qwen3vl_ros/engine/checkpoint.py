@@ -182,7 +182,8 @@ def _from_hub(repo_id: str) -> Checkpoint:
         raise ModelNotFound(f"the hub has no model {repo_id!r}, or it is private; check the spelling (e.g. "
                             f"{EXAMPLE_ID}), or `hf auth login`") from error
     except RemoteEntryNotFoundError as error:
-        raise WrongModel(f"{repo_id} has no config.json (a GGUF or adapter repository?); use e.g. {EXAMPLE_ID}") from error
+        raise WrongModel(f"{repo_id} has no config.json (a GGUF or adapter repository?); use e.g. "
+                         f"{EXAMPLE_ID}") from error
     except (OSError, *HfHubHTTPError.__bases__) as error:
         raise ModelNotFound(f"model {repo_id!r} is not in the local cache and could not be downloaded "
                             f"({_root_cause(error)}); {way_out}") from error

@@ -52,8 +52,8 @@ class PixelRule:
         except (KeyError, TypeError, ValueError) as error:
             raise WrongModel(f"{path} has no usable {error}; restore the model's own file") from error
         if not 0 < rule.min_area <= rule.max_area or rule.max_area < rule.token_side**2:
-            raise InvalidInput(f"image area limits {rule.min_area} to {rule.max_area} pixels are impossible (from {path} "
-                               "and generation.min_pixels, generation.max_pixels): the smallest must not exceed the "
+            raise InvalidInput(f"image area limits {rule.min_area} to {rule.max_area} pixels are impossible (from "
+                               f"{path} and generation.min_pixels, generation.max_pixels): the smallest must not exceed the "
                                f"largest, and one visual token takes {rule.token_side**2} pixels")
         return rule
 

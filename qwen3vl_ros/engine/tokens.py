@@ -87,8 +87,8 @@ class ChatTokens:
         finally:
             self._tokenizer.encode_special_tokens = True
         if head.count(self.image_id) != images:
-            raise WrongModel(f"the chat template makes {head.count(self.image_id)} {IMAGE} of {images} images before the "
-                             "prompt; restore the original one")
+            raise WrongModel(f"the chat template makes {head.count(self.image_id)} {IMAGE} of {images} images before "
+                             "the prompt; restore the original one")
         return head, tail
 
     def _render(self, images: int) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Sequence
 
 import numpy as np
@@ -21,14 +20,15 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.decode import Choice, Interrupted, Limits, decode, transcribe
+from qwen3vl_ros.engine.device import (choose_device, choose_dtype, memory_errors, refuse_quantization,
+                                       require_memory)
 from qwen3vl_ros.engine.pixels import PixelRule
 from qwen3vl_ros.engine.tokens import ChatTokens
-from qwen3vl_ros.types import Control, EngineError, Generation, OutOfMemory, WrongModel
+from qwen3vl_ros.types import Control, EngineError, Generation, WrongModel
 
 _CLASSES = {c.__name__: c for c in (Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration)}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CPU_THREADS = torch.get_num_threads()  # torch's own choice, before anybody changed it
 _SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
-_GIB = 1024**3
 
 
 class TransformersEngine:
@@ -47,7 +47,7 @@ class TransformersEngine:
         self._device, self._max_positions = device, checkpoint.max_positions
         self._model = _load(checkpoint, device, dtype)
         small = checkpoint.parameters < _SMALL_MODEL
-        self._threads = 1 if small and device.type == "cpu" else torch.get_num_threads()
+        self._threads = 1 if small and device.type == "cpu" else _CPU_THREADS
         why = [f"transformers {transformers.__version__}, the only runtime of this version", why_device, why_dtype]
         if device.type == "cpu":
             why.append(f"{self._threads} CPU thread{'s' * (self._threads > 1)}" + " (small model)" * small)
@@ -58,7 +58,8 @@ class TransformersEngine:
 
     def warm_up(self) -> None:
         """Answer two tokens about a grey image: proves that the model runs and its memory suffices."""
-        limits, self.generation = self.generation, dataclasses.replace(self.generation, max_new_tokens=2, deadline=3600.0)
+        limits = self.generation
+        self.generation = dataclasses.replace(limits, max_new_tokens=2, deadline=3600.0)
         try:
             self.generate([np.full((64, 64, 3), 128, np.uint8)], "?")
         finally:
@@ -75,13 +76,14 @@ class TransformersEngine:
             deadline = time.monotonic() + self.generation.deadline
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # per calling thread: the worker is not the thread that loaded
-        with torch.inference_mode(), _memory_errors(f"answering with {len(images)} images", self._device):
+        with torch.inference_mode(), memory_errors(f"answering with {len(images)} images", self._device):
             forward = self._prepare(images, prompt)
             length = forward.ids.shape[1]
             room = self._max_positions - length
             if room < 1:
                 raise EngineError(f"the prompt takes {length} tokens ({forward.image_tokens} of them visual) and the "
-                                  f"model holds {self._max_positions}; lower generation.max_pixels or send fewer images")
+                                  f"model holds {self._max_positions}; lower generation.max_pixels or send fewer "
+                                  "images")
             limits = Limits(min(self.generation.max_new_tokens, room), deadline, self.generation.repeat_limit)
             preprocess_s = time.perf_counter() - started
             forward.interrupt_when(lambda: limits.interruption(control))
@@ -169,107 +171,20 @@ def _choose(logits: torch.Tensor) -> Choice:
     return Choice(int(token_id), logprob)
 
 
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device and why. Raises EngineError for one that is not there: a GPU asked for is never replaced by a CPU."""
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device()), "device auto: CUDA is available"
-        return torch.device("cpu"), f"device auto: torch {torch.__version__} sees no CUDA device"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise EngineError(f"device {wanted!r} is unknown; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise EngineError(f"device {wanted!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            built = ("this torch was built for CPUs only: install one built for CUDA" if torch.version.cuda is None else
-                     f"torch was built for CUDA {torch.version.cuda} but finds no driver or GPU: check nvidia-smi")
-            raise EngineError(f"device {wanted!r} was asked for, but there is no CUDA device; {built}, or set device to "
-                              "auto or cpu")
-        index = device.index or 0
-        if index >= count:
-            raise EngineError(f"device {wanted!r} does not exist, there are {count}; use cuda:0 to cuda:{count - 1}")
-        device = torch.device("cuda", index)
-    return device, f"device {wanted} was asked for"
-
-
-def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The precision and why: bfloat16 where the GPU has it, float16 on older GPUs, float32 on a CPU."""
-    if wanted != "auto":
-        return _DTYPES[wanted], f"dtype {wanted} was asked for"
-    if device.type == "cpu":
-        return torch.float32, "dtype auto: float32 on a CPU"
-    if torch.cuda.get_device_capability(device) >= (8, 0):
-        return torch.bfloat16, "dtype auto: the GPU computes in bfloat16"
-    return torch.float16, "dtype auto: the GPU has no bfloat16"
-
-
-def refuse_quantization(checkpoint: Checkpoint, device: torch.device) -> None:
-    """Raises EngineError for FP8 weights on a device that cannot compute with them."""
-    if "fp8" not in checkpoint.quantization.lower():
-        return
-    why = "a CPU" if device.type == "cpu" else None
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        why = torch.cuda.get_device_name(device)
-    if why:
-        raise EngineError(f"{checkpoint.path} holds FP8 weights, which {why} cannot compute with (compute capability 8.9 "
-                          "or later can); use the model without -FP8 in its name")
-
-
-def require_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises OutOfMemory if the weights alone exceed the free memory of the device."""
-    needed = (sum(f.stat().st_size for f in checkpoint.weight_files) if checkpoint.quantization else
-              checkpoint.parameters * dtype.itemsize)
-    free = free_memory_bytes(device)
-    if needed > free:
-        raise OutOfMemory(f"the weights of {checkpoint.path} take {needed / _GIB:.1f} GiB as {str(dtype)[6:]} and {device} "
-                          f"has {free / _GIB:.1f} GiB free; use a smaller model"
-                          + (", or dtype bfloat16" if dtype == torch.float32 else "") + ", or free memory")
-
-
-def free_memory_bytes(device: torch.device) -> int:
-    """What can still be allocated on a device: CUDA's own figure; for a CPU, the kernel's, within a container's limit."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
-
-
 def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype):
     transformers.logging.disable_progress_bar()
     try:
-        with _memory_errors(f"loading {checkpoint.path}", device):
+        with memory_errors(f"loading {checkpoint.path}", device):
             model, report = _CLASSES[checkpoint.architecture].from_pretrained(
                 checkpoint.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported, and refused below in our words
                 output_loading_info=True, **({"device_map": {"": device}} if checkpoint.quantization else {}))
             missing, mismatched = sorted(report["missing_keys"]), sorted(map(str, report["mismatched_keys"]))
             if missing or mismatched:
-                what = f"{len(missing)} weights are missing" if missing else f"{len(mismatched)} weights have another shape"
-                raise WrongModel(f"{checkpoint.path}: {what} ({(missing or mismatched)[0]}, …); config.json and weights do "
-                                 "not belong together: copy both from the same model")
+                count, what = (len(missing), "are missing") if missing else (len(mismatched), "have another shape")
+                raise WrongModel(f"{checkpoint.path}: {count} weights {what} ({(missing or mismatched)[0]}, …); "
+                                 "config.json and weights do not belong together: copy both from the same model")
             return model.eval().requires_grad_(False).to(device)
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise EngineError(f"transformers {transformers.__version__} cannot load {checkpoint.path}: "
                           f"{type(error).__name__}: {error}; check the checkpoint, or update transformers") from error
-
-
-@contextmanager
-def _memory_errors(doing: str, device: torch.device):
-    """Turn torch's out-of-memory errors into ours."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator raises the plain kind
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        reason = str(error).split("\n")[0]
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise OutOfMemory(f"{device} ran out of memory while {doing} ({reason}); {free_memory_bytes(device) / _GIB:.1f} GiB "
-                          "are free now: use a smaller model, a lower generation.max_pixels, or free memory") from error

@@ -165,7 +165,7 @@ def test_caption_is_at_the_bottom():
     assert mask[460:].mean() > 0.98 and not mask[:440].any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 900, 3), (16, 16, 3), (2160, 3840, 3)])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 900, 3), (16, 16, 3), (1080, 1920, 3)])
 def test_any_image_size(shape):
     rgb = np.zeros(shape, np.uint8)
     h, w = shape[:2]

@@ -22,13 +22,14 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from qwen3vl_ros.config import Config, from_flat
-from qwen3vl_ros.engine import embedded_model_dir, load_engine, transformers_engine
+from qwen3vl_ros.engine import device, embedded_model_dir, load_engine, transformers_engine
 from qwen3vl_ros.engine.checkpoint import find_checkpoint
 from qwen3vl_ros.engine.pixels import PixelRule
 from qwen3vl_ros.engine.tokens import ChatTokens
 from qwen3vl_ros.types import Control, EngineError, InvalidInput, ModelNotFound, OutOfMemory, WrongModel
 
 ROOT = Path(__file__).resolve().parents[2]
+torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
 SIZES = [(640, 480), (32, 32), (100, 300), (641, 90), (31, 33)]
 
 
@@ -408,12 +409,12 @@ def test_missing_embedded_model_names_the_place(monkeypatch):
 
 def test_device_that_is_not_there(checkpoints, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for device in ("cuda", "cuda:3"):
-        with pytest.raises(EngineError, match=f"'{device}' was asked for.*auto or cpu"):
-            load_engine(dataclasses.replace(config(checkpoints["dense"]), device=device))
-    for device in ("gpu", "tpu:1", "meta"):
+    for name in ("cuda", "cuda:3"):
+        with pytest.raises(EngineError, match=f"'{name}' was asked for.*auto or cpu"):
+            load_engine(dataclasses.replace(config(checkpoints["dense"]), device=name))
+    for name in ("gpu", "tpu:1", "meta"):
         with pytest.raises(EngineError, match="use auto, cpu, cuda"):
-            load_engine(dataclasses.replace(config(checkpoints["dense"]), device=device))
+            load_engine(dataclasses.replace(config(checkpoints["dense"]), device=name))
 
 
 def test_fp8_on_a_cpu(copy):
@@ -423,9 +424,9 @@ def test_fp8_on_a_cpu(copy):
 
 
 def test_too_little_memory_is_known_before_loading(checkpoints, monkeypatch):
-    monkeypatch.setattr(transformers_engine, "free_memory_bytes", lambda device: 2**19)
+    monkeypatch.setattr(device, "free_memory_bytes", lambda _: 2**19)
     monkeypatch.setattr(transformers_engine, "_load", lambda *a: pytest.fail("loaded although it cannot fit"))
-    with pytest.raises(OutOfMemory, match="take 0.0 GiB as float32 and cpu has 0.0 GiB free; use a smaller model, or dtype"):
+    with pytest.raises(OutOfMemory, match="0.0 GiB as float32 and cpu has 0.0 GiB free; use a smaller model, or dtype"):
         load_engine(dataclasses.replace(config(checkpoints["dense"]), device="cpu"))
 
 

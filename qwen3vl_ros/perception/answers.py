@@ -78,7 +78,8 @@ def _collect(text: str, start: int, generation: Generation, request: Request) ->
         return collected
     else:
         why = _garbage(text[start:]) or "the answer holds no object and does not say that there is none"
-    raise MalformedAnswer(f"{why}: {text[start:start + 80]!r}; {_way_out(generation)}", generation.text, collected.dropped)
+    raise MalformedAnswer(f"{why}: {text[start:start + 80]!r}; {_way_out(generation)}", generation.text,
+                          collected.dropped)
 
 
 def _way_out(generation: Generation) -> str:
@@ -147,8 +148,8 @@ class _Placed:
                 boxes_3d += self._box_3d(c)
         dropped = sum(self.reasons.values())
         if dropped and not (detections or points or boxes_3d) and self.request.task is not Task.ASK:
-            raise MalformedAnswer(f"none of the {dropped} objects in the answer could be used ({'; '.join(self.notes())})",
-                                  self.said.text, dropped)
+            raise MalformedAnswer(f"none of the {dropped} objects in the answer could be used "
+                                  f"({'; '.join(self.notes())})", self.said.text, dropped)
         return Answer(tuple(detections), tuple(points), tuple(boxes_3d), dropped, self.repeats, self.notes())
 
     def _finite(self, candidates: list[Candidate]) -> list[Candidate]:
@@ -184,10 +185,10 @@ class _Placed:
             self.reasons["coordinates on another scale than 0..1000"] += len(candidates)
             return []
         what = "0..1" if unit else "up to %g" % max(v for c in off for v in c.values)
-        raise MalformedAnswer(f"coordinates are on another scale than 0..1000 ({what}, in {len(off) or len(candidates)} "
-                              f"of {len(candidates)} objects, image {self.size_px[0]}x{self.size_px[1]}); check that the "
-                              "checkpoint is a Qwen3-VL and what the server does to images",
-                              self.said.text, len(candidates))
+        raise MalformedAnswer(
+            f"coordinates are on another scale than 0..1000 ({what}, in {len(off) or len(candidates)} of "
+            f"{len(candidates)} objects, image {self.size_px[0]}x{self.size_px[1]}); check that the checkpoint is a "
+            "Qwen3-VL and what the server does to images", self.said.text, len(candidates))
 
     def _to_px(self, values: tuple[float, ...]) -> tuple[float, ...]:
         """x, y, x, y … in 0..1000 -> pixels of the original image, inside it."""
@@ -214,14 +215,16 @@ class _Placed:
 
     def _box_3d(self, c: Candidate) -> list[ModelBox3D]:
         center, size, angles = (np.asarray(c.values[i:i + 3]) for i in (0, 3, 6))
-        if not (np.all(size > 0.0) and np.all(size < 1000.0) and 0.0 < center[2] and np.all(np.abs(center) < 1000.0)):
+        near = np.all(np.abs(center) < 1000.0) and np.all(size < 1000.0)
+        if not (near and np.all(size > 0.0) and center[2] > 0.0):
             self.reasons["3D box without volume or not in front of the camera"] += 1
             return []
         if np.any(np.abs(angles) > 2.0):
             self.reasons["3D box whose angles are not in units of pi"] += 1
             return []
         extents = (*size, *size, *(_ANGLE_EXTENT,) * 3)
-        return [ModelBox3D(c.label, center, size, rotation_of(angles), box_score(self.said, c.numbers, extents, c.label_span))]
+        score = box_score(self.said, c.numbers, extents, c.label_span)
+        return [ModelBox3D(c.label, center, size, rotation_of(angles), score)]
 
 
 def rotation_of(angles_pi: np.ndarray) -> np.ndarray:

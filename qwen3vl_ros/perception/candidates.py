@@ -19,7 +19,8 @@ from qwen3vl_ros.types import Request, Task
 
 _NUMBERS = {Task.DETECT: (4,), Task.READ_TEXT: (4,), Task.POINT: (2,), Task.DETECT_3D: (9,), Task.ASK: (4, 2)}
 
-_GEOMETRY_KEY = re.compile(r"(?:bbox|box|boundingbox|bndbox|point|keypoint|coordinate|coord)(?:e?s)?(?:[23]d)?(?:e?s)?(?:xyxy)?")
+_GEOMETRY_KEY = re.compile(r"(?:bbox|box|boundingbox|bndbox|point|keypoint|coordinate|coord)(?:e?s)?(?:[23]d)?(?:e?s)?"
+                           r"(?:xyxy)?")
 _LABEL_KEYS = ("label", "name", "class", "classname", "category", "categoryname", "object", "objectname", "target",
                "ref", "phrase", "text", "textcontent", "description", "type", "title")
 _TEXT_KEYS = ("textcontent", "text", "content", "transcription", "value", "label")
@@ -102,7 +103,7 @@ class Candidates:
         """Give {"x1": …, "y1": …} to the field it is the value of, or make it a field of its own object."""
         values = {_plain(f.key)[0] + _plain(f.key)[1]: f.groups[0] for f in obj.fields
                   if f.kind == "numbers" and len(f.groups) == 1 and len(f.groups[0]) == 1}
-        names = next((names for names in _CORNERS if len(names) in self.arity and all(n in values for n in names)), None)
+        names = next((c for c in _CORNERS if len(c) in self.arity and all(n in values for n in c)), None)
         if names is None:
             return
         numbers = [values[name][0] for name in names]
@@ -159,7 +160,8 @@ class Candidates:
             return self._target(obj.within.key)
         if obj.parent is None or any(self._is_geometry(f) for f in obj.parent.fields[:8]):
             return None
-        found = next((f for f in obj.parent.fields[:8] if _plain(f.key)[0] in self.label_keys and f.kind == "text"), None)
+        found = next((f for f in obj.parent.fields[:8] if f.kind == "text" and _plain(f.key)[0] in self.label_keys),
+                     None)
         return self._said_label(found)[0] if found else None
 
     def _pair(self, geometry: list[Field], obj: Object) -> Iterable[tuple[Field, Field | None]]:

@@ -58,7 +58,8 @@ def _checked_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
     for target in targets:
         shown = repr(target[:60])
         if len(target) > MAX_TARGET_CHARS:
-            raise InvalidInput(f"target {shown} has {len(target)} characters, more than {MAX_TARGET_CHARS}; shorten it")
+            raise InvalidInput(f"target {shown} has {len(target)} characters, more than {MAX_TARGET_CHARS}; "
+                               "shorten it")
         quote = next((c for c in target if c in _QUOTES), None)
         if quote:
             raise InvalidInput(f"target {shown} holds the quotation mark {quote}, which ends a phrase in the prompt; "
@@ -77,7 +78,8 @@ def _checked_question(question: str) -> str:
 def _refuse_control(text: str, name: str, allowed: str) -> None:
     for c in text:
         if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in allowed:
-            raise InvalidInput(f"{name} holds the control character U+{ord(c):04X}; write it in one line of plain text")
+            raise InvalidInput(f"{name} holds the control character U+{ord(c):04X}; write it in one line of plain "
+                               "text")
     if _CHAT_MARKER.search(text):
         raise InvalidInput(f"{name} holds '<|', which begins a marker of the chat template; leave it out")
 

@@ -12,28 +12,29 @@ import re
 from qwen3vl_ros.types import Request, Task
 
 _MAX_CHARS = 300
+_PICTURE = r"(?:image|picture|photo|scene)"
 _DENIAL = re.compile(
     r"(?:sorry,? |unfortunately,? )?(?:"
     r"there (?:is|are|was|were) (?:no|not any|zero|0|none)\b|there (?:isn't|aren't) any\b"
-    r"|(?:i|we) (?:can ?not|can't|could not|couldn't|do not|don't|did not|didn't) (?:see|find|locate|detect|identify|spot) any\b"
-    r"|(?:i|we) (?:see|found|find|detected?) no\b"
-    r"|no\b.{1,120}\b(?:found|detected|visible|present|seen|exists?|matche[sd]|identified|located|in (?:the|this) (?:image|picture|scene))\b"
-    r"|(?:the|this) (?:image|picture|photo|scene) (?:does not|doesn't) (?:contain|show|include|have) any\b"
-    r"|(?:the|this) (?:image|picture|photo|scene) (?:contains|shows|has|includes) no\b"
-    r"|(?:none|nothing)(?: (?:found|detected|visible|present|matches))?\s*(?:[.!]|$)"
-    r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:(?:在)?(?:这张|该|此|本)?(?:图|图片|图像|图中|画面)(?:中|里|上)?)?(?:并)?"
+    r"|(?:i|we) (?:can ?not|can't|could not|couldn't|do not|don't|did not|didn't) "
+    r"(?:see|find|locate|detect|identify|spot) any\b"
+    r"|(?:i|we) (?:see|found|find|detect|detected) no\b"
+    r"|no\b.{1,120}\b(?:found|detected|visible|present|seen|exists?|matche[sd]|identified|located"
+    rf"|in (?:the|this) {_PICTURE})\b|no [^,.;:!?]{{1,60}}[.!]?$"
+    rf"|(?:the|this) {_PICTURE} (?:(?:does not|doesn't) (?:contain|show|include|have) any|(?:contains|shows|has|includes) no)\b"
+    r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:在?(?:这张|该|此|本)?(?:图|图片|图像|图中|画面)(?:中|里|上)?)?并?"
     r"(?:没有|未|无|找不到|不存在|看不到|不包含)"
     r")", re.IGNORECASE)
-_GENERIC = re.compile(r"\b(?:(?:such|matching|visible|relevant|requested|specified|detectable) )*"
-                      r"(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
-                      r"|物体|目标|对象|文字|文本|符合|匹配|实例", re.IGNORECASE)
 _BARE = re.compile(r"(?:null|none|nothing)(?: (?:found|detected|visible|present|matches))?\s*[.!]?", re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides|"
-                         r"aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管", re.IGNORECASE)
-_NO_IMAGE = re.compile(r"\b(?:no|any|an|the) (?:images?|pictures?|photos?|input|attachments?)(?! (?:does|doesn't|contains|shows|has|"
-                       r"includes))\b(?:\s+(?:was|were|is|are|has been)?\s*(?:provided|attached|given|uploaded|available|here|"
-                       r"found|received|to))|\bno (?:images?|pictures?|photos?|input)\b|\bany (?:images?|pictures?|photos?|input)\b"
-                       r"|没有(?:提供|收到|上传)|未(?:提供|收到|上传)", re.IGNORECASE)
+_GENERIC = re.compile(r"\b(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
+                      r"|物体|目标|对象|文字|文本|符合|匹配|实例", re.IGNORECASE)
+_TAKEN_BACK = re.compile(r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides"
+                         r"|aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管", re.IGNORECASE)
+_PARTLY = re.compile(r"\b(?:left|right|top|bottom|upper|lower|front|behind|near|beside|next to|corner|background|foreground"
+                     r"|more|other|another)\b|左|右|前|后|旁|其他", re.IGNORECASE)
+_NO_IMAGE = re.compile(r"\b(?:no|any) (?:images?|pictures?|photos?|input)\b"
+                       r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)",
+                       re.IGNORECASE)
 
 
 def is_refusal(text: str, request: Request) -> bool:
@@ -50,6 +51,11 @@ def is_refusal(text: str, request: Request) -> bool:
         return False
     targets = () if request.task is Task.READ_TEXT else request.targets
     named = [t for t in targets if _mentions(first, t)]
+    beyond = first.lower()
+    for target in named:
+        beyond = beyond.replace(_core(target), "")
+    if _PARTLY.search(beyond):  # nothing on the left is not nothing
+        return False
     if any(_mentions(sentence, t) for t in targets for sentence in rest):
         return False
     return bool(_GENERIC.search(first) and not named) or (len(named) == len(targets) > 0)
@@ -57,5 +63,8 @@ def is_refusal(text: str, request: Request) -> bool:
 
 def _mentions(sentence: str, target: str) -> bool:
     """Whether the sentence names the target, in singular or plural, with or without its article."""
-    core = re.sub(r"^(?:the|a|an) ", "", target.lower())
-    return core in sentence.lower()
+    return _core(target) in sentence.lower()
+
+
+def _core(target: str) -> str:
+    return re.sub(r"^(?:the|a|an) ", "", target.lower())

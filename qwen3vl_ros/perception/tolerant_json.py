@@ -27,7 +27,8 @@ class Number(NamedTuple):
 class Field:
     """`key: value`, the value being numbers (`groups`, one for each innermost list), text, or neither.
 
-    kind: "numbers"; "text"; "empty" ([], null, none without quotes, ""); "open" (an object or list of objects follows); "bad".
+    kind: "numbers"; "text"; "empty" ([], null, none without quotes, ""); "open" (an object or list of objects
+    follows); "bad".
     start, end: characters of the value. cut: the whole text ended inside the value.
     """
 
@@ -66,12 +67,14 @@ class Reading:
 
 
 NUMBER = re.compile(r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
-_TOKEN = re.compile(rf"""(?P<punct>[\[\](){{}}:=,])|(?P<quote>["'])|(?P<number>{NUMBER.pattern})|(?P<word>[^\W\d]\w*)""")
+_TOKEN = re.compile(r"""(?P<punct>[\[\](){}:=,])|(?P<quote>["'])|(?P<word>[^\W\d]\w*)"""
+                    rf"|(?P<number>{NUMBER.pattern})")
 _NUMBERS_ONLY = re.compile(r"(?=\D{0,8}\d)[\s\d.,+\-eE\[\]()]+")
 EMPTY_WORDS = {"null", "none", "nil", "undefined"}
 # After a closing quote comes structure, or a comma and then what may follow a comma; or, a comma lost, the next key.
 _AFTER_STRING = re.compile(r"""\s*(?:[:=}\])]|$|```|\{\s*["']|["'][^\W\d]\w{0,40}["']\s*[:=]"""
-                           r"""|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]|(?:null|true|false|NaN|-?Infinity|None|True|False)\b))""")
+                           r"""|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]"""
+                           r"""|(?:null|true|false|NaN|Infinity|None|True|False)\b))""")
 _AFTER_KEY = re.compile(r"""\s*[\["']""")  # a colon lost
 _KEY_AHEAD = {q: re.compile(rf"{q}[^\W\d][\w ./-]{{0,40}}{q}\s*[:=]") for q in "\"'"}
 _BODY = {q: re.compile(rf"[^{q}\\]*(?:\\.[^{q}\\]*)*", re.DOTALL) for q in "\"'"}

@@ -244,6 +244,8 @@ SAW_NOTHING = {
     "cannot see any": ("I cannot see any mugs here.", MUG), "does not show": ("The image does not contain any mug.", MUG),
     "and what there is": ("There are no mugs in the image. It shows a wooden table.", MUG),
     "in Chinese": ("图中没有mug。", MUG), "objects, in Chinese": ("图像中未检测到符合条件的物体。", BOTH),
+    "no such thing, short": ("No mug.", MUG), "no matching objects": ("No matching objects.", BOTH),
+    "none on the left, as asked": ("There is no mug on the left.", Request(("the mug on the left",))),
     "no text": ("There is no text in the image.", TEXT),
 }
 
@@ -263,6 +265,11 @@ MALFORMED = {
     "only half a denial": ("There are no mugs in the image.", BOTH, "stop", "no object"),
     "denial taken back": ("There are no mugs, but a cup is on the left.", MUG, "stop", "no object"),
     "denial contradicted": ("There are no mugs on the table. The mug is on the floor.", MUG, "stop", "no object"),
+    "only none on the left": ("There is no mug on the left.", MUG, "stop", "no object"),
+    "no more": ("There are no more mugs.", MUG, "stop", "no object"),
+    "no, and then": ("No, the mug is there.", MUG, "stop", "no object"),
+    "no problem": ("No problem, I will find the mug.", MUG, "stop", "no object"),
+    "no help": ("I'm sorry, I can't help with that.", MUG, "stop", "no object"),
     "no doubt": ("There is no doubt that the mug is on the table.", MUG, "stop", "no object"),
     "no image": ("I cannot see any image. Please provide the image of the mug.", MUG, "stop", "no object"),
     "no image received": ("There is no image to find a mug in.", MUG, "stop", "no object"),
@@ -486,14 +493,14 @@ def test_no_text_crashes_or_leaves_the_image(text, request_, size, finish):
     check(text, request_, size, finish)
 
 
-@SETTINGS
+@settings(SETTINGS, max_examples=60)
 @given(unit=st.lists(PIECES, min_size=1, max_size=6).map("".join), head=st.lists(PIECES, max_size=4).map("".join),
        tail=st.lists(PIECES, max_size=4).map("".join), request_=REQUESTS)
 def test_no_text_of_20000_characters_hangs(unit, head, tail, request_):
     text = (head + unit * (20_000 // len(unit)))[:20_000 - len(tail)] + tail
     started = time.process_time()
     check(text, request_, SIZE)
-    assert time.process_time() - started < 2.0  # tens of milliseconds; quadratic would be a minute
+    assert time.process_time() - started < 2.0  # guards against a hang, not a speed: linear takes 0.05 s, quadratic a minute
 
 
 JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(-10**6, 10**6), st.floats(allow_nan=False, allow_infinity=False),
@@ -551,7 +558,7 @@ def test_a_valid_answer_is_read_exactly(objects, fence, size):
     assert [(label.lower(), box) for label, box in got] == [(label.lower(), box) for label, box in wanted]
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(objects=st.lists(st.tuples(st.tuples(*[st.integers(0, 480)] * 2), st.tuples(*[st.integers(8, 500)] * 2),
                                   st.sampled_from(["mug", "red cube", "杯子", "child's mug"])),
                         min_size=4, max_size=8, unique_by=lambda o: o[0]),

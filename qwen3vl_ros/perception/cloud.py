@@ -34,12 +34,14 @@ class Plane:
     """A plane seen from its upper side: height of p = normal . p + offset_m, positive towards the camera.
 
     tolerance_m: points at 1 m range (or nearer) this close belong to it; it grows with the square of the range, as
-    the noise of stereo depth does. share: part of the frame's valid readings that lie on it.
+    the noise of stereo depth does. noise_m: standard deviation of its readings, robust, likewise. share: part of the
+    frame's valid readings that lie on it.
     """
 
     normal: np.ndarray
     offset_m: float
     tolerance_m: float
+    noise_m: float
     share: float
 
     def height_m(self, points_m: np.ndarray) -> np.ndarray:
@@ -240,19 +242,19 @@ def find_planes(points_m: np.ndarray, tolerance_m: float, up: np.ndarray | None 
         found = _best_plane(rest, tolerance_m, up, rng)
         if found is None:
             break
-        normal, offset, tolerance = found
+        normal, offset, tolerance, noise = found
         heights = rest @ normal.astype(np.float32) + np.float32(offset)
         # What follows must not be the fringe of this plane once more.
         on_it = np.abs(heights) < 2.0 * tolerance * _noise_growth(rest[:, 2])
         share = on_it.sum() / len(points_m)
         if share < _MIN_PLANE_SHARE:
             break
-        planes.append(Plane(normal, offset, tolerance, float(share)))
+        planes.append(Plane(normal, offset, tolerance, noise, float(share)))
         rest = rest[~on_it]
     return tuple(sorted(planes, key=lambda plane: -plane.share))
 
 
-def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, float] | None:
+def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, float, float] | None:
     screened = points_m[rng.integers(0, len(points_m), min(len(points_m), _SCREENED_POINTS))]
     corners = screened[rng.integers(0, len(screened), (_HYPOTHESES, 3))]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -284,4 +286,4 @@ def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, floa
         normal, offset = -normal, -offset
     if up is not None and normal @ up < _COS_UPRIGHT:
         return None
-    return normal, offset, float(np.clip(4.0 * sigma, min(_TOLERANCE_FLOOR_M, tolerance_m), tolerance_m))
+    return normal, offset, float(np.clip(4.0 * sigma, min(_TOLERANCE_FLOOR_M, tolerance_m), tolerance_m)), sigma

@@ -106,7 +106,7 @@ def _inside(pixels, box_px) -> np.ndarray:
 def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) -> tuple[np.ndarray, SolidBox, np.ndarray]:
     """camera_T_local 4x4, the box in that frame, and the object's points in the camera frame (float32)."""
     keep = _not_flying(found.mask)
-    normals = surface_normals(found.points_m, keep)
+    normals = surface_normals(found.points_m, keep, 0.0 if plane is None else plane.noise_m)
     points, normals = found.points_m[keep], normals[keep]
     step = max(1, math.ceil(len(points) / cloud.config.max_points))
     points, normals = points[::step], normals[::step]
@@ -170,12 +170,17 @@ def _not_flying(mask: np.ndarray) -> np.ndarray:
     return kept if kept.sum() * 2 > mask.sum() else mask
 
 
-def surface_normals(points_m: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Unit normals towards the camera of organised points hxwx3 in `mask`; NaN where they cannot be told."""
-    reach = int(np.clip(round(0.03 * math.sqrt(max(mask.sum(), 1))), 1, 4))
-    weight = cv2.boxFilter(mask.astype(np.float32), -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+def surface_normals(points_m: np.ndarray, mask: np.ndarray, noise_m: float = 0.0) -> np.ndarray:
+    """Unit normals towards the camera of organised points hxwx3 in `mask`; NaN where they cannot be told.
+
+    noise_m: standard deviation of the depth; the more of it, the wider the neighbourhood.
+    """
+    side = math.sqrt(max(int(mask.sum()), 1))
+    share = 0.03 + min(0.02, 20.0 * max(0.0, noise_m - 0.0005))
+    reach, kernel = int(np.clip(round(share * side), 1, 5)), (5, 5) if noise_m > 0.0002 else (3, 3)
+    weight = cv2.boxFilter(mask.astype(np.float32), -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
     filled = np.where(mask[..., None], points_m, 0).astype(np.float32)
-    mean = cv2.boxFilter(filled, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    mean = cv2.boxFilter(filled, -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
     mean /= np.where(weight > 0, weight, np.nan)[..., None]
     mean[~mask] = np.nan
     slopes = []

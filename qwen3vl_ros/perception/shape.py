@@ -17,7 +17,7 @@ from typing import Callable
 import cv2
 import numpy as np
 
-_TRIM_PERCENT = 0.5
+_TRIM_PERCENT = 0.2
 _TOP_PERCENT = 99.0
 _MIN_COMPLETE_RADIUS_M = 0.004
 _AXIS_POINTS = 600

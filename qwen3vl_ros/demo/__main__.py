@@ -42,10 +42,9 @@ def main(args: Sequence[str] | None = None) -> int:
     for stale in [*(out / name for name in FILES), *out.glob("scene_*.png")]:
         stale.unlink(missing_ok=True)
     _own_graph(options.domain)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    interrupts = _Interrupts()
     try:
-        return Demo(options, out).run()
+        return Demo(options, out, interrupts).run()
     except PerceptionError as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
@@ -57,8 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
 class Demo:
     """One run: start, drive, report."""
 
-    def __init__(self, options: argparse.Namespace, out: Path):
-        self.options, self.out = options, out
+    def __init__(self, options: argparse.Namespace, out: Path, interrupts: _Interrupts):
+        self.options, self.out, self._interrupts = options, out, interrupts
         self.log, self.gallery = Log(), Gallery()
         self._status = _StatusLine()
         self._first_ns = self._last_ns = self._scene_ns = 0
@@ -74,13 +73,15 @@ class Demo:
                                   "`source scripts/env.sh` first") from error
         with Recording(self.out / "demo.mcap", message_definition) as recording, Children(self.out) as children:
             self._children = children
-            self._observer = Observer(recording, self.options.targets, self._on_image, self._on_truth, self._on_answer)
+            self._observer = Observer(recording, self.options.targets, self._on_image, self._on_truth, self._on_answer,
+                                      self._on_wait)
             try:
                 self._start()
                 self._drive()
             finally:
                 self._status.clear()
                 self._observer.close()
+        self._interrupts.let_through()
         return self._report(recording.counts)
 
     # -- start --------------------------------------------------------------------------------------------------------
@@ -106,7 +107,6 @@ class Demo:
             waited_s = time.monotonic() - started
             self._status.show(f"{doing} ... {waited_s:.0f} s")
             self._observer.spin(0.1)
-            self._children.check()
             if waited_s > patience_s:
                 log = self._children.log_path(name)
                 raise PerceptionError(f"{doing} took more than {patience_s:.0f} s. End of {log}:\n{tail(log)}")
@@ -139,11 +139,9 @@ class Demo:
     def _next_frame(self) -> None:
         seen_ns, started = self._last_ns, time.monotonic()
         while not self._observer.spin(0.25, lambda: self._last_ns > seen_ns):
-            self._children.check()
             if time.monotonic() - started > CAMERA_PATIENCE_S:
                 log = self._children.log_path("camera")
                 raise PerceptionError(f"the camera fell silent for {CAMERA_PATIENCE_S:.0f} s. End of {log}:\n{tail(log)}")
-        self._children.check()
 
     def _choice(self) -> TruthObject | None:
         """The most visible object on the table whose name is its alone."""
@@ -179,6 +177,10 @@ class Demo:
     @property
     def _scene_s(self) -> float:
         return (self._last_ns - self._scene_ns) / 1e9
+
+    def _on_wait(self) -> None:
+        self._interrupts.check()
+        self._children.check()
 
     def _on_image(self, stamp_ns: int, rgb: np.ndarray) -> None:
         self.gallery.add_live(stamp_ns, rgb)
@@ -230,6 +232,30 @@ class Demo:
             print("nothing was detected; the model's own words are in results.json, the node's in node.log")
         print("demo: " + json.dumps(figures), flush=True)
         return 0 if self.log.total.right else 1
+
+
+class _Interrupts:
+    """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt where check() is called: raised in the middle of a ROS
+    callback it could be lost, or leave the graph in pieces. A second signal does not wait."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def check(self) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def let_through(self) -> None:
+        """From now on every signal raises at once."""
+        self.check()
+        self._asked = True
 
 
 class _StatusLine:

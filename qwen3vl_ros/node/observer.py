@@ -40,6 +40,7 @@ LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durabilit
 # Deeper than sensor data's 5: the frame the node answers must not be the one this process was too busy to take.
 IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARTS = ("generation", "detections_2d", "detections_3d", "grasp_targets")
+SLICE_S = 0.05
 KEPT_BYTES = 300_000_000     # pictures wait here until their answer comes
 LIVE_PERIOD_NS = 95_000_000  # on_image gets about ten a second, whatever the camera's rate
 
@@ -58,18 +59,20 @@ class Observer:
 
     prompt: the phrases the node was started with. on_image(stamp_ns, rgb), on_truth(stamp_ns, objects),
     on_answer(answer, frame): frame has colour and intrinsics, and is None if that image was not received here.
+    on_wait(): called at least ten times a second while spinning; what it raises ends the spinning.
     images: how many were received. health: the values of the node's last /diagnostics, by key.
     """
 
     def __init__(self, recording: Recording, prompt: Sequence[str], on_image: Callable[[int, np.ndarray], None],
                  on_truth: Callable[[int, tuple[TruthObject, ...]], None],
-                 on_answer: Callable[[Answer, Frame | None], None], namespace: str = "qwen3vl"):
+                 on_answer: Callable[[Answer, Frame | None], None], on_wait: Callable[[], None],
+                 namespace: str = "qwen3vl"):
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("observer", namespace=namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._recording = recording
-        self._on_image, self._on_truth, self._on_answer = on_image, on_truth, on_answer
+        self._on_image, self._on_truth, self._on_answer, self._on_wait = on_image, on_truth, on_answer, on_wait
         self._first_prompt, self._prompts, self._prompt_changing = tuple(prompt), {}, False
         self._frames, self._kept_bytes, self._last_live_ns = OrderedDict(), 0, 0
         self._parts: OrderedDict[int, dict[str, Any]] = OrderedDict()
@@ -102,10 +105,12 @@ class Observer:
         """Take what arrives for that long; returns at once, and True, when until() is."""
         end = time.monotonic() + seconds
         while not until():
-            left = end - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= end:
                 return False
-            self._executor.spin_once(min(left, 0.1))
+            self._on_wait()
+            # Always the same timeout: with another one rclpy forgets what else was ready, and the topics that were
+            # subscribed to last may never have their turn.
+            self._executor.spin_once(SLICE_S)
         return True
 
     def flush(self) -> None:

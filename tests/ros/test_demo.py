@@ -197,7 +197,7 @@ def test_an_interrupt_ends_everything(demo, number, status):
     run.printed("simulated camera: ")
     assert len(run.processes()) == 3
     run.popen.send_signal(number)
-    assert run.status() == status
+    assert run.status() == status, run.stderr
     assert run.processes() == [] and "interrupted" in run.stderr
     with open(run.out / "demo.mcap", "rb") as file:
         assert make_reader(file).get_summary().statistics.message_count > 0

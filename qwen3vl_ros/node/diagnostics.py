@@ -63,7 +63,7 @@ class Health:
                 self._images.clear()
                 self._answers.clear()
             if state == "unconfigured":
-                self._problems = {k: v for k, v in self._problems.items() if k == "engine"}
+                self._problems = {k: v for k, v in self._problems.items() if k == "configure"}
 
     def image_arrived(self) -> None:
         with self._lock:

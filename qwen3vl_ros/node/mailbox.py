@@ -40,16 +40,26 @@ class _Companion:
     """The recent messages of one stream that accompanies the images."""
 
     def __init__(self, name: str, tolerance_ns: int, opened_s: float):
-        self.name, self.tolerance_ns = name, tolerance_ns
-        self.recent: deque[tuple[int, Any]] = deque(maxlen=16)
+        self.name, self.tolerance_ns, self._opened_s = name, tolerance_ns, opened_s
         self._lags_s: deque[float] = deque(maxlen=10)
         self.arrived_s: float | None = None
-        self._opened_s = opened_s
+        self.forget()
+
+    def forget(self) -> None:
+        """Stamps of two runs must not meet."""
+        self.recent: deque[tuple[int, Any]] = deque(maxlen=16)
+        self._stamps: deque[int] = deque(maxlen=16)
+
+    def forget_before(self, stamp_ns: int) -> None:
+        """Images only get newer: what is too old for this one is of no use, but for the last."""
+        while len(self.recent) > 1 and self.recent[0][0] < stamp_ns - self.tolerance_ns:
+            self.recent.popleft()
 
     def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int], float | None]):
-        if self.recent and stamp_ns < self.recent[-1][0] - CLOCK_JUMP_NS:
-            self.recent.clear()
+        if self._stamps and stamp_ns < self._stamps[-1] - CLOCK_JUMP_NS:
+            self.forget()
         self.recent.append((stamp_ns, message))
+        self._stamps.append(stamp_ns)
         self.arrived_s = now_s
         image_s = image_arrival_s(stamp_ns, self.tolerance_ns)
         if image_s is not None:
@@ -60,16 +70,15 @@ class _Companion:
         best = min(self.recent, key=lambda entry: abs(entry[0] - stamp_ns), default=None)
         if best is None or abs(best[0] - stamp_ns) > self.tolerance_ns:
             return None, True
-        gap_ns, newest_ns = abs(best[0] - stamp_ns), max(stamp for stamp, _ in self.recent)
-        if len(self.recent) < 2:  # the period is not known yet
+        if len(self._stamps) < 2:  # the period is not known yet
             return best[1], best[0] < stamp_ns
-        return best[1], abs(newest_ns + self._period_ns() - stamp_ns) < gap_ns
+        return best[1], abs(max(self._stamps) + self._period_ns() - stamp_ns) < abs(best[0] - stamp_ns)
 
     def alive(self, now_s: float) -> bool:
         return now_s - (self._opened_s if self.arrived_s is None else self.arrived_s) <= ALIVE_S
 
     def _period_ns(self) -> float:
-        stamps = sorted(stamp for stamp, _ in self.recent)
+        stamps = sorted(self._stamps)
         steps = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
         return statistics.median(steps) if steps else FIRST_PERIOD_S * 1e9
 
@@ -78,11 +87,11 @@ class _Companion:
         return min(wait_s + max(self._lags_s, default=0.0), LONGEST_WAIT_S)
 
     def absence(self, stamp_ns: int, now_s: float) -> str:
-        if self.arrived_s is None or not self.recent:
+        if self.arrived_s is None or not self._stamps:
             return f"no {self.name} has been received"
         if not self.alive(now_s):
             return f"{self.name} stopped {now_s - self.arrived_s:.1f} s ago"
-        gap_ns = min(abs(stamp - stamp_ns) for stamp, _ in self.recent)
+        gap_ns = min(abs(stamp - stamp_ns) for stamp in self._stamps)
         return (f"the nearest {self.name} is {gap_ns / 1e6:.0f} ms away from the image, more than sync_slop "
                 f"({self.tolerance_ns / 1e6:.0f} ms); synchronise the camera or raise sync_slop")
 
@@ -125,7 +134,7 @@ class Mailbox:
             if stamp_ns < newest_ns - CLOCK_JUMP_NS:
                 self._restart_images()
                 for companion in filter(None, (self._depth, self._info)):
-                    companion.recent.clear()  # stamps of two runs must not meet
+                    companion.forget()
             elif stamp_ns < newest_ns:
                 self.superseded += 1
                 return
@@ -203,6 +212,8 @@ class Mailbox:
             self.superseded += index + (self._slot is not None)
             for _ in range(index + 1):
                 self._pending.popleft()
+            for companion in filter(None, (self._depth, self._info)):
+                companion.forget_before(stamp_ns)
             self._slot = self._newest = Snapshot(
                 stamp_ns, image, depth, info,
                 "" if depth is not None else

@@ -1,6 +1,7 @@
-"""The lifecycle node `perception`: transitions, services, and what a task of the engine's thread means on the graph.
+"""The lifecycle node `perception`: its transitions, services and parameters.
 
-It decides nothing about pictures: the mailbox pairs, the worker schedules, the pipeline sees, this file connects them.
+It decides nothing about pictures: the mailbox pairs, the worker schedules, answering turns one task into messages, and
+this file makes and connects them.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from std_srvs.srv import SetBool
 
 from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.node.answering import Answering
 from qwen3vl_ros.node.camera import Camera
-from qwen3vl_ros.node.convert import stamp_ns
 from qwen3vl_ros.node.diagnostics import Health, Level
 from qwen3vl_ros.node.mailbox import Mailbox
 from qwen3vl_ros.node.parameters import Parameters
 from qwen3vl_ros.node.publishers import Answer, DiagnosticsPublisher, Publishers
 from qwen3vl_ros.node.tf import transforms_for
-from qwen3vl_ros.node.worker import Call, Task, Worker
+from qwen3vl_ros.node.worker import Call, Worker
 from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.srv import Detect, SetPrompt
-from qwen3vl_ros.types import Cancelled, MalformedAnswer, PerceptionError, Request
+from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError, Request
 
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
@@ -72,6 +73,7 @@ class PerceptionNode(LifecycleNode):
         self.stopping = threading.Event()
         self.ended = threading.Event()
         self._worker: Worker | None = None
+        self._answering: Answering | None = None
         self._camera: Camera | None = None
         self._transforms = self._out = None
         self._prompt_id, self._pending_calls, self._stale_seen = 0, 0, 0
@@ -94,26 +96,36 @@ class PerceptionNode(LifecycleNode):
     def on_configure(self):
         config = self.config
         self._targets, self._enabled, self._prompt_id = config.targets, config.enabled, self._prompt_id + 1
+        try:
+            self._stream_request()
+        except InvalidInput as error:
+            return self._not_configured(f"parameter targets: {error}")
         self._mailbox, self._stale_seen = Mailbox(config.sync_slop, config.use_depth), 0
-        self._worker = Worker(lambda: self._load(config), self._perform,
+        self._answering = Answering(self, self.health, lambda: self.config, self._age_s)
+        self._worker = Worker(lambda: self._load(config), self._answering.perform,
                               lambda perception: perception.engine.close(), self._mailbox, self._age_s,
                               lambda: self.config.max_age, self.die)
         self.get_logger().info(f"loading the model ({config.model or 'embedded'}, {config.engine}, {config.device})")
         error = self._wait_for_load(config)
         if error is not None:
-            self._worker = self._worker if self._worker.alive else None
+            if self._worker.loaded.is_set():
+                self._worker = None
             if not isinstance(error, PerceptionError):
                 raise error
-            self.health.failed("engine", Level.ERROR, f"the model could not be loaded: {error}", lasting=True)
-            self.get_logger().error(f"configure failed: {error}")
-            return FAILURE, "unconfigured"
-        self.health.well("engine")
+            return self._not_configured(f"the model could not be loaded: {error}")
+        self.health.well("configure")
         self.get_logger().info(f"the engine: {self.health.engine}")
         self._out = Publishers(self)
         if config.target_frame:
             self._transforms = transforms_for(self)
             self.health.fact("transforms", self._transforms.name)
+        self._answering.connect(self._worker, self._out, self._transforms)
         return SUCCESS, "inactive"
+
+    def _not_configured(self, reason: str):
+        self.health.failed("configure", Level.ERROR, reason, lasting=True)
+        self.get_logger().error(f"configure failed: {reason}")
+        return FAILURE, "unconfigured"
 
     def _load(self, config: Config) -> Perception:
         engine = self._engine_loader(config)
@@ -137,7 +149,7 @@ class PerceptionNode(LifecycleNode):
     @_transition("activating")
     def on_activate(self):
         self._mailbox.clear()
-        self._camera = Camera(self, self.config, self._mailbox, self.health)
+        self._camera = self._answering.camera = Camera(self, self.config, self._mailbox, self.health)
         self._stream()
         self.get_logger().info(f"active: {self._camera.image_topic}, looking for {', '.join(self._targets) or 'nothing'}")
         return SUCCESS, "active"
@@ -166,7 +178,7 @@ class PerceptionNode(LifecycleNode):
     def _unsubscribe(self, reason: str, wait: bool = True) -> None:
         if self._camera:
             self._camera.close()
-            self._camera = None
+            self._camera = self._answering.camera = None
         if self._worker:
             self._worker.cancel_all(reason)
             if wait and not self._worker.wait_idle(STOP_PATIENCE_S):
@@ -181,7 +193,7 @@ class PerceptionNode(LifecycleNode):
             if not self._worker.stop(patience_s):
                 self.get_logger().warning("the engine did not stop in time; its memory is freed when the process ends")
                 return False
-        self._worker = None
+        self._worker = self._answering = None
         for part in filter(None, (self._out, self._transforms)):
             part.close()
         self._out = self._transforms = None
@@ -218,11 +230,14 @@ class PerceptionNode(LifecycleNode):
         prompt_for(request)
         return request
 
+    def _stream_request(self) -> Request | None:
+        """What the stream asks; None without targets."""
+        return self._request(self._targets, self._prompt_id) if self._targets else None
+
     def _stream(self) -> None:
         """Tell the worker what the stream should do now."""
         if self._worker and self._camera:
-            request = self._request(self._targets, self._prompt_id) if self._targets and self._enabled else None
-            self._worker.stream(request, self.config.generation.deadline)
+            self._worker.stream(self._stream_request() if self._enabled else None, self.config.generation.deadline)
         self.health.fact("prompt", f"{self._prompt_id}: {', '.join(self._targets) or '(nothing)'}")
         self.health.fact("enabled", self._enabled)
 
@@ -282,7 +297,7 @@ class PerceptionNode(LifecycleNode):
         self._needs("active", self._worker is not None and self._camera is not None and not self.stopping.is_set())
         targets, prompt_id = (tuple(asked.targets), 0) if asked.targets else (self._targets, self._prompt_id)
         if not asked.timeout >= 0:
-            raise types.InvalidInput(f"timeout {asked.timeout} must be 0 or more seconds")
+            raise InvalidInput(f"timeout {asked.timeout} must be 0 or more seconds")
         request = self._request(targets, prompt_id)
         future = Future(executor=self.executor)
         # A coroutine waiting for a future does not wake the executor by itself; a callback on that future does.
@@ -294,66 +309,8 @@ class PerceptionNode(LifecycleNode):
         self._worker.submit(Call(request, min(asked.timeout, 1e6) or self.config.request_timeout, answer))
         return future
 
-    # -- on the engine's thread ---------------------------------------------------------------------------------------------
-
     def _age_s(self, stamp_ns: int) -> float:
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
-
-    def _perform(self, perception: Perception, task: Task) -> None:
-        """Answer one task: capture -> frame -> scene -> messages. Expected errors are reported here, others escape."""
-        camera, config = self._camera, self.config
-        if camera is None:  # deactivated since the task was taken, which answered its call
-            return
-        perception.config, perception.engine.generation = config, config.generation
-        generation = None
-        try:
-            frame, no_3d = camera.frame_of(task.snapshot, self._transforms)
-            self._report_3d(no_3d)
-            generation = perception.generate(frame, task.request, task.control)
-            scene = perception.interpret(frame, task.request, generation)
-            answer = self._out.answer(scene, frame, config, no_3d)
-            self.health.well("image", "answer", "engine")
-        except Cancelled as error:
-            if task.call:
-                task.call.finish(error=error)
-            return
-        except PerceptionError as error:
-            self._report_error(error)
-            answer = self._out.failed(task.snapshot.image.header, task.request.prompt_id, generation, error)
-        if task.call:
-            self._answer_call(task.call, answer, generation)
-        else:
-            self._publish(task, answer, generation)
-
-    def _answer_call(self, call: Call, answer: Answer, generation) -> None:
-        if answer.generation:
-            answer.generation.latency_s = self._age_s(stamp_ns(answer.header))
-        if answer.error is None and generation.finish_reason == "deadline":
-            answer.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {answer.summary} until then")
-        call.finish(answer)
-
-    def _publish(self, task: Task, answer: Answer, generation) -> None:
-        with self._worker.publishing:
-            if not self._worker.is_current(task):
-                return
-            self._out.publish(answer, self._age_s(task.snapshot.stamp_ns))
-        if answer.error is None:
-            self.health.answered(answer.generation.latency_s, generation.total_s)
-
-    def _report_3d(self, reason: str) -> None:
-        if reason:
-            self.health.problem("3D", Level.WARN, f"no measured 3D: {reason}")
-            self.get_logger().warning(f"no measured 3D: {reason}", throttle_duration_sec=5.0)
-        else:
-            self.health.well("3D")
-
-    def _report_error(self, error: PerceptionError) -> None:
-        kind = type(error).__name__
-        about, level = {"InvalidInput": ("image", Level.WARN), "MalformedAnswer": ("answer", Level.WARN)}.get(
-            kind, ("engine", Level.ERROR))
-        self.health.count("malformed" if isinstance(error, MalformedAnswer) else kind)
-        self.health.failed(about, level, f"{kind}: {error}", lasting=level is Level.ERROR)
-        self.get_logger().error(f"{kind}: {error}", throttle_duration_sec=2.0)
 
     # -- diagnostics --------------------------------------------------------------------------------------------------------
 

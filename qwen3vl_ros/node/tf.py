@@ -118,7 +118,7 @@ class BufferedTransforms:
         import tf2_ros
 
         self._tf2 = tf2_ros
-        self._buffer = tf2_ros.Buffer(node=node)
+        self._buffer = tf2_ros.Buffer()  # given a node, it would leave a service behind on it
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:

@@ -202,6 +202,11 @@ def test_a_late_packet_does_not_go_back_in_time(clock):
     assert box.take() is None
 
 
+def test_a_healthy_camera_leaves_only_the_present_capture_in_memory(clock):
+    box = filled(clock)
+    assert len(box._depth.recent) <= 2 and not box._pending
+
+
 def test_a_burst_is_held_in_fixed_memory(clock):
     box = Mailbox(0.02, True, clock)
     for i in range(10_000):

@@ -139,6 +139,7 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._clients = {}
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.messages["/diagnostics"].append, 50)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
@@ -187,12 +188,10 @@ class Graph:
         """Every result topic of the node, recorded."""
         return {name: self.listen(f"{prefix}/{name}", kind) for name, kind in RESULTS.items()}
 
-    def diagnosed(self, condition, timeout_s: float = 10.0, what: str = "the diagnosis"):
-        """The first /diagnostics status from now on for which condition(status, values) is true."""
-        if "/diagnostics" not in self.messages:
-            self.listen("/diagnostics", DiagnosticArray, 50)
+    def diagnosed(self, condition, timeout_s: float = 10.0, what: str = "the diagnosis", ever: bool = False):
+        """The first /diagnostics status from now on (or ever) for which condition(status, values) is true."""
         seen = self.messages["/diagnostics"]
-        start = len(seen)
+        start = 0 if ever else len(seen)
 
         def found():
             for message in seen[start:]:
@@ -260,7 +259,7 @@ class FakeCamera:
     def matched(self) -> FakeCamera:
         """Wait until the node has found our topics."""
         for publisher in filter(None, (self.image, self.depth, self.info)):
-            until(lambda: publisher.get_subscription_count(), 20, f"a subscriber of {publisher.topic}")
+            until(lambda: publisher.get_subscription_count(), 20, f"a subscriber of {publisher.topic_name}")
         return self
 
     def shoot(self, shade: int = 90, age_s: float = 0.0, rgb=None, depth_m=None, info_K=K, frame: str = OPTICAL,

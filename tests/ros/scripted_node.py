@@ -109,8 +109,8 @@ def slow_load(config):
     return Instant(config)
 
 
-def quick_load_after_two_seconds(config):
-    time.sleep(2.0)
+def four_second_load(config):
+    time.sleep(4.0)
     return Instant(config)
 
 
@@ -133,7 +133,7 @@ def load_on_second_try(config):
 
 ENGINES = {"instant": Instant, "nothing": Nothing, "slow": Slow, "quick_for_mugs": QuickForMugs, "deaf": Deaf,
            "failing": Failing, "broken": Broken, "garbage": Garbage, "slow_load": slow_load,
-           "two_second_load": quick_load_after_two_seconds, "no_model": no_model, "broken_load": broken_load,
+           "four_second_load": four_second_load, "no_model": no_model, "broken_load": broken_load,
            "second_try": load_on_second_try}
 
 if __name__ == "__main__":

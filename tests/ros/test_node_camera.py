@@ -201,7 +201,7 @@ def test_compressed_images_are_read(graph):
     jpeg = cv2.imencode(".jpg", picture()[0][..., ::-1])[1].tobytes()
 
     class Compressing:
-        topic = camera.image.topic
+        topic_name = camera.image.topic_name
         real = camera.image
 
         def publish(self, image):
@@ -227,3 +227,23 @@ def test_every_name_of_image_qos_hears_a_reliable_camera(graph, qos):
     camera = FakeCamera(graph, QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)).matched()
     heard = graph.results()
     until(lambda: camera.shoot() and heard["detections_2d"], 10, "an answer")
+
+
+def test_ages_are_told_by_the_node_s_clock(graph):
+    """In simulated time an image of second 1000 is new, whatever the wall says."""
+    from rosgraph_msgs.msg import Clock as ClockMessage
+
+    clock = graph.node.create_publisher(ClockMessage, "/clock", 10)
+    now = ClockMessage()
+    now.clock.sec = 1000
+    graph.start_node("instant", "-p", "use_sim_time:=true", max_age=0.2)
+    camera = FakeCamera(graph).matched()
+    heard = graph.results()
+
+    def simulated(image, depth, info):
+        for message in (image, depth, info):
+            message.header.stamp.sec, message.header.stamp.nanosec = 999, 900_000_000
+        clock.publish(now)
+    until(lambda: camera.shoot(edit=simulated) and heard["generation"], 15, "an answer in simulated time")
+    assert heard["generation"][-1].header.stamp.sec == 999
+    assert 0 <= heard["generation"][-1].latency_s < 0.2

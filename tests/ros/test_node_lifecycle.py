@@ -78,9 +78,9 @@ def test_a_defect_in_the_engine_ends_the_process_and_answers_whoever_waits(graph
 
 
 def test_the_node_answers_while_it_loads_and_says_that_it_does(graph):
-    process = graph.start_node("two_second_load", ready=False)
+    process = graph.start_node("four_second_load", ready=False)
     process.logged("loading the model")
-    graph.diagnosed(lambda s, v: v["state"] == "configuring", 10, "the state in /diagnostics")
+    graph.diagnosed(lambda s, v: v["state"] == "configuring", 10, "the state in /diagnostics", ever=True)
     response = graph.call(Detect, "/qwen3vl/perception/detect")
     assert not response.success and "configuring" in response.message
     process.logged("active: ")
@@ -164,6 +164,12 @@ def test_a_wrong_parameter_at_start_ends_with_status_2_and_its_name(graph):
     for process, words in started:
         assert process.status(30) == 2, process.log
         assert words in process.log and "Traceback" not in process.log
+
+
+def test_targets_no_prompt_can_hold_fail_on_configure_with_the_reason(graph):
+    process = graph.start_node("instant", ready=False, targets='''['a "quoted" mug']''')
+    assert process.status() == 1
+    assert "configure failed: parameter targets" in process.log and "Traceback" not in process.log
 
 
 def test_parameters_are_declared_changed_and_refused_with_reasons(graph):

@@ -1,10 +1,12 @@
-"""What does the node itself cost? Image stamp to published answer, the engine's time taken out, beside a bare subscriber.
+"""What does the node itself cost? Image stamp to published answer, the engine's time taken out, beside a bare
+subscriber.
 
-Three processes over real DDS: a camera (640x480 RGB and depth at 30 Hz, a simulated scene drawn before the clock
-starts), the perception node with an engine that answers at once, and a bare rclpy subscriber of the same images that
-only notes when they arrive. Two passes: the model saw nothing, which is the node alone (p50_ms, p95_ms), and it
-named the scene's objects at their true boxes, so that reading, lifting and grasping are paid for as well
-(objects_p50_ms, objects_p95_ms; benchmarks/geometry.py takes that part to pieces). The last line is JSON.
+Three processes over real DDS: a camera (640x480 RGB and depth at 30 Hz, a simulated scene drawn before the
+clock starts), the perception node with an engine that answers at once, and a bare rclpy subscriber of the
+same images that only notes when they arrive. Two passes: the model saw nothing, which is the node alone
+(p50_ms, p95_ms), and it named the scene's objects at their true boxes, so that reading, lifting and grasping
+are paid for as well (objects_p50_ms, objects_p95_ms; benchmarks/geometry.py takes that part to pieces). The
+last line is JSON.
 
     make bench BENCH=node_overhead [ARGS="--seconds 20 --objects 3"]
 """
@@ -56,7 +58,8 @@ def camera(folder: Path, rate_hz: float, count: int) -> None:
     image, depth, info = (node.create_publisher(kind, topic, qos_profile_sensor_data) for kind, topic in
                           ((Image, "image_raw"), (Image, "depth/image_raw"), (CameraInfo, "camera_info")))
     header = messages.header_of(0, FRAME)
-    rgb, metres = messages.image(header, data["rgb"]), messages.image(header, data["depth_m"].astype(np.float32))
+    rgb, metres = messages.image(header, data["rgb"]), messages.image(header,
+                                                                      data["depth_m"].astype(np.float32))
     K = messages.camera_info(header, data["K"], SIZE)
     end = time.monotonic() + 60
     while image.get_subscription_count() < 2 or depth.get_subscription_count() < 2:
@@ -106,12 +109,14 @@ def perception(folder: Path) -> int:
         generation = None
 
         def generate(self, images, prompt, control=None):
-            return Generation(text, tuple(range(len(ends))), np.full(len(ends), -0.1, np.float32), ends, "stop")
+            return Generation(text, tuple(range(len(ends))), np.full(len(ends), -0.1, np.float32), ends,
+                              "stop")
 
         def close(self):
             pass
 
-    return run([sys.argv[0], "--ros-args", "-p", "diagnostics_period:=0.5"], engine_loader=lambda config: Instant())
+    return run([sys.argv[0], "--ros-args", "-p", "diagnostics_period:=0.5"],
+               engine_loader=lambda config: Instant())
 
 
 def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) -> dict:
@@ -150,7 +155,8 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
         end = time.monotonic() + 60
         while not node.count_publishers("/qwen3vl/perception/generation"):
             if time.monotonic() > end:
-                raise RuntimeError(f"the node did not start:\n{(folder / 'perception.log').read_text()[-3000:]}")
+                raise RuntimeError(
+                    f"the node did not start:\n{(folder / 'perception.log').read_text()[-3000:]}")
             time.sleep(0.05)
         count = round((seconds + 1) * rate_hz)
         shooting = subprocess.run([*me, "--role", "camera", "--rate", str(rate_hz), "--count", str(count)])
@@ -174,22 +180,37 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
     bare_ms = json.loads((folder / "bare.json").read_text())
     skip = round(rate_hz)
     if min(len(latencies_ms), len(bare_ms)) < 2 * skip:
-        raise RuntimeError(f"{len(latencies_ms)} answers and {len(bare_ms)} images for the bare subscriber are too few to "
-                           f"measure; the node's diagnostics: {last}; its log:\n{(folder / 'perception.log').read_text()[-3000:]}")
+        raise RuntimeError(
+            f"{len(latencies_ms)} answers and {len(bare_ms)} images for the bare subscriber are too few to "
+            f"measure; the node's diagnostics: {last}; its log:\n"
+            + (folder / "perception.log").read_text()[-3000:])
     node_p50, node_p95 = np.percentile(latencies_ms[skip:], (50, 95))
     bare_p50, bare_p95 = np.percentile(bare_ms[skip:], (50, 95))
-    return {"p50_ms": round(node_p50, 2), "p95_ms": round(node_p95, 2), "bare_p50_ms": round(bare_p50, 2),
-            "bare_p95_ms": round(bare_p95, 2), "camera_hz": round(shot["hz"], 2), "received": int(last["images"]),
-            "sent": shot["sent"], "dropped_stale": int(last["dropped: stale"]), "answers": len(latencies_ms),
-            "replaced": int(last["dropped: replaced by a newer"]), "bare_received": len(bare_ms),
-            "geometry_p50_ms": round(float(np.median(geometry_ms)), 2), "objects": len(answer)}
+    return {
+        "p50_ms": round(node_p50, 2),
+        "p95_ms": round(node_p95, 2),
+        "bare_p50_ms": round(bare_p50, 2),
+        "bare_p95_ms": round(bare_p95, 2),
+        "camera_hz": round(shot["hz"], 2),
+        "received": int(last["images"]),
+        "sent": shot["sent"],
+        "dropped_stale": int(last["dropped: stale"]),
+        "answers": len(latencies_ms),
+        "replaced": int(last["dropped: replaced by a newer"]),
+        "bare_received": len(bare_ms),
+        "geometry_p50_ms": round(float(np.median(geometry_ms)), 2),
+        "objects": len(answer)
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=15.0, help="of each pass")
     parser.add_argument("--rate", type=float, default=30.0, help="pictures a second")
-    parser.add_argument("--objects", type=int, default=1, help="in the scene and in the second pass's answer, 1 to 6")
+    parser.add_argument("--objects",
+                        type=int,
+                        default=1,
+                        help="in the scene and in the second pass's answer, 1 to 6")
     parser.add_argument("--seed", type=int, default=7, help="of the scene")
     for hidden in ("--role", "--folder", "--count"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -204,22 +225,28 @@ def main() -> int:
     if given.role == "bare":
         bare(Path(given.folder))
         return 0
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-          f"FASTDDS_DEFAULT_PROFILES_FILE={os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE', '(not set: frames will be lost)')}")
+    profile = os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE", "(not set: frames will be lost)")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+          f"FASTDDS_DEFAULT_PROFILES_FILE={profile}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         answer = scene(Path(folder), given.objects, given.seed)
         for each in ([], answer):
             rows.append(measure(each, given.seconds, given.rate, Path(folder)))
-    print(f"{'answer':<12}{'node p50':>10}{'p95':>8}{'bare p50':>10}{'p95':>8}{'p50 - bare':>12}{'p95 - bare':>12}"
-          f"{'geometry p50':>14}{'received':>12}{'answers':>9}   (ms)")
+    columns = ("answer", "node p50", "p95", "bare p50", "p95", "p50 - bare", "p95 - bare", "geometry p50",
+               "received", "answers")
+    print("".join(f"{name:>13}" for name in columns) + "   (ms)")
     for r in rows:
-        print(f"{str(r['objects']) + ' objects':<12}{r['p50_ms']:>10.1f}{r['p95_ms']:>8.1f}{r['bare_p50_ms']:>10.1f}"
-              f"{r['bare_p95_ms']:>8.1f}{r['p50_ms'] - r['bare_p50_ms']:>12.1f}{r['p95_ms'] - r['bare_p95_ms']:>12.1f}"
-              f"{r['geometry_p50_ms']:>14.1f}{str(r['received']) + '/' + str(r['sent']):>12}{r['answers']:>9}")
+        figures = (r["p50_ms"], r["p95_ms"], r["bare_p50_ms"], r["bare_p95_ms"],
+                   r["p50_ms"] - r["bare_p50_ms"], r["p95_ms"] - r["bare_p95_ms"], r["geometry_p50_ms"])
+        print(f"{r['objects']:>5} objects" + "".join(f"{v:>13.1f}" for v in figures)
+              + f"{r['received']:>8}/{r['sent']:<4}{r['answers']:>13}")
     nothing, objects = rows
-    extra = {f"objects_{k}": objects[k] for k in ("p50_ms", "p95_ms", "bare_p50_ms", "bare_p95_ms", "geometry_p50_ms",
-                                                  "received", "sent", "answers")}
+    extra = {
+        f"objects_{k}": objects[k]
+        for k in ("p50_ms", "p95_ms", "bare_p50_ms", "bare_p95_ms", "geometry_p50_ms", "received", "sent",
+                  "answers")
+    }
     print(json.dumps({**nothing, **extra, "objects": objects["objects"]}))
     rclpy.try_shutdown()
     return 0

@@ -1,7 +1,8 @@
-"""One task of the engine's thread, whole: capture -> frame -> generation -> scene -> messages, and every way it can fail.
+"""One task of the engine's thread, whole: capture -> frame -> generation -> scene -> messages, and every way
+it can fail.
 
-Runs on the engine's thread alone. Errors this package raises on purpose are counted, logged and published here; any
-other escapes, and ends the process.
+Runs on the engine's thread alone. Errors this package raises on purpose are counted, logged and published
+here; any other escapes, and ends the process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from qwen3vl_ros.types import Cancelled, Generation, InvalidInput, MalformedAnsw
 
 
 class Answering:
-    """`perform` for a Worker. camera is None while the node is not active. age_s(stamp_ns): by the node's clock."""
+    """`perform` for a Worker. camera is None while the node is not active. age_s(stamp_ns): by the node's
+    clock.
+    """
 
     def __init__(self, node, health: Health, config: Callable[[], Config], age_s: Callable[[int], float]):
         self._log, self._health, self._config, self._age_s = node.get_logger(), health, config, age_s
@@ -59,7 +62,8 @@ class Answering:
         if answer.generation:
             answer.generation.latency_s = self._age_s(stamp_ns(answer.header))
         if answer.error is None and generation.finish_reason == "deadline":
-            answer.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {answer.summary} until then")
+            answer.error = Cancelled(
+                f"the deadline of {call.timeout_s:g} s passed; {answer.summary} until then")
         call.finish(answer)
 
     def _publish(self, task: Task, answer: Answer, generation: Generation | None) -> None:
@@ -70,7 +74,7 @@ class Answering:
         if answer.error is None:
             self._health.answered(answer.generation.latency_s, generation.total_s)
 
-    # -- what diagnostics and the log are told --------------------------------------------------------------------------
+    # -- what diagnostics and the log are told -----------------------------------------------------
 
     def _report_3d(self, reason: str) -> None:
         if reason:
@@ -83,8 +87,10 @@ class Answering:
         self._health.well("image", "answer", "engine")
         if scene.truncated:
             self._health.count(f"cut short: {scene.generation.finish_reason}")
-            self._health.problem("length", Level.WARN, f"the answer was cut short after {len(scene.generation.token_ids)} tokens "
-                                 f"({scene.generation.finish_reason}); see generation.* in the parameters")
+            self._health.problem(
+                "length", Level.WARN,
+                f"the answer was cut short after {len(scene.generation.token_ids)} tokens "
+                f"({scene.generation.finish_reason}); see generation.* in the parameters")
         if scene.dropped:
             self._health.count("unreadable objects", scene.dropped)
 

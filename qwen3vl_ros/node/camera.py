@@ -1,7 +1,7 @@
 """The camera's topics: subscriptions that only store, QoS that reports misfits, and one capture as a Frame.
 
-Callbacks put messages into the mailbox and return; `frame_of` runs on the engine's thread, so that only images which
-get an answer are ever converted.
+Callbacks put messages into the mailbox and return; `frame_of` runs on the engine's thread, so that only
+images which get an answer are ever converted.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ FUTURE_TOLERANCE_S = 0.05
 def qos_of(name: str) -> QoSProfile:
     """The profile of parameter image_qos."""
     kept = {"history": HistoryPolicy.KEEP_LAST, "depth": 5}
-    return {"sensor_data": qos_profile_sensor_data, "system_default": qos_profile_system_default,
-            "default": QoSProfile(depth=10), "reliable": QoSProfile(reliability=ReliabilityPolicy.RELIABLE, **kept),
-            "best_effort": QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, **kept)}[name]
+    return {
+        "sensor_data": qos_profile_sensor_data,
+        "system_default": qos_profile_system_default,
+        "default": QoSProfile(depth=10),
+        "reliable": QoSProfile(reliability=ReliabilityPolicy.RELIABLE, **kept),
+        "best_effort": QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, **kept)
+    }[name]
 
 
 class Camera:
@@ -60,7 +64,7 @@ class Camera:
     def _full(self, topic: str) -> str:
         return self._node.resolve_topic_name(topic)
 
-    # -- arrivals ---------------------------------------------------------------------------------------------------------
+    # -- arrivals ----------------------------------------------------------------------------------
 
     def _on_image(self, message) -> None:
         stamp = stamp_ns(message.header)
@@ -82,12 +86,16 @@ class Camera:
         if ahead_s > FUTURE_TOLERANCE_S:
             self._bad_clock = True
             self._health.count("images from the future")
-            self._warn("clock", f"{self.image_topic} is stamped {ahead_s:.2f} s in the future; synchronise the clocks, or "
-                                "set use_sim_time alike for the camera and this node")
+            self._warn(
+                "clock",
+                f"{self.image_topic} is stamped {ahead_s:.2f} s in the future; synchronise the clocks, or "
+                "set use_sim_time alike for the camera and this node")
         elif stamp == 0:
             self._bad_clock = True
-            self._warn("clock", f"{self.image_topic} is stamped 0, so its age is unknown and it is dropped as stale; fix "
-                                "the camera driver")
+            self._warn(
+                "clock",
+                f"{self.image_topic} is stamped 0, so its age is unknown and it is dropped as stale; fix "
+                "the camera driver")
         elif self._bad_clock:
             self._bad_clock = False
             self._health.well("clock")
@@ -106,22 +114,23 @@ class Camera:
         def report(event) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             advice = "sensor_data" if self._config.image_qos in ("reliable", "default") else "best_effort"
-            message = (f"a publisher of {self._full(topic)} offers QoS that does not fit (policy {policy}): nothing will be "
-                       f"received from it. Parameter image_qos is {self._config.image_qos!r}; set it to {advice!r}, or "
-                       "change the publisher")
+            message = (
+                f"a publisher of {self._full(topic)} offers QoS that does not fit (policy {policy}): nothing "
+                f"will be received from it. Parameter image_qos is {self._config.image_qos!r}; set it to "
+                f"{advice!r}, or change the publisher")
             self._misfits.add(topic)
             self._health.problem(f"QoS of {topic}", Level.WARN, message, lasting=True)
             self._node.get_logger().warning(message)
         return report
 
-    # -- one capture ------------------------------------------------------------------------------------------------------
+    # -- one capture -------------------------------------------------------------------------------
 
     def frame_of(self, snapshot: Snapshot, transforms) -> tuple[Frame, str]:
         """The capture as a Frame, and why it allows no measured 3D (empty if it does).
 
-        transforms: where `lookup(target, source, stamp_ns)` is, used when target_frame is set. A frame whose pose is
-        not known carries neither depth nor intrinsics, so that nothing in the wrong frame can come of it.
-        Raises InvalidInput for an image that cannot be read.
+        transforms: where `lookup(target, source, stamp_ns)` is, used when target_frame is set. A frame whose
+        pose is not known carries neither depth nor intrinsics, so that nothing in the wrong frame can come of
+        it. Raises InvalidInput for an image that cannot be read.
         """
         rgb = rgb_of(snapshot.image)
         camera_frame, size_px = snapshot.image.header.frame_id, (rgb.shape[1], rgb.shape[0])
@@ -131,7 +140,8 @@ class Camera:
             reasons.append(f"{snapshot.info_reason} ({self._full('camera_info')})")
         else:
             try:
-                what["K"], what["distortion"], what["distortion_model"] = intrinsics_of(snapshot.info, size_px)
+                what["K"], what["distortion"], what["distortion_model"] = intrinsics_of(
+                    snapshot.info, size_px)
             except InvalidInput as error:
                 reasons.append(str(error))
         if snapshot.depth is None:
@@ -154,10 +164,12 @@ class Camera:
 
     def _registered_depth(self, message: Image, camera_frame: str, size_px: tuple[int, int]):
         if (message.width, message.height) != size_px:
-            raise InvalidInput(f"depth is {message.width}x{message.height} but the image is {size_px[0]}x{size_px[1]}: it is "
-                               "not registered; publish depth aligned to colour (RealSense: align_depth.enable)")
+            raise InvalidInput(
+                f"depth is {message.width}x{message.height} but the image is {size_px[0]}x{size_px[1]}: it "
+                "is not registered; publish depth aligned to colour (RealSense: align_depth.enable)")
         frame = message.header.frame_id
         if frame and camera_frame and frame != camera_frame:
-            raise InvalidInput(f"depth is in frame {frame!r} but the image in {camera_frame!r}: it is not registered; publish "
-                               "depth aligned to colour (RealSense: align_depth.enable)")
+            raise InvalidInput(
+                f"depth is in frame {frame!r} but the image in {camera_frame!r}: it is not registered; "
+                "publish depth aligned to colour (RealSense: align_depth.enable)")
         return depth_of(message)

@@ -1,8 +1,8 @@
 """Camera messages to our types: pixels as NumPy views, depth in metres by its encoding, intrinsics checked.
 
-Takes sensor_msgs Image, CompressedImage and CameraInfo by their fields alone, so it imports no ROS and is tested
-without one. Exotic encodings go to the distribution's cv_bridge where there is one. Source: sensor_msgs'
-image_encodings and CameraInfo definitions.
+Takes sensor_msgs Image, CompressedImage and CameraInfo by their fields alone, so it imports no ROS and is
+tested without one. Exotic encodings go to the distribution's cv_bridge where there is one. Source:
+sensor_msgs' image_encodings and CameraInfo definitions.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def rgb_of(message: Any) -> np.ndarray:
 def depth_of(message: Any) -> np.ndarray:
     """HxW float32 metres of a depth Image: 16UC1 is millimetres, 32FC1 metres. No reading is NaN or 0."""
     if message.encoding not in _DEPTH:
-        raise InvalidInput(f"depth image has encoding {message.encoding!r}; depth is 16UC1 (millimetres) or 32FC1 "
-                           "(metres): point depth/image_raw at the registered depth image")
+        raise InvalidInput(
+            f"depth image has encoding {message.encoding!r}; depth is 16UC1 (millimetres) or 32FC1 "
+            "(metres): point depth/image_raw at the registered depth image")
     dtype, metres = _DEPTH[message.encoding]
     depth = _view(message, dtype, 1, "depth image")
     return depth if dtype is np.float32 else np.multiply(depth, np.float32(metres), dtype=np.float32)
@@ -57,28 +58,33 @@ def depth_of(message: Any) -> np.ndarray:
 def _view(message: Any, dtype: type, channels: int, name: str) -> np.ndarray:
     """HxW or HxWxC over message.data in the machine's byte order."""
     itemsize = np.dtype(dtype).itemsize
-    row, height, width, step = message.width * channels * itemsize, message.height, message.width, message.step
+    height, width, step = message.height, message.width, message.step
+    row = width * channels * itemsize
     data = np.frombuffer(message.data, np.uint8)
     if height < 1 or width < 1:
         raise InvalidInput(f"{name} has size {width}x{height}; the camera published an empty image")
     if step < row or data.size < step * (height - 1) + row:
-        raise InvalidInput(f"{name} says {width}x{height} {message.encoding} with step {step}, but a row needs {row} "
-                           f"bytes and its buffer holds {data.size}; fix the camera driver")
+        raise InvalidInput(
+            f"{name} says {width}x{height} {message.encoding} with step {step}, but a row needs {row} "
+            f"bytes and its buffer holds {data.size}; fix the camera driver")
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, itemsize) if channels == 1 else (step, itemsize * channels, itemsize)
     swapped = itemsize > 1 and bool(message.is_bigendian) != (sys.byteorder == "big")
     if step % itemsize:
-        raise InvalidInput(f"{name} has step {step}, which is not a multiple of {itemsize} bytes; fix the camera driver")
+        raise InvalidInput(
+            f"{name} has step {step}, which is not a multiple of {itemsize} bytes; fix the camera driver")
     element = np.dtype(dtype).newbyteorder() if swapped else np.dtype(dtype)
     view = np.ndarray(shape, element, data.data, 0, strides)
     return view.astype(dtype) if swapped else view
 
 
 def _decode(message: Any) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR) if len(message.data) else None
+    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR) if len(
+        message.data) else None
     if picture is None:
-        raise InvalidInput(f"compressed image ({message.format!r}, {len(message.data)} bytes) cannot be decoded; it must "
-                           "be JPEG or PNG")
+        raise InvalidInput(
+            f"compressed image ({message.format!r}, {len(message.data)} bytes) cannot be decoded; it must "
+            "be JPEG or PNG")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
@@ -86,8 +92,9 @@ def _through_cv_bridge(message: Any) -> np.ndarray:
     try:
         from cv_bridge import CvBridge, CvBridgeError
     except ImportError:
-        raise InvalidInput(f"image encoding {message.encoding!r} needs cv_bridge, which is not installed; without it "
-                           f"these work: {', '.join(_COLOUR)}") from None
+        raise InvalidInput(
+            f"image encoding {message.encoding!r} needs cv_bridge, which is not installed; without it "
+            f"these work: {', '.join(_COLOUR)}") from None
     try:
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except CvBridgeError as error:
@@ -98,14 +105,16 @@ def _through_cv_bridge(message: Any) -> np.ndarray:
 def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, str]:
     """(K 3x3, distortion coefficients or None, distortion model) for an image of size_px, from a CameraInfo.
 
-    Region of interest, binning and a proportional resize are applied to K. Raises InvalidInput when the message is
-    not a calibration of such an image.
+    Region of interest, binning and a proportional resize are applied to K. Raises InvalidInput when the
+    message is not a calibration of such an image.
     """
     K = np.array(message.k, float).reshape(3, 3)
     if not K.any():
-        raise InvalidInput("camera_info has K of zeros: the camera is not calibrated; publish its calibration")
+        raise InvalidInput(
+            "camera_info has K of zeros: the camera is not calibrated; publish its calibration")
     if not np.all(np.isfinite(K)) or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise InvalidInput(f"camera_info has K = {np.round(K, 3).tolist()}: focal lengths must be finite and positive")
+        raise InvalidInput(
+            f"camera_info has K = {np.round(K, 3).tolist()}: focal lengths must be finite and positive")
     width, height = message.width or size_px[0], message.height or size_px[1]
     roi = message.roi
     if roi.width and roi.height:
@@ -117,8 +126,9 @@ def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, n
     scale = size_px[0] / width, size_px[1] / height
     # A resize rounds to whole pixels, hence the tolerance of one.
     if abs(scale[0] * height - size_px[1]) > 1 and abs(scale[1] * width - size_px[0]) > 1:
-        raise InvalidInput(f"camera_info is for {width:g}x{height:g} but the image is {size_px[0]}x{size_px[1]}, "
-                           "another shape; publish the camera_info of this image")
+        raise InvalidInput(
+            f"camera_info is for {width:g}x{height:g} but the image is {size_px[0]}x{size_px[1]}, "
+            "another shape; publish the camera_info of this image")
     K = _scaled(K, *scale)
     coefficients = np.array(message.d, float)
     if not coefficients.any():
@@ -126,8 +136,9 @@ def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, n
     model = message.distortion_model or "plumb_bob"
     terms = _DISTORTION_TERMS.get(model)
     if terms is None:
-        raise InvalidInput(f"camera_info has distortion model {model!r}; known are {', '.join(_DISTORTION_TERMS)}: "
-                           "publish rectified images instead")
+        raise InvalidInput(
+            f"camera_info has distortion model {model!r}; known are {', '.join(_DISTORTION_TERMS)}: "
+            "publish rectified images instead")
     if len(coefficients) not in terms or not np.all(np.isfinite(coefficients)):
         raise InvalidInput(f"camera_info has {len(coefficients)} {model} coefficients; it needs "
                            f"{' or '.join(map(str, terms))} finite ones")

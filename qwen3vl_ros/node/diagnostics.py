@@ -1,4 +1,5 @@
-"""What the node says about its health: counters, rates, percentiles, and the rules that make them OK, WARN, ERROR or STALE.
+"""What the node says about its health: counters, rates, percentiles, and the rules that make them OK, WARN,
+ERROR or STALE.
 
 Pure data and rules; `messages.py` turns the verdict into diagnostic_msgs. Thread-safe, fixed memory.
 """
@@ -52,7 +53,7 @@ class Health:
         self._last_error = ("", 0.0)
         self._active_since: float | None = None
 
-    # -- what happens ---------------------------------------------------------------------------------------------------
+    # -- what happens ------------------------------------------------------------------------------
 
     def enter(self, state: str) -> None:
         """A lifecycle state or transition was entered."""
@@ -70,7 +71,9 @@ class Health:
             self._images.append(self._now())
 
     def answered(self, latency_s: float, engine_s: float) -> None:
-        """An answer for the stream was published, latency_s after its image's stamp, engine_s of it in the engine."""
+        """An answer for the stream was published, latency_s after its image's stamp, engine_s of it in the
+        engine.
+        """
         with self._lock:
             self._answers.append(self._now())
             self._latencies_s.append(latency_s)
@@ -102,13 +105,16 @@ class Health:
             for topic in topics:
                 self._problems.pop(topic, None)
 
-    # -- what it amounts to ---------------------------------------------------------------------------------------------
+    # -- what it amounts to ------------------------------------------------------------------------
 
     def verdict(self, counters: dict[str, int] | None = None) -> Verdict:
         """The present level, one line that says why, and every figure. counters: counts kept elsewhere."""
         with self._lock:
             now = self._now()
-            self._problems = {k: v for k, v in self._problems.items() if v[2] is None or now - v[2] <= RECENT_S}
+            self._problems = {
+                k: v
+                for k, v in self._problems.items() if v[2] is None or now - v[2] <= RECENT_S
+            }
             level, message = self._judge(now)
             values = [("state", self.state), ("engine", self.engine)]
             age_s = now - self._images[-1] if self._images else None

@@ -1,12 +1,13 @@
-"""The one-slot mailbox between a camera and a slower reader: images meet their depth and intrinsics, the newest wins.
+"""The one-slot mailbox between a camera and a slower reader: images meet their depth and intrinsics, the
+newest wins.
 
-Messages are opaque: anything with a capture stamp. Knows no ROS, no pixels and no thread but the lock it offers;
-time comes in as two clocks, capture stamps (the camera's) and arrival times (monotonic).
+Messages are opaque: anything with a capture stamp. Knows no ROS, no pixels and no thread but the lock it
+offers; time comes in as two clocks, capture stamps (the camera's) and arrival times (monotonic).
 
-An image is *complete* when its companions are in, or when waiting for them stopped being reasonable: at most the
-slop plus one period of the companion (0.1 s if that is longer, for busy machines; more if the companion always lags),
-and not at all while none has come for a second. A newer complete image never waits for an older one. Every buffer
-has a fixed length.
+An image is *complete* when its companions are in, or when waiting for them stopped being reasonable: at most
+the slop plus one period of the companion (0.1 s if that is longer, for busy machines; more if the companion
+always lags), and not at all while none has come for a second. A newer complete image never waits for an older
+one. Every buffer has a fixed length.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Callable
 ALIVE_S = 1.0           # a companion silent for longer is gone; nobody waits for it
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
 FIRST_PERIOD_S = 0.1    # until two stamps have told the real one
-CLOCK_JUMP_NS = 500_000_000  # images this much older than the newest mean a restarted source, not a late packet
+CLOCK_JUMP_NS = 500_000_000  # an image this much older than the newest is of a restarted source, not late
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,8 @@ class _Companion:
         while len(self.recent) > 1 and self.recent[0][0] < stamp_ns - self.tolerance_ns:
             self.recent.popleft()
 
-    def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int], float | None]):
+    def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int],
+                                                                                       float | None]):
         if self._stamps and stamp_ns < self._stamps[-1] - CLOCK_JUMP_NS:
             self.forget()
         self.recent.append((stamp_ns, message))
@@ -105,7 +107,8 @@ class Mailbox:
     def __init__(self, sync_slop_s: float = 0.02, expects_depth: bool = True,
                  monotonic_s: Callable[[], float] = time.monotonic):
         self.changed = threading.Condition(threading.RLock())
-        self._slop_ns, self._expects_depth, self._monotonic_s = int(sync_slop_s * 1e9), expects_depth, monotonic_s
+        self._slop_ns, self._expects_depth, self._monotonic_s = int(sync_slop_s *
+                                                                    1e9), expects_depth, monotonic_s
         self.superseded = 0
         self.images = 0
         self.clear()
@@ -125,7 +128,7 @@ class Mailbox:
         self._slot: Snapshot | None = None
         self._newest: Snapshot | None = None
 
-    # -- the camera's side ------------------------------------------------------------------------------------------
+    # -- the camera's side -------------------------------------------------------------------------
 
     def put_image(self, stamp_ns: int, message: Any) -> None:
         with self.changed:
@@ -168,7 +171,7 @@ class Mailbox:
         gap_ns, arrival_s = min(near, default=(None, None))
         return arrival_s if gap_ns is not None and gap_ns <= tolerance_ns else None
 
-    # -- the reader's side --------------------------------------------------------------------------------------------
+    # -- the reader's side -------------------------------------------------------------------------
 
     def take(self) -> Snapshot | None:
         """The newest complete capture, once; None if there is none that was not taken yet."""

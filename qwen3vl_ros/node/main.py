@@ -1,7 +1,9 @@
-"""Entry point of the perception node: spin on one thread, watch for the end on the main one, leave with an honest status.
+"""Entry point of the perception node: spin on one thread, watch for the end on the main one, leave with an
+honest status.
 
-The main thread only waits, so that SIGINT and SIGTERM are seen at once in every state: while generating, while a
-model loads, while nothing happens. Status 0: asked to stop. 1: a defect, or a failed autostart. 2: bad parameters.
+The main thread only waits, so that SIGINT and SIGTERM are seen at once in every state: while generating,
+while a model loads, while nothing happens. Status 0: asked to stop. 1: a defect, or a failed autostart. 2:
+bad parameters.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 
-# Read when NumPy is imported. The geometry's matrices are small: more threads spin for nothing, beside the engine's.
+# Read when NumPy is imported. The geometry's matrices are small: more threads spin for nothing, beside the
+# engine's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import signal  # noqa: E402
@@ -29,13 +32,15 @@ from qwen3vl_ros.engine.base import Engine  # noqa: E402
 from qwen3vl_ros.node.perception_node import STOP_PATIENCE_S, PerceptionNode  # noqa: E402
 from qwen3vl_ros.types import InvalidInput  # noqa: E402
 
-# The engine's thread computes in Python, too; the default of 5 ms would be added to the age of arriving images.
+# The engine's thread computes in Python, too; the default of 5 ms would be added to the age of arriving
+# images.
 SWITCH_INTERVAL_S = 0.001
 ANSWERS_PATIENCE_S = 2.0
 
 
 def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine] | None = None) -> int:
-    """Run the node until it is told to stop; returns the exit status. engine_loader: as engine.load_engine."""
+    """Run the node until it is told to stop; returns the exit status. engine_loader: as engine.load_engine.
+    """
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

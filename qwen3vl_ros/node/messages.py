@@ -1,4 +1,5 @@
-"""Our types to ROS messages, and the few camera messages we make. Units and frames as in docs/interfaces.md."""
+"""Our types to ROS messages, and the few camera messages we make. Units and frames as in docs/interfaces.md.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseArray, Transform, Vector3
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import ColorRGBA, Header
-from vision_msgs.msg import (Detection2D, Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose)
+from vision_msgs.msg import (Detection2D, Detection2DArray, Detection3D, Detection3DArray,
+                             ObjectHypothesisWithPose)
 from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros import types
@@ -87,7 +89,11 @@ def grasp_poses(header: Header, grasps: Iterable[types.GraspTarget]) -> PoseArra
     return PoseArray(header=header, poses=[pose_of(g.frame_T_gripper) for g in feasible])
 
 
-def generation(header: Header, said: types.Generation, prompt_id: int, geometry_s: float = 0.0, dropped: int = 0,
+def generation(header: Header,
+               said: types.Generation,
+               prompt_id: int,
+               geometry_s: float = 0.0,
+               dropped: int = 0,
                error: str = "") -> Generation:
     """latency_s is left for whoever publishes it."""
     mean = float(np.mean(said.logprobs)) if said.logprobs is not None and len(said.logprobs) else float("nan")
@@ -105,7 +111,12 @@ def markers(header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable
     array = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
 
     def add(space: str, kind: int, pose: Pose, colour, alpha: float, scale) -> Marker:
-        marker = Marker(header=header, ns=space, id=len(array.markers), type=kind, action=Marker.ADD, pose=pose,
+        marker = Marker(header=header,
+                        ns=space,
+                        id=len(array.markers),
+                        type=kind,
+                        action=Marker.ADD,
+                        pose=pose,
                         color=ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=alpha),
                         scale=Vector3(x=float(scale[0]), y=float(scale[1]), z=float(scale[2])))
         array.markers.append(marker)
@@ -114,11 +125,12 @@ def markers(header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable
     for box in boxes:
         pose = pose_of(box.frame_T_box)
         add("boxes", Marker.CUBE, pose, _GREEN, 0.35, box.size_m)
-        add("labels", Marker.TEXT_VIEW_FACING, pose, _WHITE, 1.0, (0, 0, 0.025)).text = f"{box.label} {box.score:.2f}"
+        add("labels", Marker.TEXT_VIEW_FACING, pose, _WHITE, 1.0,
+            (0, 0, 0.025)).text = f"{box.label} {box.score:.2f}"
     for grasp in grasps:
         half, length = grasp.width_m / 2, finger_length_m
-        outline = [(0, -half, 0), (0, -half, -length), (0, -half, -length), (0, half, -length), (0, half, -length),
-                   (0, half, 0), (0, 0, -length), (0, 0, -length - grasp.approach_m)]
+        outline = [(0, -half, 0), (0, -half, -length), (0, -half, -length), (0, half, -length),
+                   (0, half, -length), (0, half, 0), (0, 0, -length), (0, 0, -length - grasp.approach_m)]
         colour = _GREEN if grasp.feasible else _RED
         jaws = add("grasps", Marker.LINE_LIST, pose_of(grasp.frame_T_gripper), colour, 1.0, (0.004, 0, 0))
         jaws.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in outline]
@@ -127,11 +139,16 @@ def markers(header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable
 
 def image(header: Header, pixels: np.ndarray) -> Image:
     """rgb8 of HxWx3 uint8, 32FC1 of HxW float32 metres, 16UC1 of HxW uint16 millimetres."""
-    encoding = {np.dtype(np.uint8): "rgb8", np.dtype(np.float32): "32FC1", np.dtype(np.uint16): "16UC1"}[pixels.dtype]
+    encoding = {
+        np.dtype(np.uint8): "rgb8",
+        np.dtype(np.float32): "32FC1",
+        np.dtype(np.uint16): "16UC1"
+    }[pixels.dtype]
     pixels = np.ascontiguousarray(pixels)
     message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
                     step=pixels.strides[0])
-    message.data = pixels.tobytes()  # bytes are taken as they are; a list or an array would be checked item by item
+    message.data = pixels.tobytes(
+    )  # bytes are taken as they are; a list or an array would be checked item by item
     return message
 
 
@@ -145,6 +162,9 @@ def camera_info(header: Header, K: np.ndarray, size_px: tuple[int, int], distort
 
 
 def diagnostics(header: Header, verdict: Verdict, name: str, hardware_id: str) -> DiagnosticArray:
-    status = DiagnosticStatus(level=bytes([verdict.level]), name=name, message=verdict.message, hardware_id=hardware_id,
+    status = DiagnosticStatus(level=bytes([verdict.level]),
+                              name=name,
+                              message=verdict.message,
+                              hardware_id=hardware_id,
                               values=[KeyValue(key=key, value=value) for key, value in verdict.values])
     return DiagnosticArray(header=header, status=[status])

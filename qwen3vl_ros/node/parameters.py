@@ -1,4 +1,6 @@
-"""Config as ROS parameters: declared by walking the dataclasses, checked by them, and changed as a whole or not at all."""
+"""Config as ROS parameters: declared by walking the dataclasses, checked by them, and changed as a whole or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ _NOT_OURS = ("use_sim_time", "start_type_description_service")
 class Parameters:
     """The node's parameters. `config` is always valid; it is replaced, never changed in place.
 
-    may_reload(): whether parameters that are not live may change now. changed(config): called after a live change.
-    Raises InvalidInput when the values given at start are not allowed.
+    may_reload(): whether parameters that are not live may change now. changed(config): called after a live
+    change. Raises InvalidInput when the values given at start are not allowed.
     """
 
     def __init__(self, node, may_reload: Callable[[], bool], changed: Callable[[Config], None]):
@@ -46,8 +48,9 @@ class Parameters:
                 if name in _READ_AT_START:
                     return _refused(f"parameter {name} is read when the process starts; give it there")
                 if not self._known[name].live and not self._may_reload():
-                    return _refused(f"parameter {name} is read on configure; deactivate and clean up the node, set it, "
-                                    "then configure and activate again")
+                    return _refused(
+                        f"parameter {name} is read on configure; deactivate and clean up the node, set it, "
+                        "then configure and activate again")
             try:
                 config = from_flat(ours, self.config)
             except InvalidInput as error:
@@ -82,7 +85,9 @@ def descriptor_of(parameter: configuration.Parameter) -> ParameterDescriptor:
         if isinstance(parameter.default, int):
             descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
         else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)]
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
+            ]
     return descriptor
 
 

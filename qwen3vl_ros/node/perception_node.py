@@ -1,7 +1,7 @@
 """The lifecycle node `perception`: its transitions, services and parameters.
 
-It decides nothing about pictures: the mailbox pairs, the worker schedules, answering turns one task into messages, and
-this file makes and connects them.
+It decides nothing about pictures: the mailbox pairs, the worker schedules, answering turns one task into
+messages, and this file makes and connects them.
 """
 
 from __future__ import annotations
@@ -77,10 +77,13 @@ class PerceptionNode(LifecycleNode):
         self._camera: Camera | None = None
         self._transforms = self._out = None
         self._prompt_id, self._pending_calls, self._stale_seen = 0, 0, 0
-        self._settings = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"), self._changed)
+        self._settings = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"),
+                                    self._changed)
         self._targets, self._enabled = self.config.targets, self.config.enabled
         self._diagnostics = DiagnosticsPublisher(self)
-        self.create_timer(self.config.diagnostics_period, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(self.config.diagnostics_period,
+                          self.report,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
         # A call waits for the engine without holding up anything else, hence a group of its own.
         self.create_service(Detect, "~/detect", self._on_detect, callback_group=ReentrantCallbackGroup())
         self.create_service(SetPrompt, "~/set_prompt", self._on_set_prompt)
@@ -90,7 +93,7 @@ class PerceptionNode(LifecycleNode):
     def config(self) -> Config:
         return self._settings.config
 
-    # -- transitions ------------------------------------------------------------------------------------------------------
+    # -- transitions -------------------------------------------------------------------------------
 
     @_transition("configuring")
     def on_configure(self):
@@ -105,7 +108,8 @@ class PerceptionNode(LifecycleNode):
         self._worker = Worker(lambda: self._load(config), self._answering.perform,
                               lambda perception: perception.engine.close(), self._mailbox, self._age_s,
                               lambda: self.config.max_age, self.die)
-        self.get_logger().info(f"loading the model ({config.model or 'embedded'}, {config.engine}, {config.device})")
+        self.get_logger().info(
+            f"loading the model ({config.model or 'embedded'}, {config.engine}, {config.device})")
         error = self._wait_for_load(config)
         if error is not None:
             if self._worker.loaded.is_set():
@@ -130,7 +134,8 @@ class PerceptionNode(LifecycleNode):
     def _load(self, config: Config) -> Perception:
         engine = self._engine_loader(config)
         i = engine.info
-        self.health.engine = f"{i.runtime}, {i.model}, {i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights ({i.why})"
+        self.health.engine = (f"{i.runtime}, {i.model}, {i.device}, {i.dtype}, "
+                              f"{i.parameters / 1e6:.1f} M weights ({i.why})")
         return Perception(engine, config)
 
     def _wait_for_load(self, config: Config) -> BaseException | None:
@@ -151,7 +156,8 @@ class PerceptionNode(LifecycleNode):
         self._mailbox.clear()
         self._camera = self._answering.camera = Camera(self, self.config, self._mailbox, self.health)
         self._stream()
-        self.get_logger().info(f"active: {self._camera.image_topic}, looking for {', '.join(self._targets) or 'nothing'}")
+        self.get_logger().info(
+            f"active: {self._camera.image_topic}, looking for {', '.join(self._targets) or 'nothing'}")
         return SUCCESS, "active"
 
     @_transition("deactivating")
@@ -191,7 +197,8 @@ class PerceptionNode(LifecycleNode):
             if not self._worker.loaded.is_set():
                 patience_s = 0.2  # a load cannot be interrupted
             if not self._worker.stop(patience_s):
-                self.get_logger().warning("the engine did not stop in time; its memory is freed when the process ends")
+                self.get_logger().warning(
+                    "the engine did not stop in time; its memory is freed when the process ends")
                 return False
         self._worker = self._answering = None
         for part in filter(None, (self._out, self._transforms)):
@@ -209,7 +216,9 @@ class PerceptionNode(LifecycleNode):
         self.ended.set()
 
     def stop(self) -> None:
-        """Called from main on SIGINT and SIGTERM: ends what runs and answers every call; the transitions follow."""
+        """Called from main on SIGINT and SIGTERM: ends what runs and answers every call; the transitions
+        follow.
+        """
         self.stopping.set()
         if self._worker:
             self._worker.cancel_all("the node is stopping")
@@ -222,7 +231,7 @@ class PerceptionNode(LifecycleNode):
     def pending_calls(self) -> int:
         return self._pending_calls
 
-    # -- services and parameters --------------------------------------------------------------------------------------------
+    # -- services and parameters -------------------------------------------------------------------
 
     def _request(self, targets: tuple[str, ...], prompt_id: int) -> Request:
         """Raises InvalidInput for phrases no prompt can hold."""
@@ -237,7 +246,8 @@ class PerceptionNode(LifecycleNode):
     def _stream(self) -> None:
         """Tell the worker what the stream should do now."""
         if self._worker and self._camera:
-            self._worker.stream(self._stream_request() if self._enabled else None, self.config.generation.deadline)
+            self._worker.stream(self._stream_request() if self._enabled else None,
+                                self.config.generation.deadline)
         self.health.fact("prompt", f"{self._prompt_id}: {', '.join(self._targets) or '(nothing)'}")
         self.health.fact("enabled", self._enabled)
 
@@ -274,7 +284,8 @@ class PerceptionNode(LifecycleNode):
 
     def _needs(self, state: str, reached: bool) -> None:
         if not reached:
-            raise NotReady(f"the node is {self.health.state}, not {state}; use its lifecycle transitions first")
+            raise NotReady(
+                f"the node is {self.health.state}, not {state}; use its lifecycle transitions first")
 
     async def _on_detect(self, asked, response):
         error, answer = None, None
@@ -294,13 +305,15 @@ class PerceptionNode(LifecycleNode):
 
     def _call(self, asked) -> Future:
         """A future of an Answer. Raises PerceptionError when the call cannot even wait."""
-        self._needs("active", self._worker is not None and self._camera is not None and not self.stopping.is_set())
+        self._needs("active", self._worker is not None and self._camera is not None
+                    and not self.stopping.is_set())
         targets, prompt_id = (tuple(asked.targets), 0) if asked.targets else (self._targets, self._prompt_id)
         if not asked.timeout >= 0:
             raise InvalidInput(f"timeout {asked.timeout} must be 0 or more seconds")
         request = self._request(targets, prompt_id)
         future = Future(executor=self.executor)
-        # A coroutine waiting for a future does not wake the executor by itself; a callback on that future does.
+        # A coroutine waiting for a future does not wake the executor by itself; a callback on that future
+        # does.
         future.add_done_callback(lambda _: None)
 
         def answer(result: Answer | None, error: Exception | None) -> None:
@@ -312,14 +325,18 @@ class PerceptionNode(LifecycleNode):
     def _age_s(self, stamp_ns: int) -> float:
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
 
-    # -- diagnostics --------------------------------------------------------------------------------------------------------
+    # -- diagnostics -------------------------------------------------------------------------------
 
     def report(self) -> None:
         """Publish /diagnostics now."""
         counters = {}
         if self._worker:
-            counters = {"dropped: stale": self._worker.counts.stale, "dropped: replaced by a newer": self._mailbox.superseded,
-                        "cancelled for a call": self._worker.counts.preempted, "images": self._mailbox.images}
+            counters = {
+                "dropped: stale": self._worker.counts.stale,
+                "dropped: replaced by a newer": self._mailbox.superseded,
+                "cancelled for a call": self._worker.counts.preempted,
+                "images": self._mailbox.images
+            }
             self._watch_staleness()
         if self._camera:
             topic = self._camera.image_topic
@@ -330,8 +347,10 @@ class PerceptionNode(LifecycleNode):
         """Warn while images are dropped for their age."""
         stale = self._worker.counts.stale
         if stale > self._stale_seen:
-            self.health.problem("age", Level.WARN, f"{stale - self._stale_seen} images were older than max_age ({self.config.max_age:g} s) when "
-                                "their turn came; is the camera's clock right?")
+            self.health.problem(
+                "age", Level.WARN,
+                f"{stale - self._stale_seen} images were older than max_age ({self.config.max_age:g} s) when "
+                "their turn came; is the camera's clock right?")
         self._stale_seen = stale
 
 

@@ -1,4 +1,6 @@
-"""What the node says: one answer as the set of its messages, published together; pictures only while somebody looks."""
+"""What the node says: one answer as the set of its messages, published together; pictures only while somebody
+looks.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,21 @@ from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.diagnostics import Verdict
 from qwen3vl_ros.types import Frame, Scene
 
-_RESULTS = {"detections_2d": Detection2DArray, "detections_3d": Detection3DArray, "grasp_targets": GraspTargetArray,
-            "grasp_poses": PoseArray, "generation": Generation}
+_RESULTS = {
+    "detections_2d": Detection2DArray,
+    "detections_3d": Detection3DArray,
+    "grasp_targets": GraspTargetArray,
+    "grasp_poses": PoseArray,
+    "generation": Generation
+}
 _PICTURES = {"annotated_image": Image, "markers": MarkerArray}
 
 
 @dataclass(eq=False)
 class Answer:
-    """One answer as messages. error: why it could not be used; then only `generation` is published, if there is one."""
+    """One answer as messages. error: why it could not be used; then only `generation` is published, if there
+    is one.
+    """
 
     header: Header
     detections_2d: Detection2DArray
@@ -72,10 +81,14 @@ class Publishers:
     def failed(self, header: Header, prompt_id: int, generation: types.Generation | None,
                error: types.PerceptionError) -> Answer:
         """The answer that could not be used: the model's words if it said any, and the error."""
-        said = None if generation is None else messages.generation(
-            header, generation, prompt_id, dropped=getattr(error, "dropped", 0), error=f"{type(error).__name__}: {error}")
+        said = None if generation is None else messages.generation(header,
+                                                                   generation,
+                                                                   prompt_id,
+                                                                   dropped=getattr(error, "dropped", 0),
+                                                                   error=f"{type(error).__name__}: {error}")
         return Answer(header, Detection2DArray(header=header), Detection3DArray(header=header),
-                      GraspTargetArray(header=header, prompt_id=prompt_id), PoseArray(header=header), said, error)
+                      GraspTargetArray(header=header, prompt_id=prompt_id), PoseArray(header=header), said,
+                      error)
 
     def publish(self, answer: Answer, latency_s: float) -> None:
         """latency_s: age of the image now."""
@@ -91,9 +104,11 @@ class Publishers:
     def _publish_pictures(self, answer: Answer) -> None:
         if self._publishers["markers"].get_subscription_count():
             header = answer.detections_3d.header
-            self._publishers["markers"].publish(messages.markers(
-                header, [d for d in answer.scene.detections_3d if d.frame_id == header.frame_id],
-                [g for g in answer.scene.grasps if g.frame_id == header.frame_id], answer.config.gripper.finger_length))
+            self._publishers["markers"].publish(
+                messages.markers(header,
+                                 [d for d in answer.scene.detections_3d if d.frame_id == header.frame_id],
+                                 [g for g in answer.scene.grasps if g.frame_id == header.frame_id],
+                                 answer.config.gripper.finger_length))
         if self._publishers["annotated_image"].get_subscription_count():
             self._publishers["annotated_image"].publish(messages.image(
                 answer.header, draw_scene(answer.frame, answer.scene, answer.config.gripper)))

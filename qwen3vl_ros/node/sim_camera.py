@@ -1,9 +1,10 @@
 """A camera for those who have none: the embedded RGB-D camera, or a recording, published as if live.
 
-Publishes image_raw, depth/image_raw, camera_info (sensor-data QoS), the pose of the simulated camera on /tf_static (on /tf
-where the camera itself moves), and the simulation's truth on ~/ground_truth_2d and ~/ground_truth_3d: `score` is
-the visible share of the object, boxes are around the visible pixels, poses are in the camera's optical frame.
-Stamps are the time of delivery: drawing a picture is the simulator's cost, not the camera's.
+Publishes image_raw, depth/image_raw, camera_info (sensor-data QoS), the pose of the simulated camera on
+/tf_static (on /tf where the camera itself moves), and the simulation's truth on ~/ground_truth_2d and
+~/ground_truth_3d: `score` is the visible share of the object, boxes are around the visible pixels, poses are
+in the camera's optical frame. Stamps are the time of delivery: drawing a picture is the simulator's cost, not
+the camera's.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ PARAMETERS = {
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """One picture to publish. due_s: when, after the start. world_T_camera and truths: of the simulation only."""
+    """One picture to publish. due_s: when, after the start. world_T_camera and truths: of the simulation
+    only.
+    """
 
     due_s: float
     frame_id: str
@@ -75,16 +78,21 @@ class SimCameraNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__("sim_camera", **{"namespace": "qwen3vl", **kwargs})
-        self.settings = {name: self._declared(name, default, doc) for name, (default, doc) in PARAMETERS.items()}
+        self.settings = {
+            name: self._declared(name, default, doc)
+            for name, (default, doc) in PARAMETERS.items()
+        }
         if self.settings["depth_encoding"] not in ("32FC1", "16UC1"):
-            raise types.InvalidInput(f"parameter depth_encoding is {self.settings['depth_encoding']!r}; it must be 32FC1 or "
-                                     "16UC1")
-        qos = qos_of(self.settings["qos"]) if self.settings["qos"] != "sensor_data" else qos_profile_sensor_data
+            raise types.InvalidInput(
+                f"parameter depth_encoding is {self.settings['depth_encoding']!r}; it must be 32FC1 or "
+                "16UC1")
+        qos = qos_of(
+            self.settings["qos"]) if self.settings["qos"] != "sensor_data" else qos_profile_sensor_data
         self._image = self.create_publisher(Image, "image_raw", qos)
         self._depth = self.create_publisher(Image, "depth/image_raw", qos)
         self._info = self.create_publisher(CameraInfo, "camera_info", qos)
-        self._static_tf = self.create_publisher(TFMessage, "/tf_static",
-                                                QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self._static_tf = self.create_publisher(
+            TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self._tf = self.create_publisher(TFMessage, "/tf", 100)
         self._truth_2d = self.create_publisher(Detection2DArray, "~/ground_truth_2d", 10)
         self._truth_3d = self.create_publisher(Detection3DArray, "~/ground_truth_3d", 10)
@@ -102,7 +110,9 @@ class SimCameraNode(Node):
         return value
 
     def play(self, stop: threading.Event) -> None:
-        """Publish every shot at its time; one that is late is published at once, and the clock starts anew there."""
+        """Publish every shot at its time; one that is late is published at once, and the clock starts anew
+        there.
+        """
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         start = clock.now()
         for shot in self._shots():
@@ -124,29 +134,45 @@ class SimCameraNode(Node):
 
         p = self.settings
         try:
-            stream = SimStream(p["seed"], p["motion"], p["scene_every"] or None, p["objects"] or None, p["rate"],
-                               gauge=p["gauge"], width=p["width"], height=p["height"], fovy_deg=p["fovy_deg"],
+            stream = SimStream(p["seed"],
+                               p["motion"],
+                               p["scene_every"] or None,
+                               p["objects"] or None,
+                               p["rate"],
+                               gauge=p["gauge"],
+                               width=p["width"],
+                               height=p["height"],
+                               fovy_deg=p["fovy_deg"],
                                quality=p["quality"])
         except SimCameraError as error:
             raise types.PerceptionError(f"the simulated camera cannot draw here: {error}") from error
         with stream:
             self.get_logger().info(f"simulated camera, {p['width']}x{p['height']} at {p['rate']:g} Hz")
             for t_s, view, _ in stream.frames():
-                yield Shot(t_s, CAMERA_FRAME, view.rgb, view.depth_m, view.K, world_T_camera=view.world_T_camera,
+                yield Shot(t_s,
+                           CAMERA_FRAME,
+                           view.rgb,
+                           view.depth_m,
+                           view.K,
+                           world_T_camera=view.world_T_camera,
                            truths=view.truths)
 
     def _recorded(self) -> Iterator[Shot]:
         from qwen3vl_ros.sim.replay import ReplaySource
 
         p = self.settings
-        source = ReplaySource(p["source"], p["rate"] or None, p["loop"], image_topic=p["image_topic"] or None,
-                              depth_topic=p["depth_topic"] or None, camera_info_topic=p["camera_info_topic"] or None)
+        source = ReplaySource(p["source"],
+                              p["rate"] or None,
+                              p["loop"],
+                              image_topic=p["image_topic"] or None,
+                              depth_topic=p["depth_topic"] or None,
+                              camera_info_topic=p["camera_info_topic"] or None)
         self.get_logger().info(f"playing {source.path}")
         first_ns = None
         for frame in source:
             first_ns = frame.stamp_ns if first_ns is None else first_ns
-            yield Shot((frame.stamp_ns - first_ns) / 1e9, frame.frame_id or CAMERA_FRAME, frame.rgb, frame.depth_m, frame.K,
-                       frame.distortion, frame.distortion_model)
+            yield Shot((frame.stamp_ns - first_ns) / 1e9, frame.frame_id or CAMERA_FRAME, frame.rgb,
+                       frame.depth_m, frame.K, frame.distortion, frame.distortion_model)
 
     def _publish(self, shot: Shot) -> None:
         picture = messages.image(messages.header_of(0, shot.frame_id), shot.rgb)
@@ -158,7 +184,8 @@ class SimCameraNode(Node):
             self._tell_truth(header, shot)
         if shot.K is not None:
             size_px = shot.rgb.shape[1], shot.rgb.shape[0]
-            self._info.publish(messages.camera_info(header, shot.K, size_px, shot.distortion, shot.distortion_model))
+            self._info.publish(
+                messages.camera_info(header, shot.K, size_px, shot.distortion, shot.distortion_model))
         self._image.publish(picture)
         if depth is not None:
             depth.header = header
@@ -174,7 +201,8 @@ class SimCameraNode(Node):
         if not moving and self._pose_told is not None and np.array_equal(self._pose_told, world_T_camera):
             return
         self._pose_told = world_T_camera
-        stamped = TransformStamped(child_frame_id=header.frame_id, transform=messages.transform_of(world_T_camera))
+        stamped = TransformStamped(child_frame_id=header.frame_id,
+                                   transform=messages.transform_of(world_T_camera))
         stamped.header.stamp, stamped.header.frame_id = header.stamp, WORLD_FRAME
         (self._tf if moving else self._static_tf).publish(TFMessage(transforms=[stamped]))
 

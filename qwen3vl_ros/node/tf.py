@@ -1,7 +1,7 @@
 """Where the camera was, in the user's frame, when it saw: tf2_ros where there is one, else the static tree.
 
-The static tree answers from /tf_static alone and says so when a dynamic transform would be needed. `StaticTree` is
-pure; the classes around it hold the subscriptions.
+The static tree answers from /tf_static alone and says so when a dynamic transform would be needed.
+`StaticTree` is pure; the classes around it hold the subscriptions.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class StaticTree:
         while frame in self._parents:
             frame, parent_T_child = self._parents[frame]
             if frame in chain:
-                raise TransformUnavailable(f"/tf_static has a loop through frame {frame!r}; fix its publishers")
+                raise TransformUnavailable(
+                    f"/tf_static has a loop through frame {frame!r}; fix its publishers")
             pose = parent_T_child @ pose
             chain[frame] = pose
         return chain
@@ -62,8 +63,9 @@ class StaticTree:
     def _why(self, target: str, source: str, chains: dict[str, dict[str, np.ndarray]]) -> str:
         moving = sorted(self._moving & (set(chains[target]) | set(chains[source])))
         if moving:
-            return (f"{source!r} to {target!r} passes the dynamic transform of {', '.join(map(repr, moving))}, which "
-                    "needs tf2_ros; source a ROS distribution, or choose a target_frame fixed to the camera")
+            return (
+                f"{source!r} to {target!r} passes the dynamic transform of {', '.join(map(repr, moving))}, "
+                "which needs tf2_ros; source a ROS distribution, or choose a target_frame fixed to it")
         known = set(self._parents) | {parent for parent, _ in self._parents.values()}
         unknown = [repr(frame) for frame in (target, source) if frame not in known]
         if unknown:
@@ -128,7 +130,8 @@ class BufferedTransforms:
         give_up_s = time.monotonic() + PATIENCE_S
         while True:
             try:
-                stamped = self._buffer.lookup_transform(_bare(target), _bare(source), Time(nanoseconds=stamp_ns))
+                stamped = self._buffer.lookup_transform(_bare(target), _bare(source),
+                                                        Time(nanoseconds=stamp_ns))
                 return transform_of(stamped.transform)
             except self._tf2.TransformException as error:
                 if time.monotonic() > give_up_s:

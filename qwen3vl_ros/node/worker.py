@@ -1,8 +1,8 @@
 """The one thread that owns the engine: it loads it, serves calls before the stream, and frees it.
 
-Three verbs on one noun: wait for a task, perform it, until stopped. A call stops the stream's generation at its next
-token; a call is answered exactly once, whatever happens. Knows no ROS and no messages: what a task means is the
-`perform` function it is given, a capture is whatever the mailbox holds.
+Three verbs on one noun: wait for a task, perform it, until stopped. A call stops the stream's generation at
+its next token; a call is answered exactly once, whatever happens. Knows no ROS and no messages: what a task
+means is the `perform` function it is given, a capture is whatever the mailbox holds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Call:
 
     def _expire(self) -> None:
         self.control.cancel("its deadline passed")
-        self.finish(error=Cancelled(f"the deadline of {self.timeout_s:g} s passed and the engine did not stop"))
+        self.finish(
+            error=Cancelled(f"the deadline of {self.timeout_s:g} s passed and the engine did not stop"))
 
 
 @dataclass(eq=False)
@@ -77,13 +78,14 @@ class Counts:
 class Worker:
     """Runs `perform(owner, task)` on its own thread; `owner` is what `load()` returned there.
 
-    age_s(stamp_ns): age of a capture by the node's clock. max_age_s(): the present limit. on_death(error): called from
-    the thread when anything but a PerceptionError escapes; the worker has then answered every call and ended.
+    age_s(stamp_ns): age of a capture by the node's clock. max_age_s(): the present limit. on_death(error):
+    called from the thread when anything but a PerceptionError escapes; the worker has then answered every
+    call and ended.
     """
 
-    def __init__(self, load: Callable[[], Any], perform: Callable[[Any, Task], None], free: Callable[[Any], None],
-                 mailbox: Mailbox, age_s: Callable[[int], float], max_age_s: Callable[[], float],
-                 on_death: Callable[[BaseException], None]):
+    def __init__(self, load: Callable[[], Any], perform: Callable[[Any, Task], None],
+                 free: Callable[[Any], None], mailbox: Mailbox, age_s: Callable[[int], float],
+                 max_age_s: Callable[[], float], on_death: Callable[[BaseException], None]):
         self._load, self._perform, self._free = load, perform, free
         self.mailbox, self._age_s, self._max_age_s, self._on_death = mailbox, age_s, max_age_s, on_death
         self.counts = Counts()
@@ -95,7 +97,7 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._thread.start()
 
-    # -- from other threads -------------------------------------------------------------------------------------------
+    # -- from other threads ------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
@@ -106,7 +108,8 @@ class Worker:
         return self._current is not None
 
     def stream(self, request: Request | None, deadline_s: float = 30.0) -> None:
-        """Ask `request` of the newest images from now on; None pauses. An answer in flight to another is cancelled.
+        """Ask `request` of the newest images from now on; None pauses. An answer in flight to another is
+        cancelled.
 
         When this returns, nothing made for another request will be published.
         """
@@ -118,7 +121,9 @@ class Worker:
             self._changed.notify_all()
 
     def is_current(self, task: Task) -> bool:
-        """Whether the stream's task is still wanted. Hold `publishing` from asking this to the end of publishing."""
+        """Whether the stream's task is still wanted. Hold `publishing` from asking this to the end of
+        publishing.
+        """
         return not self._stopping and task.request == self._stream.request
 
     def submit(self, call: Call) -> None:
@@ -153,14 +158,15 @@ class Worker:
             return self._changed.wait_for(lambda: self._current is None, timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread and free the engine; False if it did not end in time (a load cannot be interrupted)."""
+        """End the thread and free the engine; False if it did not end in time (a load cannot be interrupted).
+        """
         with self._changed:
             self._stopping = True
         self.cancel_all("the node is stopping")
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    # -- on the thread --------------------------------------------------------------------------------------------------
+    # -- on the thread -----------------------------------------------------------------------------
 
     def _main(self) -> None:
         try:
@@ -214,7 +220,8 @@ class Worker:
             elif call.control.expired:
                 self._calls.pop(0)
                 call.finish(error=StaleFrame(
-                    f"no image newer than max_age ({self._max_age_s():g} s) came within {call.timeout_s:g} s: "
+                    f"no image newer than max_age ({self._max_age_s():g} s) came within "
+                    f"{call.timeout_s:g} s: "
                     + ("none was received" if age_s is None else f"the newest is {age_s:.1f} s old")))
             elif age_s is not None and age_s <= self._max_age_s():
                 self._calls.pop(0)

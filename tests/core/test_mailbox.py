@@ -184,8 +184,10 @@ def test_a_camera_unplugged_and_back_starts_again_even_with_an_older_clock(clock
         box.put_info(i * PERIOD, f"i{i}")
         box.put_depth(i * PERIOD, f"d{i}")
         taken.append(box.take())
-    assert [(s.image, s.depth, s.info) for s in taken[1:]] == [(f"r{i}", f"d{i}", f"i{i}") for i in range(1, 5)]
-    assert taken[0].image == "r0" and taken[0].depth is None, "nobody waits for depth that was gone for a minute"
+    assert [(s.image, s.depth, s.info) for s in taken[1:]] == [(f"r{i}", f"d{i}", f"i{i}")
+                                                               for i in range(1, 5)]
+    assert taken[0].image == "r0" and taken[
+        0].depth is None, "nobody waits for depth that was gone for a minute"
 
 
 def test_a_source_that_starts_again_at_once_has_a_reason_for_the_depth_it_lacks(clock):

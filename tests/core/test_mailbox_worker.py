@@ -1,4 +1,6 @@
-"""The engine's thread: calls before the stream, answered exactly once; nothing old is published; death is loud."""
+"""The engine's thread: calls before the stream, answered exactly once; nothing old is published; death is
+loud.
+"""
 
 import threading
 import time

@@ -67,11 +67,20 @@ def test_depth_units_follow_the_encoding(pad, big):
     ("unknown colour", image(RGB[..., 0], "bayer_rggb8"), rgb_of, "bayer_rggb8.*cv_bridge"),
     ("depth as colour", image(RGB[..., 0].astype(np.float32), "32FC1"), rgb_of, "32FC1"),
     ("colour as depth", image(RGB, "rgb8"), depth_of, "16UC1.*32FC1"),
-    ("short buffer", Message(**{**vars(image(RGB, "rgb8")), "data": b"123"}), rgb_of, "buffer holds 3"),
-    ("short step", Message(**{**vars(image(RGB, "rgb8")), "step": 3}), rgb_of, "step 3"),
-    ("odd step", Message(**{**vars(image(RGB[..., 0].astype(np.uint16), "16UC1")), "step": 15, "data": bytes(99)}),
-     depth_of, "step 15"),
-    ("empty", Message(**{**vars(image(RGB, "rgb8")), "height": 0}), rgb_of, "7x0"),
+    ("short buffer", Message(**{
+        **vars(image(RGB, "rgb8")), "data": b"123"
+    }), rgb_of, "buffer holds 3"),
+    ("short step", Message(**{
+        **vars(image(RGB, "rgb8")), "step": 3
+    }), rgb_of, "step 3"),
+    ("odd step",
+     Message(**{
+         **vars(image(RGB[..., 0].astype(np.uint16), "16UC1")), "step": 15,
+         "data": bytes(99)
+     }), depth_of, "step 15"),
+    ("empty", Message(**{
+        **vars(image(RGB, "rgb8")), "height": 0
+    }), rgb_of, "7x0"),
     ("not a jpeg", Message(format="jpeg", data=b"no"), rgb_of, "JPEG or PNG"),
     ("empty jpeg", Message(format="jpeg", data=b""), rgb_of, "JPEG or PNG"),
 ])
@@ -89,8 +98,14 @@ def test_compressed_images_are_decoded_to_rgb(extension):
 
 
 def info(**changes):
-    base = dict(width=640, height=480, k=[600.0, 0, 319.5, 0, 600.0, 239.5, 0, 0, 1], d=[], distortion_model="plumb_bob",
-                binning_x=0, binning_y=0, roi=Message(x_offset=0, y_offset=0, width=0, height=0))
+    base = dict(width=640,
+                height=480,
+                k=[600.0, 0, 319.5, 0, 600.0, 239.5, 0, 0, 1],
+                d=[],
+                distortion_model="plumb_bob",
+                binning_x=0,
+                binning_y=0,
+                roi=Message(x_offset=0, y_offset=0, width=0, height=0))
     return Message(**{**base, **changes})
 
 
@@ -107,11 +122,12 @@ def test_a_smaller_image_scales_intrinsics_about_the_corner_of_the_image():
 def test_region_and_binning_are_applied():
     roi = Message(x_offset=100, y_offset=40, width=320, height=240)
     K, *_ = intrinsics_of(info(roi=roi, binning_x=2, binning_y=2), (160, 120))
-    assert np.allclose(K, [[300, 0, (319.5 - 100 + .5) / 2 - .5], [0, 300, (239.5 - 40 + .5) / 2 - .5], [0, 0, 1]])
+    assert np.allclose(K, [[300, 0, (319.5 - 100 + .5) / 2 - .5], [0, 300,
+                                                                   (239.5 - 40 + .5) / 2 - .5], [0, 0, 1]])
 
 
-@pytest.mark.parametrize("model, n, full", [("plumb_bob", 5, 5), ("plumb_bob", 4, 5), ("rational_polynomial", 8, 8),
-                                            ("equidistant", 4, 4)])
+@pytest.mark.parametrize("model, n, full", [("plumb_bob", 5, 5), ("plumb_bob", 4, 5),
+                                            ("rational_polynomial", 8, 8), ("equidistant", 4, 4)])
 def test_distortion_is_kept(model, n, full):
     _, distortion, name = intrinsics_of(info(d=[0.1] * n, distortion_model=model), (640, 480))
     assert name == model and len(distortion) == full and np.allclose(distortion[:n], 0.1)

@@ -1,4 +1,6 @@
-"""A real DDS graph for tests: child processes, a camera made of numbers, and waiting on conditions instead of sleeping."""
+"""A real DDS graph for tests: child processes, a camera made of numbers, and waiting on conditions instead of
+sleeping.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,19 @@ OPTICAL = "camera_color_optical_frame"
 WIDTH, HEIGHT, FOCAL = 160, 120, 300.0
 K = np.array([[FOCAL, 0, 79.5], [0, FOCAL, 59.5], [0, 0, 1.0]])
 TABLE_M, CUBE_M = 0.80, 0.06
-RESULTS = {"detections_2d": Detection2DArray, "detections_3d": Detection3DArray, "grasp_targets": GraspTargetArray,
-           "grasp_poses": PoseArray, "generation": Generation}
+RESULTS = {
+    "detections_2d": Detection2DArray,
+    "detections_3d": Detection3DArray,
+    "grasp_targets": GraspTargetArray,
+    "grasp_poses": PoseArray,
+    "generation": Generation
+}
 OK, WARN, ERROR, STALE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
 def picture(shade: int = 90) -> tuple[np.ndarray, np.ndarray]:
-    """(rgb, depth_m) of a camera that looks straight down on a cube on a table; `shade` tells pictures apart."""
+    """(rgb, depth_m) of a camera that looks straight down on a cube on a table; `shade` tells pictures apart.
+    """
     rgb = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
     depth = np.full((HEIGHT, WIDTH), TABLE_M, np.float32)
     rgb[48:72, 68:92] = (220, 30, 30)
@@ -88,7 +96,11 @@ class Process:
     def __init__(self, command: list[str], log: Path, env: dict[str, str]):
         self.log_path = log
         with open(log, "wb") as out:
-            self.popen = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env,
+            self.popen = subprocess.Popen(command,
+                                          stdout=out,
+                                          stderr=subprocess.STDOUT,
+                                          stdin=subprocess.DEVNULL,
+                                          env=env,
                                           start_new_session=True)
 
     @property
@@ -112,7 +124,8 @@ class Process:
         try:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the process did not end within {timeout_s:g} s; the log:\n{self.log[-4000:]}") from None
+            raise AssertionError(
+                f"the process did not end within {timeout_s:g} s; the log:\n{self.log[-4000:]}") from None
 
     def rss_mib(self) -> float:
         return psutil.Process(self.popen.pid).memory_info().rss / 2**20
@@ -139,7 +152,8 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._clients = {}
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.messages["/diagnostics"].append, 50)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.messages["/diagnostics"].append,
+                                      50)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
@@ -156,15 +170,24 @@ class Graph:
         self._thread.join(5)
         self._lock_file.close()
 
-    # -- processes ------------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
 
     def start(self, *command: str, name: str = "process", env: dict[str, str] | None = None) -> Process:
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONUNBUFFERED": "1", **(env or {})}
-        process = Process([sys.executable, *command], self.folder / f"{name}_{len(self.processes)}.log", environment)
+        environment = {
+            **os.environ, "ROS_DOMAIN_ID": str(self.domain),
+            "PYTHONUNBUFFERED": "1",
+            **(env or {})
+        }
+        process = Process([sys.executable, *command], self.folder / f"{name}_{len(self.processes)}.log",
+                          environment)
         self.processes.append(process)
         return process
 
-    def start_node(self, engine: str = "instant", *ros_args: str, ready: bool = True, **parameters) -> Process:
+    def start_node(self,
+                   engine: str = "instant",
+                   *ros_args: str,
+                   ready: bool = True,
+                   **parameters) -> Process:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot."""
         arguments = ["--ros-args", *ros_args]
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
@@ -175,7 +198,7 @@ class Graph:
             process.logged("active: ", 30)
         return process
 
-    # -- listening --------------------------------------------------------------------------------------------------------
+    # -- listening ---------------------------------------------------------------------------------
 
     def listen(self, topic: str, kind, qos=10) -> list:
         """All messages of a topic from now on, in a list that grows."""
@@ -203,7 +226,7 @@ class Graph:
         except AssertionError as error:
             raise AssertionError(f"{error}; last: {seen[-1].status if seen else 'nothing'}") from None
 
-    # -- calling ------------------------------------------------------------------------------------------------------------
+    # -- calling -----------------------------------------------------------------------------------
 
     def ask(self, kind, name: str, request=None):
         """A future of the response."""
@@ -222,7 +245,8 @@ class Graph:
         return self.ask(Detect, name, Detect.Request(targets=list(targets), timeout=timeout))
 
     def set_prompt(self, *targets: str):
-        return self.call(SetPrompt, "/qwen3vl/perception/set_prompt", SetPrompt.Request(targets=list(targets)))
+        return self.call(SetPrompt, "/qwen3vl/perception/set_prompt",
+                         SetPrompt.Request(targets=list(targets)))
 
     def enable(self, on: bool):
         return self.call(SetBool, "/qwen3vl/perception/enable", SetBool.Request(data=on))
@@ -241,14 +265,19 @@ class Graph:
         return self.call(SetParameters, "/qwen3vl/perception/set_parameters", request).results[0]
 
     def get_parameter(self, name: str):
-        response = self.call(GetParameters, "/qwen3vl/perception/get_parameters", GetParameters.Request(names=[name]))
+        response = self.call(GetParameters, "/qwen3vl/perception/get_parameters",
+                             GetParameters.Request(names=[name]))
         return parameter_value_to_python(response.values[0])
 
 
 class FakeCamera:
     """Publishes picture() with any fault a test asks for."""
 
-    def __init__(self, graph: Graph, qos=qos_profile_sensor_data, namespace: str = "/qwen3vl", depth: bool = True,
+    def __init__(self,
+                 graph: Graph,
+                 qos=qos_profile_sensor_data,
+                 namespace: str = "/qwen3vl",
+                 depth: bool = True,
                  info: bool = True):
         self.graph, self.node = graph, graph.node
         self.image = self.node.create_publisher(Image, f"{namespace}/image_raw", qos)
@@ -262,7 +291,13 @@ class FakeCamera:
             until(lambda: publisher.get_subscription_count(), 20, f"a subscriber of {publisher.topic_name}")
         return self
 
-    def shoot(self, shade: int = 90, age_s: float = 0.0, rgb=None, depth_m=None, info_K=K, frame: str = OPTICAL,
+    def shoot(self,
+              shade: int = 90,
+              age_s: float = 0.0,
+              rgb=None,
+              depth_m=None,
+              info_K=K,
+              frame: str = OPTICAL,
               edit=None) -> int:
         """One capture; returns its stamp in nanoseconds. edit(image, depth, info) may change the messages."""
         stamp = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)

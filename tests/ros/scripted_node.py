@@ -1,6 +1,7 @@
 """The perception node in a process of its own, with an engine that follows a script instead of a model.
 
-usage: scripted_node.py ENGINE [ROS arguments]; ENGINE is a name in ENGINES. Everything but the engine is the product.
+usage: scripted_node.py ENGINE [ROS arguments]; ENGINE is a name in ENGINES. Everything but the engine is the
+product.
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ def said(text: str, finish: str = "stop", prompt: str = "") -> Generation:
     """`text` as tokens of up to 4 characters, each with probability 0.9."""
     ends = tuple(range(4, len(text) + 4, 4))
     ends = tuple(min(end, len(text)) for end in ends)
-    return Generation(text, tuple(range(len(ends))), np.full(len(ends), np.log(0.9), np.float32), ends, finish, prompt=prompt,
-                      generated_tokens=len(ends), prompt_tokens=10, forward_passes=len(ends), decode_s=1e-4)
+    return Generation(text,
+                      tuple(range(len(ends))),
+                      np.full(len(ends), np.log(0.9), np.float32),
+                      ends,
+                      finish,
+                      prompt=prompt,
+                      generated_tokens=len(ends),
+                      prompt_tokens=10,
+                      forward_passes=len(ends),
+                      decode_s=1e-4)
 
 
 class Instant:
@@ -70,7 +79,8 @@ class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
     def generate(self, images, prompt, control=None):
-        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(images, prompt, control)
+        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(
+            images, prompt, control)
 
 
 class Deaf(Instant):

@@ -1,4 +1,5 @@
-"""What cameras do in the field: wrong QoS, old stamps, bursts, faults of depth and calibration, unplugging."""
+"""What cameras do in the field: wrong QoS, old stamps, bursts, faults of depth and calibration, unplugging.
+"""
 
 import time
 
@@ -26,7 +27,9 @@ def diagnosed_while(graph, camera, words, level=WARN, **how):
     """Shoot until /diagnostics says so; level None: at any level but OK."""
     camera.stream(20, **how)
     try:
-        return graph.diagnosed(lambda s, v: (s.level == level if level else s.level != OK) and words in s.message, 10, f"{words!r} in /diagnostics")
+        return graph.diagnosed(
+            lambda s, v: (s.level == level if level else s.level != OK) and words in s.message, 10,
+            f"{words!r} in /diagnostics")
     finally:
         camera.stop()
 
@@ -37,13 +40,18 @@ def answer_to(heard, stamp, name="detections_2d"):
 
 @pytest.mark.parametrize("name, how, words", [
     ("no calibration", dict(info_K=np.zeros((3, 3))), "not calibrated"),
-    ("calibration of another shape", dict(edit=lambda i, d, c: setattr(c, "width", 90)), "90x120 but the image is 160x120"),
-    ("unknown lens", dict(edit=lambda i, d, c: (setattr(c, "distortion_model", "fish"), setattr(c, "d", [.1] * 5))), "'fish'"),
+    ("calibration of another shape", dict(edit=lambda i, d, c: setattr(c, "width", 90)),
+     "90x120 but the image is 160x120"),
+    ("unknown lens",
+     dict(edit=lambda i, d, c: (setattr(c, "distortion_model", "fish"), setattr(c, "d", [.1] * 5))),
+     "'fish'"),
     ("unregistered size", dict(depth_m=picture()[1][::2, ::2].copy()), "not registered"),
-    ("unregistered frame", dict(edit=lambda i, d, c: setattr(d.header, "frame_id", "depth_optical")), "not registered"),
+    ("unregistered frame", dict(edit=lambda i, d, c: setattr(d.header, "frame_id", "depth_optical")),
+     "not registered"),
     ("depth encoding", dict(edit=lambda i, d, c: setattr(d, "encoding", "8UC1")), "8UC1"),
-    ("depth out of step", dict(edit=lambda i, d, c: setattr(d, "header", messages.header_of(
-        stamp_ns(d.header) - 75_000_000, OPTICAL))), "sync_slop"),
+    ("depth out of step",
+     dict(edit=lambda i, d, c: setattr(
+         d, "header", messages.header_of(stamp_ns(d.header) - 75_000_000, OPTICAL))), "sync_slop"),
 ])
 def test_a_fault_of_depth_or_calibration_leaves_2d_and_says_why(running, name, how, words):
     graph, camera, heard = running
@@ -73,8 +81,10 @@ def test_holes_in_depth_do_not_stop_the_lifting(running):
 def test_millimetres_and_metres_give_the_same_place(running):
     graph, camera, heard = running
     millimetres = np.round(picture()[1] * 1000).astype(np.uint16)
-    boxes = [answer_to(heard, camera.shoot(depth_m=depth), "detections_3d").detections[0].bbox.center.position.z
-             for depth in (picture()[1], millimetres)]
+    boxes = [
+        answer_to(heard, camera.shoot(depth_m=depth), "detections_3d").detections[0].bbox.center.position.z
+        for depth in (picture()[1], millimetres)
+    ]
     assert boxes[0] == pytest.approx(boxes[1], abs=0.002) and 0.7 < boxes[0] < 0.8
 
 
@@ -93,8 +103,11 @@ def test_usual_encodings_are_read(running, encoding, pixels):
 def test_an_unknown_encoding_is_reported_and_the_next_image_works(running):
     graph, camera, heard = running
     diagnosed_while(graph, camera, "bayer_rggb8", edit=lambda i, d, c: setattr(i, "encoding", "bayer_rggb8"))
-    diagnosed_while(graph, camera, "16x9 rgb8", edit=lambda i, d, c: (setattr(i, "width", 16), setattr(i, "height", 9),
-                                                                         setattr(i, "data", b"short")))
+    diagnosed_while(graph,
+                    camera,
+                    "16x9 rgb8",
+                    edit=lambda i, d, c:
+                    (setattr(i, "width", 16), setattr(i, "height", 9), setattr(i, "data", b"short")))
     assert answer_to(heard, camera.shoot()).detections
 
 
@@ -123,7 +136,8 @@ def test_a_camera_unplugged_and_back_needs_no_restart(running):
     graph, camera, heard = running
     diagnosed_while(graph, camera, "active", OK)
     camera.unplug()
-    graph.diagnosed(lambda s, v: "no image for" in s.message and "0 publishers" in v["image topic"], 15, "STALE")
+    graph.diagnosed(lambda s, v: "no image for" in s.message and "0 publishers" in v["image topic"], 15,
+                    "STALE")
     future = graph.detect(["cube"], 0.3)
     until(future.done, 5)
     assert not future.result().success and "newest is" in future.result().message
@@ -195,7 +209,8 @@ def test_without_use_depth_nothing_is_missing(graph):
 def test_compressed_images_are_read(graph):
     graph.start_node("instant", image_transport="compressed")
     camera = FakeCamera(graph)
-    camera.image = graph.node.create_publisher(CompressedImage, "/qwen3vl/image_raw/compressed", qos_profile_sensor_data)
+    camera.image = graph.node.create_publisher(CompressedImage, "/qwen3vl/image_raw/compressed",
+                                               qos_profile_sensor_data)
     camera.matched()
     heard = graph.results()
     jpeg = cv2.imencode(".jpg", picture()[0][..., ::-1])[1].tobytes()
@@ -207,11 +222,13 @@ def test_compressed_images_are_read(graph):
         def publish(self, image):
             self.real.publish(CompressedImage(header=image.header, format="jpeg", data=jpeg))
     camera.image = Compressing()
-    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], 10, "3D from compressed images")
+    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], 10,
+          "3D from compressed images")
     assert heard["detections_2d"][0].header.frame_id == OPTICAL
 
 
-@pytest.mark.parametrize("asked, offered, policy", [("reliable", ReliabilityPolicy.BEST_EFFORT, "RELIABILITY")])
+@pytest.mark.parametrize("asked, offered, policy",
+                         [("reliable", ReliabilityPolicy.BEST_EFFORT, "RELIABILITY")])
 def test_qos_that_does_not_fit_is_reported_with_the_parameter_to_set(graph, asked, offered, policy):
     process = graph.start_node("instant", image_qos=asked)
     camera = FakeCamera(graph, QoSProfile(depth=5, reliability=offered))

@@ -1,4 +1,6 @@
-"""The whole thing as shipped: the simulated camera, the node, the embedded model, no remaps and no parameters."""
+"""The whole thing as shipped: the simulated camera, the node, the embedded model, no remaps and no
+parameters.
+"""
 
 from pathlib import Path
 
@@ -24,10 +26,26 @@ def iou(a, b) -> float:
 
 @pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
 def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
-    node = graph.start("-m", "qwen3vl_ros.node.main", "--ros-args", "-p", "diagnostics_period:=0.5", "-p", "max_age:=5.0",
+    node = graph.start("-m",
+                       "qwen3vl_ros.node.main",
+                       "--ros-args",
+                       "-p",
+                       "diagnostics_period:=0.5",
+                       "-p",
+                       "max_age:=5.0",
                        name="perception")
-    camera = graph.start("-m", "qwen3vl_ros.node.sim_camera", "--ros-args", "-p", "scene_every:=0.0", "-p", "seed:=21",
-                         "-p", "objects:=3", "-p", "rate:=5.0", name="camera")
+    camera = graph.start("-m",
+                         "qwen3vl_ros.node.sim_camera",
+                         "--ros-args",
+                         "-p",
+                         "scene_every:=0.0",
+                         "-p",
+                         "seed:=21",
+                         "-p",
+                         "objects:=3",
+                         "-p",
+                         "rate:=5.0",
+                         name="camera")
     node.logged("active: ", 90)
     heard = graph.results()
     truth = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
@@ -38,7 +56,8 @@ def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
     best = [max((iou(d.bbox, t.bbox) for d in found.detections), default=0.0) for t in objects]
     assert np.mean(np.array(best) > 0.5) >= 0.5, (said.text, best)
     until(lambda: [m for m in heard["detections_3d"] if m.detections], 60, "3D boxes")
-    status = graph.diagnosed(lambda s, v: s.level == OK and int(v["answers"]) > 1, 60, "OK with the real engine")
+    status = graph.diagnosed(lambda s, v: s.level == OK and int(v["answers"]) > 1, 60,
+                             "OK with the real engine")
     assert "transformers" in {v.key: v.value for v in status.values}["engine"]
     assert all(stamp_ns(m.header) for m in heard["grasp_targets"])
     for process in (node, camera):

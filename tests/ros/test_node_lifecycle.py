@@ -1,4 +1,6 @@
-"""Every transition, in every order that happens in the field, and every way to end: status 0 when asked, loud when broken."""
+"""Every transition, in every order that happens in the field, and every way to end: status 0 when asked, loud
+when broken.
+"""
 
 import signal
 
@@ -50,7 +52,8 @@ def test_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_be_tried_ag
     assert graph.transition("configure") is False
     assert graph.state() == "unconfigured"
     assert "the network is down" in process.log
-    graph.diagnosed(lambda s, v: s.level == ERROR and "the network is down" in s.message, 10, "ERROR with the reason")
+    graph.diagnosed(lambda s, v: s.level == ERROR and "the network is down" in s.message, 10,
+                    "ERROR with the reason")
     assert graph.transition("configure") and graph.state() == "inactive"
     graph.diagnosed(lambda s, v: s.level != ERROR)
 
@@ -153,14 +156,15 @@ def test_a_signal_while_the_engine_does_not_listen_ends_with_status_0(graph):
     camera.stop()
 
 
-# -- parameters ---------------------------------------------------------------------------------------------------------
+# -- parameters ------------------------------------------------------------------------------------
 
 
 def test_a_wrong_parameter_at_start_ends_with_status_2_and_its_name(graph):
     wrong = {"max_age:=-1.0": "max_age", "image_qos:=sometimes": "'sometimes' is not one of sensor_data",
              "gripper.max_width:=wide": "gripper.max_width", "targets:=7": "targets",
              "generation.max_new_tokens:=0": "generation.max_new_tokens"}
-    started = [(graph.start_node("instant", "-p", given, ready=False), words) for given, words in wrong.items()]
+    started = [(graph.start_node("instant", "-p", given, ready=False), words)
+               for given, words in wrong.items()]
     for process, words in started:
         assert process.status(30) == 2, process.log
         assert words in process.log and "Traceback" not in process.log
@@ -200,4 +204,5 @@ def test_namespace_and_remaps_move_every_topic(graph):
     camera.matched()
     heard = graph.results("/robot1/perception")
     until(lambda: camera.shoot() and heard["detections_3d"], 10, "answers under the namespace")
-    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], 10, "3D under the namespace")
+    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], 10,
+          "3D under the namespace")

@@ -66,7 +66,8 @@ def test_empty_targets_pause_the_stream_but_not_detect(running):
     refused = graph.detect()
     until(refused.done, 10)
     assert not refused.result().success and "targets is empty" in refused.result().message
-    assert len(heard["generation"]) == before, "a paused stream publishes nothing, and a call answers only its caller"
+    assert len(heard["generation"]
+               ) == before, "a paused stream publishes nothing, and a call answers only its caller"
     graph.set_prompt("mug")
     until(lambda: len(heard["generation"]) > before, 5, "the stream again")
 

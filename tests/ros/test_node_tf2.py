@@ -1,4 +1,6 @@
-"""The adapter to tf2_ros, which the wheels do not have: a stand-in with its interface plays the late transform."""
+"""The adapter to tf2_ros, which the wheels do not have: a stand-in with its interface plays the late
+transform.
+"""
 
 import sys
 import types

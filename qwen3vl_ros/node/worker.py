@@ -195,7 +195,10 @@ class Worker:
             self.cancel_all(_obituary(error))
             self._on_death(error)
         finally:
-            self._free(owner)
+            try:
+                self._free(owner)
+            except BaseException as error:
+                self._on_death(error)
 
     def _next(self) -> Task | None:
         """Wait for the next task, calls first; None when stopped."""

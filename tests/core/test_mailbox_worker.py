@@ -202,6 +202,18 @@ def test_a_defect_ends_the_thread_loudly_and_answers_everybody():
     assert "ZeroDivisionError" in str(waiting[0][1]) and r.freed == ["owner"]
 
 
+def test_an_engine_that_cannot_be_freed_is_as_loud():
+    deaths = []
+
+    def refuse(owner):
+        raise RuntimeError("the device hangs")
+    mailbox = Mailbox(0.02, False)
+    worker = Worker(lambda: "owner", lambda owner, task: None, refuse, mailbox, lambda stamp: 0.0, lambda: 0.5,
+                    deaths.append)
+    assert worker.stop(5.0)
+    assert [str(error) for error in deaths] == ["the device hangs"]
+
+
 def test_a_failed_load_is_kept_for_whoever_waits():
     def load():
         raise MemoryError("too big")

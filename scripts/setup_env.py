@@ -40,6 +40,7 @@ PYTHON_VERSIONS = ((3, 10), (3, 13))
 TORCH_VERSION = "2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LOG_TAIL_LINES = 25
+NVIDIA_DRIVERS = ("/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1")
 PACKAGE_ENTRIES = ("package.xml", "CMakeLists.txt", "msg", "srv", "qwen3vl_ros", "launch", "config", "model")
 # Files that are found in the install space: a new one must be linked, an edited one is seen through its link.
 INSTALLED_DIRS = ("launch", "config", "model/embedded")
@@ -95,7 +96,7 @@ def probe_world() -> World:
             "distribution (docs.ros.org), then: source /opt/ros/<distribution>/setup.bash"
         )
     outside = subprocess.run(
-        [python, "-c", PROBE], capture_output=True, text=True, env=outside_environment(distro), cwd="/", check=False
+        [python, "-c", PROBE], capture_output=True, text=True, env=outside_environment(), cwd="/", check=False
     )
     found = json.loads(outside.stdout.splitlines()[-1]) if outside.returncode == 0 else {}
     missing = tuple(
@@ -104,7 +105,7 @@ def probe_world() -> World:
     return World(
         python=python,
         ros_distro=distro,
-        gpu=Path("/proc/driver/nvidia/version").exists(),
+        gpu=any(Path(path).exists() for path in NVIDIA_DRIVERS),
         system_torch=found.get("torch"),
         system_numpy=found.get("numpy"),
         system_opencv=found.get("cv2") is not None,
@@ -150,7 +151,7 @@ def in_ament_index(package: str, excluding: tuple[Path, ...] = ()) -> bool:
     )
 
 
-def outside_environment(distro: str | None) -> dict[str, str]:
+def outside_environment() -> dict[str, str]:
     """The caller's variables, less what an entered environment of ours added to them."""
     variables = dict(os.environ)
     ours = (str(ROOT), str(VENV), str(WS))
@@ -293,7 +294,7 @@ def make_venv(world: World) -> None:
     run(
         [world.python, "-m", "venv", *options, str(VENV)], "venv",
         "read the message above; a Python without venv support can be replaced: make PYTHON=...",
-        outside_environment(world.ros_distro),
+        outside_environment(),
     )  # fmt: skip
 
 
@@ -302,7 +303,7 @@ def pip_install(arguments: list[str], log_name: str) -> None:
         [str(VENV / "bin/python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
          "--progress-bar", "off", *arguments],
         log_name, "check the network and the free disk space (about 4 GB), then run make again.",
-        os.environ | {"PYTHONNOUSERSITE": "1"},
+        outside_environment(),
     )  # fmt: skip
 
 
@@ -417,7 +418,7 @@ def link_own_sources() -> None:
 
 
 def entered_environment(world: World) -> dict[str, str]:
-    variables = outside_environment(world.ros_distro)
+    variables = outside_environment()
     for name, entries in search_paths(world).items():
         variables[name] = os.pathsep.join([*entries, *filter(None, [variables.get(name)])])
     return variables | fixed_variables(world)
@@ -515,8 +516,8 @@ def plan(world: World) -> list[Step]:
     venv = digest(world.python, platform.python_version(), world.system_site_packages, VENV)
     torch = digest(venv, TORCH_VERSION, world.gpu, world.system_torch)
     packages = digest(torch, contents(*(REQUIREMENTS / f"{name}.txt" for name in ("runtime", "sim", "test"))))
-    ros = digest(venv, world.ros_distro, os.environ.get("AMENT_PREFIX_PATH", "") if world.ros_distro else "",
-                 contents(REQUIREMENTS / "ros-wheels.txt"))  # fmt: skip
+    sourced = outside_environment().get("AMENT_PREFIX_PATH") if world.ros_distro else None
+    ros = digest(venv, world.ros_distro, sourced, contents(REQUIREMENTS / "ros-wheels.txt"))
     interfaces = digest(
         ros, world.missing_interfaces, ROOT, contents(ROOT / "scripts/overlay.py"), me,
         contents(ROOT / "package.xml", ROOT / "CMakeLists.txt", *ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")),
@@ -532,7 +533,8 @@ def plan(world: World) -> list[Step]:
         Step("torch", torch_title, install_torch, torch),
         Step("packages", "Python packages", install_python_packages, packages),
         Step("ros", ros_title, install_ros, ros),
-        Step("interfaces", "ROS interfaces (colcon build)", build_interfaces, interfaces, (WS / "env.sh").is_file),
+        Step("interfaces", "ROS interfaces (colcon build)", build_interfaces, interfaces,
+             lambda: (WS / "env.sh").is_file() and (WS / "install/share/qwen3vl_ros/package.xml").is_file()),
         Step("check", "loading everything once", check_environment, check),
     ]  # fmt: skip
 
@@ -559,10 +561,16 @@ def main() -> int:
 def bring_up_to_date() -> None:
     world = probe_world()
     steps = plan(world)
-    due = [step for step in steps if not (stamp_of(step) == step.digest and step.is_done())]
+    due: list[Step] = []
+    for step in steps:
+        emptied = any(earlier.name == "venv" for earlier in due)  # a new .venv has nothing in it
+        if emptied or stamp_of(step) != step.digest or not step.is_done():
+            due.append(step)
     if not due:
         return
     start_s = time.monotonic()
+    if STAMPS.joinpath("venv").is_file() and due[0].name == "venv":
+        print("The environment here was made with another Python or ROS than this shell's; making it anew.")
     source = f"ROS {world.ros_distro}" if world.ros_distro else "ROS 2 from wheels"
     print(f"Setting up: {world.python} ({platform.python_version()}), {source}, logs in {LOGS}", flush=True)
     progress.total = len(due)

@@ -15,6 +15,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 PATCH, MERGE, TEMPORAL = 16, 2, 2
 VOCABULARY = 640  # the tokenizer's size, rounded up
+POINTING_LAYERS = (1, 2)  # after the DeepStack features are in, before the last layer that says the digits
 
 
 def config(special: dict[str, int]) -> Qwen3VLConfig:
@@ -94,10 +95,11 @@ class Batched(nn.Module):
                 deep.append(merger(x).view(b, self.visual_tokens, -1))
         return visual.merger(x).view(b, self.visual_tokens, -1), deep
 
-    def read(self, merged, deep, ids, positions, mask, visual_slice: slice) -> torch.Tensor:
+    def read(self, merged, deep, ids, positions, mask, visual_slice: slice, looks: list | None = None) -> torch.Tensor:
         """Hidden states B,T,D after the last norm.
 
-        ids B,T with image slots at `visual_slice`; positions 3,B,T; mask B,1,T,T additive.
+        ids B,T with image slots at `visual_slice`; positions 3,B,T; mask B,1,T,T additive. looks: if given, filled with
+        where the POINTING heads look: log-shares over the image's tokens, B,heads,T,N for each of their layers.
         """
         text = self.model.model.language_model
         x = text.embed_tokens(ids)
@@ -112,6 +114,8 @@ class Batched(nn.Module):
             v = att.v_proj(y).view(b, t, -1, att.head_dim).transpose(1, 2)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             groups = q.shape[1] // k.shape[1]
+            if looks is not None and i in POINTING_LAYERS:  # the first head of each key group
+                looks.append((q[:, ::groups].float() @ k[:, :, visual_slice].float().transpose(-1, -2) * att.scaling).log_softmax(-1))
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
             y = _attend(q, k, v, mask)
             x = x + att.o_proj(y.transpose(1, 2).reshape(b, t, -1))

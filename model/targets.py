@@ -30,7 +30,8 @@ def coordinates(box_xyxy_px, size_px) -> np.ndarray:
 def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
     """Per merged token (N = rows*columns): kind, colour (0 none), anchor (holds the box centre), box 0..1, places.
 
-    places: N,4,100 float, the distribution of each coordinate. needle: N, bin of the dial's needle or -1.
+    places: N,4,100 float, the distribution of each coordinate. needle: N, bin of the dial's needle or -1. owner: N, index of
+    the thing, or -1.
     """
     rows, columns = grid
     h, w = sample.labels.shape
@@ -71,6 +72,7 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
             g = sample.gauge
             fraction = (g["value"] - g["minimum"]) / (g["maximum"] - g["minimum"])
             out["needle"][mine] = min(int(fraction * NEEDLE_BINS), NEEDLE_BINS - 1)
+    out["owner"] = owner
     return out
 
 

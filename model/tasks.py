@@ -24,7 +24,7 @@ PLURAL = {kind: kind + "s" for kind in KINDS}
 
 @dataclass(frozen=True)
 class Question:
-    """kind: the task's name in the evaluation table. things: indices the answer means, for boxes and points."""
+    """kind: the task's name in the evaluation table. things: indices the answer means, in its order."""
 
     kind: str
     prompt: str
@@ -33,24 +33,20 @@ class Question:
     targets: tuple[str, ...] = ()
 
 
-def box_list(sample: Sample, items: list[tuple[int, str]]) -> str:
-    """The answer with the boxes of (thing, label), from left to right: one order, so that there is one right answer."""
+def box_list(sample: Sample, items: list[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
+    """The answer with the boxes of (thing, label), and the things in its order: from left to right, so that there is
+    one right answer."""
     h, w = sample.labels.shape
-    rows = []
-    for index, label in items:
-        x0, y0, x1, y1 = (int(round(v)) for v in coordinates(sample.things[index].box_xyxy_px, (w, h)))
-        rows.append((x0, y0, x1, y1, label))
-    return fenced([f'{{"bbox_2d": [{a}, {b}, {c}, {d}], "label": "{label}"}}' for a, b, c, d, label in sorted(rows)])
+    rows = sorted((*(int(round(v)) for v in coordinates(sample.things[i].box_xyxy_px, (w, h))), label, i) for i, label in items)
+    return (fenced([f'{{"bbox_2d": [{a}, {b}, {c}, {d}], "label": "{label}"}}' for a, b, c, d, label, _ in rows]),
+            tuple(row[-1] for row in rows))
 
 
-def point_list(sample: Sample, items: list[tuple[int, str]]) -> str:
+def point_list(sample: Sample, items: list[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
+    """As box_list, with a point on each thing."""
     h, w = sample.labels.shape
-    rows = []
-    for index, label in items:
-        x, y = point_inside(sample, index)
-        px, py = coordinates((x, y, x, y), (w, h))[:2]
-        rows.append((int(round(px)), int(round(py)), label))
-    return fenced([f'{{"point_2d": [{x}, {y}], "label": "{label}"}}' for x, y, label in sorted(rows)])
+    rows = sorted((*(int(round(v)) for v in coordinates(point_inside(sample, i) * 2, (w, h))[:2]), label, i) for i, label in items)
+    return (fenced([f'{{"point_2d": [{x}, {y}], "label": "{label}"}}' for x, y, label, _ in rows]), tuple(row[-1] for row in rows))
 
 
 def fenced(rows: list[str]) -> str:
@@ -194,7 +190,7 @@ class Asker:
         phrase = str(self.rng.choice(pool)) if self.rng.random() < 0.85 else self.absent_phrase()
         items = [(i, phrase) for i in self.matching(phrase)]
         prompt = prompt_for(Request((phrase,), Task.POINT))
-        return Question("point", prompt, point_list(self.sample, items), tuple(i for i, _ in items), (phrase,))
+        return Question("point", prompt, *point_list(self.sample, items), (phrase,))
 
     def count(self) -> Question | None:
         if self.rng.random() < 0.25:
@@ -273,7 +269,7 @@ class Asker:
 
     def _boxes(self, kind: str, targets: list[str], items: list[tuple[int, str]]) -> Question:
         prompt = prompt_for(Request(tuple(targets)))
-        return Question(kind, prompt, box_list(self.sample, items), tuple(i for i, _ in items), tuple(targets))
+        return Question(kind, prompt, *box_list(self.sample, items), tuple(targets))
 
     def _unique_pair(self) -> tuple[int, int] | None:
         unique = self.unique()

@@ -21,6 +21,7 @@ from embedded import MERGE, PATCH, TEMPORAL, VOCABULARY, Batched
 from tasks import PHRASES, WORDS, Asker, Question
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+POINTING_WEIGHT = 0.3
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -96,6 +97,7 @@ class PackedText:
         self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
         self.pad, self.capacity = ids["<|endoftext|>"], pack_tokens
+        self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
         rows, columns = np.indices(grid).reshape(2, -1) + len(head)
         before = np.tile(np.arange(len(head)), (3, 1))
         seen = np.stack([np.full(visual_tokens, len(head)), rows, columns])
@@ -106,27 +108,36 @@ class PackedText:
     def encode(text: str) -> list[int]:
         return tokenizer().encode(text, add_special_tokens=False).ids
 
-    def pair(self, question: Question) -> tuple[list[int], list[float]]:
-        """Token ids, and the weight of each as a thing to be predicted (0: the prompt)."""
+    def pair(self, question: Question) -> tuple[list[int], list[float], list[int]]:
+        """Token ids, the weight of each as a thing to be predicted (0: the prompt), the thing each is said of (-1: none)."""
         prompt = self.encode(question.prompt) + self.between
         answer = self.encode(question.answer) + [self.end]
         digits = [tokenizer().id_to_token(i) in "0123456789" for i in answer]
         # The last digit of a coordinate is a thousandth of the image, mostly noise: it must not drown the others.
         boxes = question.answer.startswith("```")
         weights = [0.3 if boxes and d and not digits[i + 1] else 1.0 for i, d in enumerate(digits)]
-        return prompt + answer, [0.0] * len(prompt) + weights
+        said_of, count = [-1] * len(answer), -1
+        for i, token in enumerate(answer):
+            opens = token in self.openers
+            count += opens
+            closes = not opens and tokenizer().id_to_token(token).startswith('"}')
+            said_of[i] = question.things[count] if boxes and count >= 0 and not closes else -1
+            if closes:
+                break
+        return prompt + answer, [0.0] * len(prompt) + weights, [-1] * len(prompt) + said_of
 
-    def pack(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """ids T, positions 3,T, segment T (0 prefix, -1 padding), weights T."""
+    def pack(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """ids T, positions 3,T, segment T (0 prefix, -1 padding), weights T, said_of T (thing or -1)."""
         asker = Asker(sample, rng)
         ids, positions, segments = list(self.prefix), [self.positions], [0] * len(self.prefix)
         weights, room, segment = [0.0] * len(self.prefix), self.capacity, 0
+        said_of = [-1] * len(self.prefix)
         wanted = [asker.gauge, asker.gauge] if asker.dial is not None else []
         for _ in range(40):
             question = wanted.pop()() if wanted else asker.ask()
             if question is None:
                 continue
-            tokens, weight = self.pair(question)
+            tokens, weight, things = self.pair(question)
             if len(tokens) > room:
                 if room < 60:
                     break
@@ -134,29 +145,42 @@ class PackedText:
             segment += 1
             ids += tokens
             weights += weight
+            said_of += things
             segments += [segment] * len(tokens)
             positions.append(np.tile(np.arange(len(tokens)) + self.next_position, (3, 1)))
             room -= len(tokens)
         ids += [self.pad] * room
         weights += [0.0] * room
+        said_of += [-1] * room
         segments += [-1] * room
         positions.append(np.zeros((3, room)))
-        return np.array(ids), np.concatenate(positions, 1), np.array(segments), np.array(weights, np.float32)
+        return (np.array(ids), np.concatenate(positions, 1), np.array(segments), np.array(weights, np.float32),
+                np.array(said_of))
 
-    def loss(self, net: Batched, merged, deep, samples, rng) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted cross-entropy of the answers, and the share of them that is right token by token."""
+    def loss(self, net: Batched, merged, deep, samples, owners, rng) -> tuple[torch.Tensor, dict[str, float]]:
+        """Weighted cross-entropy of the answers, plus how far the pointing heads look past the thing that is spoken of.
+
+        owners: B,N, the thing on each image token or -1 (targets.py). Without that second part the decoder spends most of its
+        training on finding out that words refer to places.
+        """
         device = merged.device
-        ids, positions, segments, weights = (np.stack(x) for x in zip(*(self.pack(s, rng) for s in samples)))
-        ids, weights = torch.from_numpy(ids).to(device), torch.from_numpy(weights).to(device)
-        segments = torch.from_numpy(segments).to(device)
+        ids, positions, segments, weights, said_of = (torch.from_numpy(np.stack(x)).to(device)
+                                                      for x in zip(*(self.pack(s, rng) for s in samples)))
         allowed = (segments[:, None] == segments[:, :, None]) | (segments == 0)[:, None]
         allowed &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
         mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, -1e4)[:, None]
-        hidden = net.read(merged, deep, ids, torch.from_numpy(positions.transpose(1, 0, 2)).to(device), mask, self.visual)
+        looks: list[torch.Tensor] = []
+        hidden = net.read(merged, deep, ids, positions.transpose(0, 1), mask, self.visual, looks)
         at = weights[:, 1:] > 0
         logits = F.linear(hidden[:, :-1][at], net.model.lm_head.weight).float()
         target, weight = ids[:, 1:][at], weights[:, 1:][at]
         right = logits.argmax(-1) == target
         each = F.cross_entropy(logits, target, reduction="none")
-        loss = (each * weight).sum() / weight.sum()
-        return loss, dict(words=float(loss.detach()), tokens_right=float(right.float().mean()))
+        words = (each * weight).sum() / weight.sum()
+        batch, token = torch.nonzero(said_of >= 0, as_tuple=True)
+        on_it = owners[batch] == said_of[batch, token][:, None]
+        share = torch.stack(looks, 1).flatten(1, 2)[batch, :, token]  # M, heads, N
+        on_it_share = share.masked_fill(~on_it[:, None], -1e4).logsumexp(-1)
+        pointing = -on_it_share[on_it.any(-1)].mean()
+        return words + POINTING_WEIGHT * pointing, dict(
+            words=float(words.detach()), tokens_right=float(right.float().mean()), pointing=float(pointing.detach()))

@@ -47,11 +47,13 @@ class Settings:
     joint_rate: float = 1e-3
     warmup_steps: int = 150
     tower_share: float = 0.5       # of the joint rate, for the tower, which has learned already
-    decay_share: float = 0.35      # the last share of the joint phase, in which the rate falls to a fiftieth
+    decay_share: float = 0.35      # the last share of each phase, in which the rate falls to a fiftieth
     weight_decay: float = 0.03
     clip: float = 1.0
     pack_tokens: int = 256         # question-answer tokens a image
     dense_weight_joint: float = 0.5
+    pool_batches: int = 96         # of features, kept while the tower is frozen: seeing again costs more than asking again
+    pool_reuse: int = 4            # steps for each batch of new images then
 
     def phase(self, step: int) -> tuple[str, int, int, float]:
         """(name, step within the phase, its steps, its peak rate)."""
@@ -63,10 +65,10 @@ class Settings:
         return "done", 0, 0, 0.0
 
     def rate(self, step: int) -> float:
-        """Warm-up and plateau; linear decay ends the last phase, which can be lengthened while it stands on its plateau."""
+        """Warm-up, plateau, linear decay: a phase can be lengthened while it stands on its plateau."""
         name, at, steps, peak = self.phase(step)
         fall = max(1, int(self.decay_share * steps))
-        return peak * min(1.0, (at + 1) / self.warmup_steps, max(0.02, (steps - at) / fall) if name == "joint" else 1.0)
+        return peak * min(1.0, (at + 1) / self.warmup_steps, max(0.02, (steps - at) / fall))
 
 
 class Run:
@@ -106,12 +108,13 @@ class Run:
         torch.save(state, temporary)
         temporary.rename(self.folder / "last.pt")
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, resume: bool = True) -> None:
+        """Weights and step; with `resume` the optimiser too, so that training goes on as if it had not stopped."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.head.load_state_dict(state["head"])
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
-        if state["phase"] == self.settings.phase(self.step)[0]:
+        if resume and state["phase"] == self.settings.phase(self.step)[0]:
             self.open_phase(state["phase"])
             self.optimiser.load_state_dict(state["optimiser"])
 
@@ -148,12 +151,18 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
     run = Run(settings, args.run, device, special_ids())
     if (args.run / "last.pt").exists():
         run.load(args.run / "last.pt")
+    elif args.start:
+        from safetensors.torch import load_file
+
+        run.model.load_state_dict({k: v.float() for k, v in load_file(args.start / "model.safetensors").items()}, strict=False)
+        run.model.tie_weights()
     views = Views(args.data, "train")
     held_out = [plain(v) for v in (Views(args.data, "val", limit=250)[i] for i in range(200))] if rank == 0 else []
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid)
     rng = np.random.default_rng([settings.seed, run.step, rank])
     log = (args.run / "log.jsonl").open("a") if rank == 0 else None
     share = settings.batch // workers
+    pool: list[tuple] = []
     sums: dict[str, float] = {}
     clock, logged = time.time(), run.step
     while (phase := settings.phase(run.step))[0] != "done":
@@ -161,18 +170,23 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
         run.open_phase(name)
         for group in run.optimiser.param_groups:
             group["lr"] = settings.rate(run.step) * group["share"]
-        samples = [augment(views[int(rng.integers(len(views)))], rng) for _ in range(share)]
-        images, truth = collate(samples, run.net.grid)
-        images, truth = images.to(device), {k: v.to(device) for k, v in truth.items()}
         loss, parts = torch.zeros((), device=device), {}
         with torch.autocast(device, torch.bfloat16):
-            with torch.set_grad_enabled(name != "language"):
-                merged, deep = run.net.see(images)
+            if name == "language" and len(pool) >= settings.pool_batches // 4 and run.step % settings.pool_reuse:
+                merged, deep, samples, truth = pool[int(rng.integers(len(pool)))]
+            else:
+                samples = [augment(views[int(rng.integers(len(views)))], rng) for _ in range(share)]
+                images, truth = collate(samples, run.net.grid)
+                truth = {k: v.to(device) for k, v in truth.items()}
+                with torch.set_grad_enabled(name != "language"):
+                    merged, deep = run.net.see(images.to(device))
+                if name == "language":
+                    pool = [*pool[1 - settings.pool_batches:], (merged, deep, samples, truth)]
             if name != "language":
                 dense, parts = dense_loss(run.head(merged), truth)
                 loss = loss + dense * (1.0 if name == "vision" else settings.dense_weight_joint)
             if name != "vision":
-                words, more = packer.loss(run.net, merged, deep, samples, rng)
+                words, more = packer.loss(run.net, merged, deep, samples, truth["owner"], rng)
                 loss, parts = loss + words, parts | more
         run.optimiser.zero_grad()
         loss.backward()
@@ -241,6 +255,7 @@ def export(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run.model.half().save_pretrained(folder, safe_serialization=True)
     write_processor(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written private to its owner, of no use to others
     print(f"{folder}: step {run.step}, {run.images} images, {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
 
 
@@ -254,7 +269,8 @@ def validate(run: Run, samples, packer) -> dict[str, float]:
             merged, deep = run.net.see(images.to(run.device))
             said.append(run.head(merged))
             if run.opened_for != "vision":
-                for k, v in packer.loss(run.net, merged, deep, samples[i:i + 20], np.random.default_rng(i))[1].items():
+                for k, v in packer.loss(run.net, merged, deep, samples[i:i + 20], truth["owner"].to(run.device),
+                                        np.random.default_rng(i))[1].items():
                     words[k] = words.get(k, 0.0) + v / (len(samples) // 20)
         truths.append({k: v.to(run.device) for k, v in truth.items()})
     scores = dense_score({k: torch.cat([s[k] for s in said]) for k in said[0]},
@@ -272,6 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--port", type=int, default=29511)
+    parser.add_argument("--start", type=Path, help="a checkpoint whose weights a new run begins with, e.g. model/embedded")
     parser.add_argument("--export", type=Path, help="write the run's last state as a checkpoint into this folder, and end")
     args = parser.parse_args(argv)
     if args.export:
@@ -280,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
         if not (args.run / "last.pt").exists():
             parser.error(f"--run {args.run} holds no last.pt to export; train first")
         run = Run(Settings(), args.run, "cpu", special_ids())
-        run.load(args.run / "last.pt")
+        run.load(args.run / "last.pt", resume=False)
         export(run, args.export)
         return 0
     if not args.data:

@@ -27,7 +27,7 @@ class Foreground:
 
     points_m: hxwx3 organised points of the window (NaN = no reading); mask: hxw, the object; rows, columns: the image
     pixels of the window (step apart). box: hxw, inside the 2D box. standing: hxw, above the support (all valid
-    readings when there is none).
+    readings when there is none). cut: the object's surface goes on outside the box, so the box is where it ends.
     """
 
     points_m: np.ndarray
@@ -37,6 +37,7 @@ class Foreground:
     step: int
     box: np.ndarray
     standing: np.ndarray
+    cut: bool
 
 
 def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foreground | str:
@@ -79,7 +80,7 @@ def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foregroun
     found = int(mask.sum()) * step**2
     if found < needed:
         return f"too few points on the object: {found} hang together, {needed} are needed (lift.min_points)"
-    return Foreground(points, mask, rows, columns, step, box, standing)
+    return Foreground(points, mask, rows, columns, step, box, standing, share_inside <= _OWN_SHARE)
 
 
 def touching_patches(points_m: np.ndarray, mask: np.ndarray, gap_m: float, pitch: float) -> tuple[np.ndarray, int]:

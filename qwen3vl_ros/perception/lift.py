@@ -88,13 +88,13 @@ def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str
 
 
 def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
-    """Whether the plane is a side of the object: denser inside the box than around it."""
+    """Whether the plane is a side of the object: most of it lies in the box, and it is denser there than around it."""
     points = cloud.thinned_m
     on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
     inside = _inside(cloud.project_px(points), box_px)
-    if inside.sum() < 20 or inside.all():
-        return bool(inside.all())
-    return float(on_it[inside].mean()) > float(on_it[~inside].mean())
+    if not inside.any() or on_it[inside].sum() < 0.5 * on_it.sum():
+        return False
+    return bool(inside.all()) or float(on_it[inside].mean()) > float(on_it[~inside].mean())
 
 
 def _inside(pixels, box_px) -> np.ndarray:
@@ -126,17 +126,23 @@ def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) ->
         return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
 
     bottom = float(np.percentile(local[:, 2], 0.5))
-    if plane is not None and not _stands_on_another(cloud, local, normals, eye, to_camera, box_px):
+    if plane is not None and _stands_on_another(cloud, local, normals, eye, to_camera, box_px, found.cut):
+        above = local[:, 2] > bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
+        if above.sum() * found.step**2 >= cloud.config.min_points:
+            points, local, normals = points[above], local[above], normals[above]
+    elif plane is not None:
         bottom = 0.0
     solid = upright_box(local, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)))
     return camera_T_local, solid, points
 
 
-def _stands_on_another(cloud, local, normals, eye, to_camera, box_px) -> bool:
+def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool) -> bool:
     """Whether the object ends far above the plane, and that end is seen: then something else carries it."""
     low, high = np.percentile(local[:, 2], (0.5, 98))
     if low < _FLOATS_ABOVE * high:
         return False
+    if cut:  # its surface goes on into what carries it
+        return True
     # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.
     towards = eye[:2] - local[:, :2].mean(0)
     towards /= max(float(np.linalg.norm(towards)), 1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine, EngineInfo
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, find_checkpoint
+from qwen3vl_ros.types import EngineError
 
 __all__ = ["Engine", "EngineInfo", "embedded_model_dir", "find_checkpoint", "load_engine"]
 
@@ -18,9 +19,11 @@ def load_engine(config: Config | None = None) -> Engine:
     """
     config = config or Config()
     checkpoint = find_checkpoint(config.model)
-    # Here, because it takes seconds, and a wrong model should be refused before.
-    from qwen3vl_ros.engine.transformers_engine import TransformersEngine
-
+    try:  # here, because it takes seconds, and a wrong model should be refused before
+        from qwen3vl_ros.engine.transformers_engine import TransformersEngine
+    except ImportError as error:
+        raise EngineError(f"the runtime 'transformers' cannot be imported: {error}; `qwen3vl doctor` says what is "
+                          "missing") from error
     engine = TransformersEngine(checkpoint, config)
     engine.warm_up()
     return engine

@@ -28,6 +28,7 @@ from qwen3vl_ros.types import Control, EngineError, Generation, WrongModel
 
 _CLASSES = {c.__name__: c for c in (Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration)}
 _CPU_THREADS = torch.get_num_threads()  # torch's own choice, before anybody changed it
+_OLDEST = (5, 4)  # of transformers; before, image positions were computed from other arguments
 _SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
 
 
@@ -37,6 +38,9 @@ class TransformersEngine:
     info: EngineInfo
 
     def __init__(self, checkpoint: Checkpoint, config: Config):
+        if tuple(map(int, transformers.__version__.split(".")[:2])) < _OLDEST:
+            raise EngineError(f"transformers {transformers.__version__} is too old; pip install 'transformers>="
+                              f"{_OLDEST[0]}.{_OLDEST[1]},<6'")
         self.generation = config.generation
         device, why_device = choose_device(config.device)
         dtype, why_dtype = choose_dtype(config.dtype, device)

@@ -448,6 +448,16 @@ def test_other_failures_of_torch_are_not_called_memory(engine, monkeypatch):
         engine.generate([picture(1)], "a")
 
 
+def test_runtime_that_is_too_old_or_missing(checkpoints, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers_engine.transformers, "__version__", "5.3.0")
+        with pytest.raises(EngineError, match="5.3.0 is too old; pip install 'transformers>=5.4,<6'"):
+            load_engine(config(checkpoints["dense"]))
+    monkeypatch.setitem(sys.modules, "qwen3vl_ros.engine.transformers_engine", None)
+    with pytest.raises(EngineError, match="cannot be imported.*qwen3vl doctor"):
+        load_engine(config(checkpoints["dense"]))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_precision_asked_for_is_the_one_that_runs(checkpoints, dtype):
     chosen = load_engine(dataclasses.replace(config(checkpoints["dense"]), dtype=dtype, device="cpu"))

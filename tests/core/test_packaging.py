@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen3vl_ros import config
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
 CMAKELISTS = (ROOT / "CMakeLists.txt").read_text()
@@ -158,6 +160,11 @@ def test_every_module_folder_is_a_package():
     for folder in {path.parent for path in (ROOT / "qwen3vl_ros").rglob("*.py")}:
         assert (folder / "__init__.py").is_file(), f"{folder} would not be installed by pip"
         assert folder.name not in ("msg", "srv", "action"), f"{folder} would hide the generated interfaces"
+
+
+def test_parameter_file_is_the_declared_one():
+    text = (ROOT / "config" / "perception.yaml").read_text()
+    assert text == config.to_yaml(), "run python -m qwen3vl_ros.config"
 
 
 def test_launch_arguments_are_those_of_the_readme():

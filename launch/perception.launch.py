@@ -95,6 +95,7 @@ def start_perception(context):
             parameters=[*filter(None, [given["params_file"]]), *filter(None, [overrides])],
             remappings=remappings,
             output="screen",
+            sigterm_timeout="15",  # the node lets calls in flight be answered and frees the model before it ends
             on_exit=Shutdown(),
         )
     ]

@@ -314,7 +314,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--motion", choices=("static", "one_moving", "all_moving"), default="one_moving",
                         help="what moves: nothing, one object, or the camera")
     parser.add_argument("--objects", type=int, choices=range(7), default=0, help="objects in a scene, 0 leaves it to chance")
-    parser.add_argument("--seed", type=int, default=13, help="of the first scene; training uses 1,000,000 and above")
+    parser.add_argument("--seed", type=_demo_seed, default=13, help="of the first scene; training uses 1,000,000 and above")
     parser.add_argument("--targets", nargs="+", default=list(Config().targets), help="what to look for", metavar="PHRASE")
     parser.add_argument("--model", default="", help="checkpoint directory or hub id; empty is the embedded model")
     parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; empty is the node's default")
@@ -322,6 +322,13 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--poster", default="", help="also write the two best scenes side by side into this PNG")
     parser.add_argument("--domain", type=int, default=None, help="ROS_DOMAIN_ID; by default one of its own")
     return parser.parse_args(args)
+
+
+def _demo_seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 to 999999: from 1000000 on the embedded model was trained")
+    return value
 
 
 def _positive(text: str) -> float:

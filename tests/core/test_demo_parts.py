@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
+from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
 from qwen3vl_ros.demo.processes import ChildDied, Children
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
+from qwen3vl_ros.demo.report import Log, table
 from qwen3vl_ros.demo.score import Answer, Tally, TruthObject, iou_matrix, score_answer
-from qwen3vl_ros.types import Detection2D, Detection3D, GraspTarget, InvalidInput
+from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, InvalidInput
 
 CUBE = TruthObject("red cube", (100, 100, 200, 200), 1.0, (0.0, 0.0, 0.5))
 MUG = TruthObject("blue mug", (300, 100, 400, 220), 0.9, (0.1, 0.0, 0.6))
@@ -107,6 +110,70 @@ def test_the_summary_adds_up():
 
 def test_figures_of_nothing_are_absent_not_zero():
     assert Tally().summary()["precision_2d"] is None and Tally().summary()["latency_ms_p50"] is None
+
+
+# -- the log, scene by scene -----------------------------------------------------------------------------------------
+
+def test_a_scene_lasts_while_an_object_stays():
+    log = Log()
+    begun = [log.add_truth(stamp, truths) for stamp, truths in enumerate((
+        (CUBE, MUG), (CUBE,), (), (CUBE, MUG), (HIDDEN,), (HIDDEN, CUBE)))]
+    assert begun == [True, False, False, False, True, False]
+    assert [scene.objects for scene in log.scenes] == [("red cube", "blue mug"), ("green cube",)]
+
+
+def test_answers_belong_to_the_scene_of_their_image_however_late_they_come():
+    log = Log()
+    log.add_truth(1, (CUBE, MUG))
+    log.add_truth(2, (HIDDEN,))
+    late = log.add_answer(Answer(1, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=0.5, engine_s=0.4))
+    assert len(late.matches) == 1 and [s.tally.answers for s in log.scenes] == [1, 0]
+    assert log.add_answer(Answer(99, ("cube",))) is None and log.figures()["unscored"] == 1
+    assert log.total.answers == sum(s["answers"] for s in log.figures()["scenes"]) == 1
+
+
+def test_the_table_has_a_dash_where_nothing_was_measured():
+    log = Log()
+    log.add_truth(1, (CUBE,))
+    row = next(line for line in table(log).splitlines() if "red cube" in line)
+    assert row.split()[:7] == ["1", "0", "0/0", "0", "-", "-", "0/0"]
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------------
+
+def gallery_of(latency_s: float) -> Gallery:
+    """Two seconds of a grey camera; the image of 0.5 s was bright, and its answer came latency_s later."""
+    gallery, start = Gallery(), 10**12
+    for i in range(21):
+        gallery.add_live(start + i * 10**8, np.full((480, 640, 3), 60, np.uint8))
+    seen = Frame(start + 5 * 10**8, "camera", np.full((480, 640, 3), 200, np.uint8), K=np.diag((600.0, 600.0, 1.0)))
+    right = Answer(seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1)
+    gallery.add_answer(1, right, score_answer(right, (CUBE,)), seen)
+    return gallery
+
+
+def test_the_video_shows_an_answer_when_it_was_published_and_not_before(tmp_path):
+    assert gallery_of(latency_s=0.7).write_video(tmp_path / "x.mp4") == 21
+    video, brightness = cv2.VideoCapture(str(tmp_path / "x.mp4")), []
+    while True:
+        more, picture = video.read()
+        if not more:
+            break
+        brightness.append(picture[STRIP_PX + 300:, 1000:].mean())
+    assert [b > 100 for b in brightness] == [t >= 12 for t in range(21)]
+
+
+def test_a_video_of_nothing_is_no_file(tmp_path):
+    assert Gallery().write_video(tmp_path / "x.mp4") == 0 and not (tmp_path / "x.mp4").exists()
+
+
+def test_pictures_are_of_right_answers_only(tmp_path):
+    gallery = gallery_of(0.1)
+    wrong = answer(saw("cube", (0, 0, 50, 50)), latency_s=0.1)
+    gallery.add_answer(2, wrong, score_answer(wrong, (CUBE,)), Frame(1, "camera", np.zeros((480, 640, 3), np.uint8)))
+    assert [p.name for p in gallery.write_pictures(tmp_path)] == ["scene_1.png"]
+    assert gallery.write_poster(tmp_path / "poster.png") and cv2.imread(str(tmp_path / "poster.png")).shape == (480, 640, 3)
+    assert not Gallery().write_poster(tmp_path / "none.png") and not (tmp_path / "none.png").exists()
 
 
 # -- the MCAP file ----------------------------------------------------------------------------------------------------

@@ -344,7 +344,7 @@ def _no_place(site: _Site, failures: Failures, gripper: GripperConfig, lowest: f
         + along * np.array((math.cos(yaw), math.sin(yaw)))
     if not failures.palm + failures.no_room:
         fault = _too_wide(width, gripper)
-    elif failures.palm > failures.no_room:
+    elif failures.palm:
         fault = (f"the palm would touch something higher than {tip + gripper.finger_length:.3f} m above the support at "
                  f"each of the {failures.palm} places where the fingers fit")
     else:

@@ -21,6 +21,7 @@ from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refus
 
 _MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
 _MAX_RESCALE = 4.0
+_TABLE_SHARE = 0.3
 _FLOATS_IF_ROUND = 0.6
 _FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
 
@@ -88,13 +89,14 @@ def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str
 
 
 def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
-    """Whether the plane is a side of the object: most of it lies in the box, and it is denser there than around it."""
+    """Whether the plane is a side of the object, denser in the box than around it, and no table that is all the box shows."""
     points = cloud.thinned_m
     on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
     inside = _inside(cloud.project_px(points), box_px)
-    if not inside.any() or on_it[inside].sum() < 0.5 * on_it.sum():
-        return False
-    return bool(inside.all()) or float(on_it[inside].mean()) > float(on_it[~inside].mean())
+    if not inside.any() or inside.all():
+        return bool(inside.all())
+    denser = float(on_it[inside].mean()) > float(on_it[~inside].mean())
+    return denser and (plane.share < _TABLE_SHARE or on_it[inside].sum() > 0.5 * on_it.sum())
 
 
 def _inside(pixels, box_px) -> np.ndarray:
@@ -113,7 +115,7 @@ def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) ->
     camera_T_local = np.eye(4)
     up = plane.normal if plane is not None else cloud.frame.up_camera
     if up is None:
-        return camera_T_local, free_box(points.astype(float), normals.astype(float)), points
+        return camera_T_local, free_box(points.astype(float), normals.astype(float), np.zeros(3)), points
     camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
     if plane is not None:
         camera_T_local[:3, 3] = -plane.offset_m * plane.normal
@@ -141,8 +143,6 @@ def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool)
     low, high = np.percentile(local[:, 2], (0.5, 98))
     if low < _FLOATS_ABOVE * high:
         return False
-    if cut:  # its surface goes on into what carries it
-        return True
     # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.
     towards = eye[:2] - local[:, :2].mean(0)
     towards /= max(float(np.linalg.norm(towards)), 1e-9)
@@ -154,6 +154,8 @@ def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool)
     rounds_away = np.isfinite(facing).any() and np.nanmedian(facing) < 0.45
     if rounds_away and low < _FLOATS_IF_ROUND * high:
         return False
+    if cut:  # its surface goes on into what carries it
+        return True
     below = local[edge].copy()
     below[:, 2] = 0.0
     below = to_camera(below)

@@ -54,14 +54,15 @@ def upright_box(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_
     top = float(np.percentile(points_m[:, 2], _TOP_PERCENT))
     top = max(top, bottom_m + 1e-3)
     footprint = points_m[:, :2]
-    turned = _resting_ball(points_m, normals, bottom_m) or revolution(points_m, normals)
+    resting = _resting_ball(points_m, normals, bottom_m)
+    turned = resting or revolution(points_m, normals)
     hidden = np.empty((0, 3))
     if turned is not None and not _sticks_out(turned, look_behind, eye_m):
         circle = turned.axis_xy_m + turned.radius_m * _unit_circle(72)
         yaw, low, high = _rectangle(footprint, circle, _handle_yaw(footprint, turned))
         hidden = _turned_points(points_m, turned, eye_m)
     else:
-        turned = None
+        resting = turned = None
         yaw, low, high = _rectangle(footprint)
         low, high = _deepen(yaw, low, high, top, bottom_m, eye_m, look_behind)
     axes = np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
@@ -70,7 +71,9 @@ def upright_box(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_
     pose[:3, 3] = axes @ (*((low + high) / 2), 0.0)
     pose[2, 3] = (top + bottom_m) / 2
     size = np.array((*(high - low), top - bottom_m))
-    if turned is None:
+    if resting is not None:
+        hidden = _far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
+    elif turned is None:
         hidden = _mirrored_points(points_m, pose)
     hidden = hidden[~(look_behind(hidden) > 0.004)] if len(hidden) else hidden
     return SolidBox(pose, size, hidden)
@@ -225,7 +228,7 @@ def _unit_circle(count: int) -> np.ndarray:
     return np.stack((np.cos(angle), np.sin(angle)), 1)
 
 
-def free_box(points_m: np.ndarray, normals: np.ndarray) -> SolidBox:
+def free_box(points_m: np.ndarray, normals: np.ndarray, eye_m: np.ndarray) -> SolidBox:
     """Box around points Nx3 that stand on nothing known: a ball's, or along the largest flat side, or along the spread.
 
     Only what is seen, and the whole of a ball, is inside: without gravity nothing says how deep a thing is.
@@ -235,7 +238,7 @@ def free_box(points_m: np.ndarray, normals: np.ndarray) -> SolidBox:
         centre, radius = ball
         pose = np.eye(4)
         pose[:3, 3] = centre
-        return SolidBox(pose, np.full(3, 2 * radius), 2 * centre - points_m[:: max(1, len(points_m) // 1000)])
+        return SolidBox(pose, np.full(3, 2 * radius), _far_half(centre, radius, eye_m))
     up = _largest_side(normals)
     if up is None:
         up = np.linalg.eigh(np.cov(points_m.T))[1][:, 0]
@@ -248,6 +251,16 @@ def free_box(points_m: np.ndarray, normals: np.ndarray) -> SolidBox:
     pose[:3, :3] = axes
     pose[:3, 3] = axes @ (*((low + high) / 2), (floor + top) / 2)
     return SolidBox(pose, np.maximum((*(high - low), top - floor), 1e-3), np.empty((0, 3)))
+
+
+def _far_half(centre: np.ndarray, radius: float, eye_m: np.ndarray) -> np.ndarray:
+    """Points on the side of a ball that the eye does not see, and a little of its rim."""
+    k = np.arange(1000) + 0.5
+    z, angle = 1 - 2 * k / 1000, np.pi * (1 + 5**0.5) * k  # a sunflower's order covers a sphere evenly
+    ring = np.sqrt(1 - z * z)
+    outward = np.stack((ring * np.cos(angle), ring * np.sin(angle), z), 1)
+    sight = (eye_m - centre) / np.linalg.norm(eye_m - centre)
+    return centre + radius * outward[outward @ sight < 0.2]
 
 
 def level_axes(up: np.ndarray) -> np.ndarray:

@@ -21,9 +21,9 @@ import numpy as np
 import qwen3vl_ros
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.demo.pictures import Gallery
-from qwen3vl_ros.demo.processes import Children, tail
+from qwen3vl_ros.demo.processes import Children, Interrupts, tail
 from qwen3vl_ros.demo.recording import Recording
-from qwen3vl_ros.demo.report import LEGEND, Log, scene_line, table
+from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table
 from qwen3vl_ros.demo.score import RULE, Answer, TruthObject
 from qwen3vl_ros.types import Frame, PerceptionError
 
@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for stale in [*(out / name for name in FILES), *out.glob("scene_*.png")]:
         stale.unlink(missing_ok=True)
     _own_graph(options.domain)
-    interrupts = _Interrupts()
+    interrupts = Interrupts()
     try:
         return Demo(options, out, interrupts).run()
     except PerceptionError as error:
@@ -56,10 +56,10 @@ def main(args: Sequence[str] | None = None) -> int:
 class Demo:
     """One run: start, drive, report."""
 
-    def __init__(self, options: argparse.Namespace, out: Path, interrupts: _Interrupts):
+    def __init__(self, options: argparse.Namespace, out: Path, interrupts: Interrupts):
         self.options, self.out, self._interrupts = options, out, interrupts
         self.log, self.gallery = Log(), Gallery()
-        self._status = _StatusLine()
+        self._status = StatusLine()
         self._first_ns = self._last_ns = self._scene_ns = 0
         self._looks: list[dict[str, Any]] = []
         self._last_answer = "no answer yet"
@@ -120,8 +120,10 @@ class Demo:
         plan = [(o.seconds / 3, self._ask_for_one), (o.seconds * 2 / 3, self._look_once)]
         restore_s = None
         while (now_s := self._camera_s) < o.seconds:
-            # Early in a table-top, so that what is asked for stays on it.
-            if plan and now_s >= plan[0][0] and self._scene_s < 0.4 * o.scene_seconds and self._choice():
+            # Early in a table-top, so that what is asked for stays on it; but not much later than planned.
+            due_s = plan[0][0] if plan else o.seconds
+            early = self._scene_s < 0.4 * o.scene_seconds or now_s > due_s + 0.5 * o.scene_seconds
+            if now_s >= due_s and early and self._choice():
                 restore_s = plan.pop(0)[1](self._choice(), now_s) or restore_s
             if restore_s is not None and now_s >= restore_s:
                 restore_s = None
@@ -155,7 +157,7 @@ class Demo:
         phrase = f"the {chosen.label}"
         prompt_id = self._observer.set_prompt([phrase])
         self._status.say(f'  {now_s:5.1f} s  ~/set_prompt "{phrase}": answers carry prompt id {prompt_id} from now on')
-        return now_s + 0.8 * (self.options.scene_seconds - self._scene_s)
+        return now_s + max(0.8 * (self.options.scene_seconds - self._scene_s), 0.2 * self.options.scene_seconds)
 
     def _look_once(self, chosen: TruthObject, now_s: float) -> None:
         """One call of ~/detect, ahead of the stream."""
@@ -232,56 +234,6 @@ class Demo:
             print("nothing was detected; the model's own words are in results.json, the node's in node.log")
         print("demo: " + json.dumps(figures), flush=True)
         return 0 if self.log.total.right else 1
-
-
-class _Interrupts:
-    """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt where check() is called: raised in the middle of a ROS
-    callback it could be lost, or leave the graph in pieces. A second signal does not wait."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, *_) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def check(self) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def let_through(self) -> None:
-        """From now on every signal raises at once."""
-        self.check()
-        self._asked = True
-
-
-class _StatusLine:
-    """One line that is written over on a terminal; elsewhere only `say` prints, and `show` now and then."""
-
-    PERIOD_S = 5.0
-
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
-        self._shown_s = 0.0
-
-    def show(self, text: str) -> None:
-        if self._terminal:
-            print(f"\r\x1b[K{text}", end="", flush=True)
-        elif time.monotonic() - self._shown_s >= self.PERIOD_S:
-            self._shown_s = time.monotonic()
-            print(text, flush=True)
-
-    def say(self, text: str) -> None:
-        self.clear()
-        self._shown_s = time.monotonic()
-        print(text, flush=True)
-
-    def clear(self) -> None:
-        if self._terminal:
-            print("\r\x1b[K", end="", flush=True)
 
 
 def _own_graph(domain: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive the demo, whichever way it ends.
+"""Child processes that cannot outlive the demo, whichever way it ends, and the signals that end it.
 
 Each child leads its own process group and writes to its own log. Stopping goes INT, TERM, KILL over the whole group;
 if the demo itself is killed, the kernel interrupts the children (Linux: parent-death signal). Knows nothing of ROS.
@@ -81,6 +81,30 @@ class Children:
                     self._running.clear()
                     return
                 time.sleep(0.02)
+
+
+class Interrupts:
+    """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt where check() is called: raised in the middle of a ROS
+    callback it could be lost, or leave the graph in pieces. A second signal does not wait."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def check(self) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def let_through(self) -> None:
+        """From now on every signal raises at once."""
+        self.check()
+        self._asked = True
 
 
 def tail(path: Path, lines: int = 25) -> str:

@@ -1,10 +1,12 @@
-"""The demo's log of frames and answers, scene by scene, and the table a person reads at the end.
+"""The demo's log of frames and answers, scene by scene; what a person reads meanwhile, and the table at the end.
 
 A scene lasts as long as two frames in a row have an object in common (same name, same size). Knows nothing of ROS.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import dataclass, field
 from typing import Sequence
 
@@ -82,6 +84,32 @@ class Log:
         return {"frames": self.frames, **self.total.summary(), "unscored": self.unscored,
                 "scenes": [{"scene": s.number, "objects": list(s.objects), "prompts": [list(p) for p in s.prompts],
                             **s.tally.summary()} for s in self.scenes]}
+
+
+class StatusLine:
+    """One line that is written over on a terminal; elsewhere only `say` prints, and `show` now and then."""
+
+    PERIOD_S = 5.0
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._shown_s = 0.0
+
+    def show(self, text: str) -> None:
+        if self._terminal:
+            print(f"\r\x1b[K{text}", end="", flush=True)
+        elif time.monotonic() - self._shown_s >= self.PERIOD_S:
+            self._shown_s = time.monotonic()
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        self.clear()
+        self._shown_s = time.monotonic()
+        print(text, flush=True)
+
+    def clear(self) -> None:
+        if self._terminal:
+            print("\r\x1b[K", end="", flush=True)
 
 
 def scene_line(scene: SceneLog) -> str:

@@ -154,10 +154,10 @@ def in_ament_index(package: str, excluding: tuple[Path, ...] = ()) -> bool:
 def outside_environment() -> dict[str, str]:
     """The caller's variables, less what an entered environment of ours added to them."""
     variables = dict(os.environ)
-    ours = (str(ROOT), str(VENV), str(WS))
+    ours = (ROOT, VENV, WS)
     for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "PATH"):
         parts = variables.get(name, "").split(os.pathsep)
-        kept = [part for part in parts if part and not part.rstrip("/").startswith(ours)]
+        kept = [part for part in parts if part and not any(Path(part).is_relative_to(root) for root in ours)]
         if kept:
             variables[name] = os.pathsep.join(kept)
         else:

@@ -7,6 +7,7 @@ box nor an occluder that cuts its border is taken for the object. Knows nothing 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,7 @@ _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
+_MIN_BOX_SHARE = 0.02
 _OWN_SHARE = 0.85  # of its pixels inside the box: less, and it is not the object alone
 
 
@@ -77,9 +79,11 @@ def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foregroun
             break
     else:
         mask &= box  # it still runs far out of the box: the box knows better where it ends
-    found = int(mask.sum()) * step**2
-    if found < needed:
-        return f"too few points on the object: {found} hang together, {needed} are needed (lift.min_points)"
+    mask &= ((v > y0 - margin_y / 2) & (v < y1 + margin_y / 2))[:, None] & (u > x0 - margin_x / 2) & (u < x1 + margin_x / 2)
+    found, whole = int(mask.sum()) * step**2, int(box.sum()) * step**2
+    if found < max(needed, _MIN_BOX_SHARE * whole):
+        return (f"too few points on the object: {found} of the box's {whole} pixels hang together, "
+                f"{max(needed, math.ceil(_MIN_BOX_SHARE * whole))} are needed (lift.min_points and 2 % of the box)")
     return Foreground(points, mask, rows, columns, step, box, standing, share_inside <= _OWN_SHARE)
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 _TRIM_PERCENT = 0.2
-_TOP_PERCENT = 99.0
+_TOP_PERCENT = 99.5
 _MIN_COMPLETE_RADIUS_M = 0.004
 _AXIS_POINTS = 600
 

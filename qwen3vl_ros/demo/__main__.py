@@ -61,6 +61,8 @@ class Demo:
         self.log, self.gallery = Log(), Gallery()
         self._status = StatusLine()
         self._first_ns = self._last_ns = self._scene_ns = 0
+        self._plan: list[tuple[float, Callable[[TruthObject, float], None]]] = []
+        self._restore_s: float | None = None
         self._looks: list[dict[str, Any]] = []
         self._last_answer = "no answer yet"
 
@@ -116,19 +118,10 @@ class Demo:
 
     def _drive(self) -> None:
         """Camera time passes; at a third of it one object is asked for by ~/set_prompt, at two thirds by ~/detect."""
-        o = self.options
-        plan = [(o.seconds / 3, self._ask_for_one), (o.seconds * 2 / 3, self._look_once)]
-        restore_s = None
-        while (now_s := self._camera_s) < o.seconds:
-            # Early in a table-top, so that what is asked for stays on it; but not much later than planned.
-            due_s = plan[0][0] if plan else o.seconds
-            early = self._scene_s < 0.4 * o.scene_seconds or now_s > due_s + 0.5 * o.scene_seconds
-            if now_s >= due_s and early and self._choice():
-                restore_s = plan.pop(0)[1](self._choice(), now_s) or restore_s
-            if restore_s is not None and now_s >= restore_s:
-                restore_s = None
-                self._observer.set_prompt(o.targets)
-                self._status.say(f"  {now_s:5.1f} s  ~/set_prompt: back to {', '.join(o.targets)}")
+        seconds = self.options.seconds
+        self._plan = [(seconds / 3, self._ask_for_one), (seconds * 2 / 3, self._look_once)]
+        while self._camera_s < seconds:
+            self._keep_to_plan(self._camera_s)
             self._next_frame()
             self._status.show(f"  {self._camera_s:5.1f} s  {self._last_answer}")
         answers = self.log.total.answers
@@ -137,6 +130,20 @@ class Demo:
         self._observer.flush()
         if self.log.scenes:
             self._status.say(scene_line(self.log.scenes[-1]))
+
+    def _keep_to_plan(self, now_s: float) -> None:
+        targets, scene_seconds = self.options.targets, self.options.scene_seconds
+        if self._plan and now_s >= (due_s := self._plan[0][0]):
+            # Early in a table-top, so that what is asked for stays on it; but not much later than planned.
+            if self._scene_s < 0.4 * scene_seconds or now_s > due_s + 0.5 * scene_seconds:
+                if chosen := self._choice():
+                    self._plan.pop(0)[1](chosen, now_s)
+        if self._restore_s is not None:
+            answered = any(answer.prompt != tuple(targets) for answer, _ in self.log.scored)
+            if now_s >= self._restore_s + (0 if answered else scene_seconds):
+                self._restore_s = None
+                self._observer.set_prompt(targets)
+                self._status.say(f"  {now_s:5.1f} s  ~/set_prompt: back to {', '.join(targets)}")
 
     def _next_frame(self) -> None:
         seen_ns, started = self._last_ns, time.monotonic()
@@ -152,12 +159,13 @@ class Demo:
         alone = [t for t in truths if names.count(t.label) == 1]
         return max(alone, key=lambda t: t.visible, default=None)
 
-    def _ask_for_one(self, chosen: TruthObject, now_s: float) -> float:
-        """Change the stream's prompt to one description; returns when to change it back."""
+    def _ask_for_one(self, chosen: TruthObject, now_s: float) -> None:
+        """Change the stream's prompt to one description, for most of this table-top's time."""
         phrase = f"the {chosen.label}"
         prompt_id = self._observer.set_prompt([phrase])
         self._status.say(f'  {now_s:5.1f} s  ~/set_prompt "{phrase}": answers carry prompt id {prompt_id} from now on')
-        return now_s + max(0.8 * (self.options.scene_seconds - self._scene_s), 0.2 * self.options.scene_seconds)
+        scene_seconds = self.options.scene_seconds
+        self._restore_s = now_s + max(0.8 * (scene_seconds - self._scene_s), 0.2 * scene_seconds)
 
     def _look_once(self, chosen: TruthObject, now_s: float) -> None:
         """One call of ~/detect, ahead of the stream."""

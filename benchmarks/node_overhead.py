@@ -32,7 +32,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.convert import stamp_ns
+from qwen3vl_ros.convert import stamp_ns
 
 SIZE = 640, 480
 FRAME = "camera_color_optical_frame"

@@ -11,7 +11,7 @@ from typing import Callable
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.node.camera import Camera
-from qwen3vl_ros.node.convert import stamp_ns
+from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.node.diagnostics import Health, Level
 from qwen3vl_ros.node.publishers import Answer, Publishers
 from qwen3vl_ros.node.worker import Call, Task, Worker

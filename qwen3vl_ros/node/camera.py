@@ -11,7 +11,7 @@ from rclpy.qos import (HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from qwen3vl_ros.config import Config
-from qwen3vl_ros.node.convert import depth_of, intrinsics_of, rgb_of, stamp_ns
+from qwen3vl_ros.convert import depth_of, intrinsics_of, rgb_of, stamp_ns
 from qwen3vl_ros.node.diagnostics import Health, Level
 from qwen3vl_ros.node.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.node.tf import TransformUnavailable

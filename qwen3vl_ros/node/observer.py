@@ -31,7 +31,7 @@ from visualization_msgs.msg import MarkerArray
 from qwen3vl_ros.demo.recording import Recording, installed_text
 from qwen3vl_ros.demo.score import Answer, TruthObject
 from qwen3vl_ros.msg import Generation, GraspTargetArray
-from qwen3vl_ros.node.convert import intrinsics_of, rgb_of, rotation_of, stamp_ns
+from qwen3vl_ros.convert import intrinsics_of, rgb_of, rotation_of, stamp_ns
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, PerceptionError
 

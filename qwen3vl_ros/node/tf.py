@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from qwen3vl_ros.node.convert import transform_of
+from qwen3vl_ros.convert import transform_of
 from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 # TF of a moment often arrives just after the image of that moment.

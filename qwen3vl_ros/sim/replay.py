@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import yaml
 
+from .. import convert
 from ..types import InvalidInput
 
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -197,8 +198,6 @@ class ReplaySource:
         return None
 
     def _bag_frames(self) -> Iterator[RecordedFrame]:
-        from ..node import convert  # reads messages by their fields alone; imports no ROS
-
         image_topic, depth_topic, info_topic = self._chosen
         with self._open_bag() as reader:
             info = self._first(reader, info_topic) if info_topic else None

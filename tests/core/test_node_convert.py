@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3vl_ros.node.convert import depth_of, intrinsics_of, quaternion_of, rgb_of, rotation_of
+from qwen3vl_ros.convert import depth_of, intrinsics_of, quaternion_of, rgb_of, rotation_of
 from qwen3vl_ros.types import InvalidInput
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qwen3vl_ros.node.convert import rotation_of
+from qwen3vl_ros.convert import rotation_of
 from qwen3vl_ros.node.tf import StaticTree, TransformUnavailable
 
 

@@ -11,7 +11,7 @@ from ros_graph import HEIGHT, OK, OPTICAL, WARN, FakeCamera, K, picture, publish
 from sensor_msgs.msg import CompressedImage
 
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.convert import stamp_ns
+from qwen3vl_ros.convert import stamp_ns
 
 
 @pytest.fixture(scope="module")

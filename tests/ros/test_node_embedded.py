@@ -9,7 +9,7 @@ import pytest
 from ros_graph import OK, until
 from vision_msgs.msg import Detection2DArray
 
-from qwen3vl_ros.node.convert import stamp_ns
+from qwen3vl_ros.convert import stamp_ns
 
 MODEL = Path(__file__).parents[2] / "model" / "embedded"
 

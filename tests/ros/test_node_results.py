@@ -6,7 +6,7 @@ from ros_graph import (ERROR, OK, OPTICAL, STALE, TABLE_M, WARN, FakeCamera, pub
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
-from qwen3vl_ros.node.convert import rotation_of, stamp_ns
+from qwen3vl_ros.convert import rotation_of, stamp_ns
 from qwen3vl_ros.srv import Detect
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,28 +16,32 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
-def setup_env(tmp_path, monkeypatch):
-    """scripts/setup_env.py, working below tmp_path."""
+def scripts(tmp_path, monkeypatch):
+    """The modules in scripts/, working below tmp_path."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location("setup_env", SCRIPTS / "setup_env.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "setup_env", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    for name, folder in {"VENV": ".venv", "WS": ".ws", "STAMPS": ".ws/stamps", "LOGS": ".ws/setup_logs"}.items():
-        monkeypatch.setattr(module, name, tmp_path / folder)
-    return module
+    modules = {name: importlib.import_module(name)
+               for name in ("runner", "overlay", "environment", "steps", "setup_env")}  # fmt: skip
+    folders = {"VENV": ".venv", "WS": ".ws", "STAMPS": ".ws/stamps", "LOGS": ".ws/setup_logs"}
+    for module in modules.values():
+        for name in folders.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, tmp_path / folders[name])
+    yield SimpleNamespace(**modules)
+    for name in modules:
+        del sys.modules[name]
 
 
 @pytest.fixture
-def world(setup_env):
-    return setup_env.World(python=sys.executable, ros_distro=None, gpu=False, system_torch=None, system_numpy=None,
-                           system_opencv=False, missing_interfaces=("vision_msgs", "tf2_msgs"))  # fmt: skip
+def world(scripts):
+    return scripts.environment.World(
+        python=sys.executable, ros_distro=None, gpu=False, system_torch=None, system_numpy=None, system_opencv=False,
+        missing_interfaces=("vision_msgs", "tf2_msgs"),
+    )  # fmt: skip
 
 
 @pytest.fixture
-def bring_up(setup_env, world, monkeypatch):
+def bring_up(scripts, world, monkeypatch):
     """run(digests, failing=...) -> the names of the steps that were done."""
-    monkeypatch.setattr(setup_env, "probe_world", lambda: world)
+    monkeypatch.setattr(scripts.setup_env, "probe_world", lambda: world)
 
     def run(failing: str | None = None, **digests: str) -> list[str]:
         done = []
@@ -45,13 +50,13 @@ def bring_up(setup_env, world, monkeypatch):
             def action(_):
                 done.append(name)
                 if name == failing:
-                    raise setup_env.SetupError("broken")
-            return setup_env.Step(name, name, action, digests.get(name, "same"))
+                    raise scripts.runner.SetupError("broken")
+            return scripts.setup_env.Step(name, name, action, digests.get(name, "same"))
 
-        monkeypatch.setattr(setup_env, "plan", lambda _: [step(n) for n in ("system", "venv", "packages", "interfaces")])
+        monkeypatch.setattr(scripts.setup_env, "plan", lambda _: [step(n) for n in ("system", "venv", "packages", "interfaces")])
         try:
-            setup_env.bring_up_to_date()
-        except setup_env.SetupError:
+            scripts.setup_env.bring_up_to_date()
+        except scripts.runner.SetupError:
             assert failing
         return done
 
@@ -85,78 +90,78 @@ def test_a_step_that_was_right_but_broke_on_its_way_to_something_new_is_not_take
     assert bring_up() == ["interfaces"]
 
 
-def test_failure_shows_the_end_of_the_log_and_the_way_out(setup_env):
+def test_failure_shows_the_end_of_the_log_and_the_way_out(scripts):
     command = [sys.executable, "-c", "print('\\n'.join(map(str, range(100)))); print('the reason'); raise SystemExit(3)"]
-    with pytest.raises(setup_env.SetupError) as error:
-        setup_env.run(command, "step", "do this.")
+    with pytest.raises(scripts.runner.SetupError) as error:
+        scripts.runner.run(command, "step", "do this.")
     message = str(error.value)
     assert "status 3" in message and "the reason" in message and "do this." in message
-    assert str(setup_env.LOGS / "step.log") in message
+    assert str(scripts.runner.LOGS / "step.log") in message
     assert "\n10\n" not in message, "only the end"
 
 
-def test_without_root_the_command_to_type_is_shown(setup_env, world, monkeypatch):
-    monkeypatch.setattr(setup_env, "missing_system_packages", lambda: ["libegl1", "cmake"])
-    monkeypatch.setattr(setup_env.shutil, "which", lambda name: f"/usr/bin/{name}")
+def test_without_root_the_command_to_type_is_shown(scripts, world, monkeypatch):
+    monkeypatch.setattr(scripts.steps, "missing_system_packages", lambda: ["libegl1", "cmake"])
+    monkeypatch.setattr(scripts.steps.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(setup_env.SetupError, match="sudo apt-get install -y --no-install-recommends libegl1 cmake"):
-        setup_env.install_system_packages(world)
+    with pytest.raises(scripts.runner.SetupError, match="sudo apt-get install -y --no-install-recommends libegl1 cmake"):
+        scripts.steps.install_system_packages(world)
 
 
-def test_a_distribution_that_lies_about_its_python_is_refused(setup_env, monkeypatch, tmp_path):
+def test_a_distribution_that_lies_about_its_python_is_refused(scripts, monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "rclpy.py").write_text("raise ImportError('made for another Python')")
-    with pytest.raises(setup_env.SetupError, match="made for another Python.*PYTHON=/usr/bin/python3"):
-        setup_env.sourced_distro(sys.executable)
+    with pytest.raises(scripts.runner.SetupError, match="made for another Python.*PYTHON=/usr/bin/python3"):
+        scripts.environment.sourced_distro(sys.executable)
 
 
-def test_the_distributions_numpy_and_torch_stay(setup_env, world):
-    setup_env.WS.mkdir()
-    assert setup_env.constraint_arguments(world) == []
-    there = setup_env.World(**{**vars(world), "ros_distro": "jazzy", "system_numpy": "1.26.4", "system_torch": "unknown"})
-    option, path = setup_env.constraint_arguments(there)
+def test_the_distributions_numpy_and_torch_stay(scripts, world):
+    scripts.environment.WS.mkdir()
+    assert scripts.steps.constraint_arguments(world) == []
+    there = scripts.environment.World(**{**vars(world), "ros_distro": "jazzy", "system_numpy": "1.26.4", "system_torch": "unknown"})
+    option, path = scripts.steps.constraint_arguments(there)
     assert option == "-c" and Path(path).read_text() == "numpy==1.26.4\n"
 
 
-def test_an_entered_environment_is_not_seen_from_outside(setup_env, monkeypatch, tmp_path):
+def test_an_entered_environment_is_not_seen_from_outside(scripts, monkeypatch, tmp_path):
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path}/.ws/install:{tmp_path}/.venv")
-    monkeypatch.setenv("PYTHONPATH", f"{setup_env.ROOT}:/elsewhere")
+    monkeypatch.setenv("PYTHONPATH", f"{scripts.environment.ROOT}:/elsewhere")
     monkeypatch.setenv("VIRTUAL_ENV", f"{tmp_path}/.venv")
-    outside = setup_env.outside_environment()
+    outside = scripts.environment.outside_environment()
     assert "AMENT_PREFIX_PATH" not in outside and "VIRTUAL_ENV" not in outside
     assert outside["PYTHONPATH"] == "/elsewhere"
 
 
-def test_cmake_paths_of_the_wheels_are_patched_once(setup_env, monkeypatch):
-    (setup_env.VENV / "bin").mkdir(parents=True)
-    (setup_env.VENV / "bin" / "python").symlink_to(sys.executable)
-    cmake = setup_env.VENV / "share" / "a" / "cmake" / "a.cmake"
+def test_cmake_paths_of_the_wheels_are_patched_once(scripts, monkeypatch):
+    (scripts.environment.VENV / "bin").mkdir(parents=True)
+    (scripts.environment.VENV / "bin" / "python").symlink_to(sys.executable)
+    cmake = scripts.environment.VENV / "share" / "a" / "cmake" / "a.cmake"
     cmake.parent.mkdir(parents=True)
     cmake.write_text('set(i "/opt/python/cp311-cp311/include/python3.11;'
                      '/opt/python/cp313-cp313/lib/python3.13/site-packages/numpy")')  # fmt: skip
-    setup_env.patch_cmake_paths()
+    scripts.steps.patch_cmake_paths()
     first = cmake.read_text()
-    setup_env.patch_cmake_paths()
+    scripts.steps.patch_cmake_paths()
     assert cmake.read_text() == first
     assert "/opt/python/cp3" not in first and sysconfig.get_path("include") in first
 
 
-def test_env_script_can_be_sourced_twice_and_keeps_what_the_user_set(setup_env, world):
-    setup_env.WS.mkdir()
-    setup_env.write_env_script(world)
-    script = setup_env.WS / "env.sh"
+def test_env_script_can_be_sourced_twice_and_keeps_what_the_user_set(scripts):
+    scripts.environment.WS.mkdir()
+    scripts.environment.write_env_script(wheels=True)
+    script = scripts.environment.WS / "env.sh"
     command = f'set -eu; . "{script}"; first=$PATH; . "{script}"; test "$first" = "$PATH"; echo "$MUJOCO_GL $PATH"'
     result = subprocess.run(["bash", "-c", command], env={"PATH": "/usr/bin:/bin", "MUJOCO_GL": "osmesa"},
                             capture_output=True, text=True, check=True)  # fmt: skip
-    assert result.stdout.strip() == f"osmesa {setup_env.VENV}/bin:/usr/bin:/bin"
+    assert result.stdout.strip() == f"osmesa {scripts.environment.VENV}/bin:/usr/bin:/bin"
 
 
-def test_overlay_sources_are_written_once(setup_env, tmp_path):
-    package = setup_env.overlay.write_package("vision_msgs", tmp_path)
+def test_overlay_sources_are_written_once(scripts, tmp_path):
+    package = scripts.overlay.write_package("vision_msgs", tmp_path)
     assert "vision_msgs/Pose2D center" in (package / "msg/BoundingBox2D.msg").read_text()
     assert "DEPENDENCIES geometry_msgs std_msgs\n" in (package / "CMakeLists.txt").read_text()
     times = {path: path.stat().st_mtime_ns for path in package.rglob("*.*")}
-    setup_env.overlay.write_package("vision_msgs", tmp_path)
+    scripts.overlay.write_package("vision_msgs", tmp_path)
     assert times == {path: path.stat().st_mtime_ns for path in package.rglob("*.*")}

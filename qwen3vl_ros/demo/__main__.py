@@ -23,7 +23,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.demo.pictures import Gallery
 from qwen3vl_ros.demo.processes import Children, Interrupts, tail
 from qwen3vl_ros.demo.recording import Recording
-from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table
+from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table, write_transcript
 from qwen3vl_ros.demo.score import RULE, Answer, TruthObject
 from qwen3vl_ros.types import Frame, PerceptionError
 
@@ -91,11 +91,12 @@ class Demo:
     def _start(self) -> None:
         """The node first, until it is active; then the camera, so that all its time is seen."""
         o, model = self.options, self.options.model or "the embedded model"
-        print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}, this machine only; looking for {', '.join(o.targets)}")
+        self._status.say(f"ROS domain {os.environ['ROS_DOMAIN_ID']}, this machine only; looking for {', '.join(o.targets)}")
         self._children.start("node", _python(NODE_MODULE, model=o.model, device=o.device, targets=o.targets))
         waited_s = self._wait("node", f"loading {model}", self._observer.is_active, NODE_PATIENCE_S)
         self._observer.spin(2.0, lambda: "engine" in self._observer.health)
-        engine = self._observer.health.get("engine", model).split(" (")[0]  # without the reasons, which are in results.json
+        # Without the reasons, which are in results.json.
+        engine = self._observer.health.get("engine", model).split(" (")[0].replace(f"{Path.cwd()}{os.sep}", "")
         self._status.say(f"perception node: active after {waited_s:.1f} s, {engine}")
         self._children.start("camera", _python(CAMERA_MODULE, seed=o.seed, rate=o.rate, motion=o.motion,
                                                scene_every=o.scene_seconds, objects=o.objects))
@@ -229,17 +230,19 @@ class Demo:
              "diagnostics": health, "answer_log": self.log.answer_log()}, indent=1, ensure_ascii=False) + "\n")
         print(f"\n{table(self.log)}\n\n{LEGEND}\n")
         rate_hz = figures["answers"] / max(figures["camera_s"], 1e-9)
-        print(f"{figures['answers']} answers in {figures['camera_s']:g} s of camera time, {rate_hz:.1f} a second, each for the "
-              f"newest image when it began;\n{figures['passed_over']} images came and went while the model was busy, "
-              f"{figures['dropped']} were dropped as too old.")
-        if o.poster:
-            print(f"poster: {o.poster}" if self.gallery.write_poster(Path(o.poster)) else "no poster: nothing was found")
+        closing = (f"{figures['answers']} answers in {figures['camera_s']:g} s of camera time, {rate_hz:.1f} a second, each for "
+                   f"the newest image when it began;\n{figures['passed_over']} images came and went while the model was busy, "
+                   f"{figures['dropped']} were dropped as too old. This machine: {os.cpu_count()} CPU cores.")
+        print(closing)
         print(f"in {self.out}/: annotated.mp4, demo.mcap (for Foxglove), results.json"
               + "".join(f", {p.name}" for p in pictures))
         if not figures["answers"]:
             print("no answer came: is the model too slow for this machine? See node.log, or try longer with --seconds")
         elif not self.log.total.right:
             print("nothing was detected; the model's own words are in results.json, the node's in node.log")
+        if o.readme and self.log.total.right:
+            write_transcript(Path(o.readme), [*self._status.said, "", *table(self.log).splitlines(), "", *closing.splitlines()])
+            self.gallery.write_poster(Path(o.readme).parent / "docs" / "demo.png")
         print("demo: " + json.dumps(figures), flush=True)
         return 0 if self.log.total.right else 1
 
@@ -270,7 +273,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seconds", type=_positive, default=30.0, help="camera time")
     parser.add_argument("--scene-seconds", type=_positive, default=5.0, help="another table-top after this long")
-    parser.add_argument("--rate", type=_positive, default=10.0, help="camera frames a second")
+    parser.add_argument("--rate", type=_positive, default=8.0, help="camera frames a second")
     parser.add_argument("--motion", choices=("static", "one_moving", "all_moving"), default="one_moving",
                         help="what moves: nothing, one object, or the camera")
     parser.add_argument("--objects", type=int, choices=range(7), default=0, help="objects in a scene, 0 leaves it to chance")
@@ -279,7 +282,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="", help="checkpoint directory or hub id; empty is the embedded model")
     parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; empty is the node's default")
     parser.add_argument("--output", default="demo_output", help="folder for everything written")
-    parser.add_argument("--poster", default="", help="also write the two best scenes side by side into this PNG")
+    parser.add_argument("--readme", default="", help="also write this run into README.md's marks and docs/demo.png beside it")
     parser.add_argument("--domain", type=int, default=None, help="ROS_DOMAIN_ID; by default one of its own")
     return parser.parse_args(args)
 

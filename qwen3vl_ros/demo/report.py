@@ -5,12 +5,15 @@ A scene lasts as long as two frames in a row have an object in common (same name
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Sequence
 
 from qwen3vl_ros.demo.score import RULE, Answer, FrameScore, Tally, TruthObject, score_answer
+from qwen3vl_ros.types import InvalidInput
 
 
 @dataclass
@@ -94,6 +97,7 @@ class StatusLine:
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._shown_s = 0.0
+        self.said: list[str] = []
 
     def show(self, text: str) -> None:
         if self._terminal:
@@ -105,6 +109,7 @@ class StatusLine:
     def say(self, text: str) -> None:
         self.clear()
         self._shown_s = time.monotonic()
+        self.said.append(text)
         print(text, flush=True)
 
     def clear(self) -> None:
@@ -146,6 +151,15 @@ def _row(name: str, tally: Tally, note: str) -> tuple[str, ...]:
     return (name, str(tally.answers), f"{tally.right}/{tally.wanted}", str(tally.wrong), show("mean_iou", "{:.2f}"),
             show("centre_error_mm_median", "{:.1f} mm"), f"{tally.feasible}/{tally.grasp_targets}",
             show("latency_ms_p50", "{:.0f} ms"), note)
+
+
+def write_transcript(readme: Path, lines: Sequence[str]) -> None:
+    """Replace what stands between the marks <!-- demo output --> of a Markdown file. Raises InvalidInput without them."""
+    parts = re.split(r"(<!-- /?demo output -->\n)", readme.read_text())
+    if len(parts) != 5:
+        raise InvalidInput(f"{readme} must hold one line <!-- demo output --> and after it one line <!-- /demo output -->")
+    parts[2] = "".join(f"    {line}".rstrip() + "\n" for line in ("$ make demo", *lines))
+    readme.write_text("".join(parts))
 
 
 LEGEND = ("found: objects found of those that should be, over all answers; wrong: boxes of nothing asked for;\n"

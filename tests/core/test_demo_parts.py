@@ -18,7 +18,7 @@ from rosbags.typesys import Stores, get_typestore
 from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
 from qwen3vl_ros.demo.processes import ChildDied, Children
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
-from qwen3vl_ros.demo.report import Log, table
+from qwen3vl_ros.demo.report import Log, table, write_transcript
 from qwen3vl_ros.demo.score import Answer, Tally, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, InvalidInput
 
@@ -137,6 +137,18 @@ def test_the_table_has_a_dash_where_nothing_was_measured():
     log.add_truth(1, (CUBE,))
     row = next(line for line in table(log).splitlines() if "red cube" in line)
     assert row.split()[:7] == ["1", "0", "0/0", "0", "-", "-", "0/0"]
+
+
+def test_a_transcript_replaces_only_what_is_between_the_marks(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("before\n\n<!-- demo output -->\nold\n<!-- /demo output -->\nafter\n")
+    for lines in (["x"], ["one", "", "two"]):
+        write_transcript(page, lines)
+    assert page.read_text() == ("before\n\n<!-- demo output -->\n    $ make demo\n    one\n\n    two\n"
+                                "<!-- /demo output -->\nafter\n")
+    page.write_text("no marks")
+    with pytest.raises(InvalidInput, match="README.md must hold one line"):
+        write_transcript(page, ["x"])
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""pip installation without ROS: `pip install .` gives the command `qwen3vl`; `perception` needs a sourced ROS 2.
+"""pip installation without ROS: `pip install .` gives the command `qwen3vl`; the nodes need a sourced ROS 2.
 
-In a ROS workspace colcon builds the package by CMakeLists.txt and does not read this file. Version, description and
-requirements are read from where they are declared.
+In a ROS workspace colcon builds the package by CMakeLists.txt and does not read this file. Version,
+description and requirements are read from where they are declared.
 """
 
 import re
@@ -24,7 +24,9 @@ def requirements(name):
 
 def shared(*patterns):
     """data_files entries under share/qwen3vl_ros, as colcon installs them."""
-    files = sorted(path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
+    files = sorted(
+        path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()
+    )
     folders = {path.parent for path in files}
     return [
         (f"share/qwen3vl_ros/{folder}", [str(path) for path in files if path.parent == folder])

@@ -21,7 +21,9 @@ from qwen3vl_ros.config import parameters
 SHARE = get_package_share_directory("qwen3vl_ros")
 # Described where they are declared (qwen3vl_ros/config.py).
 NODE_PARAMETERS = {
-    p.name: p for p in parameters() if p.name in ("model", "device", "engine", "target_frame", "image_transport", "autostart")
+    p.name: p
+    for p in parameters()
+    if p.name in ("model", "device", "engine", "target_frame", "image_transport", "autostart")
 }
 TOPICS = {
     "input_image_topic": ("image_raw", "Topic of the colour images, without /compressed."),
@@ -32,7 +34,9 @@ TOPICS = {
 
 def generate_launch_description():
     arguments = [
-        DeclareLaunchArgument("namespace", default_value="qwen3vl", description="Namespace of nodes and topics."),
+        DeclareLaunchArgument(
+            "namespace", default_value="qwen3vl", description="Namespace of nodes and topics."
+        ),
         DeclareLaunchArgument(
             "params_file",
             default_value=os.path.join(SHARE, "config", "perception.yaml"),
@@ -42,12 +46,14 @@ def generate_launch_description():
             "use_sim_camera",
             default_value="false",
             choices=["true", "false"],
-            description="Also start the simulated RGB-D camera, on image_raw, depth/image_raw and camera_info.",
+            description="Also start the simulated RGB-D camera: image_raw, depth/image_raw, camera_info.",
         ),
     ]
     for name, (node_topic, description) in TOPICS.items():
         arguments.append(
-            DeclareLaunchArgument(name, default_value="", description=f"{description} Empty: <namespace>/{node_topic}.")
+            DeclareLaunchArgument(
+                name, default_value="", description=f"{description} Empty: <namespace>/{node_topic}."
+            )
         )
     for name, parameter in NODE_PARAMETERS.items():
         arguments.append(DeclareLaunchArgument(name, default_value="", description=parameter.doc))
@@ -64,9 +70,13 @@ def generate_launch_description():
         condition=IfCondition(LaunchConfiguration("use_sim_camera")),
     )
     return LaunchDescription(
-        [*arguments, SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile), sim_camera,
-         OpaqueFunction(function=start_perception)]
-    )  # fmt: skip
+        [
+            *arguments,
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            sim_camera,
+            OpaqueFunction(function=start_perception),
+        ]
+    )
 
 
 def start_perception(context):
@@ -95,7 +105,7 @@ def start_perception(context):
             parameters=[*filter(None, [given["params_file"]]), *filter(None, [overrides])],
             remappings=remappings,
             output="screen",
-            sigterm_timeout="15",  # the node lets calls in flight be answered and frees the model before it ends
+            sigterm_timeout="15",  # calls in flight are answered and the model freed before it ends
             on_exit=Shutdown(),
         )
     ]

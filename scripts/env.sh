@@ -1,4 +1,4 @@
-# Source this (bash or zsh) to get the project's environment: the virtual environment, ROS, and the built interfaces.
+# Source this (bash or zsh) to enter the environment: .venv, ROS 2 and the built interfaces.
 # It brings the environment up to date first; PYTHON picks the interpreter it is made from.
 if [ -n "${BASH_VERSION:-}" ]; then _qwen3vl_scripts=${BASH_SOURCE[0]}; else _qwen3vl_scripts=$0; fi
 _qwen3vl_scripts=$(cd "$(dirname "$_qwen3vl_scripts")" && pwd)

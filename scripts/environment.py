@@ -1,7 +1,7 @@
-"""The world around the project (Python, ROS, GPU) and the variables of the project's own environment within it.
+"""The world around the project (Python, ROS, GPU) and the variables of the project's environment in it.
 
-Two worlds: with a ROS 2 distribution sourced, its rclpy, messages, torch and OpenCV are used and only what it lacks
-is added; without one, ROS 2 comes from wheels. Knows where things are, not how they get there.
+Two worlds: with a ROS 2 distribution sourced, its rclpy, messages, torch and OpenCV are used and only what
+it lacks is added; without one, ROS 2 comes from wheels. Knows where things are, not how they get there.
 """
 
 from __future__ import annotations
@@ -63,10 +63,14 @@ def probe_world() -> World:
         [python, "-c", PROBE], capture_output=True, text=True, env=outside_environment(), cwd="/", check=False
     )
     if outside.returncode != 0:
-        raise SetupError(f"{python} does not start properly:\n{outside.stderr}Name another one: make PYTHON=...")
+        raise SetupError(
+            f"{python} does not start properly:\n{outside.stderr}Name another one: make PYTHON=..."
+        )
     found = json.loads(outside.stdout.splitlines()[-1])
     missing = tuple(
-        name for name in overlay.INTERFACES if distro is None or not in_ament_index(name, excluding=(WS, VENV))
+        name
+        for name in overlay.INTERFACES
+        if distro is None or not in_ament_index(name, excluding=(WS, VENV))
     )
     return World(
         python=python,
@@ -98,12 +102,14 @@ def sourced_distro(python: str) -> str | None:
     distro = os.environ.get("ROS_DISTRO")
     if not distro or not os.environ.get("AMENT_PREFIX_PATH"):
         return None
-    check = subprocess.run([python, "-c", "import rclpy"], capture_output=True, text=True, cwd="/", check=False)
+    check = subprocess.run(
+        [python, "-c", "import rclpy"], capture_output=True, text=True, cwd="/", check=False
+    )
     if check.returncode != 0:
         reason = check.stderr.strip().splitlines()[-1:] or ["no message"]
         raise SetupError(
-            f"ROS {distro} is sourced but {python} cannot import its rclpy ({reason[0]}). Name the interpreter the "
-            "distribution was built for (make PYTHON=/usr/bin/python3 ...) or use a shell without it sourced."
+            f"ROS {distro} is sourced but {python} cannot import its rclpy ({reason[0]}). Name the "
+            "interpreter the distribution was built for (make PYTHON=/usr/bin/python3 ...), or use a shell without it."
         )
     return distro
 
@@ -143,8 +149,8 @@ def entered_environment(wheels: bool) -> dict[str, str]:
 def search_paths(wheels: bool) -> dict[str, list[str]]:
     """What is put in front of each search path.
 
-    The source tree stands before the install space, so that an edit or a new module counts at once; the package's
-    __init__.py extends its path over both, and the generated msg/ and srv/ are found in the install space.
+    The source tree stands before the install space, so that an edit or a new module counts at once; the
+    package's __init__.py extends its path over both, and the generated msg/ and srv/ are found in the latter.
     """
     install = WS / "install"
     paths = {
@@ -160,8 +166,9 @@ def search_paths(wheels: bool) -> dict[str, list[str]]:
         paths["AMENT_PREFIX_PATH"].append(str(VENV))
         paths["CMAKE_PREFIX_PATH"].append(str(VENV))
         paths["LD_LIBRARY_PATH"] += [
-            str(VENV / "lib"), *sorted(str(path) for path in VENV.glob("lib/python3*/site-packages/ros_*.libs"))
-        ]  # fmt: skip
+            str(VENV / "lib"),
+            *sorted(str(path) for path in VENV.glob("lib/python3*/site-packages/ros_*.libs")),
+        ]
     return paths
 
 

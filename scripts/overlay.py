@@ -1,7 +1,7 @@
 """Writes ROS packages for vision_msgs and tf2_msgs where the ROS installation has none.
 
-Knows the field names and types of those interfaces (vision_msgs 4.x), nothing else. Field names and types are what
-a RIHS01 type hash covers, so equal hashes (tests/ros/test_interfaces.py) prove the same type on the wire.
+Knows the field names and types of those interfaces (vision_msgs 4.x), nothing else. Field names and types are
+what a RIHS01 type hash covers, so equal hashes (tests/ros/test_interfaces.py) prove equal types on the wire.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running one step of the set-up: its progress on the terminal, its output in a log file, its failure explained.
+"""Running a step of the set-up: progress on the terminal, output in a log file, a failure explained.
 
 Knows nothing of what the steps are.
 """
@@ -22,7 +22,7 @@ class SetupError(Exception):
 
 
 class Progress:
-    """One line per step with elapsed time: rewritten in place on a terminal, repeated every 30 s elsewhere."""
+    """One line per step with elapsed time: rewritten in place on a terminal, repeated elsewhere."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -69,7 +69,9 @@ def last_line(log: Path) -> str:
     return next((line.strip()[:90] for line in reversed(lines) if line.strip()), "")
 
 
-def run(command: list[str], log_name: str, what_to_do: str, environment: dict[str, str] | None = None) -> None:
+def run(
+    command: list[str], log_name: str, what_to_do: str, environment: dict[str, str] | None = None
+) -> None:
     """Runs `command` with its output in a log file; raises SetupError with the log's end and `what_to_do`."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{log_name}.log"
@@ -77,7 +79,12 @@ def run(command: list[str], log_name: str, what_to_do: str, environment: dict[st
         stream.write(f"\n$ {shlex.join(command)}\n".encode())
         stream.flush()
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
         )
         try:
             while True:
@@ -93,6 +100,7 @@ def run(command: list[str], log_name: str, what_to_do: str, environment: dict[st
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
         raise SetupError(
-            f"`{shlex.join(command[:4])} ...` ended with status {process.returncode}. The end of {log}:\n\n{tail}\n\n"
+            f"`{shlex.join(command[:4])} ...` ended with status {process.returncode}. "
+            f"The end of {log}:\n\n{tail}\n\n"
             f"What to do: {what_to_do}"
         )

@@ -1,8 +1,8 @@
-"""Brings the project's environment up to date: .venv (Python), .ws (built ROS interfaces), .ws/env.sh (how to enter).
+"""Brings the environment up to date: .venv (Python), .ws (built ROS interfaces), .ws/env.sh (how to enter).
 
-Each step has a digest of what it depends on, the digests of the steps before it included, and leaves a stamp with
-that digest when it has succeeded; a step whose stamp is right is skipped, an interrupted one is done again. Knows
-nothing of what the package does. Standard library only, since it runs before anything is installed.
+Each step has a digest of what it depends on, the digests of the steps before it included, and leaves a stamp
+with that digest when it has succeeded; a step whose stamp is right is skipped, an interrupted one is done
+again. Knows nothing of what the package does. Standard library only: nothing is installed when it runs.
 """
 
 from __future__ import annotations
@@ -62,24 +62,39 @@ def plan(world: World) -> list[Step]:
     sourced = outside_environment().get("AMENT_PREFIX_PATH") if world.ros_distro else None
     ros = digest(venv, world.ros_distro, sourced, contents(REQUIREMENTS / "ros-wheels.txt"))
     interfaces = digest(
-        ros, world.missing_interfaces, ROOT, me,
-        contents(ROOT / "package.xml", ROOT / "CMakeLists.txt", *ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")),
+        ros,
+        world.missing_interfaces,
+        ROOT,
+        me,
+        contents(
+            ROOT / "package.xml", ROOT / "CMakeLists.txt", *ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")
+        ),
         listing(*INSTALLED_DIRS),
-    )  # fmt: skip
+    )
     check = digest(packages, ros, contents(ROOT / "package.xml"))
     ros_title = f"build tools for ROS {world.ros_distro}" if world.ros_distro else "ROS 2 wheels"
     torch_title = "PyTorch" + ("" if world.system_torch is None else f" {world.system_torch} (the system's)")
     return [
-        Step("system", "system packages", steps.install_system_packages, system,
-             lambda: not steps.missing_system_packages()),
+        Step(
+            "system",
+            "system packages",
+            steps.install_system_packages,
+            system,
+            lambda: not steps.missing_system_packages(),
+        ),
         Step("venv", "virtual environment", steps.make_venv, venv, (VENV / "bin/python").exists),
         Step("torch", torch_title, steps.install_torch, torch),
         Step("packages", "Python packages", steps.install_python_packages, packages),
         Step("ros", ros_title, steps.install_ros, ros),
-        Step("interfaces", "ROS interfaces (colcon build)", steps.build_interfaces, interfaces,
-             lambda: (WS / "env.sh").is_file() and (WS / "install/share/qwen3vl_ros/package.xml").is_file()),
+        Step(
+            "interfaces",
+            "ROS interfaces (colcon build)",
+            steps.build_interfaces,
+            interfaces,
+            lambda: (WS / "env.sh").is_file() and (WS / "install/share/qwen3vl_ros/package.xml").is_file(),
+        ),
         Step("check", "loading everything once", steps.check_environment, check),
-    ]  # fmt: skip
+    ]
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ PACKAGE_ENTRIES = ("package.xml", "CMakeLists.txt", "msg", "srv", "qwen3vl_ros",
 
 
 def missing_system_packages() -> list[str]:
-    """Names of Debian packages to install: tools by what is on the path, libraries by dpkg where there is one."""
+    """Debian packages to install: tools by what is on the path, libraries by dpkg where there is one."""
     packages = []
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if shutil.which("g++") is None or shutil.which("make") is None:
@@ -41,8 +41,10 @@ def missing_system_packages() -> list[str]:
     if shutil.which("dpkg-query"):
         query = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         installed = {line.split()[0] for line in query.stdout.splitlines() if line.endswith(" installed")}
         packages += [name for name in libraries if name not in installed]
     return packages
@@ -54,9 +56,14 @@ def install_system_packages(world: World) -> None:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if shutil.which("apt-get") is None:
-        raise SetupError("Install with your package manager what these Debian packages hold: " + " ".join(packages))
+        raise SetupError(
+            "Install with your package manager what these Debian packages hold: " + " ".join(packages)
+        )
     if os.geteuid() != 0:
-        raise SetupError(f"System packages are missing. Type this, then run make again:\n\n    sudo {shlex.join(command)}\n")
+        raise SetupError(
+            "System packages are missing. Type this, then run make again:\n\n"
+            f"    sudo {shlex.join(command)}\n"
+        )
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     hint = "check the network and apt's sources, then run make again."
     run(["apt-get", "update"], "system_packages", hint, environment)
@@ -67,23 +74,34 @@ def make_venv(world: World) -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     options = ["--system-site-packages"] if world.system_site_packages else []
     run(
-        [world.python, "-m", "venv", *options, str(VENV)], "venv",
+        [world.python, "-m", "venv", *options, str(VENV)],
+        "venv",
         "read the message above; a Python without venv support can be replaced: make PYTHON=...",
         outside_environment(),
-    )  # fmt: skip
+    )
 
 
 def pip_install(arguments: list[str], log_name: str) -> None:
     run(
-        [str(VENV / "bin/python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
-         "--progress-bar", "off", *arguments],
-        log_name, "check the network and the free disk space (about 4 GB), then run make again.",
+        [
+            str(VENV / "bin/python"),
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--progress-bar",
+            "off",
+            *arguments,
+        ],
+        log_name,
+        "check the network and the free disk space (about 4 GB), then run make again.",
         outside_environment(),
-    )  # fmt: skip
+    )
 
 
 def constraint_arguments(world: World) -> list[str]:
-    """Keeps the distribution's NumPy and torch: its compiled modules (cv_bridge, torch) are built for that NumPy."""
+    """Keeps the distribution's NumPy and torch: its compiled modules (cv_bridge) are made for that NumPy."""
     if not world.system_site_packages:
         return []
     found = {"numpy": world.system_numpy, "torch": world.system_torch}
@@ -99,8 +117,8 @@ def install_torch(world: World) -> None:
         return
     if Path("/etc/nv_tegra_release").exists():
         raise SetupError(
-            f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for this "
-            "JetPack, system-wide, then run make again; it will be used as it is."
+            f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for "
+            "this JetPack, system-wide, then run make again; it will be used as it is."
         )
     constraints = constraint_arguments(world)
     if not world.gpu:
@@ -111,7 +129,9 @@ def install_torch(world: World) -> None:
                 return pip_install([*cpu_build, *source], "torch")
             except SetupError:
                 continue
-        progress.note(f"no CPU build of torch {TORCH_VERSION} within reach; taking the default build (several GB)")
+        progress.note(
+            f"no CPU build of torch {TORCH_VERSION} within reach; taking the default build (several GB)"
+        )
     pip_install([*constraints, f"torch=={TORCH_VERSION}"], "torch")
 
 
@@ -138,10 +158,15 @@ def install_ros(world: World) -> None:
 def patch_cmake_paths() -> None:
     """Replaces the paths of the machine that built the ROS wheels in their CMake files. Idempotent."""
     asked = subprocess.run(
-        [str(VENV / "bin/python"), "-c",
-         "import sysconfig; print(sysconfig.get_path('include')); print(sysconfig.get_path('purelib'))"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            str(VENV / "bin/python"),
+            "-c",
+            "import sysconfig; print(sysconfig.get_path('include')); print(sysconfig.get_path('purelib'))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     include, purelib = asked.stdout.split("\n")[:2]
     builder = r"/opt/python/cp3\d+-cp3\d+"
     for path in VENV.glob("share/**/*.cmake"):
@@ -168,15 +193,35 @@ def build_interfaces(world: World) -> None:
     environment = entered_environment(world.ros_distro is None)
     colcon = shutil.which("colcon", path=environment["PATH"])
     run(
-        [colcon, "--log-base", str(WS / "colcon_logs"), "build", "--symlink-install", "--merge-install",
-         "--base-paths", str(WS / "src"),
-         "--packages-select", *world.missing_interfaces, "qwen3vl_ros",
-         "--build-base", str(WS / "build"), "--install-base", str(WS / "install"),
-         "--event-handlers", "console_direct+", "desktop_notification-", "--cmake-force-configure",
-         "--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={VENV}/bin/python", "--no-warn-unused-cli"],
-        "interfaces", "read the compiler's message above; `make clean` and make again if the machine has changed.",
+        [
+            colcon,
+            "--log-base",
+            str(WS / "colcon_logs"),
+            "build",
+            "--symlink-install",
+            "--merge-install",
+            "--base-paths",
+            str(WS / "src"),
+            "--packages-select",
+            *world.missing_interfaces,
+            "qwen3vl_ros",
+            "--build-base",
+            str(WS / "build"),
+            "--install-base",
+            str(WS / "install"),
+            "--event-handlers",
+            "console_direct+",
+            "desktop_notification-",
+            "--cmake-force-configure",
+            "--cmake-args",
+            "-DBUILD_TESTING=OFF",
+            f"-DPython3_EXECUTABLE={VENV}/bin/python",
+            "--no-warn-unused-cli",
+        ],
+        "interfaces",
+        "read the compiler's message above; `make clean` and make again if the machine has changed.",
         environment,
-    )  # fmt: skip
+    )
     write_env_script(world.ros_distro is None)
 
 
@@ -196,15 +241,16 @@ CHECK = """
 import cv2, mujoco, numpy, rclpy, torch, transformers
 import qwen3vl_ros.msg, qwen3vl_ros.srv, vision_msgs.msg, tf2_msgs.msg
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-print(f"torch {torch.__version__} on {device}, transformers {transformers.__version__}, numpy {numpy.__version__},",
-      f"opencv {cv2.__version__}, mujoco {mujoco.__version__}")
+print(f"torch {torch.__version__} on {device}, transformers {transformers.__version__},",
+      f"numpy {numpy.__version__}, opencv {cv2.__version__}, mujoco {mujoco.__version__}")
 mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 48, 64).render()  # needs EGL and a driver for it
 """
 
 
 def check_environment(world: World) -> None:
     run(
-        [str(VENV / "bin/python"), "-c", CHECK], "check",
+        [str(VENV / "bin/python"), "-c", CHECK],
+        "check",
         "a package that does not load is named above; `make clean` and make again.",
         {"MUJOCO_GL": "egl"} | entered_environment(world.ros_distro is None),
-    )  # fmt: skip
+    )

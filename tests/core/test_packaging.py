@@ -20,10 +20,20 @@ PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
 CMAKELISTS = (ROOT / "CMakeLists.txt").read_text()
 
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml", "mcap_ros2": "mcap-ros2-support",
-                 "imageio_ffmpeg": "imageio-ffmpeg"}  # fmt: skip
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+    "mcap_ros2": "mcap-ros2-support",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+}
 # Import name -> package.xml key, for what ROS users get by rosdep.
-ROSDEP_KEYS = {"PIL": "python3-pil", "cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
+ROSDEP_KEYS = {
+    "PIL": "python3-pil",
+    "cv2": "python3-opencv",
+    "numpy": "python3-numpy",
+    "yaml": "python3-yaml",
+}
 # Found at run time where present, never required.
 OPTIONAL_ROS = {"message_filters"}
 
@@ -49,7 +59,7 @@ def depends(*tags: str) -> set[str]:
 
 
 def third_party_imports() -> dict[str, list[str]]:
-    """Top-level modules that our package imports, less the standard library and itself -> the files that do."""
+    """Top-level modules our package imports, less the standard library and itself -> the files that do."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "qwen3vl_ros").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -67,13 +77,20 @@ def third_party_imports() -> dict[str, list[str]]:
 
 
 def requirement_names(*names: str) -> set[str]:
-    lines = [line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()]
+    lines = [
+        line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    ]
     return {re.split(r"[<>=!~; \[]", line)[0].lower() for line in lines if line and not line.startswith("#")}
 
 
 def is_ros(module: str) -> bool:
-    return bool(re.fullmatch(r"rclpy|rcl_interfaces|\w+_msgs|std_srvs|tf2_\w+|cv_bridge|ament_index_python|rosidl_\w+|"
-                             r"builtin_interfaces|message_filters", module))  # fmt: skip
+    return bool(
+        re.fullmatch(
+            r"rclpy|rcl_interfaces|\w+_msgs|std_srvs|tf2_\w+|cv_bridge|ament_index_python|rosidl_\w+|"
+            r"builtin_interfaces|message_filters",
+            module,
+        )
+    )
 
 
 def test_version_is_the_same_everywhere():
@@ -86,18 +103,25 @@ def test_version_is_the_same_everywhere():
 
 def test_executables_are_the_same_for_ros_and_pip():
     listed = dict(re.findall(r"^    (\w+):([\w.]+)\)?$", CMAKELISTS, re.MULTILINE))
-    scripts = dict(re.findall(r"(\w+) = ([\w.]+):main", "\n".join(set_up_with("entry_points")["console_scripts"])))
+    scripts = dict(
+        re.findall(r"(\w+) = ([\w.]+):main", "\n".join(set_up_with("entry_points")["console_scripts"]))
+    )
     assert listed == scripts
     assert {"perception", "qwen3vl", "sim_camera"} <= set(listed)
 
 
-@pytest.mark.parametrize("module", ["qwen3vl_ros.node.main", "qwen3vl_ros.cli", "qwen3vl_ros.node.sim_camera"])
+@pytest.mark.parametrize(
+    "module", ["qwen3vl_ros.node.main", "qwen3vl_ros.cli", "qwen3vl_ros.node.sim_camera"]
+)
 def test_executables_have_a_main_that_takes_no_argument(module):
     assert f":{module}" in CMAKELISTS
     base = ROOT.joinpath(*module.split("."))
     path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
-    mains = [node for node in ast.parse(path.read_text()).body
-             if isinstance(node, ast.FunctionDef) and node.name == "main"]  # fmt: skip
+    mains = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    ]
     assert len(mains) == 1, f"{path} has no main()"
     arguments = mains[0].args
     assert len(arguments.args) == len(arguments.defaults)
@@ -169,20 +193,39 @@ def test_parameter_file_is_the_declared_one():
 
 def test_launch_arguments_are_those_of_the_readme():
     launch = (ROOT / "launch" / "perception.launch.py").read_text()
-    promised = {"model", "device", "engine", "input_image_topic", "input_depth_topic", "input_camera_info_topic",
-                "target_frame", "namespace", "params_file", "use_sim_camera", "autostart", "image_transport"}  # fmt: skip
+    promised = {
+        "model",
+        "device",
+        "engine",
+        "input_image_topic",
+        "input_depth_topic",
+        "input_camera_info_topic",
+        "target_frame",
+        "namespace",
+        "params_file",
+        "use_sim_camera",
+        "autostart",
+        "image_transport",
+    }
     for name in promised:
         assert f'"{name}"' in launch
     table = (ROOT / "README.md").read_text().split("\n## Launch")[1].split("\n## ")[0]
-    documented = {name for row in table.splitlines() if row.startswith("| `")
-                  for name in re.findall(r"`(\w+)`", row.split("|")[1])}  # fmt: skip
+    documented = {
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
     assert documented == promised
 
 
 def test_fastdds_profile_gives_images_room():
     spaces = {"d": "http://www.eprosima.com"}
     profile = ElementTree.parse(ROOT / "config" / "fastdds.xml").getroot()
-    transports = {t.findtext("d:transport_id", None, spaces): t for t in profile.iterfind(".//d:transport_descriptor", spaces)}
+    transports = {
+        t.findtext("d:transport_id", None, spaces): t
+        for t in profile.iterfind(".//d:transport_descriptor", spaces)
+    }
     used = [e.text for e in profile.iterfind(".//d:userTransports/d:transport_id", spaces)]
     assert sorted(used) == sorted(transports)
     kinds = {t.findtext("d:type", None, spaces): t for t in transports.values()}
@@ -198,11 +241,19 @@ def test_source_tree_does_not_hide_generated_interfaces(tmp_path):
     (generated / "__init__.py").write_text("made = True\n")
     (generated.parent / "__init__.py").write_text("")
     code = "import qwen3vl_ros.msg as m, qwen3vl_ros.types as t; print(m.made, t.__file__)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False,
-                            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"})  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    )
     assert result.stdout.split() == ["True", str(ROOT / "qwen3vl_ros" / "types.py")], result.stderr
 
 
 def test_ros_wheels_are_pinned():
-    lines = [l for l in (ROOT / "requirements" / "ros-wheels.txt").read_text().splitlines() if l.startswith("ros-")]
+    lines = [
+        l for l in (ROOT / "requirements" / "ros-wheels.txt").read_text().splitlines() if line.startswith("ros-")
+    ]
     assert lines and all(re.fullmatch(r"ros-[\w-]+==[\d.]+", line) for line in lines)

@@ -19,8 +19,10 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 def scripts(tmp_path, monkeypatch):
     """The modules in scripts/, working below tmp_path."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    modules = {name: importlib.import_module(name)
-               for name in ("runner", "overlay", "environment", "steps", "setup_env")}  # fmt: skip
+    modules = {
+        name: importlib.import_module(name)
+        for name in ("runner", "overlay", "environment", "steps", "setup_env")
+    }
     folders = {"VENV": ".venv", "WS": ".ws", "STAMPS": ".ws/stamps", "LOGS": ".ws/setup_logs"}
     for module in modules.values():
         for name in folders.keys() & vars(module).keys():
@@ -33,9 +35,14 @@ def scripts(tmp_path, monkeypatch):
 @pytest.fixture
 def world(scripts):
     return scripts.environment.World(
-        python=sys.executable, ros_distro=None, gpu=False, system_torch=None, system_numpy=None, system_opencv=False,
+        python=sys.executable,
+        ros_distro=None,
+        gpu=False,
+        system_torch=None,
+        system_numpy=None,
+        system_opencv=False,
         missing_interfaces=("vision_msgs", "tf2_msgs"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -51,9 +58,14 @@ def bring_up(scripts, world, monkeypatch):
                 done.append(name)
                 if name == failing:
                     raise scripts.runner.SetupError("broken")
+
             return scripts.setup_env.Step(name, name, action, digests.get(name, "same"))
 
-        monkeypatch.setattr(scripts.setup_env, "plan", lambda _: [step(n) for n in ("system", "venv", "packages", "interfaces")])
+        monkeypatch.setattr(
+            scripts.setup_env,
+            "plan",
+            lambda _: [step(n) for n in ("system", "venv", "packages", "interfaces")],
+        )
         try:
             scripts.setup_env.bring_up_to_date()
         except scripts.runner.SetupError:
@@ -91,7 +103,11 @@ def test_a_step_that_was_right_but_broke_on_its_way_to_something_new_is_not_take
 
 
 def test_failure_shows_the_end_of_the_log_and_the_way_out(scripts):
-    command = [sys.executable, "-c", "print('\\n'.join(map(str, range(100)))); print('the reason'); raise SystemExit(3)"]
+    command = [
+        sys.executable,
+        "-c",
+        "print('\\n'.join(map(str, range(100)))); print('the reason'); raise SystemExit(3)",
+    ]
     with pytest.raises(scripts.runner.SetupError) as error:
         scripts.runner.run(command, "step", "do this.")
     message = str(error.value)
@@ -104,7 +120,9 @@ def test_without_root_the_command_to_type_is_shown(scripts, world, monkeypatch):
     monkeypatch.setattr(scripts.steps, "missing_system_packages", lambda: ["libegl1", "cmake"])
     monkeypatch.setattr(scripts.steps.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(scripts.runner.SetupError, match="sudo apt-get install -y --no-install-recommends libegl1 cmake"):
+    with pytest.raises(
+        scripts.runner.SetupError, match="sudo apt-get install -y --no-install-recommends libegl1 cmake"
+    ):
         scripts.steps.install_system_packages(world)
 
 
@@ -120,7 +138,9 @@ def test_a_distribution_that_lies_about_its_python_is_refused(scripts, monkeypat
 def test_the_distributions_numpy_and_torch_stay(scripts, world):
     scripts.environment.WS.mkdir()
     assert scripts.steps.constraint_arguments(world) == []
-    there = scripts.environment.World(**{**vars(world), "ros_distro": "jazzy", "system_numpy": "1.26.4", "system_torch": "unknown"})
+    there = scripts.environment.World(
+        **{**vars(world), "ros_distro": "jazzy", "system_numpy": "1.26.4", "system_torch": "unknown"}
+    )
     option, path = scripts.steps.constraint_arguments(there)
     assert option == "-c" and Path(path).read_text() == "numpy==1.26.4\n"
 
@@ -139,8 +159,10 @@ def test_cmake_paths_of_the_wheels_are_patched_once(scripts, monkeypatch):
     (scripts.environment.VENV / "bin" / "python").symlink_to(sys.executable)
     cmake = scripts.environment.VENV / "share" / "a" / "cmake" / "a.cmake"
     cmake.parent.mkdir(parents=True)
-    cmake.write_text('set(i "/opt/python/cp311-cp311/include/python3.11;'
-                     '/opt/python/cp313-cp313/lib/python3.13/site-packages/numpy")')  # fmt: skip
+    cmake.write_text(
+        'set(i "/opt/python/cp311-cp311/include/python3.11;'
+        '/opt/python/cp313-cp313/lib/python3.13/site-packages/numpy")'
+    )
     scripts.steps.patch_cmake_paths()
     first = cmake.read_text()
     scripts.steps.patch_cmake_paths()
@@ -152,9 +174,16 @@ def test_env_script_can_be_sourced_twice_and_keeps_what_the_user_set(scripts):
     scripts.environment.WS.mkdir()
     scripts.environment.write_env_script(wheels=True)
     script = scripts.environment.WS / "env.sh"
-    command = f'set -eu; . "{script}"; first=$PATH; . "{script}"; test "$first" = "$PATH"; echo "$MUJOCO_GL $PATH"'
-    result = subprocess.run(["bash", "-c", command], env={"PATH": "/usr/bin:/bin", "MUJOCO_GL": "osmesa"},
-                            capture_output=True, text=True, check=True)  # fmt: skip
+    command = (
+        f'set -eu; . "{script}"; first=$PATH; . "{script}"; test "$first" = "$PATH"; echo "$MUJOCO_GL $PATH"'
+    )
+    result = subprocess.run(
+        ["bash", "-c", command],
+        env={"PATH": "/usr/bin:/bin", "MUJOCO_GL": "osmesa"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert result.stdout.strip() == f"osmesa {scripts.environment.VENV}/bin:/usr/bin:/bin"
 
 

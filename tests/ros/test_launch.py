@@ -1,4 +1,4 @@
-"""launch/perception.launch.py: what its arguments do to the processes it starts, and the real node through it.
+"""launch/perception.launch.py: what its arguments do to what it starts, and the real node through it.
 
 Runs where `launch` and `launch_ros` are importable, which the ROS wheels on the Python package index lack.
 """
@@ -31,13 +31,14 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 arguments = [argument.split(":=", 1) for argument in sys.argv[2:]]
 service = LaunchService(noninteractive=True)
+source = PythonLaunchDescriptionSource(sys.argv[1])
 service.include_launch_description(
-    LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)])
+    LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)])
 )
 sys.exit(service.run())
 """
 
-# Stands in for an executable: tells how it was called. The parameter files that launch wrote are gone when it ends.
+# Stands in for an executable: tells how it was called, and what the parameter files held that launch wrote.
 STAND_IN = """\
 #!/usr/bin/env python3
 import json, os, pathlib, sys, time
@@ -71,12 +72,22 @@ def stand_ins(graph, tmp_path):
 
     def call(*arguments, environment=None, expected=("perception",)):
         process = graph.start(
-            "-c", textwrap.dedent(LAUNCH), str(share / "launch/perception.launch.py"), *arguments, name="launch",
-            env={"AMENT_PREFIX_PATH": f"{prefix}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}", "TOLD": str(told),
-                 **(environment or {})},
-        )  # fmt: skip
-        until(lambda: {p.name for p in told.iterdir()} >= set(expected) or process.popen.poll() is not None, 20,
-              "the executables")
+            "-c",
+            textwrap.dedent(LAUNCH),
+            str(share / "launch/perception.launch.py"),
+            *arguments,
+            name="launch",
+            env={
+                "AMENT_PREFIX_PATH": f"{prefix}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}",
+                "TOLD": str(told),
+                **(environment or {}),
+            },
+        )
+        until(
+            lambda: {p.name for p in told.iterdir()} >= set(expected) or process.popen.poll() is not None,
+            20,
+            "the executables",
+        )
         assert {p.name for p in told.iterdir() if not p.suffix} == set(expected), process.log
         process.interrupt()
         process.status()
@@ -95,13 +106,15 @@ def parameters_of(told):
 
 def remaps_of(told):
     arguments = told["argv"]
-    return dict(value.split(":=", 1) for flag, value in zip(arguments, arguments[1:]) if flag == "-r")
+    return dict(value.split(":=", 1) for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "-r")
 
 
 @pytest.fixture
 def parameter_file(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("/**:\n  ros__parameters:\n    model: from-the-file\n    device: cpu\n    autostart: true\n")
+    path.write_text(
+        "/**:\n  ros__parameters:\n    model: from-the-file\n    device: cpu\n    autostart: true\n"
+    )
     return path
 
 
@@ -112,10 +125,22 @@ def test_nothing_given_starts_the_node_alone_with_the_file_and_its_names(stand_i
 
 
 def test_given_parameters_win_over_the_file_and_keep_their_type(stand_ins, parameter_file):
-    told = stand_ins(f"params_file:={parameter_file}", "model:=8", "engine:=transformers", "target_frame:=base_link",
-                     "autostart:=false", "image_transport:=compressed")["perception"]  # fmt: skip
-    assert parameters_of(told) == {"model": "8", "device": "cpu", "engine": "transformers", "autostart": False,
-                                   "target_frame": "base_link", "image_transport": "compressed"}  # fmt: skip
+    told = stand_ins(
+        f"params_file:={parameter_file}",
+        "model:=8",
+        "engine:=transformers",
+        "target_frame:=base_link",
+        "autostart:=false",
+        "image_transport:=compressed",
+    )["perception"]
+    assert parameters_of(told) == {
+        "model": "8",
+        "device": "cpu",
+        "engine": "transformers",
+        "autostart": False,
+        "target_frame": "base_link",
+        "image_transport": "compressed",
+    }
 
 
 def test_no_parameter_file_leaves_the_defaults(stand_ins):
@@ -123,24 +148,38 @@ def test_no_parameter_file_leaves_the_defaults(stand_ins):
 
 
 def test_topics_are_remapped_and_the_compressed_image_too(stand_ins, parameter_file):
-    told = stand_ins(f"params_file:={parameter_file}", "namespace:=arm", "input_image_topic:=/cam/color/image",
-                     "input_depth_topic:=/cam/depth/image", "input_camera_info_topic:=/cam/color/info")  # fmt: skip
+    told = stand_ins(
+        f"params_file:={parameter_file}",
+        "namespace:=arm",
+        "input_image_topic:=/cam/color/image",
+        "input_depth_topic:=/cam/depth/image",
+        "input_camera_info_topic:=/cam/color/info",
+    )
     assert remaps_of(told["perception"]) == {
-        "__node": "perception", "__ns": "/arm",
-        "image_raw": "/cam/color/image", "image_raw/compressed": "/cam/color/image/compressed",
-        "depth/image_raw": "/cam/depth/image", "camera_info": "/cam/color/info",
-    }  # fmt: skip
+        "__node": "perception",
+        "__ns": "/arm",
+        "image_raw": "/cam/color/image",
+        "image_raw/compressed": "/cam/color/image/compressed",
+        "depth/image_raw": "/cam/depth/image",
+        "camera_info": "/cam/color/info",
+    }
 
 
 def test_sim_camera_shares_the_namespace(stand_ins, parameter_file):
-    told = stand_ins(f"params_file:={parameter_file}", "use_sim_camera:=true", "namespace:=left",
-                     expected=("perception", "sim_camera"))  # fmt: skip
+    told = stand_ins(
+        f"params_file:={parameter_file}",
+        "use_sim_camera:=true",
+        "namespace:=left",
+        expected=("perception", "sim_camera"),
+    )
     assert remaps_of(told["sim_camera"])["__ns"] == remaps_of(told["perception"])["__ns"] == "/left"
 
 
 def test_fast_dds_gets_our_profile_unless_the_user_has_one(stand_ins, parameter_file):
     argument = f"params_file:={parameter_file}"
-    own = stand_ins(argument, environment={"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"})["perception"]["profile"]
+    own = stand_ins(argument, environment={"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"})["perception"][
+        "profile"
+    ]
     assert own == "/mine.xml"
 
 
@@ -151,7 +190,9 @@ def test_fast_dds_gets_our_profile(stand_ins, parameter_file, monkeypatch):
 
 
 def test_a_wrong_choice_is_refused(graph):
-    process = graph.start("-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), "use_sim_camera:=maybe", name="launch")
+    process = graph.start(
+        "-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), "use_sim_camera:=maybe", name="launch"
+    )
     assert process.status() != 0
     assert "maybe" in process.log
 
@@ -168,8 +209,14 @@ def test_every_argument_is_described():
 
 
 def test_the_real_node_and_camera_run_and_stop_together(graph):
-    process = graph.start("-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), "use_sim_camera:=true",
-                          "autostart:=false", name="launch")  # fmt: skip
+    process = graph.start(
+        "-c",
+        LAUNCH,
+        str(ROOT / "launch/perception.launch.py"),
+        "use_sim_camera:=true",
+        "autostart:=false",
+        name="launch",
+    )
     images = graph.listen("/qwen3vl/image_raw", Image, qos_profile_sensor_data)
     state = graph.call(GetState, "/qwen3vl/perception/get_state").current_state.label
     assert state == "unconfigured"

@@ -109,7 +109,8 @@ def sourced_distro(python: str) -> str | None:
         reason = check.stderr.strip().splitlines()[-1:] or ["no message"]
         raise SetupError(
             f"ROS {distro} is sourced but {python} cannot import its rclpy ({reason[0]}). Name the "
-            "interpreter the distribution was built for (make PYTHON=/usr/bin/python3 ...), or use a shell without it."
+            "interpreter the distribution was built for (make PYTHON=/usr/bin/python3 ...), or use a shell "
+            "without it."
         )
     return distro
 

@@ -253,7 +253,6 @@ def test_source_tree_does_not_hide_generated_interfaces(tmp_path):
 
 
 def test_ros_wheels_are_pinned():
-    lines = [
-        l for l in (ROOT / "requirements" / "ros-wheels.txt").read_text().splitlines() if line.startswith("ros-")
-    ]
+    text = (ROOT / "requirements" / "ros-wheels.txt").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("ros-")]
     assert lines and all(re.fullmatch(r"ros-[\w-]+==[\d.]+", line) for line in lines)

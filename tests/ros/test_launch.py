@@ -106,7 +106,8 @@ def parameters_of(told):
 
 def remaps_of(told):
     arguments = told["argv"]
-    return dict(value.split(":=", 1) for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "-r")
+    rules = [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "-r"]
+    return dict(rule.split(":=", 1) for rule in rules)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import numpy as np
 
 from qwen3vl_ros.perception.cloud import Plane, SceneCloud, lens_fault, pixel_rays, project_px
 from qwen3vl_ros.perception.foreground import Foreground, foreground
-from qwen3vl_ros.perception.shape import SolidBox, free_box, level_axes, upright_box
+from qwen3vl_ros.perception.shape import SolidBox, free_box, level_axes, order_statistics, upright_box
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refusal
 
 _MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
@@ -78,7 +78,7 @@ def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str
             first = first or found
             continue
         heights = plane.height_m(found.points_m[found.mask])
-        low, high = np.percentile(heights, (2, 98))
+        low, high = order_statistics(heights, 2, 98)
         if low < max(3 * plane.tolerance_m, _FLOATS_ABOVE * high):
             return found, plane
         if first is None or isinstance(first, str):
@@ -127,7 +127,7 @@ def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) ->
     def to_camera(p):
         return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
 
-    bottom = float(np.percentile(local[:, 2], 0.5))
+    bottom, = order_statistics(local[:, 2], 0.5)
     if plane is not None and _stands_on_another(cloud, local, normals, eye, to_camera, box_px, found.cut):
         above = local[:, 2] > bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
         if above.sum() * found.step**2 >= cloud.config.min_points:
@@ -140,7 +140,7 @@ def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) ->
 
 def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool) -> bool:
     """Whether the object ends far above the plane, and that end is seen: then something else carries it."""
-    low, high = np.percentile(local[:, 2], (0.5, 98))
+    low, high = order_statistics(local[:, 2], 0.5, 98)
     if low < _FLOATS_ABOVE * high:
         return False
     # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.

@@ -107,7 +107,7 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
     parts["box"] = (F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight).sum()
     dial = truth["needle"] >= 0
     parts["needle"] = F.cross_entropy(said["needle"][dial], truth["needle"][dial]) if dial.any() else torch.zeros(())
-    weights = dict(kind=1.0, shape=1.0, colour=0.5, anchor=1.0, places=0.7, box=10.0, needle=0.2)
+    weights = dict(kind=1.0, shape=1.5, colour=0.5, anchor=1.0, places=0.7, box=10.0, needle=0.2)
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 
 

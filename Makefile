@@ -28,5 +28,5 @@ bench:
 	@$(ENV) && exec python benchmarks/$(BENCH).py $(ARGS)
 
 clean:
-	rm -rf .venv .ws demo_output .pytest_cache .hypothesis build install log
+	rm -rf .venv .ws demo_output .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

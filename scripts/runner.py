@@ -75,8 +75,9 @@ def run(
     """Runs `command` with its output in a log file; raises SetupError with the log's end and `what_to_do`."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{log_name}.log"
+    shown = shlex.join(command).split("\n")[0]
     with log.open("ab") as stream:
-        stream.write(f"\n$ {shlex.join(command)}\n".encode())
+        stream.write(f"\n$ {shown}\n".encode())
         stream.flush()
         process = subprocess.Popen(
             command,
@@ -100,7 +101,7 @@ def run(
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
         raise SetupError(
-            f"`{shlex.join(command[:4])} ...` ended with status {process.returncode}. "
+            f"`{shown[:100]} ...` ended with status {process.returncode}. "
             f"The end of {log}:\n\n{tail}\n\n"
             f"What to do: {what_to_do}"
         )

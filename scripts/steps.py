@@ -37,7 +37,8 @@ def missing_system_packages() -> list[str]:
         packages.append(f"{python}-dev")
     if importlib.util.find_spec("ensurepip") is None:
         packages.append(f"{python}-venv")
-    libraries = ["libegl1", "libgl1-mesa-dri"]  # MuJoCo renders off-screen with EGL, on the CPU with Mesa
+    # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it.
+    libraries = ["libegl1", "libopengl0", "libgl1-mesa-dri"]
     if shutil.which("dpkg-query"):
         query = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries],

@@ -128,7 +128,7 @@ def _has_distribution(name: str) -> bool:
 def _egl() -> Finding:
     found = ctypes.util.find_library("EGL")
     return Finding("ok" if found else "note", "EGL", found or "no libEGL, so the simulated camera cannot draw",
-                   "" if found else "sudo apt-get install libegl1 libgl1-mesa-dri")
+                   "" if found else "sudo apt-get install libegl1 libopengl0 libgl1-mesa-dri")
 
 
 def _device_and_model(config: Config) -> Iterator[Finding]:

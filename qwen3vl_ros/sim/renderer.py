@@ -28,7 +28,7 @@ class SimCameraError(PerceptionError):
     """The embedded camera cannot draw on this machine; the message says what to install."""
 
 
-_REMEDY = "On Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri"
+_REMEDY = "On Debian or Ubuntu: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
 if sys.platform.startswith("linux"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
 try:

@@ -277,7 +277,7 @@ def test_a_machine_without_opengl_is_told_what_to_install(monkeypatch):
         raise ImportError("Unable to load EGL library.")
 
     monkeypatch.setattr("qwen3vl_ros.sim.renderer._context_class", missing)
-    with pytest.raises(SimCameraError, match="EGL library.*apt-get install libegl1 libgl1-mesa-dri"):
+    with pytest.raises(SimCameraError, match="EGL library.*apt-get install libegl1 libopengl0 libgl1-mesa-dri"):
         SimCamera(64, 48)
 
 

@@ -25,8 +25,7 @@ _REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "im
              ("jinja2", "jinja2", "chat templates"), ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
              ("huggingface_hub", "huggingface_hub", "models by hub id"), ("torch", "torch", "the network"),
              ("transformers", "transformers", "the network"))
-_OPTIONAL = (("open3d", "open3d", "point clouds"), ("mujoco", "mujoco", "the simulated camera"),
-             ("rosbags", "rosbags", "replaying bags"))
+_OPTIONAL = (("mujoco", "mujoco", "the simulated camera"), ("rosbags", "rosbags", "replaying bags"))
 _GIB = 1024**3
 
 

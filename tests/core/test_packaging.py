@@ -176,8 +176,8 @@ def test_every_shared_file_of_pip_is_one_colcon_installs():
             assert target == f"share/qwen3vl_ros/{Path(name).parent}"
     installed = re.findall(r"install\(DIRECTORY ([\w/ ]+) DESTINATION share", CMAKELISTS)
     assert sorted(" ".join(installed).split()) == ["config", "launch", "model/embedded"]
-    for folder in ("config", "launch"):
-        assert any((ROOT / folder).iterdir())
+    shared = {name for _, files in set_up_with("data_files") for name in files}
+    assert {"launch/perception.launch.py", "config/perception.yaml", "model/embedded/config.json"} <= shared
 
 
 def test_every_module_folder_is_a_package():

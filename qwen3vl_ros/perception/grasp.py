@@ -234,7 +234,7 @@ def _judge(cloud: SceneCloud, site: _Site, places: Places, k: int, gripper: Grip
         return _Judged(site, yaw, xy, tip, width, fault=touched)
     angles, real, spans = [], [], []
     for outward, face in ((-1, -low), (1, high)):
-        contact = outward * y > face - min(_CONTACT_M, 0.35 * width)
+        contact = outward * y >= face - min(_CONTACT_M, 0.35 * width)
         spans.append(float(np.ptp(x[contact])))
         angles.append(_contact_tilt(x[contact], outward * y[contact], z[contact]))
         real.append(float(np.count_nonzero(seen[contact])) / np.count_nonzero(contact))

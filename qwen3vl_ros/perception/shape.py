@@ -70,7 +70,7 @@ def upright_box(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_
     pose[:3, :3] = axes
     pose[:3, 3] = axes @ (*((low + high) / 2), 0.0)
     pose[2, 3] = (top + bottom_m) / 2
-    size = np.array((*(high - low), top - bottom_m))
+    size = np.maximum((*(high - low), top - bottom_m), 1e-3)  # a line of points is still a thing
     if resting is not None:
         hidden = _far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:

@@ -314,3 +314,42 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
     assert kinds == {"cube", "ball", "cylinder", "mug", "bowl"}, "bowls are wider than the gripper: held by the rim"
     assert feasible >= 0.9 * total > 40
     assert len(wrong) <= 0.05 * feasible, wrong
+
+
+# -- whatever the camera sends -------------------------------------------------------------------------------------
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+@pytest.mark.filterwarnings("error")
+def test_no_depth_image_breaks_lifting_or_grasping(seed):
+    rng = np.random.default_rng(seed)
+    height, width = int(rng.integers(2, 200)), int(rng.integers(2, 260))
+    slope = 0.5 + np.linspace(0, 1, height)[:, None] + np.zeros((height, width))
+    depth_m = (np.full((height, width), rng.uniform(0.2, 3)), rng.uniform(0, 3, (height, width)), slope,
+               np.zeros((height, width)), rng.integers(1, 5, (height, width)) / 2,
+               1 + 0.0005 * rng.normal(size=(height, width)))[rng.integers(6)].astype(np.float32)
+    for _ in range(rng.integers(6)):
+        y, x = rng.integers(height), rng.integers(width)
+        patch = np.s_[y: y + rng.integers(1, 60), x: x + rng.integers(1, 60)]
+        depth_m[patch] = rng.choice((np.nan, 0, np.inf, -1, rng.uniform(0.2, 3)))
+    if rng.random() < 0.3:
+        depth_m[rng.random(depth_m.shape) < rng.random()] = np.nan
+    up = rng.normal(size=3)
+    frame = ds.Frame(0, "camera", np.zeros((height, width, 3), np.uint8), depth_m,
+                     ds.intrinsics(width, height, rng.uniform(0.4, 3)),
+                     distortion=None if rng.random() < 0.8 else rng.normal(size=5) * 0.2,
+                     up_camera=up / np.linalg.norm(up) if rng.random() < 0.3 else None)
+    corners = np.sort(rng.uniform(-0.2, 1.2, (4, 2, 2)), axis=1) * (width, height)
+    detections = [Detection2D("x", tuple(c.ravel()), rng.random(), str(k)) for k, c in enumerate(corners)]
+    cloud = SceneCloud.of(frame, LiftConfig(min_points=int(rng.choice((4, 40)))))
+    lifted = lift_boxes(cloud, detections)
+    assert sorted([d.id for d in lifted.detections] + [r.id for r in lifted.refusals]) == ["0", "1", "2", "3"]
+    for found in lifted.detections:
+        assert np.isfinite(found.frame_T_box).all() and (found.size_m > 0).all() and np.isfinite(found.size_m).all()
+        assert 0 <= found.support <= 1 and 0 <= found.score <= 1
+        assert np.linalg.det(found.frame_T_box[:3, :3]) == pytest.approx(1, abs=1e-5)
+    for target in plan_grasps(cloud, lifted.detections, GRIPPER):
+        assert np.isfinite(target.frame_T_gripper).all() and np.isfinite(target.width_m)
+        assert np.linalg.det(target.frame_T_gripper[:3, :3]) == pytest.approx(1, abs=1e-5)
+        assert 0 <= target.quality <= 1 and target.feasible == (not target.reason)
+        assert not target.feasible or target.width_m + 2 * GRIPPER.clearance <= GRIPPER.max_width

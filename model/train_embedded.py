@@ -231,19 +231,22 @@ def draw_curves(folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4), constrained_layout=True)
-    for axis, held_out, title in ((axes[0], False, "losses, training"), (axes[1], True, "held-out scores")):
+    rows, images = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()], 0
+    for row in rows:  # held-out rows stand at the images of the training row before them
+        images = row["images"] = row.get("images", images)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), constrained_layout=True)
+    for axis, held_out, title in ((axes[0], False, "training: losses"), (axes[1], True, "held out: scores, and losses of the words")):
         chosen = [r for r in rows if (r["phase"] == "val") is held_out]
         skip = {"step", "phase", "rate", "images", "seconds", "images_per_s", "loss"}
-        for name in sorted({k for r in chosen for k in r} - skip):
-            points = [(r["step"], r[name]) for r in chosen if name in r]
-            axis.plot(*zip(*points), label=name, linewidth=1)
-        axis.set(title=title, xlabel="step")
+        names = sorted({k for r in chosen for k in r} - skip)
+        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+        for name in names:
+            axis.plot(*zip(*((r["images"], r[name]) for r in chosen if name in r)), label=name, linewidth=1.2)
+        axis.set(title=title, xlabel="images seen")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    if any((r["phase"] != "val") for r in rows):
-        axes[0].set_yscale("log")
+        if names:
+            axis.legend(fontsize=7, ncols=2)
+    axes[0].set_yscale("log")
     figure.savefig(folder / "curves.png", dpi=110)
     plt.close(figure)
 

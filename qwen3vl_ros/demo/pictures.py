@@ -1,8 +1,8 @@
 """The demo's video and pictures, from the frames and answers a subscriber received. Knows nothing of ROS.
 
-The video runs in camera time and hides nothing: on the left the camera, live; on the right the newest answer that had
-been published by then, on the frame it was made for. Pictures show each scene's best answer, drawn at twice the
-camera's size so that lines are crisp.
+The video runs in camera time and hides nothing: on the left the camera, live; on the right the newest answer
+that had been published by then, on the frame it was made for. Pictures show each scene's best answer, drawn
+at twice the camera's size so that lines are crisp.
 """
 
 from __future__ import annotations
@@ -56,18 +56,26 @@ class Gallery:
     def add_answer(self, scene: int, answer: Answer, score: FrameScore, frame: Frame) -> None:
         """An answer with the frame it was made from; the best one of each scene becomes a picture."""
         drawn = draw_scene(frame, _scene(answer, frame))
-        found = f"{len(score.matches)} of {len(score.wanted)} found" + (f", {len(score.wrong)} wrong" if score.wrong else "")
+        found = f"{len(score.matches)} of {len(score.wanted)} found" + (
+            f", {len(score.wrong)} wrong" if score.wrong else ""
+        )
         feasible = sum(g.feasible for g in answer.grasps)
-        first = f"answer {answer.latency_s * 1000:.0f} ms after its image:  {found},  {feasible} of {len(answer.grasps)} grasps"
+        grasps = f"{feasible} of {len(answer.grasps)} grasps"
+        first = f"answer {answer.latency_s * 1000:.0f} ms after its image:  {found},  {grasps}"
         second = f"unreadable: {answer.error}" if answer.error else "asked for: " + ", ".join(answer.prompt)
-        self._drawn.append(_Drawn(answer.stamp_ns + int(answer.latency_s * 1e9), _jpeg(_fitted(drawn)), (first, second)))
-        merit = (len(score.matches) - 2 * len(score.wrong) - score.missed, feasible,
-                 float(np.mean([m.iou for m in score.matches])) if score.matches else 0.0)
+        self._drawn.append(
+            _Drawn(answer.stamp_ns + int(answer.latency_s * 1e9), _jpeg(_fitted(drawn)), (first, second))
+        )
+        merit = (
+            len(score.matches) - 2 * len(score.wrong) - score.missed,
+            feasible,
+            float(np.mean([m.iou for m in score.matches])) if score.matches else 0.0,
+        )
         if score.matches and (scene not in self._best or merit > self._best[scene].merit):
             self._best[scene] = _Best(merit, frame, answer)
 
     def write_video(self, path: Path) -> int:
-        """H.264 that browsers play; returns the number of video frames, 0 (and no file) without camera frames."""
+        """H.264 that browsers play; returns how many frames it has; 0, and no file, without a camera."""
         if not self._live:
             return 0
         start, end = self._live[0][0], self._live[-1][0]
@@ -75,8 +83,15 @@ class Gallery:
         drawn = sorted(self._drawn, key=lambda d: d.published_ns)
         size = (2 * _PANEL_PX[0], _PANEL_PX[1] + STRIP_PX)
         writer = imageio_ffmpeg.write_frames(
-            str(path), size, fps=VIDEO_HZ, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2,
-            output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"], ffmpeg_log_level="error")
+            str(path),
+            size,
+            fps=VIDEO_HZ,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            macro_block_size=2,
+            output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"],
+            ffmpeg_log_level="error",
+        )
         writer.send(None)
         live = shown = -1
         left, right = _blank(), _blank()
@@ -95,7 +110,7 @@ class Gallery:
         return len(times)
 
     def write_pictures(self, folder: Path, most: int = 4) -> list[Path]:
-        """scene_<number>.png of the scenes with the best answers, best first; none if nothing was ever right."""
+        """scene_<number>.png of the scenes with the best answers, best first; none if nothing was right."""
         paths = []
         for number, best in self._ranked()[:most]:
             paths.append(folder / f"scene_{number}.png")
@@ -104,7 +119,10 @@ class Gallery:
 
     def write_poster(self, path: Path) -> bool:
         """The two best scenes side by side in one PNG, for a page; False if nothing was ever right."""
-        halves = [cv2.resize(_enlarged(best), _PANEL_PX, interpolation=cv2.INTER_AREA) for _, best in self._ranked()[:2]]
+        halves = [
+            cv2.resize(_enlarged(best), _PANEL_PX, interpolation=cv2.INTER_AREA)
+            for _, best in self._ranked()[:2]
+        ]
         if halves:
             gap = np.full((_PANEL_PX[1], 8, 3), 255, np.uint8)
             _write_png(path, np.hstack([halves[0], *(part for half in halves[1:] for part in (gap, half))]))
@@ -116,8 +134,15 @@ class Gallery:
 
 def _scene(answer: Answer, frame: Frame) -> Scene:
     said = Generation(answer.text, (), None, (), answer.finish_reason)
-    return Scene(answer.stamp_ns, frame.frame_id, Request(answer.prompt), said, answer.detections_2d,
-                 detections_3d=answer.detections_3d, grasps=answer.grasps)
+    return Scene(
+        answer.stamp_ns,
+        frame.frame_id,
+        Request(answer.prompt),
+        said,
+        answer.detections_2d,
+        detections_3d=answer.detections_3d,
+        grasps=answer.grasps,
+    )
 
 
 def _enlarged(best: _Best, scale: int = 2) -> np.ndarray:
@@ -127,9 +152,15 @@ def _enlarged(best: _Best, scale: int = 2) -> np.ndarray:
     K = frame.K
     if K is not None:
         # The principal point counts from the first pixel's centre, the image's size from its corner.
-        K = np.diag((scale, scale, 1.0)) @ (K + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]) - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+        K = np.diag((scale, scale, 1.0)) @ (K + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]) - [
+            [0, 0, 0.5],
+            [0, 0, 0.5],
+            [0, 0, 0],
+        ]
     big = replace(frame, rgb=cv2.resize(frame.rgb, size, interpolation=cv2.INTER_CUBIC), K=K)
-    boxes = tuple(replace(d, box_xyxy_px=tuple(scale * v for v in d.box_xyxy_px)) for d in answer.detections_2d)
+    boxes = tuple(
+        replace(d, box_xyxy_px=tuple(scale * v for v in d.box_xyxy_px)) for d in answer.detections_2d
+    )
     return draw_scene(big, _scene(replace(answer, detections_2d=boxes), big))
 
 
@@ -137,7 +168,7 @@ def _page(left: np.ndarray, right: np.ndarray, t_s: float, lines: tuple[str, str
     width, height = _PANEL_PX
     page = np.full((height + STRIP_PX, 2 * width, 3), _BACKGROUND, np.uint8)
     page[STRIP_PX:, :width], page[STRIP_PX:, width:] = left, right
-    page[STRIP_PX:, width - 1:width + 1] = _BACKGROUND
+    page[STRIP_PX:, width - 1 : width + 1] = _BACKGROUND
     for x, (first, second) in ((0, (f"camera, live   {t_s:4.1f} s", "")), (width, lines)):
         cv2.putText(page, _short(first), (x + 12, 23), _FONT, 0.5, _BRIGHT, 1, cv2.LINE_AA)
         cv2.putText(page, _short(second), (x + 12, 44), _FONT, 0.45, _DIM, 1, cv2.LINE_AA)
@@ -146,7 +177,7 @@ def _page(left: np.ndarray, right: np.ndarray, t_s: float, lines: tuple[str, str
 
 def _short(text: str, most: int = 78) -> str:
     text = " ".join(text.split()).encode("ascii", "replace").decode()
-    return text if len(text) <= most else text[:most - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _fitted(rgb: np.ndarray) -> np.ndarray:
@@ -155,10 +186,12 @@ def _fitted(rgb: np.ndarray) -> np.ndarray:
     if rgb.shape[:2] == (height, width):
         return rgb
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
-    small = cv2.resize(rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)), interpolation=cv2.INTER_AREA
+    )
     panel = _blank()
     y, x = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
-    panel[y:y + small.shape[0], x:x + small.shape[1]] = small
+    panel[y : y + small.shape[0], x : x + small.shape[1]] = small
     return panel
 
 
@@ -167,7 +200,9 @@ def _blank() -> np.ndarray:
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[
+        1
+    ].tobytes()
 
 
 def _decoded(jpeg: bytes) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Child processes that cannot outlive the demo, whichever way it ends, and the signals that end it.
 
-Each child leads its own process group and writes to its own log. Stopping goes INT, TERM, KILL over the whole group;
-if the demo itself is killed, the kernel interrupts the children (Linux: parent-death signal). Knows nothing of ROS.
+Each child leads its own process group and writes to its own log. Stopping goes INT, TERM, KILL over the whole
+group; if the demo itself is killed, the kernel interrupts the children (Linux: parent-death signal). Knows
+nothing of ROS.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from typing import Mapping, Sequence
 
 from qwen3vl_ros.types import PerceptionError
 
-# Run between fork and the command: asks the kernel for a SIGTERM when the demo dies (PR_SET_PDEATHSIG), unless it has
-# died already. In an interpreter of its own, because Python code after a fork of a process with threads may deadlock.
-_DIE_WITH_PARENT = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
-                    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execvp(sys.argv[2], sys.argv[2:])")
+# Run between fork and the command: asks the kernel for a SIGTERM when the demo dies (PR_SET_PDEATHSIG),
+# unless it has died already. In an interpreter of its own, because Python code after a fork of a process with
+# threads may deadlock.
+_DIE_WITH_PARENT = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
+    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
+)
 
 
 class ChildDied(PerceptionError):
@@ -49,8 +53,13 @@ class Children:
             command = [sys.executable, "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with open(self.log_path(name), "wb") as log:
             self._running[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=dict(env if env is not None else os.environ, PYTHONUNBUFFERED="1"))
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=dict(env if env is not None else os.environ, PYTHONUNBUFFERED="1"),
+            )
         return self._running[name].pid
 
     def check(self) -> None:
@@ -59,8 +68,10 @@ class Children:
             if child.poll() is not None:
                 code = child.returncode
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-                raise ChildDied(f"{name} ended unexpectedly ({how}). End of {self.log_path(name)}:\n"
-                                f"{tail(self.log_path(name))}")
+                raise ChildDied(
+                    f"{name} ended unexpectedly ({how}). End of {self.log_path(name)}:\n"
+                    f"{tail(self.log_path(name))}"
+                )
 
     def stop(self) -> None:
         """Interrupt all, wait, terminate, and kill what is left; also what the children started."""
@@ -84,7 +95,8 @@ class Children:
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt where check() is called: raised in the middle of a ROS
+    """SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt where check() is called: raised in the middle of a
+    ROS
     callback it could be lost, or leave the graph in pieces. A second signal does not wait."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Writes serialised ROS 2 messages to one MCAP file that Foxglove, rosbags and `ros2 bag` open.
 
 A channel a topic, CDR bytes as they came from the wire, and the message definitions as the installed packages
-give them (profile ros2, schema encoding ros2msg). Knows nothing of rclpy: it sees bytes, type names and texts.
-Source: mcap.dev, "MCAP well-known profiles and encodings".
+give them (profile ros2, schema encoding ros2msg). Knows nothing of rclpy: it sees bytes, type names and
+texts. Source: mcap.dev, "MCAP well-known profiles and encodings".
 """
 
 from __future__ import annotations
@@ -16,8 +16,23 @@ from mcap.writer import CompressionType, Writer
 
 from qwen3vl_ros.types import InvalidInput
 
-_PRIMITIVE = {"bool", "byte", "char", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32",
-              "int64", "uint64", "string", "wstring"}
+_PRIMITIVE = {
+    "bool",
+    "byte",
+    "char",
+    "float32",
+    "float64",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "string",
+    "wstring",
+}
 _SEPARATOR = "\n" + "=" * 80 + "\n"
 
 
@@ -36,7 +51,7 @@ def dependencies(package: str, text: str) -> list[str]:
 
 
 def full_definition(type_name: str, text_of: Callable[[str], str]) -> str:
-    """The text of `pkg/msg/Name` followed by those of all types it needs, in the form the ros2msg encoding asks for."""
+    """The text of `pkg/msg/Name` followed by those of all types it needs, as the ros2msg encoding asks."""
     texts, queue = {}, [type_name]
     while queue:
         name = queue.pop(0)
@@ -54,8 +69,10 @@ def installed_text(type_name: str, prefixes: list[str]) -> str:
         path = Path(prefix) / "share" / package / "msg" / f"{name}.msg"
         if path.is_file():
             return path.read_text()
-    raise InvalidInput(f"no definition of {type_name} under {', '.join(prefixes) or 'AMENT_PREFIX_PATH (empty)'}; "
-                       f"source the workspace that was built")
+    raise InvalidInput(
+        f"no definition of {type_name} under {', '.join(prefixes) or 'AMENT_PREFIX_PATH (empty)'}; "
+        f"source the workspace that was built"
+    )
 
 
 class Recording:
@@ -82,9 +99,12 @@ class Recording:
             return
         if type_name not in self._schemas:
             text = full_definition(type_name, self._text_of)
-            self._schemas[type_name] = self._writer.register_schema(type_name, SchemaEncoding.ROS2, text.encode())
+            self._schemas[type_name] = self._writer.register_schema(
+                type_name, SchemaEncoding.ROS2, text.encode()
+            )
         self._channels[topic] = self._writer.register_channel(
-            topic, MessageEncoding.CDR, self._schemas[type_name], {"offered_qos_profiles": ""})
+            topic, MessageEncoding.CDR, self._schemas[type_name], {"offered_qos_profiles": ""}
+        )
 
     def write(self, topic: str, cdr: bytes, stamp_ns: int) -> None:
         """Append one serialised message (with its 4-byte CDR header) at its stamp; the topic must be open."""

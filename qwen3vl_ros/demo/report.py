@@ -1,6 +1,7 @@
-"""The demo's log of frames and answers, scene by scene; what a person reads meanwhile, and the table at the end.
+"""The demo's log of frames and answers, scene by scene; what a person reads meanwhile, and at the end.
 
-A scene lasts as long as two frames in a row have an object in common (same name, same size). Knows nothing of ROS.
+A scene lasts as long as two frames in a row have an object in common (same name, same size). Knows nothing of
+ROS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qwen3vl_ros.types import InvalidInput
 
 @dataclass
 class SceneLog:
-    """One table-top: what stands on it, and the answers about it. prompts: those asked, in order of appearance."""
+    """One table-top: what stands on it, and the answers about it. prompts: those asked, in order."""
 
     number: int
     first_stamp_ns: int
@@ -75,18 +76,49 @@ class Log:
 
     def answer_log(self) -> list[dict]:
         """Every scored answer in the model's own words, and what came of it."""
-        return [{"stamp_ns": a.stamp_ns, "scene": self.scene_of(a.stamp_ns).number, "prompt": list(a.prompt),
-                 "text": a.text, "finish_reason": a.finish_reason, "error": a.error, "found": len(s.matches),
-                 "wanted": len(s.wanted), "wrong": len(s.wrong), "latency_s": round(a.latency_s, 4),
-                 "engine_s": round(a.engine_s, 4), "tokens": a.tokens,
-                 "grasps": [{"label": g.label, "feasible": g.feasible, "quality": round(g.quality, 3), "reason": g.reason}
-                            for g in a.grasps]} for a, s in self.scored]
+        return [
+            {
+                "stamp_ns": a.stamp_ns,
+                "scene": self.scene_of(a.stamp_ns).number,
+                "prompt": list(a.prompt),
+                "text": a.text,
+                "finish_reason": a.finish_reason,
+                "error": a.error,
+                "found": len(s.matches),
+                "wanted": len(s.wanted),
+                "wrong": len(s.wrong),
+                "latency_s": round(a.latency_s, 4),
+                "engine_s": round(a.engine_s, 4),
+                "tokens": a.tokens,
+                "grasps": [
+                    {
+                        "label": g.label,
+                        "feasible": g.feasible,
+                        "quality": round(g.quality, 3),
+                        "reason": g.reason,
+                    }
+                    for g in a.grasps
+                ],
+            }
+            for a, s in self.scored
+        ]
 
     def figures(self) -> dict:
         """The totals and, under "scenes", the same for each scene."""
-        return {"frames": self.frames, **self.total.summary(), "unscored": self.unscored,
-                "scenes": [{"scene": s.number, "objects": list(s.objects), "prompts": [list(p) for p in s.prompts],
-                            **s.tally.summary()} for s in self.scenes]}
+        return {
+            "frames": self.frames,
+            **self.total.summary(),
+            "unscored": self.unscored,
+            "scenes": [
+                {
+                    "scene": s.number,
+                    "objects": list(s.objects),
+                    "prompts": [list(p) for p in s.prompts],
+                    **s.tally.summary(),
+                }
+                for s in self.scenes
+            ],
+        }
 
 
 class StatusLine:
@@ -120,8 +152,11 @@ class StatusLine:
 def scene_line(scene: SceneLog) -> str:
     """One line about a scene that is over."""
     tally = scene.tally
-    return (f"scene {scene.number}: {tally.answers} answers, {tally.right} of {tally.wanted} found, {tally.wrong} wrong, "
-            f"{tally.feasible} of {tally.grasp_targets} grasps feasible  ({', '.join(scene.objects)})")
+    return (
+        f"scene {scene.number}: {tally.answers} answers, "
+        f"{tally.right} of {tally.wanted} found, {tally.wrong} wrong, "
+        f"{tally.feasible} of {tally.grasp_targets} grasps feasible  ({', '.join(scene.objects)})"
+    )
 
 
 COLUMNS = ("scene", "answers", "found", "wrong", "mean IoU", "3D error", "grasps", "latency", "on the table")
@@ -148,20 +183,32 @@ def _row(name: str, tally: Tally, note: str) -> tuple[str, ...]:
     def show(key: str, text: str) -> str:
         return "-" if figures[key] is None else text.format(figures[key])
 
-    return (name, str(tally.answers), f"{tally.right}/{tally.wanted}", str(tally.wrong), show("mean_iou", "{:.2f}"),
-            show("centre_error_mm_median", "{:.1f} mm"), f"{tally.feasible}/{tally.grasp_targets}",
-            show("latency_ms_p50", "{:.0f} ms"), note)
+    return (
+        name,
+        str(tally.answers),
+        f"{tally.right}/{tally.wanted}",
+        str(tally.wrong),
+        show("mean_iou", "{:.2f}"),
+        show("centre_error_mm_median", "{:.1f} mm"),
+        f"{tally.feasible}/{tally.grasp_targets}",
+        show("latency_ms_p50", "{:.0f} ms"),
+        note,
+    )
 
 
 def write_transcript(readme: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between the marks <!-- demo output --> of a Markdown file. Raises InvalidInput without them."""
+    """Replace what stands between a page's marks <!-- demo output -->. Raises InvalidInput without them."""
     parts = re.split(r"(<!-- /?demo output -->\n)", readme.read_text())
     if len(parts) != 5:
-        raise InvalidInput(f"{readme} must hold one line <!-- demo output --> and after it one line <!-- /demo output -->")
+        raise InvalidInput(
+            f"{readme} must hold one line <!-- demo output --> and after it one line <!-- /demo output -->"
+        )
     parts[2] = "".join(f"    {line}".rstrip() + "\n" for line in ("$ make demo", *lines))
     readme.write_text("".join(parts))
 
 
-LEGEND = ("found: objects found of those that should be, over all answers; wrong: boxes of nothing asked for;\n"
-          "3D error: median distance of the box's centre from the truth; grasps: feasible of all; latency: median, from\n"
-          "the image's stamp to publishing.\n" + RULE)
+LEGEND = (
+    "found: objects found of those that should be, over all answers; wrong: boxes of nothing asked for;\n"
+    "3D error: median distance of the box's centre from the truth; grasps: feasible of all;\n"
+    "latency: median, from the image's stamp to publishing.\n" + RULE
+)

@@ -1,9 +1,9 @@
 """How right the answers were: detections of one image against the renderer's truth of the same stamp.
 
 The rule, stated in every report (RULE): an object counts for recall if at least half of it is visible and the
-prompt names it, by kind ("cube") or by colour and kind ("red cube"). A detection is right if it says such a name of
-an object and their boxes overlap with IoU >= 0.5, each object being found once. Detections of objects that are
-less than half visible are neither right nor wrong. Knows nothing of ROS, of models or of pictures.
+prompt names it, by kind ("cube") or by colour and kind ("red cube"). A detection is right if it says such a
+name of an object and their boxes overlap with IoU >= 0.5, each object being found once. Detections of objects
+that are less than half visible are neither right nor wrong. Knows nothing of ROS, of models or of pictures.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from qwen3vl_ros.types import Detection2D, Detection3D, GraspTarget
 
 MIN_VISIBLE = 0.5
 MIN_IOU = 0.5
-RULE = (f"Counted for recall: objects at least {MIN_VISIBLE:.0%} visible whose kind, or colour and kind, the prompt names. "
-        f"Right: same name and IoU >= {MIN_IOU}; each object is found once. Detections of objects less than "
-        f"{MIN_VISIBLE:.0%} visible count neither way.")
+RULE = (
+    f"Counted for recall: objects at least {MIN_VISIBLE:.0%} visible whose kind, or colour and kind, is in "
+    "the prompt.\n"
+    f"Right: same name and IoU >= {MIN_IOU}; each object is found once. Detections of objects less than "
+    f"{MIN_VISIBLE:.0%} visible count neither way."
+)
 
 
 @dataclass(frozen=True, eq=False)
 class TruthObject:
-    """One object as the renderer knows it: box_xyxy_px of its visible pixels, center_m in the camera's optical frame.
+    """One object as the renderer knows it.
 
-    visible: share of its outline that is seen, 0..1. label: "red cube", the colour first and the kind last.
+    box_xyxy_px: around its visible pixels. center_m: in the camera's optical frame. visible: share of its outline
+    that is seen, 0..1. label: "red cube", the colour first and the kind last.
     """
 
     label: str
@@ -36,7 +40,7 @@ class TruthObject:
     size_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def is_named(self, phrase: str) -> bool:
-        """Whether a phrase of the prompt or a detection's label means this object (also "the red cube", "cubes")."""
+        """Whether a phrase of the prompt or a label means this object (also "the red cube", "cubes")."""
         words = [w for w in phrase.lower().split() if w not in ("a", "an", "the")]
         own = self.label.lower().split()
         return words in (own, own[-1:], [*own[:-1], own[-1] + "s"], [own[-1] + "s"])
@@ -46,8 +50,9 @@ class TruthObject:
 class Answer:
     """One answer of the node as its subscribers saw it; every part carries the stamp of the image.
 
-    prompt: the phrases asked for. Times in seconds; latency_s is from the image's stamp to publishing, engine_s the
-    model's share of it. error: why the answer could not be used, else empty. finish_reason as in Generation.msg.
+    prompt: the phrases asked for. Times in seconds; latency_s is from the image's stamp to publishing,
+    engine_s the model's share of it. error: why the answer could not be used, else empty. finish_reason as in
+    Generation.msg.
     """
 
     stamp_ns: int
@@ -66,7 +71,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A right detection: indices into the answer and the truth, IoU, and the 3D centre's error if it was lifted."""
+    """A right detection: indices into answer and truth, IoU, and the 3D centre's error (NaN: no 3D box)."""
 
     detection: int
     truth: int
@@ -76,7 +81,7 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class FrameScore:
-    """One answer against its truth: wanted = indices of truths that count, wrong = detections of nothing named so."""
+    """One answer against its truth. wanted: truths that count; wrong: detections of nothing named so."""
 
     matches: tuple[Match, ...]
     wanted: tuple[int, ...]
@@ -90,7 +95,9 @@ class FrameScore:
 def iou_matrix(a_xyxy: Sequence, b_xyxy: Sequence) -> np.ndarray:
     """Intersection over union of every box of a (N) with every box of b (M): NxM; 0 for empty boxes."""
     a, b = np.reshape(a_xyxy, (-1, 1, 4)).astype(float), np.reshape(b_xyxy, (1, -1, 4)).astype(float)
-    overlap = np.prod(np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None), -1)
+    overlap = np.prod(
+        np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None), -1
+    )
     union = np.prod(a[..., 2:] - a[..., :2], -1) + np.prod(b[..., 2:] - b[..., :2], -1) - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 

@@ -1,13 +1,13 @@
-"""What a subscriber sees of the perception node: answers put together by stamp, the camera's truth, and a recording.
+"""What a subscriber sees of the perception node: answers put together by stamp, the truth, and a recording.
 
-Used by the demo from a process of its own, over the same topics and services as anybody's code. Subscriptions are raw:
-bytes go to the recording as they came, and only what is looked at is decoded. One thread: `spin` calls back.
+Used by the demo from a process of its own, over the same topics and services as anybody's code. Subscriptions
+are raw: bytes go to the recording as they came, and only what is looked at is decoded. One thread, that of
+`spin`, makes all calls.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections import OrderedDict
 from typing import Any, Callable, Sequence
@@ -28,20 +28,23 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from qwen3vl_ros.convert import rgb_of, stamp_ns
+from qwen3vl_ros.demo.reading import answer_of, frame_of, stamp_in, truths_of
 from qwen3vl_ros.demo.recording import Recording, installed_text
 from qwen3vl_ros.demo.score import Answer, TruthObject
 from qwen3vl_ros.msg import Generation, GraspTargetArray
-from qwen3vl_ros.convert import intrinsics_of, rgb_of, rotation_of, stamp_ns
 from qwen3vl_ros.srv import Detect, SetPrompt
-from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, PerceptionError
+from qwen3vl_ros.types import Frame, PerceptionError
 
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# Deeper than sensor data's 5: the frame the node answers must not be the one this process was too busy to take.
+LATCHED = QoSProfile(
+    depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+# Deeper than sensor data's 5: the frame that is answered must not be one this process was too busy to take.
 IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARTS = ("generation", "detections_2d", "detections_3d", "grasp_targets")
 SLICE_S = 0.05
-KEPT_BYTES = 300_000_000     # pictures wait here until their answer comes
+KEPT_BYTES = 300_000_000  # pictures wait here until their answer comes
 LIVE_PERIOD_NS = 95_000_000  # on_image gets about ten a second, whatever the camera's rate
 
 
@@ -58,21 +61,32 @@ class Observer:
     """Subscribed from its making to close().
 
     prompt: the phrases the node was started with. on_image(stamp_ns, rgb), on_truth(stamp_ns, objects),
-    on_answer(answer, frame): frame has colour and intrinsics, and is None if that image was not received here.
-    on_wait(): called at least ten times a second while spinning; what it raises ends the spinning.
+    on_answer(answer, frame): frame has colour and intrinsics, and is None if that image was not received
+    here. on_wait(): called at least ten times a second while spinning; what it raises ends the spinning.
     images: how many were received. health: the values of the node's last /diagnostics, by key.
     """
 
-    def __init__(self, recording: Recording, prompt: Sequence[str], on_image: Callable[[int, np.ndarray], None],
-                 on_truth: Callable[[int, tuple[TruthObject, ...]], None],
-                 on_answer: Callable[[Answer, Frame | None], None], on_wait: Callable[[], None],
-                 namespace: str = "qwen3vl"):
+    def __init__(
+        self,
+        recording: Recording,
+        prompt: Sequence[str],
+        on_image: Callable[[int, np.ndarray], None],
+        on_truth: Callable[[int, tuple[TruthObject, ...]], None],
+        on_answer: Callable[[Answer, Frame | None], None],
+        on_wait: Callable[[], None],
+        namespace: str = "qwen3vl",
+    ):
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("observer", namespace=namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._recording = recording
-        self._on_image, self._on_truth, self._on_answer, self._on_wait = on_image, on_truth, on_answer, on_wait
+        self._on_image, self._on_truth, self._on_answer, self._on_wait = (
+            on_image,
+            on_truth,
+            on_answer,
+            on_wait,
+        )
         self._first_prompt, self._prompts, self._prompt_changing = tuple(prompt), {}, False
         self._frames, self._kept_bytes, self._last_live_ns = OrderedDict(), 0, 0
         self._parts: OrderedDict[int, dict[str, Any]] = OrderedDict()
@@ -82,16 +96,22 @@ class Observer:
         for topic, kind in (("image_raw", Image), ("depth/image_raw", Image), ("camera_info", CameraInfo)):
             self._keep(topic, kind)
         for topic, kind in zip(PARTS, (Generation, Detection2DArray, Detection3DArray, GraspTargetArray)):
-            self._record(f"perception/{topic}", kind, look=lambda m, topic=topic: self._part_arrived(topic, m))
+            self._record(
+                f"perception/{topic}", kind, look=lambda m, topic=topic: self._part_arrived(topic, m)
+            )
         for topic, kind in (("grasp_poses", PoseArray), ("markers", MarkerArray), ("annotated_image", Image)):
             self._record(f"perception/{topic}", kind)
         self._record("/diagnostics", DiagnosticArray, look=self._on_diagnostics)
         self._record("/tf_static", TFMessage, LATCHED)
         self._record("/tf", TFMessage)
         for topic, kind in (("ground_truth_2d", Detection2DArray), ("ground_truth_3d", Detection3DArray)):
-            self._record(f"sim_camera/{topic}", kind, look=lambda m, topic=topic: self._truth_arrived(topic, m))
-        self._services = {name: self._node.create_client(kind, f"perception/{name}") for name, kind in (
-            ("get_state", GetState), ("set_prompt", SetPrompt), ("detect", Detect))}
+            self._record(
+                f"sim_camera/{topic}", kind, look=lambda m, topic=topic: self._truth_arrived(topic, m)
+            )
+        self._services = {
+            name: self._node.create_client(kind, f"perception/{name}")
+            for name, kind in (("get_state", GetState), ("set_prompt", SetPrompt), ("detect", Detect))
+        }
 
     def close(self) -> None:
         """Leave the graph."""
@@ -99,7 +119,7 @@ class Observer:
         self._node.destroy_node()
         rclpy.try_shutdown()
 
-    # -- time passes ------------------------------------------------------------------------------------------------
+    # -- time passes -----------------------------------------------------------------------------------------
 
     def spin(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Take what arrives for that long; returns at once, and True, when until() is."""
@@ -108,8 +128,8 @@ class Observer:
             if time.monotonic() >= end:
                 return False
             self._on_wait()
-            # Always the same timeout: with another one rclpy forgets what else was ready, and the topics that were
-            # subscribed to last may never have their turn.
+            # Always the same timeout: with another one rclpy forgets what else was ready, and the topics that
+            # were subscribed to last may never have their turn.
             self._executor.spin_once(SLICE_S)
         return True
 
@@ -118,14 +138,17 @@ class Observer:
         for stamp in [s for s, parts in self._parts.items() if "generation" in parts]:
             self._hand_out(stamp)
 
-    # -- services -----------------------------------------------------------------------------------------------------
+    # -- services --------------------------------------------------------------------------------------------
 
     def is_active(self) -> bool | None:
         """Whether the node's lifecycle state is active; None while nobody answers."""
         if not self._services["get_state"].service_is_ready():
             return None
         try:
-            return self._call("get_state", GetState.Request(), 2.0).current_state.id == State.PRIMARY_STATE_ACTIVE
+            return (
+                self._call("get_state", GetState.Request(), 2.0).current_state.id
+                == State.PRIMARY_STATE_ACTIVE
+            )
         except NoReply:
             return None
 
@@ -144,7 +167,7 @@ class Observer:
         return reply.prompt_id
 
     def detect(self, targets: Sequence[str], timeout_s: float = 20.0) -> tuple[Answer, str]:
-        """One look through ~/detect: the answer and the node's message. Answer.error is set when it failed."""
+        """One look through ~/detect: the answer, its `error` set when it failed, and the node's message."""
         asked = Detect.Request(targets=list(targets), timeout=timeout_s)
         reply = self._call("detect", asked, timeout_s + 5.0)
         parts = {name: getattr(reply, name) for name in PARTS}
@@ -158,9 +181,11 @@ class Observer:
             raise NoReply(f"the service ~/{name} did not answer within {timeout_s:g} s")
         return future.result()
 
-    # -- arrivals -----------------------------------------------------------------------------------------------------
+    # -- arrivals --------------------------------------------------------------------------------------------
 
-    def _record(self, topic: str, kind: type, qos: QoSProfile = RELIABLE, look: Callable[[Any], None] | None = None):
+    def _record(
+        self, topic: str, kind: type, qos: QoSProfile = RELIABLE, look: Callable[[Any], None] | None = None
+    ):
         name = self._open(topic, kind)
 
         def arrived(cdr: bytes) -> None:
@@ -175,7 +200,7 @@ class Observer:
         name = self._open(topic, kind)
 
         def arrived(cdr: bytes) -> None:
-            stamp = _stamp_in(cdr)
+            stamp = stamp_in(cdr)
             self._frames.setdefault(stamp, {})[topic] = (name, cdr, time.time_ns())
             self._kept_bytes += len(cdr)
             while self._kept_bytes > KEPT_BYTES:
@@ -213,7 +238,10 @@ class Observer:
         if pictures := self._frames.get(stamp):
             for name, cdr, received_ns in pictures.values():
                 self._recording.write(name, cdr, received_ns)
-            frame = _frame_of(pictures)
+            seen = {topic: cdr for topic, (_, cdr, _) in pictures.items()}
+            if "image_raw" in seen:
+                info = deserialize_message(seen["camera_info"], CameraInfo) if "camera_info" in seen else None
+                frame = frame_of(deserialize_message(seen["image_raw"], Image), info)
         self._on_answer(answer_of(parts, self._prompts.get(generation.prompt_id, self._first_prompt)), frame)
 
     def _truth_arrived(self, part: str, message: Any) -> None:
@@ -227,73 +255,8 @@ class Observer:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.hardware_id == "qwen3vl_ros":
-                self.health = {"level": ("OK", "WARN", "ERROR", "STALE")[status.level[0]], "message": status.message,
-                               **{value.key: value.value for value in status.values}}
-
-
-# -- messages to our types ------------------------------------------------------------------------------------------
-
-
-def answer_of(parts: dict[str, Any], prompt: tuple[str, ...], error: str = "") -> Answer:
-    """An Answer from its messages by topic; missing ones leave their part empty."""
-    said = parts["generation"]
-    boxes = parts.get("detections_2d") or Detection2DArray()
-    lifted = parts.get("detections_3d") or Detection3DArray()
-    grasps = parts.get("grasp_targets") or GraspTargetArray()
-    return Answer(
-        stamp_ns(said.header), prompt, tuple(_detection_2d(m) for m in boxes.detections),
-        tuple(_detection_3d(m, lifted.header.frame_id) for m in lifted.detections),
-        tuple(GraspTarget(m.detection_id, m.class_id, grasps.header.frame_id, _matrix(m.pose), m.width,
-                          m.approach_distance, m.quality, m.feasible, m.reason) for m in grasps.targets),
-        said.text, said.tokens, said.finish_reason, error or said.error, said.latency_s,
-        said.preprocess_s + said.prefill_s + said.decode_s, said.dropped_objects)
-
-
-def truths_of(boxes: Detection2DArray, poses: Detection3DArray) -> tuple[TruthObject, ...]:
-    """The simulated camera's truth: label and visible share as hypothesis, both arrays in the same order."""
-    size = [(m.bbox.size.x, m.bbox.size.y, m.bbox.size.z) for m in poses.detections]
-    centre = [tuple(_matrix(m.bbox.center)[:3, 3]) for m in poses.detections]
-    found = [(_detection_2d(m), m.results[0].hypothesis.score) for m in boxes.detections]
-    return tuple(TruthObject(d.label, d.box_xyxy_px, visible, centre[i], size[i])
-                 for i, (d, visible) in enumerate(found))
-
-
-def _detection_2d(message: Any) -> Detection2D:
-    centre, box = message.bbox.center.position, message.bbox
-    hypothesis = message.results[0].hypothesis
-    return Detection2D(hypothesis.class_id, (centre.x - box.size_x / 2, centre.y - box.size_y / 2,
-                                             centre.x + box.size_x / 2, centre.y + box.size_y / 2),
-                       hypothesis.score, message.id)
-
-
-def _detection_3d(message: Any, frame_id: str) -> Detection3D:
-    hypothesis, size = message.results[0].hypothesis, message.bbox.size
-    return Detection3D(message.id, hypothesis.class_id, hypothesis.score, frame_id, _matrix(message.bbox.center),
-                       np.array((size.x, size.y, size.z)))
-
-
-def _matrix(pose: Any) -> np.ndarray:
-    matrix = np.eye(4)
-    o = pose.orientation
-    matrix[:3, :3] = rotation_of((o.x, o.y, o.z, o.w))
-    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
-    return matrix
-
-
-def _frame_of(pictures: dict[str, tuple[str, bytes, int]]) -> Frame | None:
-    if "image_raw" not in pictures:
-        return None
-    image = deserialize_message(pictures["image_raw"][1], Image)
-    rgb, lens = rgb_of(image), {}
-    if "camera_info" in pictures:
-        K, distortion, model = intrinsics_of(deserialize_message(pictures["camera_info"][1], CameraInfo),
-                                             (rgb.shape[1], rgb.shape[0]))
-        lens = {"K": K, "distortion": distortion, "distortion_model": model}
-    return Frame(stamp_ns(image.header), image.header.frame_id, rgb, **lens)
-
-
-def _stamp_in(cdr: bytes) -> int:
-    """Nanoseconds of the header's stamp a serialised message begins with."""
-    # Four bytes of encapsulation, whose second says the byte order; then the header's first fields.
-    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
-    return sec * 1_000_000_000 + nanosec
+                self.health = {
+                    "level": ("OK", "WARN", "ERROR", "STALE")[status.level[0]],
+                    "message": status.message,
+                    **{value.key: value.value for value in status.values},
+                }

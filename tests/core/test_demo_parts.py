@@ -35,30 +35,64 @@ def answer(*detections, prompt=("cube", "mug"), **more):
     return Answer(1, prompt, tuple(detections), **more)
 
 
-# -- which name means which object ---------------------------------------------------------------------------------
+# -- which name means which object ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize("phrase, meant", [
-    ("cube", True), ("red cube", True), ("the red cube", True), ("Cubes", True), ("red cubes", True),
-    ("blue cube", False), ("mug", False), ("red", False), ("red cube left of the mug", False), ("", False),
-])
+
+@pytest.mark.parametrize(
+    "phrase, meant",
+    [
+        ("cube", True),
+        ("red cube", True),
+        ("the red cube", True),
+        ("Cubes", True),
+        ("red cubes", True),
+        ("blue cube", False),
+        ("mug", False),
+        ("red", False),
+        ("red cube left of the mug", False),
+        ("", False),
+    ],
+)
 def test_a_phrase_names_an_object_by_kind_or_by_colour_and_kind(phrase, meant):
     assert CUBE.is_named(phrase) is meant
 
 
-# -- the rule ---------------------------------------------------------------------------------------------------------
+# -- the rule ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, given, right, wrong, wanted", [
-    ("both found", answer(saw("cube", (101, 101, 199, 199)), saw("mug", (300, 100, 400, 220))), 2, 0, 2),
-    ("nothing said", answer(), 0, 0, 2),
-    ("right place, wrong name", answer(saw("mug", (100, 100, 200, 200))), 0, 1, 2),
-    ("right name, too far", answer(saw("cube", (160, 100, 260, 200))), 0, 1, 2),
-    ("one object said twice", answer(saw("cube", (100, 100, 200, 200)), saw("cube", (102, 100, 200, 200))), 1, 1, 2),
-    ("a hidden object is an excuse, not a find", answer(saw("cube", (210, 100, 260, 150))), 0, 0, 2),
-    ("only what the prompt names is wanted", answer(saw("red cube", (100, 100, 200, 200)), prompt=("red cube",)), 1, 0, 1),
-    ("an unnamed kind is not wanted", answer(saw("ball", (300, 100, 400, 220)), prompt=("ball",)), 0, 1, 0),
-    ("an unreadable answer found nothing", answer(error="MalformedAnswer: !!!!"), 0, 0, 2),
-    ("an empty box is a miss", answer(saw("cube", (150, 150, 150, 150))), 0, 1, 2),
-])
+
+@pytest.mark.parametrize(
+    "name, given, right, wrong, wanted",
+    [
+        ("both found", answer(saw("cube", (101, 101, 199, 199)), saw("mug", (300, 100, 400, 220))), 2, 0, 2),
+        ("nothing said", answer(), 0, 0, 2),
+        ("right place, wrong name", answer(saw("mug", (100, 100, 200, 200))), 0, 1, 2),
+        ("right name, too far", answer(saw("cube", (160, 100, 260, 200))), 0, 1, 2),
+        (
+            "one object said twice",
+            answer(saw("cube", (100, 100, 200, 200)), saw("cube", (102, 100, 200, 200))),
+            1,
+            1,
+            2,
+        ),
+        ("a hidden object is an excuse, not a find", answer(saw("cube", (210, 100, 260, 150))), 0, 0, 2),
+        (
+            "only what the prompt names is wanted",
+            answer(saw("red cube", (100, 100, 200, 200)), prompt=("red cube",)),
+            1,
+            0,
+            1,
+        ),
+        (
+            "an unnamed kind is not wanted",
+            answer(saw("ball", (300, 100, 400, 220)), prompt=("ball",)),
+            0,
+            1,
+            0,
+        ),
+        ("an unreadable answer found nothing", answer(error="MalformedAnswer: !!!!"), 0, 0, 2),
+        ("an empty box is a miss", answer(saw("cube", (150, 150, 150, 150))), 0, 1, 2),
+    ],
+)
 def test_matching(name, given, right, wrong, wanted):
     score = score_answer(given, (CUBE, MUG, HIDDEN))
     assert (len(score.matches), len(score.wrong), len(score.wanted)) == (right, wrong, wanted), name
@@ -78,8 +112,9 @@ def test_no_truth_and_no_answer_is_fine():
 
 
 def test_iou_of_known_boxes():
-    assert iou_matrix([(0, 0, 2, 2)], [(1, 0, 3, 2), (5, 5, 6, 6), (0, 0, 2, 2), (0, 0, 0, 0)]) == pytest.approx(
-        np.array([[1 / 3, 0, 1, 0]]))
+    assert iou_matrix(
+        [(0, 0, 2, 2)], [(1, 0, 3, 2), (5, 5, 6, 6), (0, 0, 2, 2), (0, 0, 0, 0)]
+    ) == pytest.approx(np.array([[1 / 3, 0, 1, 0]]))
 
 
 def test_the_centre_error_is_that_of_the_detection_with_the_same_id():
@@ -87,15 +122,22 @@ def test_the_centre_error_is_that_of_the_detection_with_the_same_id():
     pose[:3, 3] = (0.003, 0.0, 0.504)
     lifted = Detection3D("7", "cube", 0.9, "camera", pose, np.full(3, 0.05))
     other = Detection3D("8", "cube", 0.9, "camera", np.eye(4), np.full(3, 0.05))
-    match = score_answer(answer(saw("cube", CUBE.box_xyxy_px, "7"), detections_3d=(other, lifted)), (CUBE,)).matches[0]
+    match = score_answer(
+        answer(saw("cube", CUBE.box_xyxy_px, "7"), detections_3d=(other, lifted)), (CUBE,)
+    ).matches[0]
     assert match.center_error_m == pytest.approx(0.005)
 
 
 def test_the_summary_adds_up():
     grasp = GraspTarget("1", "cube", "camera", np.eye(4), 0.05, 0.1, 0.8, True)
     refused = GraspTarget("2", "mug", "camera", np.eye(4), 0.12, 0.1, 0.0, False, "too wide")
-    good = answer(saw("cube", CUBE.box_xyxy_px), saw("ball", (0, 0, 9, 9)), grasps=(grasp, refused), latency_s=0.30,
-                  engine_s=0.28)
+    good = answer(
+        saw("cube", CUBE.box_xyxy_px),
+        saw("ball", (0, 0, 9, 9)),
+        grasps=(grasp, refused),
+        latency_s=0.30,
+        engine_s=0.28,
+    )
     bad = answer(error="MalformedAnswer: no list", latency_s=0.50, engine_s=0.46, finish_reason="length")
     tally = Tally()
     for given in (good, bad):
@@ -112,12 +154,15 @@ def test_figures_of_nothing_are_absent_not_zero():
     assert Tally().summary()["precision_2d"] is None and Tally().summary()["latency_ms_p50"] is None
 
 
-# -- the log, scene by scene -----------------------------------------------------------------------------------------
+# -- the log, scene by scene ---------------------------------------------------------------------------------
+
 
 def test_a_scene_lasts_while_an_object_stays():
     log = Log()
-    begun = [log.add_truth(stamp, truths) for stamp, truths in enumerate((
-        (CUBE, MUG), (CUBE,), (), (CUBE, MUG), (HIDDEN,), (HIDDEN, CUBE)))]
+    begun = [
+        log.add_truth(stamp, truths)
+        for stamp, truths in enumerate(((CUBE, MUG), (CUBE,), (), (CUBE, MUG), (HIDDEN,), (HIDDEN, CUBE)))
+    ]
     assert begun == [True, False, False, False, True, False]
     assert [scene.objects for scene in log.scenes] == [("red cube", "blue mug"), ("green cube",)]
 
@@ -144,22 +189,28 @@ def test_a_transcript_replaces_only_what_is_between_the_marks(tmp_path):
     page.write_text("before\n\n<!-- demo output -->\nold\n<!-- /demo output -->\nafter\n")
     for lines in (["x"], ["one", "", "two"]):
         write_transcript(page, lines)
-    assert page.read_text() == ("before\n\n<!-- demo output -->\n    $ make demo\n    one\n\n    two\n"
-                                "<!-- /demo output -->\nafter\n")
+    assert page.read_text() == (
+        "before\n\n<!-- demo output -->\n    $ make demo\n    one\n\n    two\n<!-- /demo output -->\nafter\n"
+    )
     page.write_text("no marks")
     with pytest.raises(InvalidInput, match="README.md must hold one line"):
         write_transcript(page, ["x"])
 
 
-# -- pictures -----------------------------------------------------------------------------------------------------------
+# -- pictures ------------------------------------------------------------------------------------------------
+
 
 def gallery_of(latency_s: float) -> Gallery:
     """Two seconds of a grey camera; the image of 0.5 s was bright, and its answer came latency_s later."""
     gallery, start = Gallery(), 10**12
     for i in range(21):
         gallery.add_live(start + i * 10**8, np.full((480, 640, 3), 60, np.uint8))
-    seen = Frame(start + 5 * 10**8, "camera", np.full((480, 640, 3), 200, np.uint8), K=np.diag((600.0, 600.0, 1.0)))
-    right = Answer(seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1)
+    seen = Frame(
+        start + 5 * 10**8, "camera", np.full((480, 640, 3), 200, np.uint8), K=np.diag((600.0, 600.0, 1.0))
+    )
+    right = Answer(
+        seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1
+    )
     gallery.add_answer(1, right, score_answer(right, (CUBE,)), seen)
     return gallery
 
@@ -171,7 +222,7 @@ def test_the_video_shows_an_answer_when_it_was_published_and_not_before(tmp_path
         more, picture = video.read()
         if not more:
             break
-        brightness.append(picture[STRIP_PX + 300:, 1000:].mean())
+        brightness.append(picture[STRIP_PX + 300 :, 1000:].mean())
     assert [b > 100 for b in brightness] == [t >= 12 for t in range(21)]
 
 
@@ -182,16 +233,20 @@ def test_a_video_of_nothing_is_no_file(tmp_path):
 def test_pictures_are_of_right_answers_only(tmp_path):
     gallery = gallery_of(0.1)
     wrong = answer(saw("cube", (0, 0, 50, 50)), latency_s=0.1)
-    gallery.add_answer(2, wrong, score_answer(wrong, (CUBE,)), Frame(1, "camera", np.zeros((480, 640, 3), np.uint8)))
+    gallery.add_answer(
+        2, wrong, score_answer(wrong, (CUBE,)), Frame(1, "camera", np.zeros((480, 640, 3), np.uint8))
+    )
     assert [p.name for p in gallery.write_pictures(tmp_path)] == ["scene_1.png"]
-    assert gallery.write_poster(tmp_path / "poster.png") and cv2.imread(str(tmp_path / "poster.png")).shape == (480, 640, 3)
+    assert gallery.write_poster(tmp_path / "poster.png") and cv2.imread(
+        str(tmp_path / "poster.png")
+    ).shape == (480, 640, 3)
     assert not Gallery().write_poster(tmp_path / "none.png") and not (tmp_path / "none.png").exists()
 
 
-# -- the MCAP file ----------------------------------------------------------------------------------------------------
+# -- the MCAP file -------------------------------------------------------------------------------------------
 
 TEXTS = {
-    "demo_msgs/msg/Pair": "# two of them\nstd_msgs/Header header\nItem[<=4] items\nstring<=8 name\nuint8 MAX=3\n",
+    "demo_msgs/msg/Pair": "# two\nstd_msgs/Header header\nItem[<=4] items\nstring<=8 name\nuint8 MAX=3\n",
     "demo_msgs/msg/Item": "geometry_msgs/Point at\nfloat64[3] size  # m\n",
     "std_msgs/msg/Header": "builtin_interfaces/Time stamp\nstring frame_id\n",
     "builtin_interfaces/msg/Time": "int32 sec\nuint32 nanosec\n",
@@ -200,10 +255,14 @@ TEXTS = {
 
 
 def test_definitions_bring_everything_they_need():
-    assert dependencies("demo_msgs", TEXTS["demo_msgs/msg/Pair"]) == ["std_msgs/msg/Header", "demo_msgs/msg/Item"]
+    assert dependencies("demo_msgs", TEXTS["demo_msgs/msg/Pair"]) == [
+        "std_msgs/msg/Header",
+        "demo_msgs/msg/Item",
+    ]
     text = full_definition("demo_msgs/msg/Pair", TEXTS.__getitem__)
-    assert text.startswith("# two of them") and [f"MSG: {n.replace('/msg/', '/')}\n" in text for n in TEXTS] == [
-        False, True, True, True, True]
+    assert text.startswith("# two\n") and [
+        f"MSG: {n.replace('/msg/', '/')}\n" in text for n in TEXTS
+    ] == [False, True, True, True, True]
 
 
 def test_a_missing_definition_says_what_to_do(tmp_path):
@@ -219,19 +278,24 @@ def test_the_recording_reads_back_with_another_library(tmp_path):
         recording.open_topic("/silent", "geometry_msgs/msg/Point")
         for i in range(3):
             message = header(time_type(i, 500), f"camera_{i}")
-            recording.write("/header", bytes(store.serialize_cdr(message, "std_msgs/msg/Header")), i * 10**9 + 500)
+            recording.write(
+                "/header", bytes(store.serialize_cdr(message, "std_msgs/msg/Header")), i * 10**9 + 500
+            )
         assert recording.counts == {"/header": 3, "/silent": 0}
     with open(tmp_path / "x.mcap", "rb") as file:
         reader = make_reader(file, decoder_factories=[DecoderFactory()])
         assert reader.get_header().profile == "ros2"
         summary = reader.get_summary()
         assert {c.topic: summary.schemas[c.schema_id].name for c in summary.channels.values()} == {
-            "/header": "std_msgs/msg/Header", "/silent": "geometry_msgs/msg/Point"}
+            "/header": "std_msgs/msg/Header",
+            "/silent": "geometry_msgs/msg/Point",
+        }
         read = [(m.log_time, d.frame_id, d.stamp.sec) for _, _, m, d in reader.iter_decoded_messages()]
     assert read == [(500, "camera_0", 0), (10**9 + 500, "camera_1", 1), (2 * 10**9 + 500, "camera_2", 2)]
 
 
-# -- children -----------------------------------------------------------------------------------------------------------
+# -- children ------------------------------------------------------------------------------------------------
+
 
 def lives(pid: int) -> bool:
     try:
@@ -249,10 +313,15 @@ def wait_until(condition, seconds=20.0):
 
 
 SLEEPER = "import signal, time\nprint('ready')\ntime.sleep(600)"
-STUBBORN = ("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(600)")
-PARENT = ("import subprocess, sys, time\nc = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-          "print('ready', c.pid)\ntime.sleep(600)")
+STUBBORN = (
+    "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(600)"
+)
+PARENT = (
+    "import subprocess, sys, time\n"
+    "c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "print('ready', c.pid)\ntime.sleep(600)"
+)
 
 
 def ready(children, name):
@@ -287,9 +356,11 @@ def test_a_child_that_dies_is_reported_with_the_end_of_its_log(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent-death signal is Linux's")
 def test_children_do_not_outlive_a_killed_demo(tmp_path):
-    program = (f"import sys, time\nfrom pathlib import Path\nfrom qwen3vl_ros.demo.processes import Children\n"
-               f"c = Children(Path({str(tmp_path)!r}))\n"
-               f"print(c.start('child', [sys.executable, '-c', {SLEEPER!r}]), flush=True)\ntime.sleep(600)")
+    program = (
+        f"import sys, time\nfrom pathlib import Path\nfrom qwen3vl_ros.demo.processes import Children\n"
+        f"c = Children(Path({str(tmp_path)!r}))\n"
+        f"print(c.start('child', [sys.executable, '-c', {SLEEPER!r}]), flush=True)\ntime.sleep(600)"
+    )
     demo = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     pid = int(demo.stdout.readline())
     wait_until(lambda: "ready" in (tmp_path / "child.log").read_text())

@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def declared_fields(path: Path) -> list[tuple[str, str]]:
-    """(name, type) of every field of a .msg or .srv; a bare type is one of the interface's own package's or a primitive."""
+    """(name, type) of every field of a .msg or .srv, in order."""
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     fields = [line.split() for line in lines if line and line != "---" and "=" not in line]
     return [(name, kind) for kind, name in fields]
@@ -44,10 +44,14 @@ def test_the_readme_has_the_parameters_as_declared():
 def test_links_lead_somewhere(page):
     text = page.read_text()
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
-    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-")
-               for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    anchors = {
+        re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-")
+        for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
     for target in targets:
         if target.startswith("#"):
             assert target[1:] in anchors, f"{page.name} links to {target}, which is no heading of it"
         elif "://" not in target:
-            assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}, which is not there"
+            assert (page.parent / target.split("#")[0]).exists(), (
+                f"{page.name} links to {target}, which is not there"
+            )

@@ -1,6 +1,7 @@
-"""The perception node for tests of the demo: an engine that knows what the simulated camera will show, or fails.
+"""The perception node for tests of the demo: an engine that knows what the camera will show, or fails.
 
-The oracle draws the demo's scenes itself, recognises the image among them and says the truth in the model's format.
+The oracle draws the demo's scenes itself, recognises the image among them and says the truth in the model's
+format.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Oracle(Instant):
         super().__init__(config)
         o = json.loads(os.environ["DEMO_OPTIONS"])
         assert o["motion"] == "static", "the oracle knows one picture a scene"
-        scenes = int(o["seconds"] / o["scene_seconds"]) + 6  # the demo may go on a little for a call in flight
+        scenes = (
+            int(o["seconds"] / o["scene_seconds"]) + 6
+        )  # the demo may go on a little for a call in flight
         with SimStream(o["seed"], "static", o["scene_seconds"], o["objects"] or None) as stream:
             views = [stream.frame_at(i * o["scene_seconds"])[0] for i in range(scenes)]
         self.known = [(thumbnail(view.rgb), view.truths) for view in views]
@@ -37,9 +40,12 @@ class Oracle(Instant):
         truths = min(self.known, key=lambda known: np.abs(known[0] - seen).mean())[1]
         phrases = [p.strip() for p in re.search(r'"([^"]*)"', prompt)[1].split(",")]
         scale = 1000 / np.array((images[0].shape[1], images[0].shape[0]) * 2)
-        found = [{"bbox_2d": np.round(t.box_xyxy_px * scale).astype(int).tolist(), "label": phrase}
-                 for phrase in phrases for t in truths
-                 if phrase.removeprefix("the ") in (t.kind, t.label) and t.visibility >= 0.4]
+        found = [
+            {"bbox_2d": np.round(t.box_xyxy_px * scale).astype(int).tolist(), "label": phrase}
+            for phrase in phrases
+            for t in truths
+            if phrase.removeprefix("the ") in (t.kind, t.label) and t.visibility >= 0.4
+        ]
         return said(f"```json\n{json.dumps(found)}\n```", prompt=prompt)
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import qwen3vl_ros.demo.__main__ as demo
+import qwen3vl_ros.demo.run as run
 
 HERE = Path(__file__).parent
 
@@ -20,5 +21,5 @@ if __name__ == "__main__":
     os.environ["DEMO_ENGINE"] = engine
     os.environ["DEMO_OPTIONS"] = json.dumps(vars(demo._options(arguments)))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    demo.NODE_MODULE = "demo_node"
+    run.NODE_MODULE = "demo_node"
     sys.exit(demo.main(arguments))

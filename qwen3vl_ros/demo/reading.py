@@ -1,0 +1,91 @@
+"""ROS messages back to our types, as a subscriber reads them. By their fields alone: imports no ROS."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Mapping
+
+import numpy as np
+
+from qwen3vl_ros.convert import intrinsics_of, rgb_of, rotation_of, stamp_ns
+from qwen3vl_ros.demo.score import Answer, TruthObject
+from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget
+
+
+def answer_of(parts: Mapping[str, Any], prompt: tuple[str, ...], error: str = "") -> Answer:
+    """An Answer from its messages by topic. `generation` must be there; what else is missing stays empty."""
+    said = parts["generation"]
+    return Answer(
+        stamp_ns=stamp_ns(said.header),
+        prompt=prompt,
+        detections_2d=tuple(map(detection_2d_of, _items(parts, "detections_2d", "detections"))),
+        detections_3d=tuple(map(detection_3d_of, _items(parts, "detections_3d", "detections"))),
+        grasps=_grasps_of(parts["grasp_targets"]) if "grasp_targets" in parts else (),
+        text=said.text,
+        tokens=said.tokens,
+        finish_reason=said.finish_reason,
+        error=error or said.error,
+        latency_s=said.latency_s,
+        engine_s=said.preprocess_s + said.prefill_s + said.decode_s,
+        dropped_objects=said.dropped_objects,
+    )
+
+
+def truths_of(boxes: Any, poses: Any) -> tuple[TruthObject, ...]:
+    """The simulated camera's truth from its two arrays, which hold the same objects in the same order."""
+    objects = []
+    for box, pose in zip(boxes.detections, poses.detections):
+        seen, solid = detection_2d_of(box), detection_3d_of(pose)
+        center_m = tuple(solid.frame_T_box[:3, 3])
+        # The score is the visible share of the object.
+        objects.append(TruthObject(seen.label, seen.box_xyxy_px, seen.score, center_m, tuple(solid.size_m)))
+    return tuple(objects)
+
+
+def detection_2d_of(message: Any) -> Detection2D:
+    """Of a vision_msgs/Detection2D."""
+    centre, half_x, half_y = message.bbox.center.position, message.bbox.size_x / 2, message.bbox.size_y / 2
+    box = (centre.x - half_x, centre.y - half_y, centre.x + half_x, centre.y + half_y)
+    best = message.results[0].hypothesis
+    return Detection2D(best.class_id, box, best.score, message.id)
+
+
+def detection_3d_of(message: Any) -> Detection3D:
+    """Of a vision_msgs/Detection3D."""
+    best, size = message.results[0].hypothesis, message.bbox.size
+    pose, size_m = matrix_of(message.bbox.center), np.array((size.x, size.y, size.z))
+    return Detection3D(message.id, best.class_id, best.score, message.header.frame_id, pose, size_m)
+
+
+def _grasps_of(array: Any) -> tuple[GraspTarget, ...]:
+    return tuple(
+        GraspTarget(m.detection_id, m.class_id, array.header.frame_id, matrix_of(m.pose), m.width,
+                    m.approach_distance, m.quality, m.feasible, m.reason) for m in array.targets)  # fmt: skip
+
+
+def frame_of(image: Any, info: Any | None) -> Frame:
+    """Colour and, with a CameraInfo, intrinsics."""
+    rgb, lens = rgb_of(image), {}
+    if info is not None:
+        K, distortion, model = intrinsics_of(info, (rgb.shape[1], rgb.shape[0]))
+        lens = {"K": K, "distortion": distortion, "distortion_model": model}
+    return Frame(stamp_ns(image.header), image.header.frame_id, rgb, **lens)
+
+
+def matrix_of(pose: Any) -> np.ndarray:
+    """4x4 of a geometry_msgs/Pose."""
+    matrix, o = np.eye(4), pose.orientation
+    matrix[:3, :3] = rotation_of((o.x, o.y, o.z, o.w))
+    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
+    return matrix
+
+
+def stamp_in(cdr: bytes) -> int:
+    """Nanoseconds of the header's stamp that a serialised message begins with."""
+    # Four bytes of encapsulation, whose second says the byte order; then the header's first fields.
+    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return sec * 1_000_000_000 + nanosec
+
+
+def _items(parts: Mapping[str, Any], topic: str, field: str) -> list:
+    return getattr(parts[topic], field) if topic in parts else []

@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 
-_EMPTY = -1.0
+_EMPTY = -1e3
 _CELL_M = 0.0025
 _MAX_CELLS = 128
 _LEVELS = 3
@@ -25,9 +25,9 @@ _ROOM_M = (0.0, 0.005, 0.010)  # room beside the fingers that still makes a plac
 
 @dataclass(frozen=True, eq=False)
 class Terrain:
-    """Height maps around centre_xy_m: rows are y, columns x, `cell_m` apart; -1 where nothing is.
+    """Height maps around centre_xy_m: rows are y, columns x, `cell_m` apart; -1000 where nothing is.
 
-    object_m: the object, its assumed unseen side included. others_m: everything else but the support.
+    object_m: the object, its assumed unseen side included. others_m: everything else.
     """
 
     centre_xy_m: np.ndarray
@@ -63,15 +63,24 @@ class Failures:
     narrowest: tuple[float, ...] | None = None
 
 
-def terrain(object_m: np.ndarray, others_m: np.ndarray, centre: np.ndarray, gripper: GripperConfig) -> Terrain:
-    """Height maps of local points Nx3 of the object and Mx3 of the rest around centre (x, y), wide enough for the gripper."""
+def terrain(object_m: np.ndarray, others_m: np.ndarray, centre: np.ndarray, floor: tuple[float, float, float] | None,
+            gripper: GripperConfig) -> Terrain:
+    """Height maps of local points Nx3 of the object and Mx3 of the rest around centre (x, y), wide enough for the gripper.
+
+    floor: (a, b, c) of a support whose height is a x + b y + c, None if there is none.
+    """
     radius = float(np.hypot(object_m[:, 0] - centre[0], object_m[:, 1] - centre[1]).max())
     half = radius + gripper.max_width / 2 + gripper.finger_thickness + 2 * gripper.clearance + _ROOM_M[-1]
     cell = max(_CELL_M, 2 * half / _MAX_CELLS)
     cells = 2 * int(np.ceil(half / cell)) + 1
     # Pixels farther apart than the cells leave holes, a closing fills them.
     own = cv2.morphologyEx(_height_map(object_m, centre, cell, cells), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    return Terrain(centre, cell, own, _height_map(others_m, centre, cell, cells))
+    others = _height_map(others_m, centre, cell, cells)
+    if floor is not None:
+        offsets = (np.arange(cells, dtype=np.float32) - cells // 2) * cell
+        support = floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
+        others = np.maximum(others, support.astype(np.float32))
+    return Terrain(centre, cell, own, others)
 
 
 def _height_map(points_m, centre, cell, cells) -> np.ndarray:
@@ -99,7 +108,7 @@ def find_places(ground: Terrain, gripper: GripperConfig, top_m: float, lowest_ti
     # One tall picture, slice below slice, so that every step is one call. What spreads over a slice's border lands where
     # no jaws can be: the object is more than half a gripper away from there.
     solid = (own[:, None] > tips[:, None, None]).reshape(-1, size).view(np.uint8)
-    obstacle = (others[:, None] > (tips - gripper.clearance)[:, None, None]).reshape(-1, size).view(np.uint8)
+    obstacle = (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).reshape(-1, size).view(np.uint8)
     places, slices, failures = _search(solid, obstacle, ceiling, tips, ground.cell_m, gripper, yaws_rad)
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)
     worth = places.face - 0.7 * np.hypot(places.across_m, places.along_m) / reach + 0.3 * places.room
@@ -141,12 +150,16 @@ def _palm_ceiling(own, others, gripper, cell) -> np.ndarray:
     return _spread(np.maximum(own, others), _odd(gripper.palm_width + 2 * gripper.clearance, cell), _odd(span, cell))
 
 
-def _counts(picture: np.ndarray, padding: int) -> np.ndarray:
-    """Set cells to the left of each column, for every row; `padding` empty columns on both sides."""
-    counts = np.zeros((picture.shape[0], picture.shape[1] + 2 * padding + 1), np.int16)
-    np.cumsum(picture, axis=1, dtype=np.int16, out=counts[:, padding + 1: padding + 1 + picture.shape[1]])
-    counts[:, padding + 1 + picture.shape[1]:] = counts[:, padding + picture.shape[1], None]
-    return counts
+class _Counts:
+    """How many cells of a picture are set in a stretch of a row."""
+
+    def __init__(self, picture: np.ndarray):
+        self.total = cv2.integral(picture)
+        self.columns = picture.shape[1]
+
+    def __call__(self, row, start, end) -> np.ndarray:
+        start, end = np.clip(start, 0, self.columns), np.clip(end, 0, self.columns)
+        return self.total[row + 1, end] - self.total[row, end] - self.total[row + 1, start] + self.total[row, start]
 
 
 def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Places, np.ndarray, Failures]:
@@ -159,13 +172,12 @@ def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Pl
     edges = np.flatnonzero(strip[:, 1:] != strip[:, :-1])  # a start and an end in turns
     row, start, end = edges[::2] // (size + 1), edges[::2] % (size + 1), edges[1::2] % (size + 1)
     gap, thickness = _cells(gripper.clearance, cell), _cells(gripper.finger_thickness, cell)
-    padding = gap + thickness + _cells(_ROOM_M[-1], cell) + 1
-    before, on_line = _counts(blocked, padding), _counts(solid, 0)
+    blocked_in, solid_in = _Counts(blocked), _Counts(solid)
     found = []
     for lag in range(min(3, len(row))):  # one run, two runs and the hollow between them, three
         same = row[: len(row) - lag] == row[lag:]
         r, s, e = row[: len(row) - lag][same], start[: len(row) - lag][same], end[lag:][same]
-        holds = on_line[r, e] > on_line[r, s]
+        holds = solid_in(r, s, e) > 0
         found.append(np.stack((r[holds], s[holds], e[holds])))
     r, s, e = np.concatenate(found, 1) if found else np.empty((3, 0), int)
     slices, line = r // size, r % size
@@ -175,9 +187,7 @@ def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Pl
     room = np.full(len(r), -1.0)
     for extra in _ROOM_M:
         reach = gap + thickness + _cells(extra, cell)
-        left = before[r, s + padding - gap] - before[r, s + padding - reach]
-        right = before[r, e + padding + reach] - before[r, e + padding + gap]
-        room[(left + right) == 0] = extra / _ROOM_M[-1]
+        room[blocked_in(r, s - reach, s - gap) + blocked_in(r, e + gap, e + reach) == 0] = extra / _ROOM_M[-1]
     palm_free = ceiling[slices // len(tips), line, (s + e - 1) // 2] + gripper.clearance <= tip + gripper.finger_length + 1e-6
     failures.too_wide = int((~narrow).sum())
     failures.no_room = int((narrow & (room < 0)).sum())

@@ -39,7 +39,7 @@ class Demo:
         self._plan: list[tuple[float, Callable[[TruthObject, float], None]]] = []
         self._restore_s: float | None = None
         self._looks: list[dict[str, Any]] = []
-        self._last_answer = "no answer yet"
+        self._last_answer, self._arrived = "no answer yet", 0
 
     def run(self) -> int:
         """Start, drive, stop; then write and print. Raises PerceptionError when a process died."""
@@ -129,8 +129,8 @@ class Demo:
             self._keep_to_plan(self._camera_s)
             self._next_frame()
             self._status.show(f"  {self._camera_s:5.1f} s  {self._last_answer}")
-        answers = self.log.total.answers
-        self._observer.spin(LAST_ANSWER_S, lambda: self.log.total.answers > answers)
+        arrived = self._arrived
+        self._observer.spin(LAST_ANSWER_S, lambda: self._arrived > arrived)
         self._observer.spin(0.3)  # its pictures are published last
         self._observer.flush()
         if self.log.scenes:
@@ -218,12 +218,17 @@ class Demo:
     def _on_truth(self, stamp_ns: int, truths: tuple[TruthObject, ...]) -> None:
         self._first_ns = self._first_ns or stamp_ns
         self._last_ns = stamp_ns
+        if self._camera_s > self.options.seconds:
+            return  # the camera runs on while the last answer is awaited
         if self.log.add_truth(stamp_ns, truths):
             self._scene_ns = stamp_ns
             if len(self.log.scenes) > 1:
                 self._status.say(scene_line(self.log.scenes[-2]))
 
     def _on_answer(self, answer: Answer, frame: Frame | None) -> None:
+        self._arrived += 1
+        if self._first_ns and answer.stamp_ns - self._first_ns > self.options.seconds * 1e9:
+            return
         score = self.log.add_answer(answer)
         if score is None:
             return
@@ -241,7 +246,7 @@ class Demo:
         scenes = figures.pop("scenes")
         figures.update(
             frames=self._observer.images,
-            camera_s=round(self._camera_s, 1),
+            camera_s=round(min(self._camera_s, o.seconds), 1),
             dropped=int(health.get("dropped: stale", 0)),
             passed_over=int(health.get("dropped: replaced by a newer", 0)),
         )
@@ -289,7 +294,7 @@ class Demo:
         if o.readme and self.log.total.right:
             write_transcript(
                 Path(o.readme),
-                [*self._status.said, "", *table(self.log).splitlines(), "", *closing.splitlines()],
+                "\n".join([*self._status.said, "", table(self.log), "", LEGEND, "", closing]).splitlines(),
             )
             self.gallery.write_poster(Path(o.readme).parent / "docs" / "demo.png")
         print("demo: " + json.dumps(figures), flush=True)

@@ -25,7 +25,7 @@ test:
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }
-	@$(ENV) && exec python benchmarks/$(BENCH).py $(ARGS)
+	@$(ENV) && python -m pip install -q -r requirements/bench.txt && exec python benchmarks/$(BENCH).py $(ARGS)
 
 clean:
 	rm -rf .venv .ws demo_output .pytest_cache .hypothesis

@@ -1,10 +1,11 @@
-"""What does geometry cost? Reading a 50-object answer, lifting and grasping an object, each beside a plain peer.
+"""What does geometry cost? Reading a 50-object answer, lifting and grasping an object, each beside a plain
+peer.
 
-Peers in the same run, on the same input, on the same single thread: `json.loads` of the same text for reading;
-Open3D alone (segment_plane, cluster_dbscan, get_minimal_oriented_bounding_box) for lifting; for grasping a bare
-collision check of one gripper pose against the scene's points, the least any planner must do, and no planner of
-grasps. Scenes come from the embedded camera at 640x480, with MuJoCo absent from ray-cast solids. Accuracy of both
-lifters is printed as well: a fast wrong box is no bargain. The last line is JSON.
+Peers in the same run, on the same input, on the same single thread: `json.loads` of the same text for
+reading; Open3D alone (segment_plane, cluster_dbscan, get_minimal_oriented_bounding_box) for lifting; for
+grasping a bare collision check of one gripper pose against the scene's points, the least any planner must do,
+and no planner of grasps. Scenes come from the embedded camera at 640x480, with MuJoCo absent from ray-cast
+solids. Accuracy of both lifters is printed as well: a fast wrong box is no bargain. The last line is JSON.
 
     make bench BENCH=geometry [ARGS="--scenes 40"]
 """
@@ -13,7 +14,11 @@ from __future__ import annotations
 
 import os
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # one core, and before NumPy loads
+for variable in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+):  # one core, and before NumPy loads
     os.environ[variable] = "1"
 
 import argparse  # noqa: E402
@@ -85,15 +90,24 @@ def embedded_samples(count: int) -> list[Sample]:
             view = camera.render(sample_scene(seed))
             seen = [t for t in view.truths if t.fully_in_view and t.visibility >= 0.9]
             if seen:
-                samples.append(Sample(Frame(0, "camera", view.rgb, view.depth_m, view.K),
-                                      tuple(Detection2D(t.label, t.box_xyxy_px, 0.9, str(t.index)) for t in seen),
-                                      np.array([t.camera_T_object[:3, 3] for t in seen])))
+                samples.append(
+                    Sample(
+                        Frame(0, "camera", view.rgb, view.depth_m, view.K),
+                        tuple(Detection2D(t.label, t.box_xyxy_px, 0.9, str(t.index)) for t in seen),
+                        np.array([t.camera_T_object[:3, 3] for t in seen]),
+                    )
+                )
     return samples
 
 
 def solid_samples(count: int) -> list[Sample]:
     """Balls on a plane seen from 50 degrees, for machines without MuJoCo."""
-    rays = np.dstack((*np.meshgrid((np.arange(SIZE[0]) - 319.5) / 617, (np.arange(SIZE[1]) - 239.5) / 617), np.ones(SIZE[::-1])))
+    rays = np.dstack(
+        (
+            *np.meshgrid((np.arange(SIZE[0]) - 319.5) / 617, (np.arange(SIZE[1]) - 239.5) / 617),
+            np.ones(SIZE[::-1]),
+        )
+    )
     up = np.array((0.0, -np.sin(np.deg2rad(50)), -np.cos(np.deg2rad(50))))
     samples = []
     for seed in range(count):
@@ -103,7 +117,9 @@ def solid_samples(count: int) -> list[Sample]:
         for k, angle in enumerate(rng.uniform(0, 1) + np.arange(4) * 1.57):
             radius = rng.uniform(0.025, 0.04)
             across = np.cross(up, (1.0, 0, 0))
-            centre = np.array((0, 0, 0.65)) + 0.12 * (np.cos(angle) * np.array((1.0, 0, 0)) + np.sin(angle) * across)
+            centre = np.array((0, 0, 0.65)) + 0.12 * (
+                np.cos(angle) * np.array((1.0, 0, 0)) + np.sin(angle) * across
+            )
             centre += (radius - 0.5 - centre @ up) * up
             a, b, c = (rays**2).sum(-1), rays @ centre, centre @ centre - radius**2
             with np.errstate(invalid="ignore"):
@@ -114,14 +130,22 @@ def solid_samples(count: int) -> list[Sample]:
         boxes = []
         for k in range(4):
             row, column = np.nonzero(labels == k)
-            boxes.append(Detection2D("ball", (column.min(), row.min(), column.max() + 1, row.max() + 1), 0.9, str(k)))
+            boxes.append(
+                Detection2D("ball", (column.min(), row.min(), column.max() + 1, row.max() + 1), 0.9, str(k))
+            )
         K = np.array(((617, 0, 319.5), (0, 617, 239.5), (0, 0, 1.0)))
-        samples.append(Sample(Frame(0, "camera", np.zeros((*SIZE[::-1], 3), np.uint8), depth.astype(np.float32), K),
-                              tuple(boxes), np.array(centres)))
+        samples.append(
+            Sample(
+                Frame(0, "camera", np.zeros((*SIZE[::-1], 3), np.uint8), depth.astype(np.float32), K),
+                tuple(boxes),
+                np.array(centres),
+            )
+        )
     return samples
 
 
-# -- the peers -----------------------------------------------------------------------------------------------------
+# -- the peers -----------------------------------------------------------------------------------------------
+
 
 def open3d_plane(frame: Frame):
     """Support plane of the thinned cloud as (a, b, c, d)."""
@@ -135,7 +159,10 @@ def open3d_plane(frame: Frame):
 def organised(frame: Frame) -> np.ndarray:
     v, u = np.indices(frame.depth_m.shape, np.float32)
     K = frame.K.astype(np.float32)
-    return np.dstack(((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u))) * frame.depth_m[..., None]
+    return (
+        np.dstack(((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)))
+        * frame.depth_m[..., None]
+    )
 
 
 def open3d_lift(points: np.ndarray, plane: np.ndarray, box_px) -> np.ndarray | None:
@@ -160,11 +187,17 @@ def bare_collision_check(cloud: SceneCloud, detection, gripper: GripperConfig) -
     R, centre = detection.frame_T_box[:3, :3], detection.frame_T_box[:3, 3]
     local = np.abs((cloud.thinned_m - centre) @ R)
     inner = detection.size_m[1] / 2 + gripper.clearance
-    return int(((local[:, 0] < gripper.finger_width / 2) & (local[:, 1] > inner)
-                & (local[:, 1] < inner + gripper.finger_thickness)).sum())
+    return int(
+        (
+            (local[:, 0] < gripper.finger_width / 2)
+            & (local[:, 1] > inner)
+            & (local[:, 1] < inner + gripper.finger_thickness)
+        ).sum()
+    )
 
 
-# -- the measurements ----------------------------------------------------------------------------------------------
+# -- the measurements ----------------------------------------------------------------------------------------
+
 
 def measure_reading(rounds: int) -> tuple[Timer, Timer]:
     rng = np.random.default_rng(0)
@@ -184,14 +217,18 @@ def measure_reading(rounds: int) -> tuple[Timer, Timer]:
         answer = ours(read_answer, generation, request, SIZE)
         peer(json.loads, body)
     if len(answer.detections) != 50:
-        raise SystemExit(f"the reader found {len(answer.detections)} of 50 objects: no figure is worth printing")
+        raise SystemExit(
+            f"the reader found {len(answer.detections)} of 50 objects: no figure is worth printing"
+        )
     return ours, peer
 
 
 def measure_geometry(samples: list[Sample], rounds: int) -> dict:
     import open3d as o3d
 
-    o3d.utility.set_verbosity_level(o3d.utility.VerbosityLevel.Error)  # it warns of its own boxes on flat clusters
+    o3d.utility.set_verbosity_level(
+        o3d.utility.VerbosityLevel.Error
+    )  # it warns of its own boxes on flat clusters
     config, gripper = LiftConfig(), GripperConfig()
     timers = {name: Timer() for name in ("scene", "lift", "grasp", "peer scene", "peer lift", "peer grasp")}
     errors, peer_errors, feasible, targets = [], [], 0, 0
@@ -204,13 +241,17 @@ def measure_geometry(samples: list[Sample], rounds: int) -> dict:
             cloud = SceneCloud.of(sample.frame, config)
             timers["scene"](lambda: (cloud.valid, cloud.planes))
             lifted = timers["lift"](lift_boxes, cloud, sample.detections, objects=n)
-            grasps = timers["grasp"](plan_grasps, cloud, lifted.detections, gripper, objects=max(1, len(lifted.detections)))
+            grasps = timers["grasp"](
+                plan_grasps, cloud, lifted.detections, gripper, objects=max(1, len(lifted.detections))
+            )
             feasible, targets = feasible + sum(g.feasible for g in grasps), targets + len(grasps)
             truth = dict(zip((d.id for d in sample.detections), sample.centres_m))
             errors += [float(np.linalg.norm(d.frame_T_box[:3, 3] - truth[d.id])) for d in lifted.detections]
             if round_ != rounds:  # the peers are slow and steady: once is enough
                 continue
-            points, plane = timers["peer scene"](lambda: (organised(sample.frame), open3d_plane(sample.frame)))
+            points, plane = timers["peer scene"](
+                lambda: (organised(sample.frame), open3d_plane(sample.frame))
+            )
             for detection in sample.detections:
                 centre = timers["peer lift"](open3d_lift, points, plane, detection.box_xyxy_px)
                 if centre is not None:
@@ -222,11 +263,21 @@ def measure_geometry(samples: list[Sample], rounds: int) -> dict:
 
 def hardware() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return (f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} logical cores, "
-            f"1 thread used{load}; Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}")
+    return (
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores, "
+        f"1 thread used{load}; Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"OpenCV {cv2.__version__}"
+    )
 
 
 def main() -> None:
@@ -237,7 +288,9 @@ def main() -> None:
     try:
         import open3d as o3d
     except ImportError:
-        raise SystemExit("the peer of lifting is Open3D, and it is not installed: pip install open3d") from None
+        raise SystemExit(
+            "the peer of lifting is Open3D, and it is not installed: pip install open3d"
+        ) from None
     cv2.setNumThreads(1)
     try:
         samples, source = embedded_samples(options.scenes), "embedded camera"
@@ -247,34 +300,64 @@ def main() -> None:
     result = measure_geometry(samples, options.rounds)
     t = result["timers"]
     print(f"hardware: {hardware()}; Open3D {o3d.__version__}")
-    print(f"input: {len(samples)} scenes of the {source}, 640x480, {sum(len(s.detections) for s in samples)} objects with "
-          f"ground-truth boxes, {options.rounds} rounds\n")
-    print(f"{'milliseconds':28}{'p50':>8}{'p95':>8}{'cpu p50':>9}   {'peer':28}{'p50':>8}{'p95':>8}{'cpu p50':>9}{'ratio':>9}")
-    rows = (("read a 50-object answer", reading, "json.loads of its JSON alone", json_only),
-            ("cloud and planes, a frame", t["scene"], "Open3D segment_plane", t["peer scene"]),
-            ("lift, an object", t["lift"], "Open3D dbscan + minimal box", t["peer lift"]),
-            ("grasp, an object", t["grasp"], "one pose's collision check", t["peer grasp"]))
+    print(
+        f"input: {len(samples)} scenes of the {source}, 640x480, "
+        f"{sum(len(s.detections) for s in samples)} objects with "
+        f"ground-truth boxes, {options.rounds} rounds\n"
+    )
+    print(
+        f"{'milliseconds':28}{'p50':>8}{'p95':>8}{'cpu p50':>9}   "
+        f"{'peer':28}{'p50':>8}{'p95':>8}{'cpu p50':>9}{'ratio':>9}"
+    )
+    rows = (
+        ("read a 50-object answer", reading, "json.loads of its JSON alone", json_only),
+        ("cloud and planes, a frame", t["scene"], "Open3D segment_plane", t["peer scene"]),
+        ("lift, an object", t["lift"], "Open3D dbscan + minimal box", t["peer lift"]),
+        ("grasp, an object", t["grasp"], "one pose's collision check", t["peer grasp"]),
+    )
     for name, ours, peer_name, peer in rows:
-        print(f"{name:28}{ours.p50:8.2f}{ours.p95:8.2f}{ours.cpu:9.2f}   {peer_name:28}{peer.p50:8.2f}{peer.p95:8.2f}"
-              f"{peer.cpu:9.2f}{ours.cpu / peer.cpu:9.2f}")
-    print("cpu: processor time of the thread, which a busy machine does not stretch as it does p50 and p95; ratio: of these")
+        print(
+            f"{name:28}{ours.p50:8.2f}{ours.p95:8.2f}{ours.cpu:9.2f}   "
+            f"{peer_name:28}{peer.p50:8.2f}{peer.p95:8.2f}"
+            f"{peer.cpu:9.2f}{ours.cpu / peer.cpu:9.2f}"
+        )
+    print(
+        "cpu: the thread's processor time, which a busy machine does not stretch as it does p50 and p95; "
+        "ratio: of these"
+    )
     mm, peer_mm = (1e3 * np.percentile(result[key], (50, 90)) for key in ("errors", "peer_errors"))
     print(f"\n{'centre error, mm':28}{'p50':>8}{'p90':>8}")
     print(f"{'ours':28}{mm[0]:8.1f}{mm[1]:8.1f}\n{'Open3D alone':28}{peer_mm[0]:8.1f}{peer_mm[1]:8.1f}")
     print(f"feasible grasps: {result['feasible']} of {result['targets']}\n")
-    print(json.dumps({
-        "parse_50_ms": round(reading.p50, 3), "parse_50_ms_p95": round(reading.p95, 3),
-        "parse_50_cpu_ms": round(reading.cpu, 3), "json_loads_ms": round(json_only.p50, 3),
-        "scene_ms": round(t["scene"].p50, 3), "scene_ms_p95": round(t["scene"].p95, 3),
-        "scene_cpu_ms": round(t["scene"].cpu, 3), "open3d_scene_ms": round(t["peer scene"].p50, 3),
-        "lift_ms_per_object": round(t["lift"].p50, 3), "lift_ms_per_object_p95": round(t["lift"].p95, 3),
-        "lift_cpu_ms_per_object": round(t["lift"].cpu, 3), "open3d_lift_ms_per_object": round(t["peer lift"].p50, 3),
-        "open3d_lift_cpu_ms_per_object": round(t["peer lift"].cpu, 3),
-        "grasp_ms_per_object": round(t["grasp"].p50, 3), "grasp_ms_per_object_p95": round(t["grasp"].p95, 3),
-        "grasp_cpu_ms_per_object": round(t["grasp"].cpu, 3), "collision_check_ms": round(t["peer grasp"].p50, 4),
-        "centre_error_mm_median": round(float(mm[0]), 2), "centre_error_mm_p90": round(float(mm[1]), 2),
-        "open3d_centre_error_mm_median": round(float(peer_mm[0]), 2), "objects": sum(len(s.detections) for s in samples),
-        "scenes": source, "hardware": hardware()}))
+    print(
+        json.dumps(
+            {
+                "parse_50_ms": round(reading.p50, 3),
+                "parse_50_ms_p95": round(reading.p95, 3),
+                "parse_50_cpu_ms": round(reading.cpu, 3),
+                "json_loads_ms": round(json_only.p50, 3),
+                "scene_ms": round(t["scene"].p50, 3),
+                "scene_ms_p95": round(t["scene"].p95, 3),
+                "scene_cpu_ms": round(t["scene"].cpu, 3),
+                "open3d_scene_ms": round(t["peer scene"].p50, 3),
+                "lift_ms_per_object": round(t["lift"].p50, 3),
+                "lift_ms_per_object_p95": round(t["lift"].p95, 3),
+                "lift_cpu_ms_per_object": round(t["lift"].cpu, 3),
+                "open3d_lift_ms_per_object": round(t["peer lift"].p50, 3),
+                "open3d_lift_cpu_ms_per_object": round(t["peer lift"].cpu, 3),
+                "grasp_ms_per_object": round(t["grasp"].p50, 3),
+                "grasp_ms_per_object_p95": round(t["grasp"].p95, 3),
+                "grasp_cpu_ms_per_object": round(t["grasp"].cpu, 3),
+                "collision_check_ms": round(t["peer grasp"].p50, 4),
+                "centre_error_mm_median": round(float(mm[0]), 2),
+                "centre_error_mm_p90": round(float(mm[1]), 2),
+                "open3d_centre_error_mm_median": round(float(peer_mm[0]), 2),
+                "objects": sum(len(s.detections) for s in samples),
+                "scenes": source,
+                "hardware": hardware(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

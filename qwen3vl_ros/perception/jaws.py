@@ -1,9 +1,10 @@
 """Where two fingers fit from above: an exhaustive search over height maps.
 
-The object and everything else become height maps in a local frame (z up). For each closing direction and each depth of
-the fingertips, every line of the turned map is cut into runs of the object; a run, or several with the hollow between
-them, is a place for the jaws if both fingers and the palm find free columns. A free column is free all the way up, so
-the straight approach is free as well. Knows nothing of cameras, labels or quality: `grasp.py` judges the places.
+The object and everything else become height maps in a local frame (z up). For each closing direction and each
+depth of the fingertips, every line of the turned map is cut into runs of the object; a run, or several with
+the hollow between them, is a place for the jaws if both fingers and the palm find free columns. A free column
+is free all the way up, so the straight approach is free as well. Knows nothing of cameras, labels or quality:
+`grasp.py` judges the places.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Terrain:
 class Places:
     """Jaw places found, best first, one entry an array row. Heights and positions are local, metres.
 
-    across_m, along_m: position of the jaws' middle from the terrain's centre, across and along the closing direction
-    yaw_rad. tip_m: height of the fingertips. room: 0..1, how much room the fingers have to spare.
+    across_m, along_m: position of the jaws' middle from the terrain's centre, across and along the closing
+    direction yaw_rad. tip_m: height of the fingertips. room: 0..1, how much room the fingers have to spare.
     """
 
     yaw_rad: np.ndarray
@@ -55,7 +56,7 @@ class Places:
 
 @dataclass
 class Failures:
-    """Why places were no places: how many of each, and the narrowest place as (width, yaw, across, along, tip)."""
+    """Why places were none: how many of each; the narrowest place as (width, yaw, across, along, tip)."""
 
     too_wide: int = 0
     no_room: int = 0
@@ -63,10 +64,16 @@ class Failures:
     narrowest: tuple[float, ...] | None = None
 
 
-def terrain(object_m: np.ndarray, others_m: np.ndarray, centre: np.ndarray, floor: tuple[float, float, float] | None,
-            gripper: GripperConfig) -> Terrain:
-    """Height maps of local points Nx3 of the object and Mx3 of the rest around centre (x, y), wide enough for the gripper.
+def terrain(
+    object_m: np.ndarray,
+    others_m: np.ndarray,
+    centre: np.ndarray,
+    floor: tuple[float, float, float] | None,
+    gripper: GripperConfig,
+) -> Terrain:
+    """Height maps of local points, Nx3 of the object and Mx3 of the rest, as wide as the gripper needs.
 
+    centre: (x, y) of the maps' middle.
     floor: (a, b, c) of a support whose height is a x + b y + c, None if there is none.
     """
     radius = float(np.hypot(object_m[:, 0] - centre[0], object_m[:, 1] - centre[1]).max())
@@ -74,11 +81,15 @@ def terrain(object_m: np.ndarray, others_m: np.ndarray, centre: np.ndarray, floo
     cell = max(_CELL_M, 2 * half / _MAX_CELLS)
     cells = 2 * int(np.ceil(half / cell)) + 1
     # Pixels farther apart than the cells leave holes, a closing fills them.
-    own = cv2.morphologyEx(_height_map(object_m, centre, cell, cells), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    own = cv2.morphologyEx(
+        _height_map(object_m, centre, cell, cells), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)
+    )
     others = _height_map(others_m, centre, cell, cells)
     if floor is not None:
         offsets = (np.arange(cells, dtype=np.float32) - cells // 2) * cell
-        support = floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
+        support = (
+            floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
+        )
         others = np.maximum(others, support.astype(np.float32))
     return Terrain(centre, cell, own, others)
 
@@ -93,11 +104,18 @@ def _height_map(points_m, centre, cell, cells) -> np.ndarray:
     return heights
 
 
-def find_places(ground: Terrain, gripper: GripperConfig, top_m: float, lowest_tip_m: float, yaws_rad: np.ndarray,
-                keep: int) -> tuple[Places, Failures]:
+def find_places(
+    ground: Terrain,
+    gripper: GripperConfig,
+    top_m: float,
+    lowest_tip_m: float,
+    yaws_rad: np.ndarray,
+    keep: int,
+) -> tuple[Places, Failures]:
     """Up to `keep` places, best first, the best of every direction and depth; and why the others failed.
 
-    lowest_tip_m: fingertips stay at or above this height. yaws_rad: closing directions to try, in the local frame.
+    lowest_tip_m: fingertips stay at or above this height. yaws_rad: closing directions to try, in the local
+    frame.
     """
     tips = np.unique(np.linspace(lowest_tip_m, max(lowest_tip_m, top_m - _BITE_M), _LEVELS))
     size = ground.object_m.shape[0]
@@ -105,16 +123,19 @@ def find_places(ground: Terrain, gripper: GripperConfig, top_m: float, lowest_ti
     for k, yaw in enumerate(yaws_rad):
         own[k], others[k] = _turned(ground.object_m, yaw), _turned(ground.others_m, yaw)
         ceiling[k] = _palm_ceiling(own[k], others[k], gripper, ground.cell_m)
-    # One tall picture, slice below slice, so that every step is one call. What spreads over a slice's border lands where
-    # no jaws can be: the object is more than half a gripper away from there.
+    # One tall picture, slice below slice, so that every step is one call. What spreads over a slice's border
+    # lands where no jaws can be: the object is more than half a gripper away from there.
     solid = (own[:, None] > tips[:, None, None]).reshape(-1, size).view(np.uint8)
-    obstacle = (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).reshape(-1, size).view(np.uint8)
+    obstacle = (
+        (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).reshape(-1, size).view(np.uint8)
+    )
     places, slices, failures = _search(solid, obstacle, ceiling, tips, ground.cell_m, gripper, yaws_rad)
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)
     worth = places.face - 0.7 * np.hypot(places.across_m, places.along_m) / reach + 0.3 * places.room
     order = np.argsort(-worth, kind="stable")
     _, first = np.unique(slices[order], return_index=True)
-    # The best of every slice; then by turns from each depth, since only the points tell how deep a wall can be held.
+    # The best of every slice; then by turns from each depth, since only the points tell how deep a wall can
+    # be held.
     best = order[np.sort(first)]
     level = slices[best] % len(tips)
     turn = np.array([np.count_nonzero(level[:k] == level[k]) for k in range(len(best))], int)
@@ -127,8 +148,14 @@ def _turned(heights: np.ndarray, yaw: float) -> np.ndarray:
     middle = heights.shape[0] // 2
     c, s = np.cos(yaw), np.sin(yaw)
     matrix = np.array(((c, -s, middle * (1 - c + s)), (s, c, middle * (1 - s - c))))
-    return cv2.warpAffine(heights, matrix, heights.shape[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-                          borderMode=cv2.BORDER_CONSTANT, borderValue=_EMPTY)
+    return cv2.warpAffine(
+        heights,
+        matrix,
+        heights.shape[::-1],
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=_EMPTY,
+    )
 
 
 def _cells(length_m: float, cell_m: float) -> int:
@@ -140,14 +167,20 @@ def _odd(length_m: float, cell_m: float) -> int:
 
 
 def _spread(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    return cv2.dilate(picture, np.ones((rows, columns), np.uint8), borderType=cv2.BORDER_CONSTANT,
-                      borderValue=_EMPTY if picture.dtype == np.float32 else 0)
+    return cv2.dilate(
+        picture,
+        np.ones((rows, columns), np.uint8),
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=_EMPTY if picture.dtype == np.float32 else 0,
+    )
 
 
 def _palm_ceiling(own, others, gripper, cell) -> np.ndarray:
     """Highest thing under the palm, for each position of its middle."""
     span = gripper.max_width + 2 * gripper.finger_thickness + 2 * gripper.clearance
-    return _spread(np.maximum(own, others), _odd(gripper.palm_width + 2 * gripper.clearance, cell), _odd(span, cell))
+    return _spread(
+        np.maximum(own, others), _odd(gripper.palm_width + 2 * gripper.clearance, cell), _odd(span, cell)
+    )
 
 
 class _Counts:
@@ -159,7 +192,12 @@ class _Counts:
 
     def __call__(self, row, start, end) -> np.ndarray:
         start, end = np.clip(start, 0, self.columns), np.clip(end, 0, self.columns)
-        return self.total[row + 1, end] - self.total[row, end] - self.total[row + 1, start] + self.total[row, start]
+        return (
+            self.total[row + 1, end]
+            - self.total[row, end]
+            - self.total[row + 1, start]
+            + self.total[row, start]
+        )
 
 
 def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Places, np.ndarray, Failures]:
@@ -188,7 +226,10 @@ def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Pl
     for extra in _ROOM_M:
         reach = gap + thickness + _cells(extra, cell)
         room[blocked_in(r, s - reach, s - gap) + blocked_in(r, e + gap, e + reach) == 0] = extra / _ROOM_M[-1]
-    palm_free = ceiling[slices // len(tips), line, (s + e - 1) // 2] + gripper.clearance <= tip + gripper.finger_length + 1e-6
+    palm_free = (
+        ceiling[slices // len(tips), line, (s + e - 1) // 2] + gripper.clearance
+        <= tip + gripper.finger_length + 1e-6
+    )
     failures.too_wide = int((~narrow).sum())
     failures.no_room = int((narrow & (room < 0)).sum())
     failures.palm = int((narrow & (room >= 0) & ~palm_free).sum())

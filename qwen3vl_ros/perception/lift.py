@@ -1,8 +1,8 @@
 """From 2D boxes and measured depth to oriented 3D boxes, and from the model's own 3D boxes to ours.
 
-`lift_boxes` finds the object's pixels (foreground.py), completes the unseen side (shape.py) and says how well the depth
-supports the box. `place_model_boxes` corrects what the model could not know: the lens and the range. Every detection
-gets a box or a reason. Knows nothing of prompts, of models or of grippers.
+`lift_boxes` finds the object's pixels (foreground.py), completes the unseen side (shape.py) and says how well
+the depth supports the box. `place_model_boxes` corrects what the model could not know: the lens and the
+range. Every detection gets a box or a reason. Knows nothing of prompts, of models or of grippers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import math
 from dataclasses import dataclass
 from typing import Sequence
 
-import cv2
 import numpy as np
 
-from qwen3vl_ros.perception.cloud import Plane, SceneCloud, lens_fault, pixel_rays, project_px
-from qwen3vl_ros.perception.foreground import Foreground, foreground
-from qwen3vl_ros.perception.shape import SolidBox, free_box, level_axes, order_statistics, upright_box
+from qwen3vl_ros.perception.cloud import SceneCloud
+from qwen3vl_ros.perception.foreground import Foreground, foreground, surface_normals, without_flying
+from qwen3vl_ros.perception.lens import lens_fault, pixel_rays, project_px
+from qwen3vl_ros.perception.planes import Plane
+from qwen3vl_ros.perception.revolution import order_statistics
+from qwen3vl_ros.perception.shape import SolidBox, free_box, level_axes, upright_box
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refusal
 
 _MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
@@ -37,7 +39,8 @@ class Lifted:
 def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
     """A measured 3D box for each 2D detection, in cloud.frame_id, or a Refusal that says why not.
 
-    The score is the detection's times `trust(support)`; trust(support) alone where the detection has none (NaN).
+    The score is the detection's times `trust(support)`; trust(support) alone where the detection has none
+    (NaN).
     """
     boxes, refusals = [], []
     for detection in detections:
@@ -50,7 +53,7 @@ def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
 
 
 def trust(support: float) -> float:
-    """How far depth backs a box, 0..1 from the support ratio: 1 - (1 - support)^2, mild until half the pixels disagree."""
+    """How far depth backs a box, 0..1: 1 - (1 - support)^2, mild until half the pixels disagree."""
     return 1.0 - (1.0 - support) ** 2
 
 
@@ -63,8 +66,18 @@ def _lift(cloud: SceneCloud, detection: Detection2D) -> Detection3D | str:
     hidden = solid.hidden_m @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
     support = _support(found, camera_T_box, solid.size_m)
     score = trust(support) if math.isnan(detection.score) else detection.score * trust(support)
-    return Detection3D(detection.id, detection.label, score, cloud.frame_id, cloud.frame_T_camera @ camera_T_box,
-                       solid.size_m, "depth", support, points, hidden.astype(np.float32))
+    return Detection3D(
+        detection.id,
+        detection.label,
+        score,
+        cloud.frame_id,
+        cloud.frame_T_camera @ camera_T_box,
+        solid.size_m,
+        "depth",
+        support,
+        points,
+        hidden.astype(np.float32),
+    )
 
 
 def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
@@ -89,7 +102,7 @@ def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str
 
 
 def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
-    """Whether the plane is a side of the object, denser in the box than around it, and no table that is all the box shows."""
+    """Whether the plane is the object's side: denser in the box than around it, and no table seen in it."""
     points = cloud.thinned_m
     on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
     inside = _inside(cloud.project_px(points), box_px)
@@ -105,9 +118,11 @@ def _inside(pixels, box_px) -> np.ndarray:
     return (u > x0) & (u < x1) & (v > y0) & (v < y1)
 
 
-def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) -> tuple[np.ndarray, SolidBox, np.ndarray]:
+def _solid(
+    cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px
+) -> tuple[np.ndarray, SolidBox, np.ndarray]:
     """camera_T_local 4x4, the box in that frame, and the object's points in the camera frame (float32)."""
-    keep = _not_flying(found.mask)
+    keep = without_flying(found.mask)
     normals = surface_normals(found.points_m, keep, 0.0 if plane is None else plane.noise_m)
     points, normals = found.points_m[keep], normals[keep]
     step = max(1, math.ceil(len(points) / cloud.config.max_points))
@@ -127,7 +142,7 @@ def _solid(cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px) ->
     def to_camera(p):
         return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
 
-    bottom, = order_statistics(local[:, 2], 0.5)
+    (bottom,) = order_statistics(local[:, 2], 0.5)
     if plane is not None and _stands_on_another(cloud, local, normals, eye, to_camera, box_px, found.cut):
         above = local[:, 2] > bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
         if above.sum() * found.step**2 >= cloud.config.min_points:
@@ -170,42 +185,6 @@ def _ranks(values: np.ndarray, count: int) -> list[np.ndarray]:
     return [group for group in np.array_split(np.argsort(values), count) if len(group)]
 
 
-def _not_flying(mask: np.ndarray) -> np.ndarray:
-    """The mask without pixels that have fewer than two neighbours in it: readings between two surfaces."""
-    neighbours = cv2.filter2D(mask.astype(np.uint8), -1, np.array(((0, 1, 0), (1, 0, 1), (0, 1, 0)), np.uint8),
-                              borderType=cv2.BORDER_CONSTANT)
-    kept = mask & (neighbours >= 2)
-    return kept if kept.sum() * 2 > mask.sum() else mask
-
-
-def surface_normals(points_m: np.ndarray, mask: np.ndarray, noise_m: float = 0.0) -> np.ndarray:
-    """Unit normals towards the camera of organised points hxwx3 in `mask`; NaN where they cannot be told.
-
-    noise_m: standard deviation of the depth; the more of it, the wider the neighbourhood.
-    """
-    side = math.sqrt(max(int(mask.sum()), 1))
-    share = 0.03 + min(0.02, 20.0 * max(0.0, noise_m - 0.0005))
-    reach, kernel = int(np.clip(round(share * side), 1, 5)), (5, 5) if noise_m > 0.0002 else (3, 3)
-    weight = cv2.boxFilter(mask.astype(np.float32), -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
-    filled = np.where(mask[..., None], points_m, 0).astype(np.float32)
-    mean = cv2.boxFilter(filled, -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
-    mean /= np.where(weight > 0, weight, np.nan)[..., None]
-    mean[~mask] = np.nan
-    slopes = []
-    for axis in (1, 0):
-        ahead, back = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        to, of = [slice(None)] * 2, [slice(None)] * 2
-        to[axis], of[axis] = slice(None, -reach), slice(reach, None)
-        ahead[tuple(to)], back[tuple(of)] = mean[tuple(of)], mean[tuple(to)]
-        slope = ahead - back
-        slope = np.where(np.isnan(slope), ahead - mean, slope)
-        slopes.append(np.where(np.isnan(slope), mean - back, slope))
-    normal = np.cross(slopes[1], slopes[0])  # image y then x: out of the surface, towards the camera
-    with np.errstate(invalid="ignore"):
-        normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    return normal
-
-
 def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) -> float:
     """Share of the box's foreground pixels on the object and inside its 3D box.
 
@@ -216,21 +195,25 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
     with np.errstate(invalid="ignore"):
         agrees = found.mask & np.all(np.abs(local) < size_m / 2 + 0.003 + 0.05 * size_m.max(), axis=-1)
         far_side = np.nanmax(np.where(found.mask, points[..., 2], np.nan)) + 0.25 * size_m.max()
-        foreground_pixels = found.box & (np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side)))
+        foreground_pixels = found.box & (
+            np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side))
+        )
     total = int((foreground_pixels | (agrees & found.box)).sum())
     return float((agrees & found.box).sum() / total) if total else 0.0
 
 
-# -- the model's own boxes -----------------------------------------------------------------------------------------
+# -- the model's own boxes -----------------------------------------------------------------------------------
+
 
 def place_model_boxes(frame: Frame, boxes_3d: Sequence[ModelBox3D]) -> tuple[Detection3D, ...]:
     """The model's own 3D boxes in the frame's target frame, source "model", ids "m0", "m1", ...
 
-    Without intrinsics the model assumes a field of view of 60 degrees on each axis. With K the centre is moved to the
-    ray of its pixel, and the range grows by the ratio of the true to the assumed focal length, so that the object
-    keeps its size in metres and in the picture. With registered depth at the projected centre the whole box, range
-    and size, is scaled so that its front meets the measured surface, unless they differ by more than a factor of 4.
-    Without K, or with a lens model that is not known, the box stays as the model said.
+    Without intrinsics the model assumes a field of view of 60 degrees on each axis. With K the centre is
+    moved to the ray of its pixel, and the range grows by the ratio of the true to the assumed focal length,
+    so that the object keeps its size in metres and in the picture. With registered depth at the projected
+    centre the whole box, range and size, is scaled so that its front meets the measured surface, unless they
+    differ by more than a factor of 4. Without K, or with a lens model that is not known, the box stays as the
+    model said.
     """
     frame_id = frame.frame_id if frame.target_T_camera is None else frame.target_frame
     frame_T_camera = np.eye(4) if frame.target_T_camera is None else np.asarray(frame.target_T_camera, float)
@@ -243,8 +226,11 @@ def place_model_boxes(frame: Frame, boxes_3d: Sequence[ModelBox3D]) -> tuple[Det
             centre, size = centre * scale, size * scale
         camera_T_box = np.eye(4)
         camera_T_box[:3, :3], camera_T_box[:3, 3] = box.rotation, centre
-        placed.append(Detection3D(f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size,
-                                  "model"))
+        placed.append(
+            Detection3D(
+                f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size, "model"
+            )
+        )
     return tuple(placed)
 
 
@@ -258,7 +244,7 @@ def _on_true_ray(frame: Frame, centre_m: np.ndarray) -> np.ndarray:
 
 
 def _measured_scale(frame: Frame, centre_m: np.ndarray, size_m: np.ndarray, rotation: np.ndarray) -> float:
-    """Factor that brings the box's front, on the ray through its centre, to the measured surface; 1 without depth."""
+    """Factor that brings the box's front, on its centre's ray, to the measured surface; 1 without depth."""
     depth_m = frame.depth_m
     if depth_m is None or depth_m.shape != frame.rgb.shape[:2]:
         return 1.0
@@ -268,8 +254,10 @@ def _measured_scale(frame: Frame, centre_m: np.ndarray, size_m: np.ndarray, rota
         to_front = float(np.min(size_m / 2 / np.abs(rotation.T @ ray)))
     u, v = project_px(centre_m, frame.K, frame.distortion, frame.distortion_model)[0]
     reach = max(1.0, 0.1 * float(size_m.min()) * frame.K[0, 0] / centre_m[2])
-    window = depth_m[max(0, round(v - reach)): max(0, round(v + reach) + 1),
-                     max(0, round(u - reach)): max(0, round(u + reach) + 1)]
+    window = depth_m[
+        max(0, round(v - reach)) : max(0, round(v + reach) + 1),
+        max(0, round(u - reach)) : max(0, round(u + reach) + 1),
+    ]
     readings = window[np.isfinite(window) & (window > 0)]
     if len(readings) < 3 or to_front >= distance:
         return 1.0

@@ -1,4 +1,5 @@
-"""Depth images of exact solids by ray casting, for tests of geometry: every pixel's truth is known in closed form.
+"""Depth images of exact solids by ray casting, for tests of geometry: every pixel's truth is known in closed
+form.
 
 Solids stand in a world frame (z up, the table is z = 0); `Scene.frame()` looks at them with any camera.
 """
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qwen3vl_ros.perception.cloud import ray_table
+from qwen3vl_ros.perception.lens import ray_table
 from qwen3vl_ros.types import Frame
 
 WIDTH, HEIGHT = 320, 240
@@ -38,11 +39,18 @@ def turn_x(angle: float) -> np.ndarray:
     return np.array(((1.0, 0, 0), (0, c, -s), (0, s, c)))
 
 
-def look_from(elevation_deg: float, azimuth_deg: float = -90.0, distance_m: float = 0.7, target=(0, 0, 0.03),
-              roll_deg: float = 0.0) -> np.ndarray:
+def look_from(
+    elevation_deg: float,
+    azimuth_deg: float = -90.0,
+    distance_m: float = 0.7,
+    target=(0, 0, 0.03),
+    roll_deg: float = 0.0,
+) -> np.ndarray:
     """world_T_camera (x right, y down, z forward) that looks at target."""
     e, a = np.deg2rad((elevation_deg, azimuth_deg))
-    eye = np.asarray(target, float) + distance_m * np.array((np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)))
+    eye = np.asarray(target, float) + distance_m * np.array(
+        (np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e))
+    )
     forward = (np.asarray(target, float) - eye) / distance_m
     right = np.cross(forward, (0, 0, 1.0))
     right /= np.linalg.norm(right)
@@ -52,14 +60,16 @@ def look_from(elevation_deg: float, azimuth_deg: float = -90.0, distance_m: floa
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """kind: "box", "ball" or "cylinder" (upright in its own frame); size_m full extents; world_T_solid 4x4."""
+    """kind: "box", "ball" or "cylinder" (upright in its own frame); size_m: full extents."""
 
     kind: str
     size_m: tuple[float, float, float]
     world_T_solid: np.ndarray
 
     def depths(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """Ray parameter of the first hit of origin + t ray, HxW, inf where there is none. All in the solid's frame."""
+        """Ray parameter of the first hit of origin + t ray, HxW, inf where there is none. All in the solid's
+        frame.
+        """
         half = np.asarray(self.size_m) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.kind == "ball":
@@ -92,7 +102,9 @@ def ball(diameter_m, position=(0, 0), bottom=0.0) -> Solid:
 
 
 def cylinder(diameter_m, height_m, position=(0, 0), bottom=0.0) -> Solid:
-    return Solid("cylinder", (diameter_m, diameter_m, height_m), pose(None, (*position, bottom + height_m / 2)))
+    return Solid(
+        "cylinder", (diameter_m, diameter_m, height_m), pose(None, (*position, bottom + height_m / 2))
+    )
 
 
 @dataclass(eq=False)
@@ -130,8 +142,15 @@ class Scene:
 
     def frame(self, **changes) -> Frame:
         width, height = self.size_px
-        values = dict(stamp_ns=1, frame_id="camera", rgb=np.zeros((height, width, 3), np.uint8), depth_m=self.depth_m,
-                      K=self.K, distortion=self.distortion, distortion_model=self.distortion_model)
+        values = dict(
+            stamp_ns=1,
+            frame_id="camera",
+            rgb=np.zeros((height, width, 3), np.uint8),
+            depth_m=self.depth_m,
+            K=self.K,
+            distortion=self.distortion,
+            distortion_model=self.distortion_model,
+        )
         return Frame(**{**values, **changes})
 
     def box_px(self, index: int = 0) -> tuple[float, float, float, float]:

@@ -1,7 +1,8 @@
-"""Lifting on a real RGB-D photograph: the Middlebury motorcycle that scikit-image ships (stereo depth, 7 % holes).
+"""Lifting on a real RGB-D photograph: the Middlebury motorcycle that scikit-image ships (stereo depth, 7 %
+holes).
 
-Boxes were drawn by hand. What is true is computed from the depth itself in the plainest way, pixel extent x range /
-focal length, so that the checks do not lean on the code under test.
+Boxes were drawn by hand. What is true is computed from the depth itself in the plainest way, pixel extent x
+range / focal length, so that the checks do not lean on the code under test.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 
 from qwen3vl_ros.config import GripperConfig, LiftConfig
-from qwen3vl_ros.perception.cloud import SceneCloud, project_px
+from qwen3vl_ros.perception.cloud import SceneCloud
 from qwen3vl_ros.perception.grasp import plan_grasps
+from qwen3vl_ros.perception.lens import project_px
 from qwen3vl_ros.perception.lift import lift_boxes
 from qwen3vl_ros.types import Detection2D, Frame
 
@@ -53,7 +55,9 @@ def cloud(frame) -> SceneCloud:
 
 @pytest.fixture(scope="module")
 def lifted(cloud):
-    return lift_boxes(cloud, [Detection2D(name, tuple(map(float, box)), 0.9, name) for name, box in BOXES_PX.items()])
+    return lift_boxes(
+        cloud, [Detection2D(name, tuple(map(float, box)), 0.9, name) for name, box in BOXES_PX.items()]
+    )
 
 
 def find(lifted, name):
@@ -62,14 +66,16 @@ def find(lifted, name):
 
 def middle_depth_m(frame, box) -> float:
     x0, y0, x1, y1 = box
-    window = frame.depth_m[(3 * y0 + y1) // 4: (y0 + 3 * y1) // 4, (3 * x0 + x1) // 4: (x0 + 3 * x1) // 4]
+    window = frame.depth_m[(3 * y0 + y1) // 4 : (y0 + 3 * y1) // 4, (3 * x0 + x1) // 4 : (x0 + 3 * x1) // 4]
     return float(np.median(window[window > 0]))
 
 
 def test_the_garage_floor_is_the_support(cloud, frame):
     plane = cloud.plane
     assert plane is not None
-    strip = cloud.window_points_m(slice(440, 495), slice(150, 480))  # bare concrete in front of the motorcycle
+    strip = cloud.window_points_m(
+        slice(440, 495), slice(150, 480)
+    )  # bare concrete in front of the motorcycle
     heights = np.abs(plane.height_m(strip[np.isfinite(strip[..., 2])]))
     assert np.median(heights) < 0.01 and np.percentile(heights, 95) < 0.03
     assert np.degrees(np.arccos(-plane.normal[1])) < 25, "the photographer held the camera about level"
@@ -94,7 +100,9 @@ def test_size_agrees_with_pixels_times_range(lifted, frame, name):
 @pytest.mark.parametrize("name", ("motorcycle", "rear wheel", "headlight", "carton on the shelf"))
 def test_the_3d_box_projects_onto_the_2d_box(lifted, frame, name):
     found = find(lifted, name)
-    corners = np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]) * found.size_m
+    corners = (
+        np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]) * found.size_m
+    )
     pixels = project_px(corners @ found.frame_T_box[:3, :3].T + found.frame_T_box[:3, 3], frame.K) + 0.5
     low, high = pixels.min(0), pixels.max(0)
     box = np.array(BOXES_PX[name], float)
@@ -122,5 +130,7 @@ def test_a_motorcycle_is_not_for_this_gripper(lifted, cloud):
 
 def test_a_photo_with_depth_of_another_size_is_refused(frame):
     small = Frame(0, "camera", frame.rgb, np.ascontiguousarray(frame.depth_m[::2, ::2]), frame.K)
-    refused = lift_boxes(SceneCloud.of(small, LiftConfig()), [Detection2D("motorcycle", (92, 45, 685, 452))]).refusals
+    refused = lift_boxes(
+        SceneCloud.of(small, LiftConfig()), [Detection2D("motorcycle", (92, 45, 685, 452))]
+    ).refusals
     assert "371x250" in refused[0].reason and "741x500" in refused[0].reason

@@ -1,4 +1,6 @@
-"""Grasp targets: conventions, laws, refusals, and whether a gripper could really do it in scenes whose truth is known."""
+"""Grasp targets: conventions, laws, refusals, and whether a gripper could really do it in scenes whose truth
+is known.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ GRIPPER = GripperConfig()
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
-def plan(scene: ds.Scene, gripper: GripperConfig = GRIPPER, only: int | None = 0, **changes) -> list[GraspTarget]:
+def plan(
+    scene: ds.Scene, gripper: GripperConfig = GRIPPER, only: int | None = 0, **changes
+) -> list[GraspTarget]:
     """Grasps of the scene's solids, or of one of them."""
     cloud = SceneCloud.of(scene.frame(**changes), LiftConfig())
     wanted = range(len(scene.solids)) if only is None else [only]
@@ -37,7 +41,9 @@ def in_world(scene: ds.Scene, target: GraspTarget) -> np.ndarray:
 
 def closing_angle_deg(world_T_gripper: np.ndarray, yaw: float) -> float:
     """Between the closing axis and a horizontal direction, without sign."""
-    return float(np.degrees(np.arccos(min(1.0, abs(world_T_gripper[:2, 1] @ (math.cos(yaw), math.sin(yaw)))))))
+    return float(
+        np.degrees(np.arccos(min(1.0, abs(world_T_gripper[:2, 1] @ (math.cos(yaw), math.sin(yaw))))))
+    )
 
 
 def jaw_volume(width_m: float, gripper: GripperConfig, step: float = 0.002) -> np.ndarray:
@@ -55,26 +61,31 @@ def inside(solid: ds.Solid, world_points: np.ndarray, margin: float = 0.0005) ->
     half = np.asarray(solid.size_m) / 2 - margin
     if solid.kind == "ball":
         return np.linalg.norm(local, axis=1) < half[0]
-    flat = np.linalg.norm(local[:, :2], axis=1) < half[0] if solid.kind == "cylinder" else \
-        (np.abs(local[:, :2]) < half[:2]).all(1)
+    flat = (
+        np.linalg.norm(local[:, :2], axis=1) < half[0]
+        if solid.kind == "cylinder"
+        else (np.abs(local[:, :2]) < half[:2]).all(1)
+    )
     return flat & (np.abs(local[:, 2]) < half[2])
 
 
-# -- conventions ---------------------------------------------------------------------------------------------------
+# -- conventions ---------------------------------------------------------------------------------------------
 
 CUBE = ds.box((0.05, 0.05, 0.05), (0.02, -0.01), yaw=0.4)
 
 
 def test_plus_z_goes_down_into_the_table_and_plus_y_closes_on_the_sides():
     scene = ds.Scene([CUBE])
-    target, = plan(scene)
+    (target,) = plan(scene)
     pose = in_world(scene, target)
     assert target.feasible and target.reason == "" and 0 < target.quality <= 1
     np.testing.assert_allclose(pose[:3, 2], (0, 0, -1), atol=1e-3)
     assert min(closing_angle_deg(pose, 0.4), closing_angle_deg(pose, 0.4 + math.pi / 2)) < 3
     assert target.frame_T_gripper[2, 2] > 0, "the camera looks down too: the approach goes away from it"
     np.testing.assert_allclose(pose[:2, 3], (0.02, -0.01), atol=0.004)
-    assert GRIPPER.clearance - 0.001 < pose[2, 3] < 0.05 - 0.003, "fingertips above the table and below the cube's top"
+    assert GRIPPER.clearance - 0.001 < pose[2, 3] < 0.05 - 0.003, (
+        "fingertips above the table and below the cube's top"
+    )
     assert target.width_m == pytest.approx(0.05, abs=0.003)
     assert target.approach_m == GRIPPER.standoff
     pre_grasp = pose[:3, 3] - target.approach_m * pose[:3, 2]
@@ -106,13 +117,14 @@ def test_a_box_the_model_only_guessed_gets_no_grasp():
     assert plan_grasps(SceneCloud.of(ds.Scene([CUBE]).frame(), LiftConfig()), [guess], GRIPPER) == ()
 
 
-# -- choosing ------------------------------------------------------------------------------------------------------
+# -- choosing ------------------------------------------------------------------------------------------------
+
 
 @few
 @given(st.floats(-math.pi, math.pi))
 def test_the_jaws_turn_with_a_brick_and_take_its_narrow_side(yaw):
     scene = ds.Scene([ds.box((0.14, 0.05, 0.05), yaw=yaw)], ds.look_from(55))
-    target, = plan(scene)
+    (target,) = plan(scene)
     assert target.feasible, target.reason
     assert closing_angle_deg(in_world(scene, target), yaw + math.pi / 2) < 4
     assert target.width_m == pytest.approx(0.05, abs=0.004)
@@ -124,22 +136,30 @@ def test_the_jaws_close_where_neighbours_leave_room():
         blocked = np.array((-math.sin(free_yaw), math.cos(free_yaw))) * gap * 1.4
         walls = [ds.box((0.03, 0.03, 0.05), sign * blocked, yaw=free_yaw) for sign in (-1, 1)]
         scene = ds.Scene([ds.box((0.05, 0.05, 0.05), yaw=free_yaw), *walls], ds.look_from(65))
-        target, = plan(scene)
+        (target,) = plan(scene)
         assert target.feasible, target.reason
         assert closing_angle_deg(in_world(scene, target), free_yaw) < 5
 
 
 def test_room_beside_the_jaws_and_a_seen_contact_are_worth_more():
     alone = ds.Scene([CUBE], ds.look_from(60))
-    beside = ds.Scene([CUBE, *(ds.box((0.05, 0.05, 0.05), (0.02 + 0.073 * math.cos(a), -0.01 + 0.073 * math.sin(a)), yaw=0.4)
-                               for a in 0.4 + np.arange(4) * math.pi / 2)], ds.look_from(60))
+    beside = ds.Scene(
+        [
+            CUBE,
+            *(
+                ds.box((0.05, 0.05, 0.05), (0.02 + 0.073 * math.cos(a), -0.01 + 0.073 * math.sin(a)), yaw=0.4)
+                for a in 0.4 + np.arange(4) * math.pi / 2
+            ),
+        ],
+        ds.look_from(60),
+    )
     free, tight = plan(alone)[0], plan(beside)[0]
     assert free.feasible and free.quality > (tight.quality if tight.feasible else 0.0)
 
 
 def test_no_plane_and_no_gravity_approaches_along_the_view():
     scene = ds.Scene([ds.ball(0.06)], ds.look_from(30), table=False)
-    target, = plan(scene)
+    (target,) = plan(scene)
     centre = scene.camera_T_solid()[:3, 3]
     assert target.feasible, target.reason
     assert target.frame_T_gripper[:3, 2] @ centre / np.linalg.norm(centre) > 0.999
@@ -148,15 +168,16 @@ def test_no_plane_and_no_gravity_approaches_along_the_view():
 def test_gravity_is_down_where_no_plane_is_seen():
     scene = ds.Scene([ds.box((0.05, 0.05, 0.12), yaw=0.3)], ds.look_from(30), table=False)
     up = np.linalg.inv(scene.world_T_camera)[:3, 2]
-    target, = plan(scene, up_camera=up)
+    (target,) = plan(scene, up_camera=up)
     assert target.feasible, target.reason
     assert target.frame_T_gripper[:3, 2] @ up == pytest.approx(-1, abs=1e-6)
 
 
-# -- refusals ------------------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------
+
 
 def refusal(scene, gripper=GRIPPER) -> GraspTarget:
-    target, = plan(scene, gripper)
+    (target,) = plan(scene, gripper)
     assert not target.feasible and target.quality == 0 and target.reason
     R = target.frame_T_gripper[:3, :3]
     np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-6)
@@ -190,7 +211,9 @@ def test_no_room_for_fingers():
 
 def test_a_finger_on_a_slope_slips():
     scene = ds.Scene([ds.ball(0.07)], ds.look_from(60))
-    short = replace(GRIPPER, finger_length=0.02)  # the palm meets the top long before the fingertips pass the equator
+    short = replace(
+        GRIPPER, finger_length=0.02
+    )  # the palm meets the top long before the fingertips pass the equator
     assert "friction" in refusal(scene, short).reason
     assert plan(scene, replace(short, friction=2.0))[0].feasible
 
@@ -200,19 +223,23 @@ def test_the_approach_leans_no_farther_than_allowed(max_tilt_deg):
     gripper = replace(GRIPPER, max_tilt_deg=max_tilt_deg, palm_width=0.09)
     # A tall wall close behind the cube: straight down the palm would hit it.
     scene = ds.Scene([ds.box((0.04, 0.04, 0.04)), ds.box((0.3, 0.02, 0.2), (0, 0.033))], ds.look_from(50))
-    target, = plan(scene, gripper)
+    (target,) = plan(scene, gripper)
     tilt = math.degrees(math.acos(-in_world(scene, target)[2, 2]))
     assert tilt < max_tilt_deg + 0.1
     assert target.feasible == (max_tilt_deg > 0), target.reason
     if target.feasible:
         assert tilt > 5
-        volume = jaw_volume(target.width_m, gripper) @ in_world(scene, target)[:3, :3].T + in_world(scene, target)[:3, 3]
+        volume = (
+            jaw_volume(target.width_m, gripper) @ in_world(scene, target)[:3, :3].T
+            + in_world(scene, target)[:3, 3]
+        )
         assert volume[:, 2].min() > 0 and not any(inside(s, volume).any() for s in scene.solids)
     else:
         assert "palm" in target.reason
 
 
-# -- would a gripper do it? ----------------------------------------------------------------------------------------
+# -- would a gripper do it? ----------------------------------------------------------------------------------
+
 
 def test_jaws_stay_clear_of_exact_solids_in_clutter():
     collisions, tried = [], 0
@@ -225,7 +252,11 @@ def test_jaws_stay_clear_of_exact_solids_in_clutter():
                 continue
             taken.append(at)
             size = rng.uniform(0.03, 0.06, 3)
-            solids.append((ds.box(size, at, yaw), ds.ball(size[0], at), ds.cylinder(size[0], 0.02 + size[1], at))[seed % 3])
+            solids.append(
+                (ds.box(size, at, yaw), ds.ball(size[0], at), ds.cylinder(size[0], 0.02 + size[1], at))[
+                    seed % 3
+                ]
+            )
         scene = ds.Scene(solids, ds.look_from(rng.uniform(40, 75), rng.uniform(-180, 180), 0.65))
         for target in plan(scene, only=None):
             if not target.feasible:
@@ -246,13 +277,18 @@ def surface(mesh, size_m, rng, count=20000) -> tuple[np.ndarray, np.ndarray]:
     face = rng.choice(len(area), count, p=area / area.sum())
     u = rng.random((count, 2))
     u[u.sum(1) > 1] = 1 - u[u.sum(1) > 1]
-    points = corners[face, 0] + u[:, :1] * (corners[face, 1] - corners[face, 0]) \
+    points = (
+        corners[face, 0]
+        + u[:, :1] * (corners[face, 1] - corners[face, 0])
         + u[:, 1:] * (corners[face, 2] - corners[face, 0])
+    )
     return points, normals[face] / area[face, None]
 
 
 def what_is_wrong(target: GraspTarget, own: int, surfaces, table_up, table_point) -> str:
-    """Why the grasp fails on true surfaces (index -> points, normals in the camera frame), empty if it does not."""
+    """Why the grasp fails on true surfaces (index -> points, normals in the camera frame), empty if it does
+    not.
+    """
     R, origin = target.frame_T_gripper[:3, :3], target.frame_T_gripper[:3, 3]
     inner = target.width_m / 2 + GRIPPER.clearance
     for index, (points, normals) in surfaces.items():
@@ -261,8 +297,12 @@ def what_is_wrong(target: GraspTarget, own: int, surfaces, table_up, table_point
         beside = (x < GRIPPER.finger_width / 2) & (z < 0) & (z > -GRIPPER.finger_length)
         if (beside & (y > inner) & (y < inner + GRIPPER.finger_thickness)).any():
             return f"a finger is in object {index}"
-        if ((z < -GRIPPER.finger_length) & (z > -GRIPPER.finger_length - 0.03) & (x < GRIPPER.palm_width / 2)
-                & (y < GRIPPER.max_width / 2 + GRIPPER.finger_thickness)).any():
+        if (
+            (z < -GRIPPER.finger_length)
+            & (z > -GRIPPER.finger_length - 0.03)
+            & (x < GRIPPER.palm_width / 2)
+            & (y < GRIPPER.max_width / 2 + GRIPPER.finger_thickness)
+        ).any():
             return f"the palm is in object {index}"
         if index != own:
             continue
@@ -311,12 +351,15 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
                     kinds.add(view.truths[int(target.detection_id)].kind)
                     fault = what_is_wrong(target, int(target.detection_id), surfaces, up, foot)
                     wrong += [(seed, target.detection_id, target.label, fault)] if fault else []
-    assert kinds == {"cube", "ball", "cylinder", "mug", "bowl"}, "bowls are wider than the gripper: held by the rim"
+    assert kinds == {"cube", "ball", "cylinder", "mug", "bowl"}, (
+        "bowls are wider than the gripper: held by the rim"
+    )
     assert feasible >= 0.9 * total > 40
     assert len(wrong) <= 0.05 * feasible, wrong
 
 
-# -- whatever the camera sends -------------------------------------------------------------------------------------
+# -- whatever the camera sends -------------------------------------------------------------------------------
+
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
@@ -325,27 +368,41 @@ def test_no_depth_image_breaks_lifting_or_grasping(seed):
     rng = np.random.default_rng(seed)
     height, width = int(rng.integers(2, 200)), int(rng.integers(2, 260))
     slope = 0.5 + np.linspace(0, 1, height)[:, None] + np.zeros((height, width))
-    depth_m = (np.full((height, width), rng.uniform(0.2, 3)), rng.uniform(0, 3, (height, width)), slope,
-               np.zeros((height, width)), rng.integers(1, 5, (height, width)) / 2,
-               1 + 0.0005 * rng.normal(size=(height, width)))[rng.integers(6)].astype(np.float32)
+    depth_m = (
+        np.full((height, width), rng.uniform(0.2, 3)),
+        rng.uniform(0, 3, (height, width)),
+        slope,
+        np.zeros((height, width)),
+        rng.integers(1, 5, (height, width)) / 2,
+        1 + 0.0005 * rng.normal(size=(height, width)),
+    )[rng.integers(6)].astype(np.float32)
     for _ in range(rng.integers(6)):
         y, x = rng.integers(height), rng.integers(width)
-        patch = np.s_[y: y + rng.integers(1, 60), x: x + rng.integers(1, 60)]
+        patch = np.s_[y : y + rng.integers(1, 60), x : x + rng.integers(1, 60)]
         depth_m[patch] = rng.choice((np.nan, 0, np.inf, -1, rng.uniform(0.2, 3)))
     if rng.random() < 0.3:
         depth_m[rng.random(depth_m.shape) < rng.random()] = np.nan
     up = rng.normal(size=3)
-    frame = ds.Frame(0, "camera", np.zeros((height, width, 3), np.uint8), depth_m,
-                     ds.intrinsics(width, height, rng.uniform(0.4, 3)),
-                     distortion=None if rng.random() < 0.8 else rng.normal(size=5) * 0.2,
-                     up_camera=up / np.linalg.norm(up) if rng.random() < 0.3 else None)
+    frame = ds.Frame(
+        0,
+        "camera",
+        np.zeros((height, width, 3), np.uint8),
+        depth_m,
+        ds.intrinsics(width, height, rng.uniform(0.4, 3)),
+        distortion=None if rng.random() < 0.8 else rng.normal(size=5) * 0.2,
+        up_camera=up / np.linalg.norm(up) if rng.random() < 0.3 else None,
+    )
     corners = np.sort(rng.uniform(-0.2, 1.2, (4, 2, 2)), axis=1) * (width, height)
     detections = [Detection2D("x", tuple(c.ravel()), rng.random(), str(k)) for k, c in enumerate(corners)]
     cloud = SceneCloud.of(frame, LiftConfig(min_points=int(rng.choice((4, 40)))))
     lifted = lift_boxes(cloud, detections)
     assert sorted([d.id for d in lifted.detections] + [r.id for r in lifted.refusals]) == ["0", "1", "2", "3"]
     for found in lifted.detections:
-        assert np.isfinite(found.frame_T_box).all() and (found.size_m > 0).all() and np.isfinite(found.size_m).all()
+        assert (
+            np.isfinite(found.frame_T_box).all()
+            and (found.size_m > 0).all()
+            and np.isfinite(found.size_m).all()
+        )
         assert 0 <= found.support <= 1 and 0 <= found.score <= 1
         assert np.linalg.det(found.frame_T_box[:3, :3]) == pytest.approx(1, abs=1e-5)
     for target in plan_grasps(cloud, lifted.detections, GRIPPER):

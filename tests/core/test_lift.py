@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import depth_scenes as ds
 from qwen3vl_ros.config import LiftConfig
-from qwen3vl_ros.perception.cloud import SceneCloud, pixel_rays, project_px, ray_table
+from qwen3vl_ros.perception.cloud import SceneCloud
+from qwen3vl_ros.perception.lens import pixel_rays, project_px, ray_table
 from qwen3vl_ros.perception.lift import lift_boxes, place_model_boxes, trust
 from qwen3vl_ros.types import Detection2D, Detection3D, ModelBox3D
 
@@ -55,7 +56,7 @@ def assert_rigid(matrix: np.ndarray) -> None:
     np.testing.assert_array_equal(matrix[3], (0, 0, 0, 1))
 
 
-# -- the whole object from its visible side ------------------------------------------------------------------------
+# -- the whole object from its visible side ------------------------------------------------------------------
 
 SOLIDS = {
     "cube": ds.box((0.06, 0.06, 0.06), yaw=0.4),
@@ -88,26 +89,36 @@ def test_a_solid_on_a_table_is_lifted_whole(name, elevation_deg):
 def test_the_far_side_of_a_round_thing_is_completed_at_grazing_view(solid):
     scene = ds.Scene([solid], ds.look_from(8, distance_m=0.6))
     visible = lift_one(scene)
-    toward_camera = np.linalg.norm(np.median(visible.points_camera_m, 0)) - np.linalg.norm(scene.camera_T_solid()[:3, 3])
-    assert toward_camera < -0.01, "the visible points alone lie too near: without completion this test would fail"
+    toward_camera = np.linalg.norm(np.median(visible.points_camera_m, 0)) - np.linalg.norm(
+        scene.camera_T_solid()[:3, 3]
+    )
+    assert toward_camera < -0.01, (
+        "the visible points alone lie too near: without completion this test would fail"
+    )
     assert centre_error(visible, scene.camera_T_solid()) < 0.004
 
 
 def test_two_sides_of_a_box_give_the_whole_of_it():
-    scene = ds.Scene([ds.box((0.10, 0.07, 0.30), yaw=0.6)], ds.look_from(1, distance_m=0.7, target=(0, 0, 0.15)))
+    scene = ds.Scene(
+        [ds.box((0.10, 0.07, 0.30), yaw=0.6)], ds.look_from(1, distance_m=0.7, target=(0, 0, 0.15))
+    )
     found = lift_one(scene)
     assert axis_angle_deg(found.frame_T_box, scene.camera_T_solid()) < 3
     assert centre_error(found, scene.camera_T_solid()) < 0.006
 
 
 def test_a_thing_on_another_does_not_reach_down_to_the_table():
-    scene = ds.Scene([ds.box((0.05, 0.05, 0.05), bottom=0.06, yaw=0.3), ds.box((0.11, 0.11, 0.06))], ds.look_from(35))
+    scene = ds.Scene(
+        [ds.box((0.05, 0.05, 0.05), bottom=0.06, yaw=0.3), ds.box((0.11, 0.11, 0.06))], ds.look_from(35)
+    )
     found = lift_one(scene)
     assert centre_error(found, scene.camera_T_solid()) < 0.006
     assert found.size_m[2] == pytest.approx(0.05, abs=0.006)
 
 
-@pytest.mark.parametrize("size_m, tilt", (((0.10, 0.07, 0.05), 0.5), ((0.12, 0.08, 0.02), 0.9), ((0.15, 0.03, 0.03), 0.3)))
+@pytest.mark.parametrize(
+    "size_m, tilt", (((0.10, 0.07, 0.05), 0.5), ((0.12, 0.08, 0.02), 0.9), ((0.15, 0.03, 0.03), 0.3))
+)
 def test_a_tilted_box_in_the_air_keeps_its_tilt(size_m, tilt):
     pose = ds.pose(ds.turn_z(0.5) @ ds.turn_x(tilt), (0, 0, 0.05))
     scene = ds.Scene([ds.Solid("box", size_m, pose)], ds.look_from(40, distance_m=0.5), table=False)
@@ -138,7 +149,8 @@ def test_a_wall_behind_the_table_is_not_the_support():
     assert centre_error(lift_one(scene), scene.camera_T_solid()) < 0.004
 
 
-# -- laws ----------------------------------------------------------------------------------------------------------
+# -- laws ----------------------------------------------------------------------------------------------------
+
 
 @few
 @given(metres, metres, st.sampled_from(sorted(SOLIDS)))
@@ -175,7 +187,10 @@ def test_the_box_stays_where_it_is_when_the_camera_moves(azimuth, elevation, rol
 def test_results_are_in_the_target_frame(twist):
     scene = ds.Scene([SOLIDS["brick"]])
     target_T_camera = ds.pose(cv2.Rodrigues(np.array(twist[:3]))[0], twist[3:])
-    in_camera, in_target = lift_one(scene), lift_one(scene, target_T_camera=target_T_camera, target_frame="base")
+    in_camera, in_target = (
+        lift_one(scene),
+        lift_one(scene, target_T_camera=target_T_camera, target_frame="base"),
+    )
     np.testing.assert_allclose(in_target.frame_T_box, target_T_camera @ in_camera.frame_T_box, atol=1e-9)
     np.testing.assert_array_equal(in_target.size_m, in_camera.size_m)
     np.testing.assert_array_equal(in_target.points_camera_m, in_camera.points_camera_m)
@@ -186,8 +201,11 @@ def test_results_are_in_the_target_frame(twist):
 @given(st.floats(0.6, 2.5))
 def test_a_larger_world_gives_larger_boxes(scale):
     def at(s):
-        return ds.Scene([ds.box(np.array((0.12, 0.07, 0.06)) * s, yaw=0.3)],
-                        ds.look_from(45, distance_m=0.7 * s, target=(0, 0, 0.03 * s)))
+        return ds.Scene(
+            [ds.box(np.array((0.12, 0.07, 0.06)) * s, yaw=0.3)],
+            ds.look_from(45, distance_m=0.7 * s, target=(0, 0, 0.03 * s)),
+        )
+
     small, large = lift_one(at(1.0)), lift_one(at(scale))
     np.testing.assert_allclose(large.frame_T_box[:3, 3], scale * small.frame_T_box[:3, 3], atol=0.006 * scale)
     np.testing.assert_allclose(large.size_m, scale * small.size_m, atol=0.008 * scale)
@@ -198,7 +216,8 @@ def test_same_input_same_output():
     np.testing.assert_array_equal(lift_one(scene).frame_T_box, lift_one(scene).frame_T_box)
 
 
-# -- bad depth, clutter --------------------------------------------------------------------------------------------
+# -- bad depth, clutter --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("value", (np.nan, 0.0, np.inf, -1.0, 60.0))
 def test_missing_readings_change_nothing_but_the_support(value):
@@ -221,9 +240,11 @@ def test_noise_of_a_depth_camera_is_borne(noise):
 
 
 def test_an_occluder_across_the_border_is_not_the_object():
-    scene = ds.Scene([ds.box((0.09, 0.09, 0.09), yaw=0.2), ds.cylinder(0.03, 0.12, (-0.04, -0.09))], ds.look_from(35))
+    scene = ds.Scene(
+        [ds.box((0.09, 0.09, 0.09), yaw=0.2), ds.cylinder(0.03, 0.12, (-0.04, -0.09))], ds.look_from(35)
+    )
     x0, y0, x1, y1 = scene.box_px(0)
-    column = np.flatnonzero((scene.labels[int(y0): int(y1), int(x0): int(x1)] == 1).any(0))
+    column = np.flatnonzero((scene.labels[int(y0) : int(y1), int(x0) : int(x1)] == 1).any(0))
     assert len(column) > 5, "the occluder stands in the box, and nearer than the object"
     found = lift_one(scene)
     assert centre_error(found, scene.camera_T_solid(0)) < 0.012
@@ -241,8 +262,14 @@ def test_background_in_the_box_is_not_the_object():
 
 
 def test_neighbours_keep_to_themselves():
-    scene = ds.Scene([ds.box((0.05, 0.05, 0.05), (-0.03, 0)), ds.ball(0.05, (0.03, 0)), ds.cylinder(0.04, 0.09, (0, 0.06))],
-                     ds.look_from(50, distance_m=0.5))
+    scene = ds.Scene(
+        [
+            ds.box((0.05, 0.05, 0.05), (-0.03, 0)),
+            ds.ball(0.05, (0.03, 0)),
+            ds.cylinder(0.04, 0.09, (0, 0.06)),
+        ],
+        ds.look_from(50, distance_m=0.5),
+    )
     lifted = lift(scene.frame(), *(scene.box_px(i) for i in range(3)))
     for i, found in enumerate(lifted.detections):
         assert centre_error(found, scene.camera_T_solid(i)) < 0.006, i
@@ -258,7 +285,7 @@ def test_a_box_that_is_a_little_off_still_finds_the_object(jitter):
         assert centre_error(lift(scene.frame(), moved).detections[0], scene.camera_T_solid()) < 0.006
 
 
-# -- the lens ------------------------------------------------------------------------------------------------------
+# -- the lens ------------------------------------------------------------------------------------------------
 
 LENSES = {
     "plumb_bob": np.array((-0.28, 0.09, 0.001, -0.0015, 0.0)),
@@ -270,12 +297,19 @@ LENSES = {
 @pytest.mark.parametrize("model", LENSES)
 def test_distortion_is_respected(model):
     K, lens = ds.intrinsics(focal=0.6), LENSES[model]
-    scene = ds.Scene([ds.box((0.06, 0.06, 0.06), (0.25, 0.10), yaw=0.4)], ds.look_from(50, distance_m=0.5), K=K,
-                     distortion=lens, distortion_model=model)
+    scene = ds.Scene(
+        [ds.box((0.06, 0.06, 0.06), (0.25, 0.10), yaw=0.4)],
+        ds.look_from(50, distance_m=0.5),
+        K=K,
+        distortion=lens,
+        distortion_model=model,
+    )
     truth = scene.camera_T_solid()
     assert centre_error(lift_one(scene), truth) < 0.004
     ignored = lift(scene.frame(distortion=None), scene.box_px())
-    assert not ignored.detections or centre_error(ignored.detections[0], truth) > 0.01, "the lens must matter here"
+    assert not ignored.detections or centre_error(ignored.detections[0], truth) > 0.01, (
+        "the lens must matter here"
+    )
 
 
 def test_a_parcel_that_fills_the_picture_is_not_its_own_support():
@@ -309,12 +343,15 @@ def test_points_behind_the_camera_have_no_pixel():
     assert np.isnan(project_px(np.array(((0, 0, -1.0), (0, 0, 0))), ds.intrinsics())).all()
 
 
-# -- refusals ------------------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------
+
 
 def test_without_depth_or_intrinsics_every_detection_is_told_why():
     scene = ds.Scene([SOLIDS["cube"]])
     lifted = lift(scene.frame(depth_m=None), (1, 2, 30, 40), (5, 5, 50, 50))
-    assert len(lifted.refusals) == 2 and lifted.refusals[1].id == "1" and lifted.refusals[1].label == "thing 1"
+    assert (
+        len(lifted.refusals) == 2 and lifted.refusals[1].id == "1" and lifted.refusals[1].label == "thing 1"
+    )
     assert "no depth image" in lifted.refusals[0].reason
     assert "camera_info" in why_not(scene.frame(K=None))
 
@@ -326,10 +363,13 @@ def test_unregistered_depth_names_both_sizes_and_the_way_out():
         assert part in reason
 
 
-@pytest.mark.parametrize("changes, part", (
-    (dict(distortion=np.ones(3)), "coefficients"),
-    (dict(distortion=np.ones(5), distortion_model="kannala"), "kannala"),
-))
+@pytest.mark.parametrize(
+    "changes, part",
+    (
+        (dict(distortion=np.ones(3)), "coefficients"),
+        (dict(distortion=np.ones(5), distortion_model="kannala"), "kannala"),
+    ),
+)
 def test_a_lens_that_cannot_be_used_is_named(changes, part):
     assert part in why_not(ds.Scene([SOLIDS["cube"]]).frame(**changes))
 
@@ -357,7 +397,8 @@ def test_too_few_points_are_refused_by_the_configured_limit():
     assert "are needed" in why_not(scene.frame(), scene.box_px(), config=LiftConfig(min_points=100000))
 
 
-# -- score ---------------------------------------------------------------------------------------------------------
+# -- score ---------------------------------------------------------------------------------------------------
+
 
 def test_the_score_is_the_detections_times_the_trust_in_its_support():
     scene = ds.Scene([SOLIDS["cube"]])
@@ -374,7 +415,8 @@ def test_trust_grows_with_support(a, b):
     assert trust(0) == 0 and trust(1) == 1
 
 
-# -- the model's own boxes -----------------------------------------------------------------------------------------
+# -- the model's own boxes -----------------------------------------------------------------------------------
+
 
 def model_box(centre=(0.1, -0.05, 1.0), size=(0.1, 0.2, 0.3)) -> ModelBox3D:
     return ModelBox3D("mug", np.array(centre), np.array(size), ds.turn_x(0.3), 0.7)
@@ -382,9 +424,15 @@ def model_box(centre=(0.1, -0.05, 1.0), size=(0.1, 0.2, 0.3)) -> ModelBox3D:
 
 def test_without_intrinsics_a_model_box_stays_as_it_is():
     frame = ds.Scene([SOLIDS["cube"]]).frame(K=None, depth_m=None)
-    placed, = place_model_boxes(frame, [model_box()])
+    (placed,) = place_model_boxes(frame, [model_box()])
     np.testing.assert_allclose(placed.frame_T_box, ds.pose(ds.turn_x(0.3), (0.1, -0.05, 1.0)))
-    assert (placed.source, placed.id, placed.support, placed.score, placed.label) == ("model", "m0", 0.0, 0.7, "mug")
+    assert (placed.source, placed.id, placed.support, placed.score, placed.label) == (
+        "model",
+        "m0",
+        0.0,
+        0.7,
+        "mug",
+    )
     assert len(placed.points_camera_m) == 0
 
 
@@ -392,20 +440,22 @@ def test_a_camera_with_the_assumed_lens_changes_nothing():
     half = np.array((ds.WIDTH, ds.HEIGHT)) / 2
     focal = half / math.tan(math.radians(30))
     K = np.array(((focal[0], 0, half[0] - 0.5), (0, focal[1], half[1] - 0.5), (0, 0, 1.0)))
-    placed, = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()])
+    (placed,) = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()])
     np.testing.assert_allclose(placed.frame_T_box[:3, 3], (0.1, -0.05, 1.0), atol=1e-9)
 
 
 @pytest.mark.parametrize("focal", (0.6, 1.4))
 def test_the_true_lens_keeps_the_pixel_and_the_size(focal):
     K = ds.intrinsics(focal=focal)
-    placed, = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()])
+    (placed,) = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()])
     half = np.array((ds.WIDTH, ds.HEIGHT)) / 2
     expected = half - 0.5 + half / math.tan(math.radians(30)) * (0.1, -0.05)
     np.testing.assert_allclose(project_px(placed.frame_T_box[:3, 3], K)[0], expected, atol=1e-6)
     np.testing.assert_array_equal(placed.size_m, (0.1, 0.2, 0.3))
     longer = focal * ds.WIDTH / math.sqrt(np.prod(half / math.tan(math.radians(30))))
-    assert placed.frame_T_box[2, 3] == pytest.approx(longer), "a longer lens puts the same picture farther away"
+    assert placed.frame_T_box[2, 3] == pytest.approx(longer), (
+        "a longer lens puts the same picture farther away"
+    )
 
 
 def test_measured_depth_corrects_range_and_size():
@@ -415,23 +465,28 @@ def test_measured_depth_corrects_range_and_size():
     half = np.array((ds.WIDTH, ds.HEIGHT)) / 2
     ray = np.append((np.array((u, v)) + 0.5 - half) * math.tan(math.radians(30)) / half, 1.0)
     guess = ModelBox3D("ball", 1.7 * ray, np.full(3, 0.1 * 1.7 / truth[2, 3]), np.eye(3))
-    placed, = place_model_boxes(scene.frame(), [guess])
-    bare, = place_model_boxes(scene.frame(depth_m=None), [guess])
+    (placed,) = place_model_boxes(scene.frame(), [guess])
+    (bare,) = place_model_boxes(scene.frame(depth_m=None), [guess])
     error = np.linalg.norm(placed.frame_T_box[:3, 3] - truth[:3, 3])
     assert error < 0.02 < np.linalg.norm(bare.frame_T_box[:3, 3] - truth[:3, 3])
     ratio = placed.size_m[0] / guess.size_m[0]
-    assert placed.frame_T_box[2, 3] / bare.frame_T_box[2, 3] == pytest.approx(ratio), "range and size go together"
+    assert placed.frame_T_box[2, 3] / bare.frame_T_box[2, 3] == pytest.approx(ratio), (
+        "range and size go together"
+    )
 
 
 def test_model_boxes_go_to_the_target_frame():
     target_T_camera = ds.pose(ds.turn_z(1.0), (1, 2, 3))
-    frame = ds.Scene([SOLIDS["cube"]]).frame(K=None, depth_m=None, target_T_camera=target_T_camera, target_frame="base")
+    frame = ds.Scene([SOLIDS["cube"]]).frame(
+        K=None, depth_m=None, target_T_camera=target_T_camera, target_frame="base"
+    )
     first, second = place_model_boxes(frame, [model_box(), model_box()])
     np.testing.assert_allclose(first.frame_T_box[:3, 3], (target_T_camera @ (0.1, -0.05, 1.0, 1))[:3])
     assert first.frame_id == "base" and second.id == "m1"
 
 
-# -- the embedded camera -------------------------------------------------------------------------------------------
+# -- the embedded camera -------------------------------------------------------------------------------------
+
 
 def test_the_embedded_cameras_objects_are_lifted_within_centimetres():
     """The accuracy that the package promises, with ground-truth 2D boxes as input."""

@@ -289,7 +289,7 @@ def main() -> None:
         import open3d as o3d
     except ImportError:
         raise SystemExit(
-            "the peer of lifting is Open3D, and it is not installed: pip install open3d"
+            "the peer of lifting is Open3D, and it is not installed: pip install -r requirements/bench.txt"
         ) from None
     cv2.setNumThreads(1)
     try:

@@ -1,1 +1,1 @@
-"""Text and depth in, geometry out. NumPy, OpenCV and Open3D; knows no torch and no ROS."""
+"""Text and depth in, geometry out. NumPy and OpenCV; knows no torch and no ROS."""

@@ -17,9 +17,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from official import OfficialImages
 from tiny import tiny_checkpoint
 from transformers import AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from qwen3vl_ros.config import Config, from_flat
 from qwen3vl_ros.engine import embedded_model_dir, load_engine, transformers_engine
@@ -68,7 +69,7 @@ def edit(path: Path, **values) -> None:
 def reference(directory: Path, images: list[np.ndarray], prompt: str, max_new_tokens: int):
     """(token ids, log-probabilities) of transformers' own tokenizer, template, image processor and generate()."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    processor = Qwen2VLImageProcessorPil.from_pretrained(directory)
+    processor = OfficialImages.from_pretrained(directory)
     architecture = json.loads((directory / "config.json").read_text())["architectures"][0]
     model = getattr(transformers_engine, architecture).from_pretrained(directory, dtype=torch.float32).eval()
     content = [{"type": "image"}] * len(images) + [{"type": "text", "text": prompt}]
@@ -136,7 +137,7 @@ def test_embedded_model_says_what_generate_says(monkeypatch):
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_are_those_of_the_reference(checkpoints, size):
     image = picture(5, *size)
-    expected = Qwen2VLImageProcessorPil.from_pretrained(checkpoints["dense"])(image, return_tensors="np")
+    expected = OfficialImages.from_pretrained(checkpoints["dense"])(image, return_tensors="np")
     patches, grid = PixelRule.read(checkpoints["dense"]).patches([image])
     assert grid.tolist() == expected["image_grid_thw"].tolist()
     np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-6)

@@ -1,10 +1,11 @@
 """Qwen3-VL in PyTorch, written once and to be read: the vision tower, the decoder, and how their weights are loaded.
 
-Top to bottom: the sizes (`Sizes`), the vision tower, the decoder with its key-value cache, the whole (`Network`), loading. One
-sequence at a time, so no batch dimension anywhere: N patches, V visual tokens, Q tokens of this pass, S cache slots.
+Top to bottom: the sizes (`Sizes`), the vision tower, the decoder with its key-value cache, the whole (`Network`),
+loading. One sequence at a time, so no batch dimension anywhere: N patches, V visual tokens, Q tokens of this pass,
+S cache slots.
 
-Source: Qwen3-VL technical report (arXiv 2511.21631) and the published dense checkpoints, 2B to 32B; `transformers` is the
-reference its tests compare with and is not imported. Knows no pixels, no text and no answers.
+Source: Qwen3-VL technical report (arXiv 2511.21631) and the published dense checkpoints, 2B to 32B; `transformers` is
+the reference its tests compare with and is not imported. Knows no pixels, no text and no answers.
 """
 
 from __future__ import annotations
@@ -252,8 +253,8 @@ class Cache(NamedTuple):
 class TextPlan(NamedTuple):
     """What all layers of one pass share.
 
-    cos, sin: Q x head_dim. slots: Q, where in the cache this pass writes. span: how many slots it looks at, all but the visible
-    ones hidden by the mask (None: every query sees the whole span, or, if causal, slot i is seen from query i on).
+    cos, sin: Q x head_dim. slots: Q, where in the cache this pass writes. span: how many slots it looks at. mask:
+    Q x span, which of them each query sees (None: all, or, if causal, query i sees slots 0 to i).
     """
 
     cos: Tensor
@@ -313,12 +314,11 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.hidden)
         self.layers = nn.ModuleList(TextLayer(sizes) for _ in range(sizes.layers))
         self.norm = RmsNorm(sizes.hidden, sizes.norm_eps)
-        self.head = nn.Linear(sizes.hidden, sizes.vocabulary, bias=False)
-        if sizes.tied:
-            self.head.weight = self.embedding.weight
+        self.head = None if sizes.tied else nn.Linear(sizes.hidden, sizes.vocabulary, bias=False)
 
-    def plan(self, positions: Tensor, slots: Tensor, span: int, *, whole: bool = False, causal: bool = False) -> TextPlan:
-        """positions: 3 x Q (time, row, column). whole: every query may see the whole span; causal: the cache was empty."""
+    def plan(self, positions: Tensor, slots: Tensor, span: int, *, whole: bool = False,
+             causal: bool = False) -> TextPlan:
+        """positions: 3 x Q (time, row, column). whole: every query sees the whole span; causal: the cache was empty."""
         s = self.sizes
         half = torch.arange(s.head_dim // 2, device=positions.device)
         # Interleaved: frequencies go time, row, column, time, ... until row and column have had their share.
@@ -333,7 +333,7 @@ class Decoder(nn.Module):
 
     def forward(self, ids: Tensor, plan: TextPlan, cache: Cache, *, keep: int = 1, visual: Tensor | None = None,
                 features: Features | None = None, between: Callable[[], None] = lambda: None) -> Tensor:
-        """Logits, keep x vocabulary, of the last `keep` of the Q tokens `ids`; the cache takes the keys and values of all.
+        """Logits, keep x vocabulary, of the last `keep` of the Q tokens `ids`; the cache takes keys and values of all.
 
         visual: indices into `ids` where the visual tokens stand, in the order of `features`.
         """
@@ -345,7 +345,8 @@ class Decoder(nn.Module):
             x = layer(x, plan, cache.keys[index], cache.values[index])
             if features is not None and index < len(features.deep):
                 x = x.index_add(0, visual, features.deep[index])
-        return self.head(self.norm(x[len(x) - keep:]))
+        head = self.embedding if self.head is None else self.head
+        return F.linear(self.norm(x[len(x) - keep:]), head.weight)
 
 
 # -- the whole, and its weights --------------------------------------------------------------------------------------
@@ -368,16 +369,14 @@ class Network(nn.Module):
         with torch.device("meta"):
             network = Network(Sizes.read(checkpoint.config))
         network.to(dtype).to_empty(device=device)
-        if network.sizes.text.tied:  # to_empty gives each name its own memory
-            network.text.head.weight = network.text.embedding.weight
         own, filled = dict(network.named_parameters()), {}
         for name, weight in _weights(checkpoint):
-            if name == "lm_head.weight" and network.sizes.text.tied:
-                continue
             target, part = _place(name, network.sizes.text)
+            if target == "text.head.weight" and network.sizes.text.tied:
+                continue  # some files hold the tied table twice
             if target not in own:
-                raise WrongModel(f"{checkpoint.path}: weight {name} has no place in the network that config.json describes; "
-                                 "copy both from the same model")
+                raise WrongModel(f"{checkpoint.path}: weight {name} has no place in the network that config.json "
+                                 "describes; copy both from the same model")
             room = own[target].data if part is None else own[target].data[part]
             if weight.numel() != room.numel() or weight.shape[0] != room.shape[0]:
                 raise WrongModel(f"{checkpoint.path}: weight {name} is {tuple(weight.shape)} and config.json asks for "
@@ -403,8 +402,9 @@ _RENAMED = (
 def _place(name: str, sizes: TextSizes) -> tuple[str, slice | None]:
     """The parameter a published weight goes to, and which of its rows (None: all)."""
     queries, pairs = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    rows = {"q_proj": ("qkv", 0, queries), "k_proj": ("qkv", queries, pairs), "v_proj": ("qkv", queries + pairs, pairs),
-            "gate_proj": ("gate_up", 0, sizes.inner), "up_proj": ("gate_up", sizes.inner, sizes.inner)}
+    rows = {"q_proj": ("qkv", 0, queries), "k_proj": ("qkv", queries, pairs),
+            "v_proj": ("qkv", queries + pairs, pairs), "gate_proj": ("gate_up", 0, sizes.inner),
+            "up_proj": ("gate_up", sizes.inner, sizes.inner)}
     for published, ours in _RENAMED:
         name = name.replace(published, ours)
     for published, (ours, first, count) in rows.items():

@@ -1,8 +1,8 @@
 """From images and clips to the patches Qwen3-VL's vision tower reads. NumPy only; knows no tokens and no weights.
 
-The rule is that of the checkpoint's preprocessor_config.json (clips: video_preprocessor_config.json): both sides rounded to a
-multiple of patch x merge, the area kept between two limits, bicubic with antialiasing, then normalised and cut into patches in
-merge order.
+The rule is that of the checkpoint's preprocessor_config.json (clips: video_preprocessor_config.json): both sides rounded
+to a multiple of patch x merge, the area kept between two limits, bicubic with antialiasing, then normalised and cut into
+patches in merge order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_ASPECT = 200.0
 
 @dataclass(frozen=True)
 class PixelRule:
-    """How a checkpoint wants its images, or its clips; areas in pixels after resizing, a clip's over all its pictures."""
+    """How a checkpoint wants its images, or its clips. Areas in pixels after resizing; a clip's over all its pictures."""
 
     patch: int
     merge: int
@@ -40,7 +40,7 @@ class PixelRule:
 
     @staticmethod
     def read_video(directory: Path, min_area: int = 0, max_area: int = 0) -> PixelRule:
-        """The rule for clips, from video_preprocessor_config.json (or processor_config.json). Raises WrongModel without."""
+        """The rule for clips, from video_preprocessor_config.json or processor_config.json; WrongModel without."""
         return PixelRule._read(directory, "video_preprocessor_config.json", "video_processor", min_area, max_area)
 
     @staticmethod
@@ -106,11 +106,13 @@ class PixelRule:
         The last picture is repeated until `temporal` of them make the last frame.
         """
         if len(pictures) < self.temporal:
-            raise InvalidInput(f"a clip of {len(pictures)} pictures is no clip: it needs {self.temporal}; send an image instead")
+            raise InvalidInput(f"a clip of {len(pictures)} pictures is no clip: it needs {self.temporal}; send an image "
+                               "instead")
         for picture in pictures:
             _check(picture)
         if len({picture.shape for picture in pictures}) > 1:
-            raise InvalidInput(f"the pictures of a clip differ in size ({pictures[0].shape}, …); send pictures of one camera")
+            raise InvalidInput(f"the pictures of a clip differ in size ({pictures[0].shape}, …); send pictures of one "
+                               "camera")
         size = self.resized(pictures[0].shape[1], pictures[0].shape[0], len(pictures))
         missing = -len(pictures) % self.temporal
         values = np.stack([self._values(picture, size) for picture in pictures])

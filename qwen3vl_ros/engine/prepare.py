@@ -25,17 +25,19 @@ class Clip:
 
     def __post_init__(self):
         if len(self.pictures) != len(self.times_s):
-            raise InvalidInput(f"a clip of {len(self.pictures)} pictures has {len(self.times_s)} times; give one for each picture")
+            raise InvalidInput(f"a clip of {len(self.pictures)} pictures has {len(self.times_s)} times; give one for "
+                               "each picture")
         if any(late < early for early, late in zip(self.times_s, self.times_s[1:])):
-            raise InvalidInput(f"the times of a clip run backwards ({list(self.times_s)[:8]}, …); sort its pictures by time")
+            raise InvalidInput(f"the times of a clip run backwards ({list(self.times_s)[:8]}, …); sort its pictures by "
+                               "time")
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A prompt of Q tokens and the N patches of its images and clips, in the order in which they stand in the prompt.
 
-    ids: Q int64. positions: 3xQ int64 (time, row, column). pixels: N x patch_values float32. grid: M x 3 int64 (frames, rows,
-    columns of patches). Without images pixels and grid are empty.
+    ids: Q int64. positions: 3xQ int64 (time, row, column). pixels: N x patch_values float32. grid: M x 3 int64 (frames,
+    rows, columns of patches). Without images pixels and grid are empty.
     """
 
     ids: np.ndarray
@@ -55,7 +57,10 @@ class Preparation:
         self._video_rule: PixelRule | None = None
 
     def __call__(self, prompt: str, images: Sequence[np.ndarray] = (), clips: Sequence[Clip] = ()) -> Prepared:
-        """One user message: images, then clips, then `prompt`. Raises InvalidInput and, without a rule for clips, WrongModel."""
+        """One user message: images, then clips, then `prompt`.
+
+        Raises InvalidInput and, where there are clips but no rule for them, WrongModel.
+        """
         rule = self.rule
         parts = [rule.patches(images)] if images else []
         parts += [self._of_clips().clip_patches(clip.pictures) for clip in clips]
@@ -83,8 +88,8 @@ class Preparation:
 def mrope_positions(visual: np.ndarray, grid: np.ndarray, merge: int) -> np.ndarray:
     """3 x Q positions (time, row, column) of a prompt.
 
-    visual: Q bool, where visual tokens stand. grid: M x 3 as in `Prepared`. Text counts up on all axes alike; a frame stands at
-    one time, spreads over rows and columns from there, and the text behind it goes on after its longer side.
+    visual: Q bool, where visual tokens stand. grid: M x 3 as in `Prepared`. Text counts up on all axes alike; a frame
+    stands at one time, spreads over rows and columns from there, and the text behind it goes on after its longer side.
     """
     where = np.flatnonzero(visual)
     positions = np.empty((3, len(visual)), np.int64)

@@ -1,8 +1,9 @@
 """Bicubic resizing with antialiasing, bit for bit what the official image processor does; in NumPy alone.
 
-OpenCV has no antialiased bicubic, and Pillow passes over tall images in the other order, which differs where noise is clipped
-between the passes. Each axis is a banded matrix, multiplied a block of output rows at a time. Source: the cubic convolution
-kernel (Keys 1981, a = -0.5) stretched by the scale when shrinking; weights rounded to 16 bits as torch's uint8 path has them.
+OpenCV has no antialiased bicubic, and Pillow may pass over tall images in the other order, which differs where noise is
+clipped between the passes. Each axis is a banded matrix, multiplied a block of output rows at a time. Source: the cubic
+convolution kernel (Keys 1981, a = -0.5), stretched by the scale when shrinking; weights rounded to 16 bits, as torch
+has them for uint8.
 """
 
 from __future__ import annotations

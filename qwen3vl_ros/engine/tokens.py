@@ -74,7 +74,8 @@ class ChatTokens:
             count = len(image_tokens)
             around = self._around.get(count) or self._around.setdefault(count, self._encode_template(count))
         ids: list[int] = []
-        lengths = {self.image_id: iter(image_tokens), self.video_id: iter([c.frame_tokens for c in clips for _ in c.times_s])}
+        lengths = {self.image_id: iter(image_tokens),
+                   self.video_id: iter([clip.frame_tokens for clip in clips for _ in clip.times_s])}
         for token in around.head:
             ids.extend([token] * next(lengths[token]) if token in lengths else [token])
         ids.extend(self._tokenizer.encode(around.lead + prompt + around.trail, add_special_tokens=False).ids)
@@ -102,8 +103,8 @@ class ChatTokens:
             raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
         for pad, count in ((IMAGE, images), (VIDEO, len(clips))):
             if before.count(pad) != count:
-                raise WrongModel(f"the chat template makes {before.count(pad)} {pad} of {count} before the prompt; restore the "
-                                 "original one")
+                raise WrongModel(f"the chat template makes {before.count(pad)} {pad} of {count} before the prompt; "
+                                 "restore the original one")
         texts = iter([clip.text for clip in clips])
         before = re.sub(re.escape(VIDEO), lambda _: next(texts), before)
         # Plain text beside the prompt is encoded with it, because words may join across the seam; control tokens cannot.

@@ -1,7 +1,7 @@
 """The PyTorch runtime: one sequence on `network.py`, fed and taken back token by token.
 
-`encode` sees, `prefill` reads the prompt, `step` reads one or more new tokens, `rollback` forgets the last ones. The cache is
-allocated once; passes write it in place. Knows no text, no stopping and no drafts: that is decode.py's.
+`encode` sees, `prefill` reads the prompt, `step` reads one or more new tokens, `rollback` forgets the last ones. The
+cache is allocated once; passes write it in place. Knows no text, no stopping and no drafts: that is decode.py's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PLANS_KEPT = 8
 class TorchRuntime:
     """One sequence of at most `capacity` tokens, on the network's device.
 
-    between_layers: called before each layer of `encode` and `prefill`; what it raises ends the pass, and the sequence is as it
-    was before the pass.
+    between_layers: called before each layer of `encode` and `prefill`; what it raises ends the pass, and the sequence is
+    as it was before the pass.
     """
 
     def __init__(self, network: Network, capacity: int):
@@ -62,8 +62,8 @@ class TorchRuntime:
                 keep: int = 1) -> torch.Tensor:
         """Append a prompt, or a part of one, and return the logits of its last `keep` tokens, keep x vocabulary.
 
-        features: of the visual tokens in `ids`. positions: 3 x len(ids), absolute (engine/prepare.py); without them the tokens
-        are text and go on from the last position.
+        features: of the visual tokens in `ids`. positions: 3 x len(ids), absolute (engine/prepare.py); without them the
+        tokens are text and go on from the last position.
         """
         ids = np.asarray(ids, np.int64)
         if positions is None:
@@ -104,11 +104,12 @@ class TorchRuntime:
         if not count:
             raise InvalidInput("a pass needs at least one token")
         if self.length + count > self.capacity:
-            raise EngineError(f"{self.length} + {count} tokens do not fit a cache of {self.capacity}; shorten the prompt or "
-                              "the answer, or load the model with a larger cache")
+            raise EngineError(f"{self.length} + {count} tokens do not fit a cache of {self.capacity}; shorten the prompt "
+                              "or the answer, or load the model with a larger cache")
         return torch.arange(self.length, self.length + count, device=self.device)
 
-    def _pass(self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, keep: int, **prompt) -> torch.Tensor:
+    def _pass(self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, keep: int,
+              **prompt) -> torch.Tensor:
         count, span = len(ids), self.length + len(ids)
         plan = self.network.text.plan(positions.to(self.device), slots, span, whole=count == 1,
                                       causal=count > 1 and span == count)

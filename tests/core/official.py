@@ -1,7 +1,8 @@
-"""The official processor where torchvision is not installed: its own code, with torch's resize, which torchvision calls."""
+"""The official processor where torchvision is missing: its own code, with torch's resize, which torchvision calls."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,9 +46,14 @@ def official_clip(directory: Path, pictures) -> tuple[torch.Tensor, torch.Tensor
     return patches[0], torch.tensor([grid])
 
 
+@lru_cache(4)
+def _tokenizer(directory: Path):
+    return AutoTokenizer.from_pretrained(directory)
+
+
 def official_inputs(directory: Path, prompt: str, images=(), clips=()) -> dict[str, torch.Tensor]:
     """Everything the official processor gives the model for images, then clips (pictures, times_s), then a prompt."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = _tokenizer(directory)
     processor = object.__new__(Qwen3VLProcessor)
     processor.tokenizer, processor.image_token, processor.video_token = tokenizer, "<|image_pad|>", "<|video_pad|>"
     processor.vision_start_token, processor.vision_end_token = "<|vision_start|>", "<|vision_end|>"

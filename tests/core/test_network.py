@@ -1,4 +1,4 @@
-"""network.py and its preparation against `transformers`: pixels, token ids, positions, features, logits, greedy tokens."""
+"""The network and its preparation against `transformers`: pixels, ids, positions, features, logits, greedy tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from official import OfficialImages, official_clip, official_inputs, resize
+from official import OfficialImages, official_inputs, resize
 from safetensors.torch import load_file, save_file
 from tiny import CONTROL_TOKENS, byte_level_tokenizer, tiny_checkpoint
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -100,12 +100,13 @@ def twins(config: dict, seed: int = 0) -> tuple[Network, Qwen3VLForConditionalGe
     """Our network and the reference on the same memory; weights go through the loader's table of names."""
     with torch.device("meta"):
         network, reference = Network(Sizes.read(config)), Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config))
+    if network.sizes.text.inner > 20000:  # 32B: two layers with one MLP keep the test under 4 GB
+        first, second = network.text.layers
+        second.gate_up, second.down = first.gate_up, first.down
     network.to_empty(device="cpu").requires_grad_(False)
-    if network.sizes.text.tied:
-        network.text.head.weight = network.text.embedding.weight
     randomise(network, seed)
-    own, views = dict(network.named_parameters()), {}
-    own.setdefault("text.head.weight", network.text.head.weight)
+    own, views = dict(network.named_parameters(remove_duplicate=False)), {}
+    own.setdefault("text.head.weight", own["text.embedding.weight"])
     for name, weight in reference.state_dict().items():
         target, part = _place(name, network.sizes.text)
         views[name] = own[target].data[part or slice(None)].view(weight.shape)
@@ -359,8 +360,10 @@ def test_every_weight_of_a_published_checkpoint_has_its_place(size):
     config = published(size)
     with torch.device("meta"):
         network, reference = Network(Sizes.read(config)), Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config))
-    own, filled = dict(network.named_parameters(remove_duplicate=False)), {}
+    own, filled = dict(network.named_parameters()), {}
     for name, weight in reference.state_dict().items():
+        if name == "lm_head.weight" and network.sizes.text.tied:
+            continue
         target, part = _place(name, network.sizes.text)
         assert own[target].data[part or slice(None)].numel() == weight.numel(), name
         filled[target] = filled.get(target, 0) + weight.numel()
@@ -455,5 +458,5 @@ def test_runs_without_transformers(directory):
               "logits = runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)\n"
               "assert torch.isfinite(runtime.step([int(logits[-1].argmax())])).all()")
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", script, str(directory)], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script, str(directory)], cwd=root, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

@@ -101,10 +101,10 @@ class ChatTokens:
         before, found, after = self._render(images, len(clips)).partition(_PROMPT)
         if not found or _PROMPT in after:
             raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
-        for pad, count in ((IMAGE, images), (VIDEO, len(clips))):
+        for pad, count, what in ((IMAGE, images, "images"), (VIDEO, len(clips), "clips")):
             if before.count(pad) != count:
-                raise WrongModel(f"the chat template makes {before.count(pad)} {pad} of {count} before the prompt; "
-                                 "restore the original one")
+                raise WrongModel(f"the chat template makes {before.count(pad)} {pad} of {count} {what} before the "
+                                 "prompt; restore the original one")
         texts = iter([clip.text for clip in clips])
         before = re.sub(re.escape(VIDEO), lambda _: next(texts), before)
         # Plain text beside the prompt is encoded with it, because words may join across the seam; control tokens cannot.

@@ -26,16 +26,18 @@ def resize_bicubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def _along_first(values: np.ndarray, size: int) -> np.ndarray:
     flat = values.reshape(len(values), -1)
     out = np.empty((size, flat.shape[1]), np.uint8)
-    for rows, seen, weights in _bands(len(values), size):
-        block = weights @ flat[seen].astype(np.float32)
-        block += 0.5
+    for rows, seen, weights, offset in _bands(len(values), size):
+        block = weights @ np.subtract(flat[seen], 128, dtype=weights.dtype)
+        block += offset
         out[rows] = np.clip(block, 0, 255, out=block)
     return out.reshape(size, *values.shape[1:])
 
 
 @functools.lru_cache(32)
-def _bands(old: int, new: int) -> list[tuple[slice, slice, np.ndarray]]:
-    """For each block of output rows: which rows, the input rows they see, and the float32 weights between the two."""
+def _bands(old: int, new: int) -> list[tuple[slice, slice, np.ndarray, np.ndarray]]:
+    """For each block of output rows: which rows, the input rows they see, the weights between the two, and what makes up
+    for inputs less 128, rounding included. Inputs around zero keep every sum exact: in float32 until 2**24, else float64.
+    """
     scale = old / new
     stretch = max(scale, 1.0)
     centre = (np.arange(new) + 0.5) * scale
@@ -52,8 +54,11 @@ def _bands(old: int, new: int) -> list[tuple[slice, slice, np.ndarray]]:
     largest, bits = max(weights.max() for *_, weights in bands), 0
     while bits < 22 and int(largest * 2**(bits + 1) + 0.5) < 2**15:
         bits += 1
-    return [(rows, seen, (np.trunc(weights * 2**bits + np.copysign(0.5, weights)) / 2**bits).astype(np.float32))
-            for rows, seen, weights in bands]
+    rounded = [(rows, seen, np.trunc(weights * 2**bits + np.copysign(0.5, weights))) for rows, seen, weights in bands]
+    fits = bits <= 16 and all(128 * np.abs(weights).sum(1).max() < 2**24 for *_, weights in rounded)
+    dtype = np.float32 if fits else np.float64
+    return [(rows, seen, (weights / 2**bits).astype(dtype),
+             (128 * weights.sum(1, keepdims=True) / 2**bits + 0.5).astype(dtype)) for rows, seen, weights in rounded]
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

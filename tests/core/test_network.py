@@ -16,6 +16,7 @@ from official import OfficialImages, official_inputs, resize
 from safetensors.torch import load_file, save_file
 from tiny import CONTROL_TOKENS, byte_level_tokenizer, tiny_checkpoint
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
 from qwen3vl_ros.engine.checkpoint import read_checkpoint
@@ -297,6 +298,19 @@ def test_embedded_size_says_what_the_reference_says(small, directory):
 def test_two_layers_of_each_published_size(size, directory):
     pair = twins(slice_of(size))
     assert_parity(pair, Preparation(directory), ("Go?", [picture(1, 64, 96), picture(2, 70, 64)], [clip(3, 64, 64, [0, 1, 2])]), 6)
+
+
+@pytest.mark.parametrize("which", ["embedded", "2B", "32B"])
+def test_every_frequency_turns_with_its_axis(which):
+    """Far positions, because near ones hardly turn the slow frequencies, and logits would not tell."""
+    config = json.loads(json.dumps(embedded.config(IDS).to_dict())) if which == "embedded" else published(which)
+    with torch.device("meta"):
+        network = Network(Sizes.read(config))
+    positions = torch.randint(0, 4000, (3, 50), generator=torch.Generator().manual_seed(0))
+    plan = network.text.plan(positions, torch.arange(50), 50)
+    rotary = Qwen3VLTextRotaryEmbedding(Qwen3VLConfig(**config).text_config)
+    for ours, theirs in zip((plan.cos, plan.sin), rotary(torch.zeros(1), positions[:, None])):
+        torch.testing.assert_close(ours, theirs[0], atol=5e-4, rtol=0)
 
 
 def test_a_prompt_in_parts_is_the_whole_prompt(small, directory):

@@ -21,7 +21,7 @@ from qwen3vl_ros.types import EngineError, PerceptionError
 
 # module, distribution, what it is for
 _REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "images"),
-             ("yaml", "pyyaml", "calibrations"), ("PIL", "pillow", "image resizing"),
+             ("yaml", "pyyaml", "calibrations"),
              ("jinja2", "jinja2", "chat templates"), ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
              ("huggingface_hub", "huggingface_hub", "models by hub id"), ("torch", "torch", "the network"),
              ("transformers", "transformers", "the network"))

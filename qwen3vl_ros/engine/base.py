@@ -8,7 +8,6 @@ from typing import Protocol, Sequence
 import numpy as np
 
 from qwen3vl_ros.config import GenerationConfig
-from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.types import Control, Generation
 
 
@@ -34,7 +33,6 @@ class Engine(Protocol):
     """
 
     info: EngineInfo
-    generation: GenerationConfig
     generation: GenerationConfig  # may be replaced between two calls
 
     def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None) -> Generation:

@@ -1,11 +1,13 @@
 """From a prompt to token ids, and from token ids to bytes: the tokenizer and the chat template of a checkpoint.
 
-Knows nothing of images but how many tokens each takes, and nothing of any runtime.
+Knows nothing of images and clips but how many tokens each takes and when its frames were, and nothing of any runtime.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
@@ -17,10 +19,25 @@ from tokenizers import Tokenizer
 from qwen3vl_ros.engine.checkpoint import read_json
 from qwen3vl_ros.types import EngineError, WrongModel
 
-IMAGE = "<|image_pad|>"
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 ENDS = ("<|im_end|>", "<|endoftext|>")
 THINK = "<think>"
 _PROMPT = "\uE000prompt\uE000"
+
+
+@dataclass(frozen=True)
+class ClipTokens:
+    """A clip in a prompt: the time of each of its frames (pairs of pictures) and the visual tokens each takes."""
+
+    times_s: tuple[float, ...]
+    frame_tokens: int
+
+    @property
+    def text(self) -> str:
+        """What stands in the prompt, with one token for each frame. The template's own start and end stay around it, as
+        transformers 5 has it (4.57 dropped them)."""
+        return "".join(f"<{t:.1f} seconds>{VISION_START}{VIDEO}{VISION_END}" for t in self.times_s)
 
 
 class ChatTokens:
@@ -33,13 +50,14 @@ class ChatTokens:
         except Exception as error:  # tokenizers raises plain Exception
             raise WrongModel(f"{path} is no tokenizer: {error}; copy it again from the original model") from error
         self._template = _chat_template(directory)
-        self._around: dict[int, tuple[list[int], list[int]]] = {}
-        self.image_id = self._required(IMAGE)
+        self._around: dict[int, _Around] = {}
+        self.image_id, self.video_id = self._required(IMAGE), self._required(VIDEO)
         self.stop_ids = frozenset({self._required(ENDS[0])} | _generation_ends(directory)
                                   | {i for i in map(self._tokenizer.token_to_id, ENDS) if i is not None})
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {i for i, token in added.items() if token.special}
         self._literal = {i: token.content for i, token in added.items() if not token.special}
+        self._control = re.compile("|".join(re.escape(token.content) for token in added.values() if token.special))
         if '"ByteLevel"' not in json.dumps(json.loads(self._tokenizer.to_str()).get("decoder")):
             raise WrongModel(f"{path} is not a byte-level tokenizer, as every Qwen3-VL has; copy the original")
         self._byte_of = _bytes_of_byte_level()
@@ -48,18 +66,20 @@ class ChatTokens:
         # Text that looks like a control token must stay text: a phrase may not end the prompt or add an image.
         self._tokenizer.encode_special_tokens = True
 
-    def encode(self, prompt: str, image_tokens: Sequence[int]) -> list[int]:
-        """Token ids of one user message: images of so many tokens each, then `prompt`, ready for the answer."""
-        count = len(image_tokens)
-        if count not in self._around:
-            self._around[count] = self._encode_template(count)
-        before, after = self._around[count]
+    def encode(self, prompt: str, image_tokens: Sequence[int], clips: Sequence[ClipTokens] = ()) -> list[int]:
+        """Token ids of one user message, ready for the answer: images of so many tokens each, clips, then `prompt`."""
+        if clips:
+            around = self._encode_template(len(image_tokens), clips)
+        else:
+            count = len(image_tokens)
+            around = self._around.get(count) or self._around.setdefault(count, self._encode_template(count))
         ids: list[int] = []
-        lengths = iter(image_tokens)
-        for token in before:
-            ids.extend([token] * next(lengths) if token == self.image_id else [token])
-        ids.extend(self._tokenizer.encode(prompt, add_special_tokens=False).ids)
-        ids.extend(after)
+        lengths = {self.image_id: iter(image_tokens),
+                   self.video_id: iter([clip.frame_tokens for clip in clips for _ in clip.times_s])}
+        for token in around.head:
+            ids.extend([token] * next(lengths[token]) if token in lengths else [token])
+        ids.extend(self._tokenizer.encode(around.lead + prompt + around.trail, add_special_tokens=False).ids)
+        ids.extend(around.tail)
         return ids
 
     def bytes_of(self, token_id: int) -> bytes:
@@ -77,22 +97,29 @@ class ChatTokens:
         piece = self._tokenizer.id_to_token(token_id)
         return b"" if piece is None else bytes(self._byte_of[c] for c in piece)
 
-    def _encode_template(self, images: int) -> tuple[list[int], list[int]]:
-        before, found, after = self._render(images).partition(_PROMPT)
+    def _encode_template(self, images: int, clips: Sequence[ClipTokens] = ()) -> _Around:
+        before, found, after = self._render(images, len(clips)).partition(_PROMPT)
         if not found or _PROMPT in after:
             raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
+        for pad, count, what in ((IMAGE, images, "images"), (VIDEO, len(clips), "clips")):
+            if before.count(pad) != count:
+                raise WrongModel(f"the chat template makes {before.count(pad)} {pad} of {count} {what} before the "
+                                 "prompt; restore the original one")
+        texts = iter([clip.text for clip in clips])
+        before = re.sub(re.escape(VIDEO), lambda _: next(texts), before)
+        # Plain text beside the prompt is encoded with it, because words may join across the seam; control tokens cannot.
+        head = max((m.end() for m in self._control.finditer(before)), default=0)
+        first = self._control.search(after)
+        tail = first.start() if first else len(after)
         self._tokenizer.encode_special_tokens = False
         try:
-            head, tail = (self._tokenizer.encode(part, add_special_tokens=False).ids for part in (before, after))
+            ids = [self._tokenizer.encode(t, add_special_tokens=False).ids for t in (before[:head], after[tail:])]
         finally:
             self._tokenizer.encode_special_tokens = True
-        if head.count(self.image_id) != images:
-            raise WrongModel(f"the chat template makes {head.count(self.image_id)} {IMAGE} of {images} images before "
-                             "the prompt; restore the original one")
-        return head, tail
+        return _Around(ids[0], before[head:], after[:tail], ids[1])
 
-    def _render(self, images: int) -> str:
-        content = [{"type": "image"}] * images + [{"type": "text", "text": _PROMPT}]
+    def _render(self, images: int, clips: int = 0) -> str:
+        content = [{"type": "image"}] * images + [{"type": "video"}] * clips + [{"type": "text", "text": _PROMPT}]
         try:
             return self._template.render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
         except TemplateError as error:
@@ -103,6 +130,16 @@ class ChatTokens:
         if token_id is None:
             raise WrongModel(f"the tokenizer has no {token}; it is not that of a Qwen3-VL: copy the original one")
         return token_id
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What the template puts around a prompt: control tokens as ids, and the plain text between them and the prompt."""
+
+    head: list[int]
+    lead: str
+    trail: str
+    tail: list[int]
 
 
 def _chat_template(directory: Path):

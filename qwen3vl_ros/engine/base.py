@@ -1,9 +1,12 @@
-"""The engine's protocol: images and text in, text out. Knows no boxes and no ROS."""
+"""The two protocols: `Engine`, images and text in, text out; and `Runtime`, one network fed token by token.
+
+Knows no boxes and no ROS.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 
@@ -35,8 +38,12 @@ class Engine(Protocol):
     info: EngineInfo
     generation: GenerationConfig  # may be replaced between two calls
 
-    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None) -> Generation:
+    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None, *,
+                 stream: str = "", schema: dict[str, Any] | None = None) -> Generation:
         """Greedy answer to `images` (each HxWx3 uint8 RGB) followed by `prompt`.
+
+        stream: a name for the camera these images follow each other on; the last answer to the same prompt there may
+        be tried as a draft, which changes the time and not the tokens. schema: a JSON schema the answer has to keep.
 
         Always returns what was generated so far with its finish_reason: cancellation and deadline are results here,
         not errors. Raises OutOfMemory and EngineError.
@@ -44,3 +51,49 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the device's memory; the engine cannot be used afterwards."""
+
+
+class Scores(Protocol):
+    """What a pass says about the token after each of its last k tokens."""
+
+    def best(self) -> tuple[list[int], list[float]]:
+        """k token ids and their natural log-probabilities; nan where the network's output is not a number."""
+
+    def logits(self) -> np.ndarray:
+        """k x vocabulary float32, on the host."""
+
+
+class Runtime(Protocol):
+    """One sequence of tokens on one loaded network. Not thread-safe.
+
+    capacity: most tokens of the sequence. length: tokens in it now. longest_step: most tokens of one `step`.
+    between_layers: called at least before each `encode` and `prefill`, between layers where a runtime can; what it
+    raises ends the pass, and the sequence is as it was before the pass.
+    """
+
+    capacity: int
+    longest_step: int
+    between_layers: Callable[[], None]
+
+    @property
+    def length(self) -> int: ...
+
+    def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Any:
+        """Features of images and clips: pixels N x patch_values float32, grid M x 3 (frames, rows, columns of patches)."""
+
+    def prefill(self, ids: Sequence[int], features: Any = None, positions: np.ndarray | None = None,
+                keep: int = 1) -> Scores:
+        """Append a prompt, or a part of one; scores of its last `keep` tokens.
+
+        features: of the visual tokens in `ids`. positions: 3 x len(ids), absolute (prepare.py); without them the
+        tokens are text and go on from the last position.
+        """
+
+    def step(self, token_ids: Sequence[int]) -> Scores:
+        """Append k text tokens, a chosen one and drafts behind it; scores of each."""
+
+    def rollback(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+
+    def close(self) -> None:
+        """Free the memory."""

@@ -1,6 +1,6 @@
 """Qwen3-VL in PyTorch, written once and to be read: the vision tower, the decoder, and how their weights are loaded.
 
-Top to bottom: the sizes (`Sizes`), the vision tower, the decoder with its key-value cache, the whole (`Network`),
+Top to bottom: the vision tower, the decoder with its key-value cache, the whole (`Network`),
 loading. One sequence at a time, so no batch dimension anywhere: N patches, V visual tokens, Q tokens of this pass,
 S cache slots.
 
@@ -10,97 +10,16 @@ the reference its tests compare with and is not imported. Knows no pixels, no te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
+from qwen3vl_ros.engine.plans import VisionPlan
+from qwen3vl_ros.engine.sizes import Sizes, TextSizes, VisionSizes
 from qwen3vl_ros.types import WrongModel
-
-_VISION_ROPE_THETA = 10000.0
-
-
-@dataclass(frozen=True)
-class VisionSizes:
-    """The vision tower, as in config.json's vision_config."""
-
-    depth: int
-    hidden: int
-    inner: int              # of each block's MLP
-    heads: int
-    patch_values: int       # numbers in one patch: channels x frames x patch x patch
-    merge: int              # merge x merge patches become one visual token
-    out: int                # the decoder's hidden size
-    table_side: int         # the learned position table is table_side x table_side
-    deepstack: tuple[int, ...]  # blocks whose output also reaches the first decoder layers
-
-
-@dataclass(frozen=True)
-class TextSizes:
-    """The decoder, as in config.json's text_config."""
-
-    vocabulary: int
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    norm_eps: float
-    rope_theta: float
-    rope_section: tuple[int, int, int]  # of head_dim / 2 frequencies, how many turn with time, row and column
-    tied: bool              # the head is the embedding table
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Everything that shapes the network. `read` is the one place where config.json is understood."""
-
-    vision: VisionSizes
-    text: TextSizes
-    image_id: int
-    video_id: int
-
-    @staticmethod
-    def read(config: dict[str, Any]) -> Sizes:
-        """From a parsed config.json. Raises WrongModel for what this network does not compute."""
-        try:
-            text, vision = config["text_config"], config["vision_config"]
-            # Written as rope_scaling + rope_theta by the original checkpoints, as rope_parameters since transformers 5.
-            rope = text.get("rope_parameters") or {"rope_theta": text["rope_theta"], **(text.get("rope_scaling") or {})}
-            _refuse(config, text, vision, rope)
-            heads, hidden = text["num_attention_heads"], text["hidden_size"]
-            return Sizes(
-                VisionSizes(
-                    vision["depth"], vision["hidden_size"], vision["intermediate_size"], vision["num_heads"],
-                    vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"]**2,
-                    vision["spatial_merge_size"], vision["out_hidden_size"],
-                    round(vision["num_position_embeddings"]**0.5), tuple(vision["deepstack_visual_indexes"])),
-                TextSizes(
-                    text["vocab_size"], hidden, text["intermediate_size"], text["num_hidden_layers"], heads,
-                    text.get("num_key_value_heads") or heads, text.get("head_dim") or hidden // heads,
-                    text["rms_norm_eps"], rope["rope_theta"], tuple(rope["mrope_section"]),
-                    bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))),
-                config["image_token_id"], config["video_token_id"])
-        except (KeyError, TypeError) as error:
-            raise WrongModel(f"config.json has no usable {error}; restore the model's own file") from error
-
-
-def _refuse(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], rope: dict[str, Any]) -> None:
-    for what, found, wanted in (
-            ("text_config.num_experts", text.get("num_experts") or 0, 0),
-            ("quantization_config", (config.get("quantization_config") or {}).get("quant_method", ""), ""),
-            ("text_config.attention_bias", bool(text.get("attention_bias")), False),
-            ("text_config.hidden_act", text.get("hidden_act", "silu"), "silu"),
-            ("vision_config.hidden_act", vision.get("hidden_act"), "gelu_pytorch_tanh"),
-            ("the rotary embedding's rope_type", rope.get("rope_type", "default"), "default"),
-            ("the rotary embedding's mrope_interleaved", rope.get("mrope_interleaved", True), True)):
-        if found != wanted:
-            raise WrongModel(f"{what} is {found!r} in config.json and this network computes only {wanted!r}, as in the "
-                             "published dense Qwen3-VL; use the transformers runtime for this model")
 
 
 # -- vision ----------------------------------------------------------------------------------------------------------
@@ -112,58 +31,9 @@ class Features(NamedTuple):
     deep: tuple[Tensor, ...]
 
 
-class VisionPlan(NamedTuple):
-    """All that follows from the image sizes alone, so that equal sizes need it once.
-
-    corners, weights: N x 4, where the position table is read for each patch, and how much of each entry.
-    cos, sin: N x head_dim. lengths: patches of each frame; a patch sees the patches of its own frame.
-    """
-
-    corners: Tensor
-    weights: Tensor
-    cos: Tensor
-    sin: Tensor
-    lengths: tuple[int, ...]
-
-
-def plan_vision(sizes: VisionSizes, grid: Sequence[Sequence[int]], device: torch.device) -> VisionPlan:
-    """grid: (frames, rows, columns) in patches, one for each image or clip."""
-    rows, columns, at_row, at_column, lengths = [], [], [], [], []
-    for frames, height, width in grid:
-        row, column = _merge_order(height, width, sizes.merge)
-        rows += [row] * frames
-        columns += [column] * frames
-        at_row += [_stretch(row, height, sizes.table_side)] * frames
-        at_column += [_stretch(column, width, sizes.table_side)] * frames
-        lengths += [height * width] * frames
-    (row_low, row_share), (column_low, column_share) = (_split(torch.cat(at)) for at in (at_row, at_column))
-    last = sizes.table_side - 1
-    row_of = torch.stack((row_low, row_low, row_low + 1, row_low + 1), 1).clamp(max=last)
-    column_of = torch.stack((column_low, column_low + 1, column_low, column_low + 1), 1).clamp(max=last)
-    weights = (torch.stack((1 - row_share, row_share), 1).repeat_interleave(2, 1)
-               * torch.stack((1 - column_share, column_share), 1).repeat(1, 2))
-    quarter = sizes.hidden // sizes.heads // 4
-    speed = _VISION_ROPE_THETA ** -(torch.arange(quarter, dtype=torch.float32) / quarter)
-    angles = torch.cat([torch.cat(p)[:, None] * speed for p in (rows, columns)], 1).repeat(1, 2)
-    tensors = (row_of * sizes.table_side + column_of, weights, angles.cos(), angles.sin())
-    return VisionPlan(*(t.to(device) for t in tensors), tuple(lengths))
-
-
-def _merge_order(height: int, width: int, merge: int) -> tuple[Tensor, Tensor]:
-    """Row and column of each patch of a frame, in the order they stand: merge x merge neighbours together."""
-    block = (height // merge, merge, width // merge, merge)
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return tuple(index.reshape(block).transpose(1, 2).flatten() for index in (row, column))
-
-
-def _stretch(index: Tensor, size: int, side: int) -> Tensor:
-    """Place of `index` of `size` on a table of `side` entries, corners on corners."""
-    return index.float() * (side - 1) / max(size - 1, 1)
-
-
-def _split(place: Tensor) -> tuple[Tensor, Tensor]:
-    low = place.floor()
-    return low.long(), place - low
+def on_device(plan: VisionPlan, device: torch.device) -> VisionPlan:
+    """The plan with tensors for arrays."""
+    return VisionPlan(*(torch.from_numpy(array).to(device) for array in plan[:4]), plan.lengths)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -316,20 +186,12 @@ class Decoder(nn.Module):
         self.norm = RmsNorm(sizes.hidden, sizes.norm_eps)
         self.head = None if sizes.tied else nn.Linear(sizes.hidden, sizes.vocabulary, bias=False)
 
-    def plan(self, positions: Tensor, slots: Tensor, span: int, *, whole: bool = False,
+    def plan(self, cos: Tensor, sin: Tensor, slots: Tensor, span: int, *, whole: bool = False,
              causal: bool = False) -> TextPlan:
-        """positions: 3 x Q (time, row, column). whole: every query sees the whole span; causal: the cache was empty."""
-        s = self.sizes
-        half = torch.arange(s.head_dim // 2, device=positions.device)
-        # Interleaved: frequencies go time, row, column, time, ... until row and column have had their share.
-        axis = torch.where(half < 3 * torch.tensor(s.rope_section, device=half.device)[half % 3], half % 3, 0)
-        angles = positions[axis].T.float() * s.rope_theta ** -(half.float() / len(half))
-        angles = angles.repeat(1, 2)
-        mask = None
-        if not (whole or causal):
-            mask = torch.arange(span, device=slots.device) <= slots[:, None]
+        """cos, sin: of plans.rotary_angles. whole: every query sees the whole span; causal: the cache was empty."""
+        mask = None if whole or causal else torch.arange(span, device=slots.device) <= slots[:, None]
         dtype = self.norm.weight.dtype
-        return TextPlan(angles.cos().to(dtype), angles.sin().to(dtype), slots, span, mask, causal)
+        return TextPlan(cos.to(dtype), sin.to(dtype), slots, span, mask, causal)
 
     def forward(self, ids: Tensor, plan: TextPlan, cache: Cache, *, keep: int = 1, visual: Tensor | None = None,
                 features: Features | None = None, between: Callable[[], None] = lambda: None) -> Tensor:

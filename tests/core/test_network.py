@@ -20,10 +20,12 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbe
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
 from qwen3vl_ros.engine.checkpoint import read_checkpoint
-from qwen3vl_ros.engine.network import Network, Sizes, _place
+from qwen3vl_ros.engine.network import Network, _place
 from qwen3vl_ros.engine.pixels import PixelRule
+from qwen3vl_ros.engine.plans import rotary_angles
 from qwen3vl_ros.engine.prepare import Clip, Preparation
 from qwen3vl_ros.engine.resample import resize_bicubic
+from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.engine.tokens import ChatTokens
 from qwen3vl_ros.engine.torch_runtime import TorchRuntime
 from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
@@ -234,7 +236,9 @@ def test_what_is_no_clip_is_refused(directory, tmp_path):
 
 # -- the network -----------------------------------------------------------------------------------------------------
 
-def assert_close(ours: torch.Tensor, reference: torch.Tensor, what: str) -> None:
+def assert_close(ours, reference, what: str) -> None:
+    """Tensors, arrays or scores."""
+    ours, reference = (torch.as_tensor(x.logits() if hasattr(x, "best") else x) for x in (ours, reference))
     error = float((ours - reference).abs().max() / reference.abs().max())
     assert error <= RELATIVE, f"{what}: relative error {error:.2e}"
 
@@ -264,7 +268,7 @@ def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: i
     out = reference.generate(**official, do_sample=False, max_new_tokens=answer_tokens, output_logits=True,
                              return_dict_in_generate=True)
     expected = out.sequences[0, len(given.ids):].tolist()
-    logits = runtime.prefill(given.ids, features, given.positions, keep=3)
+    logits = torch.from_numpy(runtime.prefill(given.ids, features, given.positions, keep=3).logits())
     whole = reference(**official).logits[0, -3:]
     assert_close(logits, whole, "prompt logits")
 
@@ -273,7 +277,10 @@ def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: i
     taken_back = 0
     while len(said) < answer_tokens:
         guess = [t if rng.random() < 0.7 else int(rng.integers(0, 256)) for t in expected[len(said):][:int(rng.integers(0, draft))]]
-        logits = runtime.step([said[-1], *guess])
+        scores = runtime.step([said[-1], *guess])
+        logits, best = torch.from_numpy(scores.logits()), scores.best()
+        assert best[0] == logits.argmax(-1).tolist()
+        assert best[1] == pytest.approx(logits.log_softmax(-1).amax(-1).tolist(), abs=1e-5)
         right = 0
         for at, row in enumerate(logits):
             assert_close(row, out.logits[len(said)][0], f"logits of token {len(said)}")
@@ -304,13 +311,11 @@ def test_two_layers_of_each_published_size(size, directory):
 def test_every_frequency_turns_with_its_axis(which):
     """Far positions, because near ones hardly turn the slow frequencies, and logits would not tell."""
     config = json.loads(json.dumps(embedded.config(IDS).to_dict())) if which == "embedded" else published(which)
-    with torch.device("meta"):
-        network = Network(Sizes.read(config))
-    positions = torch.randint(0, 4000, (3, 50), generator=torch.Generator().manual_seed(0))
-    plan = network.text.plan(positions, torch.arange(50), 50)
+    positions = np.random.default_rng(0).integers(0, 4000, (3, 50))
+    angles = rotary_angles(Sizes.read(config).text, positions)
     rotary = Qwen3VLTextRotaryEmbedding(Qwen3VLConfig(**config).text_config)
-    for ours, theirs in zip((plan.cos, plan.sin), rotary(torch.zeros(1), positions[:, None])):
-        torch.testing.assert_close(ours, theirs[0], atol=5e-4, rtol=0)
+    for ours, theirs in zip(angles, rotary(torch.zeros(1), torch.from_numpy(positions)[:, None])):
+        torch.testing.assert_close(torch.from_numpy(ours), theirs[0], atol=5e-4, rtol=0)
 
 
 def test_a_prompt_in_parts_is_the_whole_prompt(small, directory):
@@ -328,7 +333,8 @@ def test_a_prompt_in_parts_is_the_whole_prompt(small, directory):
     features = runtime.encode(second.pixels, second.grid)
     assert_close(runtime.prefill(second.ids[shared:], features, second.positions[:, shared:]), expected, "second image")
     assert runtime.next_position == fresh.next_position < runtime.length
-    assert_close(runtime.step([9, 10]), torch.cat([fresh.step([9]), fresh.step([10])]), "steps after it")
+    apart = np.concatenate([fresh.step([9]).logits(), fresh.step([10]).logits()])
+    assert_close(runtime.step([9, 10]), apart, "steps after it")
 
 
 def test_text_needs_no_positions_and_an_interrupted_pass_leaves_no_trace(small):
@@ -362,7 +368,7 @@ def test_what_does_not_fit_is_refused(small, directory):
         runtime.rollback(1)
     with pytest.raises(InvalidInput, match="at least one token"):
         runtime.step([])
-    with pytest.raises(InvalidInput, match="do not fit 2 tokens"):
+    with pytest.raises(InvalidInput, match="does not fit 2 tokens"):
         runtime.prefill([1, 2], keep=3)
 
 
@@ -402,7 +408,7 @@ def test_loads_one_file_and_shards_in_any_precision(tmp_path, directory):
         assert_parity((network, reference), Preparation(directory), CASES["one image"], 12)
     half = Network.load(read_checkpoint(single), "cpu", torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-    assert TorchRuntime(half, 8).prefill([1, 2, 3], keep=2).shape == (2, half.sizes.text.vocabulary)
+    assert TorchRuntime(half, 8).prefill([1, 2, 3], keep=2).logits().shape == (2, half.sizes.text.vocabulary)
 
 
 def test_the_embedded_models_files_give_the_reference(tmp_path):
@@ -469,8 +475,8 @@ def test_runs_without_transformers(directory):
               "from qwen3vl_ros.engine.torch_runtime import TorchRuntime\n"
               "given = Preparation(Path(sys.argv[1]))('mug', [np.zeros((90, 70, 3), np.uint8)])\n"
               "runtime = TorchRuntime(Network.load(read_checkpoint(Path(sys.argv[1])), 'cpu', torch.float32), 99)\n"
-              "logits = runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)\n"
-              "assert torch.isfinite(runtime.step([int(logits[-1].argmax())])).all()")
+              "scores = runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)\n"
+              "assert np.isfinite(runtime.step(scores.best()[0]).logits()).all()")
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", script, str(directory)], cwd=root, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

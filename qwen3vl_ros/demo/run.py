@@ -20,6 +20,7 @@ from qwen3vl_ros.demo.processes import Children, Interrupts, tail
 from qwen3vl_ros.demo.recording import Recording
 from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table, write_transcript
 from qwen3vl_ros.demo.score import RULE, Answer, TruthObject
+from qwen3vl_ros.demo.shared_memory import freed_at_the_end
 from qwen3vl_ros.types import Frame, PerceptionError
 
 CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
@@ -52,6 +53,7 @@ class Demo:
             ) from error
         with (
             Recording(self.out / "demo.mcap", message_definition) as recording,
+            freed_at_the_end(),
             Children(self.out) as children,
         ):
             self._children = children

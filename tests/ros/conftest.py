@@ -1,12 +1,28 @@
 """Every test gets a graph of its own: a free ROS_DOMAIN_ID, and no process left behind."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+
+def pytest_collection_finish(session):
+    """End before the first test rather than be killed for memory in the middle."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or not any(HERE in item.path.parents for item in session.items):
+        return
+    from ros_graph import lacking_room
+
+    from qwen3vl_ros.demo.shared_memory import free_abandoned
+
+    free_abandoned()
+    if reason := lacking_room(shutil.disk_usage(shared).free / 2**20):
+        pytest.exit(reason, returncode=1)
 
 
 @pytest.fixture

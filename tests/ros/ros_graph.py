@@ -34,6 +34,7 @@ from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
+from qwen3vl_ros.demo.shared_memory import free_abandoned
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.srv import Detect, SetPrompt
@@ -50,6 +51,7 @@ RESULTS = {
     "grasp_poses": PoseArray,
     "generation": Generation
 }
+NEEDED_MIB = 12 * 64  # more processes than any test has, with config/fastdds.xml's segment each
 OK, WARN, ERROR, STALE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
@@ -72,6 +74,15 @@ def until(condition, timeout_s: float = 10.0, what: str = "the condition"):
             raise AssertionError(f"{what}: not within {timeout_s:g} s")
         time.sleep(0.005)
     return value
+
+
+def lacking_room(free_mib: float) -> str:
+    """Why the tests cannot start with so much of /dev/shm; empty if they can."""
+    if free_mib >= NEEDED_MIB:
+        return ""
+    return (f"/dev/shm has {free_mib:.0f} MiB free and the ROS tests need {NEEDED_MIB}: 64 MiB for each process "
+            "(config/fastdds.xml). `fastdds shm clean` frees what killed processes left; a container gets more by "
+            "--shm-size 1g or --ipc host")
 
 
 def claim_domain():
@@ -138,6 +149,13 @@ class Process:
             self.popen.kill()
             self.popen.wait(10)
 
+    def end(self, patience_s: float = 15.0) -> None:
+        """Wait for the end, once interrupted. Killed, a process leaves its shared memory behind: only at last."""
+        try:
+            self.popen.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
 
 class Graph:
     """One domain with a node of our own that records what others say. Close it."""
@@ -165,9 +183,13 @@ class Graph:
 
     def close(self):
         for process in self.processes:
-            process.kill()
+            process.interrupt()
+        for process in self.processes:
+            process.end()
         self.context.try_shutdown()
         self._thread.join(5)
+        self.node.destroy_node()
+        free_abandoned()
         self._lock_file.close()
 
     # -- processes ---------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ import pytest
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
+from qwen3vl_ros.demo.shared_memory import free_abandoned
+
 HERE = Path(__file__).parent
 PROMISED = (
     "frames",
@@ -112,6 +114,7 @@ class Run:
         for process in self.processes():
             process.kill()
         self.popen.wait(10)
+        free_abandoned()
         self.lock.close()
 
 

@@ -1,4 +1,5 @@
-# Every target first brings the environment up to date (scripts/setup_env.py; instant when nothing changed).
+# Every target first brings the environment up to date (scripts/setup_env.py; instant when nothing changed), each with
+# what it needs: the demo without PyTorch, the tests with it and the reference implementation.
 # PYTHON picks the interpreter (3.10 to 3.13; with a sourced ROS distribution, the one it was built for).
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +11,7 @@ help:
 	@echo "make demo              simulated RGB-D camera -> node -> topics; results in demo_output/"
 	@echo "make test              all tests; ARGS='-k lifting -x' goes to pytest"
 	@echo "make bench BENCH=name  runs benchmarks/name.py; ARGS=... goes to it"
-	@echo "make setup             only the environment; 'source scripts/env.sh' enters it"
+	@echo "make setup             only the environment; 'source scripts/env.sh' enters it; EXTRAS=\"reference model\" adds PyTorch"
 	@echo "make clean             removes everything that make produced"
 
 setup:
@@ -19,13 +20,15 @@ setup:
 demo:
 	@$(ENV) && exec python -m qwen3vl_ros.demo $(ARGS)
 
+test: export EXTRAS := reference model test
 test:
 	@$(ENV) && exec python -m pytest tests $(ARGS)
 
+bench: export EXTRAS := reference model bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }
-	@$(ENV) && python -m pip install -q -r requirements/bench.txt && exec python benchmarks/$(BENCH).py $(ARGS)
+	@$(ENV) && exec python benchmarks/$(BENCH).py $(ARGS)
 
 clean:
 	rm -rf .venv .ws demo_output .pytest_cache .hypothesis

@@ -41,8 +41,13 @@ setup(
     license=from_package_xml("license"),
     python_requires=">=3.10",
     packages=find_packages(include=["qwen3vl_ros", "qwen3vl_ros.*"]),
-    install_requires=[*requirements("runtime"), "torch>=2.6"],
-    extras_require={"sim": requirements("sim"), "test": requirements("sim") + requirements("test")},
+    install_requires=requirements("runtime"),
+    extras_require={
+        "sim": requirements("sim"),
+        "reference": ["torch>=2.6", *requirements("reference")],
+        "model": ["torch>=2.6", *requirements("model")],
+        "test": requirements("sim") + requirements("test"),
+    },
     data_files=shared("config/*", "launch/*.py", "model/embedded/*"),
     entry_points={
         "console_scripts": [

@@ -3,6 +3,8 @@
 Each step has a digest of what it depends on, the digests of the steps before it included, and leaves a stamp
 with that digest when it has succeeded; a step whose stamp is right is skipped, an interrupted one is done
 again. Knows nothing of what the package does. Standard library only: nothing is installed when it runs.
+
+EXTRAS in the environment names what more to install, e.g. EXTRAS="reference test": files of requirements/.
 """
 
 from __future__ import annotations
@@ -53,12 +55,26 @@ def listing(*directories: str) -> str:
     return digest(*sorted(found))
 
 
-def plan(world: World) -> list[Step]:
+# Beside what everything needs. reference: transformers; model: writing model directories (export, training, engines).
+EXTRAS = ("reference", "model", "test", "bench")
+NEED_TORCH = {"reference", "model"}
+
+
+def wanted_extras() -> list[str]:
+    """The names in $EXTRAS, in the order of EXTRAS. Raises SetupError for one that does not exist."""
+    wanted = os.environ.get("EXTRAS", "").replace(",", " ").split()
+    unknown = sorted(set(wanted) - set(EXTRAS))
+    if unknown:
+        raise SetupError(f"EXTRAS names {', '.join(unknown)}; there are: {', '.join(EXTRAS)}.")
+    return [name for name in EXTRAS if name in wanted]
+
+
+def plan(world: World, extras: list[str]) -> list[Step]:
     me = contents(*(ROOT / "scripts").glob("*.py"))
     system = digest("system packages")
     venv = digest(world.python, platform.python_version(), world.system_site_packages, VENV)
-    torch = digest(venv, TORCH_VERSION, world.gpu, world.system_torch)
-    packages = digest(torch, contents(*(REQUIREMENTS / f"{name}.txt" for name in ("runtime", "sim", "test"))))
+    packages = digest(venv, contents(*(REQUIREMENTS / f"{name}.txt" for name in ("runtime", "sim"))))
+    torch = digest(packages, TORCH_VERSION, world.gpu, world.system_torch)
     sourced = outside_environment().get("AMENT_PREFIX_PATH") if world.ros_distro else None
     ros = digest(venv, world.ros_distro, sourced, contents(REQUIREMENTS / "ros-wheels.txt"))
     interfaces = digest(
@@ -74,6 +90,16 @@ def plan(world: World) -> list[Step]:
     check = digest(packages, ros, contents(ROOT / "package.xml"))
     ros_title = f"build tools for ROS {world.ros_distro}" if world.ros_distro else "ROS 2 wheels"
     torch_title = "PyTorch" + ("" if world.system_torch is None else f" {world.system_torch} (the system's)")
+    more = [Step("torch", torch_title, steps.install_torch, torch)] if NEED_TORCH & set(extras) else []
+    more += [
+        Step(
+            f"extra_{name}",
+            f"extra packages: {name}",
+            steps.install_extra(name),
+            digest(torch, contents(REQUIREMENTS / f"{name}.txt")),
+        )
+        for name in extras
+    ]
     return [
         Step(
             "system",
@@ -83,7 +109,6 @@ def plan(world: World) -> list[Step]:
             lambda: not steps.missing_system_packages(),
         ),
         Step("venv", "virtual environment", steps.make_venv, venv, (VENV / "bin/python").exists),
-        Step("torch", torch_title, steps.install_torch, torch),
         Step("packages", "Python packages", steps.install_python_packages, packages),
         Step("ros", ros_title, steps.install_ros, ros),
         Step(
@@ -94,6 +119,7 @@ def plan(world: World) -> list[Step]:
             lambda: (WS / "env.sh").is_file() and (WS / "install/share/qwen3vl_ros/package.xml").is_file(),
         ),
         Step("check", "loading everything once", steps.check_environment, check),
+        *more,
     ]
 
 
@@ -119,7 +145,7 @@ def main() -> int:
 def bring_up_to_date() -> None:
     world = probe_world()
     due: list[Step] = []
-    for step in plan(world):
+    for step in plan(world, wanted_extras()):
         emptied = any(earlier.name == "venv" for earlier in due)  # a new .venv has nothing in it
         if emptied or stamp_of(step) != step.digest or not step.is_done():
             due.append(step)
@@ -133,7 +159,11 @@ def bring_up_to_date() -> None:
     progress.total = len(due)
     STAMPS.mkdir(parents=True, exist_ok=True)
     for step in due:
-        STAMPS.joinpath(step.name).unlink(missing_ok=True)
+        stale = [STAMPS / step.name]
+        if step.name == "venv":  # a new one has none of the extras either, those not asked for today included
+            stale = [stamp for stamp in STAMPS.iterdir() if stamp.name != "system"]
+        for stamp in stale:
+            stamp.unlink(missing_ok=True)
         progress.start(step.title)
         step.action(world)
         STAMPS.joinpath(step.name).write_text(step.digest)

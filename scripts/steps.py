@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import overlay
@@ -96,7 +97,7 @@ def pip_install(arguments: list[str], log_name: str) -> None:
             *arguments,
         ],
         log_name,
-        "check the network and the free disk space (about 4 GB), then run make again.",
+        "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again.",
         outside_environment(),
     )
 
@@ -138,7 +139,7 @@ def install_torch(world: World) -> None:
 
 def install_python_packages(world: World) -> None:
     arguments = constraint_arguments(world)
-    for name in ("runtime", "sim", "test"):
+    for name in ("runtime", "sim"):
         requirements = REQUIREMENTS / f"{name}.txt"
         if name == "runtime" and world.ros_distro is not None and world.system_opencv:
             kept = [line for line in requirements.read_text().splitlines() if not line.startswith("opencv")]
@@ -146,6 +147,15 @@ def install_python_packages(world: World) -> None:
             requirements.write_text("\n".join(kept) + "\n")
         arguments += ["-r", str(requirements)]
     pip_install(arguments, "python_packages")
+
+
+def install_extra(name: str) -> Callable[[World], None]:
+    """The step that installs requirements/<name>.txt."""
+
+    def install(world: World) -> None:
+        pip_install([*constraint_arguments(world), "-r", str(REQUIREMENTS / f"{name}.txt")], f"extra_{name}")
+
+    return install
 
 
 def install_ros(world: World) -> None:
@@ -239,11 +249,10 @@ def link_own_sources() -> None:
 
 
 CHECK = """
-import cv2, mujoco, numpy, rclpy, torch, transformers
+import cv2, mujoco, numpy, onnxruntime, rclpy
 import qwen3vl_ros.msg, qwen3vl_ros.srv, vision_msgs.msg, tf2_msgs.msg
-device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-print(f"torch {torch.__version__} on {device}, transformers {transformers.__version__},",
-      f"numpy {numpy.__version__}, opencv {cv2.__version__}, mujoco {mujoco.__version__}")
+print(f"onnxruntime {onnxruntime.__version__}, numpy {numpy.__version__}, opencv {cv2.__version__},",
+      f"mujoco {mujoco.__version__}")
 mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 48, 64).render()  # needs EGL and a driver for it
 """
 

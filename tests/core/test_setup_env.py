@@ -64,7 +64,7 @@ def bring_up(scripts, world, monkeypatch):
         monkeypatch.setattr(
             scripts.setup_env,
             "plan",
-            lambda _: [step(n) for n in ("system", "venv", "packages", "interfaces")],
+            lambda _, extras: [step(n) for n in ("system", "venv", "packages", "interfaces", *extras)],
         )
         try:
             scripts.setup_env.bring_up_to_date()
@@ -94,6 +94,29 @@ def test_only_what_changed_is_done_again(bring_up):
 def test_a_new_venv_is_filled_again(bring_up):
     bring_up()
     assert bring_up(venv="another python") == ["venv", "packages", "interfaces"]
+
+
+def test_extras_are_added_and_a_new_venv_forgets_them(bring_up, monkeypatch):
+    bring_up()
+    monkeypatch.setenv("EXTRAS", "test reference")
+    assert bring_up() == ["reference", "test"]
+    monkeypatch.delenv("EXTRAS")
+    assert bring_up(venv="another python") == ["venv", "packages", "interfaces"]
+    monkeypatch.setenv("EXTRAS", "test,reference")
+    assert bring_up(venv="another python") == ["reference", "test"]
+
+
+def test_an_unknown_extra_is_refused_by_name(scripts, monkeypatch):
+    monkeypatch.setenv("EXTRAS", "reference gpu")
+    with pytest.raises(scripts.runner.SetupError, match="EXTRAS names gpu; there are: reference, model, test, bench"):
+        scripts.setup_env.wanted_extras()
+
+
+def test_the_demo_needs_no_torch_and_the_reference_does(scripts, world):
+    names = [step.name for step in scripts.setup_env.plan(world, [])]
+    assert names == ["system", "venv", "packages", "ros", "interfaces", "check"]
+    assert [step.name for step in scripts.setup_env.plan(world, ["test"])][6:] == ["extra_test"]
+    assert [step.name for step in scripts.setup_env.plan(world, ["model"])][6:] == ["torch", "extra_model"]
 
 
 def test_a_step_that_was_right_but_broke_on_its_way_to_something_new_is_not_taken_for_done(bring_up):

@@ -1,6 +1,8 @@
-"""The PyTorch runtime (`Runtime` in base.py) on `network.py`: a CPU, or any device torch has.
+"""The PyTorch runtime (`Runtime` in base.py) on `network.py`: a CPU, or a CUDA GPU with its steps as captured graphs.
 
-The cache is allocated once; passes write it in place. Knows no text, no stopping and no drafts: that is decode.py's.
+The cache is allocated once; passes write it in place. On a GPU each length of a step is captured once as a CUDA graph,
+the choice of the best token included, because at batch 1 launching kernels takes longer than computing them. Knows no
+text, no stopping and no drafts: that is decode.py's.
 """
 
 from __future__ import annotations
@@ -10,30 +12,36 @@ from typing import Callable, Sequence
 import numpy as np
 import torch
 
-from qwen3vl_ros.engine.network import Cache, Features, Network, on_device
+from qwen3vl_ros.engine.network import Cache, Decoder, Features, Network, on_device
 from qwen3vl_ros.engine.plans import VisionPlan, plan_vision, rotary_angles
 from qwen3vl_ros.engine.sequence import Sequence as TokenSequence
 from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.types import InvalidInput
 
 _PLANS_KEPT = 8
+_LONGEST_GRAPH = 32   # tokens; longer steps launch their kernels one by one
+_SPAN_STEP = 512      # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
 
 
 class TorchScores:
-    """Logits that stay on their device; see base.Scores."""
+    """Logits that stay on their device (see base.Scores); those of a captured step hold until the next step."""
 
-    def __init__(self, logits: torch.Tensor):
-        self._logits = logits
+    def __init__(self, logits: torch.Tensor, best: torch.Tensor | None = None):
+        self._logits, self._best = logits, _best(logits) if best is None else best
 
     def best(self) -> tuple[list[int], list[float]]:
-        logits = self._logits.float()
-        top, ids = logits.max(-1)
-        # One transfer for both; token ids are exact in float64.
-        both = torch.stack((ids.double(), (top - logits.logsumexp(-1)).double())).tolist()
-        return [int(i) for i in both[0]], both[1]
+        ids, logprobs = self._best.tolist()
+        return [int(i) for i in ids], logprobs
 
     def logits(self) -> np.ndarray:
         return self._logits.float().cpu().numpy()
+
+
+def _best(logits: torch.Tensor) -> torch.Tensor:
+    """2 x k: ids and log-probabilities, in one tensor for one transfer; ids are exact in float64."""
+    logits = logits.float()
+    top, ids = logits.max(-1)
+    return torch.stack((ids.double(), (top - logits.logsumexp(-1)).double()))
 
 
 class TorchRuntime:
@@ -47,6 +55,7 @@ class TorchRuntime:
         self._plans: dict[tuple, VisionPlan] = {}
         self._sequence = TokenSequence(capacity)
         self.longest_step = capacity
+        self._steps: dict[tuple[int, int], _CapturedStep] = {}
 
     @property
     def length(self) -> int:
@@ -82,7 +91,18 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> TorchScores:
-        return self._pass(token_ids, self._sequence.places(len(token_ids)), len(token_ids))
+        positions = self._sequence.places(len(token_ids))
+        if self.device.type != "cuda" or len(token_ids) > _LONGEST_GRAPH:
+            return self._pass(token_ids, positions, len(token_ids))
+        scores = self._captured(len(token_ids)).run(token_ids, self.length, *rotary_angles(self.network.text.sizes, positions))
+        self._sequence.append(positions)
+        return scores
+
+    def _captured(self, count: int) -> _CapturedStep:
+        span = min(self.capacity, -(-(self.length + count) // _SPAN_STEP) * _SPAN_STEP)
+        if (count, span) not in self._steps:
+            self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span)
+        return self._steps[count, span]
 
     def rollback(self, count: int) -> None:
         self._sequence.rollback(count)
@@ -99,3 +119,50 @@ class TorchRuntime:
 
     def close(self) -> None:
         self.network = self._cache = None
+        self._steps.clear()
+
+
+class _CapturedStep:
+    """A step of `count` tokens that looks at the first `span` slots, with its inputs at fixed addresses.
+
+    All inputs of a token stand in one row of one float64 tensor (id, slot, cos, sin), so that a step needs one transfer.
+    """
+
+    def __init__(self, text: Decoder, cache: Cache, count: int, span: int):
+        self._text, self._cache, self._span = text, cache, span
+        device, on_gpu = cache.keys.device, cache.keys.is_cuda
+        self._host = torch.empty(count, 2 + 2 * text.sizes.head_dim, dtype=torch.float64, pin_memory=on_gpu)
+        self._inputs = torch.empty_like(self._host, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._outputs: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def run(self, ids: Sequence[int], first_slot: int, cos: np.ndarray, sin: np.ndarray) -> TorchScores:
+        row = self._host.numpy()
+        row[:, 0], row[:, 1] = ids, np.arange(first_slot, first_slot + len(row))
+        row[:, 2:2 + cos.shape[1]], row[:, 2 + cos.shape[1]:] = cos, sin
+        self._inputs.copy_(self._host, non_blocking=True)
+        if not self._inputs.is_cuda:
+            return TorchScores(*self._compute())
+        if self._graph is None:
+            self._capture()
+        self._graph.replay()
+        return TorchScores(*self._outputs)
+
+    def _compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, slots = self._inputs[:, :2].long().unbind(1)
+        cos, sin = self._inputs[:, 2:].float().chunk(2, 1)
+        plan = self._text.plan(cos, sin, slots.contiguous(), self._span)
+        logits = self._text(ids, plan, self._cache, keep=len(ids))
+        return logits, _best(logits)
+
+    def _capture(self) -> None:
+        # The warm-up writes the cache where the replay will write the same again.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._compute()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = self._compute()

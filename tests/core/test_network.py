@@ -337,6 +337,23 @@ def test_a_prompt_in_parts_is_the_whole_prompt(small, directory):
     assert_close(runtime.step([9, 10]), apart, "steps after it")
 
 
+def test_a_captured_step_computes_what_a_step_computes(small):
+    """What a CUDA graph records, run as it is: fixed inputs, a span longer than the sequence, its own choice of tokens."""
+    from qwen3vl_ros.engine.torch_runtime import _CapturedStep
+
+    plain, fixed = TorchRuntime(small[0], 64), TorchRuntime(small[0], 64)
+    for runtime in (plain, fixed):
+        runtime.prefill([1, 2, 3])
+    captured = _CapturedStep(small[0].text, fixed._cache, 2, 48)
+    for ids in ([4, 5], [6, 7]):
+        expected = plain.step(ids)
+        positions = fixed._sequence.places(2)
+        scores = captured.run(ids, fixed.length, *rotary_angles(small[0].sizes.text, positions))
+        fixed._sequence.append(positions)
+        assert_close(scores, expected, "captured step")
+        assert scores.best()[0] == expected.best()[0]
+
+
 def test_text_needs_no_positions_and_an_interrupted_pass_leaves_no_trace(small):
     runtime = TorchRuntime(small[0], 16)
     expected = runtime.prefill([1, 2, 3])

@@ -1,6 +1,6 @@
 """Write a checkpoint's vision.onnx and decoder.onnx; the weights stay where they are, in its *.safetensors.
 
-    python model/export_onnx.py MODEL [--out DIR] [--dtype float32|float16|bfloat16] [--decomposed]
+    python model/export_onnx.py MODEL [--out DIR] [--dtype float32|float16|bfloat16] [--decomposed] [--slots S]
 
 The graphs are built operator by operator from config.json and the safetensors headers, to the contract in
 qwen3vl_ros/engine/graph.py and with the arithmetic of engine/network.py. Their initializers point into the weight
@@ -10,7 +10,8 @@ model, after training it or changing this file:
     python model/export_onnx.py model/embedded
 
 Opset 24 with TensorScatter and Attention on a static cache; --decomposed keeps to opset 18 for runtimes that have
-neither (TensorRT before 10.15). Needs onnx; with torch and onnxruntime the largest error against torch is measured and
+neither (TensorRT before 10.15). --slots fixes the length of the cache, which TensorRT's own cache layer asks for. Needs
+onnx; with torch and onnxruntime the largest error against torch is measured and
 written to manifest.json.
 """
 
@@ -265,8 +266,11 @@ def _gelu(b: Builder, x: str, approximate: str) -> str:
 
 # -- decoder ---------------------------------------------------------------------------------------------------------
 
-def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str) -> onnx.ModelProto:
-    """Q tokens over a static cache -> scores of those asked for, and the cache with their keys and values."""
+def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str, slots: int = 0) -> onnx.ModelProto:
+    """Q tokens over a static cache -> scores of those asked for, and the cache with their keys and values.
+
+    slots: of the cache; 0: each pass decides.
+    """
     text, b = sizes.text, Builder(weights, dtype, variant)
     root = "model.language_model"
     b.scope("tokens")
@@ -276,13 +280,13 @@ def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str) -> o
     visual = b.op("Unsqueeze", b.op("Greater", "rows", b.integers(0)), b.integers(1))
     x = b.op("Where", visual, b.op("Gather", "features", "rows"), x)
     angles = b.angles(text.head_dim, dtype)
-    slots = _slots(b, sizes) if b.decomposed else ""
+    places = _places(b, sizes) if b.decomposed else ""
     added = [b.op("Gather", "deep", "rows", axis=1)] if sizes.vision.deepstack else []
     if len(sizes.vision.deepstack) > 1:
         added = b.op("Split", added[0], axis=0, num_outputs=len(sizes.vision.deepstack), outputs=len(sizes.vision.deepstack))
     for index in range(text.layers):
         b.scope(f"layer_{index}")
-        x = _text_layer(b, sizes, index, f"{root}.layers.{index}", x, angles, slots)
+        x = _text_layer(b, sizes, index, f"{root}.layers.{index}", x, angles, places)
         if index < len(sizes.vision.deepstack):
             x = b.op("Add", x, b.op("Squeeze", added[index], b.integers(0)))
     b.scope("head")
@@ -293,10 +297,10 @@ def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str) -> o
     best = b.op("ReduceMax", "logits", b.integers(-1), keepdims=1)
     total = b.op("ReduceSum", b.op("Exp", b.op("Sub", "logits", best)), b.integers(-1), keepdims=0)
     b.op("Neg", b.op("Log", total), outputs=("logprob",))
-    return b.model("decoder", *decoder_values(sizes))
+    return b.model("decoder", *decoder_values(sizes, slots or "S"))
 
 
-def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles: tuple[str, str], slots: str) -> str:
+def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles: tuple[str, str], places: str) -> str:
     text = sizes.text
     hidden, head_dim, queries, pairs = text.hidden, text.head_dim, text.heads * text.head_dim, text.kv_heads * text.head_dim
     n = _rms_norm(b, x, f"{name}.input_layernorm.weight", hidden, text.norm_eps)
@@ -307,7 +311,7 @@ def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles:
             t = _rms_norm(b, t, f"{name}.self_attn.{part}_norm.weight", head_dim, text.norm_eps)
         t = b.op("Transpose", t, perm=(0, 2, 1, 3))
         heads[part] = t if part == "v" else b.rotate(t, *angles)
-    keys, values = (_written(b, f"{cache}_{index}", heads[part], slots) for cache, part in (("keys", "k"), ("values", "v")))
+    keys, values = (_written(b, f"{cache}_{index}", heads[part], places) for cache, part in (("keys", "k"), ("values", "v")))
     seen = b.attention(heads["q"], keys, values, text.heads, text.kv_heads, head_dim, mask="mask")
     x = b.op("Add", x, b.linear(seen, f"{name}.self_attn.o_proj", hidden, queries))
     n = _rms_norm(b, x, f"{name}.post_attention_layernorm.weight", hidden, text.norm_eps)
@@ -316,7 +320,7 @@ def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles:
     return b.op("Add", x, b.linear(inner, f"{name}.mlp.down_proj", hidden, text.inner))
 
 
-def _slots(b: Builder, sizes: Sizes) -> str:
+def _places(b: Builder, sizes: Sizes) -> str:
     """1 x kv_heads x Q x head_dim: the slot of each number that a pass writes."""
     text = sizes.text
     count = b.op("Squeeze", b.op("Shape", "ids"), b.integers(0))
@@ -326,10 +330,10 @@ def _slots(b: Builder, sizes: Sizes) -> str:
     return b.op("Expand", b.reshape(slots, 1, 1, -1, 1), shape)
 
 
-def _written(b: Builder, cache: str, update: str, slots: str) -> str:
+def _written(b: Builder, cache: str, update: str, places: str) -> str:
     out = (f"{cache}_out",)
     if b.decomposed:
-        return b.op("ScatterElements", cache, slots, update, axis=2, outputs=out)
+        return b.op("ScatterElements", cache, places, update, axis=2, outputs=out)
     return b.op("TensorScatter", cache, update, "write", axis=2, mode="linear", outputs=out)
 
 
@@ -345,7 +349,7 @@ def _rms_norm(b: Builder, x: str, name: str, size: int, eps: float) -> str:
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
-def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: str = "attention",
+def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: str = "attention", slots: int = 0,
            measure: bool = True) -> dict[str, Any]:
     """Write both graphs and the manifest into `out`; returns the manifest.
 
@@ -353,7 +357,8 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     measure: compare with torch. Raises WrongModel for a checkpoint that is not the one config.json describes.
     """
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
-    models = {VISION: vision_model(sizes, weights, dtype, variant), DECODER: decoder_model(sizes, weights, dtype, variant)}
+    models = {VISION: vision_model(sizes, weights, dtype, variant),
+              DECODER: decoder_model(sizes, weights, dtype, variant, slots)}
     if out.resolve() != checkpoint.path.resolve():
         bundle(checkpoint, out)
     for name, model in models.items():
@@ -365,14 +370,14 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     everything = json.loads(manifest.read_text()) if manifest.is_file() else {}
     files = [f.name for f in checkpoint.weight_files]
     everything["onnx"] = written = {
-        "format": FORMAT, "dtype": dtype, "opset": OPSETS[variant], "variant": variant,
+        "format": FORMAT, "dtype": dtype, "opset": OPSETS[variant], "variant": variant, "slots": slots,
         "sha256": {name: file_sha256(out / name) for name in ("config.json", VISION, DECODER)},
         "layout_sha256": {name: layout_sha256(out / name) for name in files},
         "weights_sha256": {name: file_sha256(out / name) for name in files},
         "shapes": {name: {side: {v.name: [v.dtype, *v.shape] for v in values} for side, values in
-                          zip(("inputs", "outputs"), ends(sizes))}
-                   for name, ends in ((VISION, vision_values), (DECODER, decoder_values))},
-        "limits": {"S": checkpoint.max_positions}, "parity": None}
+                          zip(("inputs", "outputs"), ends)}
+                   for name, ends in ((VISION, vision_values(sizes)), (DECODER, decoder_values(sizes, slots or "S")))},
+        "max_positions": checkpoint.max_positions, "parity": None}
     manifest.write_text(json.dumps(everything, indent=1) + "\n")
     return written
 
@@ -394,11 +399,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
                         help="what the graphs compute in (default: float32, for CPUs)")
     parser.add_argument("--decomposed", action="store_true", help="no Attention and TensorScatter operators")
+    parser.add_argument("--slots", type=int, default=0, help="length of the cache (default: each pass decides)")
     options = parser.parse_args(arguments)
     try:
         checkpoint = find_checkpoint(options.model)
         out = options.out or checkpoint.path
-        written = export(checkpoint, out, options.dtype, "decomposed" if options.decomposed else "attention")
+        written = export(checkpoint, out, options.dtype, "decomposed" if options.decomposed else "attention",
+                         options.slots)
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 1

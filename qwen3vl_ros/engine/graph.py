@@ -54,22 +54,23 @@ def vision_values(sizes: Sizes) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
              Value("deep", COMPUTE, (len(vision.deepstack), "V", vision.out))))
 
 
-def decoder_values(sizes: Sizes) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+def decoder_values(sizes: Sizes, slots: int | str = "S") -> tuple[tuple[Value, ...], tuple[Value, ...]]:
     """Inputs and outputs of decoder.onnx: Q tokens of one sequence, whose cache has S slots.
 
     ids: tokens. rows: 0 for a text token, r for row r of `features` in its place; row 0 of features and deep is zero.
     cos, sin: of plans.rotary_angles. write: the cache slot of the first token; write + Q <= S. mask: what is added to
     the scores of slots; one that a token must not see has the lowest number. last: which tokens' scores are wanted (K).
     keys_i, values_i: the cache of layer i; keys_i_out may be the same memory. logits: K x vocabulary; token: the most
-    likely next one; logprob: its natural log-probability.
+    likely next one; logprob: its natural log-probability. slots: how many there always are, where a runtime (TensorRT)
+    has to know it.
     """
     text, deep = sizes.text, len(sizes.vision.deepstack)
-    slots = (1, text.kv_heads, "S", text.head_dim)
-    cache = [Value(f"{part}_{layer}", COMPUTE, slots) for layer in range(text.layers) for part in ("keys", "values")]
+    room = (1, text.kv_heads, slots, text.head_dim)
+    cache = [Value(f"{part}_{layer}", COMPUTE, room) for layer in range(text.layers) for part in ("keys", "values")]
     return ((Value("ids", "int64", ("Q",)), Value("rows", "int64", ("Q",)),
              Value("features", COMPUTE, ("R", text.hidden)), Value("deep", COMPUTE, (deep, "R", text.hidden)),
              Value("cos", "float32", ("Q", text.head_dim)), Value("sin", "float32", ("Q", text.head_dim)),
-             Value("write", "int64", (1,)), Value("mask", COMPUTE, (1, 1, "Q", "S")), Value("last", "int64", ("K",)),
+             Value("write", "int64", (1,)), Value("mask", COMPUTE, (1, 1, "Q", slots)), Value("last", "int64", ("K",)),
              *cache),
             (Value("logits", "float32", ("K", text.vocabulary)), Value("token", "int64", ("K",)),
              Value("logprob", "float32", ("K",)), *(v._replace(name=f"{v.name}_out") for v in cache)))
@@ -161,7 +162,8 @@ class Graphs:
     """Exported graphs in a directory, found to belong to its config.json and weights.
 
     dtype: the precision they compute in. opset: of ONNX. variant: "attention", or "decomposed" for runtimes without
-    the Attention and TensorScatter operators. parity: the largest relative errors measured at export, if they were.
+    the Attention and TensorScatter operators. slots: of the cache, 0 if each pass decides. parity: the largest relative
+    errors measured at export, if they were.
     """
 
     directory: Path
@@ -169,6 +171,7 @@ class Graphs:
     dtype: str
     opset: int
     variant: str
+    slots: int
     parity: dict[str, float] | None
 
     @staticmethod
@@ -197,7 +200,7 @@ class Graphs:
                     raise WrongModel(f"{directory / name} is not the file that the graphs beside it were exported with "
                                      f"({MANIFEST}); {again}")
             return Graphs(directory, Sizes.read(json.loads((directory / "config.json").read_text())), manifest["dtype"],
-                          manifest["opset"], manifest["variant"], manifest["parity"])
+                          manifest["opset"], manifest["variant"], manifest["slots"], manifest["parity"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WrongModel(f"{directory / MANIFEST} cannot be read ({error!r}); {again}") from error
 

@@ -48,6 +48,9 @@ class OnnxRuntime:
         self.graphs = Graphs.read(directory)
         self.sizes, self.dtype, self.capacity, self.longest_step = self.graphs.sizes, self.graphs.dtype, capacity, capacity
         self.between_layers: Callable[[], None] = lambda: None
+        if 0 < self.graphs.slots < capacity:
+            raise EngineError(f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} were "
+                              f"asked for; export them with more: {graph.export_command(directory)} --slots {capacity}")
         if self.dtype == "bfloat16":
             raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export them "
                               f"in another precision: {graph.export_command(directory)} --dtype float16")
@@ -115,7 +118,8 @@ class OnnxRuntime:
         """Room for `needed` tokens in the cache."""
         if needed <= self._span:
             return
-        before, self._span = self._span, min(self.capacity, -(-needed // _BUCKET) * _BUCKET)
+        before, wanted = self._span, min(self.capacity, -(-needed // _BUCKET) * _BUCKET)
+        self._span = self.graphs.slots or wanted
         text = self.sizes.text
         for name in [f"{part}_{layer}" for layer in range(text.layers) for part in ("keys", "values")]:
             room = np.zeros((1, text.kv_heads, self._span, text.head_dim), graph.HOST_DTYPES[self.dtype])

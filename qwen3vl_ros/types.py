@@ -42,6 +42,10 @@ class WrongModel(EngineError):
     """The directory holds something that is not a Qwen3-VL, or lacks files it needs."""
 
 
+class EngineUnavailable(EngineError):
+    """The server that runs the model cannot be reached or is overloaded; the same call may succeed later."""
+
+
 class OutOfMemory(EngineError):
     """The model or its cache does not fit the device."""
 

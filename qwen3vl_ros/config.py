@@ -98,12 +98,29 @@ class GripperConfig(_Validated):
 
 
 @dataclass(frozen=True)
+class RemoteConfig(_Validated):
+    """An OpenAI-compatible server that runs the model (vLLM, SGLang, TensorRT Edge-LLM, TensorRT-LLM)."""
+
+    url: str = _p("http://127.0.0.1:8000/v1", "Base of the server's API.")
+    model: str = _p("", "Name of the model as the server lists it; empty takes the only one.")
+    timeout: float = _p(30.0, "Longest silence of the server within an answer, seconds.", range=(0.1, 3600.0))
+    connect_timeout: float = _p(2.0, "Longest time to connect, seconds.", range=(0.05, 60.0))
+    retries: int = _p(2, "Further attempts where none can be answered twice: not connected, 429 or 503.", range=(0, 10))
+    api_key_env: str = _p("", "Name of the environment variable that holds the API key; the key itself is no parameter.")
+    ca_file: str = _p("", "PEM file of the authority that signed the server's certificate; empty = the public ones.")
+    image_transport: str = _p("base64", "Images travel in the request (lossless PNG) or as files on a shared disk.",
+                              choices=("base64", "file"))
+    image_dir: str = _p("", "Directory for image_transport file, at the same path for the server.")
+    self_test: bool = _p(True, "At start, ask for the box of a drawn rectangle and refuse a server that is off.")
+
+
+@dataclass(frozen=True)
 class Config(_Validated):
     """Every parameter of the perception node."""
 
     # -- the model ----------------------------------------------------------------------------------------------
     model: str = _p("", "Checkpoint: a directory or a hub id such as Qwen/Qwen3-VL-2B-Instruct; empty = the embedded model.")
-    engine: str = _p("auto", "Runtime of the model.", choices=("auto", "transformers"))
+    engine: str = _p("auto", "Runtime of the model.", choices=("auto", "torch", "transformers"))
     device: str = _p("auto", "auto, cpu, cuda or cuda:N; what was chosen is logged and in /diagnostics.")
     dtype: str = _p("auto", "Precision of the weights.", choices=("auto", "float32", "bfloat16", "float16"))
     # -- what to look for -----------------------------------------------------------------------------------------

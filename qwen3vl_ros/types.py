@@ -179,7 +179,9 @@ class Generation:
 
     token_ids, logprobs (natural log, float32) and token_ends belong together, one entry a token OF `text`:
     token i ends at character token_ends[i] of `text`. logprobs is None when the engine cannot give them.
-    forward_passes counts language-model passes, the prefill included. Times in seconds.
+    forward_passes counts language-model passes, the prefill included. drafted_tokens went through the network before they
+    were chosen, accepted_tokens of them are in the answer; reused_tokens of the prompt were not read again, because they
+    began the prompt before as well. Times in seconds.
     """
 
     text: str
@@ -195,6 +197,9 @@ class Generation:
     preprocess_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    reused_tokens: int = 0
 
     def __post_init__(self):
         if self.finish_reason not in FINISH_REASONS:

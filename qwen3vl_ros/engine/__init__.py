@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine, EngineInfo
-from qwen3vl_ros.engine.checkpoint import embedded_model_dir, find_checkpoint
+from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
 from qwen3vl_ros.types import EngineError
 
 __all__ = ["Engine", "EngineInfo", "embedded_model_dir", "find_checkpoint", "load_engine"]
@@ -19,11 +19,22 @@ def load_engine(config: Config | None = None) -> Engine:
     """
     config = config or Config()
     checkpoint = find_checkpoint(config.model)
-    try:  # here, because it takes seconds, and a wrong model should be refused before
-        from qwen3vl_ros.engine.transformers_engine import TransformersEngine
+    name = "transformers" if config.engine == "auto" else config.engine
+    try:
+        engine = _loaded(name, checkpoint, config)
     except ImportError as error:
-        raise EngineError(f"the runtime 'transformers' cannot be imported: {error}; `qwen3vl doctor` says what is "
+        raise EngineError(f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is "
                           "missing") from error
-    engine = TransformersEngine(checkpoint, config)
     engine.warm_up()
     return engine
+
+
+def _loaded(name: str, checkpoint: Checkpoint, config: Config) -> Engine:
+    """Each runtime is imported only when chosen: it takes seconds, and a wrong model is refused before."""
+    if name == "transformers":
+        from qwen3vl_ros.engine.on_torch import load_transformers as load
+    elif name == "torch":
+        from qwen3vl_ros.engine.on_torch import load_torch as load
+    else:
+        raise EngineError(f"there is no runtime {name!r}; use torch or transformers")
+    return load(checkpoint, config)

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3vl_ros.engine.decode import Choice, Interrupted, Limits, RepeatGuard, decode, transcribe
+from qwen3vl_ros.engine.decode import Interrupted, Limits, RepeatGuard, decode, transcribe
 from qwen3vl_ros.types import Control
 
 END = 0
+
+
+class Said(NamedTuple):
+    """Scores of one token that leave no doubt."""
+
+    token_id: int
+    logprob: float
+
+    def best(self):
+        return [self.token_id], [self.logprob]
+
+    def logits(self):
+        raise AssertionError("greedy decoding needs no logits")
 
 
 def say(text: str | bytes, control: Control | None = None, each_step=lambda n: None, max_new_tokens=10_000, repeat_limit=4,
@@ -21,16 +35,17 @@ def say(text: str | bytes, control: Control | None = None, each_step=lambda n: N
     script = list(text.encode() if isinstance(text, str) else text) + [END]
     passes = []
 
-    def choose() -> Choice:
+    def scores() -> Said:
         each_step(len(passes))
         passes.append(1)
-        return Choice(script[len(passes) - 1], -len(passes) / 1000)
+        return Said(script[len(passes) - 1], -len(passes) / 1000)
 
-    def step(token_id: int) -> Choice:
-        assert token_id == script[len(passes) - 1], "the loop must feed back what was chosen"
-        return choose()
+    def step(token_ids: list[int]) -> Said:
+        assert token_ids == [script[len(passes) - 1]], "the loop must feed back what was chosen"
+        return scores()
 
-    return decode(choose, step, stop_ids=[END], bytes_of=lambda token: bytes([token]), control=control or Control(),
+    return decode(lambda draft: scores(), step, lambda count: pytest.fail("nothing was drafted"), stop_ids=[END],
+                  bytes_of=lambda token: bytes([token]), control=control or Control(),
                   limits=Limits(max_new_tokens, time.monotonic() + deadline_s, repeat_limit))
 
 

@@ -10,9 +10,8 @@ model, after training it or changing this file:
     python model/export_onnx.py model/embedded
 
 Opset 24 with TensorScatter and Attention on a static cache; --decomposed keeps to opset 18 for runtimes that have
-neither (TensorRT before 10.15). --slots fixes the length of the cache, which TensorRT's own cache layer asks for. Needs
-onnx; with torch and onnxruntime the largest error against torch is measured and
-written to manifest.json.
+neither (TensorRT before 10.15). --slots fixes the length of the cache, which TensorRT's own cache layer asks for. The
+largest errors against torch are measured and written to manifest.json; --no-parity needs onnx alone.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint
 from qwen3vl_ros.engine.graph import (COMPUTE, DECODER, FORMAT, MANIFEST, VISION, Value, decoder_values, file_sha256,
                                       layout_sha256, safetensors_header, vision_values)
 from qwen3vl_ros.engine.sizes import Sizes
-from qwen3vl_ros.types import PerceptionError, WrongModel
+from qwen3vl_ros.types import InvalidInput, PerceptionError, WrongModel
 
 OPSETS = {"attention": 24, "decomposed": 18}
 _TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16,
@@ -357,9 +356,14 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     measure: compare with torch. Raises WrongModel for a checkpoint that is not the one config.json describes.
     """
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
+    inside = out.resolve() == checkpoint.path.resolve()
+    links = [f for f in checkpoint.weight_files if f.is_symlink() or f.stat().st_nlink > 1]
+    if inside and links:
+        raise InvalidInput(f"{links[0]} is a link, and ONNX reads no weights through links; give another directory with "
+                           "--out, which gets a copy")
     models = {VISION: vision_model(sizes, weights, dtype, variant),
               DECODER: decoder_model(sizes, weights, dtype, variant, slots)}
-    if out.resolve() != checkpoint.path.resolve():
+    if not inside:
         bundle(checkpoint, out)
     for name, model in models.items():
         temporary = out / f".{name}"
@@ -379,7 +383,40 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
                    for name, ends in ((VISION, vision_values(sizes)), (DECODER, decoder_values(sizes, slots or "S")))},
         "max_positions": checkpoint.max_positions, "parity": None}
     manifest.write_text(json.dumps(everything, indent=1) + "\n")
+    if measure:
+        written["parity"] = parity(checkpoint, out)
+        manifest.write_text(json.dumps(everything, indent=1) + "\n")
     return written
+
+
+def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:
+    """Largest errors against torch in float32, relative to the largest number: two images and a prompt, then steps.
+
+    Needs torch, onnxruntime, and memory for the network twice. Raises EngineError where ONNX Runtime has no such precision.
+    """
+    import torch
+
+    from qwen3vl_ros.engine.network import Network
+    from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime
+    from qwen3vl_ros.engine.prepare import mrope_positions
+    from qwen3vl_ros.engine.torch_runtime import TorchRuntime
+
+    sizes, rng = Sizes.read(checkpoint.config), np.random.default_rng(0)
+    grid = np.array([(1, 4, 6), (1, 8, 2)]) * (1, sizes.vision.merge, sizes.vision.merge)
+    pixels = rng.uniform(-1, 1, (int(grid.prod(1).sum()), sizes.vision.patch_values)).astype(np.float32)
+    ids = rng.integers(0, min(sizes.image_id, sizes.video_id), 64)
+    ids[4:28] = ids[30:46] = sizes.image_id
+    positions = mrope_positions(ids == sizes.image_id, grid, sizes.vision.merge)
+    found = []
+    for runtime in (TorchRuntime(Network.load(checkpoint, "cpu", torch.float32), 128), OnnxRuntime(directory, 128)):
+        seen = runtime.encode(pixels, grid)
+        merged, deep = (seen.features[1:], seen.deep[:, 1:]) if hasattr(seen, "features") else seen
+        logits = [runtime.prefill(ids, seen, positions, keep=8).logits(), runtime.step([5, 6, 7]).logits(),
+                  runtime.step([8]).logits()]
+        found.append((merged, np.stack([np.asarray(d) for d in deep]), np.concatenate(logits)))
+        runtime.close()
+    return {name: float(np.abs(np.float32(ours) - np.float32(theirs)).max() / np.abs(np.float32(theirs)).max())
+            for name, theirs, ours in zip(("vision", "deep", "logits"), *found)}
 
 
 def bundle(checkpoint: Checkpoint, out: Path) -> None:
@@ -399,18 +436,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
                         help="what the graphs compute in (default: float32, for CPUs)")
     parser.add_argument("--decomposed", action="store_true", help="no Attention and TensorScatter operators")
+    parser.add_argument("--no-parity", action="store_true", help="do not compare with torch")
     parser.add_argument("--slots", type=int, default=0, help="length of the cache (default: each pass decides)")
     options = parser.parse_args(arguments)
     try:
         checkpoint = find_checkpoint(options.model)
         out = options.out or checkpoint.path
         written = export(checkpoint, out, options.dtype, "decomposed" if options.decomposed else "attention",
-                         options.slots)
+                         options.slots, measure=not options.no_parity)
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 1
     for name in (VISION, DECODER):
         print(f"{out / name}: {(out / name).stat().st_size / 1e3:.0f} kB, opset {written['opset']}, {written['dtype']}")
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in (written["parity"] or {}).items())
+    print(f"relative errors against torch: {errors or 'not measured'}")
     print(f"weights stay in {', '.join(written['layout_sha256'])}")
     return 0
 

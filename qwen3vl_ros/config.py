@@ -101,7 +101,7 @@ class GripperConfig(_Validated):
 class RemoteConfig(_Validated):
     """An OpenAI-compatible server that runs the model (vLLM, SGLang, TensorRT Edge-LLM, TensorRT-LLM)."""
 
-    url: str = _p("http://127.0.0.1:8000/v1", "Base of the server's API.")
+    url: str = _p("", "Base of the server's API, e.g. http://127.0.0.1:8000/v1; engine auto uses it where it is set.")
     model: str = _p("", "Name of the model as the server lists it; empty takes the only one.")
     timeout: float = _p(30.0, "Longest silence of the server within an answer, seconds.", range=(0.1, 3600.0))
     connect_timeout: float = _p(2.0, "Longest time to connect, seconds.", range=(0.05, 60.0))
@@ -120,7 +120,8 @@ class Config(_Validated):
 
     # -- the model ----------------------------------------------------------------------------------------------
     model: str = _p("", "Checkpoint: a directory or a hub id such as Qwen/Qwen3-VL-2B-Instruct; empty = the embedded model.")
-    engine: str = _p("auto", "Runtime of the model.", choices=("auto", "torch", "transformers"))
+    engine: str = _p("auto", "Runtime of the model; auto takes the best that works here and says why.",
+                     choices=("auto", "onnxruntime", "tensorrt", "torch", "transformers", "remote"))
     device: str = _p("auto", "auto, cpu, cuda or cuda:N; what was chosen is logged and in /diagnostics.")
     dtype: str = _p("auto", "Precision of the weights.", choices=("auto", "float32", "bfloat16", "float16"))
     # -- what to look for -----------------------------------------------------------------------------------------
@@ -147,6 +148,7 @@ class Config(_Validated):
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     lift: LiftConfig = field(default_factory=LiftConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
 
 
 @dataclass(frozen=True)

@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine, EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
-from qwen3vl_ros.types import EngineError
+from qwen3vl_ros.engine.choice import Option, survey
+from qwen3vl_ros.types import EngineError, ModelNotFound, OutOfMemory
 
-__all__ = ["Engine", "EngineInfo", "embedded_model_dir", "find_checkpoint", "load_engine"]
+__all__ = ["Engine", "EngineInfo", "Option", "embedded_model_dir", "find_checkpoint", "load_engine", "survey"]
+_log = logging.getLogger(__name__)
 
 
 def load_engine(config: Config | None = None) -> Engine:
     """Load `config.model` on `config.device` and run it once; what was chosen, and why, is in `.info`.
 
-    Without a configuration: the embedded model on the best device.
+    Without a configuration: the embedded model on the best device. A runtime asked for by name runs or fails; `auto` is the
+    first that works in the order of `survey`, and a server wherever `remote.url` names one.
 
     Raises ModelNotFound, WrongModel, OutOfMemory, or another EngineError, each saying what to do.
     """
     config = config or Config()
+    if config.engine == "remote" or (config.engine == "auto" and config.remote.url):
+        return _loaded("remote", None, config)
     checkpoint = find_checkpoint(config.model)
-    name = "transformers" if config.engine == "auto" else config.engine
+    return _first_that_works(checkpoint, config) if config.engine == "auto" else _loaded(config.engine, checkpoint, config)
+
+
+def _first_that_works(checkpoint: Checkpoint, config: Config) -> Engine:
+    passed_over: list[str] = []
+    for option in survey(checkpoint, config.device):
+        if option.missing:
+            passed_over.append(f"not {option.name}: {option.missing}")
+            continue
+        try:
+            engine = _loaded(option.name, checkpoint, config)
+        except (ModelNotFound, OutOfMemory):
+            raise
+        except EngineError as error:
+            _log.warning("engine auto: %s is here and does not work: %s", option.name, error)
+            passed_over.append(f"not {option.name}: {error}")
+            continue
+        why = "; ".join([f"engine auto: {option.name} is the best that works", engine.info.why, *passed_over])
+        engine.info = dataclasses.replace(engine.info, why=why)
+        return engine
+    raise EngineError(f"no runtime can run {checkpoint.path}: " + "; ".join(passed_over))
+
+
+def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
+    """Each runtime is imported only when chosen: it takes seconds, and a wrong model is refused before."""
     try:
-        engine = _loaded(name, checkpoint, config)
+        if name == "remote":
+            from qwen3vl_ros.engine.remote import RemoteEngine
+
+            return RemoteEngine(config.remote, config.generation)
+        if name == "tensorrt":
+            from qwen3vl_ros.engine.on_tensorrt import load_tensorrt as load
+        elif name == "onnxruntime":
+            from qwen3vl_ros.engine.on_onnx import load_onnxruntime as load
+        elif name == "torch":
+            from qwen3vl_ros.engine.on_torch import load_torch as load
+        else:
+            from qwen3vl_ros.engine.on_torch import load_transformers as load
     except ImportError as error:
         raise EngineError(f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is "
                           "missing") from error
+    engine = load(checkpoint, config)
     engine.warm_up()
     return engine
-
-
-def _loaded(name: str, checkpoint: Checkpoint, config: Config) -> Engine:
-    """Each runtime is imported only when chosen: it takes seconds, and a wrong model is refused before."""
-    if name == "transformers":
-        from qwen3vl_ros.engine.on_torch import load_transformers as load
-    elif name == "torch":
-        from qwen3vl_ros.engine.on_torch import load_torch as load
-    else:
-        raise EngineError(f"there is no runtime {name!r}; use torch or transformers")
-    return load(checkpoint, config)

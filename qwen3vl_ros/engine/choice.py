@@ -1,0 +1,94 @@
+"""Which runtime a model gets: what each one needs, whether that is here, and the order in which `auto` tries them.
+
+Looks without importing: torch alone takes seconds and hundreds of megabytes. Knows nothing of what the runtimes do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from qwen3vl_ros.engine.checkpoint import Checkpoint
+from qwen3vl_ros.engine.graph import DECODER, VISION, export_command
+
+_DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A runtime as the parameter `engine` names it. missing: what it lacks and how to get it; "" if it can be tried."""
+
+    name: str
+    missing: str = ""
+
+
+def survey(checkpoint: Checkpoint, device: str) -> list[Option]:
+    """Every runtime for this model on `device` (as in the parameter), the best first."""
+    gpus = 0 if device == "cpu" else cuda_devices()
+    names = ["tensorrt", "onnxruntime", "torch", "transformers"]
+    if gpus and _torch_computes_on_gpus():
+        names = ["tensorrt", "torch", "transformers", "onnxruntime"]
+    return [Option(name, _MISSING[name](checkpoint, gpus)) for name in names]
+
+
+@cache
+def cuda_devices() -> int:
+    """GPUs that the NVIDIA driver offers; 0 without one."""
+    for name in _DRIVERS:
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0
+
+
+def _torch_computes_on_gpus() -> bool:
+    try:
+        return "+cpu" not in metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return _installed("torch")
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
+    from qwen3vl_ros.engine.bundle import is_bundle
+
+    if not is_bundle(checkpoint.path):
+        return f"no engines in {checkpoint.path}; python model/build_engine.py {checkpoint.path} --out BUNDLE builds them"
+    if not gpus:
+        return "no NVIDIA driver with a GPU; check nvidia-smi"
+    if not (_installed("tensorrt") or _installed("tensorrt_rtx")):
+        return "neither tensorrt nor tensorrt_rtx is installed; the first comes with JetPack, the second as tensorrt-rtx-cu13"
+    return "" if _installed("cuda") else "cuda-python is not installed; pip install cuda-python"
+
+
+def _onnxruntime(checkpoint: Checkpoint, gpus: int) -> str:
+    if not all((checkpoint.path / name).is_file() for name in (VISION, DECODER)):
+        return f"no graphs in {checkpoint.path}; make them: {export_command(checkpoint.path)}"
+    return "" if _installed("onnxruntime") else "not installed; pip install onnxruntime"
+
+
+def _torch(checkpoint: Checkpoint, gpus: int) -> str:
+    if checkpoint.quantization:
+        return f"computes no {checkpoint.quantization} weights"
+    if "Moe" in checkpoint.architecture:
+        return "computes no mixture of experts"
+    return "" if _installed("torch") else "not installed; pip install torch"
+
+
+def _transformers(checkpoint: Checkpoint, gpus: int) -> str:
+    absent = [name for name in ("torch", "transformers") if not _installed(name)]
+    return f"not installed; pip install {' '.join(absent)}" if absent else ""
+
+
+_MISSING = {"tensorrt": _tensorrt, "onnxruntime": _onnxruntime, "torch": _torch, "transformers": _transformers}

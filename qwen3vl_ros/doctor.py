@@ -23,10 +23,8 @@ from qwen3vl_ros.types import EngineError, PerceptionError
 _REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "images"),
              ("yaml", "pyyaml", "calibrations"),
              ("jinja2", "jinja2", "chat templates"), ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
-             ("huggingface_hub", "huggingface_hub", "models by hub id"), ("torch", "torch", "the network"),
-             ("transformers", "transformers", "the network"))
+             ("huggingface_hub", "huggingface_hub", "models by hub id"))
 _OPTIONAL = (("mujoco", "mujoco", "the simulated camera"), ("rosbags", "rosbags", "replaying bags"))
-_GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,9 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
     if importlib.util.find_spec("mujoco"):
         yield _egl()
     if any(p.state == "missing" for p in packages):
-        yield Finding("note", "device, model", "not looked at: packages are missing")
+        yield Finding("note", "model, runtimes", "not looked at: packages are missing")
         return
-    findings = list(_device_and_model(config))
+    findings = list(_model_and_runtimes(config))
     yield from findings
     if not quick and all(f.state != "missing" for f in findings):
         yield _run(config)
@@ -130,29 +128,25 @@ def _egl() -> Finding:
                    "" if found else "sudo apt-get install libegl1 libopengl0 libgl1-mesa-dri")
 
 
-def _device_and_model(config: Config) -> Iterator[Finding]:
-    from qwen3vl_ros.engine import find_checkpoint
-    from qwen3vl_ros.engine.device import (choose_device, choose_dtype, free_memory_bytes, refuse_quantization,
-                                           require_memory)
+def _model_and_runtimes(config: Config) -> Iterator[Finding]:
+    """The model, and each runtime there is for it in the order in which `auto` tries them."""
+    from qwen3vl_ros.engine import find_checkpoint, survey
 
-    try:
-        device, why = choose_device(config.device)
-        dtype, why_dtype = choose_dtype(config.dtype, device)
-    except EngineError as error:
-        yield Finding("missing", "device", config.device, str(error))
+    if config.remote.url and config.engine in ("auto", "remote"):
+        yield Finding("ok", "model", f"the one served at {config.remote.url}")
         return
-    yield Finding("ok", "device", f"{device}, {free_memory_bytes(device) / _GIB:.1f} GiB free, {str(dtype)[6:]} "
-                                  f"({why}; {why_dtype})")
     try:
         checkpoint = find_checkpoint(config.model)
-        refuse_quantization(checkpoint, device)
-        require_memory(checkpoint, device, dtype)
     except EngineError as error:
         yield Finding("missing", "model", config.model or "embedded", str(error))
         return
-    count = checkpoint.parameters
-    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {count / 1e6:.1f} M weights, "
-                                 f"{count * dtype.itemsize / _GIB:.2f} GiB as {str(dtype)[6:]}")
+    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights")
+    options = survey(checkpoint, config.device)
+    for option in options:
+        wanted = config.engine in ("auto", option.name)
+        useless = config.engine == option.name or not any(not o.missing for o in options)
+        state = "ok" if not option.missing else "missing" if useless else "note"
+        yield Finding(state, option.name, option.missing or ("can be tried" if wanted else "can be tried, not asked for"))
 
 
 def _run(config: Config) -> Finding:
@@ -165,14 +159,14 @@ def _run(config: Config) -> Finding:
     try:
         started = time.perf_counter()
         engine = load_engine(replace(config, generation=replace(config.generation, max_new_tokens=64)))
-        load_s = time.perf_counter() - started
+        loaded = f"{engine.info.runtime}, {engine.info.device}, {engine.info.dtype}; loaded in {time.perf_counter() - started:.1f} s"
         try:
             grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))
             scene = Perception(engine, config).run(grey, Request(("cube",)))
             said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
-            detail = f"loaded in {load_s:.1f} s, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
+            detail = f"{loaded}, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
         except MalformedAnswer as error:
-            detail = f"loaded in {load_s:.1f} s; its answer to a grey picture could not be read: {error.text[:60]!r}"
+            detail = f"{loaded}; its answer to a grey picture could not be read: {error.text[:60]!r}"
         finally:
             engine.close()
     except PerceptionError as error:

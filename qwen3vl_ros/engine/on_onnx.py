@@ -12,6 +12,7 @@ from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime
 from qwen3vl_ros.engine.prepare import Preparation
 from qwen3vl_ros.types import EngineError
 
+_CPU_PASS_COST, _GPU_PASS_COST = 0.02, 0.004  # of one more drafted token, in passes
 _SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
 
 
@@ -33,4 +34,5 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     why.append(f"{runtime.dtype}, as the graphs were exported")
     info = EngineInfo("onnxruntime", str(checkpoint.path), checkpoint.architecture, device, runtime.dtype,
                       checkpoint.parameters, preparation.tokens.thinking, "; ".join(why))
-    return LocalEngine(preparation, runtime, info, config.generation)
+    return LocalEngine(checkpoint, preparation, runtime, info, config.generation,
+                       pass_cost=_CPU_PASS_COST if device == "cpu" else _GPU_PASS_COST)

@@ -247,7 +247,8 @@ def _as_dict(scene: Scene) -> dict[str, Any]:
         "refusals": [dataclasses.asdict(r) for r in scene.refusals],
         "grasps": [{**{f.name: getattr(grasp, f.name) for f in dataclasses.fields(grasp)},
                     "frame_T_gripper": grasp.frame_T_gripper.tolist()} for grasp in scene.grasps],
-        "tokens": {"prompt": g.prompt_tokens, "generated": g.generated_tokens, "forward_passes": g.forward_passes},
+        "tokens": {"prompt": g.prompt_tokens, "generated": g.generated_tokens, "forward_passes": g.forward_passes,
+                   "drafted": g.drafted_tokens, "accepted": g.accepted_tokens, "reused": g.reused_tokens},
         "times_s": {"preprocess": g.preprocess_s, "prefill": g.prefill_s, "decode": g.decode_s,
                     "geometry": scene.geometry_s},
     }

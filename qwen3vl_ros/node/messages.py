@@ -100,7 +100,9 @@ def generation(header: Header,
     return Generation(
         header=header, prompt_id=prompt_id, prompt=said.prompt, text=said.text, reasoning=said.reasoning,
         finish_reason=said.finish_reason, tokens=said.generated_tokens or len(said.token_ids),
-        prompt_tokens=said.prompt_tokens, forward_passes=said.forward_passes, mean_logprob=mean,
+        prompt_tokens=said.prompt_tokens, forward_passes=said.forward_passes,
+        drafted_tokens=said.drafted_tokens, accepted_tokens=said.accepted_tokens, reused_tokens=said.reused_tokens,
+        mean_logprob=mean,
         preprocess_s=float(said.preprocess_s), prefill_s=float(said.prefill_s), decode_s=float(said.decode_s),
         geometry_s=float(geometry_s), dropped_objects=dropped, error=error)
 

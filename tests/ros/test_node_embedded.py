@@ -51,6 +51,9 @@ def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
     truth = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
     said = until(lambda: heard["generation"], 60, "an answer of the model")[0]
     assert said.error == "" and said.tokens > 0 and said.mean_logprob < 0 and said.prefill_s > 0
+    later = until(lambda: heard["generation"][3:], 60, "more answers")[-1]
+    assert later.tokens == said.tokens and later.forward_passes < said.forward_passes, "the scene stands still"
+    assert later.accepted_tokens > 0 and later.reused_tokens > 0
     found = next(m for m in heard["detections_2d"] if m.header == said.header)
     objects = until(lambda: truth, 10)[-1].detections  # the scene stands still
     best = [max((iou(d.bbox, t.bbox) for d in found.detections), default=0.0) for t in objects]
@@ -58,7 +61,7 @@ def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
     until(lambda: [m for m in heard["detections_3d"] if m.detections], 60, "3D boxes")
     status = graph.diagnosed(lambda s, v: s.level == OK and int(v["answers"]) > 1, 60,
                              "OK with the real engine")
-    assert "transformers" in {v.key: v.value for v in status.values}["engine"]
+    assert "onnxruntime" in {v.key: v.value for v in status.values}["engine"]
     assert all(stamp_ns(m.header) for m in heard["grasp_targets"])
     for process in (node, camera):
         process.interrupt()

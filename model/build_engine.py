@@ -1,0 +1,420 @@
+"""Build TensorRT engines of a checkpoint and write them as a bundle that the runtime `tensorrt` loads.
+
+    python model/build_engine.py MODEL --out BUNDLE [--sm 86,89,120] [--precision fp16|bf16|fp8|int4]
+                                 [--module tensorrt|tensorrt_rtx] [--cache-slots 2048] [--draft 16]
+
+The module tensorrt_rtx builds for any RTX GPU (SM 75 to 121) on a machine without one; tensorrt (Jetson, data-centre GPUs) builds
+for the GPU it runs on. Engines that BUNDLE already holds for the same model, settings and version are kept, so that a second
+run ends at once and another --sm adds to the first. fp8 and int4 quantise the decoder's weights, see quantize_onnx.py.
+
+MODEL may be `random:2B` (4B, 8B, toy): random weights at a published size, for timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import export_onnx
+import quantize_onnx
+from quantize_onnx import PRECISIONS, compute_dtype
+
+from qwen3vl_ros.engine.bundle import (PARTS, Bundle, Limits, describe, engine_name, fault_of, hash_files, is_bundle,
+                                       write_manifest)
+from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint, read_json
+from qwen3vl_ros.engine.graph import MANIFEST
+from qwen3vl_ros.engine.sizes import Sizes
+from qwen3vl_ros.types import EngineError, PerceptionError
+
+MODULES = ("tensorrt_rtx", "tensorrt")
+_COPIED = ("*.json", "*.jinja", "*.txt")
+# tensorrt_rtx 1.7 refuses the graphs' float32 matrix products on SM 75, whatever the precision.
+_NEEDS_SM = {"fp16": (80, "float32 matrix products"), "int4": (80, "float32 matrix products"),
+             "bf16": (80, "bfloat16 arithmetic"), "fp8": (89, "FP8 arithmetic")}
+_HEARTBEAT_S = 10.0
+# Kernels and tables beside the weights; more than this means that the builder widened quantised weights.
+_MOST_BESIDE_WEIGHTS = 1.25, 256 << 20
+_SOURCES = ("model/build_engine.py", "model/export_onnx.py", "model/quantize_onnx.py", "qwen3vl_ros/engine/graph.py")
+
+
+def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str = "fp16", module: str = "tensorrt_rtx",
+          limits: Limits = Limits(), timing_cache: Path | None = None, model: str = "",
+          say: Callable[[str], None] = print) -> Bundle:
+    """Build what `out` lacks, and return the bundle.
+
+    sms: compute capabilities, 89 being 8.9. model: what the user called the checkpoint. say: takes lines of progress.
+    Raises EngineError for what cannot be built, naming the way out, WrongModel, ModelNotFound.
+    """
+    trt = import_module(module)
+    check(trt, module, sms, precision)
+    limits = _within(checkpoint, limits)
+    hashed = hash_files(*checkpoint.weight_files)
+    bundle = _start(checkpoint, Path(out), Bundle(
+        Path(out), checkpoint.config, model or str(checkpoint.path), hashed, module, trt.__version__, precision,
+        compute_dtype(precision), limits, {}, {"measured": False}), say)
+    key = _key(bundle)
+    missing = {part: [sm for sm in sms if bundle.engines.get(engine_name(part, sm), {}).get("key") != key] for part in PARTS}
+    for sm in sms:
+        if not any(sm in missing[part] for part in PARTS):
+            say(f"SM {sm}: already built with {module} {trt.__version__}, {precision} and these settings; kept")
+    if any(missing.values()):
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=bundle.path) as work:
+            for part in PARTS:
+                if missing[part]:
+                    bundle = _build_part(trt, checkpoint, bundle, part, missing[part], Path(work), timing_cache, say)
+    _write(bundle)
+    return bundle
+
+
+def _build_part(trt: ModuleType, checkpoint: Checkpoint, bundle: Bundle, part: str, sms: list[int], work: Path,
+                timing_cache: Path | None, say: Callable[[str], None]) -> Bundle:
+    sizes, weights = Sizes.read(checkpoint.config), export_onnx.Weights(checkpoint)
+    if part == "vision":
+        model, precision = export_onnx.vision_model(sizes, weights, bundle.dtype, "attention"), _sixteen_bit(bundle)
+    else:
+        model = export_onnx.decoder_model(sizes, weights, bundle.dtype, "attention", bundle.limits.cache_slots)
+        precision = bundle.precision
+    file = work / f"{part}.onnx"
+    started = time.monotonic()
+    stored = quantize_onnx.rewrite(model, checkpoint.path, file, precision)
+    say(f"{part}: graph written in {time.monotonic() - started:.1f} s, weights "
+        + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(stored.items())))
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder, network, parser = parse(trt, logger, file)
+    for sm in sms:
+        name, started = engine_name(part, sm), time.monotonic()
+        config = _configured(trt, builder, network, bundle.module, sm, profiles(part, sizes, bundle.limits), timing_cache)
+        with Progress(trt, f"{part} SM {sm}", say) as config.progress_monitor:
+            built = builder.build_serialized_network(network, config)
+        if built is None:
+            raise EngineError(f"{bundle.module} {bundle.version} could not build {part} for SM {sm} in {bundle.precision}; its "
+                              "reason stands above. Try --precision fp16, or another version of the module")
+        seconds = time.monotonic() - started
+        _keep_timings(config, timing_cache)
+        factor, more = _MOST_BESIDE_WEIGHTS
+        if built.nbytes > factor * sum(stored.values()) + more:
+            raise EngineError(f"{part} for SM {sm} has {built.nbytes / 1e6:.0f} MB for weights of "
+                              f"{sum(stored.values()) / 1e6:.0f} MB, so {bundle.module} {bundle.version} did not keep them as "
+                              f"{bundle.precision}; build with --precision fp16, or with another version")
+        temporary = bundle.path / f".{name}"
+        with temporary.open("wb") as stream:
+            stream.write(built)
+        temporary.replace(bundle.path / name)
+        entry = {**describe(bundle.path / name), "sm": sm, "part": part, "key": _key(bundle), "seconds": round(seconds, 1),
+                 "weight_bytes": stored, "layers": layer_precisions(trt, logger, network, built)}
+        say(f"{name}: {built.nbytes / 1e6:.1f} MB in {seconds:.1f} s; {_summary(entry['layers'])}")
+        del built
+        bundle = dataclasses.replace(bundle, engines={**bundle.engines, name: entry})
+        _write(bundle)
+    del parser
+    return bundle
+
+
+# -- what can be built -----------------------------------------------------------------------------------------------
+
+def import_module(module: str) -> ModuleType:
+    """Raises EngineError if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        way_out = ("pip install tensorrt-rtx-cu13" if module == "tensorrt_rtx" else
+                   "it comes with JetPack, or from NVIDIA's package index")
+        raise EngineError(f"the module {module} cannot be imported ({error}); {way_out}, or choose --module "
+                          f"{next(m for m in MODULES if m != module)}") from error
+
+
+def check(trt: ModuleType, module: str, sms: Sequence[int], precision: str) -> None:
+    """Raises EngineError for compute capabilities that cannot be built for with this module and precision."""
+    if module == "tensorrt":
+        here = current_sm()
+        if any(sm != here for sm in sms):
+            raise EngineError(f"tensorrt builds only for the GPU it runs on, here SM {here}, and --sm asks for "
+                              f"{', '.join(map(str, sms))}; build on the machine with that GPU, or with --module tensorrt_rtx")
+    else:
+        known = sorted(int(name[2:]) for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
+        for sm in sms:
+            if sm not in known:
+                raise EngineError(f"{module} {trt.__version__} cannot build for SM {sm}, only for {', '.join(map(str, known))}; "
+                                  "for Jetson (87, 101, 110) and data-centre GPUs (90, 100) build with --module tensorrt on "
+                                  "that machine")
+    least, what = _NEEDS_SM[precision]
+    for sm in sms:
+        if sm < least:
+            way_out = "build for it with --precision int4 or fp16" if sm >= 80 else "use engine onnxruntime or torch there"
+            raise EngineError(f"{module} has no {what} for SM {sm}, and --precision {precision} needs SM {least} or later; "
+                              f"{way_out}")
+
+
+def current_sm() -> int:
+    """The compute capability of the GPU here, 89 being 8.9. Raises EngineError without one."""
+    from qwen3vl_ros.engine.tensorrt_runtime import Cuda
+
+    return Cuda(0).sm
+
+
+def _within(checkpoint: Checkpoint, limits: Limits) -> Limits:
+    if limits.cache_slots > checkpoint.max_positions:
+        raise EngineError(f"--cache-slots {limits.cache_slots} exceeds the {checkpoint.max_positions} positions of "
+                          f"{checkpoint.path}; ask for at most so many")
+    return limits
+
+
+def _sixteen_bit(bundle: Bundle) -> str:
+    return "bf16" if bundle.dtype == "bfloat16" else "fp16"
+
+
+# -- TensorRT --------------------------------------------------------------------------------------------------------
+
+def parse(trt: ModuleType, logger: Any, file: Path) -> tuple[Any, Any, Any]:
+    """builder, network and parser of an ONNX file. Raises EngineError with the parser's reasons."""
+    builder = trt.Builder(logger)
+    # Types are those of the graph: nothing is widened or narrowed behind our back.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(file)):
+        reasons = "; ".join(parser.get_error(i).desc().splitlines()[0] for i in range(min(3, parser.num_errors)))
+        raise EngineError(f"{trt.__name__} {trt.__version__} does not accept {file.name}: {reasons}; 10.15 is the first version "
+                          "with the cache and attention operators it needs")
+    return builder, network, parser
+
+
+def profiles(part: str, sizes: Sizes, limits: Limits) -> list[dict[str, tuple[int, int, int]]]:
+    """Least, usual and most of each dimension that a pass decides, by its letter in graph.py; one for each profile.
+
+    The decoder has two: steps of 1 to draft tokens, and prompts of more.
+    """
+    if part == "vision":
+        merge = sizes.vision.merge**2
+        return [{"N": (merge, min(1200, limits.max_patches), limits.max_patches)}]
+    rows = limits.max_visual + 1
+    usual = min(512, limits.prefill)
+    return [{"Q": (1, 1, limits.draft), "K": (1, 1, limits.draft), "R": (1, 1, rows)},
+            {"Q": (limits.draft + 1, max(usual, limits.draft + 1), limits.prefill), "K": (1, 1, limits.draft),
+             "R": (1, min(301, rows), rows)}]
+
+
+def _configured(trt: ModuleType, builder: Any, network: Any, module: str, sm: int,
+                ranges: list[dict[str, tuple[int, int, int]]], timing_cache: Path | None) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if module == "tensorrt_rtx":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), 0)
+    elif timing_cache is not None:
+        known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    for letters in ranges:
+        profile = builder.create_optimization_profile()
+        for tensor in (network.get_input(i) for i in range(network.num_inputs)):
+            if -1 in tuple(tensor.shape):
+                profile.set_shape(tensor.name, *(
+                    tuple(size if size != -1 else letters[tensor.get_dimension_name(axis)][which]
+                          for axis, size in enumerate(tensor.shape)) for which in range(3)))
+        config.add_optimization_profile(profile)
+    return config
+
+
+def _keep_timings(config: Any, timing_cache: Path | None) -> None:
+    if timing_cache is not None and config.get_timing_cache() is not None:
+        timing_cache.write_bytes(config.get_timing_cache().serialize())
+
+
+def layer_precisions(trt: ModuleType, logger: Any, network: Any, built: Any) -> dict[str, Any]:
+    """How many layers of each kind compute in each type, and whether the engine or, without a GPU, the network says so.
+
+    An engine can only be opened on its GPU. Until then the network is told of: it is strongly typed, so that the builder
+    has to keep its types.
+    """
+    engine = None
+    if _gpu_here():
+        engine = trt.Runtime(logger).deserialize_cuda_engine(built)
+    counts: dict[str, Counter] = {}
+    if engine is not None:
+        inspector = engine.create_engine_inspector()
+        report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        for layer in report["Layers"]:
+            for end in layer["Outputs"]:
+                counts.setdefault(layer.get("LayerType", "layer"), Counter())[end.get("Format/Datatype", "unknown")] += 1
+    else:
+        for layer in (network.get_layer(i) for i in range(network.num_layers)):
+            if layer.num_outputs and layer.get_output(0).dtype not in (trt.int64, trt.int32, trt.bool):
+                counts.setdefault(layer.type.name, Counter())[layer.get_output(0).dtype.name] += 1
+    return {"source": "engine" if engine is not None else "network", "counts": {k: dict(v) for k, v in sorted(counts.items())}}
+
+
+def _gpu_here() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/nvhost-gpu").exists() or Path("/dev/nvgpu").exists()
+
+
+def _summary(layers: dict[str, Any]) -> str:
+    total = Counter()
+    for counts in layers["counts"].values():
+        total.update(counts)
+    return (f"layers by type, from the {layers['source']}: "
+            + ", ".join(f"{name} {count}" for name, count in total.most_common()))
+
+
+def Progress(trt: ModuleType, title: str, say: Callable[[str], None]) -> Any:
+    """A progress monitor and context manager: a line at each tenth of the work, and one every few seconds without."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self):
+            trt.IProgressMonitor.__init__(self)
+            self._phases: dict[str, list] = {}  # name -> [parent, steps, done]
+            self._lock, self._ended = threading.Lock(), threading.Event()
+            self._started = self._said = time.monotonic()
+            self._tenth, self._phase = 0, "starting"
+            self._heart = threading.Thread(target=self._beat, daemon=True)
+
+        def __enter__(self):
+            say(f"{title}: building")
+            self._heart.start()
+            return self
+
+        def __exit__(self, *error):
+            self._ended.set()
+            self._heart.join()
+
+        def phase_start(self, name, parent, steps):
+            with self._lock:
+                self._phases[name] = [parent, max(steps, 1), 0]
+                self._phase = name
+
+        def step_complete(self, name, step):
+            with self._lock:
+                self._phases[name][2] = step + 1
+                if int(self.share() * 10) > self._tenth:
+                    self._tell()
+            return True  # False would cancel
+
+        def phase_finish(self, name):
+            with self._lock:
+                self._phases.pop(name, None)
+
+        def share(self) -> float:
+            """Of the work, by steps; phases inside a step count as its part."""
+            done = {name: phase[2] / phase[1] for name, phase in self._phases.items()}
+            for name, (parent, _, _) in reversed(list(self._phases.items())):
+                if parent in done:
+                    done[parent] = min(1.0, done[parent] + done[name] / self._phases[parent][1])
+            return max((done[n] for n, p in self._phases.items() if p[0] not in self._phases), default=0.0)
+
+        def _tell(self):
+            self._tenth, self._said = max(self._tenth, int(self.share() * 10)), time.monotonic()
+            say(f"{title}: {self._tenth * 10} %, {self._phase.lower()} ({self._said - self._started:.0f} s)")
+
+        def _beat(self):
+            while not self._ended.wait(1.0):
+                with self._lock:
+                    if time.monotonic() - self._said >= _HEARTBEAT_S:
+                        self._tell()
+
+    return Monitor()
+
+
+# -- the bundle ------------------------------------------------------------------------------------------------------
+
+def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> Bundle:
+    """`wanted` with the engines of `out` that still hold; `out` gets the checkpoint's small files."""
+    if out.resolve() == checkpoint.path.resolve():
+        raise EngineError(f"--out {out} is the model's own directory; give another one for the engines")
+    engines: dict[str, Any] = {}
+    if is_bundle(out):
+        for name, known in read_json(out / MANIFEST)["tensorrt"]["engines"].items():
+            why = fault_of(out / name, known)
+            if not why and known["key"] != _key(wanted):
+                why = "is of another model or version, or of other settings"
+            if why:
+                say(f"{name} {why}; removed")
+                (out / name).unlink(missing_ok=True)
+            else:
+                engines[name] = known
+    elif out.is_dir() and any(out.iterdir()):
+        raise EngineError(f"--out {out} holds other files and is no bundle; give a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in _small_files(checkpoint.path):
+        shutil.copyfile(file, out / file.name)
+    bundle = dataclasses.replace(wanted, engines=engines)
+    _write(bundle)
+    return bundle
+
+
+def _small_files(directory: Path) -> list[Path]:
+    return [f for pattern in _COPIED for f in sorted(directory.glob(pattern))
+            if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")]
+
+
+def _write(bundle: Bundle) -> None:
+    write_manifest(bundle, [f.name for f in _small_files(bundle.path)])
+
+
+def _key(bundle: Bundle) -> str:
+    """What an engine depends on beside its part and compute capability, as one hash; our own sources included."""
+    root = Path(__file__).resolve().parents[1]
+    depends = [bundle.module, bundle.version, bundle.model_sha256, bundle.precision, dataclasses.asdict(bundle.limits),
+               bundle.config, hash_files(*(root / name for name in _SOURCES))]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
+
+
+# -- command line ----------------------------------------------------------------------------------------------------
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    try:
+        sms = [current_sm()] if options.sm == "current" else [int(sm) for sm in options.sm.split(",")]
+        limits = Limits(options.cache_slots, options.draft, options.prefill, options.max_patches, options.max_visual)
+        with tempfile.TemporaryDirectory(prefix="random-") as directory:
+            model = options.model
+            if model.startswith("random:"):
+                import random_weights
+
+                print(f"writing random weights: {model}", flush=True)
+                model = str(random_weights.write_checkpoint(model.removeprefix("random:"), Path(directory)))
+            bundle = build(find_checkpoint(model), options.out, sms, options.precision, options.module, limits,
+                           options.timing_cache, options.model or "''", say=lambda line: print(line, flush=True))
+    except PerceptionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"--sm {options.sm}: {error}; give e.g. 86,89,120 or current", file=sys.stderr)
+        return 1
+    print(f"{bundle.path}: SM {', '.join(map(str, bundle.sms))}, {bundle.precision}, {bundle.module} {bundle.version}; "
+          f"{time.monotonic() - started:.0f} s, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    limits = Limits()
+    parser.add_argument("model", help="directory of a checkpoint, a hub id, '' for the embedded model, or random:2B")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write or to complete")
+    parser.add_argument("--sm", default="current", help="compute capabilities, e.g. 86,89,120 (default: of the GPU here)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
+    parser.add_argument("--module", choices=MODULES, default=MODULES[0])
+    parser.add_argument("--cache-slots", type=int, default=limits.cache_slots, help="tokens of prompt and answer")
+    parser.add_argument("--draft", type=int, default=limits.draft, help="most tokens of one step")
+    parser.add_argument("--prefill", type=int, default=limits.prefill, help="most tokens of one pass")
+    parser.add_argument("--max-patches", type=int, default=limits.max_patches, help="of one frame, 16 x 16 pixels each")
+    parser.add_argument("--max-visual", type=int, default=limits.max_visual, help="visual tokens of one prompt")
+    parser.add_argument("--timing-cache", type=Path, help="of the module tensorrt: remembers measured kernels between builds")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

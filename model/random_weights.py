@@ -1,0 +1,118 @@
+"""Checkpoints of the published sizes with random weights: for timing, where the weights' values do not matter.
+
+Knows the published configurations and nothing of runtimes; the tokenizer and the chat template are the embedded model's, so
+its answers have no sense. Source: config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from math import prod
+from pathlib import Path
+from typing import Any, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import export_onnx
+import numpy as np
+import onnx
+import torch
+
+from qwen3vl_ros.engine.checkpoint import embedded_model_dir
+from qwen3vl_ros.engine.network import Network
+from qwen3vl_ros.engine.sizes import Sizes
+from qwen3vl_ros.types import InvalidInput
+
+# hidden, inner, layers, heads, tied; vision depth, hidden, inner, DeepStack blocks.
+_SIZES = {"2B": (2048, 6144, 28, 16, True, 24, 1024, 4096, [5, 11, 17]),
+          "4B": (2560, 9728, 36, 32, True, 24, 1024, 4096, [5, 11, 17]),
+          "8B": (4096, 12288, 36, 32, False, 27, 1152, 4304, [8, 16, 24]),
+          "toy": (256, 768, 4, 4, True, 3, 128, 256, [0, 1])}
+SIZES = tuple(_SIZES)
+COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
+
+
+def config_of(size: str, layers: int | None = None) -> dict[str, Any]:
+    """config.json of a size in SIZES; with `layers`, the decoder cut to so many."""
+    hidden, inner, depth, heads, tied, vision_depth, vision_hidden, vision_inner, deep = _SIZES[size]
+    vocabulary, head_dim, section = (2048, 64, [12, 10, 10]) if size == "toy" else (151936, 128, [24, 20, 20])
+    visual_id = 1500 if size == "toy" else 151655
+    return {
+        "architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl", "tie_word_embeddings": tied,
+        "image_token_id": visual_id, "video_token_id": visual_id + 1, "vision_start_token_id": visual_id - 3,
+        "vision_end_token_id": visual_id - 2,
+        "text_config": {
+            "model_type": "qwen3_vl_text", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+            "num_hidden_layers": layers or depth, "num_attention_heads": heads,
+            "num_key_value_heads": 2 if size == "toy" else 8, "head_dim": head_dim, "hidden_act": "silu",
+            "max_position_embeddings": 262144, "rms_norm_eps": 1e-6, "rope_theta": 5e6, "attention_bias": False,
+            "tie_word_embeddings": tied,
+            "rope_scaling": {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True}},
+        "vision_config": {
+            "model_type": "qwen3_vl", "depth": vision_depth, "hidden_size": vision_hidden,
+            "intermediate_size": vision_inner, "num_heads": 2 if size == "toy" else 16, "in_channels": 3, "patch_size": 16,
+            "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": hidden, "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": deep, "hidden_act": "gelu_pytorch_tanh"}}
+
+
+def random_network(config: dict[str, Any], device: str, dtype: torch.dtype, seed: int = 0) -> Network:
+    """The network of a configuration with random weights, made where they stay."""
+    with torch.device("meta"):
+        network = Network(Sizes.read(config))
+    network.to(dtype).to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, weight in network.named_parameters():
+        if weight.dim() == 1:
+            weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            weight.data.normal_(0.0, 0.02, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+class _Wanted:
+    """Stands for a checkpoint's weights while the graphs are written, and notes which they ask for."""
+
+    def __init__(self):
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def tensor(self, name: str, shape: Sequence[int]) -> tuple[onnx.TensorProto, str]:
+        self.shapes[name] = tuple(shape)
+        return onnx.TensorProto(name=name), "float16"
+
+
+def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed: int = 0) -> Path:
+    """A complete checkpoint with random float16 weights, tensor by tensor; layers: as for `config_of`.
+
+    Raises InvalidInput for a size that is not in SIZES.
+    """
+    if size not in _SIZES:
+        raise InvalidInput(f"there is no published size {size!r}; choose one of {', '.join(SIZES)}")
+    config, wanted = config_of(size, layers), _Wanted()
+    for write in (export_onnx.vision_model, export_onnx.decoder_model):
+        write(Sizes.read(config), wanted, "float16", "attention")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(embedded_model_dir() / name, directory / name)
+    (directory / "config.json").write_text(json.dumps(config, indent=1))
+    header, end = {}, 0
+    for name, shape in wanted.shapes.items():
+        begin, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    rng = np.random.default_rng(seed)
+    with (directory / "model.safetensors").open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in wanted.shapes.items():
+            stream.write(_random(name, shape, rng).tobytes())
+    return directory
+
+
+def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if len(shape) == 1:
+        return np.full(shape, 0 if name.endswith("bias") else 1, np.float16)
+    # Repeated from a pool: drawing billions of numbers takes minutes, and timing does not see it.
+    pool = (0.02 * rng.standard_normal(min(prod(shape), 1 << 20), np.float32)).astype(np.float16)
+    return np.resize(pool, shape)

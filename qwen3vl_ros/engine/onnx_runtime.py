@@ -7,6 +7,7 @@ no drafts, and needs no torch.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -20,8 +21,11 @@ from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
+_SMALL = 400_000_000  # bytes of weights; below, handing work to a second thread costs more than it gives
+_WATCH_S = 0.02
 _NEEDED = "1.25"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_OUTPUTS = ("logits", "token", "logprob")
 
 
 class OnnxScores:
@@ -40,7 +44,9 @@ class OnnxScores:
 class OnnxRuntime:
     """One sequence of at most `capacity` tokens on the graphs in `directory`.
 
-    device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass.
+    device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass;
+    0: one for a small network, else as many as ONNX Runtime finds good.
+
     Raises ModelNotFound without graphs, WrongModel if they are not those of the checkpoint, EngineError.
     """
 
@@ -55,7 +61,9 @@ class OnnxRuntime:
             raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export them "
                               f"in another precision: {graph.export_command(directory)} --dtype float16")
         self._device, self._device_id, self._provider = _provider(device)
+        threads = threads or int(self.graphs.weight_bytes < _SMALL)
         self._vision, self._decoder = (self._session(name, threads) for name in (graph.VISION, graph.DECODER))
+        self._binding = self._decoder.io_binding()
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
         self._sequence = TokenSequence(capacity)
         self._span = 0
@@ -73,8 +81,7 @@ class OnnxRuntime:
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> VisualRows:
         frames = []
         for feeds in graph.vision_feeds(self.sizes, pixels, grid):
-            self.between_layers()
-            frames.append(self._vision.run(("merged", "deep"), feeds))
+            frames.append(self._watched(lambda options: self._vision.run(("merged", "deep"), feeds, options)))
         return graph.join_frames(self.sizes, frames, self.dtype)
 
     def prefill(self, ids: Sequence[int], features: VisualRows | None = None, positions: np.ndarray | None = None,
@@ -83,8 +90,7 @@ class OnnxRuntime:
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
         visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), 0 if features is None else features.count)
         positions = self._sequence.places(len(ids), positions)
-        self.between_layers()
-        return self._pass(ids, positions, keep, features or self._no_rows, visual)
+        return self._pass(ids, positions, keep, features or self._no_rows, visual, self._watched)
 
     def step(self, token_ids: Sequence[int]) -> OnnxScores:
         return self._pass(token_ids, self._sequence.places(len(token_ids)), len(token_ids), self._no_rows)
@@ -93,26 +99,23 @@ class OnnxRuntime:
         self._sequence.rollback(count)
 
     def close(self) -> None:
-        self._vision = self._decoder = None
+        self._vision = self._decoder = self._binding = None
         self._cache = {}
 
     def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows,
-              visual: np.ndarray | None = None) -> OnnxScores:
+              visual: np.ndarray | None = None, run: Callable[[Callable], Any] | None = None) -> OnnxScores:
+        """run: what calls the graph."""
         self._grow(self.length + len(ids))
+        binding = self._binding
         feeds = graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self._span, keep=keep,
                                     dtype=self.dtype, visual=visual)
-        binding = self._decoder.io_binding()
-        for name, array in {**feeds, **rows._asdict()}.items():
+        for name, array in (*feeds.items(), ("features", rows.features), ("deep", rows.deep)):
             binding.bind_cpu_input(name, array)
-        for name, value in self._cache.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in ("logits", "token", "logprob"):
-            binding.bind_output(name, "cpu")
-        for name, value in self._cache.items():
-            binding.bind_ortvalue_output(f"{name}_out", value)
-        self._decoder.run_with_iobinding(binding)
+        for name in _OUTPUTS:  # each time, or the next pass would write into this one's scores
+            binding.bind_output(name)
+        (run or _run)(lambda options: self._decoder.run_with_iobinding(binding, options))
         self._sequence.append(positions)
-        return OnnxScores(*(value.numpy() for value in binding.get_outputs()[:3]))
+        return OnnxScores(*(value.numpy() for value in binding.get_outputs()[-len(_OUTPUTS):]))
 
     def _grow(self, needed: int) -> None:
         """Room for `needed` tokens in the cache."""
@@ -121,21 +124,59 @@ class OnnxRuntime:
         before, wanted = self._span, min(self.capacity, -(-needed // _BUCKET) * _BUCKET)
         self._span = self.graphs.slots or wanted
         text = self.sizes.text
+        self._binding.clear_binding_outputs()
         for name in [f"{part}_{layer}" for layer in range(text.layers) for part in ("keys", "values")]:
             room = np.zeros((1, text.kv_heads, self._span, text.head_dim), graph.HOST_DTYPES[self.dtype])
             if before:
                 room[:, :, :before] = self._cache[name].numpy()
             self._cache[name] = ort.OrtValue.ortvalue_from_numpy(room, self._device, self._device_id)
+            self._binding.bind_ortvalue_input(name, self._cache[name])
+            self._binding.bind_ortvalue_output(f"{name}_out", self._cache[name])
+
+    def _watched(self, run: Callable[[ort.RunOptions], Any]) -> Any:
+        """Call the graph and end it early if `between_layers` raises meanwhile; raises what it raised."""
+        self.between_layers()
+        options, done, raised = ort.RunOptions(), threading.Event(), []
+
+        def watch() -> None:
+            while not done.wait(_WATCH_S):
+                try:
+                    self.between_layers()
+                except Exception as error:  # carried to the caller's thread
+                    raised.append(error)
+                    options.terminate = True
+                    return
+
+        watcher = threading.Thread(target=watch, name="between_layers", daemon=True)
+        watcher.start()
+        try:
+            return _run(run, options)
+        except EngineError:
+            if raised:
+                raise raised[0]
+            raise
+        finally:
+            done.set()
+            watcher.join()
 
     def _session(self, name: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that wait by spinning take the cores from the rest of the robot, and here also from the next pass.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return ort.InferenceSession(self.graphs.directory / name, options, [self._provider])
         except Exception as error:  # its errors have no common base but this
             raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; opset "
                               f"{self.graphs.opset} needs onnxruntime {_NEEDED} or later: "
                               f"pip install 'onnxruntime>={_NEEDED}'") from error
+
+
+def _run(run: Callable[[ort.RunOptions | None], Any], options: ort.RunOptions | None = None) -> Any:
+    try:
+        return run(options)
+    except Exception as error:  # its errors have no common base but this
+        raise EngineError(f"onnxruntime {ort.__version__} failed in a pass: {error}") from error
 
 
 def _provider(device: str) -> tuple[str, int, Any]:

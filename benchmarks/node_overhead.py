@@ -108,7 +108,7 @@ def perception(folder: Path) -> int:
         info = EngineInfo("instant", "the truth", "none", "cpu", "none", 0, False, "a benchmark")
         generation = None
 
-        def generate(self, images, prompt, control=None):
+        def generate(self, images, prompt, control=None, **_):
             return Generation(text, tuple(range(len(ends))), np.full(len(ends), -0.1, np.float32), ends,
                               "stop")
 

@@ -32,7 +32,7 @@ class Perception:
 
     def generate(self, frame: Frame, request: Request, control: Control | None = None) -> Generation:
         """The model's part of `run`. Raises Cancelled, InvalidInput for a phrase no prompt can hold, EngineError."""
-        generation = self.engine.generate([frame.rgb], prompt_for(request), control)
+        generation = self.engine.generate([frame.rgb], prompt_for(request), control, stream=frame.frame_id)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation

@@ -10,16 +10,20 @@ import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
 from qwen3vl_ros.config import Config, GenerationConfig
 from qwen3vl_ros.engine.base import EngineInfo, Runtime, Scores
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.decode import Decoded, Interrupted, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.decode import Constraint, Decoded, Interrupted, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.drafts import AnswerDrafter, Drafts
 from qwen3vl_ros.engine.prepare import Preparation, Prepared
 from qwen3vl_ros.types import Control, EngineError, Generation
+
+if TYPE_CHECKING:
+    from qwen3vl_ros.engine.grammar import Grammar
 
 _CACHE_TOKENS = 8192    # where nothing asks for more: several 640x480 images, a prompt and an answer
 _PROMPT_TOKENS = 1024   # kept free for text where the images' size is known
@@ -28,16 +32,21 @@ _PROMPT_TOKENS = 1024   # kept free for text where the images' size is known
 class LocalEngine:
     """One loaded model on one runtime (see base.Engine). `generation` holds the live limits; assign it between two calls.
 
-    around(doing): entered around every answer; turns the device's errors into ours.
+    around(doing): entered around every answer; turns the device's errors into ours. pass_cost: what one more drafted
+    token costs, in passes; little on a GPU, which waits for memory, more on a CPU, which has to compute.
     sampling: how the next answers are chosen; None is greedy.
     """
 
-    def __init__(self, preparation: Preparation, runtime: Runtime, info: EngineInfo, generation: GenerationConfig,
+    def __init__(self, checkpoint: Checkpoint, preparation: Preparation, runtime: Runtime, info: EngineInfo,
+                 generation: GenerationConfig, *, pass_cost: float,
                  around: Callable[[str], AbstractContextManager] = lambda doing: nullcontext()):
         self.info, self.generation, self._around = info, generation, around
         self.sampling: Sampling | None = None
-        self._preparation, self._runtime = preparation, runtime
+        self._checkpoint, self._preparation, self._runtime = checkpoint, preparation, runtime
         self._reader = PromptReader(runtime, preparation)
+        bytes_of = preparation.tokens.bytes_of
+        self._drafts = Drafts(lambda token_id: bytes_of(token_id).isdigit(), pass_cost)
+        self._grammar: Grammar | None = None
 
     def warm_up(self) -> None:
         """Answer two tokens about a grey image: proves that the model runs and its memory suffices."""
@@ -53,8 +62,6 @@ class LocalEngine:
         """See Engine.generate. The deadline is the control's own, or `generation.deadline` where it has none."""
         if self._runtime is None:
             raise EngineError("this engine was closed; load a new one")
-        if schema is not None:
-            raise EngineError("this engine cannot keep to a schema yet; ask without one")
         started = time.perf_counter()
         control = control or Control()
         deadline = control.deadline_monotonic_s
@@ -64,8 +71,12 @@ class LocalEngine:
             prepared = self._preparation(prompt, images)
             limits = Limits(min(self.generation.max_new_tokens, self._room(prepared)), deadline,
                             self.generation.repeat_limit)
+            constraint = self._constraint(schema) if schema is not None else None
+            drafter = self._drafts.drafter(stream, prompt) if stream else None
             preprocess_s = time.perf_counter() - started
-            run = self._decode(prepared, limits, control)
+            run = self._decode(prepared, limits, control, drafter, constraint)
+        if drafter and run.finish_reason not in ("cancelled", "deadline"):
+            drafter.finished(run.token_ids)
         said = transcribe(run.pieces, self.info.thinking)
         tokens = slice(said.first_token, said.last_token)
         return Generation(said.text, tuple(run.token_ids[tokens]), np.array(run.logprobs[tokens], np.float32),
@@ -88,7 +99,16 @@ class LocalEngine:
                               "images")
         return room
 
-    def _decode(self, prepared: Prepared, limits: Limits, control: Control) -> Decoded:
+    def _constraint(self, schema: dict[str, Any]) -> Constraint:
+        if self._grammar is None:
+            from qwen3vl_ros.engine.grammar import Grammar  # here, because only guided answers need its library
+
+            self._grammar = Grammar(self._checkpoint.path / "tokenizer.json", self._preparation.tokens.stop_ids,
+                                    self._checkpoint.config["text_config"]["vocab_size"], self.info.thinking)
+        return self._grammar.constraint(schema)
+
+    def _decode(self, prepared: Prepared, limits: Limits, control: Control, drafter: AnswerDrafter | None,
+                constraint: Constraint | None) -> Decoded:
         runtime, tokens = self._runtime, self._preparation.tokens
 
         def interrupt() -> None:
@@ -98,7 +118,8 @@ class LocalEngine:
         runtime.between_layers = interrupt
         return decode(lambda draft: self._reader.read(prepared, draft), runtime.step, runtime.rollback,
                       stop_ids=tokens.stop_ids, bytes_of=tokens.bytes_of, limits=limits, control=control,
-                      longest_step=runtime.longest_step, sampling=self.sampling)
+                      longest_step=runtime.longest_step, drafter=drafter, constraint=constraint,
+                      sampling=self.sampling)
 
 
 class _Image(NamedTuple):

@@ -23,6 +23,7 @@ from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.engine.torch_runtime import TorchRuntime
 
 _CPU_THREADS = torch.get_num_threads()  # torch's own choice, before anybody changed it
+_CPU_PASS_COST, _GPU_PASS_COST = 0.02, 0.004  # of one more drafted token, in passes
 _SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
 
 
@@ -75,4 +76,5 @@ def _load(name: str, checkpoint: Checkpoint, config: Config,
     where = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
     info = EngineInfo(name, str(checkpoint.path), checkpoint.architecture, where, str(dtype).removeprefix("torch."),
                       checkpoint.parameters, preparation.tokens.thinking, "; ".join(why))
-    return LocalEngine(preparation, runtime, info, config.generation, around)
+    return LocalEngine(checkpoint, preparation, runtime, info, config.generation, around=around,
+                       pass_cost=_CPU_PASS_COST if device.type == "cpu" else _GPU_PASS_COST)

@@ -35,7 +35,7 @@ class Oracle(Instant):
             views = [stream.frame_at(i * o["scene_seconds"])[0] for i in range(scenes)]
         self.known = [(thumbnail(view.rgb), view.truths) for view in views]
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         seen = thumbnail(images[0])
         truths = min(self.known, key=lambda known: np.abs(known[0] - seen).mean())[1]
         phrases = [p.strip() for p in re.search(r'"([^"]*)"', prompt)[1].split(",")]
@@ -50,14 +50,14 @@ class Oracle(Instant):
 
 
 class Blind(Instant):
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         return said("[]", prompt=prompt)
 
 
 class Crashing(Blind):
     """Two answers, then the process is gone, as when the system runs out of memory."""
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         self.calls += 1
         if self.calls > 2:
             print("the last words of the node", flush=True)

@@ -46,7 +46,7 @@ class Instant:
     def __init__(self, config):
         self.calls = 0
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         self.calls += 1
         return said(json.dumps(CUBE), prompt=prompt)
 
@@ -55,7 +55,7 @@ class Instant:
 
 
 class Nothing(Instant):
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         return said("[]")
 
 
@@ -64,7 +64,7 @@ class Slow(Instant):
 
     tokens = 300
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         text = json.dumps(CUBE)
         for i in range(self.tokens):
             if control.cancelled:
@@ -78,7 +78,7 @@ class Slow(Instant):
 class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(
             images, prompt, control)
 
@@ -86,7 +86,7 @@ class QuickForMugs(Slow):
 class Deaf(Instant):
     """Computes 3 s without looking at its control, like a long prefill."""
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         time.sleep(3.0)
         return said(json.dumps(CUBE))
 
@@ -94,7 +94,7 @@ class Deaf(Instant):
 class Failing(Instant):
     """Fails as engines may fail, then recovers."""
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         self.calls += 1
         if self.calls % 4:
             raise EngineError("the device was lost; it is being opened again")
@@ -104,12 +104,12 @@ class Failing(Instant):
 class Broken(Instant):
     """Has a defect."""
 
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         raise ZeroDivisionError("a defect in the engine")
 
 
 class Garbage(Instant):
-    def generate(self, images, prompt, control=None):
+    def generate(self, images, prompt, control=None, **_):
         return said("I am sorry, but I cannot help with that {{{")
 
 

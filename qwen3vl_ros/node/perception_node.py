@@ -224,8 +224,8 @@ class PerceptionNode(LifecycleNode):
             self._worker.cancel_all("the node is stopping")
 
     def destroy_node(self) -> None:
-        """Leave the graph now: rclpy's lifecycle state machine would keep the node, and with it the middleware's
-        shared memory, which stays behind when the process ends without Python's cleaning up.
+        """Leave the graph now. rclpy's lifecycle state machine would keep the node, and with it the
+        middleware's shared memory, which stays behind when the process ends without Python's cleaning up.
         """
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()

@@ -3,28 +3,31 @@
 Publishes image_raw, depth/image_raw, camera_info (sensor-data QoS), the pose of the simulated camera on
 /tf_static (on /tf where the camera itself moves), and the simulation's truth on ~/ground_truth_2d and
 ~/ground_truth_3d: `score` is the visible share of the object, boxes are around the visible pixels, poses are
-in the camera's optical frame. Stamps are the time of delivery: drawing a picture is the simulator's cost, not
-the camera's.
+in the camera's optical frame. As with a real camera, a stamp is the time at which the scene looked so, and a
+picture for which there was no time is left out: the simulation's clock never waits. Of a recording every
+picture is shown, as if taken now.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 import rclpy
 from geometry_msgs.msg import TransformStamped
-from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -110,25 +113,21 @@ class SimCameraNode(Node):
         return value
 
     def play(self, stop: threading.Event) -> None:
-        """Publish every shot at its time; one that is late is published at once, and the clock starts anew
-        there.
+        """Publish every shot at its time, or at once if that has passed. The clock starts with the first;
+        that of a recording starts anew with every late one.
         """
-        clock = Clock(clock_type=ClockType.STEADY_TIME)
-        start = clock.now()
-        for shot in self._shots():
-            late_s = (clock.now() - start).nanoseconds / 1e9 - shot.due_s
-            if late_s > 0:
-                start += Duration(seconds=late_s)
-            elif stop.wait(-late_s):
+        simulated, start_s = self.settings["source"] == "sim", None
+        for shot in self._simulated(lambda: time.monotonic() - start_s) if simulated else self._recorded():
+            now_s = time.monotonic()
+            if start_s is None or not simulated:
+                start_s = max(start_s or 0.0, now_s - shot.due_s)
+            if stop.wait(max(0.0, start_s + shot.due_s - now_s)):
                 return
-            if stop.is_set():
-                return
-            self._publish(shot)
+            late = Duration(seconds=time.monotonic() - start_s - shot.due_s)
+            self._publish(shot, self.get_clock().now() - late)
 
-    def _shots(self) -> Iterator[Shot]:
-        return self._simulated() if self.settings["source"] == "sim" else self._recorded()
-
-    def _simulated(self) -> Iterator[Shot]:
+    def _simulated(self, elapsed_s: Callable[[], float]) -> Iterator[Shot]:
+        """Without end. elapsed_s(): the camera's clock, which the first shot starts."""
         from qwen3vl_ros.sim.camera import SimCameraError
         from qwen3vl_ros.sim.stream import SimStream
 
@@ -148,7 +147,12 @@ class SimCameraNode(Node):
             raise types.PerceptionError(f"the simulated camera cannot draw here: {error}") from error
         with stream:
             self.get_logger().info(f"simulated camera, {p['width']}x{p['height']} at {p['rate']:g} Hz")
-            for t_s, view, _ in stream.frames():
+            stream.frame_at(0.0)  # the first picture has the shaders to wait for: before the clock starts
+            k = 0
+            while True:
+                t_s, begun_s = k / p["rate"], time.monotonic()
+                view, _ = stream.frame_at(t_s)
+                drawing_s = time.monotonic() - begun_s
                 yield Shot(t_s,
                            CAMERA_FRAME,
                            view.rgb,
@@ -156,6 +160,8 @@ class SimCameraNode(Node):
                            view.K,
                            world_T_camera=view.world_T_camera,
                            truths=view.truths)
+                # The next that can be drawn by its time, if drawing takes as long as it did.
+                k = max(k + 1, math.ceil((elapsed_s() + drawing_s) * p["rate"]))
 
     def _recorded(self) -> Iterator[Shot]:
         from qwen3vl_ros.sim.replay import ReplaySource
@@ -174,11 +180,10 @@ class SimCameraNode(Node):
             yield Shot((frame.stamp_ns - first_ns) / 1e9, frame.frame_id or CAMERA_FRAME, frame.rgb,
                        frame.depth_m, frame.K, frame.distortion, frame.distortion_model)
 
-    def _publish(self, shot: Shot) -> None:
-        picture = messages.image(messages.header_of(0, shot.frame_id), shot.rgb)
+    def _publish(self, shot: Shot, stamp: Time) -> None:
+        picture = messages.image(messages.header_of(stamp.nanoseconds, shot.frame_id), shot.rgb)
         depth = None if shot.depth_m is None else messages.image(picture.header, self._encoded(shot.depth_m))
         header = picture.header
-        header.stamp = self.get_clock().now().to_msg()
         if shot.world_T_camera is not None:
             self._tell_pose(header, shot.world_T_camera)
             self._tell_truth(header, shot)
@@ -188,7 +193,6 @@ class SimCameraNode(Node):
                 messages.camera_info(header, shot.K, size_px, shot.distortion, shot.distortion_model))
         self._image.publish(picture)
         if depth is not None:
-            depth.header = header
             self._depth.publish(depth)
 
     def _encoded(self, depth_m: np.ndarray) -> np.ndarray:

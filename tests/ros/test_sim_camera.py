@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from ros_graph import Process, until
+from ros_graph import START_PATIENCE_S, Process, until
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -45,9 +45,9 @@ def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
     flat = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
     solid = graph.listen("/qwen3vl/sim_camera/ground_truth_3d", Detection3DArray)
     poses = graph.listen("/tf_static", TFMessage, LATCHED)
-    image, depth, info, boxes, objects = until(lambda: of_one_stamp(*heard.values(), flat, solid), 20,
-                                               "one whole capture")
-    until(lambda: poses, 10, "the pose of the camera")
+    image, depth, info, boxes, objects = until(lambda: of_one_stamp(*heard.values(), flat, solid),
+                                               START_PATIENCE_S, "one whole capture")
+    until(lambda: poses, START_PATIENCE_S, "the pose of the camera")
 
     assert (image.encoding, depth.encoding) == ("rgb8", "16UC1")
     assert image.header == depth.header == info.header == boxes.header == objects.header
@@ -78,9 +78,39 @@ def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
 def test_a_camera_that_moves_tells_its_pose_as_it_moves(graph):
     start(graph, motion="all_moving", width=160, height=120, quality="fast")
     moving = graph.listen("/tf", TFMessage, 50)
-    until(lambda: len(moving) > 5, 20, "poses")
+    until(lambda: len(moving) > 5, START_PATIENCE_S, "poses")
     poses = [transform_of(m.transforms[0].transform) for m in moving[:6]]
     assert not np.allclose(poses[0], poses[-1], atol=1e-4)
+
+
+SLOW_CAMERA = """
+import dataclasses, sys, time
+import numpy as np
+from qwen3vl_ros.node.sim_camera import main
+from qwen3vl_ros.sim.stream import SimStream
+
+draw = SimStream.frame_at
+
+def frame_at(self, t_s):
+    view, scene = draw(self, t_s)
+    self.drawn = getattr(self, "drawn", 0) + 1
+    time.sleep(0.05 if self.drawn % 2 else 0.3)
+    return dataclasses.replace(view, rgb=np.full_like(view.rgb, round(t_s * self.rate_hz))), scene
+
+SimStream.frame_at = frame_at
+sys.exit(main(["-c", *sys.argv[1:]]))
+"""
+
+
+def test_a_camera_that_draws_too_slowly_leaves_pictures_out_and_stamps_the_others_rightly(graph):
+    """Every other picture takes 6 periods, which cannot be foreseen; each shows its own number."""
+    graph.start("-c", SLOW_CAMERA, "--ros-args", "-p", "rate:=20.0", "-p", "width:=32", "-p", "height:=24")
+    shown = graph.listen("/qwen3vl/image_raw", Image, qos_profile_sensor_data)
+    until(lambda: len(shown) >= 10, START_PATIENCE_S, "ten pictures")
+    numbers = np.array([int(rgb_of(m)[0, 0, 0]) for m in shown])
+    stamps_s = np.array([stamp_ns(m.header) for m in shown]) / 1e9
+    assert np.all(np.diff(numbers) > 0) and np.max(np.diff(numbers)) >= 6, "there was no time for some"
+    assert np.ptp(stamps_s - numbers / 20) < 0.1, "the scene looked so at that time; some came 0.25 s later"
 
 
 def recording(folder):
@@ -101,7 +131,7 @@ def test_a_recording_plays_as_if_live_again_and_again(graph, tmp_path):
     before = graph.node.get_clock().now().nanoseconds
     start(graph, source=recording(tmp_path / "rec"), rate=20.0)
     heard = images(graph)
-    until(lambda: len(heard["image"]) > 12, 15, "more pictures than were recorded")
+    until(lambda: len(heard["image"]) > 12, START_PATIENCE_S, "more pictures than were recorded")
     image, depth, info = until(lambda: of_one_stamp(*heard.values()))
     assert stamp_ns(image.header) > before, "stamps are now"
     shade = int(rgb_of(image)[0, 0, 0]) // 40

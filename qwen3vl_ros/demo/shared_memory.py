@@ -1,8 +1,8 @@
-"""Frees the shared memory of processes that were killed: with config/fastdds.xml Fast DDS reserves 64 MiB for each
-participant, and nobody takes it back when its owner dies without leaving the graph.
+"""Frees the shared memory of processes that were killed: with config/fastdds.xml Fast DDS reserves 64 MiB for
+each participant, and nobody takes it back when its owner dies without leaving the graph.
 
-A living owner holds an flock on its segment's file `<segment>_el`, by which `fastdds shm clean` tells, too. Knows
-nothing of ROS; where there is no /dev/shm there is nothing to free.
+A living owner holds an flock on its segment's file `<segment>_el`, by which `fastdds shm clean` tells, too.
+Knows nothing of ROS; where there is no /dev/shm there is nothing to free.
 """
 
 from __future__ import annotations

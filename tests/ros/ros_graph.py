@@ -34,6 +34,7 @@ from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
+from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.demo.shared_memory import free_abandoned
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
@@ -51,7 +52,9 @@ RESULTS = {
     "grasp_poses": PoseArray,
     "generation": Generation
 }
-NEEDED_MIB = 12 * 64  # more processes than any test has, with config/fastdds.xml's segment each
+NEEDED_MIB = 12 * 64  # config/fastdds.xml's segment for each of more processes than any test has
+# For what has no limit of its own: a busy machine takes half a minute to start a process.
+PATIENCE_S, START_PATIENCE_S = 20.0, 60.0
 OK, WARN, ERROR, STALE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
@@ -66,7 +69,7 @@ def picture(shade: int = 90) -> tuple[np.ndarray, np.ndarray]:
     return rgb, depth
 
 
-def until(condition, timeout_s: float = 10.0, what: str = "the condition"):
+def until(condition, timeout_s: float = PATIENCE_S, what: str = "the condition"):
     """Wait for a true value and return it."""
     end = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -80,9 +83,9 @@ def lacking_room(free_mib: float) -> str:
     """Why the tests cannot start with so much of /dev/shm; empty if they can."""
     if free_mib >= NEEDED_MIB:
         return ""
-    return (f"/dev/shm has {free_mib:.0f} MiB free and the ROS tests need {NEEDED_MIB}: 64 MiB for each process "
-            "(config/fastdds.xml). `fastdds shm clean` frees what killed processes left; a container gets more by "
-            "--shm-size 1g or --ipc host")
+    return (f"/dev/shm has {free_mib:.0f} MiB free and the ROS tests need {NEEDED_MIB}: 64 MiB for each "
+            "process (config/fastdds.xml). `fastdds shm clean` frees what killed processes left; a container "
+            "gets more by --shm-size 1g or --ipc host")
 
 
 def claim_domain():
@@ -118,7 +121,7 @@ class Process:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def logged(self, text: str, timeout_s: float = 15.0) -> str:
+    def logged(self, text: str, timeout_s: float = START_PATIENCE_S) -> str:
         """The log, once it holds the text; fails at once if the process ends before."""
         try:
             until(lambda: text in self.log or self.popen.poll() is not None, timeout_s, f"log line {text!r}")
@@ -130,7 +133,7 @@ class Process:
     def interrupt(self, number: int = signal.SIGINT) -> None:
         self.popen.send_signal(number)
 
-    def status(self, timeout_s: float = 15.0) -> int:
+    def status(self, timeout_s: float = START_PATIENCE_S) -> int:
         """Exit status, once the process has ended."""
         try:
             return self.popen.wait(timeout_s)
@@ -150,7 +153,8 @@ class Process:
             self.popen.wait(10)
 
     def end(self, patience_s: float = 15.0) -> None:
-        """Wait for the end, once interrupted. Killed, a process leaves its shared memory behind: only at last."""
+        """Wait for the end, once interrupted. Killed, a process leaves its shared memory behind: only at last.
+        """
         try:
             self.popen.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -217,7 +221,7 @@ class Graph:
             arguments += ["-p", f"{name.replace('__', '.')}:={text}"]
         process = self.start(str(HERE / "scripted_node.py"), engine, *arguments, name="perception")
         if ready:
-            process.logged("active: ", 30)
+            process.logged("active: ")
         return process
 
     # -- listening ---------------------------------------------------------------------------------
@@ -226,14 +230,15 @@ class Graph:
         """All messages of a topic from now on, in a list that grows."""
         heard = self.messages[topic]
         self.node.create_subscription(kind, topic, heard.append, qos)
-        until(lambda: self.node.count_publishers(topic), 20, f"a publisher of {topic}")
+        until(lambda: self.node.count_publishers(topic), START_PATIENCE_S, f"a publisher of {topic}")
         return heard
 
     def results(self, prefix: str = "/qwen3vl/perception") -> dict[str, list]:
         """Every result topic of the node, recorded."""
         return {name: self.listen(f"{prefix}/{name}", kind) for name, kind in RESULTS.items()}
 
-    def diagnosed(self, condition, timeout_s: float = 10.0, what: str = "the diagnosis", ever: bool = False):
+    def diagnosed(self, condition, timeout_s: float = PATIENCE_S, what: str = "the diagnosis",
+                  ever: bool = False):
         """The first /diagnostics status from now on (or ever) for which condition(status, values) is true."""
         seen = self.messages["/diagnostics"]
         start = 0 if ever else len(seen)
@@ -241,8 +246,11 @@ class Graph:
         def found():
             for message in seen[start:]:
                 for status in message.status:
-                    if condition(status, {v.key: v.value for v in status.values}):
-                        return status
+                    try:
+                        if condition(status, {v.key: v.value for v in status.values}):
+                            return status
+                    except KeyError:  # of a state that has no such figure yet
+                        continue
         try:
             return until(found, timeout_s, what)
         except AssertionError as error:
@@ -255,10 +263,10 @@ class Graph:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, name)
-        assert client.wait_for_service(20), f"no service {name}"
+        assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
         return client.call_async(request or kind.Request())
 
-    def call(self, kind, name: str, request=None, timeout_s: float = 20.0):
+    def call(self, kind, name: str, request=None, timeout_s: float = PATIENCE_S):
         future = self.ask(kind, name, request)
         until(future.done, timeout_s, f"a response of {name}")
         return future.result()
@@ -273,7 +281,7 @@ class Graph:
     def enable(self, on: bool):
         return self.call(SetBool, "/qwen3vl/perception/enable", SetBool.Request(data=on))
 
-    def transition(self, name: str, timeout_s: float = 20.0) -> bool:
+    def transition(self, name: str, timeout_s: float = PATIENCE_S) -> bool:
         number = getattr(Transition, f"TRANSITION_{name.upper()}")
         request = ChangeState.Request(transition=Transition(id=number))
         return self.call(ChangeState, "/qwen3vl/perception/change_state", request, timeout_s).success
@@ -305,12 +313,13 @@ class FakeCamera:
         self.image = self.node.create_publisher(Image, f"{namespace}/image_raw", qos)
         self.depth = self.node.create_publisher(Image, f"{namespace}/depth/image_raw", qos) if depth else None
         self.info = self.node.create_publisher(CameraInfo, f"{namespace}/camera_info", qos) if info else None
-        self._stop, self._thread = threading.Event(), None
+        self._stop, self._thread, self._shot_s = threading.Event(), None, 0.0
 
     def matched(self) -> FakeCamera:
         """Wait until the node has found our topics."""
         for publisher in filter(None, (self.image, self.depth, self.info)):
-            until(lambda: publisher.get_subscription_count(), 20, f"a subscriber of {publisher.topic_name}")
+            until(publisher.get_subscription_count, START_PATIENCE_S,
+                  f"a subscriber of {publisher.topic_name}")
         return self
 
     def shoot(self,
@@ -320,8 +329,14 @@ class FakeCamera:
               depth_m=None,
               info_K=K,
               frame: str = OPTICAL,
-              edit=None) -> int:
-        """One capture; returns its stamp in nanoseconds. edit(image, depth, info) may change the messages."""
+              edit=None,
+              apart_s: float = 0.025) -> int:
+        """One capture; returns its stamp in nanoseconds. edit(image, depth, info) may change the messages.
+
+        apart_s: from the one before. Within sync_slop (0.02 s) an image may be paired with another's depth.
+        """
+        time.sleep(max(0.0, self._shot_s + apart_s - time.monotonic()))
+        self._shot_s = time.monotonic()
         stamp = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
         colour, metres = picture(shade)
         rgb, depth_m = colour if rgb is None else rgb, metres if depth_m is None else depth_m
@@ -334,6 +349,25 @@ class FakeCamera:
             if publisher is not None:
                 publisher.publish(message)
         return stamp
+
+    def answered(self, heard: dict[str, list], solid: bool = False, **how) -> dict:
+        """A capture's answer, {topic: message} of all topics heard; with a 3D box if `solid`.
+
+        Shoots again every half second: a busy machine loses images, and depth that comes late leaves 2D alone.
+        """
+        stamps, shot_s = set(), 0.0
+
+        def answer():
+            nonlocal shot_s
+            if time.monotonic() - shot_s > 0.5:
+                stamps.add(self.shoot(**how))
+                shot_s = time.monotonic()
+            said = {name: {stamp_ns(m.header): m for m in messages[-50:]} for name, messages in heard.items()}
+            whole = ({name: of[stamp] for name, of in said.items()} for stamp in sorted(stamps)
+                     if all(stamp in of for of in said.values()))
+            return next((a for a in whole if a["detections_3d"].detections or not solid), None)
+
+        return until(answer, what="an answer with a 3D box" if solid else "an answer")
 
     def stream(self, rate_hz: float = 20.0, **how) -> FakeCamera:
         """Shoot until stop()."""

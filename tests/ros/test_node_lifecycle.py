@@ -52,8 +52,8 @@ def test_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_be_tried_ag
     assert graph.transition("configure") is False
     assert graph.state() == "unconfigured"
     assert "the network is down" in process.log
-    graph.diagnosed(lambda s, v: s.level == ERROR and "the network is down" in s.message, 10,
-                    "ERROR with the reason")
+    graph.diagnosed(lambda s, v: s.level == ERROR and "the network is down" in s.message,
+                    what="ERROR with the reason")
     assert graph.transition("configure") and graph.state() == "inactive"
     graph.diagnosed(lambda s, v: s.level != ERROR)
 
@@ -74,7 +74,7 @@ def test_a_defect_in_the_engine_ends_the_process_and_answers_whoever_waits(graph
     process = graph.start_node("broken", enabled=False)
     camera = FakeCamera(graph).matched()
     waiting = graph.detect(timeout=10.0)
-    until(lambda: camera.shoot() and waiting.done(), 10, "an answer to the call")
+    until(lambda: camera.shoot() and waiting.done(), what="an answer to the call")
     assert not waiting.result().success and "ZeroDivisionError" in waiting.result().message
     assert process.status() == 1
     assert "FATAL" in process.log and "Traceback" in process.log and "a defect in the engine" in process.log
@@ -83,7 +83,7 @@ def test_a_defect_in_the_engine_ends_the_process_and_answers_whoever_waits(graph
 def test_the_node_answers_while_it_loads_and_says_that_it_does(graph):
     process = graph.start_node("four_second_load", ready=False)
     process.logged("loading the model")
-    graph.diagnosed(lambda s, v: v["state"] == "configuring", 10, "the state in /diagnostics", ever=True)
+    graph.diagnosed(lambda s, v: v["state"] == "configuring", what="the state in /diagnostics", ever=True)
     response = graph.call(Detect, "/qwen3vl/perception/detect")
     assert not response.success and "configuring" in response.message
     process.logged("active: ")
@@ -190,7 +190,7 @@ def test_parameters_are_declared_changed_and_refused_with_reasons(graph):
     assert graph.transition("deactivate") and graph.transition("cleanup")
     assert graph.set_parameter("targets", ["bowl"]).successful
     assert graph.transition("configure") and graph.transition("activate")
-    graph.diagnosed(lambda s, v: "bowl" in v["prompt"], 10, "the new target after a configure")
+    graph.diagnosed(lambda s, v: "bowl" in v["prompt"], what="the new target after a configure")
 
 
 def test_namespace_and_remaps_move_every_topic(graph):
@@ -203,6 +203,6 @@ def test_namespace_and_remaps_move_every_topic(graph):
     camera.info = graph.node.create_publisher(CameraInfo, "/cam/info", 5)
     camera.matched()
     heard = graph.results("/robot1/perception")
-    until(lambda: camera.shoot() and heard["detections_3d"], 10, "answers under the namespace")
-    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], 10,
-          "3D under the namespace")
+    until(lambda: camera.shoot() and heard["detections_3d"], what="answers under the namespace")
+    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections],
+          what="3D under the namespace")

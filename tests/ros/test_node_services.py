@@ -31,7 +31,7 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_every_answer_names_its_pr
     response = graph.set_prompt("mug", "the blue bowl")
     assert response.success and response.prompt_id > 0
     before = len(heard["generation"])
-    said = until(lambda: heard["generation"][before:], 5, "an answer to the new prompt")[0]
+    said = until(lambda: heard["generation"][before:], what="an answer to the new prompt")[0]
     assert time.monotonic() - started < 2.0, "the old answer was not waited for"
     assert said.prompt_id == response.prompt_id and "mug, the blue bowl" in said.prompt
     # Nothing of the old prompt after the response, however often it is changed.
@@ -39,7 +39,7 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_every_answer_names_its_pr
         latest = graph.set_prompt(*targets)
         after = len(heard["generation"])
         if "mug" in targets:
-            until(lambda: len(heard["generation"]) > after + 1, 5)
+            until(lambda: len(heard["generation"]) > after + 1)
             assert {m.prompt_id for m in heard["generation"][after + 1:]} == {latest.prompt_id}
             targets_ids = {m.prompt_id for m in heard["grasp_targets"][-2:]}
             assert targets_ids == {latest.prompt_id}
@@ -53,7 +53,7 @@ def test_a_prompt_that_cannot_be_asked_is_refused_and_the_old_one_stays(running,
     refused = graph.set_prompt(*targets)
     assert not refused.success and words in refused.message and refused.prompt_id == kept.prompt_id
     before = len(heard["generation"])
-    assert until(lambda: heard["generation"][before + 1:], 5)[0].prompt_id == kept.prompt_id
+    assert until(lambda: heard["generation"][before + 1:])[0].prompt_id == kept.prompt_id
 
 
 def test_empty_targets_pause_the_stream_but_not_detect(running):
@@ -61,15 +61,15 @@ def test_empty_targets_pause_the_stream_but_not_detect(running):
     assert graph.set_prompt().success
     before = len(heard["generation"])
     future = graph.detect(["mug"])
-    until(future.done, 10)
+    until(future.done)
     assert future.result().success, future.result().message
     refused = graph.detect()
-    until(refused.done, 10)
+    until(refused.done)
     assert not refused.result().success and "targets is empty" in refused.result().message
     assert len(heard["generation"]
                ) == before, "a paused stream publishes nothing, and a call answers only its caller"
     graph.set_prompt("mug")
-    until(lambda: len(heard["generation"]) > before, 5, "the stream again")
+    until(lambda: len(heard["generation"]) > before, what="the stream again")
 
 
 def test_enable_stops_and_starts_the_stream_while_calls_work(running):
@@ -79,29 +79,29 @@ def test_enable_stops_and_starts_the_stream_while_calls_work(running):
     assert graph.enable(False).success
     before = len(heard["generation"])
     future = graph.detect(["mug"])
-    until(future.done, 10)
+    until(future.done)
     assert future.result().success
     graph.diagnosed(lambda s, v: v["enabled"] == "False")
     assert len(heard["generation"]) <= before + 1
     assert graph.enable(True).success
     before = len(heard["generation"])
-    until(lambda: len(heard["generation"]) > before + 1, 5, "the stream again")
+    until(lambda: len(heard["generation"]) > before + 1, what="the stream again")
 
 
 def test_a_call_goes_before_the_stream_between_tokens(busy):
     graph, _, _ = busy
-    started = time.monotonic()
     future = graph.detect(["mug"], 5.0)
-    until(future.done, 5)
+    started = time.monotonic()  # the service was found
+    until(future.done)
     assert future.result().success, future.result().message
     assert time.monotonic() - started < 1.5, "the stream's answer takes 3 s"
 
 
 def test_a_call_that_takes_too_long_is_answered_at_its_deadline_with_what_there_is(busy):
     graph, _, _ = busy
-    started = time.monotonic()
     future = graph.detect(["cube"], 0.5)
-    until(future.done, 5)
+    started = time.monotonic()  # the service was found
+    until(future.done)
     response = future.result()
     assert 0.4 < time.monotonic() - started < 2.0
     assert not response.success and "deadline of 0.5 s" in response.message
@@ -110,7 +110,7 @@ def test_a_call_that_takes_too_long_is_answered_at_its_deadline_with_what_there_
 
 def test_a_wrong_timeout_is_refused(running):
     future = running[0].detect(["mug"], -1.0)
-    until(future.done, 5)
+    until(future.done)
     assert not future.result().success and "timeout -1.0" in future.result().message
 
 
@@ -120,15 +120,15 @@ def test_many_calls_at_once_are_all_answered_in_order(busy):
     futures = [graph.detect(["mug"], 10.0) for _ in range(10)]
     for i, future in enumerate(futures):
         future.add_done_callback(lambda f, i=i: done.append(i))
-    until(lambda: len(done) == 10, 10, "ten answers")
+    until(lambda: len(done) == 10, what="ten answers")
     assert done == sorted(done) and all(f.result().success for f in futures)
 
 
 def test_a_call_without_a_camera_is_answered_at_its_deadline(graph):
     graph.start_node("instant")
-    started = time.monotonic()
     future = graph.detect(["cube"], 0.4)
-    until(future.done, 5)
+    started = time.monotonic()  # the service was found
+    until(future.done)
     assert not future.result().success and "none was received" in future.result().message
     assert time.monotonic() - started < 2.0
 
@@ -136,9 +136,9 @@ def test_a_call_without_a_camera_is_answered_at_its_deadline(graph):
 def test_a_call_to_an_engine_that_does_not_listen_is_answered_at_its_deadline(graph):
     graph.start_node("deaf", enabled=False)
     camera = FakeCamera(graph).matched().stream(20)
-    started = time.monotonic()
     future = graph.detect(["cube"], 0.5)
-    until(future.done, 5)
+    started = time.monotonic()  # the service was found
+    until(future.done)
     assert not future.result().success and "deadline of 0.5 s" in future.result().message
     assert time.monotonic() - started < 2.0
     camera.stop()

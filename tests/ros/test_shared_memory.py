@@ -1,4 +1,4 @@
-"""No memory is left behind: Fast DDS reserves 64 MiB for each process, and /dev/shm is the machine's memory."""
+"""No memory is left behind: Fast DDS reserves 64 MiB for each process, and /dev/shm is main memory."""
 
 import os
 import re
@@ -15,7 +15,8 @@ from qwen3vl_ros.demo.shared_memory import FOLDER, free_abandoned
 def owned_by(pid: int) -> set[str]:
     """The segments whose lock files the process holds open."""
     links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd") if os.path.islink(entry.path)]
-    found = {match[1] for link in links if (match := re.fullmatch(rf"{FOLDER}/(fastdds_[0-9a-f]{{16}})_el", link))}
+    matches = [re.fullmatch(rf"{FOLDER}/(fastdds_[0-9a-f]{{16}})_el", link) for link in links]
+    found = {match[1] for match in matches if match}
     if not found:
         pytest.skip("the middleware is not Fast DDS with shared memory")
     return found
@@ -59,7 +60,8 @@ def test_a_node_that_is_asked_to_end_frees_its_segments_itself(graph, engine, nu
 def test_a_segment_is_abandoned_when_nobody_holds_its_lock(held):
     name = f"fastdds_{os.urandom(8).hex()}"
     lock = FOLDER / f"{name}_el"
-    holder = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = ("import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+              "print(flush=True); input()")
     (FOLDER / name).write_bytes(b"segment")
     with subprocess.Popen([sys.executable, "-c", holder, str(lock)], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as process:
@@ -76,5 +78,5 @@ def test_a_segment_is_abandoned_when_nobody_holds_its_lock(held):
 
 def test_too_little_room_is_told_with_the_rule_and_the_way_out():
     assert lacking_room(NEEDED_MIB) == ""
-    for words in ("100 MiB free", f"need {NEEDED_MIB}", "config/fastdds.xml", "fastdds shm clean", "--shm-size"):
+    for words in ("100 MiB free", f"need {NEEDED_MIB}", "fastdds.xml", "fastdds shm clean", "--shm-size"):
         assert words in lacking_room(100)

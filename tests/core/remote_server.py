@@ -1,0 +1,263 @@
+"""A real HTTP server that speaks the OpenAI streaming protocol over any engine of ours, and can be told to fail.
+
+`ModelServer(engine)` listens on a free port of this machine. `faults` holds one name per coming chat request, taken in
+order; without one the request is answered. `RedFinder` is an engine that really sees, if only red, for coordinates.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections import deque
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.config import GenerationConfig
+from qwen3vl_ros.types import Generation
+
+STATUS_FAULTS = {
+    "400 context": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 tokens. However, "
+                                                            "you requested 9000 tokens (8000 in the messages)."}),
+    "400 odd": (400, {}, {"error": {"message": "no such thing", "type": "invalid_request_error"}}),
+    "401": (401, {}, {"error": {"message": "Incorrect API key provided: KEY"}}),
+    "403": (403, {}, {"detail": "Forbidden for KEY"}),
+    "404": (404, {}, {"error": {"message": "The model `x` does not exist."}}),
+    "429": (429, {"Retry-After": "0"}, {"error": {"message": "rate limit"}}),
+    "500": (500, {}, {"error": "boom"}),
+    "503": (503, {}, {"error": {"message": "loading"}}),
+    "503 later": (503, {"Retry-After": "0.7"}, {"error": {"message": "loading"}}),
+    "503 much later": (503, {"Retry-After": "3600"}, {"error": {"message": "loading"}}),
+    "302": (302, {"Location": "http://127.0.0.1:9/v1"}, {}),
+    "garbage status": (418, {}, "\ud800 teapot"),
+}
+
+
+class ModelServer(ThreadingHTTPServer):
+    """engine: anything with generate(images, prompt) and `generation`. Close with `with`.
+
+    requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between tokens.
+    refuses: names of body fields answered by 400. logprobs: whether they are given when asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, engine, *, models=("embedded",), port: int = 0, logprobs: bool = True, tokens_per_event: int = 1,
+                 reasoning: str = "", certificate: tuple[str, str] | None = None, api_key: str = ""):
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
+        self.reasoning, self.api_key = reasoning, api_key
+        self.faults: deque[str] = deque()
+        self.requests: list[dict] = []
+        self.headers: list[dict] = []
+        self.refuses: tuple[str, ...] = ()
+        self.token_delay_s = 0.0
+        self.models_status = 200
+        self.cut = threading.Event()
+        self._engine, self._lock = engine, threading.Lock()
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}/v1"
+
+    @lru_cache(64)
+    def _answered(self, pngs: tuple[bytes, ...], prompt: str, max_tokens: int) -> Generation:
+        images = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].copy() for png in pngs]
+        with self._lock:
+            self._engine.generation = GenerationConfig(max_new_tokens=max_tokens, repeat_limit=100)
+            return self._engine.generate(images, prompt)
+
+    def answer(self, body: dict) -> Generation:
+        parts = body["messages"][0]["content"]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        prompt = "".join(part["text"] for part in parts if part["type"] == "text")
+        return self._answered(tuple(_bytes_at(url) for url in urls), prompt, body["max_tokens"])
+
+    def server_close(self) -> None:
+        self.shutdown()
+        super().server_close()
+
+    def handle_error(self, request, client_address) -> None:
+        """Broken connections are what is tested here; they are counted, not printed."""
+
+
+def _bytes_at(url: str) -> bytes:
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path)).read_bytes()
+    kind, _, data = url.partition(",")
+    assert kind == "data:image/png;base64", kind
+    return base64.b64decode(data, validate=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ModelServer
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path != "/v1/models" or self.server.models_status != 200:
+            return self._json(self.server.models_status if self.path == "/v1/models" else 404, {}, {"detail": "Not Found"})
+        if self.server.api_key and self.headers.get("Authorization") != f"Bearer {self.server.api_key}":
+            return self._json(401, {}, {"error": {"message": f"Incorrect API key: {self.headers.get('Authorization')}"}})
+        self._json(200, {}, {"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]})
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.requests.append(body)
+        server.headers.append(dict(self.headers))
+        refused = [name for name in server.refuses if name in body]
+        if refused:
+            return self._json(400, {}, {"detail": f"Unexpected field {refused[0]}"})
+        fault = server.faults.popleft() if server.faults else ""
+        if fault in STATUS_FAULTS:
+            status, headers, said = STATUS_FAULTS[fault]
+            key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            return self._json(status, headers, json.loads(json.dumps(said).replace("KEY", key)))
+        if fault == "hang":
+            return self._wait_for_end()
+        if fault == "reset":
+            return self._reset()
+        if fault == "closed":
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
+        if fault == "json":
+            return self._json(200, {}, {"choices": [{"message": {"content": "[]"}}]})
+        self._stream(body, fault)
+
+    def _stream(self, body: dict, fault: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        server = self.server
+        if fault == "hang after headers":
+            return self._wait_for_end()
+        self._event({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]})
+        said = server.answer(body)
+        ends = (0, *said.token_ends)
+        tokens = [said.text[a:b] for a, b in zip(ends, ends[1:])]
+        for word in server.reasoning.split():
+            self._event({"choices": [{"index": 0, "delta": {"reasoning_content": word + " "}}]})
+        count = server.tokens_per_event
+        for index in range(0, len(tokens), count):
+            if index >= 4 * count and fault and not fault.endswith("after end"):
+                return self._fail(fault)
+            delta = {"index": 0, "delta": {"content": "".join(tokens[index:index + count])}, "finish_reason": None}
+            if body.get("logprobs") and server.logprobs:
+                delta["logprobs"] = {"content": [
+                    {"token": t, "logprob": float(p), "bytes": list(t.encode()), "top_logprobs": []}
+                    for t, p in zip(tokens[index:index + count], said.logprobs[index:index + count])]}
+            if not self._event({"choices": [delta]}):
+                return
+            time.sleep(server.token_delay_s)
+        reason = {"stop": "stop", "length": "length"}[said.finish_reason]
+        end = {"index": 0, "delta": {}, "finish_reason": reason}
+        if body.get("logprobs") and server.logprobs and reason == "stop":
+            end |= {"delta": {"content": ""}, "logprobs": {"content": [{"token": "<|im_end|>", "logprob": -0.01}]}}
+        self._event({"choices": [end]})
+        if body.get("stream_options", {}).get("include_usage"):
+            self._event({"choices": [], "usage": {"prompt_tokens": said.prompt_tokens,
+                                                  "completion_tokens": said.generated_tokens}})
+        if fault == "hang after end":
+            return self._wait_for_end()
+        if fault == "reset after end":
+            return self._reset()
+        self._send(b"data: [DONE]\n\n")
+        self._send(b"", last=True)
+
+    def _fail(self, fault: str) -> None:
+        """In the middle of an answer."""
+        if fault == "hang mid-stream":
+            return self._wait_for_end()
+        if fault == "reset mid-stream":
+            return self._reset()
+        if fault == "abort":
+            self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]})
+        said = {"malformed": b"bogus\n\n", "garbage JSON": b'data: {"choices": [\n\n', "not UTF-8": b"data: {\"\xff\xfe\"}\n\n",
+                "error event": b'data: {"error": {"message": "out of memory"}}\n\n', "no object": b"data: 7\n\n",
+                "odd choices": b'data: {"choices": 7}\n\n', "odd content": b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
+                "done early": b"data: [DONE]\n\n"}
+        if fault in said:
+            self._send(said[fault])
+        self._send(b"", last=True)
+
+    def _event(self, value: dict) -> bool:
+        return self._send(f"data: {json.dumps(value)}\n\n".encode())
+
+    def _send(self, data: bytes, last: bool = False) -> bool:
+        try:
+            if data:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            if last:
+                self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+            return True
+        except OSError:
+            self.server.cut.set()
+            self.close_connection = True
+            return False
+
+    def _wait_for_end(self) -> None:
+        """Say nothing until the client leaves."""
+        self.connection.settimeout(20)
+        try:
+            if not self.connection.recv(1):
+                self.server.cut.set()
+        except OSError:
+            pass
+        self.close_connection = True
+
+    def _reset(self) -> None:
+        """A TCP reset instead of a proper end; it also destroys what the client has not read yet, hence the pause."""
+        time.sleep(0.2)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.rfile.close()
+        self.close_connection = True
+
+    def _json(self, status: int, headers: dict, value) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        for name, content in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, content)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class RedFinder:
+    """An engine that finds the red rectangle by its colour. `says(box_px, width, height) -> numbers` is its scale."""
+
+    def __init__(self, says=None):
+        self.generation = GenerationConfig()
+        self.info = SimpleNamespace(thinking=False)
+        self._says = says or (lambda b, w, h: [1000 * v / (w, h)[i % 2] for i, v in enumerate(b)])
+
+    def generate(self, images, prompt: str) -> Generation:
+        height, width = images[0].shape[:2]
+        red = (images[0][..., 0] > 150) & (images[0][..., 1:].max(axis=2) < 90)
+        ys, xs = np.nonzero(red)
+        text = "[]"
+        if len(xs):
+            numbers = self._says((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), width, height)
+            text = '```json\n[{"bbox_2d": [%s], "label": "red rectangle"}]\n```' % ", ".join(f"{v:.6g}" for v in numbers)
+        return Generation(text, tuple(range(len(text))), np.full(len(text), -0.1, np.float32),
+                          tuple(range(1, len(text) + 1)), "stop", prompt_tokens=9, generated_tokens=len(text))

@@ -1,0 +1,40 @@
+"""`transformers serve`, the reference's own OpenAI-compatible server, where torchvision is missing.
+
+Without torchvision the library cannot build the video half of Qwen3-VL's processor and then serves nothing; this gives it
+the processor without that half. Everything else, server, model and generation, is the library's. Arguments are its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from official import OfficialImages
+from transformers import AutoTokenizer
+from transformers.cli.serving.model_manager import ModelManager
+from transformers.cli.transformers import app
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+
+class StillsProcessor(Qwen3VLProcessor):
+    """Images and text, no video."""
+
+    @classmethod
+    def get_attributes(cls):
+        return ["image_processor", "tokenizer"]
+
+    def check_argument_for_proper_class(self, name, argument):
+        return type(argument)
+
+
+def load_processor(_, model_and_revision: str, gguf_file=None) -> StillsProcessor:
+    directory = Path(snapshot_download(model_and_revision.split("@")[0], local_files_only=True))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return StillsProcessor(OfficialImages.from_pretrained(directory), tokenizer, None, tokenizer.chat_template)
+
+
+if __name__ == "__main__":
+    ModelManager._load_processor = load_processor
+    sys.argv = ["transformers", "serve", *sys.argv[1:]]
+    app()

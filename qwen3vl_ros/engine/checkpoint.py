@@ -26,7 +26,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete Qwen3-VL checkpoint on disk. `quantization` is "" or the method in config.json, e.g. "fp8"."""
+    """A complete Qwen3-VL checkpoint on disk. `quantization` is "" or the method in config.json, e.g. "fp8".
+
+    A bundle of TensorRT engines (bundle.py) may come without weights: weight_files is empty then, and parameters 0.
+    """
 
     path: Path
     config: dict[str, Any]
@@ -88,7 +91,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if missing:
         raise WrongModel(f"{path} lacks {', '.join(m.replace('|', ' or ') for m in missing)}; copy "
                          f"{'it' if len(missing) == 1 else 'them'} from the model it was made from")
-    files = _weight_files(path)
+    files = () if _holds_engines_only(path) else _weight_files(path)
     quantization = (config.get("quantization_config") or {}).get("quant_method", "")
     return Checkpoint(path, config, architecture, files, sum(map(_count_parameters, files)), str(quantization))
 
@@ -116,6 +119,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WrongModel(f"{path} holds a JSON {type(value).__name__} where an object is needed; copy the file again")
     return value
+
+
+def _holds_engines_only(path: Path) -> bool:
+    return any(path.glob("*.engine")) and not any(path.glob("*.safetensors*"))
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:

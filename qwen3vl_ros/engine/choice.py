@@ -79,6 +79,8 @@ def _onnxruntime(checkpoint: Checkpoint, gpus: int) -> str:
 
 
 def _torch(checkpoint: Checkpoint, gpus: int) -> str:
+    if not checkpoint.weight_files:
+        return f"no weights in {checkpoint.path}, only engines"
     if checkpoint.quantization:
         return f"computes no {checkpoint.quantization} weights"
     if "Moe" in checkpoint.architecture:
@@ -87,6 +89,8 @@ def _torch(checkpoint: Checkpoint, gpus: int) -> str:
 
 
 def _transformers(checkpoint: Checkpoint, gpus: int) -> str:
+    if not checkpoint.weight_files:
+        return f"no weights in {checkpoint.path}, only engines"
     absent = [name for name in ("torch", "transformers") if not _installed(name)]
     return f"not installed; pip install {' '.join(absent)}" if absent else ""
 

@@ -1,0 +1,83 @@
+"""Which runtime `auto` takes, what it says about the others, and what a name that cannot run says."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine import choice, find_checkpoint, load_engine, survey
+from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
+
+EMBEDDED = find_checkpoint("")
+
+
+def names(options) -> list[str]:
+    return [option.name for option in options]
+
+
+def test_without_a_gpu_the_graphs_come_first(monkeypatch):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 0)
+    options = survey(EMBEDDED, "auto")
+    assert names(options) == ["tensorrt", "onnxruntime", "torch", "transformers"]
+    assert "build_engine.py" in options[0].missing and not options[1].missing
+
+
+def test_with_a_gpu_torch_comes_before_the_graphs_unless_the_cpu_was_asked_for(monkeypatch):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(choice, "_torch_computes_on_gpus", lambda: True)
+    assert names(survey(EMBEDDED, "auto")) == ["tensorrt", "torch", "transformers", "onnxruntime"]
+    assert names(survey(EMBEDDED, "cpu"))[1] == "onnxruntime"
+
+
+def test_what_a_model_cannot_run_on_is_told(monkeypatch):
+    quantized = {o.name: o.missing for o in survey(replace(EMBEDDED, quantization="fp8"), "cpu")}
+    assert "fp8" in quantized["torch"] and not quantized["transformers"]
+    experts = {o.name: o.missing for o in survey(replace(EMBEDDED, architecture="Qwen3VLMoeForConditionalGeneration"), "cpu")}
+    assert "experts" in experts["torch"]
+    real = choice.importlib.util.find_spec
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda n: None if n in ("torch", "transformers") else real(n))
+    bare = {o.name: o.missing for o in survey(EMBEDDED, "cpu")}
+    assert "pip install torch" in bare["torch"] and "pip install torch transformers" in bare["transformers"]
+
+
+def test_auto_says_what_it_took_and_why_not_the_ones_before():
+    engine = load_engine(Config(device="cpu"))
+    assert engine.info.runtime == "onnxruntime"
+    assert "engine auto: onnxruntime is the best that works" in engine.info.why and "not tensorrt: no engines" in engine.info.why
+    engine.close()
+
+
+def test_auto_goes_on_when_one_is_there_and_does_not_work(tmp_path: Path, caplog):
+    shutil.copytree(EMBEDDED.path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "decoder.onnx").write_bytes(b"no graph")
+    engine = load_engine(Config(model=str(tmp_path), device="cpu"))
+    assert engine.info.runtime == "torch" and "not onnxruntime: " in engine.info.why
+    assert "onnxruntime is here and does not work" in caplog.text
+    engine.close()
+    with pytest.raises(EngineError, match="export_onnx.py"):
+        load_engine(Config(model=str(tmp_path), engine="onnxruntime"))
+
+
+def test_no_runtime_at_all_names_every_reason(tmp_path: Path, monkeypatch):
+    real = choice.importlib.util.find_spec
+    absent = ("torch", "transformers", "onnxruntime")
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda n: None if n in absent else real(n))
+    with pytest.raises(EngineError, match="no runtime can run .*pip install onnxruntime.*pip install torch"):
+        load_engine(Config())
+
+
+def test_a_name_runs_or_fails():
+    with pytest.raises(EngineError, match="GPUs only"):
+        load_engine(Config(engine="tensorrt", device="cpu"))
+    with pytest.raises(WrongModel, match="build_engine.py"):
+        load_engine(Config(engine="tensorrt"))
+    with pytest.raises(EngineError, match="compute in float32"):
+        load_engine(Config(engine="onnxruntime", dtype="bfloat16"))
+    with pytest.raises(EngineError, match="CUDAExecutionProvider|CUDA"):
+        load_engine(Config(engine="onnxruntime", device="cuda"))
+    with pytest.raises(InvalidInput, match="remote.url"):
+        load_engine(Config(engine="remote"))

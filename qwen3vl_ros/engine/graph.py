@@ -162,8 +162,8 @@ class Graphs:
     """Exported graphs in a directory, found to belong to its config.json and weights.
 
     dtype: the precision they compute in. opset: of ONNX. variant: "attention", or "decomposed" for runtimes without
-    the Attention and TensorScatter operators. slots: of the cache, 0 if each pass decides. weight_bytes: on disk.
-    parity: the largest relative errors measured at export, if they were.
+    the Attention and TensorScatter operators. slots: of the cache, 0 if each pass decides. parity: the largest relative
+    errors measured at export, if they were.
     """
 
     directory: Path
@@ -172,7 +172,6 @@ class Graphs:
     opset: int
     variant: str
     slots: int
-    weight_bytes: int
     parity: dict[str, float] | None
 
     @staticmethod
@@ -201,8 +200,7 @@ class Graphs:
                     raise WrongModel(f"{directory / name} is not the file that the graphs beside it were exported with "
                                      f"({MANIFEST}); {again}")
             return Graphs(directory, Sizes.read(json.loads((directory / "config.json").read_text())), manifest["dtype"],
-                          manifest["opset"], manifest["variant"], manifest["slots"],
-                          sum((directory / n).stat().st_size for n in manifest["layout_sha256"]), manifest["parity"])
+                          manifest["opset"], manifest["variant"], manifest["slots"], manifest["parity"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WrongModel(f"{directory / MANIFEST} cannot be read ({error!r}); {again}") from error
 

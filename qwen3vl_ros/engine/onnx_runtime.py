@@ -21,7 +21,6 @@ from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
-_SMALL = 400_000_000  # bytes of weights; below, handing work to a second thread costs more than it gives
 _WATCH_S = 0.02
 _NEEDED = "1.25"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -44,8 +43,8 @@ class OnnxScores:
 class OnnxRuntime:
     """One sequence of at most `capacity` tokens on the graphs in `directory`.
 
-    device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass;
-    0: one for a small network, else as many as ONNX Runtime finds good.
+    device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass on a
+    CPU; 0: as many as it has cores.
 
     Raises ModelNotFound without graphs, WrongModel if they are not those of the checkpoint, EngineError.
     """
@@ -61,7 +60,6 @@ class OnnxRuntime:
             raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export them "
                               f"in another precision: {graph.export_command(directory)} --dtype float16")
         self._device, self._device_id, self._provider = _provider(device)
-        threads = threads or int(self.graphs.weight_bytes < _SMALL)
         self._vision, self._decoder = (self._session(name, threads) for name in (graph.VISION, graph.DECODER))
         self._binding = self._decoder.io_binding()
         self._no_rows = graph.no_rows(self.sizes, self.dtype)

@@ -1,15 +1,14 @@
 """The JSON schema an answer to a request keeps, for engines that can hold the model to one.
 
-A schema says what `answers.py` reads without repair: keys, number of numbers, their ranges, labels, number of objects.
-What it cannot say is that one corner lies left of the other: a box without area is still well formed. Knows nothing of
-engines, tokens and white space.
+A schema says what `answers.py` reads without repair: keys, number of numbers, their ranges, number of objects. What it cannot
+say is that one corner lies left of the other: a box without area is still well formed. Knows nothing of engines, tokens and
+white space.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from qwen3vl_ros.perception.prompts import is_description
 from qwen3vl_ros.types import Request, Task
 
 MAX_OBJECTS = 100  # beyond 40 to 50 the models only repeat themselves
@@ -25,21 +24,19 @@ _DECIMALS = {"multipleOf": 0.0001}  # a number has to end somewhere
 def schema_for(request: Request) -> dict[str, Any] | None:
     """The schema of the answer to `request`; None for ASK, whose answer is prose.
 
-    Labels are the targets, exactly as asked, where the prompt asks for categories. A description is free text, because the
-    model names what it found ("cube" for "the cube left of the mug").
+    Labels are the model's own words, not only those asked for: held to "red cube", a model that sees a black one would have
+    to call it red, and a guessed name sends a gripper to the wrong thing.
     """
     if request.task is Task.ASK:
         return None
     if request.task is Task.READ_TEXT:
         return _objects("bbox_2d", [_COORDINATE] * 4, "text_content", _LINE)
-    targets = tuple(dict.fromkeys(" ".join(t.split()) for t in request.targets))
-    label = _PHRASE if is_description(targets) else {"enum": list(targets)}
     if request.task is Task.DETECT:
-        return _objects("bbox_2d", [_COORDINATE] * 4, "label", label)
+        return _objects("bbox_2d", [_COORDINATE] * 4, "label", _PHRASE)
     if request.task is Task.POINT:
-        return _objects("point_2d", [_COORDINATE] * 2, "label", label)
+        return _objects("point_2d", [_COORDINATE] * 2, "label", _PHRASE)
     numbers = [_METRES, _METRES, _EXTENT] + [_EXTENT] * 3 + [_ANGLE] * 3  # z lies in front of the camera
-    return _objects("bbox_3d", [n | _DECIMALS for n in numbers], "label", label)
+    return _objects("bbox_3d", [n | _DECIMALS for n in numbers], "label", _PHRASE)
 
 
 def _objects(key: str, numbers: list[dict[str, Any]], name: str, text: dict[str, Any]) -> dict[str, Any]:

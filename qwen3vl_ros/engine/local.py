@@ -68,7 +68,7 @@ class LocalEngine:
         if deadline is None:
             deadline = time.monotonic() + self.generation.deadline
         with self._around(f"answering with {len(images)} images"):
-            prepared = self._preparation(prompt, images)
+            prepared = self._preparation(prompt, images, text_first=self.generation.text_first)
             limits = Limits(min(self.generation.max_new_tokens, self._room(prepared)), deadline,
                             self.generation.repeat_limit)
             constraint = self._constraint(schema) if schema is not None else None

@@ -56,8 +56,9 @@ class Preparation:
         self.rule = PixelRule.read(self._directory, min_area, max_area)
         self._video_rule: PixelRule | None = None
 
-    def __call__(self, prompt: str, images: Sequence[np.ndarray] = (), clips: Sequence[Clip] = ()) -> Prepared:
-        """One user message: images, then clips, then `prompt`.
+    def __call__(self, prompt: str, images: Sequence[np.ndarray] = (), clips: Sequence[Clip] = (),
+                 text_first: bool = False) -> Prepared:
+        """One user message: images, then clips, then `prompt`; or `prompt` first.
 
         Raises InvalidInput and, where there are clips but no rule for them, WrongModel.
         """
@@ -69,7 +70,7 @@ class Preparation:
         grid = np.concatenate([g for _, g in parts]) if parts else np.empty((0, 3), np.int64)
         per_frame = (grid[:, 1] * grid[:, 2] // rule.merge**2).tolist()
         in_clips = [ClipTokens(self._frame_times_s(c), n) for c, n in zip(clips, per_frame[len(images):])]
-        ids = np.array(self.tokens.encode(prompt, per_frame[:len(images)], in_clips), np.int64)
+        ids = np.array(self.tokens.encode(prompt, per_frame[:len(images)], in_clips, text_first), np.int64)
         visual = (ids == self.tokens.image_id) | (ids == self.tokens.video_id)
         return Prepared(ids, mrope_positions(visual, grid, rule.merge), pixels, grid, int(visual.sum()))
 

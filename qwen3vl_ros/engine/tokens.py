@@ -50,7 +50,7 @@ class ChatTokens:
         except Exception as error:  # tokenizers raises plain Exception
             raise WrongModel(f"{path} is no tokenizer: {error}; copy it again from the original model") from error
         self._template = _chat_template(directory)
-        self._around: dict[int, _Around] = {}
+        self._around: dict[tuple[int, bool], _Around] = {}
         self.image_id, self.video_id = self._required(IMAGE), self._required(VIDEO)
         self.stop_ids = frozenset({self._required(ENDS[0])} | _generation_ends(directory)
                                   | {i for i in map(self._tokenizer.token_to_id, ENDS) if i is not None})
@@ -66,21 +66,22 @@ class ChatTokens:
         # Text that looks like a control token must stay text: a phrase may not end the prompt or add an image.
         self._tokenizer.encode_special_tokens = True
 
-    def encode(self, prompt: str, image_tokens: Sequence[int], clips: Sequence[ClipTokens] = ()) -> list[int]:
-        """Token ids of one user message, ready for the answer: images of so many tokens each, clips, then `prompt`."""
-        if clips:
-            around = self._encode_template(len(image_tokens), clips)
-        else:
-            count = len(image_tokens)
-            around = self._around.get(count) or self._around.setdefault(count, self._encode_template(count))
-        ids: list[int] = []
+    def encode(self, prompt: str, image_tokens: Sequence[int], clips: Sequence[ClipTokens] = (),
+               text_first: bool = False) -> list[int]:
+        """Token ids of one user message, ready for the answer: images of so many tokens each, clips, then `prompt`; or
+        `prompt` first."""
+        key = len(image_tokens), text_first
+        around = self._around.get(key) if not clips else None
+        if around is None:
+            around = self._encode_template(len(image_tokens), clips, text_first)
+        if not clips:
+            self._around[key] = around
+        said = self._tokenizer.encode(around.lead + prompt + around.trail, add_special_tokens=False).ids
         lengths = {self.image_id: iter(image_tokens),
                    self.video_id: iter([clip.frame_tokens for clip in clips for _ in clip.times_s])}
-        for token in around.head:
-            ids.extend([token] * next(lengths[token]) if token in lengths else [token])
-        ids.extend(self._tokenizer.encode(around.lead + prompt + around.trail, add_special_tokens=False).ids)
-        ids.extend(around.tail)
-        return ids
+        head, tail = ([i for token in part for i in ([token] * next(lengths[token]) if token in lengths else [token])]
+                      for part in (around.head, around.tail))
+        return head + said + tail
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; none for control tokens and ids the tokenizer does not know."""
@@ -97,16 +98,17 @@ class ChatTokens:
         piece = self._tokenizer.id_to_token(token_id)
         return b"" if piece is None else bytes(self._byte_of[c] for c in piece)
 
-    def _encode_template(self, images: int, clips: Sequence[ClipTokens] = ()) -> _Around:
-        before, found, after = self._render(images, len(clips)).partition(_PROMPT)
+    def _encode_template(self, images: int, clips: Sequence[ClipTokens], text_first: bool) -> _Around:
+        before, found, after = self._render(images, len(clips), text_first).partition(_PROMPT)
         if not found or _PROMPT in after:
             raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
         for pad, count, what in ((IMAGE, images, "images"), (VIDEO, len(clips), "clips")):
-            if before.count(pad) != count:
-                raise WrongModel(f"the chat template makes {before.count(pad)} {pad} of {count} {what} before the "
-                                 "prompt; restore the original one")
+            made = (after if text_first else before).count(pad)
+            if made != count:
+                raise WrongModel(f"the chat template makes {made} {pad} of {count} {what} "
+                                 f"{'behind' if text_first else 'before'} the prompt; restore the original one")
         texts = iter([clip.text for clip in clips])
-        before = re.sub(re.escape(VIDEO), lambda _: next(texts), before)
+        before, after = (re.sub(re.escape(VIDEO), lambda _: next(texts), part) for part in (before, after))
         # Plain text beside the prompt is encoded with it, because words may join across the seam; control tokens cannot.
         head = max((m.end() for m in self._control.finditer(before)), default=0)
         first = self._control.search(after)
@@ -118,8 +120,10 @@ class ChatTokens:
             self._tokenizer.encode_special_tokens = True
         return _Around(ids[0], before[head:], after[:tail], ids[1])
 
-    def _render(self, images: int, clips: int = 0) -> str:
-        content = [{"type": "image"}] * images + [{"type": "video"}] * clips + [{"type": "text", "text": _PROMPT}]
+    def _render(self, images: int, clips: int = 0, text_first: bool = False) -> str:
+        content = [{"type": "image"}] * images + [{"type": "video"}] * clips
+        text = [{"type": "text", "text": _PROMPT}]
+        content = text + content if text_first else content + text
         try:
             return self._template.render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
         except TemplateError as error:

@@ -158,7 +158,8 @@ def _png(rgb: np.ndarray, max_pixels: int) -> bytes:
 def _is_private(host: str) -> bool:
     """Whether every address of the host is this machine or in a private network."""
     try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+        found = {info[4][0].partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
         return False
-    return all(a.is_private or a.is_loopback for a in (ipaddress.ip_address(a.partition("%")[0]) for a in addresses))
+    addresses = [ipaddress.ip_address(address) for address in found]
+    return all(a.is_private or a.is_loopback for a in (getattr(a, "ipv4_mapped", None) or a for a in addresses))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3vl_ros.engine.decode import THINK_CLOSE, RepeatGuard, transcribe
+from qwen3vl_ros.engine.decode import THINK_CLOSE, GarbageGuard, RepeatGuard, transcribe
 from qwen3vl_ros.types import EngineError, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
@@ -73,7 +73,7 @@ class StreamedAnswer:
         self.tokens = 0
         self.first_text_s: float | None = None
         self._max_new_tokens = max_new_tokens
-        self._guard = RepeatGuard(repeat_limit)
+        self._repeats, self._garbage = RepeatGuard(repeat_limit), GarbageGuard()
         self._ids: dict[bytes, int] = {}
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -125,7 +125,8 @@ class StreamedAnswer:
     def _count(self, pieces: list[bytes]) -> None:
         for piece in pieces:
             self.tokens += 1
-            if self._guard.add(self._ids.setdefault(piece, len(self._ids)), piece):
+            self._garbage.add(piece)
+            if self._repeats.add(self._ids.setdefault(piece, len(self._ids)), piece):
                 self.finish_reason, self.complete = "repeat", True
         if self.tokens > self._max_new_tokens and not self.complete:
             self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens

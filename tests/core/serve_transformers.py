@@ -2,10 +2,15 @@
 
 Without torchvision the library cannot build the video half of Qwen3-VL's processor and then serves nothing; this gives it
 the processor without that half. Everything else, server, model and generation, is the library's. Arguments are its own.
+
+Imports first, which takes most of the time, and then serves in a new process for each line on stdin, printing its id.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -37,4 +42,16 @@ def load_processor(_, model_and_revision: str, gguf_file=None) -> StillsProcesso
 if __name__ == "__main__":
     ModelManager._load_processor = load_processor
     sys.argv = ["transformers", "serve", *sys.argv[1:]]
-    app()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that were killed
+    server = 0
+    for _ in sys.stdin:
+        server = os.fork()
+        if not server:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(2, 1)  # its log is no answer
+            sys.exit(app())
+        print(server, flush=True)
+    if server:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+    os._exit(0)  # an orderly end takes seconds

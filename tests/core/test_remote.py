@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import email.utils
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from remote_server import ModelServer, RedFinder
 
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
-from qwen3vl_ros.engine import embedded_model_dir, load_engine, remote_check, remote_stream
+from qwen3vl_ros.engine import embedded_model_dir, load_engine, remote, remote_check, remote_stream
 from qwen3vl_ros.engine.remote import RemoteEngine
 from qwen3vl_ros.engine.remote_access import CircuitBreaker, base_url
 from qwen3vl_ros.engine.remote_stream import EventReader, StreamedAnswer
@@ -60,14 +61,14 @@ def server():
 
 @pytest.fixture
 def engine(server):
-    remote = engine_of(server)
-    yield remote
-    remote.close()
+    engine = engine_of(server)
+    yield engine
+    engine.close()
 
 
-def engine_of(server: ModelServer, generation: GenerationConfig | None = None, **remote) -> RemoteEngine:
-    remote = {"url": server.url, "self_test": False, "timeout": 1.0, "connect_timeout": 1.0} | remote
-    return RemoteEngine(RemoteConfig(**remote), generation)
+def engine_of(server: ModelServer, generation: GenerationConfig | None = None, **values) -> RemoteEngine:
+    values = {"url": server.url, "self_test": False, "timeout": 1.0, "connect_timeout": 1.0} | values
+    return RemoteEngine(RemoteConfig(**values), generation)
 
 
 def event(**choice) -> str:
@@ -295,6 +296,13 @@ def test_retries_are_counted_and_end(server, retries, requests):
     engine.close()
 
 
+@pytest.mark.parametrize("value, at_least, at_most", [
+    ("3", 3, 3), ("0.5", 0.5, 0.5), ("", 0, 0), ("soon", 0, 0), ("-5", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    (email.utils.formatdate(time.time() + 1000, usegmt=True), 500, 1000)])
+def test_retry_after_is_seconds_or_a_date(value, at_least, at_most):
+    assert at_least <= remote._retry_after_s(httpx.Response(503, headers={"Retry-After": value})) <= at_most
+
+
 def test_no_attempt_is_made_past_the_deadline(server, engine):
     server.faults.append("503 much later")
     started = time.monotonic()
@@ -316,6 +324,13 @@ def test_a_server_that_ignores_max_tokens_is_stopped():
     for letter in "abcdef":
         answer.add(event(delta={"content": letter}))
     assert answer.complete and answer.finish_reason == "length"
+
+
+def test_an_answer_of_exclamation_marks_names_the_broken_build():
+    answer = StreamedAnswer(1000, 4)
+    with pytest.raises(EngineError, match="broken FP8 build"):
+        for _ in range(60):
+            answer.add(event(delta={"content": "!"}))
 
 
 @pytest.mark.parametrize("with_logprobs", [True, False])
@@ -475,11 +490,21 @@ def test_a_key_that_cannot_be_is_refused_without_showing_it(monkeypatch, server,
     assert not value or value not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "[::ffff:8.8.8.8]", "no-such-host.invalid"])
 def test_a_key_does_not_go_unencrypted_into_a_public_network(monkeypatch, host):
     monkeypatch.setenv("SERVER_KEY", "k3y")
     with pytest.raises(InvalidInput, match="neither encrypted nor in a private network"):
         RemoteEngine(RemoteConfig(url=f"http://{host}:8000", api_key_env="SERVER_KEY"))
+
+
+def test_nothing_unencrypted_goes_through_a_proxy_of_the_environment(monkeypatch, server):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    engine = engine_of(server)
+    assert engine.generate([RED], "?").finish_reason == "stop"
+    engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -733,40 +758,46 @@ class TransformersServe:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}/v1"
-        self.process: subprocess.Popen | None = None
+        environment = os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")])
+        with open(folder / "log", "a") as log:
+            self._launcher = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("serve_transformers.py")), self.MODEL, "--device", "cpu",
+                 "--dtype", "float32", "--host", "127.0.0.1", "--port", str(self._port)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+        self.pid = 0
 
     def start(self) -> None:
-        environment = os.environ | {"HF_HOME": str(self._folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")])
-        self.log = open(self._folder / "log", "a")
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("serve_transformers.py")), self.MODEL, "--device", "cpu",
-             "--dtype", "float32", "--host", "127.0.0.1", "--port", str(self._port)],
-            stdout=self.log, stderr=self.log, env=environment)
-
-    def wait(self) -> None:
-        for _ in range(600):
+        """A new process that serves; returns when it answers."""
+        print("start", file=self._launcher.stdin, flush=True)
+        line = self._launcher.stdout.readline()
+        assert line, (self._folder / "log").read_text()[-3000:]
+        self.pid = int(line)
+        for _ in range(1200):
             try:
                 if httpx.get(self.url.replace("/v1", "/health"), trust_env=False).status_code == 200:
                     return
             except httpx.HTTPError:
-                assert self.process.poll() is None, (self._folder / "log").read_text()[-3000:]
                 time.sleep(0.1)
         pytest.fail("transformers serve did not start: " + (self._folder / "log").read_text()[-3000:])
 
     def kill(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-        self.log.close()
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.pid = 0
+
+    def close(self) -> None:
+        self.kill()
+        self._launcher.stdin.close()
+        self._launcher.wait(20)
+        self._launcher.stdout.close()
 
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory):
     running = TransformersServe(tmp_path_factory.mktemp("serve"))
-    running.start()
     yield running
-    running.kill()
+    running.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -774,8 +805,8 @@ def early(serve):
     """It takes half of all the time to start, so it starts beside the first tests."""
 
 
-def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, local, scene):
-    serve.wait()
+def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, local, scene, monkeypatch):
+    serve.start()
     limits = GenerationConfig(max_new_tokens=200, repeat_limit=100)
     local.generation = limits
     direct = local.generate([scene], PROMPT)
@@ -791,17 +822,23 @@ def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, 
         RemoteEngine(dataclasses.replace(config, model="Qwen/Qwen3-VL-2B-Instruct"))
     assert engine.generate([scene], PROMPT, Control(0.3)).finish_reason == "deadline"
 
-    serve.process.send_signal(signal.SIGSTOP)  # so that it surely dies in the middle of an answer
-    threading.Timer(0.5, serve.kill).start()
-    with pytest.raises(EngineUnavailable, match="broke the connection|cannot connect"):
-        engine.generate([scene], PROMPT)
+    take = StreamedAnswer.add
+
+    def take_and_kill(answer, data):
+        take(answer, data)
+        if answer.tokens == 5:
+            serve.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamedAnswer, "add", take_and_kill)
+        with pytest.raises(EngineUnavailable, match=r"broke the connection \d+ tokens into the answer"):
+            engine.generate([scene], PROMPT)
     for _ in range(2):
         with pytest.raises(EngineUnavailable, match="cannot connect"):
             engine.generate([scene], PROMPT)
     assert engine.status()["circuit"] == "open" and "cannot connect" in engine.status()["last_remote_error"]
 
     serve.start()
-    serve.wait()
     time.sleep(engine.health.wait_s)
     assert engine.status()["circuit"] == "half-open"
     assert engine.generate([scene], PROMPT).text == said.text

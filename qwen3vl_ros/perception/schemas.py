@@ -1,8 +1,8 @@
 """The JSON schema an answer to a request keeps, for engines that can hold the model to one.
 
-A schema says what `answers.py` reads without repair: keys, number of numbers, their ranges, number of objects. What it cannot
-say is that one corner lies left of the other: a box without area is still well formed. Knows nothing of engines, tokens and
-white space.
+A schema says what `answers.py` reads without repair: keys, number of numbers, their ranges, number of objects. What
+it cannot say is that one corner lies left of the other: a box without area is still well formed. Knows nothing of
+engines, tokens and white space.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DECIMALS = {"multipleOf": 0.0001}  # a number has to end somewhere
 def schema_for(request: Request) -> dict[str, Any] | None:
     """The schema of the answer to `request`; None for ASK, whose answer is prose.
 
-    Labels are the model's own words, not only those asked for: held to "red cube", a model that sees a black one would have
-    to call it red, and a guessed name sends a gripper to the wrong thing.
+    Labels are the model's own words, not only those asked for: held to "red cube", a model that sees a black one would
+    have to call it red, and a guessed name sends a gripper to the wrong thing.
     """
     if request.task is Task.ASK:
         return None
@@ -41,5 +41,6 @@ def schema_for(request: Request) -> dict[str, Any] | None:
 
 def _objects(key: str, numbers: list[dict[str, Any]], name: str, text: dict[str, Any]) -> dict[str, Any]:
     place = {"type": "array", "prefixItems": numbers, "minItems": len(numbers), "maxItems": len(numbers)}
-    each = {"type": "object", "properties": {key: place, name: text}, "required": [key, name], "additionalProperties": False}
+    each = {"type": "object", "properties": {key: place, name: text}, "required": [key, name],
+            "additionalProperties": False}
     return {"type": "array", "items": each, "maxItems": MAX_OBJECTS}

@@ -61,6 +61,8 @@ class GenerationConfig(_Validated):
     deadline: float = _p(30.0, "Longest time for one answer, seconds; then the complete objects so far are kept.",
                          range=(0.05, 3600.0), live=True)
     repeat_limit: int = _p(4, "Stop after the same object was said this many times in a row.", range=(2, 100), live=True)
+    guided: bool = _p(False, "Hold answers to their JSON schema: none can be malformed, and braces cost no pass.",
+                    live=True)
     text_first: bool = _p(False, "Put the prompt before the image: what the model has read of it is then kept from frame to "
                           "frame. The embedded model was trained with the image first, and servers get it first.", live=True)
     min_pixels: int = _p(0, "Smallest image area given to the model, pixels; 0 keeps the checkpoint's own.",

@@ -11,6 +11,7 @@ from qwen3vl_ros.perception.cloud import SceneCloud
 from qwen3vl_ros.perception.grasp import plan_grasps
 from qwen3vl_ros.perception.lift import lift_boxes, place_model_boxes
 from qwen3vl_ros.perception.prompts import prompt_for
+from qwen3vl_ros.perception.schemas import schema_for
 from qwen3vl_ros.perception.tracks import TrackIds
 from qwen3vl_ros.types import Cancelled, Control, Frame, Generation, Request, Scene
 
@@ -32,7 +33,8 @@ class Perception:
 
     def generate(self, frame: Frame, request: Request, control: Control | None = None) -> Generation:
         """The model's part of `run`. Raises Cancelled, InvalidInput for a phrase no prompt can hold, EngineError."""
-        generation = self.engine.generate([frame.rgb], prompt_for(request), control, stream=frame.frame_id)
+        schema = schema_for(request) if self.config.generation.guided else None
+        generation = self.engine.generate([frame.rgb], prompt_for(request), control, stream=frame.frame_id, schema=schema)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation

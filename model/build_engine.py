@@ -3,9 +3,10 @@
     python model/build_engine.py MODEL --out BUNDLE [--sm 86,89,120] [--precision fp16|bf16|fp8|int4]
                                  [--module tensorrt|tensorrt_rtx] [--cache-slots 2048] [--draft 16]
 
-The module tensorrt_rtx builds for any RTX GPU (SM 75 to 121) on a machine without one; tensorrt (Jetson, data-centre GPUs) builds
-for the GPU it runs on. Engines that BUNDLE already holds for the same model, settings and version are kept, so that a second
-run ends at once and another --sm adds to the first. fp8 and int4 quantise the decoder's weights, see quantize_onnx.py.
+The module tensorrt_rtx builds for any RTX GPU (SM 75 to 121) on a machine without one; tensorrt (Jetson, data-centre
+GPUs) builds for the GPU it runs on. Engines that BUNDLE already holds for the same model, settings and version are
+kept, so that a second run ends at once and another --sm adds to the first. fp8 and int4 quantise the decoder's
+weights, see quantize_onnx.py.
 
 MODEL may be `random:2B` (4B, 8B, toy): random weights at a published size, for timing.
 """
@@ -16,12 +17,12 @@ import argparse
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
 import json
 import resource
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import export_onnx
 import quantize_onnx
+from build_progress import progress_monitor
 from quantize_onnx import PRECISIONS, compute_dtype
 
 from qwen3vl_ros.engine.bundle import (PARTS, Bundle, Limits, describe, engine_name, fault_of, hash_files, is_bundle,
@@ -42,11 +44,11 @@ from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.types import EngineError, PerceptionError
 
 MODULES = ("tensorrt_rtx", "tensorrt")
+_MEASURED_PARAMETERS = 50_000_000
 _COPIED = ("*.json", "*.jinja", "*.txt")
 # tensorrt_rtx 1.7 refuses the graphs' float32 matrix products on SM 75, whatever the precision.
 _NEEDS_SM = {"fp16": (80, "float32 matrix products"), "int4": (80, "float32 matrix products"),
              "bf16": (80, "bfloat16 arithmetic"), "fp8": (89, "FP8 arithmetic")}
-_HEARTBEAT_S = 10.0
 # Kernels and tables beside the weights; more than this means that the builder widened quantised weights.
 _MOST_BESIDE_WEIGHTS = 1.25, 256 << 20
 _SOURCES = ("model/build_engine.py", "model/export_onnx.py", "model/quantize_onnx.py", "qwen3vl_ros/engine/graph.py")
@@ -66,9 +68,10 @@ def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str 
     hashed = hash_files(*checkpoint.weight_files)
     bundle = _start(checkpoint, Path(out), Bundle(
         Path(out), checkpoint.config, model or str(checkpoint.path), hashed, module, trt.__version__, precision,
-        compute_dtype(precision), limits, {}, {"measured": False}), say)
+        compute_dtype(precision), limits, {}, {}), say)
     key = _key(bundle)
-    missing = {part: [sm for sm in sms if bundle.engines.get(engine_name(part, sm), {}).get("key") != key] for part in PARTS}
+    missing = {part: [sm for sm in sms if bundle.engines.get(engine_name(part, sm), {}).get("key") != key]
+               for part in PARTS}
     for sm in sms:
         if not any(sm in missing[part] for part in PARTS):
             say(f"SM {sm}: already built with {module} {trt.__version__}, {precision} and these settings; kept")
@@ -77,6 +80,10 @@ def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str 
             for part in PARTS:
                 if missing[part]:
                     bundle = _build_part(trt, checkpoint, bundle, part, missing[part], Path(work), timing_cache, say)
+    if "measured" not in bundle.parity:
+        with tempfile.TemporaryDirectory(prefix=".parity-", dir=bundle.path) as work:
+            bundle = dataclasses.replace(bundle, parity=graph_parity(checkpoint, precision, Path(work)))
+        say(f"parity of the graphs: {json.dumps(bundle.parity)}")
     _write(bundle)
     return bundle
 
@@ -98,25 +105,29 @@ def _build_part(trt: ModuleType, checkpoint: Checkpoint, bundle: Bundle, part: s
     builder, network, parser = parse(trt, logger, file)
     for sm in sms:
         name, started = engine_name(part, sm), time.monotonic()
-        config = _configured(trt, builder, network, bundle.module, sm, profiles(part, sizes, bundle.limits), timing_cache)
-        with Progress(trt, f"{part} SM {sm}", say) as config.progress_monitor:
+        config = _configured(trt, builder, network, bundle.module, sm, profiles(part, sizes, bundle.limits),
+                             timing_cache)
+        with progress_monitor(trt, f"{part} SM {sm}", say) as config.progress_monitor:
             built = builder.build_serialized_network(network, config)
         if built is None:
-            raise EngineError(f"{bundle.module} {bundle.version} could not build {part} for SM {sm} in {bundle.precision}; its "
-                              "reason stands above. Try --precision fp16, or another version of the module")
+            raise EngineError(f"{bundle.module} {bundle.version} could not build {part} for SM {sm} in "
+                              f"{bundle.precision}; its reason stands above. Try --precision fp16, or another "
+                              "version of the module")
         seconds = time.monotonic() - started
         _keep_timings(config, timing_cache)
         factor, more = _MOST_BESIDE_WEIGHTS
         if built.nbytes > factor * sum(stored.values()) + more:
             raise EngineError(f"{part} for SM {sm} has {built.nbytes / 1e6:.0f} MB for weights of "
-                              f"{sum(stored.values()) / 1e6:.0f} MB, so {bundle.module} {bundle.version} did not keep them as "
-                              f"{bundle.precision}; build with --precision fp16, or with another version")
+                              f"{sum(stored.values()) / 1e6:.0f} MB, so {bundle.module} {bundle.version} did not "
+                              f"keep them as {bundle.precision}; build with --precision fp16, or with another "
+                              "version")
         temporary = bundle.path / f".{name}"
         with temporary.open("wb") as stream:
             stream.write(built)
         temporary.replace(bundle.path / name)
-        entry = {**describe(bundle.path / name), "sm": sm, "part": part, "key": _key(bundle), "seconds": round(seconds, 1),
-                 "weight_bytes": stored, "layers": layer_precisions(trt, logger, network, built)}
+        entry = {**describe(bundle.path / name), "sm": sm, "part": part, "key": _key(bundle),
+                 "seconds": round(seconds, 1), "weight_bytes": stored,
+                 "layers": layer_precisions(trt, logger, network, built)}
         say(f"{name}: {built.nbytes / 1e6:.1f} MB in {seconds:.1f} s; {_summary(entry['layers'])}")
         del built
         bundle = dataclasses.replace(bundle, engines={**bundle.engines, name: entry})
@@ -144,20 +155,22 @@ def check(trt: ModuleType, module: str, sms: Sequence[int], precision: str) -> N
         here = current_sm()
         if any(sm != here for sm in sms):
             raise EngineError(f"tensorrt builds only for the GPU it runs on, here SM {here}, and --sm asks for "
-                              f"{', '.join(map(str, sms))}; build on the machine with that GPU, or with --module tensorrt_rtx")
+                              f"{', '.join(map(str, sms))}; build on the machine with that GPU, or with --module "
+                              "tensorrt_rtx")
     else:
         known = sorted(int(name[2:]) for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
         for sm in sms:
             if sm not in known:
-                raise EngineError(f"{module} {trt.__version__} cannot build for SM {sm}, only for {', '.join(map(str, known))}; "
-                                  "for Jetson (87, 101, 110) and data-centre GPUs (90, 100) build with --module tensorrt on "
-                                  "that machine")
+                raise EngineError(f"{module} {trt.__version__} cannot build for SM {sm}, only for "
+                                  f"{', '.join(map(str, known))}; for Jetson (87, 101, 110) and data-centre GPUs "
+                                  "(90, 100) build with --module tensorrt on that machine")
     least, what = _NEEDS_SM[precision]
     for sm in sms:
         if sm < least:
-            way_out = "build for it with --precision int4 or fp16" if sm >= 80 else "use engine onnxruntime or torch there"
-            raise EngineError(f"{module} has no {what} for SM {sm}, and --precision {precision} needs SM {least} or later; "
-                              f"{way_out}")
+            way_out = ("build for it with --precision int4 or fp16" if sm >= 80 else
+                       "use engine onnxruntime or torch there")
+            raise EngineError(f"{module} has no {what} for SM {sm}, and --precision {precision} needs SM {least} or "
+                              f"later; {way_out}")
 
 
 def current_sm() -> int:
@@ -188,8 +201,8 @@ def parse(trt: ModuleType, logger: Any, file: Path) -> tuple[Any, Any, Any]:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(file)):
         reasons = "; ".join(parser.get_error(i).desc().splitlines()[0] for i in range(min(3, parser.num_errors)))
-        raise EngineError(f"{trt.__name__} {trt.__version__} does not accept {file.name}: {reasons}; 10.15 is the first version "
-                          "with the cache and attention operators it needs")
+        raise EngineError(f"{trt.__name__} {trt.__version__} does not accept {file.name}: {reasons}; 10.15 is the "
+                          "first version with the cache and attention operators it needs")
     return builder, network, parser
 
 
@@ -235,10 +248,10 @@ def _keep_timings(config: Any, timing_cache: Path | None) -> None:
 
 
 def layer_precisions(trt: ModuleType, logger: Any, network: Any, built: Any) -> dict[str, Any]:
-    """How many layers of each kind compute in each type, and whether the engine or, without a GPU, the network says so.
+    """How many layers of each kind give each type, and whether the engine or, without a GPU, the network says so.
 
-    An engine can only be opened on its GPU. Until then the network is told of: it is strongly typed, so that the builder
-    has to keep its types.
+    An engine can only be opened on its GPU. Until then the network is told of: it is strongly typed, so that the
+    builder has to keep its types.
     """
     engine = None
     if _gpu_here():
@@ -249,12 +262,39 @@ def layer_precisions(trt: ModuleType, logger: Any, network: Any, built: Any) -> 
         report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
         for layer in report["Layers"]:
             for end in layer["Outputs"]:
-                counts.setdefault(layer.get("LayerType", "layer"), Counter())[end.get("Format/Datatype", "unknown")] += 1
+                kind, dtype = layer.get("LayerType", "layer"), end.get("Format/Datatype", "unknown")
+                counts.setdefault(kind, Counter())[dtype] += 1
     else:
         for layer in (network.get_layer(i) for i in range(network.num_layers)):
             if layer.num_outputs and layer.get_output(0).dtype not in (trt.int64, trt.int32, trt.bool):
                 counts.setdefault(layer.type.name, Counter())[layer.get_output(0).dtype.name] += 1
-    return {"source": "engine" if engine is not None else "network", "counts": {k: dict(v) for k, v in sorted(counts.items())}}
+    return {"source": "network" if engine is None else "engine",
+            "counts": {kind: dict(found) for kind, found in sorted(counts.items())}}
+
+
+def graph_parity(checkpoint: Checkpoint, precision: str, work: Path) -> dict[str, Any]:
+    """How far the graphs that were built are from the network in float32, or why that was not measured.
+
+    Of the graphs, on onnxruntime's CPU: engines run only on their GPU (tests/gpu compares those).
+    """
+    if compute_dtype(precision) == "bfloat16":
+        return {"measured": False, "why": "onnxruntime's CPU does not compute in bfloat16"}
+    if checkpoint.parameters > _MEASURED_PARAMETERS:
+        return {"measured": False, "why": f"more than {_MEASURED_PARAMETERS:.0e} weights: takes too long on a CPU"}
+    missing = [name for name in ("torch", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"measured": False, "why": f"{' and '.join(missing)} not installed"}
+    dtype = compute_dtype(precision)
+    written = export_onnx.export(checkpoint, work, dtype, measure=False)
+    sizes, weights = Sizes.read(checkpoint.config), export_onnx.Weights(checkpoint)
+    for part, quantized, model in (
+            ("vision", "fp16", export_onnx.vision_model(sizes, weights, dtype, "attention")),
+            ("decoder", precision, export_onnx.decoder_model(sizes, weights, dtype, "attention"))):
+        quantize_onnx.rewrite(model, checkpoint.path, work / f"{part}.onnx", quantized)
+        written["sha256"][f"{part}.onnx"] = hash_files(work / f"{part}.onnx")
+    (work / MANIFEST).write_text(json.dumps({"onnx": written}))
+    what = "graphs on onnxruntime's CPU against torch in float32; largest error relative to the largest number"
+    return {"measured": True, "what": what, **export_onnx.parity(checkpoint, work)}
 
 
 def _gpu_here() -> bool:
@@ -269,64 +309,6 @@ def _summary(layers: dict[str, Any]) -> str:
             + ", ".join(f"{name} {count}" for name, count in total.most_common()))
 
 
-def Progress(trt: ModuleType, title: str, say: Callable[[str], None]) -> Any:
-    """A progress monitor and context manager: a line at each tenth of the work, and one every few seconds without."""
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self):
-            trt.IProgressMonitor.__init__(self)
-            self._phases: dict[str, list] = {}  # name -> [parent, steps, done]
-            self._lock, self._ended = threading.Lock(), threading.Event()
-            self._started = self._said = time.monotonic()
-            self._tenth, self._phase = 0, "starting"
-            self._heart = threading.Thread(target=self._beat, daemon=True)
-
-        def __enter__(self):
-            say(f"{title}: building")
-            self._heart.start()
-            return self
-
-        def __exit__(self, *error):
-            self._ended.set()
-            self._heart.join()
-
-        def phase_start(self, name, parent, steps):
-            with self._lock:
-                self._phases[name] = [parent, max(steps, 1), 0]
-                self._phase = name
-
-        def step_complete(self, name, step):
-            with self._lock:
-                self._phases[name][2] = step + 1
-                if int(self.share() * 10) > self._tenth:
-                    self._tell()
-            return True  # False would cancel
-
-        def phase_finish(self, name):
-            with self._lock:
-                self._phases.pop(name, None)
-
-        def share(self) -> float:
-            """Of the work, by steps; phases inside a step count as its part."""
-            done = {name: phase[2] / phase[1] for name, phase in self._phases.items()}
-            for name, (parent, _, _) in reversed(list(self._phases.items())):
-                if parent in done:
-                    done[parent] = min(1.0, done[parent] + done[name] / self._phases[parent][1])
-            return max((done[n] for n, p in self._phases.items() if p[0] not in self._phases), default=0.0)
-
-        def _tell(self):
-            self._tenth, self._said = max(self._tenth, int(self.share() * 10)), time.monotonic()
-            say(f"{title}: {self._tenth * 10} %, {self._phase.lower()} ({self._said - self._started:.0f} s)")
-
-        def _beat(self):
-            while not self._ended.wait(1.0):
-                with self._lock:
-                    if time.monotonic() - self._said >= _HEARTBEAT_S:
-                        self._tell()
-
-    return Monitor()
-
-
 # -- the bundle ------------------------------------------------------------------------------------------------------
 
 def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> Bundle:
@@ -334,8 +316,10 @@ def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str
     if out.resolve() == checkpoint.path.resolve():
         raise EngineError(f"--out {out} is the model's own directory; give another one for the engines")
     engines: dict[str, Any] = {}
+    parity: dict[str, Any] = {}
     if is_bundle(out):
-        for name, known in read_json(out / MANIFEST)["tensorrt"]["engines"].items():
+        before = read_json(out / MANIFEST)["tensorrt"]
+        for name, known in before["engines"].items():
             why = fault_of(out / name, known)
             if not why and known["key"] != _key(wanted):
                 why = "is of another model or version, or of other settings"
@@ -343,13 +327,13 @@ def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str
                 say(f"{name} {why}; removed")
                 (out / name).unlink(missing_ok=True)
             else:
-                engines[name] = known
+                engines[name], parity = known, before["parity"]
     elif out.is_dir() and any(out.iterdir()):
         raise EngineError(f"--out {out} holds other files and is no bundle; give a new directory")
     out.mkdir(parents=True, exist_ok=True)
     for file in _small_files(checkpoint.path):
         shutil.copyfile(file, out / file.name)
-    bundle = dataclasses.replace(wanted, engines=engines)
+    bundle = dataclasses.replace(wanted, engines=engines, parity=parity)
     _write(bundle)
     return bundle
 
@@ -394,8 +378,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"--sm {options.sm}: {error}; give e.g. 86,89,120 or current", file=sys.stderr)
         return 1
-    print(f"{bundle.path}: SM {', '.join(map(str, bundle.sms))}, {bundle.precision}, {bundle.module} {bundle.version}; "
-          f"{time.monotonic() - started:.0f} s, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    print(f"{bundle.path}: SM {', '.join(map(str, bundle.sms))}, {bundle.precision}, {bundle.module} "
+          f"{bundle.version}; {time.monotonic() - started:.0f} s, peak memory "
+          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
     return 0
 
 
@@ -403,16 +388,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     limits = Limits()
     parser.add_argument("model", help="directory of a checkpoint, a hub id, '' for the embedded model, or random:2B")
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write or to complete")
-    parser.add_argument("--sm", default="current", help="compute capabilities, e.g. 86,89,120 (default: of the GPU here)")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write or to "
+                                                                                  "complete")
+    parser.add_argument("--sm", default="current", help="compute capabilities, e.g. 86,89,120 (default: of the GPU "
+                                                        "here)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
     parser.add_argument("--module", choices=MODULES, default=MODULES[0])
     parser.add_argument("--cache-slots", type=int, default=limits.cache_slots, help="tokens of prompt and answer")
     parser.add_argument("--draft", type=int, default=limits.draft, help="most tokens of one step")
     parser.add_argument("--prefill", type=int, default=limits.prefill, help="most tokens of one pass")
-    parser.add_argument("--max-patches", type=int, default=limits.max_patches, help="of one frame, 16 x 16 pixels each")
+    parser.add_argument("--max-patches", type=int, default=limits.max_patches, help="of one frame, 16 x 16 pixels "
+                                                                                    "each")
     parser.add_argument("--max-visual", type=int, default=limits.max_visual, help="visual tokens of one prompt")
-    parser.add_argument("--timing-cache", type=Path, help="of the module tensorrt: remembers measured kernels between builds")
+    parser.add_argument("--timing-cache", type=Path, help="of the module tensorrt: remembers measured kernels "
+                                                          "between builds")
     return parser
 
 

@@ -1,8 +1,9 @@
 """Rewrites an exported graph for TensorRT: one precision for all weights, or FP8 and INT4 for the decoder's.
 
-Quantised are weights alone, round to nearest, without calibration data: a linear's weight becomes FP8 E4M3 with a scale for each
-output, or INT4 with a scale for each 128 inputs, behind a DequantizeLinear, so that the engine's kernels read the small
-numbers and compute in 16 bits. Embedding, head, norms, biases and the whole vision tower keep 16 bits.
+Quantised are weights alone, round to nearest, without calibration data: a linear's weight becomes FP8 E4M3 with a
+scale for each output, or INT4 with a scale for each 128 inputs, behind a DequantizeLinear, so that the engine's
+kernels read the small numbers and compute in 16 bits. Embedding, head, norms, biases and the whole vision tower keep
+16 bits.
 
 Source: ONNX DequantizeLinear-21 (block_size), arXiv 2209.05433 (FP8 E4M3). Knows no TensorRT.
 """
@@ -39,8 +40,9 @@ def compute_dtype(precision: str) -> str:
 def rewrite(model: onnx.ModelProto, weights: Path, out: Path, precision: str) -> dict[str, int]:
     """Write the graph and its changed weights as `out`; bytes of weights by type, e.g. {"FLOAT16": 10, "INT4": 3}.
 
-    model: of export_onnx, exported in compute_dtype(precision); changed in place. weights: the directory its external data
-    is in; unchanged weights stay there and are linked, unless a copy stands beside `out` (onnxruntime refuses links).
+    model: of export_onnx, exported in compute_dtype(precision); changed in place. weights: the directory its external
+    data is in; unchanged weights stay there and are linked, unless a copy stands beside `out` (onnxruntime refuses
+    links).
     """
     graph, compute = model.graph, _COMPUTE[compute_dtype(precision)]
     _merge_casts(graph, compute)
@@ -54,7 +56,8 @@ def rewrite(model: onnx.ModelProto, weights: Path, out: Path, precision: str) ->
                 parts, node = _quantized(tensor, _read(tensor, weights), quantizers[precision], compute, stream)
                 nodes.append(node)
             elif tensor.data_type in _ARRAYS and tensor.data_type != compute and _is_external(tensor):
-                parts = [_store(tensor.name, _as_compute(tensor.name, _read(tensor, weights), compute), compute, stream)]
+                converted = _as_compute(tensor.name, _read(tensor, weights), compute)
+                parts = [_store(tensor.name, converted, compute, stream)]
             else:
                 parts = [tensor]
                 if _is_external(tensor):
@@ -90,7 +93,8 @@ def _decoder_linears(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     weights = {t.name for t in graph.initializer if t.name.startswith("model.language_model.layers.")}
     linears = {n.input[1]: n for n in graph.node if n.op_type == "Gemm" and n.input[1] in weights}
     if not linears:
-        raise EngineError("the graph has no linear layers of a decoder to quantise; export it again with this version")
+        raise EngineError("the graph has no linear layers of a decoder to quantise; export it again with this "
+                          "version")
     return linears
 
 
@@ -99,8 +103,8 @@ def _quantized(tensor: TensorProto, array: np.ndarray, quantize, compute: int, s
     quantized = quantize(tensor.name, array.astype(np.float32), _ARRAYS[compute])
     small = _store(f"{tensor.name}.quantized", quantized.data, quantized.kind, stream, shape=array.shape)
     scale = _store(f"{tensor.name}.scale", quantized.scale, compute, stream)
-    node = helper.make_node("DequantizeLinear", [small.name, scale.name], [tensor.name], name=f"{tensor.name}/dequantize",
-                            **quantized.attributes)
+    node = helper.make_node("DequantizeLinear", [small.name, scale.name], [tensor.name],
+                            name=f"{tensor.name}/dequantize", **quantized.attributes)
     return [small, scale], node
 
 
@@ -124,11 +128,12 @@ def _to_fp8(name: str, weight: np.ndarray, scale_type: np.dtype) -> Quantized:
 
 
 def _to_int4(name: str, weight: np.ndarray, scale_type: np.dtype) -> Quantized:
-    """weight: outputs x inputs float32; one scale for each output and block of inputs. Two numbers a byte, low first."""
+    """weight: outputs x inputs float32; one scale for each output and block of inputs. Two numbers a byte, low
+    first."""
     rows, columns = weight.shape
     if columns % BLOCK:
-        raise EngineError(f"weight {name} has {columns} inputs and INT4 needs a multiple of {BLOCK}; build this model with "
-                          "--precision fp8 or fp16")
+        raise EngineError(f"weight {name} has {columns} inputs and INT4 needs a multiple of {BLOCK}; build this "
+                          "model with --precision fp8 or fp16")
     blocks = weight.reshape(rows, columns // BLOCK, BLOCK)
     scale = _scales(np.abs(blocks).max(2), 7, scale_type)
     whole = np.clip(np.rint(blocks / scale.astype(np.float32)[..., None]), -8, 7).astype(np.int8).reshape(-1, 2) & 0xF
@@ -143,8 +148,8 @@ def _scales(largest: np.ndarray, most: float, dtype: np.dtype) -> np.ndarray:
 def _as_compute(name: str, array: np.ndarray, compute: int) -> np.ndarray:
     converted = array.astype(_ARRAYS[compute])
     if not np.isfinite(converted.astype(np.float32)).all():
-        raise EngineError(f"weight {name} has values that {TensorProto.DataType.Name(compute)} cannot hold; build with "
-                          "--precision bf16")
+        raise EngineError(f"weight {name} has values that {TensorProto.DataType.Name(compute)} cannot hold; build "
+                          "with --precision bf16")
     return converted
 
 
@@ -161,10 +166,12 @@ def _external(tensor: TensorProto) -> dict[str, str]:
 def _read(tensor: TensorProto, directory: Path) -> np.ndarray:
     """A weight as it stands in its file, mapped and not loaded."""
     place = _external(tensor)
-    return np.memmap(directory / place["location"], _ARRAYS[tensor.data_type], "r", int(place["offset"]), tuple(tensor.dims))
+    return np.memmap(directory / place["location"], _ARRAYS[tensor.data_type], "r", int(place["offset"]),
+                     tuple(tensor.dims))
 
 
-def _store(name: str, array: np.ndarray, kind: int, stream: BinaryIO, shape: tuple[int, ...] | None = None) -> TensorProto:
+def _store(name: str, array: np.ndarray, kind: int, stream: BinaryIO,
+           shape: tuple[int, ...] | None = None) -> TensorProto:
     stream.write(bytes(-stream.tell() % _ALIGNED))
     offset = stream.tell()
     array = np.ascontiguousarray(array)

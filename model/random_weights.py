@@ -1,7 +1,7 @@
 """Checkpoints of the published sizes with random weights: for timing, where the weights' values do not matter.
 
-Knows the published configurations and nothing of runtimes; the tokenizer and the chat template are the embedded model's, so
-its answers have no sense. Source: config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct.
+Knows the published configurations and nothing of runtimes; the tokenizer and the chat template are the embedded
+model's, so its answers have no sense. Source: config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def config_of(size: str, layers: int | None = None) -> dict[str, Any]:
             "rope_scaling": {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True}},
         "vision_config": {
             "model_type": "qwen3_vl", "depth": vision_depth, "hidden_size": vision_hidden,
-            "intermediate_size": vision_inner, "num_heads": 2 if size == "toy" else 16, "in_channels": 3, "patch_size": 16,
-            "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": hidden, "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": deep, "hidden_act": "gelu_pytorch_tanh"}}
+            "intermediate_size": vision_inner, "num_heads": 2 if size == "toy" else 16, "in_channels": 3,
+            "patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": hidden,
+            "num_position_embeddings": 2304, "deepstack_visual_indexes": deep, "hidden_act": "gelu_pytorch_tanh"}}
 
 
 def random_network(config: dict[str, Any], device: str, dtype: torch.dtype, seed: int = 0) -> Network:
@@ -102,17 +102,13 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    rng = np.random.default_rng(seed)
+    # One pool of numbers again and again: drawing billions takes minutes, and timing does not see it.
+    pool = (0.02 * np.random.default_rng(seed).standard_normal(1 << 22, np.float32)).astype(np.float16)
     with (directory / "model.safetensors").open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, shape in wanted.shapes.items():
-            stream.write(_random(name, shape, rng).tobytes())
+            count = prod(shape)
+            values = pool if len(shape) > 1 else np.full(count, 0 if name.endswith("bias") else 1, np.float16)
+            for begin in range(0, count, len(values)):
+                stream.write(memoryview(values[:count - begin]).cast("B"))
     return directory
-
-
-def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    if len(shape) == 1:
-        return np.full(shape, 0 if name.endswith("bias") else 1, np.float16)
-    # Repeated from a pool: drawing billions of numbers takes minutes, and timing does not see it.
-    pool = (0.02 * rng.standard_normal(min(prod(shape), 1 << 20), np.float32)).astype(np.float16)
-    return np.resize(pool, shape)

@@ -1,9 +1,11 @@
-"""The TensorRT runtime (`Runtime` in base.py) on the engines of a bundle, through cuda-python: no torch, no copies of the cache.
+"""The TensorRT runtime (`Runtime` in base.py) on the engines of a bundle, through cuda-python: no torch, no copies of
+the cache.
 
-Everything a pass reads or writes has its address before the first pass. The cache's outputs are its inputs' memory; all small
-inputs travel in one transfer and so do the tokens chosen; logits stay on the GPU until asked for. Each length of a step has its
-own execution context and is captured once as a CUDA graph: transfer, network and transfer back are then one launch. The modules
-`tensorrt` and `tensorrt_rtx` are alike here and imported only when a bundle is loaded. Knows no text, stopping or drafts.
+Everything a pass reads or writes has its address before the first pass. The cache's outputs are its inputs' memory;
+all small inputs travel in one transfer and so do the tokens chosen; logits stay on the GPU until asked for. Each
+length of a step has its own execution context and is captured once as a CUDA graph: transfer, network and transfer
+back are then one launch. The modules `tensorrt` and `tensorrt_rtx` are alike here and imported only when a bundle is
+loaded. Knows no text, stopping or drafts.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Cuda:
         self.device, self._driver = device, driver or _import("cuda.bindings.runtime", "pip install cuda-python")
         count = self.call("cudaGetDeviceCount")
         if device >= count:
-            raise EngineError(f"device cuda:{device} does not exist, there are {count}; use cuda:0 to cuda:{count - 1}")
+            raise EngineError(f"device cuda:{device} does not exist, there are {count}; use cuda:0 to "
+                              f"cuda:{count - 1}")
         self.use()
         self.stream = self.call("cudaStreamCreate")
         self._blocks: dict[int, str] = {}  # address -> the function that frees it
@@ -49,8 +52,10 @@ class Cuda:
     @property
     def sm(self) -> int:
         """Compute capability, 89 being 8.9."""
-        major, minor = (self.call("cudaDeviceGetAttribute", self._kind("cudaDeviceAttr", f"cudaDevAttrComputeCapability{part}"),
-                                  self.device) for part in ("Major", "Minor"))
+        major, minor = (
+            self.call("cudaDeviceGetAttribute",
+                      self._kind("cudaDeviceAttr", f"cudaDevAttrComputeCapability{part}"), self.device)
+            for part in ("Major", "Minor"))
         return 10 * major + minor
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -59,10 +64,10 @@ class Cuda:
         if int(status):
             text = _text(self._driver.cudaGetErrorString(status))
             if getattr(status, "name", "") == "cudaErrorMemoryAllocation":
-                raise OutOfMemory(f"the GPU has no room for {name}{arguments}: {text}; use a smaller model, or build the bundle "
-                                  "with fewer --cache-slots")
-            raise EngineError(f"{name} failed: {text}; the runtime 'tensorrt' needs a working NVIDIA GPU and driver (nvidia-smi "
-                              "says more), choose engine onnxruntime without one")
+                raise OutOfMemory(f"the GPU has no room for {name}{arguments}: {text}; use a smaller model, or "
+                                  "build the bundle with fewer --cache-slots")
+            raise EngineError(f"{name} failed: {text}; the runtime 'tensorrt' needs a working NVIDIA GPU and driver "
+                              "(nvidia-smi says more), choose engine onnxruntime without one")
         return result[0] if len(result) == 1 else result or None
 
     def allocate(self, size: int) -> int:
@@ -91,7 +96,8 @@ class Cuda:
 
     def copy(self, target: int, source: int, size: int, way: str) -> None:
         """way: "HostToDevice", "DeviceToHost" or "DeviceToDevice"; queued behind what runs."""
-        self.call("cudaMemcpyAsync", target, source, size, self._kind("cudaMemcpyKind", f"cudaMemcpy{way}"), self.stream)
+        kind = self._kind("cudaMemcpyKind", f"cudaMemcpy{way}")
+        self.call("cudaMemcpyAsync", target, source, size, kind, self.stream)
 
     def wait(self) -> None:
         self.call("cudaStreamSynchronize", self.stream)
@@ -163,10 +169,11 @@ class Network:
         """An execution context on the shared scratch memory: passes run one after the other on one stream."""
         user_managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(self._trt, "IRuntimeConfig") and hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
-            # tensorrt_rtx compiles for a shape in the background, and a graph captured before would keep the slow kernels.
+            # tensorrt_rtx compiles for a shape in the background; a graph captured before would keep slow kernels.
             config = self.engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(user_managed)
-            config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.dynamic_shapes_kernel_specialization_strategy = eager
             context = self.engine.create_execution_context(config)
         else:
             context = self.engine.create_execution_context(user_managed)
@@ -184,13 +191,14 @@ class Pass:
     def __init__(self, network: Network, context: Any, inputs: dict[str, Place], outputs: dict[str, Place],
                  shapes: dict[str, tuple[int, ...]], returned: Sequence[str] = (), captured: bool = False,
                  elsewhere: Mapping[str, int] = {}):
-        """shapes: of inputs in fixed memory. returned: the first of `outputs`, copied to the host. elsewhere: addresses
-        that differ from the network's fixed ones."""
+        """shapes: of inputs in fixed memory. returned: the first of `outputs`, copied to the host. elsewhere:
+        addresses that differ from the network's fixed ones."""
         self._network, self._context, self._inputs, self._outputs = network, context, inputs, outputs
         self._returned, self._captured, self._graph, self._runs = tuple(returned), captured, None, 0
         for name, shape in {**{n: p.shape for n, p in inputs.items()}, **shapes}.items():
             if not context.set_input_shape(name, shape):
-                raise InvalidInput(f"the engine was not built for {name} of shape {shape}; build the bundle with larger limits")
+                raise InvalidInput(f"the engine was not built for {name} of shape {shape}; build the bundle with "
+                                   "larger limits")
         for name, place in inputs.items():
             context.set_tensor_address(name, network.inputs + place.offset)
         for name, place in outputs.items():
@@ -219,7 +227,8 @@ class Pass:
     def _capture(self) -> None:
         cuda, context = self._network.cuda, self._context
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(cuda.stream)):
-            _log.warning("TensorRT cannot capture a step of shapes %s as a CUDA graph; its kernels are launched one by one",
+            _log.warning("TensorRT cannot capture a step of shapes %s as a CUDA graph; its kernels are launched one "
+                         "by one",
                          {name: place.shape for name, place in self._inputs.items()})
             self._captured = False
             return
@@ -275,8 +284,8 @@ class TensorrtScores:
 class TensorrtRuntime:
     """One sequence on the engines of a bundle, on the GPU `device`.
 
-    Raises WrongModel for a damaged bundle, EngineError for one of another module, version or GPU, naming the command that
-    builds a fitting one; OutOfMemory.
+    Raises WrongModel for a damaged bundle, EngineError for one of another module, version or GPU, naming the command
+    that builds a fitting one; OutOfMemory.
     """
 
     def __init__(self, bundle: Bundle | Path | str, device: int = 0):
@@ -322,8 +331,8 @@ class TensorrtRuntime:
     def prefill(self, ids: Sequence[int], features: DeviceFeatures | None = None, positions: np.ndarray | None = None,
                 keep: int = 1) -> TensorrtScores:
         if not 0 <= keep <= min(len(ids), self.limits.draft):
-            raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens on engines that give the scores of at most "
-                               f"{self.limits.draft}")
+            raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens on engines that give the scores of at "
+                               f"most {self.limits.draft}")
         seen = 0 if features is None else features.count
         visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), seen)
         positions, before = self._sequence.places(len(ids), positions), self.length
@@ -343,8 +352,8 @@ class TensorrtRuntime:
     def step(self, token_ids: Sequence[int]) -> TensorrtScores:
         count = len(token_ids)
         if count > self.longest_step:
-            raise InvalidInput(f"a step of {count} tokens exceeds the {self.longest_step} that the engines were built for; "
-                               f"build with a longer --draft: {self.bundle.rebuild_command(draft=count)}")
+            raise InvalidInput(f"a step of {count} tokens exceeds the {self.longest_step} that the engines were "
+                               f"built for; build with a longer --draft: {self.bundle.rebuild_command(draft=count)}")
         positions = self._sequence.places(count)
         self._cuda.use()
         if count not in self._steps:
@@ -366,8 +375,8 @@ class TensorrtRuntime:
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
         engine = runtime.deserialize_cuda_engine(file.read_bytes())
         if engine is None:
-            raise EngineError(f"{self._trt.__name__} {self._trt.__version__} cannot load {file}; its reason is in the log above. "
-                              f"Build again: {self.bundle.rebuild_command()}")
+            raise EngineError(f"{self._trt.__name__} {self._trt.__version__} cannot load {file}; its reason is in "
+                              f"the log above. Build again: {self.bundle.rebuild_command()}")
         return engine
 
     def _open(self, engines: dict[str, Any]) -> None:
@@ -382,8 +391,8 @@ class TensorrtRuntime:
                      {"features": rows, "deep": deep * rows, **cache}.items()}
         memory, self._zeroes = (cuda.allocate(scratch), scratch), cuda.allocate(max(deep, 1) * self._row_bytes)
         addresses |= {f"{name}_out": addresses[name] for name in cache}
-        vision = [lay_out(values, self.dtype, {"N": limits.max_patches, "V": limits.max_patches // sizes.vision.merge**2})[1]
-                  for values in graph.vision_values(sizes)]
+        most = {"N": limits.max_patches, "V": limits.max_patches // sizes.vision.merge**2}
+        vision = [lay_out(values, self.dtype, most)[1] for values in graph.vision_values(sizes)]
         decoder = [lay_out(values, self.dtype, {"Q": limits.prefill, "S": limits.cache_slots, "K": limits.draft})[1]
                    for values in (self._fed, self._given)]
         self._vision = Network(cuda, self._trt, engines["vision"], memory, *vision, {})
@@ -413,8 +422,8 @@ class TensorrtRuntime:
                     ("token", "logprob"), captured, elsewhere)
 
     def _feeds(self, ids: Sequence[int], positions: np.ndarray, keep: int) -> dict[str, np.ndarray]:
-        return graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self.limits.cache_slots, keep=keep,
-                                   dtype=self.dtype)
+        return graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self.limits.cache_slots,
+                                   keep=keep, dtype=self.dtype)
 
     def _prompt(self, ids: Sequence[int], positions: np.ndarray, rows: np.ndarray, row_count: int, computed: int,
                 keep: int) -> TensorrtScores:
@@ -445,8 +454,9 @@ class TensorrtRuntime:
         if features is None:
             return
         if features.count > self.limits.max_visual:
-            raise InvalidInput(f"{features.count} visual tokens exceed the {self.limits.max_visual} that the engines were built "
-                               f"for; build again: {self.bundle.rebuild_command(max_visual=features.count)}")
+            raise InvalidInput(f"{features.count} visual tokens exceed the {self.limits.max_visual} that the "
+                               "engines were built for; build again: "
+                               f"{self.bundle.rebuild_command(max_visual=features.count)}")
         fixed, size = self._decoder.fixed, features.count * self._row_bytes
         for layer in range(features.layers):
             start = fixed["features"] if layer == 0 else fixed["deep"] + (layer - 1) * (size + self._row_bytes)
@@ -458,8 +468,8 @@ def _import(module: str, way_out: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise EngineError(f"the runtime 'tensorrt' needs the module {module}, which cannot be imported ({error}); {way_out}, or "
-                          "choose engine onnxruntime") from error
+        raise EngineError(f"the runtime 'tensorrt' needs the module {module}, which cannot be imported ({error}); "
+                          f"{way_out}, or choose engine onnxruntime") from error
 
 
 def _text(result: Any) -> str:

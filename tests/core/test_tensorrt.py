@@ -1,10 +1,12 @@
-"""Engines for GPUs that are not here: built for real, kept or refused by name, and run against a GPU that only takes notes."""
+"""Engines for GPUs that are not here: built for real, kept or refused by name, and run against a GPU that only takes
+notes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,9 +37,11 @@ def bundle(tmp_path) -> Bundle:
     for sm in (86, 89):
         for part in bundles.PARTS:
             (tmp_path / engine_name(part, sm)).write_text(f"{part} {sm}")
-            engines[engine_name(part, sm)] = {**bundles.describe(tmp_path / engine_name(part, sm)), "sm": sm, "part": part}
-    written = Bundle(tmp_path, read_json(tmp_path / "config.json"), "some/model", "ab" * 32, "tensorrt_rtx", VERSION, "fp16",
-                     "float16", Limits(cache_slots=512, prefill=256, max_visual=480), engines, {"measured": False})
+            known = bundles.describe(tmp_path / engine_name(part, sm))
+            engines[engine_name(part, sm)] = {**known, "sm": sm, "part": part}
+    written = Bundle(tmp_path, read_json(tmp_path / "config.json"), "some/model", "ab" * 32, "tensorrt_rtx", VERSION,
+                     "fp16", "float16", Limits(cache_slots=512, prefill=256, max_visual=480), engines,
+                     {"measured": False})
     write_manifest(written, ["config.json"])
     return written
 
@@ -63,7 +67,8 @@ def test_what_does_not_fit_this_machine_is_named_with_the_command_that_does(bund
 
 
 def test_another_model_and_too_large_images_are_refused(bundle):
-    with pytest.raises(WrongModel, match="made from some/model with weights abababababab…, and the model asked for has cdcdcd"):
+    with pytest.raises(WrongModel, match="made from some/model with weights abababababab…, and the model asked for "
+                                         "has cdcdcd"):
         bundle.require_model("cd" * 32)
     with pytest.raises(InvalidInput, match=r"5000 patches exceeds the 4096 .*--max-patches 5000"):
         bundle.require_patches([5000])
@@ -80,7 +85,8 @@ def _flip(path: Path):
 
 @pytest.mark.parametrize("spoil, named", [
     (lambda p: (p / "vision.sm86.engine").unlink(), "vision.sm86.engine is missing"),
-    (lambda p: (p / "vision.sm86.engine").write_text("x"), "vision.sm86.engine has 1 bytes where the manifest says 9"),
+    (lambda p: (p / "vision.sm86.engine").write_text("x"), "vision.sm86.engine has 1 bytes where the manifest says "
+                                                           "9"),
     (lambda p: _flip(p / "decoder.sm89.engine"), "decoder.sm89.engine is damaged"),
     (lambda p: _flip(p / "config.json"), "config.json is damaged"),
     (lambda p: (p / "manifest.json").write_text('{"tensorrt": {"format": 9}}'), "format 9"),
@@ -132,7 +138,8 @@ def _decoder(tools, directory, precision):
 
     checkpoint = read_checkpoint(embedded_model_dir())
     dtype = tools.quantize.compute_dtype(precision)
-    model = tools.export.decoder_model(Sizes.read(checkpoint.config), tools.export.Weights(checkpoint), dtype, "attention", 256)
+    model = tools.export.decoder_model(Sizes.read(checkpoint.config), tools.export.Weights(checkpoint), dtype,
+                                       "attention", 256)
     directory.mkdir(parents=True)
     shutil.copyfile(checkpoint.weight_files[0], directory / checkpoint.weight_files[0].name)
     return tools.quantize.rewrite(model, checkpoint.path, directory / "decoder.onnx", precision)
@@ -164,7 +171,8 @@ def test_quantised_graphs_say_nearly_the_same_with_fewer_bytes(tools, tmp_path):
     assert 0 < errors["fp8"] < 0.1 and errors["fp8"] < errors["int4"] < 0.5
     linears = sizes["fp8"]["FLOAT8E4M3FN"]
     assert sizes["int4"]["INT4"] * 2 == linears
-    assert sizes["fp16"]["FLOAT16"] - 2 * linears < sizes["fp8"]["FLOAT16"] < sizes["int4"]["FLOAT16"] < sizes["fp16"]["FLOAT16"]
+    plain, fp8, int4 = (sizes[p]["FLOAT16"] for p in ("fp16", "fp8", "int4"))
+    assert plain - 2 * linears < fp8 < int4 < plain  # the scales, which INT4 has more of
 
 
 @pytest.mark.parametrize("kind, step", [("_to_fp8", 1 / 16), ("_to_int4", 0.5 / 7)])
@@ -196,7 +204,8 @@ def test_int4_refuses_a_width_that_its_blocks_do_not_divide(tools):
 
 @pytest.fixture(scope="module")
 def trt():
-    return pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone (requirements/test.txt)")
+    return pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone "
+                                                      "(requirements/test.txt)")
 
 
 @pytest.mark.timeout(600)
@@ -224,13 +233,15 @@ def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(tools, t
     build(86, 89, 120)
     assert len(lines) == 3 and all("already built" in line for line in lines)
     bundle = read_bundle(out)
+    assert 0 < bundle.parity["logits"] < 0.2 and 0 < bundle.parity["vision"] < 0.01
     assert bundle.version == trt.__version__ and bundle.precision == "int4" and bundle.dtype == "float16"
     with pytest.raises(EngineError, match="this GPU is SM 90"):
         bundle.require("tensorrt_rtx", trt.__version__, 90)
 
 
 @pytest.mark.parametrize("sms, precision, module, named", [
-    ([87], "fp16", "tensorrt_rtx", "cannot build for SM 87, only for 75, 80, 86, 89, .*--module tensorrt on that machine"),
+    ([87], "fp16", "tensorrt_rtx", "cannot build for SM 87, only for 75, 80, 86, 89, .*--module tensorrt on that "
+                                   "machine"),
     ([86], "fp8", "tensorrt_rtx", "no FP8 arithmetic for SM 86.*--precision int4 or fp16"),
     ([75], "bf16", "tensorrt_rtx", "no bfloat16 arithmetic for SM 75.*onnxruntime or torch"),
     ([75], "fp16", "tensorrt_rtx", "no float32 matrix products for SM 75.*onnxruntime or torch"),
@@ -261,7 +272,8 @@ def test_other_directories_are_not_written_into(tools, trt, tmp_path):
 class Notes:
     """Stands for cuda.bindings.runtime: gives addresses of real host memory and notes the order of calls."""
 
-    cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor="Major", cudaDevAttrComputeCapabilityMinor="Minor")
+    cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor="Major",
+                                     cudaDevAttrComputeCapabilityMinor="Minor")
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="HtoD", cudaMemcpyDeviceToHost="DtoH",
                                      cudaMemcpyDeviceToDevice="DtoD")
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="local")
@@ -356,7 +368,8 @@ def _read(context):
     """token: the sum of what each query is given; keys_0 takes the ids, in place."""
     q, k = context.shapes["ids"][0], context.shapes["last"][0]
     r = context.shapes["features"][0]
-    ids, rows, last, write = (context.tensor(n, np.int64, (s,)) for n, s in (("ids", q), ("rows", q), ("last", k), ("write", 1)))
+    ids, rows, last, write = (context.tensor(name, np.int64, (size,)) for name, size in
+                              (("ids", q), ("rows", q), ("last", k), ("write", 1)))
     assert context.addresses["keys_0"] == context.addresses["keys_0_out"]
     mask = context.tensor("mask", np.float16, (q, 512))
     assert ((mask == 0).sum(1) == write[0] + 1 + np.arange(q)).all()
@@ -430,8 +443,7 @@ def test_a_long_prompt_goes_in_parts_and_a_broken_one_leaves_nothing(runtime):
     ids = list(range(1, 251))
     assert runtime.prefill(ids, keep=2).best()[0] == [249, 250]
     ran = runtime.engines["decoder"].ran
-    assert [c.shapes["ids"][0] for c in ran] == [83] * 3 or len(ran) == 3
-    assert all(c.profile == 1 for c in ran) and runtime.length == 250
+    assert len(ran) == 3 and all(c.profile == 1 for c in ran) and runtime.length == 250
     calls = iter([None, None])
 
     def cancel():
@@ -516,3 +528,18 @@ def test_a_shape_the_engine_was_not_built_for_is_refused(bundle):
     places, _ = lay_out(graph.vision_values(bundle.sizes)[0], "float16", {"N": 4})
     with pytest.raises(InvalidInput, match="not built for patches of shape"):
         Pass(SimpleNamespace(), context, places, {}, {})
+
+
+# -- the benchmark that waits for a GPU ------------------------------------------------------------------------------
+
+def test_the_benchmark_runs_here_at_toy_size():
+    pytest.importorskip("transformers", reason="its peer (requirements/reference.txt)")
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "engine_gpu.py"), "--sizes", "toy",
+                           "--rounds", "1", "--tokens", "4"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    found = told["sizes"]["toy"]
+    assert {"torch", "generate_eager"} <= set(found["runtimes"]) and found["copy_gb_s"] > 0
+    for row in found["runtimes"].values():
+        assert row["answer_ms"]["median"] > 0 and row["decode_gb_s"] >= 0
+    assert told["gpu"] or "There is no GPU here" in done.stdout

@@ -1,0 +1,287 @@
+"""How fast is one answer about one image, and how near to what the memory allows? Beside `transformers.generate`.
+
+Random weights at the published sizes in bfloat16, a 640x480 image, a prompt of 60 text tokens, 100 tokens out. Ours
+on torch (a captured CUDA graph for each step length) and, with --bundle, on TensorRT; the peers are `generate` as it
+is (eager) and with its static cache compiled. All of them answer in turn, in rounds, on the same machine. Decoding is
+compared with the bandwidth of a copy in GPU memory, measured in the same run. Without a GPU it runs at toy size on
+the CPU (and a 128x96 image) and says so: its figures then say that it runs, nothing more. The last line is JSON.
+
+    make bench BENCH=engine_gpu [ARGS="--sizes 2B,4B,8B --rounds 5 --bundle 2B=DIR"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "model")]
+
+import random_weights  # noqa: E402
+
+from qwen3vl_ros.engine.prepare import mrope_positions  # noqa: E402
+from qwen3vl_ros.engine.sizes import Sizes  # noqa: E402
+from qwen3vl_ros.engine.torch_runtime import TorchRuntime  # noqa: E402
+
+GRIDS = {"toy": np.array([[1, 6, 8]])}  # 128x96
+GRID = np.array([[1, 30, 40]])          # a 640x480 image in patches
+TEXT_TOKENS = 60
+GIB = 1 << 30
+
+
+class Task:
+    """One prompt: ids, their positions, and the image's patches; random, the same for everybody."""
+
+    def __init__(self, sizes: Sizes, grid: np.ndarray, answer_tokens: int):
+        rng, self.grid = np.random.default_rng(0), grid
+        seen = int(np.prod(grid)) // sizes.vision.merge**2
+        words = rng.integers(0, min(1000, sizes.text.vocabulary), TEXT_TOKENS)
+        self.ids = np.concatenate((words[:20], np.full(seen, sizes.image_id), words[20:]))
+        self.positions = mrope_positions(self.ids == sizes.image_id, grid, sizes.vision.merge)
+        self.pixels = rng.standard_normal((int(np.prod(grid)), sizes.vision.patch_values), np.float32)
+        self.answer_tokens = answer_tokens
+
+
+# -- who answers -----------------------------------------------------------------------------------------------------
+
+class Ours:
+    """A runtime of ours: each stage timed."""
+
+    def __init__(self, runtime: Any, wait: Callable[[], None]):
+        self.runtime, self._wait = runtime, wait
+
+    def answer(self, task: Task) -> dict[str, float]:
+        runtime = self.runtime
+        runtime.rollback(runtime.length)
+        clock = Clock(self._wait)
+        features = runtime.encode(task.pixels, task.grid)
+        vision = clock.lap_ms()
+        token = runtime.prefill(task.ids.tolist(), features, task.positions).best()[0]
+        prefill = clock.lap_ms()
+        for _ in range(task.answer_tokens - 1):
+            token = runtime.step(token).best()[0]
+        return {"vision_ms": vision, "prefill_ms": prefill, "decode_ms": (decode := clock.lap_ms()),
+                "decode_tok_s": (task.answer_tokens - 1) / decode * 1e3, "answer_ms": vision + prefill + decode}
+
+    def close(self) -> None:
+        self.runtime.close()
+
+
+class Generate:
+    """`transformers.generate`, greedy. It tells no stages apart: decoding is what an answer takes more than one
+    token."""
+
+    def __init__(self, model: Any, wait: Callable[[], None], **options: Any):
+        self._model, self._wait, self._options = model, wait, options
+
+    def answer(self, task: Task) -> dict[str, float]:
+        one, whole = self._time_ms(task, 1), self._time_ms(task, task.answer_tokens)
+        return {"first_token_ms": one, "answer_ms": whole,
+                "decode_tok_s": (task.answer_tokens - 1) / (whole - one) * 1e3}
+
+    @torch.inference_mode()
+    def _time_ms(self, task: Task, tokens: int) -> float:
+        device, dtype = self._model.device, self._model.dtype
+        clock = Clock(self._wait)
+        ids = torch.from_numpy(task.ids[None]).to(device)
+        found = self._model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=tokens,
+            max_new_tokens=tokens, mm_token_type_ids=(ids == self._model.config.image_token_id).int(),
+            image_grid_thw=torch.from_numpy(task.grid).to(device), pixel_values=torch.from_numpy(task.pixels).to(device, dtype), **self._options)
+        found.cpu()
+        if found.shape[1] != ids.shape[1] + tokens:
+            raise RuntimeError(f"generate gave {found.shape[1] - ids.shape[1]} tokens where {tokens} were asked for")
+        return clock.lap_ms()
+
+    def close(self) -> None:
+        self._model = None
+
+
+class Clock:
+    def __init__(self, wait: Callable[[], None]):
+        self._wait = wait
+        wait()
+        self._last = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        self._wait()
+        last, self._last = self._last, time.perf_counter()
+        return (self._last - last) * 1e3
+
+
+# -- what is measured ------------------------------------------------------------------------------------------------
+
+class Machine:
+    """The device, and torch's own words for its time and memory."""
+
+    def __init__(self):
+        self.gpu = torch.cuda.is_available()
+        self.device = "cuda" if self.gpu else "cpu"
+        self.dtype = torch.bfloat16 if self.gpu else torch.float32
+        self.name = (torch.cuda.get_device_name() if self.gpu else
+                     f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)")
+
+    def wait(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def free(self) -> None:
+        gc.collect()
+        if self.gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if self.gpu else None
+
+    def copy_gb_s(self) -> float:
+        """Bytes read and written in a second by a copy of 2 GiB in GPU memory (64 MiB on a CPU)."""
+        count = (2 * GIB if self.gpu else 64 << 20) // 4
+        source, target = (torch.ones(count, device=self.device) for _ in range(2))
+        times = []
+        for _ in range(12):
+            clock = Clock(self.wait)
+            target.copy_(source)
+            times.append(clock.lap_ms())
+        del source, target
+        self.free()
+        return 2 * 4 * count / np.median(times[2:]) / 1e6
+
+
+def bytes_per_token(sizes: Sizes, task: Task, itemsize: int) -> float:
+    """Read from memory for one token in the middle of the answer: the decoder's weights, the head, keys and
+    values."""
+    text = sizes.text
+    heads = (text.heads + text.kv_heads) * text.head_dim
+    layer = 2 * text.hidden * heads + 3 * text.hidden * text.inner
+    weights = text.layers * layer + text.vocabulary * text.hidden
+    cached = 2 * text.layers * text.kv_heads * text.head_dim * (len(task.ids) + task.answer_tokens / 2)
+    return (weights + cached) * itemsize
+
+
+def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[str, Any]:
+    config = random_weights.config_of(size)
+    sizes = Sizes.read(config)
+    task = Task(sizes, GRIDS.get(size, GRID), options.tokens)
+    capacity = -(-(len(task.ids) + task.answer_tokens) // 256) * 256
+    machine.free()
+    bandwidth = machine.copy_gb_s()
+    started = torch.cuda.memory_allocated() if machine.gpu else 0
+    network = random_weights.random_network(config, machine.device, machine.dtype)
+    weights_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    ours = Ours(TorchRuntime(network, capacity), machine.wait)
+    for _ in range(2):  # the first captures its graphs
+        ours.answer(task)
+    peak = machine.peak_bytes()
+    text, itemsize = sizes.text, machine.dtype.itemsize
+    kv_bytes = 2 * text.layers * text.kv_heads * text.head_dim * capacity * itemsize
+    runners: dict[str, Any] = {"torch": ours, **_peers(config, machine)}
+    if size in options.bundle:
+        from qwen3vl_ros.engine.tensorrt_runtime import TensorrtRuntime
+
+        runners["tensorrt"] = Ours(TensorrtRuntime(options.bundle[size]), machine.wait)
+    for name, runner in runners.items():
+        print(f"{size}: warming up {name}", flush=True)
+        runner.answer(task)
+    laps: dict[str, list[dict[str, float]]] = {name: [] for name in runners}
+    for round_ in range(options.rounds):
+        order = list(runners)[round_ % len(runners):] + list(runners)[:round_ % len(runners)]
+        for name in order:
+            laps[name].append(runners[name].answer(task))
+    for runner in runners.values():
+        runner.close()
+    read = bytes_per_token(sizes, task, itemsize)
+    results = {name: _summary(found, read, bandwidth) for name, found in laps.items()}
+    slowest = results["generate_eager"]["answer_ms"]["median"]
+    for found in results.values():
+        found["ratio_vs_eager"] = round(slowest / found["answer_ms"]["median"], 2)
+    return {"copy_gb_s": round(bandwidth, 1), "bytes_per_token": round(read), "weights_bytes": weights_bytes,
+            "kv_bytes": kv_bytes, "peak_bytes": None if peak is None else peak - started,
+            "peak_beyond_weights_and_kv_bytes": None if peak is None else peak - started - weights_bytes - kv_bytes,
+            "runtimes": results}
+
+
+def _peers(config: dict[str, Any], machine: Machine) -> dict[str, Generate]:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(machine.dtype)
+    try:
+        with torch.device(machine.device):
+            model = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(config)).eval()
+    finally:
+        torch.set_default_dtype(default)
+    model.generation_config.eos_token_id = None
+    peers = {"generate_eager": Generate(model, machine.wait)}
+    if machine.gpu:  # there it compiles by itself; on a CPU the static cache alone would only be slower
+        peers["generate_static_compiled"] = Generate(model, machine.wait, cache_implementation="static")
+    return peers
+
+
+def _summary(laps: list[dict[str, float]], read_bytes: float, bandwidth: float) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in laps[0]:
+        values = [lap[key] for lap in laps]
+        found[key] = {"median": round(float(np.median(values)), 3), "p95": round(float(np.percentile(values, 95)), 3)}
+    found["decode_gb_s"] = round(found["decode_tok_s"]["median"] * read_bytes / 1e9, 2)
+    found["share_of_bandwidth"] = round(found["decode_gb_s"] / bandwidth, 3)
+    return found
+
+
+# -- telling ---------------------------------------------------------------------------------------------------------
+
+def table(size: str, found: dict[str, Any]) -> str:
+    peak = "not measured on a CPU" if found["peak_bytes"] is None else (
+        f"{found['peak_bytes'] / GIB:.2f} GiB, {found['peak_beyond_weights_and_kv_bytes'] / GIB:.2f} beyond weights "
+        "and cache")
+    lines = [f"{size}: a copy moves {found['copy_gb_s']:.0f} GB/s; {found['bytes_per_token'] / 1e9:.3f} GB are read "
+             f"for a token; peak memory of torch: {peak}",
+             " " * 26 + f"{'vision':>9}{'prefill':>9}{'decode':>9}{'':>9}{'share':>8}{'answer':>10}{'p95':>10}{'x eager':>9}",
+             " " * 26 + f"{'ms':>9}{'ms':>9}{'tok/s':>9}{'GB/s':>9}{'':>8}{'ms':>10}{'ms':>10}"]
+    for name, row in found["runtimes"].items():
+        stages = [f"{row[key]['median']:9.1f}" if key in row else f"{'':>9}" for key in ("vision_ms", "prefill_ms")]
+        lines.append(f"{name:26}{''.join(stages)}{row['decode_tok_s']['median']:9.1f}{row['decode_gb_s']:9.1f}"
+                     f"{row['share_of_bandwidth']:8.0%}{row['answer_ms']['median']:10.1f}"
+                     f"{row['answer_ms']['p95']:10.1f}{row['ratio_vs_eager']:9.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    machine = Machine()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="2B,4B,8B" if machine.gpu else "toy",
+                        help=f"of {', '.join(random_weights.SIZES)} (default: 2B,4B,8B on a GPU, toy on a CPU)")
+    parser.add_argument("--rounds", type=int, default=5 if machine.gpu else 2, help="answers of each runtime")
+    parser.add_argument("--tokens", type=int, default=100, help="of an answer")
+    parser.add_argument("--bundle", action="append", default=[], metavar="SIZE=DIR",
+                        help="TensorRT engines to run too: model/build_engine.py random:SIZE --precision bf16 --out "
+                             "DIR")
+    options = parser.parse_args()
+    options.bundle = dict(pair.split("=", 1) for pair in options.bundle)
+    unknown = (set(options.sizes.split(",")) | set(options.bundle)) - set(random_weights.SIZES)
+    if unknown or options.tokens < 2 or options.rounds < 1:
+        parser.error(f"sizes are {', '.join(random_weights.SIZES)}; tokens at least 2, rounds at least 1")
+    dtype = str(machine.dtype).removeprefix("torch.")
+    print(f"{machine.name}, {dtype}, torch {torch.__version__}; 640x480 image (toy: 128x96), {TEXT_TOKENS} text "
+          f"tokens, {options.tokens} tokens out")
+    if not machine.gpu:
+        print("There is no GPU here: the figures below are of a CPU and say only that everything runs.")
+    found = {}
+    for size in options.sizes.split(","):
+        found[size] = measure(size, machine, options)
+        print(table(size, found[size]), flush=True)
+    print(json.dumps({"benchmark": "engine_gpu", "device": machine.name, "gpu": machine.gpu, "dtype": dtype,
+                      "torch": torch.__version__, "tokens": options.tokens, "rounds": options.rounds, "sizes": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from qwen3vl_ros.engine.plans import VisionPlan, plan_vision, rotary_angles
 from qwen3vl_ros.engine.sizes import Sizes, TextSizes, VisionSizes
@@ -144,10 +145,19 @@ def decoder_feeds(sizes: TextSizes, ids: Sequence[int], positions: np.ndarray, *
     rows = np.zeros(len(ids), np.int64)
     if visual is not None:
         rows[visual] = 1 + np.arange(len(visual))
-    mask = np.zeros((1, 1, len(ids), span), HOST_DTYPES[dtype])
-    mask[0, 0][np.arange(span) > start + np.arange(len(ids))[:, None]] = _HIDDEN[dtype]
-    return {"ids": ids, "rows": rows, "cos": cos, "sin": sin, "write": np.array([start], np.int64), "mask": mask,
+    # Row i shows slots 0 to start + i: the same edge, one further to the right in each row.
+    edge = _edge(span, dtype)[span - 1 - start:]
+    mask = as_strided(edge, (1, 1, len(ids), span), (0, 0, -edge.itemsize, edge.itemsize), writeable=False)
+    return {"ids": ids, "rows": rows, "cos": cos, "sin": sin, "write": np.array([start], np.int64), "mask": np.ascontiguousarray(mask),
             "last": np.arange(len(ids) - keep, len(ids), dtype=np.int64)}
+
+
+@lru_cache(maxsize=8)
+def _edge(span: int, dtype: str) -> np.ndarray:
+    """`span` slots that are seen, and as many that are hidden."""
+    edge = np.zeros(2 * span, HOST_DTYPES[dtype])
+    edge[span:] = _HIDDEN[dtype]
+    return edge
 
 
 # -- manifest --------------------------------------------------------------------------------------------------------

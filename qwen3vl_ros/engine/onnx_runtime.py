@@ -24,7 +24,6 @@ _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as t
 _WATCH_S = 0.02
 _NEEDED = "1.25"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_OUTPUTS = ("logits", "token", "logprob")
 
 
 class OnnxScores:
@@ -63,6 +62,7 @@ class OnnxRuntime:
         self._vision, self._decoder = (self._session(name, threads) for name in (graph.VISION, graph.DECODER))
         self._binding = self._decoder.io_binding()
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
+        self._bound_rows: VisualRows | None = None
         self._sequence = TokenSequence(capacity)
         self._span = 0
         self._cache: dict[str, ort.OrtValue] = {}
@@ -97,7 +97,7 @@ class OnnxRuntime:
         self._sequence.rollback(count)
 
     def close(self) -> None:
-        self._vision = self._decoder = self._binding = None
+        self._vision = self._decoder = self._binding = self._bound_rows = None
         self._cache = {}
 
     def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows,
@@ -105,15 +105,21 @@ class OnnxRuntime:
         """run: what calls the graph."""
         self._grow(self.length + len(ids))
         binding = self._binding
-        feeds = graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self._span, keep=keep,
+        asked = max(keep, 1)  # reductions over nothing get the wrong shape
+        feeds = graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self._span, keep=asked,
                                     dtype=self.dtype, visual=visual)
-        for name, array in (*feeds.items(), ("features", rows.features), ("deep", rows.deep)):
+        if rows is not self._bound_rows:
+            feeds.update(features=rows.features, deep=rows.deep)
+        for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
-        for name in _OUTPUTS:  # each time, or the next pass would write into this one's scores
-            binding.bind_output(name)
+        self._bound_rows = rows
+        scores = [np.empty(shape, dtype) for shape, dtype in (
+            ((asked, self.sizes.text.vocabulary), np.float32), (asked, np.int64), (asked, np.float32))]
+        for name, array in zip(("logits", "token", "logprob"), scores):
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         (run or _run)(lambda options: self._decoder.run_with_iobinding(binding, options))
         self._sequence.append(positions)
-        return OnnxScores(*(value.numpy() for value in binding.get_outputs()[-len(_OUTPUTS):]))
+        return OnnxScores(*(array[:keep] for array in scores))
 
     def _grow(self, needed: int) -> None:
         """Room for `needed` tokens in the cache."""

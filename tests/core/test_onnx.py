@@ -276,7 +276,8 @@ def test_a_prompt_in_parts_is_the_whole_prompt(exported, network):
     second[0][:3] = first[0][:3]
     fresh, reused = OnnxRuntime(exported(), 300), OnnxRuntime(exported(), 300)
     expected = fresh.prefill(second[0], fresh.encode(*second[2:]), second[1])
-    reused.prefill(first[0], reused.encode(*first[2:]), first[1], keep=0)
+    nothing = reused.prefill(first[0], reused.encode(*first[2:]), first[1], keep=0)
+    assert nothing.logits().shape == (0, 320) and nothing.best() == ([], [])
     reused.step([5, 6])
     reused.rollback(reused.length - 3)
     assert error(reused.prefill(second[0][3:], reused.encode(*second[2:]), second[1][:, 3:]), expected) <= RELATIVE

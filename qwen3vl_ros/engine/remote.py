@@ -1,7 +1,9 @@
-"""The `Engine` protocol over a server: any OpenAI-compatible chat-completions API (vLLM, SGLang, TensorRT Edge-LLM, …).
+"""The `Engine` protocol over a server: any OpenAI-compatible chat-completions API (vLLM, SGLang, TensorRT
+Edge-LLM, …).
 
-Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer came.
-remote_access.py guards the way there, remote_stream.py reads the answer, remote_check.py judges its coordinates.
+Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
+came. remote_access.py guards the way there, remote_stream.py reads the answer, remote_check.py judges its
+coordinates.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from anyio.from_thread import start_blocking_portal
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.decode import Limits
-from qwen3vl_ros.engine.remote_access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
+from qwen3vl_ros.engine.remote_access import (CircuitBreaker, api_key, base_url, image_folder, image_urls,
+                                              tls_context)
 from qwen3vl_ros.engine.remote_check import self_test
 from qwen3vl_ros.engine.remote_stream import EventReader, StreamedAnswer, error_message
 from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, Generation, ModelNotFound
@@ -36,13 +39,15 @@ _FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0      # for the counts that follow an answer's end
 _ERROR_BYTES = 1 << 16
 _SELF_TEST_TOKENS = 1024
-_TOO_LONG = re.compile(r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|too (?:long|many tokens)|"
-                       r"longer than|exceeds?\b.{0,80}(?:tokens|length)", re.I | re.S)
+_TOO_LONG = re.compile(r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
+                       r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
+                       re.I | re.S)
 _ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
 
 
 class _Again(Exception):
-    """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server says so."""
+    """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server
+    says so."""
 
     def __init__(self, error: EngineError, after_s: float = 0.0):
         super().__init__(str(error))
@@ -50,15 +55,16 @@ class _Again(Exception):
 
 
 class RemoteEngine:
-    """A model behind a server (see engine/base.py). `health` is the circuit breaker, `status()` is for diagnostics."""
+    """A model behind a server (see engine/base.py). `health` is the circuit breaker, `status()` is for
+    diagnostics."""
 
     info: EngineInfo
 
     def __init__(self, remote: RemoteConfig, generation: GenerationConfig | None = None):
         """Connects, finds the model, and tests the server's coordinates unless `remote.self_test` is false.
 
-        Raises InvalidInput for parameters that cannot be, EngineUnavailable, ModelNotFound naming the models served,
-        WrongModel for coordinates that are off, or another EngineError.
+        Raises InvalidInput for parameters that cannot be, EngineUnavailable, ModelNotFound naming the models
+        served, WrongModel for coordinates that are off, or another EngineError.
         """
         self.generation = generation or GenerationConfig()
         self.health = CircuitBreaker()
@@ -85,12 +91,12 @@ class RemoteEngine:
             self.close()
             raise
 
-    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None, *, stream: str = "",
-                 schema: dict[str, Any] | None = None) -> Generation:
+    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None, *,
+                 stream: str = "", schema: dict[str, Any] | None = None) -> Generation:
         """See Engine.generate; `stream` is for engines that keep drafts.
 
-        Raises EngineUnavailable while the server cannot be reached (at once while `health` is open). Other EngineErrors
-        repeat until something is changed.
+        Raises EngineUnavailable while the server cannot be reached (at once while `health` is open). Other
+        EngineErrors repeat until something is changed.
         """
         if self._client is None:
             raise EngineError("this engine was closed; make a new one")
@@ -110,17 +116,20 @@ class RemoteEngine:
             reason = limits.interruption(control) or self._watched(body, answer, limits, control)
         ended = time.perf_counter()
         prefilled = answer.first_text_s or ended
-        said = answer.generation(reason, prompt, self.info.thinking, (asked - started, prefilled - asked, ended - prefilled))
+        times_s = asked - started, prefilled - asked, ended - prefilled
+        said = answer.generation(reason, prompt, self.info.thinking, times_s)
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
         return said
 
     def status(self) -> dict[str, str]:
-        """For diagnostics, from any thread: the breaker and its last error, the self-test, what the server offers."""
+        """For diagnostics, from any thread: the breaker and its last error, the self-test, what the server
+        offers."""
         health = self.health
         return {"remote_url": self._url, "remote_model": self._model, "circuit": health.state,
                 "failures_in_a_row": str(health.failures), "last_remote_error": health.last_error,
-                "remote_retries": str(self._retries), "self_test": self._self_test, "logprobs": self._logprobs}
+                "remote_retries": str(self._retries), "self_test": self._self_test,
+                "logprobs": self._logprobs}
 
     def close(self) -> None:
         """Close the connections; the engine cannot be used afterwards."""
@@ -131,28 +140,32 @@ class RemoteEngine:
         if context is not None:
             context.__exit__(None, None, None)
 
-    # -- start -------------------------------------------------------------------------------------------------------
+    # -- start -----------------------------------------------------------------------------------------------
 
     async def _connect(self) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx.Timeout(self._remote.timeout, connect=self._remote.connect_timeout)
-        return httpx.AsyncClient(base_url=self._url + "/", headers=headers, timeout=timeout, verify=self._verify,
-                                 trust_env=self._url.startswith("https://"))  # a proxy would read what is not encrypted
+        # A proxy of the environment would read what is not encrypted.
+        return httpx.AsyncClient(base_url=self._url + "/", headers=headers, timeout=timeout,
+                                 verify=self._verify, trust_env=self._url.startswith("https://"))
 
     async def _choose_model(self) -> str:
         wanted = self._remote.model
         try:
-            listed = await self._repeated(self._models, time.monotonic() + self._remote.timeout, self._remote.retries + 1)
+            deadline_s = time.monotonic() + self._remote.timeout
+            listed = await self._repeated(self._models, deadline_s, self._remote.retries + 1)
         except ModelNotFound as error:
             if not wanted:
-                raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
+                raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: "
+                                    f"{error}") from error
             return wanted
         served = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
         names = ", ".join(served) or "none"
         if wanted and served and wanted not in served:
             raise ModelNotFound(f"{self._url} does not serve remote.model = {wanted!r}; it serves: {names}")
         if not wanted and len(served) != 1:
-            raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: {names}; name one")
+            raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: "
+                                f"{names}; name one")
         return wanted or served[0]
 
     async def _models(self) -> list:
@@ -167,14 +180,16 @@ class RemoteEngine:
         except (ValueError, KeyError, TypeError, RecursionError):
             listed = None
         if not isinstance(listed, list):
-            raise EngineError(f"{self._url}/models answered {response.content[:80]!r}, which lists no models; check that "
-                              "remote.url is the base of an OpenAI-compatible API")
+            raise EngineError(f"{self._url}/models answered {response.content[:80]!r}, which lists no "
+                              "models; check that remote.url is the base of an OpenAI-compatible API")
         return listed
 
     def _describe(self) -> EngineInfo:
-        why = f"remote.url names {self._url}; images as {self._remote.image_transport} PNG; self-test {self._self_test}"
-        return EngineInfo(runtime="remote", model=self._model, architecture="as served", device=urlsplit(self._url).netloc,
-                          dtype="as served", parameters=0, thinking="thinking" in self._model.lower(), why=why)
+        why = [f"remote.url names {self._url}", f"images as {self._remote.image_transport} PNG",
+               f"self-test {self._self_test}"]
+        return EngineInfo(runtime="remote", model=self._model, architecture="as served",
+                          device=urlsplit(self._url).netloc, dtype="as served", parameters=0,
+                          thinking="thinking" in self._model.lower(), why="; ".join(why))
 
     def _ask(self, rgb: np.ndarray, prompt: str) -> str:
         limits = self.generation
@@ -184,19 +199,21 @@ class RemoteEngine:
         finally:
             self.generation = limits
 
-    # -- one answer --------------------------------------------------------------------------------------------------
+    # -- one answer ------------------------------------------------------------------------------------------
 
     def _body(self, urls: list[str], prompt: str, schema: dict[str, Any] | None) -> dict[str, Any]:
-        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls] + [{"type": "text", "text": prompt}]
-        body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": content}], "stream": True,
-                                "temperature": 0, "max_tokens": self.generation.max_new_tokens}
+        content = [*({"type": "image_url", "image_url": {"url": url}} for url in urls),
+                   {"type": "text", "text": prompt}]
+        body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": content}],
+                                "max_tokens": self.generation.max_new_tokens, "temperature": 0, "stream": True}
         if schema is not None:
             body["response_format"] = {"type": "json_schema",
                                        "json_schema": {"name": "answer", "schema": schema, "strict": True}}
         return body
 
     def _watched(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
-        """Why the answer ended. The breaker hears how it went: a refusal is an answer, silence and nonsense are none."""
+        """Why the answer ended. The breaker hears how it went: a refusal is an answer, silence and nonsense
+        are none."""
         since = time.monotonic()
         try:
             reason = self._portal.call(self._answer, body, answer, limits, control)
@@ -215,7 +232,8 @@ class RemoteEngine:
     async def _answer(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
         attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
         self._failure = None
-        work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), limits.deadline_monotonic_s, attempts))
+        deadline_s = limits.deadline_monotonic_s
+        work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), deadline_s, attempts))
         reason, end_s = "", float("inf")
         try:
             while not work.done():
@@ -226,7 +244,7 @@ class RemoteEngine:
                     reason = limits.interruption(control)
                 if reason or now >= end_s:
                     break
-                await asyncio.wait({work}, timeout=min(_POLL_S, max(limits.deadline_monotonic_s - now, 0.001)))
+                await asyncio.wait({work}, timeout=min(_POLL_S, max(deadline_s - now, 0.001)))
         finally:
             work.cancel()
             await asyncio.wait({work})
@@ -240,7 +258,8 @@ class RemoteEngine:
         return reason
 
     async def _repeated(self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int) -> T:
-        """`call`, again where it raises _Again, with exponential backoff and jitter and never past the deadline."""
+        """`call`, again where it raises _Again, with exponential backoff and jitter and never past the
+        deadline."""
         for attempt in range(1, attempts + 1):
             try:
                 return await call()
@@ -249,7 +268,8 @@ class RemoteEngine:
                 pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             late = time.monotonic() + pause_s >= deadline_s
             if late and attempt < attempts:
-                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another attempt") from cause
+                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another "
+                                        "attempt") from cause
             if attempt < attempts:
                 self._retries += 1
                 await asyncio.sleep(pause_s)
@@ -278,8 +298,8 @@ class RemoteEngine:
         if not kind.startswith("text/event-stream"):
             answer.received = True
             begin = self._clean((await _beginning(response))[:120].decode(errors="replace"))
-            raise EngineError(f"{self._url} answered with {kind or 'no content type'} instead of a stream: {begin!r}; the "
-                              "server must support stream=true")
+            raise EngineError(f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
+                              f"{begin!r}; the server must support stream=true")
         reader = EventReader()
         async for received in response.aiter_bytes():
             answer.received = True
@@ -288,24 +308,26 @@ class RemoteEngine:
                 if answer.complete:
                     return
         if not answer.finish_reason:
-            raise EngineUnavailable(f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the "
-                                    "server's log")
+            raise EngineUnavailable(f"{self._url} ended its answer after {answer.tokens} tokens without "
+                                    "saying why; see the server's log")
 
-    # -- what can go wrong ----------------------------------------------------------------------------------------------
+    # -- what can go wrong -----------------------------------------------------------------------------------
 
     def _lost(self, error: httpx.HTTPError, tokens: int, safe: bool) -> Exception:
         """The error for a request that the transport failed. safe: nothing of an answer came."""
         what = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
         if _certificate_fault(error):
-            return EngineError(f"the certificate of {self._url} is not trusted ({what}); name its authority in "
-                               "remote.ca_file. There is no way to skip the check")
+            return EngineError(f"the certificate of {self._url} is not trusted ({what}); name its authority "
+                               "in remote.ca_file. There is no way to skip the check")
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server running?"))
+            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server "
+                                            "running?"))
         if isinstance(error, httpx.TimeoutException):
-            return EngineUnavailable(f"{self._url} was silent for more than remote.timeout = {self._remote.timeout:g} s, "
-                                     f"{tokens} tokens into the answer ({what})")
+            return EngineUnavailable(f"{self._url} was silent for more than remote.timeout = "
+                                     f"{self._remote.timeout:g} s, {tokens} tokens into the answer ({what})")
         lost = EngineUnavailable(f"{self._url} broke the connection {tokens} tokens into the answer ({what})")
-        return _Again(lost) if safe and isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)) else lost
+        broken = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
+        return _Again(lost) if safe and broken else lost
 
     def _refusal(self, response: httpx.Response, raw: bytes, with_schema: bool) -> Exception:
         """The error for an HTTP status other than 200."""
@@ -321,17 +343,19 @@ class RemoteEngine:
         if status >= 500:
             return EngineUnavailable(f"{what}; see the server's log")
         if status in (401, 403):
-            return EngineError(f"{what}; put a key of this server into an environment variable and its name into "
-                               "remote.api_key_env")
+            return EngineError(f"{what}; put a key of this server into an environment variable and its name "
+                               "into remote.api_key_env")
         if status == 404:
             return ModelNotFound(f"{what}; check remote.url and remote.model")
         if status < 400:
-            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
+            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads "
+                               "to")
         if with_schema and _ABOUT_SCHEMA.search(said):
             return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
         if _TOO_LONG.search(said):
             return EngineError(f"{what}; prompt, images and answer do not fit the server's context: lower "
-                               "generation.max_new_tokens or generation.max_pixels, or raise the server's limit")
+                               "generation.max_new_tokens or generation.max_pixels, or raise the server's "
+                               "limit")
         return EngineError(f"{what}; the server refuses such requests")
 
     def _clean(self, text: str) -> str:
@@ -349,7 +373,8 @@ async def _beginning(response: httpx.Response) -> bytes:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0 without."""
+    """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0
+    without."""
     value = response.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
@@ -357,7 +382,8 @@ def _retry_after_s(response: httpx.Response) -> float:
         at = email.utils.parsedate_to_datetime(value)
     except (TypeError, ValueError):
         return 0.0
-    return max((at.replace(tzinfo=at.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds(), 0.0)
+    at = at.replace(tzinfo=at.tzinfo or timezone.utc)
+    return max((at - datetime.now(timezone.utc)).total_seconds(), 0.0)
 
 
 def _certificate_fault(error: BaseException | None) -> bool:

@@ -1,6 +1,8 @@
-"""May this server be asked, and how: its address, the API key, TLS, images on their way, and a circuit breaker.
+"""May this server be asked, and how: its address, the API key, TLS, images on their way, and a circuit
+breaker.
 
-A key never leaves but as the header of a request that is encrypted or stays in the private network; no message says it.
+A key never leaves but as the header of a request that is encrypted or stays in the private network; no
+message says it.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 class CircuitBreaker:
-    """Spares a server that fails from every frame's request. States: closed, open, half-open (one attempt is let through).
+    """Spares a server that fails from every frame's request. States: closed, open, half-open (one attempt is
+    let through).
 
-    Opens after FAILURES in a row for FIRST_PAUSE_S, doubled by each further failure up to LONGEST_PAUSE_S. One thread
-    reports; any thread may read.
+    Opens after FAILURES in a row for FIRST_PAUSE_S, doubled by each further failure up to LONGEST_PAUSE_S.
+    One thread reports; any thread may read.
     """
 
     FAILURES, FIRST_PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 30.0
@@ -71,38 +74,42 @@ def base_url(url: str) -> str:
     except ValueError:
         usable = False
     if "@" in parts.netloc:  # first, and without the address: it holds a secret
-        raise InvalidInput("parameter remote.url holds credentials; put the key into an environment variable and name that "
-                           "in remote.api_key_env")
+        raise InvalidInput("parameter remote.url holds credentials; put the key into an environment "
+                           "variable and name that in remote.api_key_env")
     if not usable or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/completions"):
-        raise InvalidInput(f"parameter remote.url = {url!r} must be the base of an API such as http://host:8000/v1")
+        raise InvalidInput(f"parameter remote.url = {url!r} must be the base of an API such as "
+                           "http://host:8000/v1")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
 def api_key(variable: str, url: str) -> str:
-    """The key in the environment variable, empty if none is named. Raises InvalidInput, never showing either: a key that
-    was put into the parameter by mistake must not reach a log."""
+    """The key in the environment variable, empty if none is named. Raises InvalidInput, never showing either:
+    a key that was put into the parameter by mistake must not reach a log."""
     if not variable:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InvalidInput("the environment variable that remote.api_key_env names is not set; it takes the variable's "
-                           "name, not the key")
+        raise InvalidInput("the environment variable that remote.api_key_env names is not set; it takes the "
+                           "variable's name, not the key")
     if not (key.isascii() and key.isprintable()):
-        raise InvalidInput("the API key in the variable that remote.api_key_env names holds characters that no key has")
+        raise InvalidInput("the API key in the variable that remote.api_key_env names holds characters that "
+                           "no key has")
     if url.startswith("http://") and not _is_private(urlsplit(url).hostname):
-        raise InvalidInput(f"{url} is neither encrypted nor in a private network, so the API key would be readable on the "
-                           "way; use https, or leave remote.api_key_env empty")
+        raise InvalidInput(f"{url} is neither encrypted nor in a private network, so the API key would be "
+                           "readable on the way; use https, or leave remote.api_key_env empty")
     return key
 
 
 def tls_context(ca_file: str) -> ssl.SSLContext | bool:
-    """For httpx: certificates are always verified, against ca_file alone where it is given. Raises InvalidInput."""
+    """For httpx: certificates are always verified, against ca_file alone where it is given. Raises
+    InvalidInput."""
     if not ca_file:
         return True
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one
-        raise InvalidInput(f"parameter remote.ca_file = {ca_file!r} is no PEM file of certificates: {error}") from error
+        raise InvalidInput(f"parameter remote.ca_file = {ca_file!r} is no PEM file of certificates: "
+                           f"{error}") from error
 
 
 def image_folder(remote: RemoteConfig) -> Path | None:
@@ -111,14 +118,16 @@ def image_folder(remote: RemoteConfig) -> Path | None:
         return None
     folder = Path(remote.image_dir)
     if not (remote.image_dir and folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InvalidInput(f"parameter remote.image_dir = {remote.image_dir!r} must be an existing, writable directory with "
-                           "an absolute path that the server sees too; or use remote.image_transport base64")
+        raise InvalidInput(f"parameter remote.image_dir = {remote.image_dir!r} must be an existing, writable "
+                           "directory with an absolute path that the server sees too; or use "
+                           "remote.image_transport base64")
     return folder
 
 
 @contextlib.contextmanager
 def image_urls(images: Sequence[np.ndarray], folder: Path | None, max_pixels: int) -> Iterator[list[str]]:
-    """URLs of the images (each HxWx3 uint8 RGB) as lossless PNG: data URLs, or files in `folder` while the context lasts.
+    """URLs of the images (each HxWx3 uint8 RGB) as lossless PNG: data URLs, or files in `folder` while the
+    context lasts.
 
     Images of more than max_pixels are made smaller first (0 = never); boxes in 0..1000 do not change by it.
     """
@@ -131,12 +140,14 @@ def image_urls(images: Sequence[np.ndarray], folder: Path | None, max_pixels: in
                 urls.append("data:image/png;base64," + base64.b64encode(png).decode())
                 continue
             try:
-                with tempfile.NamedTemporaryFile(dir=folder, prefix="qwen3vl_", suffix=".png", delete=False) as file:
+                with tempfile.NamedTemporaryFile(dir=folder, prefix="qwen3vl_", suffix=".png",
+                                                 delete=False) as file:
                     written.append(Path(file.name))
                     file.write(png)
                     os.fchmod(file.fileno(), 0o644)  # the server may be another user
             except OSError as error:
-                raise EngineError(f"cannot write an image for the server: {error}; check remote.image_dir") from error
+                raise EngineError(f"cannot write an image for the server: {error}; check "
+                                  "remote.image_dir") from error
             urls.append(written[-1].as_uri())
         yield urls
     finally:
@@ -145,13 +156,15 @@ def image_urls(images: Sequence[np.ndarray], folder: Path | None, max_pixels: in
 
 
 def _png(rgb: np.ndarray, max_pixels: int) -> bytes:
-    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+    right = isinstance(rgb, np.ndarray) and rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
+    if not (right and rgb.size):
         what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise InvalidInput(f"an image must be HxWx3 uint8 RGB, got {what}")
     height, width = rgb.shape[:2]
     if 0 < max_pixels < height * width:
         factor = (max_pixels / (height * width)) ** 0.5
-        rgb = cv2.resize(rgb, (max(int(width * factor), 1), max(int(height * factor), 1)), interpolation=cv2.INTER_AREA)
+        size = max(int(width * factor), 1), max(int(height * factor), 1)
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _FAST_PNG)[1].tobytes()
 
 
@@ -162,4 +175,5 @@ def _is_private(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     addresses = [ipaddress.ip_address(address) for address in found]
-    return all(a.is_private or a.is_loopback for a in (getattr(a, "ipv4_mapped", None) or a for a in addresses))
+    addresses = [getattr(a, "ipv4_mapped", None) or a for a in addresses]
+    return all(a.is_private or a.is_loopback for a in addresses)

@@ -1,7 +1,7 @@
 """The self-test of a server: where does it say that a rectangle is, which we drew and therefore know?
 
-Qwen3-VL speaks 0..1000 of the image's own width and height. A server that resizes, pads or crops, or serves a model of
-another family, answers on another scale, and every box would be wrong by it. Knows nothing of HTTP.
+Qwen3-VL speaks 0..1000 of the image's own width and height. A server that resizes, pads or crops, or serves a
+model of another family, answers on another scale, and every box would be wrong by it. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from qwen3vl_ros.types import WrongModel
 
-# The standard prompt for a description (perception/prompts.py, which an engine may not import; a test compares them).
+# The standard prompt for a description; perception/prompts.py may not be imported here, a test compares them.
 PROMPT = ('Locate every object that matches the description "red rectangle" in the image. '
           "Report bbox coordinates in JSON format.")
 SIZE_PX = (640, 256)  # neither square nor close to 1000, so that no other scale looks like the right one
@@ -43,7 +43,8 @@ _FAULTS: dict[str, Callable[[Box], Box]] = {
     "per cent": _scaled(10, 10),
     "0..1000 of the longer side on both axes (wrong aspect)": _scaled(1, _W / _H),
     "0..1000 of the shorter side on both axes (wrong aspect)": _scaled(_H / _W, 1),
-    "0..1000 of a square that the image was padded to (wrong aspect)": _scaled(1, _W / _H, 0, 500 * (_W - _H) / _W),
+    "0..1000 of a square that the image was padded to (wrong aspect)":
+        _scaled(1, _W / _H, 0, 500 * (_W - _H) / _W),
     "y before x": lambda b: (b[1], b[0], b[3], b[2]),
     "corner and size instead of two corners": lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]),
 }
@@ -66,7 +67,8 @@ def picture(box: Box) -> Picture:
 
 
 def self_test(ask: Callable[[np.ndarray, str], str]) -> str:
-    """"passed", "passed coarsely: …", or "inconclusive: …" where the answers show no scale. ask: (rgb, prompt) -> text.
+    """"passed", "passed coarsely: …", or "inconclusive: …" where the answers show no scale. ask: (rgb,
+    prompt) -> text.
 
     Raises WrongModel when the answers are on another scale, and names it.
     """
@@ -77,12 +79,14 @@ def self_test(ask: Callable[[np.ndarray, str], str]) -> str:
         if len(answers) == 1 and _explains(_right, answers, _SAME):
             return "passed"
     if not all(boxes for _, boxes in answers):
-        return "inconclusive: the model did not find the red rectangle of the self-test; its coordinates are unproven"
-    seen = next((name for name, undo in _FAULTS.items() if _explains(undo, answers, _SAME)), "") or _other_scale(answers)
+        return "inconclusive: the model did not find the drawn red rectangle; its coordinates are unproven"
+    seen = next((name for name, undo in _FAULTS.items() if _explains(undo, answers, _SAME)), "")
+    seen = seen or _other_scale(answers)
     said = " and ".join(f"{[round(v, 3) for v in boxes[0]]} for {list(place)}" for place, boxes in answers)
     if seen:
-        raise WrongModel(f"the server's coordinates are off: they are {seen}, not 0..1000 of width and height (the "
-                         f"self-test got {said}); serve a Qwen3-VL, and let nothing resize, pad or crop images on the way")
+        raise WrongModel(f"the server's coordinates are off: they are {seen}, not 0..1000 of width and "
+                         f"height (the self-test got {said}); serve a Qwen3-VL, and let nothing resize, pad "
+                         "or crop images on the way")
     if _explains(_right, answers, _COARSE):
         return f"passed coarsely: the model said {said}"
     return f"inconclusive: the model said {said}, which no one scale explains; its coordinates are unproven"
@@ -102,7 +106,8 @@ def _explains(undo: Callable[[Box], Box], answers: list[tuple[Box, list[Box]]], 
 
 
 def _other_scale(answers: list[tuple[Box, list[Box]]]) -> str:
-    """The scale and offset that lead from the true boxes to the answers, in words; empty if no one pair does."""
+    """The scale and offset that lead from the true boxes to the answers, in words; empty if no one pair
+    does."""
     (place, boxes), (other, other_boxes) = answers
     for pair in itertools.product(boxes[:5], other_boxes[:5]):
         lines = [_line(place[i::2] + other[i::2], pair[0][i::2] + pair[1][i::2]) for i in (0, 1)]
@@ -112,7 +117,7 @@ def _other_scale(answers: list[tuple[Box, list[Box]]]) -> str:
             continue
         if max(abs(ox / sx), abs(oy / sy)) <= _NEAR:
             return f"pixels of an image of about {1000 * sx:.0f}x{1000 * sy:.0f}"
-        return f"0..1000 times ({sx:.3g}, {sy:.3g}) plus ({ox:.0f}, {oy:.0f}), as of a cropped or padded image"
+        return f"0..1000 times ({sx:.3g}, {sy:.3g}) plus ({ox:.0f}, {oy:.0f}), as of a cropped image"
     return ""
 
 

@@ -1,9 +1,11 @@
-"""A streamed answer of an OpenAI-compatible server: bytes -> events -> text, log-probabilities and why it ended.
+"""A streamed answer of an OpenAI-compatible server: bytes -> events -> text, log-probabilities and why it
+ended.
 
-Knows no sockets, no images and no retries. Everything malformed is an EngineError that shows what was received.
+Knows no sockets, no images and no retries. Everything malformed is an EngineError that shows what was
+received.
 
-Source: server-sent events (WHATWG HTML, 9.2) and `chat.completion.chunk` of OpenAI's API, with the reasoning fields of
-vLLM and SGLang (`reasoning_content`, `reasoning`).
+Source: server-sent events (WHATWG HTML, 9.2) and `chat.completion.chunk` of OpenAI's API, with the reasoning
+fields of vLLM and SGLang (`reasoning_content`, `reasoning`).
 """
 
 from __future__ import annotations
@@ -34,19 +36,21 @@ class EventReader:
         self._data: list[str] = []
 
     def feed(self, received: bytes) -> list[str]:
-        """The data of the events that `received` completes. Raises EngineError for what is no event stream."""
+        """The data of the events that `received` completes. Raises EngineError for what is no event
+        stream."""
         self._rest += received
         *lines, rest = self._rest.split(b"\n")
         self._rest = bytearray(rest)
         if len(rest) > _LONGEST_EVENT:
-            raise EngineError(f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream of an answer")
+            raise EngineError(f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream "
+                              "of an answer")
         events = []
         for line in lines:
             try:
                 text = line.removesuffix(b"\r").decode()
             except UnicodeDecodeError:
-                raise EngineError(f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something between here and "
-                                  "the model changes it") from None
+                raise EngineError(f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something "
+                                  "between here and the model changes it") from None
             name, _, value = text.partition(":")
             if name == "data":
                 self._data.append(value.removeprefix(" "))
@@ -54,16 +58,17 @@ class EventReader:
                 events.append("\n".join(self._data))
                 self._data.clear()
             elif text and name not in ("", "event", "id", "retry"):
-                raise EngineError(f"the server's answer is no event stream, it holds {text[:80]!r}; check that remote.url "
-                                  "is the base of an OpenAI-compatible API")
+                raise EngineError(f"the server's answer is no event stream, it holds {text[:80]!r}; check "
+                                  "that remote.url is the base of an OpenAI-compatible API")
         return events
 
 
 class StreamedAnswer:
-    """What came so far of one answer. finish_reason is empty until the server, a limit or the repeat guard ends it.
+    """What came so far of one answer. finish_reason is empty until the server, a limit or the repeat guard
+    ends it.
 
-    complete: no more is to be read. received: bytes of the answer came, so that it may not be asked for again.
-    first_text_s: when the first token came, on time.perf_counter()'s clock.
+    complete: no more is to be read. received: bytes of the answer came, so that it may not be asked for
+    again. first_text_s: when the first token came, on time.perf_counter()'s clock.
     """
 
     def __init__(self, max_new_tokens: int, repeat_limit: int):
@@ -85,7 +90,8 @@ class StreamedAnswer:
         """Take the data of the next event. Raises EngineError if it is malformed or reports an error."""
         if data.strip() == "[DONE]":
             if not self.finish_reason:
-                raise EngineError(f"the server ended the stream after {self.tokens} tokens without a finish_reason")
+                raise EngineError(f"the server ended the stream after {self.tokens} tokens without a "
+                                  "finish_reason")
             self.complete = True
             return
         chunk = _object(data)
@@ -118,8 +124,9 @@ class StreamedAnswer:
         reason = choice.get("finish_reason")
         if reason and not self.complete:
             if reason not in _FINISH:
-                raise EngineError(f"the server ended the answer after {self.tokens} tokens with finish_reason "
-                                  f"{str(reason)[:40]!r}, which is no answer; see the server's log")
+                raise EngineError(f"the server ended the answer after {self.tokens} tokens with "
+                                  f"finish_reason {str(reason)[:40]!r}, which is no answer; see the server's "
+                                  "log")
             self.finish_reason = _FINISH[reason]
 
     def _count(self, pieces: list[bytes]) -> None:
@@ -131,8 +138,10 @@ class StreamedAnswer:
         if self.tokens > self._max_new_tokens and not self.complete:
             self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens
 
-    def generation(self, finish_reason: str, prompt: str, thinking: bool, times_s: tuple[float, float, float]) -> Generation:
-        """The answer so far. thinking: the model's template opens a <think> part. times_s: preprocess, prefill, decode.
+    def generation(self, finish_reason: str, prompt: str, thinking: bool,
+                   times_s: tuple[float, float, float]) -> Generation:
+        """The answer so far. thinking: the model's template opens a <think> part. times_s: preprocess,
+        prefill, decode.
 
         forward_passes is 0, because servers do not tell; token ids are UNKNOWN_TOKEN.
         """
@@ -146,8 +155,8 @@ class StreamedAnswer:
         if logprobs is not None:
             count, ends = said.last_token - said.first_token, tuple(said.token_ends)
             logprobs = np.array(logprobs[said.first_token:said.last_token], np.float32)
-        return Generation(said.text, (UNKNOWN_TOKEN,) * count, logprobs, ends, finish_reason, reasoning or said.reasoning,
-                          prompt, _count_of(self._usage, "prompt_tokens"),
+        return Generation(said.text, (UNKNOWN_TOKEN,) * count, logprobs, ends, finish_reason,
+                          reasoning or said.reasoning, prompt, _count_of(self._usage, "prompt_tokens"),
                           _count_of(self._usage, "completion_tokens") or self.tokens, 0, *times_s)
 
 
@@ -194,10 +203,11 @@ def _said(logprobs: Any) -> list[tuple[bytes, float]]:
 
 
 def _aligned(text: bytes, said: list[tuple[bytes, float]]) -> tuple[list[bytes], list[float]] | None:
-    """(bytes, log-probabilities) of the tokens of `text`, whose pieces together are `text`; None if they do not fit it.
+    """(bytes, log-probabilities) of the tokens of `text`, whose pieces together are `text`; None if they do
+    not fit it.
 
-    Tokens that are no text (the end of the turn) are left out. Where tokens hold part of a character, some servers give
-    U+FFFD instead of the bytes: what is missing then belongs to the last of them.
+    Tokens that are no text (the end of the turn) are left out. Where tokens hold part of a character, some
+    servers give U+FFFD instead of the bytes: what is missing then belongs to the last of them.
     """
     pieces: list[bytes] = []
     logprobs: list[float] = []

@@ -1,7 +1,9 @@
-"""A real HTTP server that speaks the OpenAI streaming protocol over any engine of ours, and can be told to fail.
+"""A real HTTP server that speaks the OpenAI streaming protocol over any engine of ours, and can be told to
+fail.
 
-`ModelServer(engine)` listens on a free port of this machine. `faults` holds one name per coming chat request, taken in
-order; without one the request is answered. `RedFinder` is an engine that really sees, if only red, for coordinates.
+`ModelServer(engine)` listens on a free port of this machine. `faults` holds one name per coming chat request,
+taken in order; without one the request is answered. `RedFinder` is an engine that really sees, if only red,
+for coordinates.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.types import Generation
 
 STATUS_FAULTS = {
-    "400 context": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 tokens. However, "
-                                                            "you requested 9000 tokens (8000 in the messages)."}),
+    "400 context": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 tokens. "
+                                                            "However, you requested 9000 tokens."}),
     "400 odd": (400, {}, {"error": {"message": "no such thing", "type": "invalid_request_error"}}),
     "401": (401, {}, {"error": {"message": "Incorrect API key provided: KEY"}}),
     "403": (403, {}, {"detail": "Forbidden for KEY"}),
@@ -46,17 +48,17 @@ STATUS_FAULTS = {
 class ModelServer(ThreadingHTTPServer):
     """engine: anything with generate(images, prompt) and `generation`. Close with `with`.
 
-    requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between tokens.
-    refuses: names of body fields answered by 400. logprobs: whether they are given when asked for.
+    requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between
+    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for.
     """
 
     daemon_threads = True
 
-    def __init__(self, engine, *, models=("embedded",), port: int = 0, logprobs: bool = True, tokens_per_event: int = 1,
-                 reasoning: str = "", certificate: tuple[str, str] | None = None, api_key: str = ""):
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, engine, *, models=("embedded",), logprobs: bool = True, tokens_per_event: int = 1,
+                 certificate: tuple[str, str] | None = None, api_key: str = ""):
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
-        self.reasoning, self.api_key = reasoning, api_key
+        self.reasoning, self.api_key = "", api_key
         self.faults: deque[str] = deque()
         self.requests: list[dict] = []
         self.headers: list[dict] = []
@@ -78,7 +80,8 @@ class ModelServer(ThreadingHTTPServer):
 
     @lru_cache(64)
     def _answered(self, pngs: tuple[bytes, ...], prompt: str, max_tokens: int) -> Generation:
-        images = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].copy() for png in pngs]
+        images = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) for png in pngs]
+        images = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images]
         with self._lock:
             self._engine.generation = GenerationConfig(max_new_tokens=max_tokens, repeat_limit=100)
             return self._engine.generate(images, prompt)
@@ -113,11 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        if self.path != "/v1/models" or self.server.models_status != 200:
-            return self._json(self.server.models_status if self.path == "/v1/models" else 404, {}, {"detail": "Not Found"})
-        if self.server.api_key and self.headers.get("Authorization") != f"Bearer {self.server.api_key}":
-            return self._json(401, {}, {"error": {"message": f"Incorrect API key: {self.headers.get('Authorization')}"}})
-        self._json(200, {}, {"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]})
+        status = self.server.models_status if self.path == "/v1/models" else 404
+        if status != 200:
+            return self._json(status, {}, {"detail": "Not Found"})
+        key = self.headers.get("Authorization")
+        if self.server.api_key and key != f"Bearer {self.server.api_key}":
+            return self._json(401, {}, {"error": {"message": f"Incorrect API key: {key}"}})
+        self._json(200, {}, {"object": "list", "data": [{"id": name} for name in self.server.models]})
 
     def do_POST(self):
         server = self.server
@@ -161,18 +166,20 @@ class _Handler(BaseHTTPRequestHandler):
         for index in range(0, len(tokens), count):
             if index >= 4 * count and fault and not fault.endswith("after end"):
                 return self._fail(fault)
-            delta = {"index": 0, "delta": {"content": "".join(tokens[index:index + count])}, "finish_reason": None}
+            part = slice(index, index + count)
+            delta = {"index": 0, "delta": {"content": "".join(tokens[part])}, "finish_reason": None}
             if body.get("logprobs") and server.logprobs:
                 delta["logprobs"] = {"content": [
                     {"token": t, "logprob": float(p), "bytes": list(t.encode()), "top_logprobs": []}
-                    for t, p in zip(tokens[index:index + count], said.logprobs[index:index + count])]}
+                    for t, p in zip(tokens[part], said.logprobs[part])]}
             if not self._event({"choices": [delta]}):
                 return
             time.sleep(server.token_delay_s)
         reason = {"stop": "stop", "length": "length"}[said.finish_reason]
         end = {"index": 0, "delta": {}, "finish_reason": reason}
         if body.get("logprobs") and server.logprobs and reason == "stop":
-            end |= {"delta": {"content": ""}, "logprobs": {"content": [{"token": "<|im_end|>", "logprob": -0.01}]}}
+            end |= {"delta": {"content": ""},
+                    "logprobs": {"content": [{"token": "<|im_end|>", "logprob": -0.01}]}}
         self._event({"choices": [end]})
         if body.get("stream_options", {}).get("include_usage"):
             self._event({"choices": [], "usage": {"prompt_tokens": said.prompt_tokens,
@@ -192,12 +199,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if fault == "abort":
             self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]})
-        said = {"malformed": b"bogus\n\n", "garbage JSON": b'data: {"choices": [\n\n', "not UTF-8": b"data: {\"\xff\xfe\"}\n\n",
-                "error event": b'data: {"error": {"message": "out of memory"}}\n\n', "no object": b"data: 7\n\n",
-                "odd choices": b'data: {"choices": 7}\n\n', "odd content": b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
-                "done early": b"data: [DONE]\n\n"}
+        said = {"malformed": b"bogus", "garbage JSON": b'data: {"choices": [', "not UTF-8": b'data: {"\xff\xfe"}',
+                "error event": b'data: {"error": {"message": "out of memory"}}', "no object": b"data: 7",
+                "odd choices": b'data: {"choices": 7}', "done early": b"data: [DONE]",
+                "odd content": b'data: {"choices": [{"delta": {"content": 7}}]}'}
         if fault in said:
-            self._send(said[fault])
+            self._send(said[fault] + b"\n\n")
         self._send(b"", last=True)
 
     def _event(self, value: dict) -> bool:
@@ -227,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _reset(self) -> None:
-        """A TCP reset instead of a proper end; it also destroys what the client has not read yet, hence the pause."""
+        """A TCP reset instead of a proper end; it also destroys what the client has not read yet, hence the
+        pause."""
         time.sleep(0.2)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -237,14 +245,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, status: int, headers: dict, value) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
-        for name, content in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}
+        for name, content in headers.items():
             self.send_header(name, content)
         self.end_headers()
         self.wfile.write(data)
 
 
 class RedFinder:
-    """An engine that finds the red rectangle by its colour. `says(box_px, width, height) -> numbers` is its scale."""
+    """An engine that finds the red rectangle by its colour. `says(box_px, width, height) -> numbers` is its
+    scale."""
 
     def __init__(self, says=None):
         self.generation = GenerationConfig()
@@ -258,6 +268,7 @@ class RedFinder:
         text = "[]"
         if len(xs):
             numbers = self._says((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), width, height)
-            text = '```json\n[{"bbox_2d": [%s], "label": "red rectangle"}]\n```' % ", ".join(f"{v:.6g}" for v in numbers)
+            numbers = ", ".join(f"{v:.6g}" for v in numbers)
+            text = f'```json\n[{{"bbox_2d": [{numbers}], "label": "red rectangle"}}]\n```'
         return Generation(text, tuple(range(len(text))), np.full(len(text), -0.1, np.float32),
                           tuple(range(1, len(text) + 1)), "stop", prompt_tokens=9, generated_tokens=len(text))

@@ -1,9 +1,11 @@
 """`transformers serve`, the reference's own OpenAI-compatible server, where torchvision is missing.
 
-Without torchvision the library cannot build the video half of Qwen3-VL's processor and then serves nothing; this gives it
-the processor without that half. Everything else, server, model and generation, is the library's. Arguments are its own.
+Without torchvision the library cannot build the video half of Qwen3-VL's processor and then serves nothing;
+this gives it the processor without that half. Everything else, server, model and generation, is the
+library's. Arguments are its own.
 
-Imports first, which takes most of the time, and then serves in a new process for each line on stdin, printing its id.
+Imports first, which takes most of the time, and then serves in a new process for each line on stdin, printing
+its id.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class StillsProcessor(Qwen3VLProcessor):
 def load_processor(_, model_and_revision: str, gguf_file=None) -> StillsProcessor:
     directory = Path(snapshot_download(model_and_revision.split("@")[0], local_files_only=True))
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    return StillsProcessor(OfficialImages.from_pretrained(directory), tokenizer, None, tokenizer.chat_template)
+    images = OfficialImages.from_pretrained(directory)
+    return StillsProcessor(images, tokenizer, None, tokenizer.chat_template)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The remote engine against real servers: ours with every fault, and `transformers serve`, killed and started again."""
+"""The remote engine against real servers: ours with every fault, and `transformers serve`, killed and started
+again."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from qwen3vl_ros.engine.remote_stream import EventReader, StreamedAnswer
 from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import (Control, EngineError, EngineUnavailable, InvalidInput, ModelNotFound, Request, Task,
+from qwen3vl_ros.types import (Control, EngineError, EngineUnavailable, InvalidInput, ModelNotFound, Request,
                                WrongModel)
 
 PROMPT = prompt_for(Request(("cube", "ball", "cylinder", "mug", "bowl")))
@@ -75,7 +76,7 @@ def event(**choice) -> str:
     return json.dumps({"choices": [{"index": 0, "delta": {}, **choice}]})
 
 
-# -- our engine behind a server is our engine -----------------------------------------------------------------------
+# -- our engine behind a server is our engine ----------------------------------------------------------------
 
 @pytest.mark.parametrize("tokens_per_event", [1, 7])
 def test_the_remote_engine_says_what_the_served_engine_says(local, scene, tokens_per_event):
@@ -107,7 +108,8 @@ def test_a_server_without_logprobs_gives_none(server):
     server.logprobs = False
     engine = engine_of(server)
     said = engine.generate([RED], "?")
-    assert said.text.startswith("```json") and said.logprobs is None and said.token_ends == () == said.token_ids
+    assert said.text.startswith("```json") and said.logprobs is None
+    assert said.token_ends == () == said.token_ids
     assert engine.status()["logprobs"] == "no" and said.generated_tokens > 10
     engine.close()
 
@@ -139,7 +141,7 @@ def test_reasoning_of_the_server_is_no_part_of_the_answer(server):
     engine.close()
 
 
-# -- images ----------------------------------------------------------------------------------------------------------
+# -- images --------------------------------------------------------------------------------------------------
 
 class Recorder(RedFinder):
     """Keeps what it was shown."""
@@ -156,7 +158,8 @@ def test_images_arrive_lossless_and_in_order(tmp_path, transport):
     shared = tmp_path / "with space"
     shared.mkdir()
     with ModelServer(seen := Recorder()) as server:
-        engine = engine_of(server, image_transport=transport, image_dir=str(shared) if transport == "file" else "")
+        folder = str(shared) if transport == "file" else ""
+        engine = engine_of(server, image_transport=transport, image_dir=folder)
         engine.generate([*images, images[0][:, ::2]], "?")
         engine.close()
     for sent, arrived in zip([*images, images[0][:, ::2]], seen.images, strict=True):
@@ -183,14 +186,15 @@ def test_max_pixels_makes_images_smaller_and_keeps_their_shape(tmp_path):
     assert [i.shape for i in seen.images] == [(50, 100, 3), (50, 100, 3)]
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), [1]])
+@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32),
+                                 np.zeros((0, 4, 3), np.uint8), [1]])
 def test_what_is_no_image_is_refused_before_it_is_sent(server, engine, bad):
     with pytest.raises(InvalidInput, match="HxWx3 uint8"):
         engine.generate([bad], "?")
     assert not server.requests
 
 
-# -- cancel and deadline ------------------------------------------------------------------------------------------------
+# -- cancel and deadline -------------------------------------------------------------------------------------
 
 def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engine):
     server.token_delay_s = 0.03
@@ -238,40 +242,40 @@ def test_a_request_that_is_over_is_not_sent(server, engine):
     assert not server.requests
 
 
-# -- faults --------------------------------------------------------------------------------------------------------------
+# -- faults --------------------------------------------------------------------------------------------------
 
-FAULTS = [  # fault, error, words of the message, requests made
-    ("400 context", EngineError, "do not fit the server's context: lower generation.max_new_tokens", 1),
-    ("400 odd", EngineError, "answered 400: no such thing", 1),
-    ("401", EngineError, "answered 401.*remote.api_key_env", 1),
-    ("403", EngineError, "answered 403.*remote.api_key_env", 1),
-    ("404", ModelNotFound, "does not exist.*check remote.url and remote.model", 1),
-    ("302", EngineError, "redirects are not followed", 1),
-    ("garbage status", EngineError, "answered 418", 1),
-    ("500", EngineUnavailable, "answered 500: boom", 1),
-    ("hang", EngineUnavailable, "silent for more than remote.timeout = 1 s, 0 tokens", 1),
-    ("hang mid-stream", EngineUnavailable, "silent for more than remote.timeout = 1 s, 4 tokens", 1),
-    ("reset mid-stream", EngineUnavailable, "broke the connection 4 tokens into the answer", 1),
-    ("end mid-stream", EngineUnavailable, "ended its answer after 4 tokens without saying why", 1),
-    ("done early", EngineError, "after 4 tokens without a finish_reason", 1),
-    ("abort", EngineError, "after 4 tokens with finish_reason 'abort'", 1),
-    ("malformed", EngineError, "no event stream, it holds 'bogus'", 1),
-    ("garbage JSON", EngineError, "no JSON: '{\"choices\": \\['", 1),
-    ("no object", EngineError, "no JSON object: '7'", 1),
-    ("odd choices", EngineError, "no list of choices", 1),
-    ("odd content", EngineError, "text that is no string", 1),
-    ("not UTF-8", EngineError, "not UTF-8", 1),
-    ("error event", EngineError, "failed while answering: out of memory", 1),
-    ("json", EngineError, "application/json instead of a stream", 1),
+FAULTS = [  # fault, error, words of the message
+    ("400 context", EngineError, "do not fit the server's context: lower generation.max_new_tokens"),
+    ("400 odd", EngineError, "answered 400: no such thing"),
+    ("401", EngineError, "answered 401.*remote.api_key_env"),
+    ("403", EngineError, "answered 403.*remote.api_key_env"),
+    ("404", ModelNotFound, "does not exist.*check remote.url and remote.model"),
+    ("302", EngineError, "redirects are not followed"),
+    ("garbage status", EngineError, "answered 418"),
+    ("500", EngineUnavailable, "answered 500: boom"),
+    ("hang", EngineUnavailable, "silent for more than remote.timeout = 1 s, 0 tokens"),
+    ("hang mid-stream", EngineUnavailable, "silent for more than remote.timeout = 1 s, 4 tokens"),
+    ("reset mid-stream", EngineUnavailable, "broke the connection 4 tokens into the answer"),
+    ("end mid-stream", EngineUnavailable, "ended its answer after 4 tokens without saying why"),
+    ("done early", EngineError, "after 4 tokens without a finish_reason"),
+    ("abort", EngineError, "after 4 tokens with finish_reason 'abort'"),
+    ("malformed", EngineError, "no event stream, it holds 'bogus'"),
+    ("garbage JSON", EngineError, "no JSON: '{\"choices\": \\['"),
+    ("no object", EngineError, "no JSON object: '7'"),
+    ("odd choices", EngineError, "no list of choices"),
+    ("odd content", EngineError, "text that is no string"),
+    ("not UTF-8", EngineError, "not UTF-8"),
+    ("error event", EngineError, "failed while answering: out of memory"),
+    ("json", EngineError, "application/json instead of a stream"),
 ]
 
 
-@pytest.mark.parametrize("fault, error, words, requests", FAULTS, ids=[f[0] for f in FAULTS])
-def test_a_fault_is_named_and_never_asked_for_again_once_an_answer_began(server, engine, fault, error, words, requests):
+@pytest.mark.parametrize("fault, error, words", FAULTS, ids=[f[0] for f in FAULTS])
+def test_a_fault_is_named_and_not_asked_for_again(server, engine, fault, error, words):
     server.faults.append(fault)
     with pytest.raises(error, match=words) as caught:
         engine.generate([RED], "?")
-    assert type(caught.value) is error and len(server.requests) == requests
+    assert type(caught.value) is error and len(server.requests) == 1
     assert engine.generate([RED], "?").finish_reason == "stop", "one failure must not harm the next answer"
 
 
@@ -280,7 +284,8 @@ def test_what_gave_no_answer_is_asked_again(server, engine, fault):
     server.faults.append(fault)
     started = time.monotonic()
     said = engine.generate([RED], "?")
-    assert said.finish_reason == "stop" and len(server.requests) == 2 and engine.status()["remote_retries"] == "1"
+    assert said.finish_reason == "stop" and len(server.requests) == 2
+    assert engine.status()["remote_retries"] == "1"
     if fault == "503 later":
         assert time.monotonic() - started >= 0.7, "Retry-After was not honoured"
     assert engine.health.failures == 0
@@ -297,7 +302,8 @@ def test_retries_are_counted_and_end(server, retries, requests):
 
 
 @pytest.mark.parametrize("value, at_least, at_most", [
-    ("3", 3, 3), ("0.5", 0.5, 0.5), ("", 0, 0), ("soon", 0, 0), ("-5", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ("3", 3, 3), ("0.5", 0.5, 0.5), ("", 0, 0), ("soon", 0, 0), ("-5", 0, 0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
     (email.utils.formatdate(time.time() + 1000, usegmt=True), 500, 1000)])
 def test_retry_after_is_seconds_or_a_date(value, at_least, at_most):
     assert at_least <= remote._retry_after_s(httpx.Response(503, headers={"Retry-After": value})) <= at_most
@@ -340,8 +346,8 @@ def test_an_answer_that_goes_round_in_circles_is_stopped(with_logprobs):
             said = super().generate(images, prompt)
             text = "[" + '{"bbox_2d": [1, 2, 3, 4], "label": "cube"}, ' * 50
             n = len(text)
-            return dataclasses.replace(said, text=text, token_ids=tuple(range(n)), token_ends=tuple(range(1, n + 1)),
-                                       logprobs=np.zeros(n, np.float32))
+            return dataclasses.replace(said, text=text, token_ids=tuple(range(n)),
+                                       token_ends=tuple(range(1, n + 1)), logprobs=np.zeros(n, np.float32))
 
     with ModelServer(Parrot(), logprobs=with_logprobs) as server:
         engine = engine_of(server, GenerationConfig(repeat_limit=4))
@@ -350,7 +356,7 @@ def test_an_answer_that_goes_round_in_circles_is_stopped(with_logprobs):
     assert said.finish_reason == "repeat" and said.text.count("bbox_2d") in (4, 5)
 
 
-# -- the breaker -------------------------------------------------------------------------------------------------------
+# -- the breaker ---------------------------------------------------------------------------------------------
 
 def test_the_breaker_opens_waits_longer_each_time_and_closes_with_the_first_answer():
     now = [100.0]
@@ -375,7 +381,7 @@ def test_an_open_breaker_answers_at_once_and_lets_one_attempt_through_later(serv
             engine.generate([RED], "?")
     assert engine.status()["circuit"] == "open" and "boom" in engine.status()["last_remote_error"]
     started = time.monotonic()
-    with pytest.raises(EngineUnavailable, match="is not asked for another .* after 3 failures, the last: .*boom"):
+    with pytest.raises(EngineUnavailable, match="not asked for another .* after 3 failures, the last: .*boom"):
         engine.generate([RED], "?")
     assert time.monotonic() - started < 0.1 and len(server.requests) == 3
     time.sleep(engine.health.wait_s)
@@ -400,7 +406,7 @@ def test_refusals_do_not_open_the_breaker_but_nonsense_does(server, engine):
     assert engine.health.state == "open"
 
 
-# -- the way there: models, key, TLS -------------------------------------------------------------------------------------
+# -- the way there: models, key, TLS -------------------------------------------------------------------------
 
 def test_a_server_that_is_not_there_is_named():
     with socket.socket() as taken:
@@ -422,7 +428,8 @@ def test_the_model_must_be_served():
         engine.close()
         server.models = ["Qwen/Qwen3-VL-2B-Thinking"]
         engine = engine_of(server)
-        assert engine.info.thinking and engine.info.runtime == "remote" and engine.info.device.startswith("127.0.0.1:")
+        assert engine.info.thinking and engine.info.runtime == "remote"
+        assert engine.info.device.startswith("127.0.0.1:")
         engine.close()
         server.models_status = 404
         with pytest.raises(ModelNotFound, match="remote.model must name it"):
@@ -443,8 +450,8 @@ def test_the_base_of_an_address(url, base):
     assert base_url(url) == base
 
 
-@pytest.mark.parametrize("url", ["", "host:8000", "ftp://host/v1", "http://", "http://host:99999", "http://host/v1?x=1",
-                                 "http://host/v1/chat/completions"])
+@pytest.mark.parametrize("url", ["", "host:8000", "ftp://host/v1", "http://", "http://host:99999",
+                                 "http://host/v1?x=1", "http://host/v1/chat/completions"])
 def test_an_address_that_cannot_be_is_refused(url):
     with pytest.raises(InvalidInput, match="remote.url"):
         RemoteEngine(RemoteConfig(url=url))
@@ -477,7 +484,7 @@ def test_the_key_travels_in_a_header_and_appears_nowhere_else(monkeypatch, caplo
     assert "k3y" not in " ".join(texts) + caplog.text
 
 
-@pytest.mark.parametrize("value, words", [(None, "is not set"), ("", "is not set"), ("a\x00b".replace("\x00", "\x01"), "no key"),
+@pytest.mark.parametrize("value, words", [(None, "is not set"), ("", "is not set"), ("a\x01b", "no key"),
                                           ("schlüssel", "no key")])
 def test_a_key_that_cannot_be_is_refused_without_showing_it(monkeypatch, server, value, words):
     if value is None:
@@ -490,7 +497,8 @@ def test_a_key_that_cannot_be_is_refused_without_showing_it(monkeypatch, server,
     assert not value or value not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "[::ffff:8.8.8.8]", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "[::ffff:8.8.8.8]",
+                                  "no-such-host.invalid"])
 def test_a_key_does_not_go_unencrypted_into_a_public_network(monkeypatch, host):
     monkeypatch.setenv("SERVER_KEY", "k3y")
     with pytest.raises(InvalidInput, match="neither encrypted nor in a private network"):
@@ -511,16 +519,16 @@ def test_nothing_unencrypted_goes_through_a_proxy_of_the_environment(monkeypatch
 def certificate(tmp_path_factory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("tls")
     paths = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                    "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", paths[0],
-                    "-keyout", paths[1]], check=True, capture_output=True)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                    "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True)
     return paths
 
 
 def test_certificates_are_verified(monkeypatch, certificate, tmp_path):
     monkeypatch.setenv("SERVER_KEY", "k3y")
     with ModelServer(RedFinder(), certificate=certificate, api_key="k3y") as server:
-        with pytest.raises(EngineError, match="certificate of https.* is not trusted.*remote.ca_file") as caught:
+        with pytest.raises(EngineError, match="certificate of https.* not trusted.*remote.ca_file") as caught:
             engine_of(server, api_key_env="SERVER_KEY")
         assert not isinstance(caught.value, EngineUnavailable), "waiting does not help"
         engine = engine_of(server, api_key_env="SERVER_KEY", ca_file=certificate[0])
@@ -545,22 +553,29 @@ def test_a_closed_engine_says_so(server):
         engine.generate([RED], "?")
 
 
-# -- the self-test -------------------------------------------------------------------------------------------------------
+# -- the self-test -------------------------------------------------------------------------------------------
 
-SCALES = [  # what a server does wrong -> how it then says the box; words of the refusal
+def norm(b, w, h):
+    return [1000 * v / (w, h)[i % 2] for i, v in enumerate(b)]
+
+
+def corner_and_size(b, w, h):
+    return [*norm(b, w, h)[:2], *norm((b[2] - b[0], b[3] - b[1]), w, h)]
+
+
+SCALES = [  # words of the refusal, how the server says the box; b is xyxy in pixels of the image
     ("pixels of the image", lambda b, w, h: b),
     ("pixels of an image of about 12[78][0-9]x51[0-9]", lambda b, w, h: [2 * v for v in b]),
-    ("pixels of an image of about 44[89]x44[789]", lambda b, w, h: [448 * v / (w, h)[i % 2] for i, v in enumerate(b)]),
-    ("pixels of an image of about 9[23][0-9]x9[23][0-9]", lambda b, w, h: [930 * v / (w, h)[i % 2] for i, v in enumerate(b)]),
-    ("fractions 0..1", lambda b, w, h: [v / (w, h)[i % 2] for i, v in enumerate(b)]),
-    ("per cent", lambda b, w, h: [100 * v / (w, h)[i % 2] for i, v in enumerate(b)]),
-    ("longer side on both axes", lambda b, w, h: [1000 * v / w for v in b]),
-    ("shorter side on both axes", lambda b, w, h: [1000 * v / h for v in b]),
-    ("square that the image was padded to", lambda b, w, h: [1000 * (v + (0, (w - h) / 2)[i % 2]) / w for i, v in enumerate(b)]),
-    ("y before x", lambda b, w, h: [1000 * b[1] / h, 1000 * b[0] / w, 1000 * b[3] / h, 1000 * b[2] / w]),
-    ("corner and size", lambda b, w, h: [1000 * b[0] / w, 1000 * b[1] / h, 1000 * (b[2] - b[0]) / w, 1000 * (b[3] - b[1]) / h]),
-    (r"times \(1.1[0-9], 1\) plus", lambda b, w, h: [1000 * (b[0] - 35) / 560, 1000 * b[1] / h, 1000 * (b[2] - 35) / 560,
-                                                    1000 * b[3] / h]),
+    ("pixels of an image of about 44[89]x44[789]", lambda b, w, h: [0.448 * v for v in norm(b, w, h)]),
+    ("pixels of an image of about 9[23][0-9]x9[23][0-9]", lambda b, w, h: [0.93 * v for v in norm(b, w, h)]),
+    ("fractions 0..1", lambda b, w, h: [v / 1000 for v in norm(b, w, h)]),
+    ("per cent", lambda b, w, h: [v / 10 for v in norm(b, w, h)]),
+    ("longer side on both axes", lambda b, w, h: norm(b, w, w)),
+    ("shorter side on both axes", lambda b, w, h: norm(b, h, h)),
+    ("square that the image was padded to", lambda b, w, h: np.add(norm(b, w, w), (0, 300, 0, 300))),
+    ("y before x", lambda b, w, h: [norm(b, w, h)[i] for i in (1, 0, 3, 2)]),
+    ("corner and size", corner_and_size),
+    (r"times \(1.1[0-9], 1\) plus", lambda b, w, h: norm((b[0] - 35, b[1], b[2] - 35, b[3]), w - 80, h)),
 ]
 
 
@@ -581,25 +596,28 @@ def test_a_right_server_passes_with_one_question(server):
 
 @pytest.mark.parametrize("says", [
     lambda b, w, h: [400, 400, 600, 600],                                    # always the same
-    lambda b, w, h: [1000 * b[0] / w - 200, 1000 * b[1] / h - 150, 1000 * b[2] / w, 1000 * b[3] / h + 300 * (b[0] > 200)]])
+    lambda b, w, h: [v + e for v, e in zip(norm(b, w, h), (-200, -150, 0, 300 * (b[0] > 200)))]])
 def test_a_model_that_sees_badly_is_inconclusive(says):
     with ModelServer(RedFinder(says)) as server:
         engine = engine_of(server, self_test=True)
-    assert engine.status()["self_test"].startswith("inconclusive") and "which no one scale explains" in engine.info.why
+    assert engine.status()["self_test"].startswith("inconclusive")
+    assert "which no one scale explains" in engine.info.why
     engine.close()
 
 
 def test_a_model_that_sees_roughly_passes_and_says_so():
     rough = {remote_check.PLACES[0]: (559, 256, 872, 678), remote_check.PLACES[1]: (160, 420, 390, 830)}
     answers = iter(f"[{list(box)}]" for box in rough.values())
-    assert remote_check.self_test(lambda rgb, prompt: next(answers)).startswith("passed coarsely: the model said [559")
+    assert remote_check.self_test(lambda rgb, prompt: next(answers)).startswith("passed coarsely: the model "
+                                                                                "said [559")
 
 
 def verdicts(scale: float, sigma: float, count: int = 100) -> dict[str, int]:
     """How often a model that errs by sigma, on a scale that is off by a factor, is refused, passed, …"""
     rng, found = np.random.default_rng(0), Counter()
     for _ in range(count):
-        answers = [str((np.array(place) * scale + rng.normal(0, sigma, 4)).round().tolist()) for place in remote_check.PLACES]
+        answers = [str((np.array(place) * scale + rng.normal(0, sigma, 4)).round().tolist())
+                   for place in remote_check.PLACES]
         try:
             found[remote_check.self_test(lambda rgb, prompt: answers.pop(0)).split(":")[0]] += 1
         except WrongModel:
@@ -635,9 +653,10 @@ def test_the_picture_holds_the_box(place):
     np.testing.assert_allclose([float(n) for n in numbers], place, atol=2.5)
 
 
-# -- reading a stream ------------------------------------------------------------------------------------------------------
+# -- reading a stream ----------------------------------------------------------------------------------------
 
-STREAM = ': ping\n\ndata: {"a": "ü"}\r\n\r\nevent: x\nid: 3\ndata: one\ndata: two\n\ndata:[DONE]\n\n'.encode()
+STREAM = (': ping\n\ndata: {"a": "ü"}\r\n\r\n'
+          'event: x\nid: 3\ndata: one\ndata: two\n\ndata:[DONE]\n\n').encode()
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8).map(sorted))
@@ -662,7 +681,8 @@ def test_tokens_that_cut_characters_keep_their_places(text, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=12, unique=True)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)]) if b > a]
     said = [(piece, -float(i)) for i, piece in enumerate(pieces)]
-    shown = [(p if _whole(p) else "\ufffd".encode(), v) for p, v in said]  # as servers show parts of characters
+    # As servers show parts of characters:
+    shown = [(p if _whole(p) else "\ufffd".encode(), v) for p, v in said]
     for offered in (said, said + [(b"<|im_end|>", -9.0)], shown):
         aligned = remote_stream._aligned(raw, offered)
         assert aligned is None or b"".join(aligned[0]) == raw and len(aligned[0]) == len(aligned[1])
@@ -680,10 +700,9 @@ def _whole(piece: bytes) -> bool:
 def test_a_character_over_two_tokens_whose_bytes_the_server_hides():
     answer = StreamedAnswer(100, 4)
     broken = {"token": "\ufffd", "bytes": list("\ufffd".encode()), "logprob": -0.5}
-    answer.add(event(delta={"content": "a"}, logprobs={"content": [{"token": "a", "logprob": -0.1, "bytes": None}]}))
-    answer.add(event(delta={"content": ""}, logprobs={"content": [broken]}))
-    answer.add(event(delta={"content": "😀"}, logprobs={"content": [broken]}))
-    answer.add(event(delta={"content": "b"}, logprobs={"content": [{"token": "b", "logprob": -0.2}]}, finish_reason="stop"))
+    first, last = {"token": "a", "logprob": -0.1, "bytes": None}, {"token": "b", "logprob": -0.2}
+    for content, token in (("a", first), ("", broken), ("😀", broken), ("b", last)):
+        answer.add(event(delta={"content": content}, logprobs={"content": [token]}))
     said = answer.generation("stop", "", False, (0, 0, 0))
     assert said.text == "a😀b" and said.token_ends == (1, 1, 2, 3)
     np.testing.assert_allclose(said.logprobs, [-0.1, -0.5, -0.5, -0.2])
@@ -697,7 +716,8 @@ def test_surrogates_over_two_events_are_one_character():
 
 
 LOGPROBS = [("missing in one chunk", None), ("not a number", [{"token": "b", "logprob": None}]),
-            ("infinite", [{"token": "b", "logprob": float("-inf")}]), ("another text", [{"token": "x", "logprob": -1.0}]),
+            ("infinite", [{"token": "b", "logprob": float("-inf")}]),
+            ("another text", [{"token": "x", "logprob": -1.0}]),
             ("no token", [{"logprob": -1.0}]), ("no objects", [7])]
 
 
@@ -705,7 +725,7 @@ LOGPROBS = [("missing in one chunk", None), ("not a number", [{"token": "b", "lo
 def test_log_probabilities_that_do_not_fit_the_text_are_none(second):
     answer = StreamedAnswer(100, 4)
     answer.add(event(delta={"content": "a"}, logprobs={"content": [{"token": "a", "logprob": -0.1}]}))
-    answer.add(event(delta={"content": "b"}, logprobs={"content": second} if second else None, finish_reason="stop"))
+    answer.add(event(delta={"content": "b"}, logprobs={"content": second} if second else None))
     said = answer.generation("stop", "", False, (0, 0, 0))
     assert said.text == "ab" and said.logprobs is None and said.token_ends == ()
 
@@ -719,16 +739,18 @@ THOUGHTS = [  # content, thinking model, finish, text, reasoning
 def test_thoughts_in_the_content_are_no_answer(content, thinking, finish, text, reasoning):
     answer = StreamedAnswer(100, 4)
     for letter in content:
-        answer.add(event(delta={"content": letter}, logprobs={"content": [{"token": letter, "logprob": -0.1}]}))
+        token = {"token": letter, "logprob": -0.1}
+        answer.add(event(delta={"content": letter}, logprobs={"content": [token]}))
     said = answer.generation(finish, "", thinking, (0, 0, 0))
     assert (said.text, said.reasoning) == (text, reasoning) and len(said.logprobs) == len(text)
 
 
+FIELDS = st.sampled_from(["choices", "delta", "content", "logprobs", "usage", "error", "finish_reason", "token",
+                          "logprob", "bytes", "message", "object", "reasoning_content"])
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-                    lambda v: st.lists(v, max_size=3) | st.dictionaries(
-                        st.sampled_from(["choices", "delta", "content", "logprobs", "usage", "error", "finish_reason", "token",
-                                         "logprob", "bytes", "message", "object", "reasoning_content"]), v, max_size=4),
-                    max_leaves=12))
+                    lambda v: st.lists(v, max_size=3) | st.dictionaries(FIELDS, v, max_size=4), max_leaves=12))
 def test_an_event_is_taken_or_is_an_engine_error(value):
     answer = StreamedAnswer(100, 4)
     try:
@@ -738,7 +760,7 @@ def test_an_event_is_taken_or_is_an_engine_error(value):
     answer.generation("stop", "", False, (0, 0, 0))
 
 
-# -- the reference's own server, killed and started again ------------------------------------------------------------------
+# -- the reference's own server, killed and started again ----------------------------------------------------
 
 class TransformersServe:
     """`transformers serve` with the embedded model, laid out as a hub cache so that it is listed."""
@@ -759,11 +781,12 @@ class TransformersServe:
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}/v1"
         environment = os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")])
+        root = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
         with open(folder / "log", "a") as log:
             self._launcher = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("serve_transformers.py")), self.MODEL, "--device", "cpu",
-                 "--dtype", "float32", "--host", "127.0.0.1", "--port", str(self._port)],
+                [sys.executable, str(Path(__file__).with_name("serve_transformers.py")), self.MODEL,
+                 "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(self._port)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
         self.pid = 0
 

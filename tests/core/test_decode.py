@@ -1,4 +1,5 @@
-"""The decode loop with a toy model that says what it is told, one byte a token; and the reading back of tokens."""
+"""The decode loop with a toy model that says what it is told, one byte a token; and the reading back of tokens. Drafts have
+their own tests (test_drafts.py)."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ import json
 import time
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_network import END, Toy
 
-from qwen3vl_ros.engine.decode import Interrupted, Limits, RepeatGuard, decode, transcribe
-from qwen3vl_ros.types import Control
-
-END = 0
+from qwen3vl_ros.engine.decode import Interrupted, Limits, RepeatGuard, Sampling, decode, transcribe
+from qwen3vl_ros.types import Control, EngineError
 
 
 class Said(NamedTuple):
@@ -148,6 +149,135 @@ def test_guard_reads_objects_whatever_the_tokens():
         guard = RepeatGuard(4)
         pieces = [text[i:i + size] for i in range(0, len(text), size)]
         assert "repeat" in [guard.add(i, piece) for i, piece in enumerate(pieces)]
+
+
+# -- garbage and damage --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("said", [b"!" * 300, b"!" * 24], ids=["for ever", "just enough"])
+def test_an_answer_of_exclamation_marks_is_an_error(said):
+    with pytest.raises(EngineError, match='nothing but "!".*FP8'):
+        say(said)
+
+
+@pytest.mark.parametrize("said", ["!" * 23, "a" + "!" * 40, "! " * 20])
+def test_exclamation_marks_in_an_answer_are_none(said):
+    assert text_of(say(said)) == said
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling()])
+def test_scores_that_are_not_numbers(sampling):
+    class Broken:
+        def best(self):
+            return [7], [float("nan")]
+
+        def logits(self):
+            return np.full((1, 9), np.nan, np.float32)
+
+    with pytest.raises(EngineError, match="not a number"):
+        decode(lambda draft: Broken(), None, None, stop_ids=[END], bytes_of=lambda t: b"x", control=Control(),
+               limits=Limits(9, time.monotonic() + 9, 4), sampling=sampling)
+
+
+# -- by chance -----------------------------------------------------------------------------------------------------------
+
+LOGITS = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
+
+
+@pytest.mark.parametrize("sampling, expected", [
+    (Sampling(1.0, 1.0, 0), [0.4, 0.3, 0.2, 0.1]),
+    (Sampling(0.5, 1.0, 0), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
+    (Sampling(1.0, 1.0, 2), [4 / 7, 3 / 7, 0, 0]),
+    (Sampling(1.0, 0.65, 0), [4 / 7, 3 / 7, 0, 0]),
+    (Sampling(1.0, 0.1, 0), [1, 0, 0, 0]),
+    (Sampling(0.0, 1.0, 0), [1, 0, 0, 0]),
+    (Sampling(1.0, 1.0, 0, presence_penalty=50.0), [0, 0, 2 / 3, 1 / 3]),
+], ids=["as it is", "colder", "top k", "top p", "at least one", "greedy", "what was said is avoided"])
+def test_sampling_shares(sampling, expected):
+    """Evenly spread chances give each token its share."""
+    drawn = [sampling.pick(LOGITS, [0, 1], (i + 0.5) / 3000) for i in range(3000)]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 3000, expected, atol=2e-3)
+
+
+def test_impossible_sampling_is_refused():
+    for wrong in (dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.5), dict(top_k=-1)):
+        with pytest.raises(ValueError, match="impossible"):
+            Sampling(**wrong)
+
+
+def test_a_seed_is_an_answer():
+    def anything(said):
+        return 1 + len(said) % 5
+
+    one, same, other = (Toy(anything, vocabulary=9).decode(sampling=Sampling(5.0, 1.0, 0, seed=seed), max_new_tokens=50)
+                        for seed in (1, 1, 2))
+    assert one.token_ids == same.token_ids != other.token_ids
+    assert all(p <= 0 for p in one.logprobs)
+
+
+# -- held to a grammar ---------------------------------------------------------------------------------------------------
+
+class Count:
+    """`{"n": D}` with one digit D, or with two; by hand, what a grammar library does."""
+
+    HEAD, TAIL, DIGITS = b'{"n": ', b"}", b"0123456789"
+
+    def __init__(self, vocabulary: int = 256):
+        self.said, self._vocabulary = b"", vocabulary
+
+    def forced(self):
+        if len(self.said) < len(self.HEAD):
+            return list(self.HEAD[len(self.said):])
+        digits = self.said[len(self.HEAD):]
+        return [END] if digits.endswith(self.TAIL) else list(self.TAIL) if len(digits) == 2 else []
+
+    def allowed(self):
+        assert len(self.said) > len(self.HEAD) - 1, "what is forced is not asked for"
+        mask = np.zeros(self._vocabulary, bool)
+        mask[list(self.DIGITS + (self.TAIL if self.said[-1:].isdigit() else b""))] = True
+        return mask
+
+    def accept(self, token_ids):
+        self.said += bytes(token_ids)
+
+
+@pytest.mark.parametrize("likes, said, passes", [
+    (b"7}", b'{"n": 7}', 2), (b"42", b'{"n": 42}', 3), (b"zz", b'{"n": 00}', 3)], ids=["one digit", "two digits", "nonsense"])
+@pytest.mark.parametrize("longest_step", [1, 3, 100])
+@pytest.mark.parametrize("drafted", [b"", b'{"n": 42}', b"7}", b"zz"])
+def test_what_is_forced_costs_no_pass_and_the_rest_is_allowed(likes, said, passes, longest_step, drafted):
+    class Once:
+        def propose(self, token_ids, most):
+            return list(drafted)[len(token_ids):][:most] if drafted[:len(token_ids)] == bytes(token_ids) else list(drafted)[:most]
+
+        def judged(self, proposed, accepted):
+            assert accepted <= len(proposed)
+
+    def model(so_far):
+        place = len(so_far) - len(Count.HEAD)
+        return likes[place] if 0 <= place < len(likes) else ord("x")
+
+    toy, constraint = Toy(model, longest_step=longest_step), Count()
+    run = toy.decode(Once() if drafted else None, constraint=constraint)
+    assert bytes(run.token_ids) == said == constraint.said and run.finish_reason == "stop"
+    if longest_step == 100:
+        assert run.forward_passes <= passes
+    if longest_step == 1:
+        assert run.forward_passes == len(said), "the end is forced, so no pass is needed for it"
+    assert all(p <= 0 for p in run.logprobs) and run.logprobs[0] < -3, "the network's own opinion, not the mask's"
+
+
+def test_a_grammar_that_allows_nothing():
+    class Nothing(Count):
+        def allowed(self):
+            return np.zeros(256, bool)
+
+    with pytest.raises(EngineError, match="allows no token"):
+        Toy.saying(b"x").decode(constraint=Nothing())
+
+
+def test_limits_count_for_forced_tokens():
+    run = Toy.saying(b"x" * 20).decode(constraint=Count(), max_new_tokens=4)
+    assert (bytes(run.token_ids), run.finish_reason, run.forward_passes) == (b'{"n"', "length", 1)
 
 
 # -- from tokens to text ----------------------------------------------------------------------------------------------

@@ -293,19 +293,21 @@ def needs(runtime: str) -> None:
             pytest.skip(f"{module} is not installed")
 
 
+SMALL_AREA = 160 * 128  # pixels; a fourth of what the model is used to, and still answered with boxes
+
+
 @lru_cache
 def stream_of_pictures() -> list[np.ndarray]:
-    """300 pictures at 5 Hz of 30 s at rest, 20 s with an object moving and 10 s with the camera moving; new scenes every
-    few seconds, and a sensor's noise, because no camera sends the same picture twice."""
+    """300 pictures at 5 Hz, a third at rest, a third with an object moving, a third with the camera moving; a new scene
+    every five seconds, and a sensor's noise, because no camera sends the same picture twice."""
     pytest.importorskip("mujoco")
     from qwen3vl_ros.sim.stream import SimStream
 
     noise, pictures = np.random.default_rng(0), []
-    for motion, seconds in (("static", 20), ("one_moving", 20), ("all_moving", 20)):
-        with SimStream(70, motion, scene_every_s=5.0, rate_hz=5.0, width=320, height=224, quality="fast") as camera:
-            for _, view, _ in camera.frames(seconds):
-                noisy = view.rgb + noise.normal(0, 2, view.rgb.shape)
-                pictures.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    for motion in ("static", "one_moving", "all_moving"):
+        with SimStream(70, motion, scene_every_s=5.0, rate_hz=5.0, n_objects=3, width=160, height=128, quality="fast") as camera:
+            for _, view, _ in camera.frames(20.0):
+                pictures.append(np.clip(view.rgb + noise.normal(0, 2, view.rgb.shape), 0, 255).astype(np.uint8))
     return pictures
 
 
@@ -313,8 +315,10 @@ def stream_of_pictures() -> list[np.ndarray]:
 def test_drafted_answers_are_the_plain_ones(runtime, every):
     """Token for token. The plain one is given second, on the image that the cache already holds."""
     needs(runtime)
-    engine = load_engine(from_flat({"engine": runtime, "device": "cpu"}))
+    engine = load_engine(from_flat({"engine": runtime, "device": "cpu", "generation.min_pixels": SMALL_AREA,
+                                    "generation.max_pixels": SMALL_AREA}))
     drafted_passes = plain_passes = 0
+    answers: set[str] = set()
     pictures = stream_of_pictures()[::every]
     for number, rgb in enumerate(pictures):
         drafted = engine.generate([rgb], PROMPT, stream="camera")
@@ -323,9 +327,11 @@ def test_drafted_answers_are_the_plain_ones(runtime, every):
         assert drafted.finish_reason == plain.finish_reason
         np.testing.assert_allclose(drafted.logprobs, plain.logprobs, atol=1e-3)
         assert plain.reused_tokens == plain.prompt_tokens - 1 and plain.drafted_tokens == 0
+        answers.add(plain.text)
         drafted_passes, plain_passes = drafted_passes + drafted.forward_passes, plain_passes + plain.forward_passes
     engine.close()
-    assert len(pictures) * every >= 300 and drafted_passes < plain_passes / (3 if every == 1 else 1.3)
+    assert len(pictures) * every >= 300 and len(answers) > len(pictures) / 3, "answers worth comparing"
+    assert drafted_passes < plain_passes / (3 if every == 1 else 1.2)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch", "transformers"])

@@ -45,6 +45,7 @@ from qwen3vl_ros.types import EngineError, PerceptionError
 
 MODULES = ("tensorrt_rtx", "tensorrt")
 _MEASURED_PARAMETERS = 50_000_000
+_FIRST_TENSORRT = 10, 15
 _COPIED = ("*.json", "*.jinja", "*.txt")
 # tensorrt_rtx 1.7 refuses the graphs' float32 matrix products on SM 75, whatever the precision.
 _NEEDS_SM = {"fp16": (80, "float32 matrix products"), "int4": (80, "float32 matrix products"),
@@ -67,7 +68,8 @@ def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str 
     limits = _within(checkpoint, limits)
     hashed = hash_files(*checkpoint.weight_files)
     bundle = _start(checkpoint, Path(out), Bundle(
-        Path(out), checkpoint.config, model or str(checkpoint.path), hashed, module, trt.__version__, precision,
+        Path(out), checkpoint.config, model or str(checkpoint.path), hashed, checkpoint.parameters, module,
+        trt.__version__, precision,
         compute_dtype(precision), limits, {}, {}), say)
     key = _key(bundle)
     missing = {part: [sm for sm in sms if bundle.engines.get(engine_name(part, sm), {}).get("key") != key]
@@ -100,7 +102,7 @@ def _build_part(trt: ModuleType, checkpoint: Checkpoint, bundle: Bundle, part: s
     started = time.monotonic()
     stored = quantize_onnx.rewrite(model, checkpoint.path, file, precision)
     say(f"{part}: graph written in {time.monotonic() - started:.1f} s, weights "
-        + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(stored.items())))
+        + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(stored.items()) if size > 1e4))
     logger = trt.Logger(trt.Logger.ERROR)
     builder, network, parser = parse(trt, logger, file)
     for sm in sms:
@@ -152,6 +154,10 @@ def import_module(module: str) -> ModuleType:
 def check(trt: ModuleType, module: str, sms: Sequence[int], precision: str) -> None:
     """Raises EngineError for compute capabilities that cannot be built for with this module and precision."""
     if module == "tensorrt":
+        if tuple(int(number) for number in trt.__version__.split(".")[:2]) < _FIRST_TENSORRT:
+            raise EngineError(f"tensorrt {trt.__version__} has no cache and attention layers, which came with "
+                              f"{'.'.join(map(str, _FIRST_TENSORRT))} (JetPack 7.2); use engine onnxruntime or torch "
+                              "with it")
         here = current_sm()
         if any(sm != here for sm in sms):
             raise EngineError(f"tensorrt builds only for the GPU it runs on, here SM {here}, and --sm asks for "
@@ -177,7 +183,11 @@ def current_sm() -> int:
     """The compute capability of the GPU here, 89 being 8.9. Raises EngineError without one."""
     from qwen3vl_ros.engine.tensorrt_runtime import Cuda
 
-    return Cuda(0).sm
+    try:
+        return Cuda(0).sm
+    except EngineError as error:
+        raise EngineError(f"there is no GPU here to build for: name others, e.g. --sm 86,89,120 with --module "
+                          f"tensorrt_rtx. ({error})") from error
 
 
 def _within(checkpoint: Checkpoint, limits: Limits) -> Limits:
@@ -201,8 +211,8 @@ def parse(trt: ModuleType, logger: Any, file: Path) -> tuple[Any, Any, Any]:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(file)):
         reasons = "; ".join(parser.get_error(i).desc().splitlines()[0] for i in range(min(3, parser.num_errors)))
-        raise EngineError(f"{trt.__name__} {trt.__version__} does not accept {file.name}: {reasons}; 10.15 is the "
-                          "first version with the cache and attention operators it needs")
+        raise EngineError(f"{trt.__name__} {trt.__version__} does not accept {file.name}: {reasons}; try another "
+                          "version of it, or engine onnxruntime or torch")
     return builder, network, parser
 
 

@@ -53,15 +53,17 @@ class Limits:
 class Bundle:
     """A checked manifest. `read_bundle` makes it.
 
-    model: name or path of the checkpoint it was made from. module: "tensorrt" or "tensorrt_rtx". dtype: "float16" or
-    "bfloat16", of activations and cache. engines: file name -> what is known of it (sm, part, sha256, bytes, layers,
-    …). parity: how far the results were from the reference's, or why that was not measured.
+    model: name or path of the checkpoint it was made from; parameters: its number of weights. module: "tensorrt" or
+    "tensorrt_rtx". dtype: "float16" or "bfloat16", of activations and cache. engines: file name -> what is known of
+    it (sm, part, sha256, bytes, layers, …). parity: how far the results were from the reference's, or why that was
+    not measured.
     """
 
     path: Path
     config: dict[str, Any]
     model: str
     model_sha256: str
+    parameters: int
     module: str
     version: str
     precision: str
@@ -150,7 +152,8 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
                          "build the bundle again with model/build_engine.py")
     try:
         files = manifest["files"]
-        bundle = Bundle(path, {}, manifest["model"], manifest["model_sha256"], manifest["module"], manifest["version"],
+        bundle = Bundle(path, {}, manifest["model"], manifest["model_sha256"], manifest["parameters"],
+                        manifest["module"], manifest["version"],
                         manifest["precision"], manifest["dtype"], Limits(**manifest["limits"]), manifest["engines"],
                         manifest["parity"])
         for name, known in {**files, **bundle.engines}.items():
@@ -176,7 +179,7 @@ def fault_of(file: Path, known: dict[str, Any], thorough: bool = True) -> str:
 def write_manifest(bundle: Bundle, files: list[str]) -> None:
     """files: the other names in the bundle. The manifest replaces the old one only when it is whole."""
     section = {"format": FORMAT, **{name: getattr(bundle, name) for name in (
-        "model", "model_sha256", "module", "version", "precision", "dtype", "engines", "parity")},
+        "model", "model_sha256", "parameters", "module", "version", "precision", "dtype", "engines", "parity")},
         "limits": asdict(bundle.limits), "sms": bundle.sms,
         "files": {name: describe(bundle.path / name) for name in files}}
     temporary = bundle.path / (MANIFEST + ".new")

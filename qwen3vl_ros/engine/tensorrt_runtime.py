@@ -13,16 +13,16 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import os
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from qwen3vl_ros.engine import graph
-from qwen3vl_ros.engine.bundle import PARTS, Bundle, Limits, read_bundle
+from qwen3vl_ros.engine.bundle import PARTS, Bundle, engine_name, read_bundle
 from qwen3vl_ros.engine.sequence import Sequence as TokenSequence
 from qwen3vl_ros.engine.sequence import visual_places
-from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.types import EngineError, InvalidInput, OutOfMemory
 
 _ALIGNED = 256  # bytes; TensorRT asks for it at every address
@@ -153,36 +153,69 @@ def chunks(count: int, most: int) -> list[slice]:
     return [slice(begin, end) for begin, end in zip(ends, ends[1:])]
 
 
-# -- passes ----------------------------------------------------------------------------------------------------------
+# -- contexts and passes ----------------------------------------------------------------------------------------------------------
+
+class Contexts:
+    """Makes execution contexts, all on one scratch memory: passes run one after the other on one stream.
+
+    tensorrt_rtx compiles kernels for the GPU when they first run; what it compiled is kept in `cache_file`, so that
+    the next start does not wait for it. tensorrt compiled them when it built.
+    """
+
+    def __init__(self, cuda: Cuda, trt: Any, scratch_bytes: int, cache_file: Path):
+        self._cuda, self._trt, self._cache_file, self._compiled = cuda, trt, cache_file, None
+        self._scratch = cuda.allocate(scratch_bytes), scratch_bytes
+
+    def make(self, engine: Any, profile: int, one_shape: bool) -> Any:
+        """one_shape: the context will be captured, and runs at no second shape."""
+        user_managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if hasattr(self._trt, "IRuntimeConfig") and hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(user_managed)
+            # By default kernels made for a shape come later, from the background: too late for a captured graph.
+            when = self._trt.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = when.EAGER if one_shape else when.LAZY
+            config.set_runtime_cache(self._cache(config))
+            context = engine.create_execution_context(config)
+        else:
+            context = engine.create_execution_context(user_managed)
+        if context is None:
+            raise OutOfMemory("TensorRT could not make an execution context; its reason is in the log above")
+        context.set_device_memory(*self._scratch)
+        if not context.set_optimization_profile_async(profile, self._cuda.stream):
+            raise EngineError(f"the engine has no optimization profile {profile}; build the bundle again")
+        return context
+
+    def _cache(self, config: Any) -> Any:
+        if self._compiled is None:
+            self._compiled = config.create_runtime_cache()
+            if self._cache_file.is_file() and not self._compiled.deserialize(self._cache_file.read_bytes()):
+                _log.info("%s is of another driver or version: kernels are compiled again", self._cache_file)
+        return self._compiled
+
+    def keep_compiled(self) -> None:
+        if self._compiled is None:
+            return
+        try:
+            self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._cache_file.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(self._compiled.serialize())
+            temporary.replace(self._cache_file)
+        except OSError as error:
+            _log.warning("compiled kernels cannot be kept for the next start: %s", error)
+
 
 class Network:
     """One engine and the memory its contexts share: inputs, outputs, and what is the same for all (`fixed`)."""
 
-    def __init__(self, cuda: Cuda, trt: Any, engine: Any, scratch: tuple[int, int], inputs: int, outputs: int,
+    def __init__(self, cuda: Cuda, contexts: Contexts, engine: Any, inputs: int, outputs: int,
                  fixed: dict[str, int]):
-        self.cuda, self.engine, self.fixed = cuda, engine, fixed
+        self.cuda, self.engine, self.fixed, self._contexts = cuda, engine, fixed, contexts
         self.host_inputs, self.inputs = cuda.pinned(inputs), cuda.allocate(inputs)
         self.host_outputs, self.outputs = cuda.pinned(outputs), cuda.allocate(outputs)
-        self._trt, self._scratch = trt, scratch
 
-    def context(self, profile: int) -> Any:
-        """An execution context on the shared scratch memory: passes run one after the other on one stream."""
-        user_managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if hasattr(self._trt, "IRuntimeConfig") and hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
-            # tensorrt_rtx compiles for a shape in the background; a graph captured before would keep slow kernels.
-            config = self.engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(user_managed)
-            eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            config.dynamic_shapes_kernel_specialization_strategy = eager
-            context = self.engine.create_execution_context(config)
-        else:
-            context = self.engine.create_execution_context(user_managed)
-        if context is None:
-            raise OutOfMemory("TensorRT could not make an execution context; its reason is in the log above")
-        context.set_device_memory(*self._scratch)
-        if not context.set_optimization_profile_async(profile, self.cuda.stream):
-            raise EngineError(f"the engine has no optimization profile {profile}; build the bundle again")
-        return context
+    def context(self, profile: int, one_shape: bool = False) -> Any:
+        return self._contexts.make(self.engine, profile, one_shape)
 
 
 class Pass:
@@ -357,7 +390,7 @@ class TensorrtRuntime:
         positions = self._sequence.places(count)
         self._cuda.use()
         if count not in self._steps:
-            self._steps[count] = self._pass(self._decoder.context(0), count, count, 1, captured=True)
+            self._steps[count] = self._pass(self._decoder.context(0, one_shape=True), count, count, 1, captured=True)
         scores = self._run(self._steps[count], self._feeds(token_ids, positions, count), count)
         self._sequence.append(positions)
         return scores
@@ -366,6 +399,8 @@ class TensorrtRuntime:
         self._sequence.rollback(count)
 
     def close(self) -> None:
+        """Keep what was compiled for the next start, and free the GPU's memory."""
+        self._contexts.keep_compiled()
         self._steps, self._vision, self._decoder, self._seeing, self._prompts = {}, None, None, None, {}
         self._cuda.close()
 
@@ -373,7 +408,8 @@ class TensorrtRuntime:
 
     def _load(self, file: Path) -> Any:
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
-        engine = runtime.deserialize_cuda_engine(file.read_bytes())
+        # Mapped: read into memory, gigabytes would stand there twice.
+        engine = runtime.deserialize_cuda_engine(np.memmap(file, np.uint8, "r"))
         if engine is None:
             raise EngineError(f"{self._trt.__name__} {self._trt.__version__} cannot load {file}; its reason is in "
                               f"the log above. Build again: {self.bundle.rebuild_command()}")
@@ -389,16 +425,21 @@ class TensorrtRuntime:
                  if v.name.startswith(("keys_", "values_"))}
         addresses = {name: cuda.allocate(size) for name, size in
                      {"features": rows, "deep": deep * rows, **cache}.items()}
-        memory, self._zeroes = (cuda.allocate(scratch), scratch), cuda.allocate(max(deep, 1) * self._row_bytes)
+        self._contexts = Contexts(cuda, self._trt, scratch, self._cache_file())
+        self._zeroes = cuda.allocate(max(deep, 1) * self._row_bytes)
         addresses |= {f"{name}_out": addresses[name] for name in cache}
         most = {"N": limits.max_patches, "V": limits.max_patches // sizes.vision.merge**2}
         vision = [lay_out(values, self.dtype, most)[1] for values in graph.vision_values(sizes)]
         decoder = [lay_out(values, self.dtype, {"Q": limits.prefill, "S": limits.cache_slots, "K": limits.draft})[1]
                    for values in (self._fed, self._given)]
-        self._vision = Network(cuda, self._trt, engines["vision"], memory, *vision, {})
-        self._decoder = Network(cuda, self._trt, engines["decoder"], memory, *decoder, addresses)
+        self._vision = Network(cuda, self._contexts, engines["vision"], *vision, {})
+        self._decoder = Network(cuda, self._contexts, engines["decoder"], *decoder, addresses)
         self._seeing, self._prompts = self._vision.context(0), {p: self._decoder.context(p) for p in (0, 1)}
         self._steps: dict[int, Pass] = {}
+
+    def _cache_file(self) -> Path:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen3vl_ros"
+        return caches / f"{self.bundle.engines[engine_name('decoder', self._cuda.sm)]['sha256'][:24]}.kernels"
 
     @property
     def _fed(self) -> list[graph.Value]:

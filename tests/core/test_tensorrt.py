@@ -39,7 +39,7 @@ def bundle(tmp_path) -> Bundle:
             (tmp_path / engine_name(part, sm)).write_text(f"{part} {sm}")
             known = bundles.describe(tmp_path / engine_name(part, sm))
             engines[engine_name(part, sm)] = {**known, "sm": sm, "part": part}
-    written = Bundle(tmp_path, read_json(tmp_path / "config.json"), "some/model", "ab" * 32, "tensorrt_rtx", VERSION,
+    written = Bundle(tmp_path, read_json(tmp_path / "config.json"), "some/model", "ab" * 32, 7, "tensorrt_rtx", VERSION,
                      "fp16", "float16", Limits(cache_slots=512, prefill=256, max_visual=480), engines,
                      {"measured": False})
     write_manifest(written, ["config.json"])
@@ -257,6 +257,15 @@ def test_a_missing_module_says_where_it_comes_from(tools, monkeypatch):
         tools.build.import_module("tensorrt")
 
 
+def test_tensorrt_builds_for_the_gpu_that_is_here_and_not_before_it_has_the_layers(tools, monkeypatch):
+    monkeypatch.setattr(tools.build, "current_sm", lambda: 90)
+    tools.build.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [90], "fp8")
+    with pytest.raises(EngineError, match="here SM 90, and --sm asks for 89.*--module tensorrt_rtx"):
+        tools.build.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [89], "fp16")
+    with pytest.raises(EngineError, match="10.3.0 has no cache and attention layers.*10.15.*onnxruntime"):
+        tools.build.check(SimpleNamespace(__version__="10.3.0"), "tensorrt", [87], "fp16")
+
+
 def test_other_directories_are_not_written_into(tools, trt, tmp_path):
     from qwen3vl_ros.engine.checkpoint import read_checkpoint
 
@@ -352,8 +361,27 @@ class Engine:
     def __init__(self, names, rule):
         self.names, self.rule, self.ran = names, rule, []
 
-    def create_execution_context(self, strategy):
-        return Context(self)
+    def create_runtime_config(self):
+        return RuntimeConfig()
+
+    def create_execution_context(self, config):
+        context = Context(self)
+        context.config = config
+        return context
+
+
+class RuntimeConfig:
+    """Of tensorrt_rtx, which compiles when it runs."""
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
+
+    def create_runtime_cache(self):
+        return SimpleNamespace(serialize=lambda: b"kernels", deserialize=lambda data: data == b"kernels")
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+        return True
 
 
 def _see(context):
@@ -382,13 +410,18 @@ def _read(context):
     context.tensor("logits", np.float32, (k, 640))[...] = given[last][:, None]
 
 
-@pytest.fixture
-def runtime(bundle, monkeypatch):
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def runtime(request, bundle, monkeypatch):
+    """On a GPU that takes notes, with a module that is like one of the two."""
     sizes = bundle.sizes
     engines = {part: Engine([v.name for side in ends(sizes) for v in side], rule) for part, ends, rule in (
         ("vision", graph.vision_values, _see), ("decoder", graph.decoder_values, _read))}
     notes = Notes()
     module = SimpleNamespace(__version__=VERSION, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2))
+    if request.param == "tensorrt_rtx":
+        module.IRuntimeConfig = RuntimeConfig
+        module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(bundle.path / "cache"))
     from qwen3vl_ros.engine import tensorrt_runtime
 
     monkeypatch.setattr(tensorrt_runtime, "_import", lambda name, way_out: notes if name.startswith("cuda") else module)
@@ -471,6 +504,21 @@ def test_passes_outside_the_limits_are_refused(runtime):
     with pytest.raises(InvalidInput, match="--max-patches 6400"):
         runtime.encode(np.zeros((6400, runtime.sizes.vision.patch_values), np.float32), np.array([[1, 80, 80]]))
     assert runtime.length == 0 and not runtime.engines["decoder"].ran
+
+
+def test_what_is_compiled_for_captured_steps_is_not_left_to_the_background(runtime):
+    runtime.step([1])
+    runtime.prefill([1, 2, 3])
+    step, prompt = (context.config for context in runtime.engines["decoder"].ran)
+    runtime.close()
+    kept = list((runtime.bundle.path / "cache" / "qwen3vl_ros").glob("*"))
+    if not hasattr(runtime._trt, "IRuntimeConfig"):
+        assert (step, prompt, kept) == (2, 2, [])
+        return
+    assert step.strategy == prompt.strategy == 2 and step.cache is prompt.cache
+    assert step.dynamic_shapes_kernel_specialization_strategy == "eager"
+    assert prompt.dynamic_shapes_kernel_specialization_strategy == "lazy"
+    assert [file.read_bytes() for file in kept] == [b"kernels"]
 
 
 def test_close_frees_every_block_once(runtime):

@@ -96,7 +96,8 @@ class Generate:
         found = self._model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=tokens,
             max_new_tokens=tokens, mm_token_type_ids=(ids == self._model.config.image_token_id).int(),
-            image_grid_thw=torch.from_numpy(task.grid).to(device), pixel_values=torch.from_numpy(task.pixels).to(device, dtype), **self._options)
+            image_grid_thw=torch.from_numpy(task.grid).to(device),
+            pixel_values=torch.from_numpy(task.pixels).to(device, dtype), **self._options)
         found.cpu()
         if found.shape[1] != ids.shape[1] + tokens:
             raise RuntimeError(f"generate gave {found.shape[1] - ids.shape[1]} tokens where {tokens} were asked for")
@@ -245,8 +246,8 @@ def table(size: str, found: dict[str, Any]) -> str:
         "and cache")
     lines = [f"{size}: a copy moves {found['copy_gb_s']:.0f} GB/s; {found['bytes_per_token'] / 1e9:.3f} GB are read "
              f"for a token; peak memory of torch: {peak}",
-             " " * 26 + f"{'vision':>9}{'prefill':>9}{'decode':>9}{'':>9}{'share':>8}{'answer':>10}{'p95':>10}{'x eager':>9}",
-             " " * 26 + f"{'ms':>9}{'ms':>9}{'tok/s':>9}{'GB/s':>9}{'':>8}{'ms':>10}{'ms':>10}"]
+             " " * 26 + "   vision  prefill   decode             share    answer       p95  x eager",
+             " " * 26 + "       ms       ms    tok/s     GB/s                ms        ms"]
     for name, row in found["runtimes"].items():
         stages = [f"{row[key]['median']:9.1f}" if key in row else f"{'':>9}" for key in ("vision_ms", "prefill_ms")]
         lines.append(f"{name:26}{''.join(stages)}{row['decode_tok_s']['median']:9.1f}{row['decode_gb_s']:9.1f}"

@@ -10,275 +10,19 @@ loaded. Knows no text, stopping or drafts.
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import logging
 import os
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
 from qwen3vl_ros.engine import graph
 from qwen3vl_ros.engine.bundle import PARTS, Bundle, engine_name, read_bundle
+from qwen3vl_ros.engine.cuda import Cuda, import_or_refuse
 from qwen3vl_ros.engine.sequence import Sequence as TokenSequence
 from qwen3vl_ros.engine.sequence import visual_places
-from qwen3vl_ros.types import EngineError, InvalidInput, OutOfMemory
-
-_ALIGNED = 256  # bytes; TensorRT asks for it at every address
-_log = logging.getLogger(__name__)
-
-
-class Cuda:
-    """One GPU through cuda-python's runtime API; failures become EngineError, lack of memory OutOfMemory.
-
-    driver: stands for the module cuda.bindings.runtime, in tests.
-    """
-
-    def __init__(self, device: int, driver: Any = None):
-        self.device, self._driver = device, driver or _import("cuda.bindings.runtime", "pip install cuda-python")
-        count = self.call("cudaGetDeviceCount")
-        if device >= count:
-            raise EngineError(f"device cuda:{device} does not exist, there are {count}; use cuda:0 to "
-                              f"cuda:{count - 1}")
-        self.use()
-        self.stream = self.call("cudaStreamCreate")
-        self._blocks: dict[int, str] = {}  # address -> the function that frees it
-
-    def use(self) -> None:
-        """Make this the device of the calling thread."""
-        self.call("cudaSetDevice", self.device)
-
-    @property
-    def sm(self) -> int:
-        """Compute capability, 89 being 8.9."""
-        major, minor = (
-            self.call("cudaDeviceGetAttribute",
-                      self._kind("cudaDeviceAttr", f"cudaDevAttrComputeCapability{part}"), self.device)
-            for part in ("Major", "Minor"))
-        return 10 * major + minor
-
-    def call(self, name: str, *arguments: Any) -> Any:
-        """The function's result; raises what it reports."""
-        status, *result = getattr(self._driver, name)(*arguments)
-        if int(status):
-            text = _text(self._driver.cudaGetErrorString(status))
-            if getattr(status, "name", "") == "cudaErrorMemoryAllocation":
-                raise OutOfMemory(f"the GPU has no room for {name}{arguments}: {text}; use a smaller model, or "
-                                  "build the bundle with fewer --cache-slots")
-            raise EngineError(f"{name} failed: {text}; the runtime 'tensorrt' needs a working NVIDIA GPU and driver "
-                              "(nvidia-smi says more), choose engine onnxruntime without one")
-        return result[0] if len(result) == 1 else result or None
-
-    def allocate(self, size: int) -> int:
-        """Address of so many zeroes on the GPU."""
-        address = int(self.call("cudaMalloc", max(size, _ALIGNED)))
-        self._blocks[address] = "cudaFree"
-        self.call("cudaMemsetAsync", address, 0, max(size, _ALIGNED), self.stream)
-        return address
-
-    def pinned(self, size: int) -> np.ndarray:
-        """size bytes of host memory that the GPU reads and writes directly."""
-        address = int(self.call("cudaMallocHost", size))
-        self._blocks[address] = "cudaFreeHost"
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
-
-    def free(self, address: int) -> None:
-        """What was freed already stays so."""
-        if address in self._blocks:
-            self.call(self._blocks.pop(address), address)
-
-    def close(self) -> None:
-        """Free everything that was allocated."""
-        self.wait()
-        for address in list(self._blocks):
-            self.free(address)
-
-    def copy(self, target: int, source: int, size: int, way: str) -> None:
-        """way: "HostToDevice", "DeviceToHost" or "DeviceToDevice"; queued behind what runs."""
-        kind = self._kind("cudaMemcpyKind", f"cudaMemcpy{way}")
-        self.call("cudaMemcpyAsync", target, source, size, kind, self.stream)
-
-    def wait(self) -> None:
-        self.call("cudaStreamSynchronize", self.stream)
-
-    def capture(self, work: Callable[[], None]) -> Any:
-        """What `work` queues, as one graph to launch; nothing runs yet."""
-        self.call("cudaStreamBeginCapture", self.stream,
-                  self._kind("cudaStreamCaptureMode", "cudaStreamCaptureModeThreadLocal"))
-        try:
-            work()
-        finally:  # a stream left capturing would refuse everything after
-            captured = self.call("cudaStreamEndCapture", self.stream)
-        return self.call("cudaGraphInstantiate", captured, 0)
-
-    def launch(self, captured: Any) -> None:
-        self.call("cudaGraphLaunch", captured, self.stream)
-
-    def _kind(self, group: str, name: str) -> Any:
-        return getattr(getattr(self._driver, group), name)
-
-
-# -- shapes and places, without a GPU --------------------------------------------------------------------------------
-
-class Place(NamedTuple):
-    """Where a tensor stands in a block of memory: bytes from its start, type on the host, shape."""
-
-    offset: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return self.dtype.itemsize * int(np.prod(self.shape))
-
-    def view(self, block: np.ndarray) -> np.ndarray:
-        return block[self.offset:self.offset + self.size].view(self.dtype).reshape(self.shape)
-
-
-def lay_out(values: Sequence[graph.Value], dtype: str, dimensions: Mapping[str, int]) -> tuple[dict[str, Place], int]:
-    """Places of tensors one behind the other, and the bytes they take together. dimensions: sizes of the letters."""
-    places, end = {}, 0
-    for value in values:
-        shape = tuple(dimensions[d] if isinstance(d, str) else d for d in value.shape)
-        place = Place(end, graph.HOST_DTYPES[dtype if value.dtype == graph.COMPUTE else value.dtype], shape)
-        places[value.name], end = place, end + -(-place.size // _ALIGNED) * _ALIGNED
-    return places, end
-
-
-def chunks(count: int, most: int) -> list[slice]:
-    """`count` tokens in passes of at most `most`, of nearly equal length, so that the last is never short."""
-    parts = -(-count // most)
-    ends = [count * part // parts for part in range(parts + 1)]
-    return [slice(begin, end) for begin, end in zip(ends, ends[1:])]
-
-
-# -- contexts and passes ----------------------------------------------------------------------------------------------------------
-
-class Contexts:
-    """Makes execution contexts, all on one scratch memory: passes run one after the other on one stream.
-
-    tensorrt_rtx compiles kernels for the GPU when they first run; what it compiled is kept in `cache_file`, so that
-    the next start does not wait for it. tensorrt compiled them when it built.
-    """
-
-    def __init__(self, cuda: Cuda, trt: Any, scratch_bytes: int, cache_file: Path):
-        self._cuda, self._trt, self._cache_file, self._compiled = cuda, trt, cache_file, None
-        self._scratch = cuda.allocate(scratch_bytes), scratch_bytes
-
-    def make(self, engine: Any, profile: int, one_shape: bool) -> Any:
-        """one_shape: the context will be captured, and runs at no second shape."""
-        user_managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if hasattr(self._trt, "IRuntimeConfig") and hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
-            config = engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(user_managed)
-            # By default kernels made for a shape come later, from the background: too late for a captured graph.
-            when = self._trt.DynamicShapesKernelSpecializationStrategy
-            config.dynamic_shapes_kernel_specialization_strategy = when.EAGER if one_shape else when.LAZY
-            config.set_runtime_cache(self._cache(config))
-            context = engine.create_execution_context(config)
-        else:
-            context = engine.create_execution_context(user_managed)
-        if context is None:
-            raise OutOfMemory("TensorRT could not make an execution context; its reason is in the log above")
-        context.set_device_memory(*self._scratch)
-        if not context.set_optimization_profile_async(profile, self._cuda.stream):
-            raise EngineError(f"the engine has no optimization profile {profile}; build the bundle again")
-        return context
-
-    def _cache(self, config: Any) -> Any:
-        if self._compiled is None:
-            self._compiled = config.create_runtime_cache()
-            if self._cache_file.is_file() and not self._compiled.deserialize(self._cache_file.read_bytes()):
-                _log.info("%s is of another driver or version: kernels are compiled again", self._cache_file)
-        return self._compiled
-
-    def keep_compiled(self) -> None:
-        if self._compiled is None:
-            return
-        try:
-            self._cache_file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._cache_file.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(self._compiled.serialize())
-            temporary.replace(self._cache_file)
-        except OSError as error:
-            _log.warning("compiled kernels cannot be kept for the next start: %s", error)
-
-
-class Network:
-    """One engine and the memory its contexts share: inputs, outputs, and what is the same for all (`fixed`)."""
-
-    def __init__(self, cuda: Cuda, contexts: Contexts, engine: Any, inputs: int, outputs: int,
-                 fixed: dict[str, int]):
-        self.cuda, self.engine, self.fixed, self._contexts = cuda, engine, fixed, contexts
-        self.host_inputs, self.inputs = cuda.pinned(inputs), cuda.allocate(inputs)
-        self.host_outputs, self.outputs = cuda.pinned(outputs), cuda.allocate(outputs)
-
-    def context(self, profile: int, one_shape: bool = False) -> Any:
-        return self._contexts.make(self.engine, profile, one_shape)
-
-
-class Pass:
-    """One network at one set of shapes: feeds in, chosen outputs back. `captured` ones become one CUDA graph."""
-
-    def __init__(self, network: Network, context: Any, inputs: dict[str, Place], outputs: dict[str, Place],
-                 shapes: dict[str, tuple[int, ...]], returned: Sequence[str] = (), captured: bool = False,
-                 elsewhere: Mapping[str, int] = {}):
-        """shapes: of inputs in fixed memory. returned: the first of `outputs`, copied to the host. elsewhere:
-        addresses that differ from the network's fixed ones."""
-        self._network, self._context, self._inputs, self._outputs = network, context, inputs, outputs
-        self._returned, self._captured, self._graph, self._runs = tuple(returned), captured, None, 0
-        for name, shape in {**{n: p.shape for n, p in inputs.items()}, **shapes}.items():
-            if not context.set_input_shape(name, shape):
-                raise InvalidInput(f"the engine was not built for {name} of shape {shape}; build the bundle with "
-                                   "larger limits")
-        for name, place in inputs.items():
-            context.set_tensor_address(name, network.inputs + place.offset)
-        for name, place in outputs.items():
-            context.set_tensor_address(name, network.outputs + place.offset)
-        for name, address in {**network.fixed, **elsewhere}.items():
-            context.set_tensor_address(name, address)
-
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs in `returned`, copied; the others stay on the GPU."""
-        network, cuda = self._network, self._network.cuda
-        for name, place in self._inputs.items():
-            place.view(network.host_inputs)[...] = feeds[name]
-        self._runs += 1
-        if self._graph is None and self._captured and self._runs > 1:  # the first run may allocate and compile
-            self._capture()
-        if self._graph is not None:
-            cuda.launch(self._graph)
-        else:
-            self._queue()
-        cuda.wait()
-        return {name: self._outputs[name].view(network.host_outputs).copy() for name in self._returned}
-
-    def address_of(self, output: str) -> int:
-        return self._network.outputs + self._outputs[output].offset
-
-    def _capture(self) -> None:
-        cuda, context = self._network.cuda, self._context
-        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(cuda.stream)):
-            _log.warning("TensorRT cannot capture a step of shapes %s as a CUDA graph; its kernels are launched one "
-                         "by one",
-                         {name: place.shape for name, place in self._inputs.items()})
-            self._captured = False
-            return
-        self._graph = cuda.capture(self._queue)
-
-    def _queue(self) -> None:
-        network, cuda = self._network, self._network.cuda
-        cuda.copy(network.inputs, network.host_inputs.ctypes.data, _end(self._inputs.values()), "HostToDevice")
-        if not self._context.execute_async_v3(int(cuda.stream)):
-            raise EngineError("TensorRT could not run a pass; its reason is in the log above")
-        if self._returned:
-            cuda.copy(network.host_outputs.ctypes.data, network.outputs,
-                      _end(self._outputs[name] for name in self._returned), "DeviceToHost")
-
-
-def _end(places) -> int:
-    return max(place.offset + place.size for place in places)
+from qwen3vl_ros.engine.tensorrt_passes import Contexts, Network, Pass, chunks, lay_out
+from qwen3vl_ros.types import EngineError, InvalidInput
 
 
 # -- features --------------------------------------------------------------------------------------------------------
@@ -323,7 +67,7 @@ class TensorrtRuntime:
 
     def __init__(self, bundle: Bundle | Path | str, device: int = 0):
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
-        self._trt = _import(self.bundle.module, f"install {self.bundle.module} {self.bundle.version}")
+        self._trt = import_or_refuse(self.bundle.module, f"install {self.bundle.module} {self.bundle.version}")
         self._cuda = Cuda(device)
         files = self.bundle.require(self.bundle.module, self._trt.__version__, self._cuda.sm)
         self.sizes, self.dtype, self.limits = self.bundle.sizes, self.bundle.dtype, self.bundle.limits
@@ -503,16 +247,3 @@ class TensorrtRuntime:
             start = fixed["features"] if layer == 0 else fixed["deep"] + (layer - 1) * (size + self._row_bytes)
             self._cuda.call("cudaMemsetAsync", start, 0, self._row_bytes, self._cuda.stream)
             self._cuda.copy(start + self._row_bytes, features.layer(layer), size, "DeviceToDevice")
-
-
-def _import(module: str, way_out: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise EngineError(f"the runtime 'tensorrt' needs the module {module}, which cannot be imported ({error}); "
-                          f"{way_out}, or choose engine onnxruntime") from error
-
-
-def _text(result: Any) -> str:
-    text = result[1] if isinstance(result, tuple) else result
-    return text.decode() if isinstance(text, bytes) else str(text)

@@ -18,10 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "model"))
 
 from qwen3vl_ros.engine import bundle as bundles  # noqa: E402
-from qwen3vl_ros.engine import graph  # noqa: E402
+from qwen3vl_ros.engine import cuda, graph, tensorrt_runtime  # noqa: E402
 from qwen3vl_ros.engine.bundle import Bundle, Limits, engine_name, is_bundle, read_bundle, write_manifest  # noqa: E402
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_json  # noqa: E402
-from qwen3vl_ros.engine.tensorrt_runtime import Cuda, Pass, TensorrtRuntime, chunks, lay_out  # noqa: E402
+from qwen3vl_ros.engine.cuda import Cuda  # noqa: E402
+from qwen3vl_ros.engine.tensorrt_passes import Pass, chunks, lay_out  # noqa: E402
+from qwen3vl_ros.engine.tensorrt_runtime import TensorrtRuntime  # noqa: E402
 from qwen3vl_ros.types import EngineError, InvalidInput, OutOfMemory, WrongModel  # noqa: E402
 
 VERSION = "1.7.1.116"
@@ -127,9 +129,10 @@ def test_limits_that_no_engine_can_have_are_refused(limits):
 def tools():
     pytest.importorskip("onnx", reason="graphs are written with onnx (requirements/model.txt)")
     import build_engine
+    import engine_builder
     import export_onnx
     import quantize_onnx
-    return SimpleNamespace(build=build_engine, export=export_onnx, quantize=quantize_onnx)
+    return SimpleNamespace(build=build_engine, builder=engine_builder, export=export_onnx, quantize=quantize_onnx)
 
 
 def _decoder(tools, directory, precision):
@@ -248,22 +251,22 @@ def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(tools, t
 ], ids=["orin", "fp8", "bf16", "turing"])
 def test_combinations_that_cannot_be_built_are_refused_before_building(tools, trt, sms, precision, module, named):
     with pytest.raises(EngineError, match=named):
-        tools.build.check(trt, module, sms, precision)
+        tools.builder.check(trt, module, sms, precision)
 
 
 def test_a_missing_module_says_where_it_comes_from(tools, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(EngineError, match="tensorrt cannot be imported.*JetPack.*--module tensorrt_rtx"):
-        tools.build.import_module("tensorrt")
+        tools.builder.import_module("tensorrt")
 
 
 def test_tensorrt_builds_for_the_gpu_that_is_here_and_not_before_it_has_the_layers(tools, monkeypatch):
-    monkeypatch.setattr(tools.build, "current_sm", lambda: 90)
-    tools.build.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [90], "fp8")
+    monkeypatch.setattr(tools.builder, "current_sm", lambda: 90)
+    tools.builder.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [90], "fp8")
     with pytest.raises(EngineError, match="here SM 90, and --sm asks for 89.*--module tensorrt_rtx"):
-        tools.build.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [89], "fp16")
+        tools.builder.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [89], "fp16")
     with pytest.raises(EngineError, match="10.3.0 has no cache and attention layers.*10.15.*onnxruntime"):
-        tools.build.check(SimpleNamespace(__version__="10.3.0"), "tensorrt", [87], "fp16")
+        tools.builder.check(SimpleNamespace(__version__="10.3.0"), "tensorrt", [87], "fp16")
 
 
 def test_other_directories_are_not_written_into(tools, trt, tmp_path):
@@ -422,9 +425,8 @@ def runtime(request, bundle, monkeypatch):
         module.IRuntimeConfig = RuntimeConfig
         module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
     monkeypatch.setenv("XDG_CACHE_HOME", str(bundle.path / "cache"))
-    from qwen3vl_ros.engine import tensorrt_runtime
-
-    monkeypatch.setattr(tensorrt_runtime, "_import", lambda name, way_out: notes if name.startswith("cuda") else module)
+    monkeypatch.setattr(cuda, "import_or_refuse", lambda name, way_out: notes)
+    monkeypatch.setattr(tensorrt_runtime, "import_or_refuse", lambda name, way_out: module)
     monkeypatch.setattr(TensorrtRuntime, "_load", lambda self, file: engines[file.name.split(".")[0]])
     runtime = TensorrtRuntime(bundle)
     runtime.notes, runtime.engines = notes, engines

@@ -8,6 +8,7 @@ no drafts, and needs no torch.
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -63,6 +64,8 @@ class OnnxRuntime:
         self._binding = self._decoder.io_binding()
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
         self._bound_rows: VisualRows | None = None
+        # Kept, because a busy machine takes milliseconds to start a thread.
+        self._watcher = ThreadPoolExecutor(1, "between_layers")
         self._sequence = TokenSequence(capacity)
         self._span = 0
         self._cache: dict[str, ort.OrtValue] = {}
@@ -99,6 +102,7 @@ class OnnxRuntime:
     def close(self) -> None:
         self._vision = self._decoder = self._binding = self._bound_rows = None
         self._cache = {}
+        self._watcher.shutdown(wait=False)
 
     def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows,
               visual: np.ndarray | None = None, run: Callable[[Callable], Any] | None = None) -> OnnxScores:
@@ -140,28 +144,26 @@ class OnnxRuntime:
     def _watched(self, run: Callable[[ort.RunOptions], Any]) -> Any:
         """Call the graph and end it early if `between_layers` raises meanwhile; raises what it raised."""
         self.between_layers()
-        options, done, raised = ort.RunOptions(), threading.Event(), []
-
-        def watch() -> None:
-            while not done.wait(_WATCH_S):
-                try:
-                    self.between_layers()
-                except Exception as error:  # carried to the caller's thread
-                    raised.append(error)
-                    options.terminate = True
-                    return
-
-        watcher = threading.Thread(target=watch, name="between_layers", daemon=True)
-        watcher.start()
+        options, done = ort.RunOptions(), threading.Event()
+        watch = self._watcher.submit(self._watch, options, done)
         try:
             return _run(run, options)
         except EngineError:
-            if raised:
-                raise raised[0]
+            done.set()
+            if stopped := watch.result():
+                raise stopped
             raise
         finally:
             done.set()
-            watcher.join()
+
+    def _watch(self, options: ort.RunOptions, done: threading.Event) -> Exception | None:
+        while not done.wait(_WATCH_S):
+            try:
+                self.between_layers()
+            except Exception as error:  # for the caller's thread to raise
+                options.terminate = True
+                return error
+        return None
 
     def _session(self, name: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -171,9 +173,10 @@ class OnnxRuntime:
         try:
             return ort.InferenceSession(self.graphs.directory / name, options, [self._provider])
         except Exception as error:  # its errors have no common base but this
+            older = f"export graphs for older ones: {graph.export_command(self.graphs.directory)} --decomposed"
             raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; opset "
-                              f"{self.graphs.opset} needs onnxruntime {_NEEDED} or later: "
-                              f"pip install 'onnxruntime>={_NEEDED}'") from error
+                              f"{self.graphs.opset} needs onnxruntime {_NEEDED} or later: pip install 'onnxruntime>={_NEEDED}', "
+                              f"or {older}") from error
 
 
 def _run(run: Callable[[ort.RunOptions | None], Any], options: ort.RunOptions | None = None) -> Any:

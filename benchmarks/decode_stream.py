@@ -113,7 +113,8 @@ def measure_prefix(engine: Engine, taken: list[Picture]) -> dict:
     """Tokens of the prompt that a pass reads, and milliseconds until it has (the vision tower included): for a new picture,
     image first and words first, and for another question about the same picture. One token is answered."""
     limits, found = engine.generation, {}
-    for name, text_first, again in (("image_first", False, False), ("text_first", True, False), ("second_question", False, True)):
+    cases = ("image_first", False, False), ("text_first", True, False), ("second_question", False, True)
+    for name, text_first, again in cases:
         engine.generation = dataclasses.replace(limits, max_new_tokens=1, text_first=text_first)
         read, ms = [], []
         for picture in taken:
@@ -140,7 +141,7 @@ def hardware() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--frames", type=int, default=100, help="of each stream")
-    parser.add_argument("--rate-hz", type=float, default=5.0, help="answers a second, which says how far things move between")
+    parser.add_argument("--rate-hz", type=float, default=5.0, help="answers a second: how far things move in between")
     parser.add_argument("--noise", type=float, default=2.0, help="standard deviation of the sensor noise, grey levels")
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "torch", "transformers"))
     options = parser.parse_args()
@@ -148,24 +149,23 @@ def main() -> int:
     engines = load_engine(config), load_engine(config)
     print(f"hardware: {hardware()}\nengine: {engines[0].info.runtime} on {engines[0].info.device}, {engines[0].info.dtype}, "
           f"{engines[0].info.parameters / 1e6:.1f} million weights; {engines[0].info.why}")
-    print(f"input: {options.frames} pictures of {SIZE[0]}x{SIZE[1]} at {options.rate_hz:g} Hz in each stream, {OBJECTS} objects, a "
-          f"new scene every {SCENE_S:g} s, noise of {options.noise:g} grey levels\n")
-    print(f"{'':12}{'tokens':>7}{'changed':>9}{'moved':>7}  {'passes':>6}{'':>7}{'ratio':>7}  {'wall ms':>8}{'':>8}{'ratio':>7}  "
-          f"{'cpu':>6}{'decode':>8}  {'drafted':>8}{'accepted':>9}  lossless")
-    print(f"{'':12}{'':>7}{'answers':>9}{'px':>7}  {'off':>6}{'on':>7}{'':>7}  {'off':>8}{'on':>8}{'':>7}  {'ratio':>6}{'ratio':>8}")
+    print(f"input: {options.frames} pictures of {SIZE[0]}x{SIZE[1]} at {options.rate_hz:g} Hz in each stream, "
+          f"{OBJECTS} objects, a new scene every {SCENE_S:g} s, noise of {options.noise:g} grey levels\n")
+    columns = ("tokens", "changed_answers", "moved_px_p50", "passes_off", "passes_on", "passes_ratio", "wall_ms_off",
+               "wall_ms_on", "time_ratio", "cpu_time_ratio", "decode_time_ratio", "drafted", "accepted", "lossless")
+    print(" " * 12 + "".join(f"{part:>10}" for part in (c.rpartition("_")[0] for c in columns)))
+    print(" " * 12 + "".join(f"{part:>10}" for part in (c.rpartition("_")[2] for c in columns)))
     results = {}
     for motion in MOTIONS:
         taken = pictures(motion, options.frames, options.rate_hz, options.noise)
         r = results[motion] = measure_stream(engines, motion, taken)
-        print(f"{motion:12}{r['tokens']:7.1f}{r['changed_answers']:9}{r['moved_px_p50']:7.1f}  {r['passes_off']:6.1f}{r['passes_on']:7.2f}"
-              f"{r['passes_ratio']:7.2f}  {r['wall_ms_off']:8.1f}{r['wall_ms_on']:8.1f}{r['time_ratio']:7.2f}  "
-              f"{r['cpu_time_ratio']:6.2f}{r['decode_time_ratio']:8.2f}  {r['drafted']:8.1f}{r['accepted']:9.1f}  {r['lossless']}")
+        print(f"{motion:12}" + "".join(f"{str(r[column]):>10}" for column in columns), flush=True)
     results["prefix"] = measure_prefix(engines[0], taken[:20])
     print(f"\n{'what is read of a prompt':28}{'tokens':>8}{'read':>6}{'ms':>8}")
     for name, r in results["prefix"].items():
         print(f"{name:28}{r['prompt_tokens']:8}{r['tokens_read']:6}{r['prefill_ms']:8.1f}")
-    print("tokens, passes, drafted and accepted: means of an answer; wall ms: medians; ratios: sums off over sums on; changed: "
-          "answers unlike the one before; moved: median of the boxes that moved, from picture to picture\n")
+    print("tokens, passes, drafted and accepted: means of an answer; wall ms: medians; ratios: sums off over sums on; "
+          "changed: answers\nunlike the one before; moved: median of the boxes that moved, from picture to picture\n")
     print(json.dumps({**results, "engine": options.engine, "rate_hz": options.rate_hz, "noise": options.noise,
                       "hardware": hardware()}))
     return 0 if all(results[motion]["lossless"] for motion in MOTIONS) else 1

@@ -90,8 +90,8 @@ def test_answers_of_any_kind_come_out_as_they_are(answers, pass_cost, longest_st
     answer_all([bytes(a) for a in answers], drafts(pass_cost), longest_step=longest_step)
 
 
-edits = st.lists(st.tuples(st.sampled_from(["move", "add", "drop", "swap", "rename"]), st.integers(0, 9), st.integers(-30, 200)),
-                 max_size=4)
+edits = st.lists(st.tuples(st.sampled_from(["move", "add", "drop", "swap", "rename"]), st.integers(0, 9),
+                           st.integers(-30, 200)), max_size=4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -144,8 +144,8 @@ def test_steps_of_limited_length_still_take_the_whole():
     ([*TABLE[:2], ("mug", 512, 512), *TABLE[2:]], 32),
     ([*TABLE, ("mug", 512, 512)], 32),
     ([("cup", 112, 345), *TABLE[1:]], 8),
-], ids=["moved a little", "fewer digits", "more digits", "first gone", "one in the middle gone", "last gone", "two change places",
-        "a new one in the middle", "a new one at the end", "another name"])
+], ids=["moved a little", "fewer digits", "more digits", "first gone", "one in the middle gone", "last gone",
+        "two change places", "a new one in the middle", "a new one at the end", "another name"])
 def test_it_finds_its_way_back(after, most):
     """Of some 300 passes, one a byte. What is new costs passes; what was said before costs few."""
     assert passes_after(TABLE, after) <= most

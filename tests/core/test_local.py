@@ -305,7 +305,8 @@ def stream_of_pictures() -> list[np.ndarray]:
 
     noise, pictures = np.random.default_rng(0), []
     for motion in ("static", "one_moving", "all_moving"):
-        with SimStream(70, motion, scene_every_s=5.0, rate_hz=5.0, n_objects=3, width=160, height=128, quality="fast") as camera:
+        with SimStream(70, motion, scene_every_s=5.0, rate_hz=5.0, n_objects=3, width=160, height=128,
+                       quality="fast") as camera:
             for _, view, _ in camera.frames(20.0):
                 pictures.append(np.clip(view.rgb + noise.normal(0, 2, view.rgb.shape), 0, 255).astype(np.uint8))
     return pictures
@@ -341,7 +342,8 @@ def test_reading_on_gives_what_reading_anew_gives(runtime):
     config = from_flat({"engine": runtime, "device": "cpu", "generation.max_new_tokens": 12})
     used = load_engine(config)
     pictures = [picture(7, 320, 224), picture(8, 160, 120)]
-    for images, prompt in [((0,), "cube"), ((0,), "ball"), ((1,), "ball"), ((0, 1), "ball"), ((0, 1), "cube"), ((), "ball")]:
+    for images, prompt in [((0,), "cube"), ((0,), "ball"), ((1,), "ball"), ((0, 1), "ball"), ((0, 1), "cube"),
+                           ((), "ball")]:
         fresh = load_engine(config)
         ours, theirs = (e.generate([pictures[i] for i in images], prompt, stream="s") for e in (used, fresh))
         assert ours.token_ids == theirs.token_ids and theirs.reused_tokens <= 5
@@ -355,7 +357,7 @@ def test_answers_held_to_a_schema():
     engine = load_engine(from_flat({"engine": "onnxruntime", "device": "cpu"}))
     schema = {"type": "object", "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 99}},
               "required": ["count"], "additionalProperties": False}
-    guided = [engine.generate([picture(1, 320, 224)], "How many?", schema=schema, stream=stream) for stream in ("", "c", "c")]
+    guided = [engine.generate([picture(1, 320, 224)], "How many?", schema=schema, stream=s) for s in ("", "c", "c")]
     for g in guided:
         assert g.finish_reason == "stop" and '"count"' in g.text and np.all(g.logprobs <= 0)
         assert g.token_ids == guided[0].token_ids

@@ -36,7 +36,8 @@ class Toy:
 
     def __init__(self, next_token: Callable[[tuple[int, ...]], int], longest_step: int = 10_000, vocabulary: int = 256,
                  each_pass: Callable[[int], None] = lambda n: None):
-        self._next_token, self.longest_step, self._vocabulary, self._each_pass = next_token, longest_step, vocabulary, each_pass
+        self._next_token, self._vocabulary, self._each_pass = next_token, vocabulary, each_pass
+        self.longest_step = longest_step
         self.cache: list[int] = []
         self.passes: list[int] = []       # tokens fed in each
         self.rollbacks: list[int] = []

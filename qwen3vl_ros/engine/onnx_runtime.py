@@ -22,6 +22,7 @@ from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
+_KEPT = 16  # tokens; steps of up to so many keep what they bound
 _WATCH_S = 0.02
 _NEEDED = "1.25"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -38,6 +39,34 @@ class OnnxScores:
 
     def logits(self) -> np.ndarray:
         return self._logits
+
+
+class _Pass:
+    """Inputs and outputs of decoder.onnx, bound to memory that stays; the cache is both."""
+
+    def __init__(self, decoder: ort.InferenceSession, feeds: dict[str, np.ndarray], rows: VisualRows,
+                 cache: dict[str, ort.OrtValue], vocabulary: int):
+        keep = len(feeds["last"])
+        self._feeds = {name: np.array(array) for name, array in feeds.items()}
+        self._rows = {name: np.ascontiguousarray(array) for name, array in rows._asdict().items()}
+        self._scores = (np.empty((keep, vocabulary), np.float32), np.empty(keep, np.int64), np.empty(keep, np.float32))
+        self.binding = decoder.io_binding()
+        for name, array in (self._feeds | self._rows).items():
+            self.binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in zip(("logits", "token", "logprob"), self._scores):
+            self.binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, value in cache.items():
+            self.binding.bind_ortvalue_input(name, value)
+            self.binding.bind_ortvalue_output(f"{name}_out", value)
+
+    def write(self, feeds: dict[str, np.ndarray]) -> None:
+        """Feeds of another pass of the same shapes."""
+        for name, array in self._feeds.items():
+            array[...] = feeds[name]
+
+    def said(self, keep: int) -> OnnxScores:
+        """What the pass said, the first `keep`; the next one writes over it here and not there."""
+        return OnnxScores(*(array[:keep].copy() for array in self._scores))
 
 
 class OnnxRuntime:
@@ -61,9 +90,8 @@ class OnnxRuntime:
                               f"in another precision: {graph.export_command(directory)} --dtype float16")
         self._device, self._device_id, self._provider = _provider(device)
         self._vision, self._decoder = (self._session(name, threads) for name in (graph.VISION, graph.DECODER))
-        self._binding = self._decoder.io_binding()
+        self._steps: dict[int, _Pass] = {}
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
-        self._bound_rows: VisualRows | None = None
         # Kept, because a busy machine takes milliseconds to start a thread.
         self._watcher = ThreadPoolExecutor(1, "between_layers")
         self._sequence = TokenSequence(capacity)
@@ -91,39 +119,41 @@ class OnnxRuntime:
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
         visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), 0 if features is None else features.count)
         positions = self._sequence.places(len(ids), positions)
-        return self._pass(ids, positions, keep, features or self._no_rows, visual, self._watched)
+        # At least one: reductions over nothing get the wrong shape.
+        bound = self._bound(ids, positions, max(keep, 1), features or self._no_rows, visual)
+        self._watched(lambda options: self._decoder.run_with_iobinding(bound.binding, options))
+        self._sequence.append(positions)
+        return bound.said(keep)
 
     def step(self, token_ids: Sequence[int]) -> OnnxScores:
-        return self._pass(token_ids, self._sequence.places(len(token_ids)), len(token_ids), self._no_rows)
+        positions = self._sequence.places(len(token_ids))
+        bound = self._bound(token_ids, positions, len(token_ids), self._no_rows)
+        _run(lambda options: self._decoder.run_with_iobinding(bound.binding, options))
+        self._sequence.append(positions)
+        return bound.said(len(token_ids))
 
     def rollback(self, count: int) -> None:
         self._sequence.rollback(count)
 
     def close(self) -> None:
-        self._vision = self._decoder = self._binding = self._bound_rows = None
-        self._cache = {}
+        self._vision = self._decoder = None
+        self._cache, self._steps = {}, {}
         self._watcher.shutdown(wait=False)
 
-    def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows,
-              visual: np.ndarray | None = None, run: Callable[[Callable], Any] | None = None) -> OnnxScores:
-        """run: what calls the graph."""
+    def _bound(self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows,
+               visual: np.ndarray | None = None) -> _Pass:
+        """A pass that is ready to run; that of the last step of as many tokens, if there was one."""
         self._grow(self.length + len(ids))
-        binding = self._binding
-        asked = max(keep, 1)  # reductions over nothing get the wrong shape
-        feeds = graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self._span, keep=asked,
+        feeds = graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self._span, keep=keep,
                                     dtype=self.dtype, visual=visual)
-        if rows is not self._bound_rows:
-            feeds.update(features=rows.features, deep=rows.deep)
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
-        self._bound_rows = rows
-        scores = [np.empty(shape, dtype) for shape, dtype in (
-            ((asked, self.sizes.text.vocabulary), np.float32), (asked, np.int64), (asked, np.float32))]
-        for name, array in zip(("logits", "token", "logprob"), scores):
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        (run or _run)(lambda options: self._decoder.run_with_iobinding(binding, options))
-        self._sequence.append(positions)
-        return OnnxScores(*(array[:keep] for array in scores))
+        stepping = rows is self._no_rows and keep == len(ids) <= _KEPT
+        if stepping and keep in self._steps:
+            self._steps[keep].write(feeds)
+            return self._steps[keep]
+        bound = _Pass(self._decoder, feeds, rows, self._cache, self.sizes.text.vocabulary)
+        if stepping:
+            self._steps[keep] = bound
+        return bound
 
     def _grow(self, needed: int) -> None:
         """Room for `needed` tokens in the cache."""
@@ -132,14 +162,12 @@ class OnnxRuntime:
         before, wanted = self._span, min(self.capacity, -(-needed // _BUCKET) * _BUCKET)
         self._span = self.graphs.slots or wanted
         text = self.sizes.text
-        self._binding.clear_binding_outputs()
+        self._steps.clear()
         for name in [f"{part}_{layer}" for layer in range(text.layers) for part in ("keys", "values")]:
             room = np.zeros((1, text.kv_heads, self._span, text.head_dim), graph.HOST_DTYPES[self.dtype])
             if before:
                 room[:, :, :before] = self._cache[name].numpy()
             self._cache[name] = ort.OrtValue.ortvalue_from_numpy(room, self._device, self._device_id)
-            self._binding.bind_ortvalue_input(name, self._cache[name])
-            self._binding.bind_ortvalue_output(f"{name}_out", self._cache[name])
 
     def _watched(self, run: Callable[[ort.RunOptions], Any]) -> Any:
         """Call the graph and end it early if `between_layers` raises meanwhile; raises what it raised."""

@@ -260,9 +260,11 @@ def test_passes_write_the_cache_in_place(exported):
         assert changed[:4].all() and not changed[4:].any()
 
 
-def test_scores_of_a_pass_outlive_the_next(exported):
+@pytest.mark.parametrize("first", [lambda r: r.prefill([1, 2, 3], keep=2), lambda r: r.prefill([1, 2], keep=2),
+                                   lambda r: r.step([1, 2])], ids=["prompt", "whole prompt", "step"])
+def test_scores_of_a_pass_outlive_the_next(exported, first):
     runtime = OnnxRuntime(exported(), 64)
-    scores = runtime.prefill([1, 2, 3], keep=2)
+    scores = first(runtime)
     logits, best = scores.logits().copy(), scores.best()
     runtime.step([4, 5])
     runtime.step([6, 7])

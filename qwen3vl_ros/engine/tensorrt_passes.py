@@ -1,4 +1,4 @@
-"""What one pass of a TensorRT engine needs: where its tensors stand, an execution context, and how it is run or captured.
+"""What one pass of a TensorRT engine needs: places of its tensors, an execution context, and how it is run or captured.
 
 Knows what graph.py says of names and shapes, and nothing of sequences, prompts and features.
 """
@@ -82,7 +82,7 @@ class Contexts:
         if context is None:
             raise OutOfMemory("TensorRT could not make an execution context; its reason is in the log above")
         context.set_device_memory(*self._scratch)
-        if not context.set_optimization_profile_async(profile, self._cuda.stream):
+        if not context.set_optimization_profile_async(profile, int(self._cuda.stream)):
             raise EngineError(f"the engine has no optimization profile {profile}; build the bundle again")
         return context
 

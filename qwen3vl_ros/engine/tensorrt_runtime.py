@@ -61,11 +61,13 @@ class TensorrtScores:
 class TensorrtRuntime:
     """One sequence on the engines of a bundle, on the GPU `device`.
 
+    warm: run and capture every length of a step now (seconds; at the first start ever, as long as compiling takes), so
+    that no answer waits for it.
     Raises WrongModel for a damaged bundle, EngineError for one of another module, version or GPU, naming the command
     that builds a fitting one; OutOfMemory.
     """
 
-    def __init__(self, bundle: Bundle | Path | str, device: int = 0):
+    def __init__(self, bundle: Bundle | Path | str, device: int = 0, warm: bool = True):
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self._trt = import_or_refuse(self.bundle.module, f"install {self.bundle.module} {self.bundle.version}")
         self._cuda = Cuda(device)
@@ -75,6 +77,8 @@ class TensorrtRuntime:
         self.between_layers: Callable[[], None] = lambda: None
         self._sequence, self._passes = TokenSequence(self.capacity), 0
         self._open({part: self._load(files[part]) for part in PARTS})
+        if warm:
+            self._capture_steps()
 
     @property
     def length(self) -> int:
@@ -149,6 +153,13 @@ class TensorrtRuntime:
         self._cuda.close()
 
     # -- inside --
+
+    def _capture_steps(self) -> None:
+        for count in range(1, self.longest_step + 1):
+            for _ in range(2):  # the second run captures
+                self.step([0] * count)
+                self.rollback(count)
+        self._contexts.keep_compiled()
 
     def _load(self, file: Path) -> Any:
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))

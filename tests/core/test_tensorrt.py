@@ -3,6 +3,7 @@ notes."""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import shutil
@@ -282,7 +283,8 @@ def test_other_directories_are_not_written_into(tools, trt, tmp_path):
 # -- running, without a GPU ------------------------------------------------------------------------------------------
 
 class Notes:
-    """Stands for cuda.bindings.runtime: gives addresses of real host memory and notes the order of calls."""
+    """Stands for cuda.bindings.runtime on real host memory: notes calls, and does what is queued at once, or, while it
+    captures, at each launch."""
 
     cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor="Major",
                                      cudaDevAttrComputeCapabilityMinor="Minor")
@@ -291,7 +293,13 @@ class Notes:
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="local")
 
     def __init__(self):
-        self.calls, self.memory, self.fails = [], {}, {}
+        self.calls, self.memory, self.fails, self.capturing, self.graphs = [], {}, {}, None, []
+
+    def queue(self, work):
+        if self.capturing is None:
+            work()
+        else:
+            self.capturing.append(work)
 
     def __getattr__(self, name):
         def call(*arguments):
@@ -307,18 +315,24 @@ class Notes:
             address = block.ctypes.data + -block.ctypes.data % 256
             self.memory[address] = block
             return (address,)
-        if name == "cudaMemcpyAsync":
-            import ctypes
-            ctypes.memmove(*arguments[:3])
+        if name in ("cudaMemcpyAsync", "cudaMemsetAsync"):
+            move = ctypes.memmove if name == "cudaMemcpyAsync" else ctypes.memset
+            self.queue(lambda: move(*arguments[:3]))
             return ()
-        if name == "cudaMemsetAsync":
-            import ctypes
-            ctypes.memset(*arguments[:3])
-            return ()
+        if name == "cudaStreamBeginCapture":
+            self.capturing = []
+        if name == "cudaStreamEndCapture":
+            self.graphs.append(self.capturing)
+            self.capturing = None
+            return (len(self.graphs) - 1,)
+        if name == "cudaGraphInstantiate":
+            return (arguments[0],)
+        if name == "cudaGraphLaunch":
+            for work in self.graphs[arguments[0]]:
+                work()
         if name == "cudaDeviceGetAttribute":
             return ({"Major": 8, "Minor": 9}[arguments[0]],)
-        return {"cudaGetDeviceCount": (1,), "cudaStreamCreate": (7,), "cudaStreamEndCapture": ("graph",),
-                "cudaGraphInstantiate": ("executable",), "cudaGetErrorString": (b"the driver's words",)}.get(name, ())
+        return {"cudaGetDeviceCount": (1,), "cudaStreamCreate": (7,), "cudaGetErrorString": (b"the driver's words",)}.get(name, ())
 
     def names(self):
         return [c[0] for c in self.calls]
@@ -328,7 +342,7 @@ class Context:
     """Stands for an execution context: checks that every tensor has an address, and writes outputs by a rule."""
 
     def __init__(self, engine):
-        self.engine, self.shapes, self.addresses, self.profile, self.runs = engine, {}, {}, None, 0
+        self.engine, self.shapes, self.addresses, self.profile = engine, {}, {}, None
 
     def set_device_memory(self, address, size):
         assert address % 256 == 0 and size > 0
@@ -346,23 +360,21 @@ class Context:
         return True
 
     def tensor(self, name, dtype, shape):
-        import ctypes
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return np.frombuffer((ctypes.c_uint8 * size).from_address(self.addresses[name]), dtype).reshape(shape)
 
     def execute_async_v3(self, stream):
         assert stream == 7 and set(self.engine.names) <= set(self.addresses)
-        self.runs += 1
         self.engine.ran.append(self)
-        self.engine.rule(self)
+        self.engine.notes.queue(lambda: self.engine.rule(self))
         return True
 
 
 class Engine:
     device_memory_size_v2 = 1000
 
-    def __init__(self, names, rule):
-        self.names, self.rule, self.ran = names, rule, []
+    def __init__(self, notes, names, rule):
+        self.notes, self.names, self.rule, self.ran = notes, names, rule, []
 
     def create_runtime_config(self):
         return RuntimeConfig()
@@ -417,9 +429,9 @@ def _read(context):
 def runtime(request, bundle, monkeypatch):
     """On a GPU that takes notes, with a module that is like one of the two."""
     sizes = bundle.sizes
-    engines = {part: Engine([v.name for side in ends(sizes) for v in side], rule) for part, ends, rule in (
-        ("vision", graph.vision_values, _see), ("decoder", graph.decoder_values, _read))}
     notes = Notes()
+    engines = {part: Engine(notes, [v.name for side in ends(sizes) for v in side], rule) for part, ends, rule in (
+        ("vision", graph.vision_values, _see), ("decoder", graph.decoder_values, _read))}
     module = SimpleNamespace(__version__=VERSION, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2))
     if request.param == "tensorrt_rtx":
         module.IRuntimeConfig = RuntimeConfig
@@ -428,7 +440,7 @@ def runtime(request, bundle, monkeypatch):
     monkeypatch.setattr(cuda, "import_or_refuse", lambda name, way_out: notes)
     monkeypatch.setattr(tensorrt_runtime, "import_or_refuse", lambda name, way_out: module)
     monkeypatch.setattr(TensorrtRuntime, "_load", lambda self, file: engines[file.name.split(".")[0]])
-    runtime = TensorrtRuntime(bundle)
+    runtime = TensorrtRuntime(bundle, warm=False)
     runtime.notes, runtime.engines = notes, engines
     return runtime
 
@@ -462,6 +474,28 @@ def test_a_step_is_captured_at_its_second_run_and_then_one_launch(runtime):
                       "cudaGraphInstantiate", "cudaGraphLaunch", "cudaStreamSynchronize"]
     assert one(3) == ["cudaGraphLaunch", "cudaStreamSynchronize"]
     assert not {"cudaMalloc", "cudaMallocHost"} & set(runtime.notes.names())
+
+
+def test_loading_captures_every_length_of_a_step(runtime):
+    runtime = TensorrtRuntime(runtime.bundle)
+    assert runtime.length == 0
+    runtime._cuda._driver.calls.clear()
+    for count in range(1, 17):
+        assert runtime.step([4] * count).best()[0] == [4] * count
+    names = [n for n in runtime._cuda._driver.names() if n != "cudaSetDevice"]
+    assert names == ["cudaGraphLaunch", "cudaStreamSynchronize"] * 16
+
+
+def test_the_runtime_knows_the_names_that_cuda_python_has(runtime):
+    """The GPU that takes notes answers to any name; the real module has to have those that were called."""
+    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed (requirements/test.txt)")
+    runtime.step([1])
+    runtime.step([1])
+    runtime.prefill([1, 2])
+    runtime.close()
+    assert not [name for name in set(runtime.notes.names()) if not callable(getattr(real, name, None))]
+    for group in ("cudaDeviceAttr", "cudaMemcpyKind", "cudaStreamCaptureMode"):
+        assert not [name for name in vars(getattr(Notes, group)) if not hasattr(getattr(real, group), name)]
 
 
 def test_a_failed_capture_ends_it(runtime):

@@ -14,6 +14,7 @@ import json
 import random
 import re
 import ssl
+import threading
 import time
 from datetime import datetime, timezone
 from typing import Any, Awaitable, Callable, Sequence, TypeVar
@@ -21,7 +22,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-from anyio.from_thread import start_blocking_portal
 
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
 from qwen3vl_ros.engine.base import EngineInfo
@@ -77,12 +77,14 @@ class RemoteEngine:
         self._optional: dict[str, Any] = {"logprobs": True, "stream_options": {"include_usage": True}}
         self._logprobs, self._self_test, self._retries = "unknown", "off", 0
         self._failure: EngineError | None = None
-        self._portal_context = start_blocking_portal("asyncio")
-        self._portal = self._portal_context.__enter__()
         self._client: httpx.AsyncClient | None = None
+        self._loop = asyncio.new_event_loop()
+        # A thread of its own: the caller's may have a loop. A daemon: it must not keep a process alive.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="remote-engine", daemon=True)
+        self._thread.start()
         try:
-            self._client = self._portal.call(self._connect)
-            self._model = self._portal.call(self._choose_model)
+            self._client = self._call(self._connect)
+            self._model = self._call(self._choose_model)
             self.info = self._describe()
             if remote.self_test:
                 self._self_test = self_test(self._ask)
@@ -134,11 +136,21 @@ class RemoteEngine:
     def close(self) -> None:
         """Close the connections; the engine cannot be used afterwards."""
         client, self._client = self._client, None
-        context, self._portal_context = self._portal_context, None
+        if self._loop.is_closed():
+            return
         if client is not None:
-            self._portal.call(client.aclose)
-        if context is not None:
-            context.__exit__(None, None, None)
+            self._call(client.aclose)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """The result of a coroutine in the loop's thread; what interrupts the wait ends it there too."""
+        future = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
 
     # -- start -----------------------------------------------------------------------------------------------
 
@@ -205,7 +217,8 @@ class RemoteEngine:
         content = [*({"type": "image_url", "image_url": {"url": url}} for url in urls),
                    {"type": "text", "text": prompt}]
         body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": content}],
-                                "max_tokens": self.generation.max_new_tokens, "temperature": 0, "stream": True}
+                                "stream": True, "temperature": 0,
+                                "max_tokens": self.generation.max_new_tokens}
         if schema is not None:
             body["response_format"] = {"type": "json_schema",
                                        "json_schema": {"name": "answer", "schema": schema, "strict": True}}
@@ -216,7 +229,7 @@ class RemoteEngine:
         are none."""
         since = time.monotonic()
         try:
-            reason = self._portal.call(self._answer, body, answer, limits, control)
+            reason = self._call(self._answer, body, answer, limits, control)
         except EngineError as error:
             if isinstance(error, EngineUnavailable) or answer.received:
                 self.health.failed(error)

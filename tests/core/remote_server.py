@@ -29,8 +29,8 @@ from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.types import Generation
 
 STATUS_FAULTS = {
-    "400 context": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 tokens. "
-                                                            "However, you requested 9000 tokens."}),
+    "400 context": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 "
+                                                            "tokens. However, you requested 9000 tokens."}),
     "400 odd": (400, {}, {"error": {"message": "no such thing", "type": "invalid_request_error"}}),
     "401": (401, {}, {"error": {"message": "Incorrect API key provided: KEY"}}),
     "403": (403, {}, {"detail": "Forbidden for KEY"}),
@@ -199,7 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if fault == "abort":
             self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]})
-        said = {"malformed": b"bogus", "garbage JSON": b'data: {"choices": [', "not UTF-8": b'data: {"\xff\xfe"}',
+        said = {"malformed": b"bogus", "garbage JSON": b'data: {"choices": [',
+                "not UTF-8": b'data: {"\xff\xfe"}',
                 "error event": b'data: {"error": {"message": "out of memory"}}', "no object": b"data: 7",
                 "odd choices": b'data: {"choices": 7}', "done early": b"data: [DONE]",
                 "odd content": b'data: {"choices": [{"delta": {"content": 7}}]}'}

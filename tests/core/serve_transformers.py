@@ -10,7 +10,6 @@ its id.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -46,7 +45,6 @@ if __name__ == "__main__":
     ModelManager._load_processor = load_processor
     sys.argv = ["transformers", "serve", *sys.argv[1:]]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that were killed
-    server = 0
     for _ in sys.stdin:
         server = os.fork()
         if not server:
@@ -54,7 +52,3 @@ if __name__ == "__main__":
             os.dup2(2, 1)  # its log is no answer
             sys.exit(app())
         print(server, flush=True)
-    if server:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server, signal.SIGKILL)
-    os._exit(0)  # an orderly end takes seconds

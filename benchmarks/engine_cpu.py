@@ -1,10 +1,10 @@
 """From an image to the whole answer on this CPU: ours on ONNX Runtime beside `generate` of transformers.
 
-The embedded model, a 640x480 picture, greedy, float32, a new picture each time, no drafts: what a first answer costs. The peer
-is `Qwen3VLForConditionalGeneration.generate` with its key-value cache, in the same run, picture by picture in turn, with one
-torch thread and with two; its better median counts. Both prepare pictures and prompt with our code, which is faster than the
-official processor, so the peer is not charged for that; NumPy has one thread for it. Every answer's token ids must be the
-same, or this fails. Then the memory of each in a process of its own. The last line is JSON.
+The embedded model, a 640x480 picture, greedy, float32, a new picture each time, no drafts: what a first answer costs.
+The peer is `Qwen3VLForConditionalGeneration.generate` with its key-value cache, in the same run, picture by picture in
+turn, with one torch thread and with two; its better median counts. Both prepare pictures and prompt with our code, on
+one NumPy thread. Every answer's token ids must be the same, or this fails. Then the memory of each in a process of its
+own. The last line is JSON.
 
     make bench BENCH=engine_cpu [ARGS="--pictures 20"]
 """
@@ -158,7 +158,8 @@ def hardware() -> str:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    model = model or platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> None:
@@ -177,7 +178,8 @@ def main() -> None:
     shown, source = pictures(options.pictures + 1)
     own, peers, answers = measure(shown)
     tokens = [said.generated_tokens for said in answers]
-    stages = [1e3 * np.median([getattr(said, name) for said in answers]) for name in ("preprocess_s", "prefill_s", "decode_s")]
+    stages = [1e3 * np.median([getattr(said, name) for said in answers])
+              for name in ("preprocess_s", "prefill_s", "decode_s")]
     threads, peer = min(peers.items(), key=lambda item: item[1].of(50))
     least = min(peers.values(), key=lambda timer: timer.cpu)
     # Picture by picture, because answers differ in length and a machine in load.
@@ -185,19 +187,23 @@ def main() -> None:
     cpu_ratio = float(np.median(np.divide(least.cpu_ms, own.cpu_ms)))
     print(f"hardware: {machine}; onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, transformers "
           f"{transformers.__version__}")
-    print(f"input: {len(tokens)} pictures ({source}), 640x480, {np.mean(tokens):.0f} tokens an answer; token ids equal\n")
+    print(f"input: {len(tokens)} pictures ({source}), 640x480, {np.mean(tokens):.0f} tokens an answer; "
+          "token ids equal\n")
     print(f"{'image to answer, milliseconds':36}{'best':>9}{'p50':>9}{'p95':>9}{'cpu p50':>9}")
-    rows = [("ours, onnxruntime", own), *((f"transformers generate, {n} thread{'s' * (n > 1)}", t) for n, t in peers.items())]
+    rows = [("ours, onnxruntime", own),
+            *((f"transformers generate, {n} thread{'s' * (n > 1)}", t) for n, t in peers.items())]
     for name, timer in rows:
         print(f"{name:36}{timer.of(0):9.1f}{timer.of(50):9.1f}{timer.of(95):9.1f}{timer.cpu:9.1f}")
     print("of ours, p50: pixels and words {:.1f}, seeing and reading {:.1f}, saying {:.1f}".format(*stages))
-    print(f"\nours is {ratio:.1f}x faster (median of the pictures' ratios) and takes {cpu_ratio:.1f}x less processor time\n")
+    print(f"\nours is {ratio:.1f}x faster (median of the pictures' ratios; of the medians "
+          f"{peer.of(50) / own.of(50):.1f}x) and takes {cpu_ratio:.1f}x less processor time\n")
     memory = {what: memory_mb(what) for what in ("ours", "peer", "nothing")}
     print(f"peak memory of a process, MB: ours {memory['ours']:.0f}, transformers {memory['peer']:.0f}, "
           f"imports of this script alone {memory['nothing']:.0f}")
     print(json.dumps({
         "ratio_vs_transformers": round(ratio, 2), "cpu_ratio_vs_transformers": round(cpu_ratio, 2),
-        "ours_ms": round(own.of(50), 2), "ours_ms_best": round(own.of(0), 2), "ours_ms_p95": round(own.of(95), 2), "ours_cpu_ms": round(own.cpu, 2),
+        "ours_ms": round(own.of(50), 2),
+        "ours_ms_best": round(own.of(0), 2), "ours_ms_p95": round(own.of(95), 2), "ours_cpu_ms": round(own.cpu, 2),
         "transformers_ms": round(peer.of(50), 2), "transformers_ms_best": round(peer.of(0), 2),
         "transformers_ms_p95": round(peer.of(95), 2),
         "transformers_cpu_ms": round(least.cpu, 2), "transformers_threads": threads,

@@ -99,7 +99,9 @@ class Builder:
     def op(self, kind: str, *inputs: str, outputs: int | Sequence[str] = 1, **attributes) -> Any:
         """Output of a new node, or a list of them. outputs: how many, or their names."""
         node = f"{self._scope}/{kind}_{len(self._nodes)}"
-        names = ([node] if outputs == 1 else [f"{node}.{i}" for i in range(outputs)]) if isinstance(outputs, int) else outputs
+        names = outputs
+        if isinstance(outputs, int):
+            names = [node] if outputs == 1 else [f"{node}.{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(kind, inputs, names, name=node, **attributes))
         return names[0] if len(names) == 1 else list(names)
 
@@ -196,7 +198,8 @@ def vision_model(sizes: Sizes, weights: Weights, dtype: str, variant: str) -> on
     vision, b = sizes.vision, Builder(weights, dtype, variant)
     root = "model.visual"
     b.scope("patches")
-    x = b.linear(b.cast("patches", "float32", dtype), f"{root}.patch_embed.proj", vision.hidden, vision.patch_values, True)
+    patches = b.cast("patches", "float32", dtype)
+    x = b.linear(patches, f"{root}.patch_embed.proj", vision.hidden, vision.patch_values, bias=True)
     table, stored = b.stored(f"{root}.pos_embed.weight", vision.table_side**2, vision.hidden)
     # The table's values are mixed in float32, as the reference does.
     corners = b.cast(b.op("Gather", table, "corners"), stored, "float32")
@@ -228,8 +231,8 @@ def _vision_block(b: Builder, sizes: Sizes, name: str, x: str, angles: tuple[str
     q, k = (b.cast(b.rotate(b.cast(t, b.dtype, "float32"), *angles), "float32", b.dtype) for t in (q, k))
     seen = b.attention(q, k, v, heads, heads, head_dim)
     x = b.op("Add", x, b.linear(seen, f"{name}.attn.proj", hidden, hidden, bias=True))
-    inner = b.linear(_layer_norm(b, x, f"{name}.norm2", hidden), f"{name}.mlp.linear_fc1", vision.inner, hidden, bias=True)
-    inner = _gelu(b, inner, _TANH_GELU)
+    n = _layer_norm(b, x, f"{name}.norm2", hidden)
+    inner = _gelu(b, b.linear(n, f"{name}.mlp.linear_fc1", vision.inner, hidden, bias=True), _TANH_GELU)
     return b.op("Add", x, b.linear(inner, f"{name}.mlp.linear_fc2", hidden, vision.inner, bias=True))
 
 
@@ -280,13 +283,14 @@ def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str, slot
     x = b.op("Where", visual, b.op("Gather", "features", "rows"), x)
     angles = b.angles(text.head_dim, dtype)
     places = _places(b, sizes) if b.decomposed else ""
-    added = [b.op("Gather", "deep", "rows", axis=1)] if sizes.vision.deepstack else []
-    if len(sizes.vision.deepstack) > 1:
-        added = b.op("Split", added[0], axis=0, num_outputs=len(sizes.vision.deepstack), outputs=len(sizes.vision.deepstack))
+    count = len(sizes.vision.deepstack)
+    added = [b.op("Gather", "deep", "rows", axis=1)] if count else []
+    if count > 1:
+        added = b.op("Split", added[0], axis=0, num_outputs=count, outputs=count)
     for index in range(text.layers):
         b.scope(f"layer_{index}")
         x = _text_layer(b, sizes, index, f"{root}.layers.{index}", x, angles, places)
-        if index < len(sizes.vision.deepstack):
+        if index < count:
             x = b.op("Add", x, b.op("Squeeze", added[index], b.integers(0)))
     b.scope("head")
     x = _rms_norm(b, b.op("Gather", x, "last"), f"{root}.norm.weight", text.hidden, text.norm_eps)
@@ -301,7 +305,8 @@ def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str, slot
 
 def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles: tuple[str, str], places: str) -> str:
     text = sizes.text
-    hidden, head_dim, queries, pairs = text.hidden, text.head_dim, text.heads * text.head_dim, text.kv_heads * text.head_dim
+    hidden, head_dim = text.hidden, text.head_dim
+    queries, pairs = text.heads * head_dim, text.kv_heads * head_dim
     n = _rms_norm(b, x, f"{name}.input_layernorm.weight", hidden, text.norm_eps)
     heads = {}
     for part, rows in (("q", queries), ("k", pairs), ("v", pairs)):
@@ -310,7 +315,8 @@ def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles:
             t = _rms_norm(b, t, f"{name}.self_attn.{part}_norm.weight", head_dim, text.norm_eps)
         t = b.op("Transpose", t, perm=(0, 2, 1, 3))
         heads[part] = t if part == "v" else b.rotate(t, *angles)
-    keys, values = (_written(b, f"{cache}_{index}", heads[part], places) for cache, part in (("keys", "k"), ("values", "v")))
+    keys, values = (_written(b, f"{cache}_{index}", heads[part], places)
+                    for cache, part in (("keys", "k"), ("values", "v")))
     seen = b.attention(heads["q"], keys, values, text.heads, text.kv_heads, head_dim, mask="mask")
     x = b.op("Add", x, b.linear(seen, f"{name}.self_attn.o_proj", hidden, queries))
     n = _rms_norm(b, x, f"{name}.post_attention_layernorm.weight", hidden, text.norm_eps)
@@ -359,8 +365,8 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     inside = out.resolve() == checkpoint.path.resolve()
     links = [f for f in checkpoint.weight_files if f.is_symlink() or f.stat().st_nlink > 1]
     if inside and links:
-        raise InvalidInput(f"{links[0]} is a link, and ONNX reads no weights through links; give another directory with "
-                           "--out, which gets a copy")
+        raise InvalidInput(f"{links[0]} is a link, and ONNX reads no weights through links; give another directory "
+                           "with --out, which gets a copy")
     models = {VISION: vision_model(sizes, weights, dtype, variant),
               DECODER: decoder_model(sizes, weights, dtype, variant, slots)}
     if not inside:
@@ -392,7 +398,7 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
 def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:
     """Largest errors against torch in float32, relative to the largest number: two images and a prompt, then steps.
 
-    Needs torch, onnxruntime, and memory for the network twice. Raises EngineError where ONNX Runtime has no such precision.
+    Needs torch, onnxruntime, and memory for the network twice. Raises EngineError in bfloat16.
     """
     import torch
 
@@ -443,7 +449,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = find_checkpoint(options.model)
         out = options.out or checkpoint.path
         written = export(checkpoint, out, options.dtype, "decomposed" if options.decomposed else "attention",
-                         options.slots, measure=not options.no_parity)
+                         options.slots, measure=not options.no_parity and options.dtype != "bfloat16")
+    except ImportError as error:
+        print(f"{error}: comparing with torch needs torch and onnxruntime; install them, or add --no-parity",
+              file=sys.stderr)
+        return 1
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 1

@@ -33,7 +33,7 @@ _HIDDEN = {"float32": np.finfo(np.float32).min, "float16": np.finfo(np.float16).
 # -- names and shapes ------------------------------------------------------------------------------------------------
 
 class Value(NamedTuple):
-    """An input or output. dtype: "float32", "int64" or COMPUTE. shape: numbers, and letters for what each pass decides."""
+    """An input or output. dtype: "float32", "int64" or COMPUTE. shape: numbers, and letters for what a pass decides."""
 
     name: str
     dtype: str
@@ -117,7 +117,8 @@ def vision_feeds(sizes: Sizes, pixels: np.ndarray, grid: np.ndarray) -> Iterator
     return _frames(sizes.vision, np.ascontiguousarray(pixels, np.float32), rows)
 
 
-def _frames(sizes: VisionSizes, pixels: np.ndarray, grid: list[tuple[int, int, int]]) -> Iterator[dict[str, np.ndarray]]:
+def _frames(sizes: VisionSizes, pixels: np.ndarray,
+            grid: list[tuple[int, int, int]]) -> Iterator[dict[str, np.ndarray]]:
     done = 0
     for count, height, width in grid:
         plan = _frame_plan(sizes, height, width)
@@ -148,8 +149,8 @@ def decoder_feeds(sizes: TextSizes, ids: Sequence[int], positions: np.ndarray, *
     # Row i shows slots 0 to start + i: the same edge, one further to the right in each row.
     edge = _edge(span, dtype)[span - 1 - start:]
     mask = as_strided(edge, (1, 1, len(ids), span), (0, 0, -edge.itemsize, edge.itemsize), writeable=False)
-    return {"ids": ids, "rows": rows, "cos": cos, "sin": sin, "write": np.array([start], np.int64), "mask": np.ascontiguousarray(mask),
-            "last": np.arange(len(ids) - keep, len(ids), dtype=np.int64)}
+    return {"ids": ids, "rows": rows, "cos": cos, "sin": sin, "write": np.array([start], np.int64),
+            "mask": np.ascontiguousarray(mask), "last": np.arange(len(ids) - keep, len(ids), dtype=np.int64)}
 
 
 @lru_cache(maxsize=8)

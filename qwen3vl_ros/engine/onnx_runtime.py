@@ -72,22 +72,24 @@ class _Pass:
 class OnnxRuntime:
     """One sequence of at most `capacity` tokens on the graphs in `directory`.
 
-    device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass on a
-    CPU; 0: as many as it has cores.
+    device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass
+    on a CPU; 0: as many as it has cores.
 
     Raises ModelNotFound without graphs, WrongModel if they are not those of the checkpoint, EngineError.
     """
 
     def __init__(self, directory: Path | str, capacity: int, device: str = "cpu", threads: int = 0):
         self.graphs = Graphs.read(directory)
-        self.sizes, self.dtype, self.capacity, self.longest_step = self.graphs.sizes, self.graphs.dtype, capacity, capacity
+        self.sizes, self.dtype = self.graphs.sizes, self.graphs.dtype
+        self.capacity = self.longest_step = capacity
         self.between_layers: Callable[[], None] = lambda: None
         if 0 < self.graphs.slots < capacity:
-            raise EngineError(f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} were "
-                              f"asked for; export them with more: {graph.export_command(directory)} --slots {capacity}")
+            raise EngineError(f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} "
+                              "were asked for; export them with more: "
+                              f"{graph.export_command(directory)} --slots {capacity}")
         if self.dtype == "bfloat16":
-            raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export them "
-                              f"in another precision: {graph.export_command(directory)} --dtype float16")
+            raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export "
+                              f"them in another precision: {graph.export_command(directory)} --dtype float16")
         self._device, self._device_id, self._provider = _provider(device)
         self._vision, self._decoder = (self._session(name, threads) for name in (graph.VISION, graph.DECODER))
         self._steps: dict[int, _Pass] = {}
@@ -117,7 +119,8 @@ class OnnxRuntime:
                 keep: int = 1) -> OnnxScores:
         if not 0 <= keep <= len(ids):
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
-        visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), 0 if features is None else features.count)
+        seen = 0 if features is None else features.count
+        visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), seen)
         positions = self._sequence.places(len(ids), positions)
         # At least one: reductions over nothing get the wrong shape.
         bound = self._bound(ids, positions, max(keep, 1), features or self._no_rows, visual)
@@ -202,9 +205,9 @@ class OnnxRuntime:
             return ort.InferenceSession(self.graphs.directory / name, options, [self._provider])
         except Exception as error:  # its errors have no common base but this
             older = f"export graphs for older ones: {graph.export_command(self.graphs.directory)} --decomposed"
-            raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; opset "
-                              f"{self.graphs.opset} needs onnxruntime {_NEEDED} or later: pip install 'onnxruntime>={_NEEDED}', "
-                              f"or {older}") from error
+            raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; "
+                              f"opset {self.graphs.opset} needs onnxruntime {_NEEDED} or later: "
+                              f"pip install 'onnxruntime>={_NEEDED}', or {older}") from error
 
 
 def _run(run: Callable[[ort.RunOptions | None], Any], options: ort.RunOptions | None = None) -> Any:

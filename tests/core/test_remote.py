@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from remote_server import ModelServer, RedFinder
@@ -518,23 +519,25 @@ def test_nothing_unencrypted_goes_through_a_proxy_of_the_environment(monkeypatch
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> tuple[str, str]:
+def certificate(tmp_path_factory) -> tuple[str, str, str]:
+    """Files: the server's certificate, its key, and the authority that signed it."""
     folder = tmp_path_factory.mktemp("tls")
-    paths = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                    "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext",
-                    "subjectAltName=IP:127.0.0.1", "-out", paths[0], "-keyout", paths[1]],
-                   check=True, capture_output=True)
+    paths = str(folder / "cert.pem"), str(folder / "key.pem"), str(folder / "authority.pem")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(paths[2])
+    issued.cert_chain_pems[0].write_to_path(paths[0])
+    issued.private_key_pem.write_to_path(paths[1])
     return paths
 
 
 def test_certificates_are_verified(monkeypatch, certificate, tmp_path):
     monkeypatch.setenv("SERVER_KEY", "k3y")
-    with ModelServer(RedFinder(), certificate=certificate, api_key="k3y") as server:
+    with ModelServer(RedFinder(), certificate=certificate[:2], api_key="k3y") as server:
         with pytest.raises(EngineError, match="certificate of https.* not trusted.*remote.ca_file") as caught:
             engine_of(server, api_key_env="SERVER_KEY")
         assert not isinstance(caught.value, EngineUnavailable), "waiting does not help"
-        engine = engine_of(server, api_key_env="SERVER_KEY", ca_file=certificate[0])
+        engine = engine_of(server, api_key_env="SERVER_KEY", ca_file=certificate[2])
         assert engine.generate([RED], "?").finish_reason == "stop"
         engine.close()
     for path in (tmp_path / "none.pem", Path(__file__)):

@@ -102,13 +102,17 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    # One pool of numbers again and again: drawing billions takes minutes, and timing does not see it.
-    pool = (0.02 * np.random.default_rng(seed).standard_normal(1 << 22, np.float32)).astype(np.float16)
+    # One pool of numbers again and again: drawing billions takes minutes, and timing does not see it. Each weight starts
+    # elsewhere in it, since TensorRT keeps equal weights once.
+    rng = np.random.default_rng(seed)
+    largest = max(prod(shape) for shape in wanted.shapes.values())
+    pool = (0.02 * rng.standard_normal(min(1 << 22, largest), np.float32)).astype(np.float16)
     with (directory / "model.safetensors").open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, shape in wanted.shapes.items():
             count = prod(shape)
-            values = pool if len(shape) > 1 else np.full(count, 0 if name.endswith("bias") else 1, np.float16)
+            values = (np.roll(pool, int(rng.integers(len(pool)))) if len(shape) > 1 else
+                      np.full(count, 0 if name.endswith("bias") else 1, np.float16))
             for begin in range(0, count, len(values)):
                 stream.write(memoryview(values[:count - begin]).cast("B"))
     return directory

@@ -614,7 +614,36 @@ def test_a_shape_the_engine_was_not_built_for_is_refused(bundle):
         Pass(SimpleNamespace(), context, places, {}, {})
 
 
-# -- the benchmark that waits for a GPU ------------------------------------------------------------------------------
+# -- random weights and the benchmark that wait for a GPU --------------------------------------------------------------
+
+def test_random_weights_fill_a_network_and_no_two_are_alike(tools, tmp_path):
+    import random_weights
+    import torch
+
+    from qwen3vl_ros.engine.checkpoint import read_checkpoint
+    from qwen3vl_ros.engine.network import Network
+
+    checkpoint = read_checkpoint(random_weights.write_checkpoint("toy", tmp_path / "toy"))
+    layers = Network.load(checkpoint, "cpu", torch.float32).text.layers
+    assert 0.015 < float(layers[0].down.weight.std()) < 0.025
+    assert not torch.equal(layers[0].down.weight, layers[1].down.weight)
+    with pytest.raises(InvalidInput, match="'3B'; choose one of 2B, 4B, 8B, toy"):
+        random_weights.write_checkpoint("3B", tmp_path / "3B")
+
+
+@pytest.mark.parametrize("size, text, vision", [("2B", 1.72e9, 0.41e9), ("4B", 4.02e9, 0.42e9), ("8B", 8.19e9, 0.58e9)])
+def test_published_sizes_have_their_number_of_weights(tools, size, text, vision):
+    import random_weights
+    import torch
+
+    from qwen3vl_ros.engine.network import Network
+    from qwen3vl_ros.engine.sizes import Sizes
+
+    with torch.device("meta"):
+        network = Network(Sizes.read(random_weights.config_of(size)))
+    for part, wanted in ((network.text, text), (network.vision, vision)):
+        assert sum(p.numel() for p in part.parameters()) == pytest.approx(wanted, rel=0.02)
+
 
 def test_the_benchmark_runs_here_at_toy_size():
     pytest.importorskip("transformers", reason="its peer (requirements/reference.txt)")

@@ -31,8 +31,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint
-from qwen3vl_ros.engine.graph import (COMPUTE, DECODER, FORMAT, MANIFEST, VISION, Value, decoder_values, file_sha256,
-                                      layout_sha256, safetensors_header, vision_values)
+from qwen3vl_ros.engine.graph import (COMPUTE, DECODER, FORMAT, MANIFEST, OLDER, VISION, Value, decoder_values,
+                                      file_sha256, layout_sha256, safetensors_header, vision_values)
 from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.types import InvalidInput, PerceptionError, WrongModel
 
@@ -369,6 +369,9 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
                            "with --out, which gets a copy")
     models = {VISION: vision_model(sizes, weights, dtype, variant),
               DECODER: decoder_model(sizes, weights, dtype, variant, slots)}
+    if variant != "decomposed":
+        models |= {OLDER[VISION]: vision_model(sizes, weights, dtype, "decomposed"),
+                   OLDER[DECODER]: decoder_model(sizes, weights, dtype, "decomposed", slots)}
     if not inside:
         bundle(checkpoint, out)
     for name, model in models.items():
@@ -381,7 +384,7 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     files = [f.name for f in checkpoint.weight_files]
     everything["onnx"] = written = {
         "format": FORMAT, "dtype": dtype, "opset": OPSETS[variant], "variant": variant, "slots": slots,
-        "sha256": {name: file_sha256(out / name) for name in ("config.json", VISION, DECODER)},
+        "sha256": {name: file_sha256(out / name) for name in ("config.json", *models)},
         "layout_sha256": {name: layout_sha256(out / name) for name in files},
         "weights_sha256": {name: file_sha256(out / name) for name in files},
         "shapes": {name: {side: {v.name: [v.dtype, *v.shape] for v in values} for side, values in

@@ -21,6 +21,8 @@ from qwen3vl_ros.engine.sizes import Sizes, TextSizes, VisionSizes
 from qwen3vl_ros.types import InvalidInput, ModelNotFound, WrongModel
 
 VISION, DECODER, MANIFEST = "vision.onnx", "decoder.onnx", "manifest.json"
+# The same in operators of opset 18, for ONNX Runtimes before 1.25: Python 3.10 gets no later one.
+OLDER = {VISION: "vision.opset18.onnx", DECODER: "decoder.opset18.onnx"}
 FORMAT = 1
 COMPUTE = "compute"  # stands for the precision a graph was exported in
 # NumPy has no bfloat16, so the host holds its bits.

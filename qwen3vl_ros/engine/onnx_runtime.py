@@ -24,7 +24,7 @@ from qwen3vl_ros.types import EngineError, InvalidInput
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
 _KEPT = 16  # tokens; steps of up to so many keep what they bound
 _WATCH_S = 0.02
-_NEEDED = "1.25"
+_OPSET_24 = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 25)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -91,7 +91,10 @@ class OnnxRuntime:
             raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export "
                               f"them in another precision: {graph.export_command(directory)} --dtype float16")
         self._device, self._device_id, self._provider = _provider(device)
-        self._vision, self._decoder = (self._session(name, threads) for name in (graph.VISION, graph.DECODER))
+        names = (graph.VISION, graph.DECODER)
+        if not _OPSET_24 and self.graphs.opset == 24:
+            names = [graph.OLDER[name] for name in names]
+        self._vision, self._decoder = (self._session(name, threads) for name in names)
         self._steps: dict[int, _Pass] = {}
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
         # Kept, because a busy machine takes milliseconds to start a thread.
@@ -204,10 +207,8 @@ class OnnxRuntime:
         try:
             return ort.InferenceSession(self.graphs.directory / name, options, [self._provider])
         except Exception as error:  # its errors have no common base but this
-            older = f"export graphs for older ones: {graph.export_command(self.graphs.directory)} --decomposed"
-            raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; "
-                              f"opset {self.graphs.opset} needs onnxruntime {_NEEDED} or later: "
-                              f"pip install 'onnxruntime>={_NEEDED}', or {older}") from error
+            raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; export "
+                              f"the graphs again: {graph.export_command(self.graphs.directory)}, or update onnxruntime") from error
 
 
 def _run(run: Callable[[ort.RunOptions | None], Any], options: ort.RunOptions | None = None) -> Any:

@@ -102,8 +102,8 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    # One pool of numbers again and again: drawing billions takes minutes, and timing does not see it. Each weight starts
-    # elsewhere in it, since TensorRT keeps equal weights once.
+    # One pool of numbers again and again: drawing billions takes minutes, and timing does not see it. Each weight
+    # starts elsewhere in it, since TensorRT keeps equal weights once.
     rng = np.random.default_rng(seed)
     largest = max(prod(shape) for shape in wanted.shapes.values())
     pool = (0.02 * rng.standard_normal(min(1 << 22, largest), np.float32)).astype(np.float16)

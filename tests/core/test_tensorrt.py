@@ -332,7 +332,8 @@ class Notes:
                 work()
         if name == "cudaDeviceGetAttribute":
             return ({"Major": 8, "Minor": 9}[arguments[0]],)
-        return {"cudaGetDeviceCount": (1,), "cudaStreamCreate": (7,), "cudaGetErrorString": (b"the driver's words",)}.get(name, ())
+        return {"cudaGetDeviceCount": (1,), "cudaStreamCreate": (7,),
+                "cudaGetErrorString": (b"the driver's words",)}.get(name, ())
 
     def names(self):
         return [c[0] for c in self.calls]

@@ -65,9 +65,9 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
             from qwen3vl_ros.engine.on_torch import load_torch as load
         else:
             from qwen3vl_ros.engine.on_torch import load_transformers as load
+        engine = load(checkpoint, config)
     except ImportError as error:
         raise EngineError(f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is "
                           "missing") from error
-    engine = load(checkpoint, config)
     engine.warm_up()
     return engine

@@ -54,7 +54,7 @@ def engine(checkpoints):
 
 def config(model: Path | str, **generation) -> Config:
     generation = {"max_new_tokens": 40, "repeat_limit": 100} | generation
-    return from_flat({"model": str(model)} | {f"generation.{k}": v for k, v in generation.items()})
+    return from_flat({"model": str(model), "engine": "transformers"} | {f"generation.{k}": v for k, v in generation.items()})
 
 
 def picture(seed: int, width: int = 160, height: int = 120) -> np.ndarray:

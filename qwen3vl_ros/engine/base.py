@@ -49,6 +49,9 @@ class Engine(Protocol):
         not errors. Raises OutOfMemory and EngineError.
         """
 
+    def status(self) -> dict[str, str]:
+        """What diagnostics should show beside `info`, by name; from any thread."""
+
     def close(self) -> None:
         """Free the device's memory; the engine cannot be used afterwards."""
 

@@ -214,15 +214,13 @@ class _Chooser:
 
     def look(self, scores: Scores) -> None:
         """The scores of the pass that `choose` reads the rows of."""
-        if self._sampling or self._constraint:
-            self._best, self._logits = None, scores.logits()
-        else:
-            self._best = scores.best()
+        self._scores, self._best, self._logits = scores, scores.best(), None
 
     def choose(self, row: int) -> Choice:
-        if self._best is not None:
-            choice = Choice(self._best[0][row], self._best[1][row])
-        else:
+        choice = Choice(self._best[0][row], self._best[1][row])
+        if not self._may_say(choice.token_id):
+            if self._logits is None:  # a large vocabulary's are slow to fetch, and mostly not needed
+                self._logits = self._scores.logits()
             logits = self._logits[row]
             token_id = self.forced[0] if self.forced else self._among_allowed(logits)
             top = float(logits.max())
@@ -239,6 +237,15 @@ class _Chooser:
         self._constraint.accept([token_id])
         # Asked again only when used up: what is forced does not change while it is being said.
         self.forced = self.forced[1:] or list(self._constraint.forced())
+
+    def _may_say(self, best: int) -> bool:
+        """Whether the most likely token is the choice, without a look at the others."""
+        if self._sampling is not None:
+            return False
+        if self.forced:
+            return best == self.forced[0]
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        return allowed is None or (best < len(allowed) and bool(allowed[best]))
 
     def _among_allowed(self, logits: np.ndarray) -> int:
         if self._constraint is not None:

@@ -47,6 +47,7 @@ class LocalEngine:
         bytes_of = preparation.tokens.bytes_of
         self._drafts = Drafts(lambda token_id: bytes_of(token_id).isdigit(), pass_cost)
         self._grammar: Grammar | None = None
+        self._status: dict[str, str] = {}
 
     def warm_up(self) -> None:
         """Answer two tokens about a grey image: proves that the model runs and its memory suffices."""
@@ -77,12 +78,19 @@ class LocalEngine:
             run = self._decode(prepared, limits, control, drafter, constraint)
         if drafter and run.finish_reason not in ("cancelled", "deadline"):
             drafter.finished(run.token_ids)
+        reused = self._reader.reused if run.forward_passes else 0
+        self._status = {"last answer": f"{len(run.token_ids)} tokens in {run.forward_passes} passes, {run.accepted} of "
+                                       f"{run.drafted} drafted; {reused} of the prompt's {len(prepared.ids)} kept"}
         said = transcribe(run.pieces, self.info.thinking)
         tokens = slice(said.first_token, said.last_token)
         return Generation(said.text, tuple(run.token_ids[tokens]), np.array(run.logprobs[tokens], np.float32),
                           tuple(said.token_ends), run.finish_reason, said.reasoning, prompt, len(prepared.ids),
                           len(run.token_ids), run.forward_passes, preprocess_s, run.prefill_s, run.decode_s,
-                          run.drafted, run.accepted, self._reader.reused if run.forward_passes else 0)
+                          run.drafted, run.accepted, reused)
+
+    def status(self) -> dict[str, str]:
+        """See Engine.status: what the last answer cost."""
+        return self._status
 
     def close(self) -> None:
         """Free the device's memory; the engine cannot be used afterwards."""

@@ -68,6 +68,7 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, engine_loader: Callable[[Config], types.Engine], **kwargs):
         super().__init__("perception", **{"namespace": "qwen3vl", **kwargs})
         self._engine_loader = engine_loader
+        self._engine_status: Callable[[], dict[str, str]] = dict
         self.health = Health()
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
@@ -133,6 +134,7 @@ class PerceptionNode(LifecycleNode):
 
     def _load(self, config: Config) -> Perception:
         engine = self._engine_loader(config)
+        self._engine_status = engine.status
         i = engine.info
         self.health.engine = (f"{i.runtime}, {i.model}, {i.device}, {i.dtype}, "
                               f"{i.parameters / 1e6:.1f} M weights ({i.why})")
@@ -201,6 +203,7 @@ class PerceptionNode(LifecycleNode):
                     "the engine did not stop in time; its memory is freed when the process ends")
                 return False
         self._worker = self._answering = None
+        self._engine_status = dict
         for part in filter(None, (self._out, self._transforms)):
             part.close()
         self._out = self._transforms = None
@@ -348,6 +351,8 @@ class PerceptionNode(LifecycleNode):
         if self._camera:
             topic = self._camera.image_topic
             self.health.fact("image topic", f"{topic}, {self.count_publishers(topic)} publishers")
+        for name, value in self._engine_status().items():
+            self.health.fact(name, value)
         self._diagnostics.publish(self.health.verdict(counters))
 
     def _watch_staleness(self) -> None:

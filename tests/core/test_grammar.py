@@ -130,7 +130,10 @@ class Rows:
         self._logits = logits
 
     def best(self):
-        raise AssertionError("a guided answer needs the logits")
+        ids = self._logits.argmax(-1)
+        top = self._logits.max(-1)
+        logprobs = -np.log(np.exp(self._logits - top[:, None]).sum(-1))
+        return ids.tolist(), logprobs.tolist()
 
     def logits(self) -> np.ndarray:
         return self._logits

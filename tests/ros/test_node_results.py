@@ -113,6 +113,7 @@ def test_diagnostics_say_ok_with_figures_and_stale_when_the_camera_is_gone(runni
     status = graph.diagnosed(lambda s, v: s.level == OK and s.name == "qwen3vl/perception", what="OK")
     values = {v.key: v.value for v in status.values}
     assert values["state"] == "active" and "scripted" in values["engine"] and int(values["answers"]) > 0
+    assert int(values["answers given"]) > 0, "the engine speaks for itself"
     assert values["latency p50"].endswith("ms") and "1 publishers" in values["image topic"]
     camera.stop()
     status = graph.diagnosed(lambda s, v: s.level == STALE, what="STALE")

@@ -12,7 +12,7 @@ from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime
 from qwen3vl_ros.engine.prepare import Preparation
 from qwen3vl_ros.types import EngineError
 
-_CPU_PASS_COST, _GPU_PASS_COST = 0.02, 0.004  # of one more drafted token, in passes
+_CPU_PASS_COST, _GPU_PASS_COST = 0.05, 0.004  # of one more drafted token, in passes
 _SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
 
 

@@ -19,7 +19,7 @@ from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.types import InvalidInput
 
 _PLANS_KEPT = 8
-_LONGEST_GRAPH = 32   # tokens; longer steps launch their kernels one by one
+_LONGEST_GRAPH = 32   # tokens of a step on a GPU
 _SPAN_STEP = 512      # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
 
 
@@ -54,7 +54,7 @@ class TorchRuntime:
         self._cache = Cache.allocate(network.sizes.text, capacity, self.device, self.dtype)
         self._plans: dict[tuple, VisionPlan] = {}
         self._sequence = TokenSequence(capacity)
-        self.longest_step = capacity
+        self.longest_step = _LONGEST_GRAPH if self.device.type == "cuda" else capacity
         self._steps: dict[tuple[int, int], _CapturedStep] = {}
 
     @property
@@ -92,7 +92,7 @@ class TorchRuntime:
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> TorchScores:
         positions = self._sequence.places(len(token_ids))
-        if self.device.type != "cuda" or len(token_ids) > _LONGEST_GRAPH:
+        if self.device.type != "cuda" or len(token_ids) > self.longest_step:
             return self._pass(token_ids, positions, len(token_ids))
         scores = self._captured(len(token_ids)).run(token_ids, self.length, *rotary_angles(self.network.text.sizes, positions))
         self._sequence.append(positions)

@@ -655,5 +655,5 @@ def test_the_benchmark_runs_here_at_toy_size():
     found = told["sizes"]["toy"]
     assert {"torch", "generate_eager"} <= set(found["runtimes"]) and found["copy_gb_s"] > 0
     for row in found["runtimes"].values():
-        assert row["answer_ms"]["median"] > 0 and row["decode_gb_s"] >= 0
+        assert row["answer_ms"]["median"] > 0 and "decode_gb_s" in row  # a difference of noisy times: of any sign
     assert told["gpu"] or "There is no GPU here" in done.stdout

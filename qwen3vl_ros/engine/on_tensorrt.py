@@ -28,5 +28,5 @@ def load_tensorrt(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     runtime = TensorrtRuntime(bundle, int(number or 0))
     why = f"{bundle.module} {bundle.version}; engines of {bundle.precision} for SM {', '.join(map(str, bundle.sms))}"
     info = EngineInfo("tensorrt", str(checkpoint.path), checkpoint.architecture, f"cuda:{number or 0}", bundle.dtype,
-                      checkpoint.parameters, preparation.tokens.thinking, why)
+                      bundle.parameters, preparation.tokens.thinking, why)
     return LocalEngine(checkpoint, preparation, runtime, info, config.generation, pass_cost=_PASS_COST)

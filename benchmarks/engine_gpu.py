@@ -70,7 +70,7 @@ class Ours:
         for _ in range(task.answer_tokens - 1):
             token = runtime.step(token).best()[0]
         return {"vision_ms": vision, "prefill_ms": prefill, "decode_ms": (decode := clock.lap_ms()),
-                "decode_tok_s": (task.answer_tokens - 1) / decode * 1e3, "answer_ms": vision + prefill + decode}
+                "answer_ms": vision + prefill + decode}
 
     def close(self) -> None:
         self.runtime.close()
@@ -78,15 +78,14 @@ class Ours:
 
 class Generate:
     """`transformers.generate`, greedy. It tells no stages apart: decoding is what an answer takes more than one
-    token."""
+    token. The difference of two times may drown in the machine's noise; `summary` gives no speed then."""
 
     def __init__(self, model: Any, wait: Callable[[], None], **options: Any):
         self._model, self._wait, self._options = model, wait, options
 
     def answer(self, task: Task) -> dict[str, float]:
         one, whole = self._time_ms(task, 1), self._time_ms(task, task.answer_tokens)
-        return {"first_token_ms": one, "answer_ms": whole,
-                "decode_tok_s": (task.answer_tokens - 1) / (whole - one) * 1e3}
+        return {"first_token_ms": one, "decode_ms": whole - one, "answer_ms": whole}
 
     @torch.inference_mode()
     def _time_ms(self, task: Task, tokens: int) -> float:
@@ -201,7 +200,7 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     for runner in runners.values():
         runner.close()
     read = bytes_per_token(sizes, task, itemsize)
-    results = {name: _summary(found, read, bandwidth) for name, found in laps.items()}
+    results = {name: summary(found, task.answer_tokens, read, bandwidth) for name, found in laps.items()}
     slowest = results["generate_eager"]["answer_ms"]["median"]
     for found in results.values():
         found["ratio_vs_eager"] = round(slowest / found["answer_ms"]["median"], 2)
@@ -228,14 +227,28 @@ def _peers(config: dict[str, Any], machine: Machine) -> dict[str, Generate]:
     return peers
 
 
-def _summary(laps: list[dict[str, float]], read_bytes: float, bandwidth: float) -> dict[str, Any]:
+def summary(laps: list[dict[str, float]], tokens: int, read_bytes: float, bandwidth_gb_s: float) -> dict[str, Any]:
+    """Median and 95th percentile of each time over rounds, and the speed of decoding.
+
+    The speed is None, and `decode_unknown` says why, where a round's decoding took no time that could be measured.
+    """
     found: dict[str, Any] = {}
     for key in laps[0]:
-        values = [lap[key] for lap in laps]
-        found[key] = {"median": round(float(np.median(values)), 3), "p95": round(float(np.percentile(values, 95)), 3)}
+        found[key] = _spread([lap[key] for lap in laps])
+    lost = sum(lap["decode_ms"] <= 0 for lap in laps)
+    if lost:
+        found.update(decode_tok_s=None, decode_gb_s=None, share_of_bandwidth=None, decode_unknown=(
+            f"in {lost} of {len(laps)} rounds {tokens} tokens took no longer than one: less than this machine's noise; "
+            "ask for more --tokens"))
+        return found
+    found["decode_tok_s"] = _spread([(tokens - 1) / lap["decode_ms"] * 1e3 for lap in laps])
     found["decode_gb_s"] = round(found["decode_tok_s"]["median"] * read_bytes / 1e9, 2)
-    found["share_of_bandwidth"] = round(found["decode_gb_s"] / bandwidth, 3)
+    found["share_of_bandwidth"] = round(found["decode_gb_s"] / bandwidth_gb_s, 3)
     return found
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": round(float(np.median(values)), 3), "p95": round(float(np.percentile(values, 95)), 3)}
 
 
 # -- telling ---------------------------------------------------------------------------------------------------------
@@ -250,9 +263,12 @@ def table(size: str, found: dict[str, Any]) -> str:
              " " * 26 + "       ms       ms    tok/s     GB/s                ms        ms"]
     for name, row in found["runtimes"].items():
         stages = [f"{row[key]['median']:9.1f}" if key in row else f"{'':>9}" for key in ("vision_ms", "prefill_ms")]
-        lines.append(f"{name:26}{''.join(stages)}{row['decode_tok_s']['median']:9.1f}{row['decode_gb_s']:9.1f}"
-                     f"{row['share_of_bandwidth']:8.0%}{row['answer_ms']['median']:10.1f}"
+        decode = f"{'-':>9}{'-':>9}{'-':>8}" if row["decode_tok_s"] is None else (
+            f"{row['decode_tok_s']['median']:9.1f}{row['decode_gb_s']:9.1f}{row['share_of_bandwidth']:8.0%}")
+        lines.append(f"{name:26}{''.join(stages)}{decode}{row['answer_ms']['median']:10.1f}"
                      f"{row['answer_ms']['p95']:10.1f}{row['ratio_vs_eager']:9.2f}")
+    lines += [f"{name}: no speed of decoding: {row['decode_unknown']}" for name, row in found["runtimes"].items()
+              if "decode_unknown" in row]
     return "\n".join(lines)
 
 

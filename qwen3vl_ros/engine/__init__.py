@@ -9,7 +9,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine, EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
 from qwen3vl_ros.engine.choice import Option, survey
-from qwen3vl_ros.types import EngineError, ModelNotFound, OutOfMemory
+from qwen3vl_ros.types import EngineError, OutOfMemory
 
 __all__ = ["Engine", "EngineInfo", "Option", "embedded_model_dir", "find_checkpoint", "load_engine", "survey"]
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def _first_that_works(checkpoint: Checkpoint, config: Config) -> Engine:
             continue
         try:
             engine = _loaded(option.name, checkpoint, config)
-        except (ModelNotFound, OutOfMemory):
+        except OutOfMemory:  # another one would be slower, and hardly smaller
             raise
         except EngineError as error:
             _log.warning("engine auto: %s is here and does not work: %s", option.name, error)

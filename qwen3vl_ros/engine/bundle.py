@@ -144,8 +144,9 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
     """
     path = Path(path)
     if not is_bundle(path):
+        model, out = (path, "BUNDLE") if (path / "config.json").is_file() else ("MODEL", path)
         raise WrongModel(f"{path} has no {MANIFEST} that tells of engines, so it is no bundle; make one: python "
-                         f"model/build_engine.py MODEL --out {path}")
+                         f"model/build_engine.py {model} --out {out}, and give {out} as the model")
     manifest = read_json(path / MANIFEST)[_SECTION]
     if manifest.get("format") != FORMAT:
         raise WrongModel(f"{path / MANIFEST} has format {manifest.get('format')!r} and this version reads {FORMAT}; "

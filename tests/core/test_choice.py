@@ -62,6 +62,15 @@ def test_auto_goes_on_when_one_is_there_and_does_not_work(tmp_path: Path, caplog
         load_engine(Config(model=str(tmp_path), engine="onnxruntime"))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "decoder.opset18.onnx"])
+def test_auto_goes_on_when_a_file_of_one_is_missing(tmp_path: Path, name):
+    shutil.copytree(EMBEDDED.path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    engine = load_engine(Config(model=str(tmp_path), device="cpu"))
+    assert engine.info.runtime == "torch" and f"has no {name}" in engine.info.why
+    engine.close()
+
+
 def test_no_runtime_at_all_names_every_reason(tmp_path: Path, monkeypatch):
     real = choice.importlib.util.find_spec
     absent = ("torch", "transformers", "onnxruntime")
@@ -73,7 +82,7 @@ def test_no_runtime_at_all_names_every_reason(tmp_path: Path, monkeypatch):
 def test_a_name_runs_or_fails():
     with pytest.raises(EngineError, match="GPUs only"):
         load_engine(Config(engine="tensorrt", device="cpu"))
-    with pytest.raises(WrongModel, match="build_engine.py"):
+    with pytest.raises(WrongModel, match=f"build_engine.py {EMBEDDED.path} --out BUNDLE"):
         load_engine(Config(engine="tensorrt"))
     with pytest.raises(EngineError, match="compute in float32"):
         load_engine(Config(engine="onnxruntime", dtype="bfloat16"))

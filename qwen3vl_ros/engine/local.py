@@ -103,8 +103,8 @@ class LocalEngine:
         room = self._runtime.capacity - len(prepared.ids)
         if room < 1:
             raise EngineError(f"the prompt takes {len(prepared.ids)} tokens ({prepared.visual_tokens} of them visual) and "
-                              f"the model holds {self._runtime.capacity}; lower generation.max_pixels or send fewer "
-                              "images")
+                              f"the model holds {self._runtime.capacity}; shorten the text, lower "
+                              "generation.max_pixels or send fewer images")
         return room
 
     def _constraint(self, schema: dict[str, Any]) -> Constraint:

@@ -254,7 +254,7 @@ def test_drafts_are_counted():
 
 def test_a_prompt_that_does_not_fit():
     engine = engine_on(Ledger(capacity=20))
-    with pytest.raises(EngineError, match="the model holds 20; lower generation.max_pixels"):
+    with pytest.raises(EngineError, match="the model holds 20; shorten the text, lower generation.max_pixels"):
         engine.generate([PICTURES[0]], "a" * 100)
     assert engine.generate([], "a").generated_tokens + engine.generate([], "a").prompt_tokens <= 20
 

@@ -364,6 +364,12 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
     inside = out.resolve() == checkpoint.path.resolve()
     links = [f for f in checkpoint.weight_files if f.is_symlink() or f.stat().st_nlink > 1]
+    if not 0 <= slots <= checkpoint.max_positions:
+        raise InvalidInput(f"--slots {slots} is no length of a cache: give 1 to {checkpoint.max_positions}, the positions of "
+                           f"{checkpoint.path}, or 0 where each pass decides")
+    if not inside and _holds_another(out, checkpoint):
+        raise InvalidInput(f"--out {out} holds another model, or what is left of an export that was broken off; give a new "
+                           "directory")
     if inside and links:
         raise InvalidInput(f"{links[0]} is a link, and ONNX reads no weights through links; give another directory "
                            "with --out, which gets a copy")
@@ -396,6 +402,13 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
         written["parity"] = parity(checkpoint, out)
         manifest.write_text(json.dumps(everything, indent=1) + "\n")
     return written
+
+
+def _holds_another(out: Path, checkpoint: Checkpoint) -> bool:
+    """Whether `out` has a model that no earlier export of this checkpoint put there."""
+    config = out / "config.json"
+    return config.is_file() and (not (out / MANIFEST).is_file()
+                                 or file_sha256(config) != file_sha256(checkpoint.path / "config.json"))
 
 
 def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:

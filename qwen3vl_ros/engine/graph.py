@@ -204,6 +204,8 @@ class Graphs:
             found = manifest["format"]
             if found != FORMAT:
                 raise WrongModel(f"{directory / MANIFEST} has format {found}, and this version reads {FORMAT}; {again}")
+            if manifest["dtype"] not in HOST_DTYPES or not isinstance(manifest["slots"], int) or manifest["slots"] < 0:
+                raise ValueError(f"dtype {manifest['dtype']!r}, slots {manifest['slots']!r}")
             files = {**manifest["sha256"], **manifest["layout_sha256"]}
             for name in files:
                 if not (directory / name).is_file():

@@ -166,6 +166,14 @@ def network(small) -> Network:
     return Network.load(small, "cpu", torch.float32)
 
 
+def _tell(directory: Path, **values) -> None:
+    """Change what the manifest says of the graphs."""
+    file = directory / graph.MANIFEST
+    told = json.loads(file.read_text())
+    told["onnx"] |= values
+    file.write_text(json.dumps(told))
+
+
 @pytest.fixture
 def copied(exported, tmp_path) -> Path:
     """A directory of graphs that a test may damage."""
@@ -372,7 +380,9 @@ def test_the_embedded_models_graphs_are_those_of_its_weights():
     (lambda d: save_file({"a": torch.zeros(1)}, d / "model.safetensors"), "model.safetensors is not the file"),
     (lambda d: (d / graph.MANIFEST).write_text("{"), "manifest.json cannot be read"),
     (lambda d: (d / graph.MANIFEST).write_text('{"onnx": {"format": 0}}'), "has format 0, and this version reads 1"),
-], ids=["config", "graph", "weights", "broken", "format"])
+    (lambda d: _tell(d, slots="many"), "cannot be read .*slots 'many'"),
+    (lambda d: _tell(d, dtype="float8"), "cannot be read .*dtype 'float8'"),
+], ids=["config", "graph", "weights", "broken", "format", "slots", "dtype"])
 def test_files_that_do_not_belong_together_are_refused(copied, damage, why):
     damage(copied)
     with pytest.raises(WrongModel, match=why) as caught:
@@ -418,6 +428,20 @@ def test_what_the_export_cannot_write_is_refused(small, tmp_path, capsys):
     config["text_config"] |= {"intermediate_size": 160, "num_hidden_layers": 4}
     with pytest.raises(WrongModel, match="has no weight model.language_model.layers.3"):
         export_onnx.export(Checkpoint(small.path, config, "", small.weight_files, 1, ""), tmp_path / "out")
+    for slots in (-5, small.max_positions + 1):
+        with pytest.raises(InvalidInput, match=f"--slots {slots} is no length of a cache"):
+            export_onnx.export(small, tmp_path / "out", slots=slots)
+
+
+def test_an_export_overwrites_no_other_model(small, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"another model's")
+    for manifest in (None, "{}"):
+        if manifest:
+            (tmp_path / graph.MANIFEST).write_text(manifest)
+        with pytest.raises(InvalidInput, match=f"--out {tmp_path} holds another model"):
+            export_onnx.export(small, tmp_path, measure=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"another model's"
 
 
 # -- the runtime -----------------------------------------------------------------------------------------------------

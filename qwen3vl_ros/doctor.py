@@ -24,7 +24,8 @@ _REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "im
              ("yaml", "pyyaml", "calibrations"),
              ("jinja2", "jinja2", "chat templates"), ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
              ("huggingface_hub", "huggingface_hub", "models by hub id"))
-_OPTIONAL = (("mujoco", "mujoco", "the simulated camera"), ("rosbags", "rosbags", "replaying bags"))
+_OPTIONAL = (("llguidance", "llguidance", "answers held to a schema: generation.guided"),
+             ("httpx", "httpx", "servers: engine remote"), ("mujoco", "mujoco", "the simulated camera"), ("rosbags", "rosbags", "replaying bags"))
 
 
 @dataclass(frozen=True)

@@ -138,11 +138,11 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
         return
     try:
         checkpoint = find_checkpoint(config.model)
+        options = survey(checkpoint, config.device)
     except EngineError as error:
         yield Finding("missing", "model", config.model or "embedded", str(error))
         return
     yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights")
-    options = survey(checkpoint, config.device)
     for option in options:
         wanted = config.engine in ("auto", option.name)
         useless = config.engine == option.name or not any(not o.missing for o in options)

@@ -9,7 +9,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine, EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
 from qwen3vl_ros.engine.choice import Option, survey
-from qwen3vl_ros.types import EngineError, OutOfMemory
+from qwen3vl_ros.types import EngineError, OutOfMemory, WrongModel
 
 __all__ = ["Engine", "EngineInfo", "Option", "embedded_model_dir", "find_checkpoint", "load_engine", "survey"]
 _log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ def _first_that_works(checkpoint: Checkpoint, config: Config) -> Engine:
 
 def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
     """Each runtime is imported only when chosen: it takes seconds, and a wrong model is refused before."""
+    if checkpoint is not None and name != "tensorrt" and not checkpoint.weight_files:
+        raise WrongModel(f"{checkpoint.path} holds engines of TensorRT and no weights for the runtime {name!r}; use engine "
+                         "tensorrt, or give the model that they were built from")
     try:
         if name == "remote":
             from qwen3vl_ros.engine.remote import RemoteEngine

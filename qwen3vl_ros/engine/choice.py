@@ -73,6 +73,8 @@ def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
 
 
 def _onnxruntime(checkpoint: Checkpoint, gpus: int) -> str:
+    if not checkpoint.weight_files:
+        return f"no weights in {checkpoint.path}, only engines"
     if not all((checkpoint.path / name).is_file() for name in (VISION, DECODER)):
         return f"no graphs in {checkpoint.path}; make them: {export_command(checkpoint.path)}"
     return "" if _installed("onnxruntime") else "not installed; pip install onnxruntime"

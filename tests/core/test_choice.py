@@ -79,6 +79,17 @@ def test_no_runtime_at_all_names_every_reason(tmp_path: Path, monkeypatch):
         load_engine(Config())
 
 
+def test_a_bundle_without_weights_is_for_tensorrt_alone(tmp_path: Path):
+    shutil.copytree(EMBEDDED.path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "decoder.sm89.engine").write_bytes(b"")
+    told = {o.name: o.missing for o in survey(find_checkpoint(str(tmp_path)), "cpu")}
+    for name in ("onnxruntime", "torch", "transformers"):
+        assert "only engines" in told[name]
+        with pytest.raises(WrongModel, match=f"no weights for the runtime '{name}'; use engine tensorrt"):
+            load_engine(Config(model=str(tmp_path), engine=name))
+
+
 def test_a_name_runs_or_fails():
     with pytest.raises(EngineError, match="GPUs only"):
         load_engine(Config(engine="tensorrt", device="cpu"))

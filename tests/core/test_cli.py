@@ -247,6 +247,12 @@ def test_doctor_runs_what_it_promises(checkpoint, capsys):
 def test_doctor_names_what_is_missing_and_how_to_get_it(checkpoint, monkeypatch, capsys):
     status, out, _ = run(capsys, "doctor", "--model", "/nowhere")
     assert status == 1 and "missing model" in out and "cannot run" in out and "loaded in" not in out
+    with monkeypatch.context() as broken:
+        (checkpoint / "manifest.json").write_text("{")
+        broken.setattr(doctor, "_run", None)
+        status, out, _ = run(capsys, "doctor", "--model", checkpoint)
+        (checkpoint / "manifest.json").unlink()
+    assert status == 1 and "missing model" in out and "manifest.json cannot be read as JSON" in out and "cannot run" in out
     status, out, _ = run(capsys, "doctor", "--model", checkpoint, "--device", "cuda:99")
     assert status == 1 and "missing run" in out and "cuda:99" in out
     real = doctor.importlib.util.find_spec

@@ -73,6 +73,15 @@ class Children:
                     f"{tail(self.log_path(name))}"
                 )
 
+    def peak_memory_mb(self, name: str) -> float | None:
+        """The most memory the child has had resident, 10^6 bytes; None where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self._running[name].pid}/status").read_text()
+        except OSError:
+            return None
+        peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        return round(int(peak[0]) * 1024 / 1e6, 1) if peak else None
+
     def stop(self) -> None:
         """Interrupt all, wait, terminate, and kill what is left; also what the children started."""
         try:

@@ -37,6 +37,7 @@ class Demo:
         self.log, self.gallery = Log(), Gallery()
         self._status = StatusLine()
         self._first_ns = self._last_ns = self._scene_ns = 0
+        self._node_peak_mb: float | None = None
         self._plan: list[tuple[float, Callable[[TruthObject, float], None]]] = []
         self._restore_s: float | None = None
         self._looks: list[dict[str, Any]] = []
@@ -135,6 +136,7 @@ class Demo:
         self._observer.spin(LAST_ANSWER_S, lambda: self._arrived > arrived)
         self._observer.spin(0.3)  # its pictures are published last
         self._observer.flush()
+        self._node_peak_mb = self._children.peak_memory_mb("node")
         if self.log.scenes:
             self._status.say(scene_line(self.log.scenes[-1]))
 
@@ -251,6 +253,7 @@ class Demo:
             camera_s=round(min(self._camera_s, o.seconds), 1),
             dropped=int(health.get("dropped: stale", 0)),
             passed_over=int(health.get("dropped: replaced by a newer", 0)),
+            node_peak_memory_mb=self._node_peak_mb,
         )
         print("writing the video and the pictures ...", flush=True)
         self.gallery.write_video(self.out / "annotated.mp4")
@@ -282,6 +285,8 @@ class Demo:
             f"{figures['passed_over']} images came and went while the model was busy, "
             f"{figures['dropped']} were dropped as too old. This machine: {os.cpu_count()} CPU cores."
         )
+        if self._node_peak_mb:
+            closing += f"\nThe node with its model took at most {self._node_peak_mb:.0f} MB of memory."
         print(closing)
         print(
             f"in {self.out}/: annotated.mp4, demo.mcap (for Foxglove), results.json"

@@ -56,6 +56,8 @@ class TorchRuntime:
         self._sequence = TokenSequence(capacity)
         self.longest_step = _LONGEST_GRAPH if self.device.type == "cuda" else capacity
         self._steps: dict[tuple[int, int], _CapturedStep] = {}
+        # One for all graphs: each alone would keep the memory of its intermediate results.
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     @property
     def length(self) -> int:
@@ -101,7 +103,7 @@ class TorchRuntime:
     def _captured(self, count: int) -> _CapturedStep:
         span = min(self.capacity, -(-(self.length + count) // _SPAN_STEP) * _SPAN_STEP)
         if (count, span) not in self._steps:
-            self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span)
+            self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span, self._pool)
         return self._steps[count, span]
 
     def rollback(self, count: int) -> None:
@@ -128,8 +130,8 @@ class _CapturedStep:
     All inputs of a token stand in one row of one float64 tensor (id, slot, cos, sin), so that a step needs one transfer.
     """
 
-    def __init__(self, text: Decoder, cache: Cache, count: int, span: int):
-        self._text, self._cache, self._span = text, cache, span
+    def __init__(self, text: Decoder, cache: Cache, count: int, span: int, pool: tuple[int, int] | None = None):
+        self._text, self._cache, self._span, self._pool = text, cache, span, pool
         device, on_gpu = cache.keys.device, cache.keys.is_cuda
         self._host = torch.empty(count, 2 + 2 * text.sizes.head_dim, dtype=torch.float64, pin_memory=on_gpu)
         self._inputs = torch.empty_like(self._host, device=device)
@@ -164,5 +166,5 @@ class _CapturedStep:
                 self._compute()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=self._pool):
             self._outputs = self._compute()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import trustme
 from hypothesis import given, settings
@@ -829,6 +830,8 @@ class TransformersServe:
                 if httpx.get(self.url.replace("/v1", "/health"), trust_env=False).status_code == 200:
                     return
             except httpx.HTTPError:
+                if not psutil.pid_exists(self.pid):
+                    break
                 time.sleep(0.1)
         pytest.fail("transformers serve did not start: " + (self._folder / "log").read_text()[-3000:])
 

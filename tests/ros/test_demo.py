@@ -33,6 +33,7 @@ PROMISED = (
     "latency_ms_p95",
     "overhead_ms_p50",
     "dropped",
+    "node_peak_memory_mb",
     "malformed",
 )
 

@@ -49,6 +49,7 @@ def world(scripts):
 def bring_up(scripts, world, monkeypatch):
     """run(digests, failing=...) -> the names of the steps that were done."""
     monkeypatch.setattr(scripts.setup_env, "probe_world", lambda: world)
+    monkeypatch.delenv("EXTRAS", raising=False)  # make test sets it
 
     def run(failing: str | None = None, **digests: str) -> list[str]:
         done = []

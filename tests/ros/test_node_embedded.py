@@ -52,7 +52,7 @@ def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
     said = until(lambda: heard["generation"], 60, "an answer of the model")[0]
     assert said.error == "" and said.tokens > 0 and said.mean_logprob < 0 and said.prefill_s > 0
     later = until(lambda: heard["generation"][3:], 60, "more answers")[-1]
-    assert later.tokens == said.tokens and later.forward_passes < said.forward_passes, "the scene stands still"
+    assert later.tokens == said.tokens and 10 * later.forward_passes < later.tokens, "the scene stands still"
     assert later.accepted_tokens > 0 and later.reused_tokens > 0
     found = next(m for m in heard["detections_2d"] if m.header == said.header)
     objects = until(lambda: truth)[-1].detections  # the scene stands still

@@ -1,4 +1,4 @@
-"""Bicubic resizing with antialiasing, bit for bit what the official image processor does; in NumPy alone.
+"""Bicubic resizing with antialiasing, bit for bit what the official image processor does.
 
 OpenCV has no antialiased bicubic, and Pillow may pass over tall images in the other order, which differs where noise is
 clipped between the passes. Each axis is a banded matrix, multiplied a block of output rows at a time. Source: the cubic
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 
+import cv2
 import numpy as np
 
 _BLOCK = 32  # output rows multiplied at once: the band's zeros against the number of calls
@@ -18,9 +19,13 @@ _BLOCK = 32  # output rows multiplied at once: the band's zeros against the numb
 def resize_bicubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """HxWxC uint8 -> height x width x C uint8. Columns first, rounded to uint8 in between."""
     if width != image.shape[1]:
-        columns_first = np.ascontiguousarray(image.transpose(1, 0, 2))
-        image = np.ascontiguousarray(_along_first(columns_first, width).transpose(1, 0, 2))
+        image = _turned(_along_first(_turned(image), width))
     return image if height == image.shape[0] else _along_first(image, height)
+
+
+def _turned(image: np.ndarray) -> np.ndarray:
+    """Rows for columns; OpenCV does so ten times faster than a copy of NumPy's transposed view."""
+    return cv2.transpose(image).reshape(image.shape[1], image.shape[0], image.shape[2])
 
 
 def _along_first(values: np.ndarray, size: int) -> np.ndarray:

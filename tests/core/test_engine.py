@@ -274,7 +274,7 @@ def test_prompt_longer_than_the_model(copy):
     (copy / "config.json").write_text(json.dumps(values))
     short = load_engine(config(copy, min_pixels=1024, max_pixels=4096))
     assert short.generate([picture(1)], "a").generated_tokens < 40, "the answer ends where the model's memory does"
-    with pytest.raises(EngineError, match="60; lower generation.max_pixels"):
+    with pytest.raises(EngineError, match="60; shorten the text, lower generation.max_pixels"):
         short.generate([picture(1)], "a" * 100)
 
 

@@ -875,9 +875,15 @@ def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, 
     assert (said.prompt_tokens, said.generated_tokens) == (direct.prompt_tokens, direct.generated_tokens + 1)
     with pytest.raises(ModelNotFound, match=f"it serves: {serve.MODEL}"):
         RemoteEngine(dataclasses.replace(config, model="Qwen/Qwen3-VL-2B-Instruct"))
-    assert engine.generate([scene], PROMPT, Control(0.3)).finish_reason == "deadline"
-
     take = StreamedAnswer.add
+
+    def take_slowly(answer, data):
+        take(answer, data)
+        time.sleep(0.05)
+
+    with monkeypatch.context() as patch:  # a fast machine has answered before any deadline
+        patch.setattr(StreamedAnswer, "add", take_slowly)
+        assert engine.generate([scene], PROMPT, Control(0.3)).finish_reason == "deadline"
 
     def take_and_kill(answer, data):
         take(answer, data)

@@ -320,6 +320,7 @@ class RemoteEngine:
                 answer.add(event)
                 if answer.complete:
                     return
+                await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
         if not answer.finish_reason:
             raise EngineUnavailable(f"{self._url} ended its answer after {answer.tokens} tokens without "
                                     "saying why; see the server's log")

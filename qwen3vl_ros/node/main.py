@@ -15,7 +15,6 @@ import os
 # engine's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import signal  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
@@ -30,6 +29,7 @@ from rclpy.task import Future  # noqa: E402
 from qwen3vl_ros.config import Config  # noqa: E402
 from qwen3vl_ros.engine.base import Engine  # noqa: E402
 from qwen3vl_ros.node.perception_node import STOP_PATIENCE_S, PerceptionNode  # noqa: E402
+from qwen3vl_ros.node.signals import StopSignals  # noqa: E402
 from qwen3vl_ros.types import InvalidInput  # noqa: E402
 
 # The engine's thread computes in Python, too; the default of 5 ms would be added to the age of arriving
@@ -44,7 +44,7 @@ def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    asked = _Signals()
+    asked = StopSignals()
     try:
         node = PerceptionNode(engine_loader or _load_engine)
     except InvalidInput as error:
@@ -67,33 +67,16 @@ def _load_engine(config: Config) -> Engine:
     return load_engine(config)
 
 
-class _Signals:
-    """SIGINT and SIGTERM as an event; asking again after a second ends the process at once."""
-
-    def __init__(self):
-        self.event, self._first_s = threading.Event(), 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on)
-
-    def _on(self, number: int, _) -> None:
-        now_s = time.monotonic()
-        if self.event.is_set() and now_s - self._first_s > 1.0:
-            os._exit(128 + number)
-        if not self.event.is_set():
-            self._first_s = now_s
-        self.event.set()
-
-
-def _run(node: PerceptionNode, asked: _Signals) -> tuple[int, bool]:
+def _run(node: PerceptionNode, asked: StopSignals) -> tuple[int, bool]:
     """(exit status, whether the executor's thread is stuck)."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     enough = Future(executor=executor)
     spinning = threading.Thread(target=_spin, args=(executor, enough, node), name="executor", daemon=True)
     spinning.start()
-    threading.Thread(target=_forward, args=(asked.event, node), name="signals", daemon=True).start()
+    threading.Thread(target=_forward, args=(asked, node), name="stopping", daemon=True).start()
     failed = node.config.autostart and not _autostart(node)
-    while not (failed or asked.event.wait(0.1) or node.ended.is_set()):
+    while not (failed or asked.wait(0.1) or node.ended.is_set()):
         pass
     node.stop()
     _let_calls_be_answered(node)
@@ -101,7 +84,7 @@ def _run(node: PerceptionNode, asked: _Signals) -> tuple[int, bool]:
     spinning.join(STOP_PATIENCE_S)
     if not spinning.is_alive():
         executor.shutdown()
-    return int(bool(node.failure) or (failed and not asked.event.is_set())), spinning.is_alive()
+    return int(bool(node.failure) or (failed and not asked.is_set())), spinning.is_alive()
 
 
 def _spin(executor: SingleThreadedExecutor, enough: Future, node: PerceptionNode) -> None:
@@ -113,7 +96,7 @@ def _spin(executor: SingleThreadedExecutor, enough: Future, node: PerceptionNode
         node.die(error)
 
 
-def _forward(asked: threading.Event, node: PerceptionNode) -> None:
+def _forward(asked: StopSignals, node: PerceptionNode) -> None:
     asked.wait()
     node.stop()
 

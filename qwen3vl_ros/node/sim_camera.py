@@ -11,7 +11,6 @@ picture is shown, as if taken now.
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import threading
 import time
@@ -35,6 +34,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from qwen3vl_ros import types
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.camera import qos_of
+from qwen3vl_ros.node.signals import StopSignals
 
 WORLD_FRAME, CAMERA_FRAME = "world", "camera_color_optical_frame"
 PARAMETERS = {
@@ -112,7 +112,7 @@ class SimCameraNode(Node):
             value = float(value)
         return value
 
-    def play(self, stop: threading.Event) -> None:
+    def play(self, stop: StopSignals) -> None:
         """Publish every shot at its time, or at once if that has passed. The clock starts with the first;
         that of a recording starts anew with every late one.
         """
@@ -222,9 +222,7 @@ class SimCameraNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Publish until told to stop or until the recording ends; returns the exit status."""
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = StopSignals()
     spinning = None
     try:
         node = SimCameraNode()

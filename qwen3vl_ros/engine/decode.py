@@ -18,6 +18,7 @@ from typing import Callable, Iterable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
+from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.engine.base import Scores
 from qwen3vl_ros.types import Control, EngineError
 
@@ -65,6 +66,14 @@ class Limits:
     max_new_tokens: int
     deadline_monotonic_s: float
     repeat_limit: int
+
+    @staticmethod
+    def of(generation: GenerationConfig, control: Control) -> Limits:
+        """The configured ones from now on; the control's own deadline goes before the configured one."""
+        deadline = control.deadline_monotonic_s
+        if deadline is None:
+            deadline = time.monotonic() + generation.deadline
+        return Limits(generation.max_new_tokens, deadline, generation.repeat_limit)
 
     def interruption(self, control: Control) -> str:
         """"cancelled", "deadline", or "" to go on."""

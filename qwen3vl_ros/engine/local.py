@@ -25,6 +25,8 @@ from qwen3vl_ros.types import Control, EngineError, Generation
 if TYPE_CHECKING:
     from qwen3vl_ros.engine.grammar import Grammar
 
+SMALL_MODEL = 100_000_000  # weights; below, a second CPU thread costs more than it gives
+GPU_PASS_COST = 0.004      # of one more drafted token, in passes
 _CACHE_TOKENS = 8192    # where nothing asks for more: several 640x480 images, a prompt and an answer
 _PROMPT_TOKENS = 1024   # kept free for text where the images' size is known
 
@@ -65,13 +67,10 @@ class LocalEngine:
             raise EngineError("this engine was closed; load a new one")
         started = time.perf_counter()
         control = control or Control()
-        deadline = control.deadline_monotonic_s
-        if deadline is None:
-            deadline = time.monotonic() + self.generation.deadline
+        limits = Limits.of(self.generation, control)
         with self._around(f"answering with {len(images)} images"):
             prepared = self._preparation(prompt, images, text_first=self.generation.text_first)
-            limits = Limits(min(self.generation.max_new_tokens, self._room(prepared)), deadline,
-                            self.generation.repeat_limit)
+            limits = dataclasses.replace(limits, max_new_tokens=min(limits.max_new_tokens, self._room(prepared)))
             constraint = self._constraint(schema) if schema is not None else None
             drafter = self._drafts.drafter(stream, prompt) if stream else None
             preprocess_s = time.perf_counter() - started

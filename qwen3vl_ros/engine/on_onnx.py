@@ -7,13 +7,12 @@ import onnxruntime
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
+from qwen3vl_ros.engine.local import GPU_PASS_COST, SMALL_MODEL, LocalEngine, cache_tokens
 from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime
 from qwen3vl_ros.engine.prepare import Preparation
 from qwen3vl_ros.types import EngineError
 
-_CPU_PASS_COST, _GPU_PASS_COST = 0.05, 0.004  # of one more drafted token, in passes
-_SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
+_CPU_PASS_COST = 0.05  # of one more drafted token, in passes; measured on the embedded model
 
 
 def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
@@ -25,7 +24,7 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
     threads = 0
     if device == "cpu":
-        threads = 1 if checkpoint.parameters < _SMALL_MODEL else 0
+        threads = 1 if checkpoint.parameters < SMALL_MODEL else 0
         why.append("1 CPU thread (small model)" if threads else "all CPU threads")
     runtime = OnnxRuntime(checkpoint.path, cache_tokens(checkpoint, config, preparation.rule.token_side), device, threads)
     if config.dtype not in ("auto", runtime.dtype):
@@ -35,4 +34,4 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     info = EngineInfo("onnxruntime", str(checkpoint.path), checkpoint.architecture, device, runtime.dtype,
                       checkpoint.parameters, preparation.tokens.thinking, "; ".join(why))
     return LocalEngine(checkpoint, preparation, runtime, info, config.generation,
-                       pass_cost=_CPU_PASS_COST if device == "cpu" else _GPU_PASS_COST)
+                       pass_cost=_CPU_PASS_COST if device == "cpu" else GPU_PASS_COST)

@@ -6,12 +6,10 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.bundle import read_bundle
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.local import LocalEngine
+from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine
 from qwen3vl_ros.engine.prepare import Preparation
 from qwen3vl_ros.engine.tensorrt_runtime import TensorrtRuntime
 from qwen3vl_ros.types import EngineError
-
-_PASS_COST = 0.004  # of one more drafted token, in passes
 
 
 def load_tensorrt(checkpoint: Checkpoint, config: Config) -> LocalEngine:
@@ -29,4 +27,4 @@ def load_tensorrt(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     why = f"{bundle.module} {bundle.version}; engines of {bundle.precision} for SM {', '.join(map(str, bundle.sms))}"
     info = EngineInfo("tensorrt", str(checkpoint.path), checkpoint.architecture, f"cuda:{number or 0}", bundle.dtype,
                       bundle.parameters, preparation.tokens.thinking, why)
-    return LocalEngine(checkpoint, preparation, runtime, info, config.generation, pass_cost=_PASS_COST)
+    return LocalEngine(checkpoint, preparation, runtime, info, config.generation, pass_cost=GPU_PASS_COST)

@@ -16,15 +16,14 @@ from qwen3vl_ros.engine.base import EngineInfo, Runtime
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.device import (choose_device, choose_dtype, memory_errors, refuse_quantization,
                                        require_memory)
-from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
+from qwen3vl_ros.engine.local import GPU_PASS_COST, SMALL_MODEL, LocalEngine, cache_tokens
 from qwen3vl_ros.engine.network import Network
 from qwen3vl_ros.engine.prepare import Preparation
 from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.engine.torch_runtime import TorchRuntime
 
 _CPU_THREADS = torch.get_num_threads()  # torch's own choice, before anybody changed it
-_CPU_PASS_COST, _GPU_PASS_COST = 0.03, 0.004  # of one more drafted token, in passes; measured on the embedded model
-_SMALL_MODEL = 100_000_000  # weights; below, a second thread costs more than it gives
+_CPU_PASS_COST = 0.03  # of one more drafted token, in passes; measured on the embedded model
 
 
 def load_torch(checkpoint: Checkpoint, config: Config) -> LocalEngine:
@@ -58,7 +57,7 @@ def _load(name: str, checkpoint: Checkpoint, config: Config,
     refuse_quantization(checkpoint, device)
     preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
     require_memory(checkpoint, device, dtype)
-    small = checkpoint.parameters < _SMALL_MODEL
+    small = checkpoint.parameters < SMALL_MODEL
     threads = 1 if small and device.type == "cpu" else _CPU_THREADS
     why = [f"{name} {importlib.metadata.version(name)}", why_device, why_dtype]
     if device.type == "cpu":
@@ -77,4 +76,4 @@ def _load(name: str, checkpoint: Checkpoint, config: Config,
     info = EngineInfo(name, str(checkpoint.path), checkpoint.architecture, where, str(dtype).removeprefix("torch."),
                       checkpoint.parameters, preparation.tokens.thinking, "; ".join(why))
     return LocalEngine(checkpoint, preparation, runtime, info, config.generation, around=around,
-                       pass_cost=_CPU_PASS_COST if device.type == "cpu" else _GPU_PASS_COST)
+                       pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST)

@@ -104,10 +104,7 @@ class RemoteEngine:
             raise EngineError("this engine was closed; make a new one")
         started = time.perf_counter()
         control = control or Control()
-        deadline = control.deadline_monotonic_s
-        if deadline is None:
-            deadline = time.monotonic() + self.generation.deadline
-        limits = Limits(self.generation.max_new_tokens, deadline, self.generation.repeat_limit)
+        limits = Limits.of(self.generation, control)
         answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit)
         if self.health.state == "open":
             raise EngineUnavailable(f"{self._url} is not asked for another {self.health.wait_s:.1f} s after "

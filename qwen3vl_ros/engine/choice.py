@@ -10,7 +10,6 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.graph import DECODER, VISION, export_command

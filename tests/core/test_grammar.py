@@ -198,7 +198,7 @@ def test_whatever_the_network_says_every_object_is_read(cases, request_, seed, t
 def test_forced_tokens_are_the_only_ones_allowed(cases, name, request_, seed):
     """So taking them without asking the network changes nothing."""
     case, rng, forced_seen = cases[name], np.random.default_rng(seed), 0
-    constraint, ids = case.grammar.constraint(schema_for(request_)), []
+    constraint = case.grammar.constraint(schema_for(request_))
     if name == "thinking":
         constraint.accept(case.encode("Hm.\n</think>\n\n"))
     for _ in range(150):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from ros_graph import HEIGHT, OK, OPTICAL, WARN, FakeCamera, K, picture, publish_static, until
+from ros_graph import OK, OPTICAL, WARN, FakeCamera, picture, until
 from sensor_msgs.msg import CompressedImage
 
 from qwen3vl_ros.node import messages

@@ -20,7 +20,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from qwen3vl_ros.sim.scenes import COLOURS, KINDS, sample_scene
+from qwen3vl_ros.sim.scenes import COLOURS, GAUGE_SCALES, KINDS, SceneSpec, sample_scene
+from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, gauge_face, needle_angle_rad
+from qwen3vl_ros.sim.truth import world_T_dial
 
 SPLIT_SEEDS = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 SEEDS_PER_SPLIT = 1_000_000
@@ -53,12 +55,19 @@ class Thing:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """rgb HxWx3 uint8, labels HxW int16 (index into things, -1 none), things, gauge {value,minimum,maximum,unit} | None."""
+    """rgb HxWx3 uint8, labels HxW int16 (index into things, -1 none), things, and what the dials among them say.
+
+    dials: {value, minimum, maximum, unit} by index; and tip_px, where the needle ends in rgb, if that is known.
+    """
 
     rgb: np.ndarray
     labels: np.ndarray
     things: tuple[Thing, ...]
-    gauge: dict | None
+    dials: dict[int, dict]
+
+    @property
+    def gauge(self) -> dict | None:
+        return next(iter(self.dials.values()), None)
 
 
 def sample_of(view) -> Sample:
@@ -73,7 +82,7 @@ def sample_of(view) -> Sample:
                             float((world - eye) @ forward), float(np.linalg.norm(world - eye)), tuple(map(float, world)),
                             bool(truth.fully_in_view)))
     gauge = view.gauge and {k: getattr(view.gauge, k) for k in ("value", "minimum", "maximum", "unit")}
-    return Sample(view.rgb, view.segmentation, tuple(things), gauge)
+    return Sample(view.rgb, view.segmentation, tuple(things), {view.gauge.index: gauge} if gauge else {})
 
 
 def render_shard(camera, seeds, path: Path) -> None:
@@ -112,6 +121,8 @@ class Views:
         self._folder, self._split, self._limit = folder, split, limit
         self._loaded: set[str] = set()
         self._items: list[tuple[bytes, bytes, dict]] = []
+        self._dials: list[int] = []
+        self._faces: dict[int, Face] = {}
         self.refresh()
         if not self._items:
             raise FileNotFoundError(f"no {split} shards in {folder}; make them with: python model/data.py render "
@@ -124,6 +135,8 @@ class Views:
                 continue
             with np.load(path) as shard:
                 for i, meta in enumerate(json.loads(shard["metas"].tobytes())):
+                    if meta["gauge"]:
+                        self._dials.append(len(self))
                     self._items.append((shard[f"rgb{i}"], shard[f"labels{i}"], meta))
             self._loaded.add(path.name)
 
@@ -135,7 +148,114 @@ class Views:
         rgb = cv2.imdecode(picture, cv2.IMREAD_COLOR)[..., ::-1]
         labels = cv2.imdecode(labels, cv2.IMREAD_GRAYSCALE).astype(np.int16) - 1
         things = tuple(Thing(**t) for t in meta["things"])
-        return Sample(rgb, labels, things, meta["gauge"])
+        sample = Sample(rgb, labels, things, {})
+        if not meta["gauge"]:
+            return sample
+        if i not in self._faces:
+            self._faces[i] = Face(sample, sample_scene(meta["seed"], gauge=True))
+        return replace(sample, dials={self._faces[i].index: meta["gauge"] | dict(tip_px=_tip_px(self._faces[i].scene))})
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """A random view; if it has a dial, that reads something else each time."""
+        i = int(rng.integers(len(self)))
+        sample = self[i]
+        return self._faces[i].with_new_reading(sample, rng) if sample.dials else sample
+
+    def mosaic(self, rng: np.random.Generator, size: tuple[int, int] = INPUT_SIZE) -> Sample:
+        """Six dials side by side, each near the size it has in a view, and nothing else labelled.
+
+        A dial stands in every sixth view: too few to learn to read from.
+        """
+        if not self._dials:
+            raise ValueError("no view has a dial; render more than a handful of scenes")
+        w, h = size
+        side = w * 3 // 10
+        rgb, labels = np.full((h, w, 3), rng.integers(30, 220, 3), np.uint8), np.full((h, w), -1, np.int16)
+        left, top, things, dials = rng.integers(0, w - 3 * side + 1), rng.integers(0, h - 2 * side + 1), [], {}
+        for n in range(6):
+            i = self._dials[int(rng.integers(len(self._dials)))]
+            whole = self[i]
+            whole = self._faces[i].with_new_reading(whole, rng)
+            (index, dial), = whole.dials.items()
+            ys, xs = np.nonzero(whole.labels == index)
+            zoom = side / (rng.uniform(1.0, 1.4) * max(np.ptp(xs), np.ptp(ys)))
+            corner = np.array((xs.min() + xs.max(), ys.min() + ys.max())) / 2 + rng.uniform(-4, 4, 2) - side / zoom / 2
+            image = np.array(((zoom, 0, -zoom * corner[0]), (0, zoom, -zoom * corner[1])))
+            x0, y0 = int(left + n % 3 * side), int(top + n // 3 * side)
+            cell = np.s_[y0:y0 + side, x0:x0 + side]
+            rgb[cell] = cv2.warpAffine(whole.rgb, image, (side, side), borderMode=cv2.BORDER_REPLICATE)
+            labels[cell] = np.where(cv2.warpAffine((whole.labels == index).astype(np.uint8), image, (side, side), flags=cv2.INTER_NEAREST), n, -1)
+            tip = zoom * (np.array(dial["tip_px"]) - corner) + (x0, y0)
+            things.append(whole.things[index])
+            dials[n] = dial | dict(tip_px=(float(tip[0]), float(tip[1])))
+        sample = Sample(_repaint(rgb, rng), labels, tuple(things), dials)
+        return _measured(sample, _counts(sample))
+
+
+def _image_H_face(scene: SceneSpec) -> np.ndarray:
+    """3x3 homography: pixel edges of the whole view from places on the dial's face, 0..1 to its right and down."""
+    w, h = VIEW_SIZE
+    focal = h / 2 / np.tan(np.deg2rad(42.5) / 2)
+    k = np.array(((focal, 0, w / 2), (0, focal, h / 2), (0, 0, 1.0)))
+    face = np.linalg.inv(scene.camera.world_T_camera()) @ world_T_dial(scene.gauge)
+    side = 1.78 * scene.gauge.radius_m
+    x, y = face[:3, 0] * side, -face[:3, 1] * side
+    return k @ np.stack([x, y, face[:3, 3] - (x + y) / 2], 1)
+
+
+def _tip_px(scene: SceneSpec) -> tuple[float, float]:
+    angle = needle_angle_rad(scene.gauge.needle_fraction)
+    u, v, s = _image_H_face(scene) @ (0.5 + 0.4 * np.cos(angle), 0.5 - 0.4 * np.sin(angle), 1)
+    return float(u / s), float(v / s)
+
+
+class Face:
+    """A rendered dial's face, to be painted anew: rendering costs a hundred times as much, and a dial that always reads the
+    same in one scene is learned by heart."""
+
+    def __init__(self, sample: Sample, scene: SceneSpec):
+        self.scene, self.index = scene, next(k for k, t in enumerate(sample.things) if t.kind == "gauge")
+        mine = sample.labels == self.index
+        ys, xs = np.nonzero(mine)
+        if not len(xs):
+            ys = xs = np.zeros(1, int)
+        self._window = np.s_[ys.min():ys.max() + 1, xs.min():xs.max() + 1]
+        self._size = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
+        # Pixel edges to centres, on both sides; the texture at nearly the size it has in the view, so that no line aliases.
+        self._texture = 160
+        centres = np.array(((1, 0, -0.5), (0, 1, -0.5), (0, 0, 1)))
+        window_T_view = np.array(((1, 0, -xs.min()), (0, 1, -ys.min()), (0, 0, 1.0)))
+        to_view = _image_H_face(scene) @ np.diag((1 / self._texture, 1 / self._texture, 1))
+        self._window_H_texture = window_T_view @ centres @ to_view @ np.linalg.inv(centres)
+        disc = cv2.circle(np.zeros((GAUGE_TEXTURE_PX,) * 2, np.uint8), (GAUGE_TEXTURE_PX // 2,) * 2, GAUGE_TEXTURE_PX // 2 - 4, 255, -1)
+        mask = (self._seen(disc) > 250) & mine[self._window]
+        self._mask = mask[..., None]
+        # The light on the old face, smoothed: all that the new one takes over from it.
+        blur = lambda x: cv2.GaussianBlur(x * self._mask.astype(np.float32), (0, 0), 6.0)  # noqa: E731
+        light = blur(sample.rgb[self._window].astype(np.float32)) / np.maximum(blur(self._seen(gauge_face(scene.gauge))), 1.0)
+        self._light = light.astype(np.float16)
+
+    def _seen(self, face: np.ndarray) -> np.ndarray:
+        face = cv2.resize(face, (self._texture,) * 2, interpolation=cv2.INTER_AREA)
+        return cv2.warpPerspective(face, self._window_H_texture, self._size).astype(np.float32)
+
+    def with_new_reading(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The whole view this face is in, with another scale, value and needle on it."""
+        unit, low, high = GAUGE_SCALES[rng.integers(len(GAUGE_SCALES))]
+        value = float(np.round(low + np.round(rng.uniform(0, 1), 2) * (high - low), 4))
+        new = replace(self.scene.gauge, unit=unit, minimum=low, maximum=high, value=value,
+                      needle_colour=str(rng.choice(["red", "black"])))
+        painted = np.clip(self._seen(gauge_face(new)) * self._light, 0, 255)
+        rgb = sample.rgb.copy()
+        rgb[self._window] = np.where(self._mask, painted, rgb[self._window])
+        return replace(sample, rgb=rgb, dials={self.index: dict(
+            value=value, minimum=low, maximum=high, unit=unit, tip_px=_tip_px(replace(self.scene, gauge=new)))})
+
+
+def _moved(dials: dict[int, dict], shift, scale) -> dict[int, dict]:
+    """The dials with their tips moved, then scaled, as the image was."""
+    return {k: d | dict(tip_px=tuple(float(v) for v in (np.array(d["tip_px"]) + shift) * scale)) if "tip_px" in d else d
+            for k, d in dials.items()}
 
 
 def _counts(sample: Sample) -> list[int]:
@@ -162,16 +282,23 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
     """A crop, perhaps mirrored and repainted, at the model's input size; labels stay true to the pixels."""
     h, w = sample.labels.shape
     counts = _counts(sample)
-    rgb, labels = sample.rgb, sample.labels
+    rgb, labels, dials = sample.rgb, sample.labels, sample.dials
     if rng.random() < 0.7:  # crop and zoom: objects seen larger, cut by the border, and off the usual places
-        scale = rng.uniform(0.62, 1.0)
+        near = dials and rng.random() < 0.6  # the dial large and whole
+        scale = rng.uniform(0.45, 0.9) if near else rng.uniform(0.62, 1.0)
         stretch = np.exp(rng.uniform(-0.08, 0.08))
         cw, ch = min(w, int(w * scale * stretch)), min(h, int(h * scale / stretch))
-        x0, y0 = rng.integers(0, w - cw + 1), rng.integers(0, h - ch + 1)
+        low, high = (0, 0), (w - cw, h - ch)
+        if near:
+            ys, xs = np.nonzero(labels == next(iter(dials)))
+            low = max(0, xs.max() + 3 - cw), max(0, ys.max() + 3 - ch)
+            high = max(low[0], min(high[0], xs.min() - 2)), max(low[1], min(high[1], ys.min() - 2))
+        x0, y0 = min(rng.integers(low[0], high[0] + 1), w - cw), min(rng.integers(low[1], high[1] + 1), h - ch)
         rgb, labels = rgb[y0:y0 + ch, x0:x0 + cw], labels[y0:y0 + ch, x0:x0 + cw]
-    if sample.gauge is None and rng.random() < 0.5:  # a mirrored dial would read wrong
+        dials = _moved(dials, (-x0, -y0), 1)
+    if not dials and rng.random() < 0.5:  # a mirrored dial would read wrong
         rgb, labels = rgb[:, ::-1], labels[:, ::-1]
-    sample = _measured(replace(sample, rgb=rgb, labels=labels), counts)
+    sample = _measured(replace(sample, rgb=rgb, labels=labels, dials=dials), counts)
     return _resized(replace(sample, rgb=_repaint(_resize(rgb, size), rng)), size)
 
 
@@ -193,7 +320,7 @@ def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
     things = tuple(replace(t, box_xyxy_px=(t.box_xyxy_px[0] * sx, t.box_xyxy_px[1] * sy, t.box_xyxy_px[2] * sx,
                                            t.box_xyxy_px[3] * sy)) for t in sample.things)
     labels = cv2.resize(np.ascontiguousarray(sample.labels), size, interpolation=cv2.INTER_NEAREST)
-    return replace(sample, labels=labels, things=things)
+    return replace(sample, labels=labels, things=things, dials=_moved(sample.dials, 0, (sx, sy)))
 
 
 def _repaint(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -213,18 +340,20 @@ def _repaint(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def sheet(folder: Path, split: str, path: Path) -> None:
-    """Sixteen samples, the left half as rendered and the right half augmented, boxes drawn with their labels."""
+    """Sixteen samples, labels drawn on them: two columns as rendered, one augmented as in training, one of mosaics."""
     views, rng, cells = Views(folder, split, limit=SHARD_VIEWS), np.random.default_rng(0), []
     for i in range(16):
-        sample = plain(views[i * 6]) if i % 4 < 2 else augment(views[i * 6], rng)
+        sample = (plain(views[i * 6]) if i % 4 < 2 else augment(views.draw(rng), rng) if i % 4 < 3 else views.mosaic(rng))
         picture = sample.rgb.copy()
         for t in sample.things:
             x0, y0, x1, y1 = (round(v) for v in t.box_xyxy_px)
             cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (0, 255, 0) if t.visibility >= 0.5 else (255, 160, 0), 1)
             cv2.putText(picture, f"{t.colour} {t.kind} {t.visibility:.2f}", (x0, y0 + 9), 0, 0.33, (255, 0, 255), 1)
-        if sample.gauge:
-            cv2.putText(picture, "{value:g} of {minimum:g}..{maximum:g} {unit}".format(**sample.gauge), (4, 218), 0, 0.4,
-                        (255, 255, 0), 1)
+        for k, dial in sample.dials.items():
+            x, y = (round(v) for v in dial["tip_px"])
+            cv2.circle(picture, (x, y), 3, (0, 255, 255), 1)
+            x, y = (round(v) for v in sample.things[k].box_xyxy_px[::3])
+            cv2.putText(picture, "{value:g} of {minimum:g}..{maximum:g} {unit}".format(**dial), (x, y - 4), 0, 0.33, (255, 255, 0), 1)
         cells.append(picture)
     rows = [np.hstack(cells[i:i + 4]) for i in range(0, 16, 4)]
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import COLOUR_IDS, KIND_IDS, Sample
+from qwen3vl_ros.sim.scenes import GAUGE_SCALES, KINDS
 
 MIN_VISIBILITY = 0.4   # less of an object than this is not expected to be named
 PLACE_SIGMA = 7.0      # softness of the places, in thousandths of the image
-NEEDLE_BINS = 50       # of the gauge's sweep
+READING_SIGMA = 0.012  # softness of the dial's reading, of its range
+NAMES = len(COLOUR_IDS) * len(KINDS)
 
 _BINS = np.arange(0, 1000, 10) + 5.0
 
@@ -27,11 +29,18 @@ def coordinates(box_xyxy_px, size_px) -> np.ndarray:
     return np.clip(np.asarray(box_xyxy_px) * scale, 0, 999)
 
 
-def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Per merged token (N = rows*columns): kind, colour (0 none), anchor (holds the box centre), box 0..1, places.
+def places_of(value: np.ndarray) -> np.ndarray:
+    """K coordinates in thousandths -> K,100 distributions over the places of an axis."""
+    weight = np.exp(-0.5 * ((_BINS - np.asarray(value)[:, None]) / PLACE_SIGMA) ** 2) + 1e-12
+    return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
-    places: N,4,100 float, the distribution of each coordinate. needle: N, bin of the dial's needle or -1. owner: N, index of
-    the thing, or -1.
+
+def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Per merged token (N = rows*columns): kind, colour, name (0 none), anchor (holds the box centre), box 0..1, places.
+
+    name: colour and kind as one. places: N,4,100 float, the distribution of each coordinate. Of a dial: scale, an index into
+    GAUGE_SCALES or -1; reading N,100, where the needle stands in its range; tip N,2,100, where it ends in the image.
+    owner: N, index of the thing, or -1. A mosaic of dials has more in it than is labelled: kind is -1 there, of all tokens.
     """
     rows, columns = grid
     h, w = sample.labels.shape
@@ -45,7 +54,8 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
     named = np.array([t.visibility >= MIN_VISIBILITY for t in sample.things], bool)
     share[:, ~named] = 0
     out = dict(kind=np.zeros(n, np.int64), colour=np.zeros(n, np.int64), anchor=np.zeros(n, np.float32),
-               box=np.zeros((n, 4), np.float32), places=np.zeros((n, 4, 100), np.float32), needle=np.full(n, -1, np.int64))
+               box=np.zeros((n, 4), np.float32), places=np.zeros((n, 4, 100), np.float32), name=np.zeros(n, np.int64),
+               scale=np.full(n, -1, np.int64), reading=np.zeros((n, 100), np.float32), tip=np.zeros((n, 2, 100), np.float32))
     owner = np.full(n, -1)
     if count:
         best = share.argmax(1)
@@ -62,16 +72,21 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
         if not mine.any():
             continue
         value = coordinates(thing.box_xyxy_px, (w, h))
-        weight = np.exp(-0.5 * ((_BINS - value[:, None]) / PLACE_SIGMA) ** 2)
-        weight /= weight.sum(1, keepdims=True)
         out["kind"][mine] = KIND_IDS[thing.kind]
         out["colour"][mine] = COLOUR_IDS.get(thing.colour, 0)
         out["box"][mine] = value / 1000
-        out["places"][mine] = weight
-        if thing.kind == "gauge" and sample.gauge:
-            g = sample.gauge
+        out["places"][mine] = places_of(value)
+        if thing.kind in KINDS:
+            out["name"][mine] = 1 + (COLOUR_IDS[thing.colour] - 1) * len(KINDS) + KINDS.index(thing.kind)
+        elif "tip_px" in (g := sample.dials.get(k, {})):
             fraction = (g["value"] - g["minimum"]) / (g["maximum"] - g["minimum"])
-            out["needle"][mine] = min(int(fraction * NEEDLE_BINS), NEEDLE_BINS - 1)
+            reading = np.exp(-0.5 * (((_BINS / 1000) - fraction) / READING_SIGMA) ** 2)
+            out["scale"][mine] = GAUGE_SCALES.index((g["unit"], g["minimum"], g["maximum"]))
+            out["reading"][mine] = reading / reading.sum()
+            out["tip"][mine] = places_of(coordinates(g["tip_px"] * 2, (w, h))[:2])
+    if len(sample.dials) > 1:
+        out["kind"][:] = -1
+        out["name"][:] = 0
     out["owner"] = owner
     return out
 
@@ -81,7 +96,8 @@ class DenseHead(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.sizes = dict(kind=len(KIND_IDS) + 1, colour=len(COLOUR_IDS) + 1, anchor=1, box=4, places=400, needle=NEEDLE_BINS)
+        self.sizes = dict(kind=len(KIND_IDS) + 1, colour=len(COLOUR_IDS) + 1, anchor=1, box=4, places=400, name=NAMES + 1,
+                          scale=len(GAUGE_SCALES), reading=100, tip=200)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sum(self.sizes.values()))
 
@@ -92,36 +108,50 @@ class DenseHead(nn.Module):
 
 def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted sum, and its parts for the log."""
-    mine = truth["kind"] > 0
+    mine, zero = truth["kind"] > 0, torch.zeros(())
+    labelled = truth["kind"] >= 0
     parts = dict(
-        kind=F.cross_entropy(said["kind"].flatten(0, 1), truth["kind"].flatten()),
+        kind=F.cross_entropy(said["kind"][labelled], truth["kind"][labelled]),
         colour=F.cross_entropy(said["colour"][mine], truth["colour"][mine]),
         # Most tokens are background: without a term of their own the kinds of the few others are learned late.
         shape=F.cross_entropy(said["kind"][mine], truth["kind"][mine]),
-        anchor=F.binary_cross_entropy_with_logits(said["anchor"][..., 0], truth["anchor"], pos_weight=torch.tensor(4.0)))
+        anchor=F.binary_cross_entropy_with_logits(said["anchor"][..., 0][labelled], truth["anchor"][labelled],
+                                                  pos_weight=torch.tensor(4.0)))
     # Tokens at the centre matter more: they are the ones the language side will point at.
     weight = (1 + 3 * truth["anchor"][mine])
     weight = weight / weight.sum()
     places = said["places"][mine].view(-1, 4, 100).log_softmax(-1)
     parts["places"] = (-(places * truth["places"][mine]).sum(-1).mean(1) * weight).sum()
     parts["box"] = (F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight).sum()
-    dial = truth["needle"] >= 0
-    parts["needle"] = F.cross_entropy(said["needle"][dial], truth["needle"][dial]) if dial.any() else torch.zeros(())
-    weights = dict(kind=1.0, shape=1.5, colour=0.5, anchor=1.0, places=0.7, box=10.0, needle=0.2)
+    # Colour and kind as one thing: read apart, a red cube and a green ball add up to a red ball.
+    named = truth["name"] > 0
+    parts["name"] = F.cross_entropy(said["name"][named], truth["name"][named]) if named.any() else zero
+    dial = truth["scale"] >= 0
+    parts["scale"] = F.cross_entropy(said["scale"][dial], truth["scale"][dial]) if dial.any() else zero
+    parts["reading"] = F.cross_entropy(said["reading"][dial], truth["reading"][dial]) if dial.any() else zero
+    parts["tip"] = (F.cross_entropy(said["tip"][dial].view(-1, 100), truth["tip"][dial].view(-1, 100))
+                    if dial.any() else zero)
+    weights = dict(kind=1.0, shape=1.5, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=0.7, scale=0.3, reading=0.5, tip=0.3)
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 
 
 @torch.no_grad()
 def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> dict[str, float]:
-    """On anchor tokens: share with IoU >= 0.5 by the box head and by the places, mean IoU, kind and colour right."""
+    """On anchor tokens: share with IoU >= 0.5 by the box head and by the places, mean IoU, kind, colour and name right; on tokens of
+    dials, the share of right scales and how far off the reading is, in % of the range, median."""
     at = truth["anchor"] > 0
     box = truth["box"][at]
     by_place = said["places"][at].float().view(-1, 4, 100).softmax(-1) @ torch.from_numpy(_BINS).to(box) / 1000
     found = (said["anchor"][..., 0] > 0) & (said["kind"].argmax(-1) > 0)
-    return dict(iou=float(iou(said["box"][at].float(), box).mean()), iou_places=float(iou(by_place, box).mean()),
+    dial = truth["scale"] >= 0
+    reading = (said["reading"][dial].argmax(-1) - truth["reading"][dial].argmax(-1)).abs().float()
+    scores = dict(reading_off=float(reading.median()), scale=float(
+        (said["scale"][dial].argmax(-1) == truth["scale"][dial]).float().mean())) if dial.any() else {}
+    return scores | dict(iou=float(iou(said["box"][at].float(), box).mean()), iou_places=float(iou(by_place, box).mean()),
                 hit=float((iou(by_place, box) > 0.5).float().mean()),
                 kind=float((said["kind"][at].argmax(-1) == truth["kind"][at]).float().mean()),
                 colour=float((said["colour"][at].argmax(-1) == truth["colour"][at]).float().mean()),
+                name=float((said["name"][at].argmax(-1) == truth["name"][at])[truth["name"][at] > 0].float().mean()),
                 anchor_recall=float(found[at].float().mean()),
                 anchor_precision=float(at[found].float().mean()) if found.any() else 0.0)
 

@@ -24,13 +24,18 @@ PLURAL = {kind: kind + "s" for kind in KINDS}
 
 @dataclass(frozen=True)
 class Question:
-    """kind: the task's name in the evaluation table. things: indices the answer means, in its order."""
+    """kind: the task's name in the evaluation table. things: indices the answer means, in its order.
+
+    mentions: the names in the prompt, in its order, each with the things it fits; None where something half hidden leaves
+    that open. What a reader of the prompt should look up before it answers.
+    """
 
     kind: str
     prompt: str
     answer: str
     things: tuple[int, ...] = ()
     targets: tuple[str, ...] = ()
+    mentions: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
 
 
 def box_list(sample: Sample, items: list[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
@@ -89,6 +94,10 @@ class Asker:
     def matching(self, phrase: str) -> list[int]:
         words = phrase.split()
         return [i for i in self.named if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])]
+
+    def mention(self, *names: str) -> tuple[tuple[str, tuple[int, ...] | None], ...]:
+        return tuple((n, None if n in self.doubtful else (self.dial,) if n == "gauge" and self.dial is not None
+                      else tuple(sorted(self.matching(n), key=lambda i: self.thing(i).box_xyxy_px[0]))) for n in names)
 
     def unique(self) -> list[int]:
         """Things whose colour and kind no other thing has, seen or half hidden."""
@@ -158,6 +167,15 @@ class Asker:
         article = "the " if self.rng.random() < 0.4 else ""
         return self._boxes("locate", [article + phrase], [(i, phrase) for i in self.matching(phrase)])
 
+    def locate_twins(self) -> Question | None:
+        """Several things of one colour and kind: rarer than one, and else the first one would pass for all."""
+        names = [self.name(i) for i in self.named]
+        names = sorted({n for n in names if names.count(n) > 1})
+        if not names:
+            return None
+        phrase = str(self.rng.choice(names))
+        return self._boxes("locate", [phrase], [(i, phrase) for i in self.matching(phrase)])
+
     def locate_extreme(self) -> Question | None:
         kind = str(self.rng.choice(KINDS))
         if kind in self.doubtful:
@@ -166,7 +184,7 @@ class Asker:
         if not found:
             return None
         word, i = found[self.rng.integers(len(found))]
-        return self._boxes("locate_relation", [f"the {word} {kind}"], [(i, f"{word} {kind}")])
+        return self._boxes("locate_relation", [f"the {word} {kind}"], [(i, f"{word} {kind}")], self.mention(kind))
 
     def locate_relation(self) -> Question | None:
         anchors = self.unique()
@@ -181,7 +199,8 @@ class Asker:
         right = [i for i, v in holds.items() if v]
         if len(right) != 1 or None in holds.values():
             return None
-        return self._boxes("locate_relation", [f"the {kind} {words} the {self.name(b)}"], [(right[0], kind)])
+        return self._boxes("locate_relation", [f"the {kind} {words} the {self.name(b)}"], [(right[0], kind)],
+                           self.mention(kind, self.name(b)))
 
     def points(self) -> Question | None:
         pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.named})
@@ -190,7 +209,7 @@ class Asker:
         phrase = str(self.rng.choice(pool)) if self.rng.random() < 0.85 else self.absent_phrase()
         items = [(i, phrase) for i in self.matching(phrase)]
         prompt = prompt_for(Request((phrase,), Task.POINT))
-        return Question("point", prompt, *point_list(self.sample, items), (phrase,))
+        return Question("point", prompt, *point_list(self.sample, items), (phrase,), self.mention(phrase))
 
     def count(self) -> Question | None:
         if self.rng.random() < 0.25:
@@ -202,12 +221,14 @@ class Asker:
             return None
         words = phrase.split()
         plural = " ".join([*words[:-1], PLURAL[words[-1]]])
-        return Question("count", f"How many {plural} are there in the image? Answer with a number.", str(len(self.matching(phrase))))
+        return Question("count", f"How many {plural} are there in the image? Answer with a number.", str(len(self.matching(phrase))),
+                        mentions=((plural, self.mention(phrase)[0][1]),))
 
     def exists(self) -> Question | None:
         yes = self.rng.random() < 0.5 and self.named
         phrase = self.name(int(self.rng.choice(self.named))) if yes else self.absent_phrase()
-        return Question("exists", f"Is there a {phrase} in the image? Answer yes or no.", "yes" if yes else "no")
+        return Question("exists", f"Is there a {phrase} in the image? Answer yes or no.", "yes" if yes else "no",
+                        mentions=self.mention(phrase))
 
     def compare(self) -> Question | None:
         pair = self._unique_pair()
@@ -219,7 +240,7 @@ class Asker:
             return None
         words = str(self.rng.choice(sorted(relation)))
         return Question("relation", f"Is the {self.name(a)} {words} the {self.name(b)}? Answer yes or no.",
-                        "yes" if relation[words] else "no")
+                        "yes" if relation[words] else "no", mentions=self.mention(self.name(a), self.name(b)))
 
     def nearest(self) -> Question | None:
         unique = self.unique()
@@ -231,7 +252,7 @@ class Asker:
                 return None
             word, i = found[self.rng.integers(len(found))]
             place = {"nearest": "nearest to the camera", "farthest": "farthest from the camera"}.get(word, word)
-            return Question("relation", f"Which object is {place}?", self.name(i))
+            return Question("relation", f"Which object is {place}?", self.name(i), (i,))
         if len(unique) < 3:
             return None
         b = int(self.rng.choice(unique))
@@ -239,7 +260,8 @@ class Asker:
         ranked = sorted(distance, key=distance.get)
         if distance[ranked[1]] - distance[ranked[0]] < DEPTH_MARGIN_M / 2:
             return None
-        return Question("relation", f"Which object is nearest to the {self.name(b)}?", self.name(ranked[0]))
+        return Question("relation", f"Which object is nearest to the {self.name(b)}?", self.name(ranked[0]), (ranked[0],),
+                        mentions=self.mention(self.name(b)))
 
     def pick_place(self) -> Question | None:
         pair = self._unique_pair()
@@ -254,22 +276,24 @@ class Asker:
         for i, role in ((a, "pick"), (b, "place")):
             box = ", ".join(str(int(round(v))) for v in coordinates(self.thing(i).box_xyxy_px, (w, h)))
             rows.append(f'{{"bbox_2d": [{box}], "label": "{role}"}}')
-        return Question("pick_place", prompt, fenced(rows), (a, b))
+        return Question("pick_place", prompt, fenced(rows), (a, b), mentions=self.mention(self.name(a), self.name(b)))
 
     def gauge(self) -> Question | None:
         if self.dial is None:
             return None
         if self.rng.random() < 0.3:
-            return self._boxes("locate", ["gauge"], [(self.dial, "gauge")])
+            return self._boxes("locate", ["gauge"], [(self.dial, "gauge")], self.mention("gauge"))
         g = self.sample.gauge
         step = (g["maximum"] - g["minimum"]) / 100
         value = f"{g['value']:.{2 if step < 0.1 else 1 if step < 1 else 0}f}"
         return Question("gauge", "What does the gauge read? Answer in JSON format with value and unit.",
-                        json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False))
+                        json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False),
+                        (self.dial,))
 
-    def _boxes(self, kind: str, targets: list[str], items: list[tuple[int, str]]) -> Question:
+    def _boxes(self, kind: str, targets: list[str], items: list[tuple[int, str]], mentions=None) -> Question:
         prompt = prompt_for(Request(tuple(targets)))
-        return Question(kind, prompt, *box_list(self.sample, items), tuple(targets))
+        return Question(kind, prompt, *box_list(self.sample, items), tuple(targets),
+                        self.mention(*(t.removeprefix("the ") for t in targets)) if mentions is None else mentions)
 
     def _unique_pair(self) -> tuple[int, int] | None:
         unique = self.unique()
@@ -284,8 +308,8 @@ class Asker:
         return getattr(self, str(self.rng.choice(names, p=weights)))()
 
 
-_SHARES = dict(categories=30, phrases=10, absent=7, locate=14, locate_extreme=4, locate_relation=5, points=8, count=7,
-               exists=3, compare=5, nearest=4, pick_place=8)
+_SHARES = dict(categories=20, phrases=12, absent=8, locate=12, locate_twins=10, locate_extreme=3, locate_relation=5, points=8,
+               count=9, exists=8, compare=11, nearest=10, pick_place=9)
 MIXTURE = {k: v / sum(_SHARES.values()) for k, v in _SHARES.items()}
 
 # Literal parts of the prompts: one token each in the tokenizer, so that a question costs a few tokens.

@@ -15,13 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import nn
 
 from data import INPUT_SIZE, Sample
-from embedded import MERGE, PATCH, TEMPORAL, VOCABULARY, Batched
+from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
+from targets import coordinates, places_of
 from tasks import PHRASES, WORDS, Asker, Question
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 POINTING_WEIGHT = 0.3
+MOST = 3  # things that fit a name are counted up to this
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -83,6 +86,29 @@ def write_processor(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+class GroundingHead(nn.Module):
+    """What a name in a prompt should have become once it was looked up: how many things fit it, and where the first is.
+
+    Reads the decoder in its middle, at the last token of each name. Whether there is such a thing at all, yes or no, which
+    box: all answers hang on this, and none of them says it as plainly. Dropped at export.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, MOST + 1 + 400)) for _ in POINTING_LAYERS)
+
+    def loss(self, states: list[torch.Tensor], count: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """states: M,D of each layer; count M; places M,4,100, zero where there is nothing."""
+        some, total, parts = count > 0, 0.0, {}
+        for head, state in zip(self.out, states):
+            said, where = head(state.float()).split((MOST + 1, 400), -1)
+            number = F.cross_entropy(said, count)
+            place = -(where[some].view(-1, 4, 100).log_softmax(-1) * places[some]).sum(-1).mean()
+            total = total + 0.3 * number + 0.1 * place
+            parts = dict(fits=float((said.argmax(-1) == count).float().mean()), found=float(place.detach()))
+        return total, parts
+
+
 class PackedText:
     """Questions and answers of one image, packed behind its shared prefix into a fixed number of tokens.
 
@@ -98,6 +124,8 @@ class PackedText:
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
         self.pad, self.capacity = ids["<|endoftext|>"], pack_tokens
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
+        self.closers = {tokenizer().token_to_id(p) for p in PHRASES if p.startswith('"}')} - self.openers
+        self.digits = {tokenizer().token_to_id(d) for d in "0123456789"}
         rows, columns = np.indices(grid).reshape(2, -1) + len(head)
         before = np.tile(np.arange(len(head)), (3, 1))
         seen = np.stack([np.full(visual_tokens, len(head)), rows, columns])
@@ -105,39 +133,58 @@ class PackedText:
         self.positions = np.concatenate([before, seen, np.full((3, 1), self.next_position - 1)], 1)
 
     @staticmethod
-    def encode(text: str) -> list[int]:
-        return tokenizer().encode(text, add_special_tokens=False).ids
+    @functools.lru_cache(50_000)
+    def _encoded(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer().encode(text, add_special_tokens=False).ids)
 
-    def pair(self, question: Question) -> tuple[list[int], list[float], list[int]]:
-        """Token ids, the weight of each as a thing to be predicted (0: the prompt), the thing each is said of (-1: none)."""
+    @classmethod
+    def encode(cls, text: str) -> list[int]:
+        return list(cls._encoded(text))
+
+    def pair(self, question: Question) -> tuple[list[int], list[float], list[int], dict[int, tuple[int, ...]]]:
+        """Token ids, the weight of each as a thing to be predicted (0: the prompt), the things each is said of as bits, and
+        the things that fit the name which ends at a token of the prompt."""
         prompt = self.encode(question.prompt) + self.between
         answer = self.encode(question.answer) + [self.end]
-        digits = [tokenizer().id_to_token(i) in "0123456789" for i in answer]
-        # The last digit of a coordinate is a thousandth of the image, mostly noise: it must not drown the others.
-        boxes = question.answer.startswith("```")
-        weights = [0.3 if boxes and d and not digits[i + 1] else 1.0 for i, d in enumerate(digits)]
-        said_of, count = [-1] * len(answer), -1
+        names, said_of, at = {}, [0] * len(prompt), 0
+        for name, things in question.mentions:
+            ids = self.encode(name)
+            while prompt[at:at + len(ids)] != ids:
+                at += 1
+            at += len(ids)
+            if things is not None:
+                names[at - 1], said_of[at - 1] = things, sum(1 << i for i in things)
+        if not question.answer.startswith("```"):  # a word or a number decides all, and is one token among a hundred
+            return (prompt + answer, [0.0] * len(prompt) + [3.0] * len(answer[:-1]) + [1.0],
+                    said_of + [sum(1 << i for i in question.things)] * len(answer), names)
+        digits = [i in self.digits for i in answer]
+        weights, count, closed = [], -1, False
         for i, token in enumerate(answer):
-            opens = token in self.openers
+            opens, closes = token in self.openers, token in self.closers
             count += opens
-            closes = not opens and tokenizer().id_to_token(token).startswith('"}')
-            said_of[i] = question.things[count] if boxes and count >= 0 and not closes else -1
-            if closes:
-                break
-        return prompt + answer, [0.0] * len(prompt) + weights, [-1] * len(prompt) + said_of
+            closed |= closes
+            said_of.append(1 << question.things[count] if count >= 0 and not closed else 0)
+            # Whether there is a thing, or one more, decides more than where it ends; the last digit of a coordinate is a
+            # thousandth of the image, mostly noise, and must not drown the others.
+            tens = digits[i] and i + 2 < len(digits) and digits[i + 1] and not digits[i + 2]
+            weights.append(3.0 if i == 0 else 2.0 if opens or closes else 0.15 if digits[i] and not digits[i + 1]
+                           else 0.6 if tens else 1.0)
+        return prompt + answer, [0.0] * len(prompt) + weights, said_of, names
 
     def pack(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """ids T, positions 3,T, segment T (0 prefix, -1 padding), weights T, said_of T (thing or -1)."""
+        """ids T, positions 3,T, segment T (0 prefix, -1 padding), weights T, said_of T (things as bits), how many things fit the
+        name that ends here T (-1: no name does), places 4,100 of the first of them for each token with such a name."""
         asker = Asker(sample, rng)
         ids, positions, segments = list(self.prefix), [self.positions], [0] * len(self.prefix)
         weights, room, segment = [0.0] * len(self.prefix), self.capacity, 0
-        said_of = [-1] * len(self.prefix)
+        said_of, fits, places = [0] * len(self.prefix), [-1] * len(self.prefix), []
+        size_px = sample.labels.shape[::-1]
         wanted = [asker.gauge, asker.gauge] if asker.dial is not None else []
         for _ in range(40):
             question = wanted.pop()() if wanted else asker.ask()
             if question is None:
                 continue
-            tokens, weight, things = self.pair(question)
+            tokens, weight, things, names = self.pair(question)
             if len(tokens) > room:
                 if room < 60:
                     break
@@ -146,30 +193,36 @@ class PackedText:
             ids += tokens
             weights += weight
             said_of += things
+            fits += [min(len(names[i]), MOST) if i in names else -1 for i in range(len(tokens))]
+            places += [places_of(coordinates(sample.things[names[i][0]].box_xyxy_px, size_px)) if names[i]
+                       else np.zeros((4, 100), np.float32) for i in sorted(names)]
             segments += [segment] * len(tokens)
             positions.append(np.tile(np.arange(len(tokens)) + self.next_position, (3, 1)))
             room -= len(tokens)
         ids += [self.pad] * room
         weights += [0.0] * room
-        said_of += [-1] * room
+        said_of += [0] * room
+        fits += [-1] * room
         segments += [-1] * room
         positions.append(np.zeros((3, room)))
         return (np.array(ids), np.concatenate(positions, 1), np.array(segments), np.array(weights, np.float32),
-                np.array(said_of))
+                np.array(said_of), np.array(fits), np.array(places, np.float32).reshape(-1, 4, 100))
 
-    def loss(self, net: Batched, merged, deep, samples, owners, rng) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted cross-entropy of the answers, plus how far the pointing heads look past the thing that is spoken of.
+    def loss(self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng) -> tuple[torch.Tensor, dict[str, float]]:
+        """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
+        the prompt or the answer, plus what the names in the prompts have become.
 
         owners: B,N, the thing on each image token or -1 (targets.py). Without that second part the decoder spends most of its
         training on finding out that words refer to places.
         """
         device = merged.device
-        ids, positions, segments, weights, said_of = (torch.from_numpy(np.stack(x)).to(device)
-                                                      for x in zip(*(self.pack(s, rng) for s in samples)))
+        *packed, places = zip(*(self.pack(s, rng) for s in samples))
+        ids, positions, segments, weights, said_of, fits = (torch.from_numpy(np.stack(x)).to(device) for x in packed)
+        places = torch.from_numpy(np.concatenate(places)).to(device)
         allowed = (segments[:, None] == segments[:, :, None]) | (segments == 0)[:, None]
         allowed &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
         mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, -1e4)[:, None]
-        looks: list[torch.Tensor] = []
+        looks: list[tuple[torch.Tensor, torch.Tensor]] = []
         hidden = net.read(merged, deep, ids, positions.transpose(0, 1), mask, self.visual, looks)
         at = weights[:, 1:] > 0
         logits = F.linear(hidden[:, :-1][at], net.model.lm_head.weight).float()
@@ -177,10 +230,12 @@ class PackedText:
         right = logits.argmax(-1) == target
         each = F.cross_entropy(logits, target, reduction="none")
         words = (each * weight).sum() / weight.sum()
-        batch, token = torch.nonzero(said_of >= 0, as_tuple=True)
-        on_it = owners[batch] == said_of[batch, token][:, None]
-        share = torch.stack(looks, 1).flatten(1, 2)[batch, :, token]  # M, heads, N
+        batch, token = torch.nonzero(said_of, as_tuple=True)
+        on_it = (said_of[batch, token][:, None] >> owners[batch].clamp(min=0) & 1).bool() & (owners[batch] >= 0)
+        share = torch.cat([look for look, _ in looks], 1)[batch, :, token]  # M, heads, N
         on_it_share = share.masked_fill(~on_it[:, None], -1e4).logsumexp(-1)
         pointing = -on_it_share[on_it.any(-1)].mean()
-        return words + POINTING_WEIGHT * pointing, dict(
-            words=float(words.detach()), tokens_right=float(right.float().mean()), pointing=float(pointing.detach()))
+        grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], places)
+        return words + POINTING_WEIGHT * pointing + grounded, parts | dict(
+            words=float(words.detach()), tokens_right=float(right.float().mean()), decided=float(right[weight >= 2].float().mean()),
+            pointing=float(pointing.detach()))

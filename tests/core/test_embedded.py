@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,81 @@ def test_dense_targets_name_the_thing_under_the_token(samples):
             cell = min(int((y0 + y1) / 64), 6) * 10 + min(int((x0 + x1) / 64), 9)
             assert dense["anchor"][cell] == 1 and dense["kind"][cell] in kinds
         assert np.allclose(dense["places"][dense["kind"] > 0].sum(-1), 1, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dials(tmp_path_factory) -> data.Views:
+    folder = tmp_path_factory.mktemp("dials")
+    with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
+        data.render_shard(camera, range(1_000_002, 1_000_032, 6), folder / "train_00000.npz")
+    return data.Views(folder, "train")
+
+
+def test_a_new_reading_is_painted_as_the_renderer_would_have_drawn_it(dials):
+    """The same scene rendered with the same dial: what a repaint leaves differs by light and edges alone."""
+    rng = np.random.default_rng(3)
+    with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
+        for i in range(len(dials)):
+            before, scene = dials[i], sample_scene(1_000_002 + 6 * i, gauge=True)
+            sample = dials._faces[i].with_new_reading(before, rng)
+            (index, said), = sample.dials.items()
+            drawn = replace(scene.gauge, **{k: said[k] for k in ("value", "minimum", "maximum", "unit")})
+            truths = [camera.render(replace(scene, gauge=replace(drawn, needle_colour=c)), depth=False).rgb for c in ("red", "black")]
+            dial = sample.labels == index
+            assert (sample.rgb[~dial] == before.rgb[~dial]).all()
+            off = lambda a, b: np.abs(a[dial].astype(float) - b[dial]).mean()  # noqa: E731
+            assert min(off(sample.rgb, t) for t in truths) < 0.7 * off(before.rgb, truths[0])
+
+
+def test_the_tip_stays_on_the_needle_in_crops_and_mosaics(dials):
+    rng, seen = np.random.default_rng(4), 0
+    for sample in [data.augment(dials.draw(rng), rng) for _ in range(30)] + [dials.mosaic(rng) for _ in range(5)]:
+        assert sample.rgb.shape == (224, 320, 3)
+        for index, said in sample.dials.items():
+            if sample.things[index].visibility < 0.9:
+                continue
+            ys, xs = np.nonzero(sample.labels == index)
+            right, down = np.array(said["tip_px"]) - (xs.mean(), ys.mean())
+            fraction = (said["value"] - said["minimum"]) / (said["maximum"] - said["minimum"])
+            # The needle turns clockwise from lower left; the view is oblique, and the foot draws the middle down.
+            assert np.cos(np.arctan2(-down, right) - np.deg2rad(225 - 270 * fraction)) > 0.6
+            x, y = map(int, said["tip_px"])
+            assert sample.labels[y, x] == index
+            seen += 1
+    assert seen > 40
+
+
+def test_a_mosaic_teaches_its_dials_and_nothing_else(dials):
+    sample = dials.mosaic(np.random.default_rng(6))
+    dense = targets.dense_targets(sample, (7, 10))
+    assert (dense["kind"] == -1).all() and (dense["name"] == 0).all()
+    on_dial = dense["scale"] >= 0
+    assert {*dense["owner"][on_dial]} == {*range(6)}
+    for index, said in sample.dials.items():
+        mine = on_dial & (dense["owner"] == index)
+        fraction = (said["value"] - said["minimum"]) / (said["maximum"] - said["minimum"])
+        assert (np.abs(dense["reading"][mine].argmax(1) - fraction * 100) <= 1).all()
+        assert (np.abs(dense["tip"][mine].argmax(2) - np.array(said["tip_px"]) / (3.2, 2.24)) <= 1).all()
+
+
+def test_names_in_a_prompt_are_looked_up_where_they_end(samples):
+    rng, packer = np.random.default_rng(5), text.PackedText(256, 70, (7, 10))
+    names = 0
+    for sample in map(data.plain, samples):
+        asker = tasks.Asker(sample, rng)
+        for q in filter(None, (asker.ask() for _ in range(40))):
+            tokens, weights, said_of, found = packer.pair(q)
+            assert len(tokens) == len(weights) == len(said_of)
+            assert len(found) == sum(things is not None for _, things in q.mentions)
+            for (at, things), (name, _) in zip(sorted(found.items()), (m for m in q.mentions if m[1] is not None)):
+                written = text.tokenizer().decode(tokens[:at + 1], skip_special_tokens=False)
+                assert written.endswith(name) and weights[at] == 0
+                assert said_of[at] == sum(1 << i for i in things)
+                words = name.removesuffix("s").split()
+                assert all(sample.things[i].kind == words[-1] and sample.things[i].colour == (words[0] if words[1:] else
+                                                                                              sample.things[i].colour) for i in things)
+                names += 1
+    assert names > 200
 
 
 def answer_of(text_, tokens=1):

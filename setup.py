@@ -45,7 +45,7 @@ setup(
     extras_require={
         "sim": requirements("sim"),
         "reference": ["torch>=2.6", *requirements("reference")],
-        "model": ["torch>=2.6", *requirements("model")],
+        "model": ["torch>=2.9", *requirements("model")],  # the first with Muon
         "test": requirements("sim") + requirements("test"),
     },
     data_files=shared("config/*", "launch/*.py", "model/embedded/*"),

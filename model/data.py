@@ -155,9 +155,10 @@ class Views:
             self._faces[i] = Face(sample, sample_scene(meta["seed"], gauge=True))
         return replace(sample, dials={self._faces[i].index: meta["gauge"] | dict(tip_px=_tip_px(self._faces[i].scene))})
 
-    def draw(self, rng: np.random.Generator) -> Sample:
-        """A random view; if it has a dial, that reads something else each time."""
-        i = int(rng.integers(len(self)))
+    def draw(self, rng: np.random.Generator, dial_share: float = 0.0) -> Sample:
+        """A random view, one with a dial in at least `dial_share` of all; each time the dial reads something else."""
+        dial = self._dials and rng.random() < dial_share
+        i = self._dials[int(rng.integers(len(self._dials)))] if dial else int(rng.integers(len(self)))
         sample = self[i]
         return self._faces[i].with_new_reading(sample, rng) if sample.dials else sample
 

@@ -131,14 +131,14 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
     parts["reading"] = F.cross_entropy(said["reading"][dial], truth["reading"][dial]) if dial.any() else zero
     parts["tip"] = (F.cross_entropy(said["tip"][dial].view(-1, 100), truth["tip"][dial].view(-1, 100))
                     if dial.any() else zero)
-    weights = dict(kind=1.0, shape=1.5, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=0.7, scale=0.3, reading=0.5, tip=0.3)
+    weights = dict(kind=1.0, shape=1.5, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=0.7, scale=1.0, reading=0.5, tip=0.5)
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 
 
 @torch.no_grad()
 def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> dict[str, float]:
-    """On anchor tokens: share with IoU >= 0.5 by the box head and by the places, mean IoU, kind, colour and name right; on tokens of
-    dials, the share of right scales and how far off the reading is, in % of the range, median."""
+    """On anchor tokens: share with IoU >= 0.5 by the box head and by the places, mean IoU, kind, colour and name right; on
+    tokens of dials, the share of right scales and how far off the reading is, in % of the range, median."""
     at = truth["anchor"] > 0
     box = truth["box"][at]
     by_place = said["places"][at].float().view(-1, 4, 100).softmax(-1) @ torch.from_numpy(_BINS).to(box) / 1000

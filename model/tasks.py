@@ -215,7 +215,8 @@ class Asker:
         if self.rng.random() < 0.25:
             if self.doubtful:
                 return None
-            return Question("count", "How many objects are there in the image? Answer with a number.", str(len(self.named)))
+            return Question("count", "How many objects are there in the image? Answer with a number.", str(len(self.named)),
+                            mentions=(("objects", tuple(sorted(self.named, key=lambda i: self.thing(i).box_xyxy_px[0]))),))
         phrase = str(self.rng.choice(KINDS)) if self.rng.random() < 0.7 or not self.named else self.name(int(self.rng.choice(self.named)))
         if phrase in self.doubtful:
             return None

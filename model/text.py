@@ -24,7 +24,7 @@ from tasks import PHRASES, WORDS, Asker, Question
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 POINTING_WEIGHT = 0.3
-MOST = 3  # things that fit a name are counted up to this
+MOST = 6  # things that fit a name are counted up to this
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"

@@ -42,7 +42,7 @@ class Settings:
     batch: int = 16
     vision_steps: int = 2400
     language_steps: int = 300
-    joint_steps: int = 2000
+    joint_steps: int = 8000
     vision_rate: float = 1e-3
     language_rate: float = 2e-3
     joint_rate: float = 1e-3
@@ -54,6 +54,7 @@ class Settings:
     pack_tokens: int = 256         # question-answer tokens a image
     dense_weight_joint: float = 1.0
     mosaics: int = 4               # of dials, seen by the tower beside each batch
+    dial_share: float = 0.12       # of the views are drawn among those with a dial; of the others a sixth has one too
     pool_batches: int = 96         # of features, kept while the tower is frozen: seeing again costs more than asking again
     pool_reuse: int = 4            # steps for each batch of new images then
 
@@ -174,7 +175,8 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
         run.model.load_state_dict({k: v.float() for k, v in load_file(args.start / "model.safetensors").items()}, strict=False)
         run.model.tie_weights()
     views = Views(args.data, "train")
-    held_out = [plain(v) for v in (Views(args.data, "val", limit=250)[i] for i in range(200))] if rank == 0 else []
+    unseen = Views(args.data, "val", limit=200) if rank == 0 else ()
+    held_out = [plain(unseen[i]) for i in range(min(len(unseen), 200))]
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid)
     rng = np.random.default_rng([settings.seed, run.step, rank])
     log = (args.run / "log.jsonl").open("a") if rank == 0 else None
@@ -192,7 +194,7 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
             if name == "language" and len(pool) >= settings.pool_batches // 4 and run.step % settings.pool_reuse:
                 merged, deep, samples, truth = pool[int(rng.integers(len(pool)))]
             else:
-                samples = [augment(views.draw(rng), rng) for _ in range(share)]
+                samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
                 dials = [views.mosaic(rng) for _ in range(settings.mosaics // workers if name != "language" else 0)]
                 images, truth = collate(samples + dials, run.net.grid)
                 truth = {k: v.to(device) for k, v in truth.items()}
@@ -295,7 +297,7 @@ def validate(run: Run, samples, packer) -> dict[str, float]:
             if run.opened_for != "vision":
                 for k, v in packer.loss(run.net, run.grounding, merged, deep, samples[i:i + 20],
                                         truth["owner"].to(run.device), np.random.default_rng(i))[1].items():
-                    words[k] = words.get(k, 0.0) + v / (len(samples) // 20)
+                    words[k] = words.get(k, 0.0) + v * len(samples[i:i + 20]) / len(samples)
         truths.append({k: v.to(run.device) for k, v in truth.items()})
     scores = dense_score({k: torch.cat([s[k] for s in said]) for k in said[0]},
                          {k: torch.cat([t[k] for t in truths]) for k in truths[0]})

@@ -138,14 +138,14 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
 @torch.no_grad()
 def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> dict[str, float]:
     """On anchor tokens: share with IoU >= 0.5 by the box head and by the places, mean IoU, kind, colour and name right; on
-    tokens of dials, the share of right scales and how far off the reading is, in % of the range, median."""
+    tokens of dials, the share of right scales and how far off the reading is, as a share of the range, median."""
     at = truth["anchor"] > 0
     box = truth["box"][at]
     by_place = said["places"][at].float().view(-1, 4, 100).softmax(-1) @ torch.from_numpy(_BINS).to(box) / 1000
     found = (said["anchor"][..., 0] > 0) & (said["kind"].argmax(-1) > 0)
     dial = truth["scale"] >= 0
     reading = (said["reading"][dial].argmax(-1) - truth["reading"][dial].argmax(-1)).abs().float()
-    scores = dict(reading_off=float(reading.median()), scale=float(
+    scores = dict(reading_off=float(reading.median()) / 100, scale=float(
         (said["scale"][dial].argmax(-1) == truth["scale"][dial]).float().mean())) if dial.any() else {}
     return scores | dict(iou=float(iou(said["box"][at].float(), box).mean()), iou_places=float(iou(by_place, box).mean()),
                 hit=float((iou(by_place, box) > 0.5).float().mean()),

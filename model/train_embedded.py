@@ -270,6 +270,7 @@ def draw_curves(folder: Path) -> None:
         if names:
             axis.legend(fontsize=7, ncols=2)
     axes[0].set_yscale("log")
+    axes[1].set_ylim(0, 1.02)  # nearly all are shares; a loss is worth a look once it is below 1
     figure.savefig(folder / "curves.png", dpi=110)
     plt.close(figure)
 

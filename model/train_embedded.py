@@ -137,6 +137,24 @@ class Run:
                 optimiser.load_state_dict(saved)
 
 
+    def start_from(self, folder: Path) -> None:
+        """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads."""
+        from safetensors.torch import load_file
+
+        self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
+        self.model.tie_weights()
+        if (heads := heads_of(folder)).exists():
+            saved = load_file(heads)
+            for name in ("head", "grounding"):
+                module = self.modules()[name]
+                module.load_state_dict({k: saved[f"{name}.{k}"].float() for k in module.state_dict()})
+
+
+def heads_of(folder: Path) -> Path:
+    """Where the training heads of a checkpoint lie: beside it, because nobody who runs it needs them."""
+    return folder.with_name(f"{folder.name}_heads.safetensors")
+
+
 def collate(samples, grid) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     targets = [dense_targets(s, grid) for s in samples]
     return (torch.from_numpy(np.stack([s.rgb for s in samples])),
@@ -170,10 +188,7 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
     if (args.run / "last.pt").exists():
         run.load(args.run / "last.pt")
     elif args.start:
-        from safetensors.torch import load_file
-
-        run.model.load_state_dict({k: v.float() for k, v in load_file(args.start / "model.safetensors").items()}, strict=False)
-        run.model.tie_weights()
+        run.start_from(args.start)
     views = Views(args.data, "train")
     unseen = Views(args.data, "val", limit=200) if rank == 0 else ()
     held_out = [plain(unseen[i]) for i in range(min(len(unseen), 200))]
@@ -276,13 +291,17 @@ def draw_curves(folder: Path) -> None:
 
 
 def export(run: Run, folder: Path) -> None:
-    """The checkpoint as any Qwen3-VL directory: fp16 safetensors, configuration, tokenizer, processor. No dense head."""
+    """The checkpoint as any Qwen3-VL directory: fp16 safetensors, configuration, tokenizer, processor; the heads beside it."""
+    from safetensors.torch import save_file
     from text import write_processor
 
     folder.mkdir(parents=True, exist_ok=True)
     run.model.half().save_pretrained(folder, safe_serialization=True)
     write_processor(folder)
-    (folder / "model.safetensors").chmod(0o644)  # written private to its owner, of no use to others
+    heads = {f"{name}.{k}": v.half().contiguous() for name in ("head", "grounding") for k, v in run.modules()[name].state_dict().items()}
+    save_file(heads, heads_of(folder))
+    for path in (folder / "model.safetensors", heads_of(folder)):
+        path.chmod(0o644)  # written private to its owner, of no use to others
     print(f"{folder}: step {run.step}, {run.images} images, {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
 
 

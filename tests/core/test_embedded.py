@@ -253,3 +253,8 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
     assert all(torch.allclose(v, state[k], atol=2e-3) for k, v in loaded.items())
+    again = train_embedded.Run(train_embedded.Settings(seed=1), tmp_path, "cpu", text.special_ids())
+    again.start_from(tmp_path / "out")
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    for name, module in again.modules().items():
+        assert all(torch.allclose(v, saved[name][k], atol=2e-3) for k, v in module.state_dict().items()), name

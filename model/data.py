@@ -196,7 +196,7 @@ class Views:
 def _image_H_face(scene: SceneSpec) -> np.ndarray:
     """3x3 homography: pixel edges of the whole view from places on the dial's face, 0..1 to its right and down."""
     w, h = VIEW_SIZE
-    focal = h / 2 / np.tan(np.deg2rad(42.5) / 2)
+    focal = h / 2 / np.tan(np.deg2rad(42.5) / 2)  # of SimCamera's default field of view
     k = np.array(((focal, 0, w / 2), (0, focal, h / 2), (0, 0, 1.0)))
     face = np.linalg.inv(scene.camera.world_T_camera()) @ world_T_dial(scene.gauge)
     side = 1.78 * scene.gauge.radius_m
@@ -218,8 +218,6 @@ class Face:
         self.scene, self.index = scene, next(k for k, t in enumerate(sample.things) if t.kind == "gauge")
         mine = sample.labels == self.index
         ys, xs = np.nonzero(mine)
-        if not len(xs):
-            ys = xs = np.zeros(1, int)
         self._window = np.s_[ys.min():ys.max() + 1, xs.min():xs.max() + 1]
         self._size = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
         # Pixel edges to centres, on both sides; the texture at nearly the size it has in the view, so that no line aliases.

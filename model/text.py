@@ -90,7 +90,7 @@ class GroundingHead(nn.Module):
     """What a name in a prompt should have become once it was looked up: how many things fit it, and where the first is.
 
     Reads the decoder in its middle, at the last token of each name. Whether there is such a thing at all, yes or no, which
-    box: all answers hang on this, and none of them says it as plainly. Dropped at export.
+    box: all answers hang on this, and none of them says it as plainly. No part of the exported checkpoint.
     """
 
     def __init__(self, width: int):
@@ -100,6 +100,8 @@ class GroundingHead(nn.Module):
     def loss(self, states: list[torch.Tensor], count: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """states: M,D of each layer; count M; places M,4,100, zero where there is nothing."""
         some, total, parts = count > 0, 0.0, {}
+        if not some.any():  # too small a batch; a mean of nothing would spoil the whole step
+            return torch.zeros((), device=count.device), {}
         for head, state in zip(self.out, states):
             said, where = head(state.float()).split((MOST + 1, 400), -1)
             number = F.cross_entropy(said, count)
@@ -149,9 +151,10 @@ class PackedText:
         names, said_of, at = {}, [0] * len(prompt), 0
         for name, things in question.mentions:
             ids = self.encode(name)
-            while prompt[at:at + len(ids)] != ids:
-                at += 1
-            at += len(ids)
+            found = [i for i in range(at, len(prompt)) if prompt[i:i + len(ids)] == ids]
+            if not found:
+                raise ValueError(f"the prompt {question.prompt!r} does not hold the name {name!r} that it is said to mention")
+            at = found[0] + len(ids)
             if things is not None:
                 names[at - 1], said_of[at - 1] = things, sum(1 << i for i in things)
         if not question.answer.startswith("```"):  # a word or a number decides all, and is one token among a hundred

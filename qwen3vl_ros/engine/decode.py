@@ -350,7 +350,10 @@ def transcribe(pieces: list[bytes], thinking: bool) -> Transcript:
     the answer. A character whose bytes are spread over tokens ends with the last of them.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    parts = [decoder.decode(piece) for piece in pieces]
+    parts, unfinished = [], []  # unfinished: whether a token ends within a character
+    for piece in pieces:
+        parts.append(decoder.decode(piece))
+        unfinished.append(bool(decoder.getstate()[0]))
     if parts:
         parts[-1] += decoder.decode(b"", final=True)
     raw = "".join(parts)
@@ -364,7 +367,7 @@ def transcribe(pieces: list[bytes], thinking: bool) -> Transcript:
         begin, position = position, position + len(part)
         if position > start and begin < start + len(text):
             if not ends:
-                first = _start_of_character(pieces, parts, index)
+                first = _start_of_character(parts, unfinished, index)
                 ends += [0] * (index - first)
             last = index + 1
             ends.append(min(position - start, len(text)))
@@ -374,10 +377,12 @@ def transcribe(pieces: list[bytes], thinking: bool) -> Transcript:
     return Transcript(text, reasoning, first, last, ends)
 
 
-def _start_of_character(pieces: list[bytes], parts: list[str], index: int) -> int:
-    """The first token that gave bytes, but no whole character, to the character that token `index` completes."""
-    while index > 0 and pieces[index - 1] and not parts[index - 1]:
+def _start_of_character(parts: list[str], unfinished: list[bool], index: int) -> int:
+    """The token that gave the first bytes to the character which token `index` completes."""
+    while index > 0 and unfinished[index - 1]:
         index -= 1
+        if parts[index]:  # it ended another character before
+            break
     return index
 
 

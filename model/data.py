@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.sim.scenes import COLOURS, GAUGE_SCALES, KINDS, SceneSpec, sample_scene
-from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, gauge_face, needle_angle_rad
-from qwen3vl_ros.sim.truth import world_T_dial
+from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, NEEDLE_REACH, gauge_face, needle_angle_rad
+from qwen3vl_ros.sim.truth import face_side_m, world_T_dial
 
 SPLIT_SEEDS = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 SEEDS_PER_SPLIT = 1_000_000
@@ -157,8 +157,10 @@ class Views:
 
     def draw(self, rng: np.random.Generator, dial_share: float = 0.0) -> Sample:
         """A random view, one with a dial in at least `dial_share` of all; each time the dial reads something else."""
-        dial = self._dials and rng.random() < dial_share
-        i = self._dials[int(rng.integers(len(self._dials)))] if dial else int(rng.integers(len(self)))
+        among = self._dials if self._dials and rng.random() < dial_share else range(len(self))
+        return self._with_new_reading(among[int(rng.integers(len(among)))], rng)
+
+    def _with_new_reading(self, i: int, rng: np.random.Generator) -> Sample:
         sample = self[i]
         return self._faces[i].with_new_reading(sample, rng) if sample.dials else sample
 
@@ -174,9 +176,7 @@ class Views:
         rgb, labels = np.full((h, w, 3), rng.integers(30, 220, 3), np.uint8), np.full((h, w), -1, np.int16)
         left, top, things, dials = rng.integers(0, w - 3 * side + 1), rng.integers(0, h - 2 * side + 1), [], {}
         for n in range(6):
-            i = self._dials[int(rng.integers(len(self._dials)))]
-            whole = self[i]
-            whole = self._faces[i].with_new_reading(whole, rng)
+            whole = self._with_new_reading(self._dials[int(rng.integers(len(self._dials)))], rng)
             (index, dial), = whole.dials.items()
             ys, xs = np.nonzero(whole.labels == index)
             zoom = side / (rng.uniform(1.0, 1.4) * max(np.ptp(xs), np.ptp(ys)))
@@ -199,14 +199,14 @@ def _image_H_face(scene: SceneSpec) -> np.ndarray:
     focal = h / 2 / np.tan(np.deg2rad(42.5) / 2)  # of SimCamera's default field of view
     k = np.array(((focal, 0, w / 2), (0, focal, h / 2), (0, 0, 1.0)))
     face = np.linalg.inv(scene.camera.world_T_camera()) @ world_T_dial(scene.gauge)
-    side = 1.78 * scene.gauge.radius_m
+    side = face_side_m(scene.gauge)
     x, y = face[:3, 0] * side, -face[:3, 1] * side
     return k @ np.stack([x, y, face[:3, 3] - (x + y) / 2], 1)
 
 
 def _tip_px(scene: SceneSpec) -> tuple[float, float]:
     angle = needle_angle_rad(scene.gauge.needle_fraction)
-    u, v, s = _image_H_face(scene) @ (0.5 + 0.4 * np.cos(angle), 0.5 - 0.4 * np.sin(angle), 1)
+    u, v, s = _image_H_face(scene) @ (0.5 + NEEDLE_REACH / 2 * np.cos(angle), 0.5 - NEEDLE_REACH / 2 * np.sin(angle), 1)
     return float(u / s), float(v / s)
 
 

@@ -17,7 +17,7 @@ from qwen3vl_ros.sim.scenes import GAUGE_SCALES, KINDS
 
 MIN_VISIBILITY = 0.4   # less of an object than this is not expected to be named
 PLACE_SIGMA = 7.0      # softness of the places, in thousandths of the image
-READING_SIGMA = 0.012  # softness of the dial's reading, of its range
+READING_SIGMA = 12.0   # softness of the dial's reading, in thousandths of its range
 NAMES = len(COLOUR_IDS) * len(KINDS)
 
 _BINS = np.arange(0, 1000, 10) + 5.0
@@ -29,9 +29,9 @@ def coordinates(box_xyxy_px, size_px) -> np.ndarray:
     return np.clip(np.asarray(box_xyxy_px) * scale, 0, 999)
 
 
-def places_of(value: np.ndarray) -> np.ndarray:
+def places_of(value: np.ndarray, sigma: float = PLACE_SIGMA) -> np.ndarray:
     """K coordinates in thousandths -> K,100 distributions over the places of an axis."""
-    weight = np.exp(-0.5 * ((_BINS - np.asarray(value)[:, None]) / PLACE_SIGMA) ** 2) + 1e-12
+    weight = np.exp(-0.5 * ((_BINS - np.asarray(value)[:, None]) / sigma) ** 2) + 1e-12
     return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
@@ -80,9 +80,8 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
             out["name"][mine] = 1 + (COLOUR_IDS[thing.colour] - 1) * len(KINDS) + KINDS.index(thing.kind)
         elif "tip_px" in (g := sample.dials.get(k, {})):
             fraction = (g["value"] - g["minimum"]) / (g["maximum"] - g["minimum"])
-            reading = np.exp(-0.5 * (((_BINS / 1000) - fraction) / READING_SIGMA) ** 2)
             out["scale"][mine] = GAUGE_SCALES.index((g["unit"], g["minimum"], g["maximum"]))
-            out["reading"][mine] = reading / reading.sum()
+            out["reading"][mine] = places_of([1000 * fraction], READING_SIGMA)
             out["tip"][mine] = places_of(coordinates(g["tip_px"] * 2, (w, h))[:2])
     if len(sample.dials) > 1:
         out["kind"][:] = -1
@@ -108,8 +107,12 @@ class DenseHead(nn.Module):
 
 def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted sum, and its parts for the log."""
-    mine, zero = truth["kind"] > 0, torch.zeros(())
-    labelled = truth["kind"] >= 0
+    mine, labelled, dial = truth["kind"] > 0, truth["kind"] >= 0, truth["scale"] >= 0
+
+    def where_known(part: str, at: torch.Tensor, *classes: int) -> torch.Tensor:
+        known = (x[part][at].view(-1, *classes) if classes else x[part][at] for x in (said, truth))
+        return F.cross_entropy(*known) if at.any() else torch.zeros(())
+
     parts = dict(
         kind=F.cross_entropy(said["kind"][labelled], truth["kind"][labelled]),
         colour=F.cross_entropy(said["colour"][mine], truth["colour"][mine]),
@@ -124,13 +127,8 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
     parts["places"] = (-(places * truth["places"][mine]).sum(-1).mean(1) * weight).sum()
     parts["box"] = (F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight).sum()
     # Colour and kind as one thing: read apart, a red cube and a green ball add up to a red ball.
-    named = truth["name"] > 0
-    parts["name"] = F.cross_entropy(said["name"][named], truth["name"][named]) if named.any() else zero
-    dial = truth["scale"] >= 0
-    parts["scale"] = F.cross_entropy(said["scale"][dial], truth["scale"][dial]) if dial.any() else zero
-    parts["reading"] = F.cross_entropy(said["reading"][dial], truth["reading"][dial]) if dial.any() else zero
-    parts["tip"] = (F.cross_entropy(said["tip"][dial].view(-1, 100), truth["tip"][dial].view(-1, 100))
-                    if dial.any() else zero)
+    parts |= dict(name=where_known("name", truth["name"] > 0), scale=where_known("scale", dial),
+                  reading=where_known("reading", dial), tip=where_known("tip", dial, 100))
     weights = dict(kind=1.0, shape=1.5, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=0.7, scale=1.0, reading=0.5, tip=0.5)
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 

@@ -86,8 +86,12 @@ class Run:
         self.step, self.images, self.seconds = 0, 0, 0.0
         self.optimisers, self.opened_for = [], ""
 
+    def heads(self) -> dict[str, torch.nn.Module]:
+        """What serves training alone."""
+        return dict(head=self.head, grounding=self.grounding)
+
     def modules(self) -> dict[str, torch.nn.Module]:
-        return dict(model=self.model, head=self.head, grounding=self.grounding)
+        return dict(model=self.model) | self.heads()
 
     def open_phase(self, phase: str) -> None:
         """Optimisers for what this phase trains; a new phase starts with fresh moments.
@@ -136,17 +140,15 @@ class Run:
             for optimiser, saved in zip(self.optimisers, state["optimisers"]):
                 optimiser.load_state_dict(saved)
 
-
     def start_from(self, folder: Path) -> None:
         """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads."""
         from safetensors.torch import load_file
 
         self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
         self.model.tie_weights()
-        if (heads := heads_of(folder)).exists():
-            saved = load_file(heads)
-            for name in ("head", "grounding"):
-                module = self.modules()[name]
+        if (path := heads_of(folder)).exists():
+            saved = load_file(path)
+            for name, module in self.heads().items():
                 module.load_state_dict({k: saved[f"{name}.{k}"].float() for k in module.state_dict()})
 
 
@@ -298,7 +300,7 @@ def export(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run.model.half().save_pretrained(folder, safe_serialization=True)
     write_processor(folder)
-    heads = {f"{name}.{k}": v.half().contiguous() for name in ("head", "grounding") for k, v in run.modules()[name].state_dict().items()}
+    heads = {f"{name}.{k}": v.half().contiguous() for name, module in run.heads().items() for k, v in module.state_dict().items()}
     save_file(heads, heads_of(folder))
     for path in (folder / "model.safetensors", heads_of(folder)):
         path.chmod(0o644)  # written private to its owner, of no use to others

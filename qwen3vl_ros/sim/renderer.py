@@ -21,7 +21,7 @@ from .shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M
 from .shapes import Mesh
 from .specs import COLOURS, TABLE_TEXTURES, ObjectSpec, SceneSpec
 from .textures import GAUGE_TEXTURE_PX, gauge_face, table_texture
-from .truth import dial_size_m, foot_size_m, world_T_case, world_T_dial, world_T_foot, world_T_object
+from .truth import dial_size_m, face_side_m, foot_size_m, world_T_case, world_T_dial, world_T_foot, world_T_object
 
 
 class SimCameraError(PerceptionError):
@@ -245,7 +245,7 @@ class Renderer:
         self._add_mesh("cube", world_T_foot(gauge), foot_size_m(gauge), **rim)
         face = world_T_dial(gauge)
         face[:3, 3] += 0.0012 * face[:3, 2]
-        disc = self._add_mesh("disc", face, (1.78 * gauge.radius_m,) * 2 + (0.01,), (1, 1, 1), segment,
+        disc = self._add_mesh("disc", face, (face_side_m(gauge),) * 2 + (0.01,), (1, 1, 1), segment,
                               emission=0.15)
         self._texture(disc, "gauge")
         disc.texcoord = 1

@@ -13,6 +13,7 @@ from .specs import GAUGE_SWEEP_RAD, GaugeSpec
 
 TABLE_TEXTURE_PX = 512
 GAUGE_TEXTURE_PX = 384
+NEEDLE_REACH = 0.80  # from the middle of the face, in halves of its side
 
 _INK = {"red": (200, 20, 20), "black": (25, 25, 28)}
 _FACE = {"white": (248, 248, 246), "cream": (246, 238, 214)}
@@ -99,7 +100,7 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
     red = gauge.needle_colour == "red"
     a = needle_angle_rad(gauge.needle_fraction)
     side = np.array((np.sin(a), np.cos(a)))
-    tip, tail = np.array(at(gauge.needle_fraction, 0.80)), np.array(at(gauge.needle_fraction, -0.18))
+    tip, tail = np.array(at(gauge.needle_fraction, NEEDLE_REACH)), np.array(at(gauge.needle_fraction, -0.18))
     width = 0.036 * r
     blade = np.round([tail + side * width, tail - side * width, tip - side * 0.35 * width, tip + side * 0.35 * width])
     cv2.fillPoly(image, [blade.astype(np.int32)], _INK["red" if red else "black"], cv2.LINE_AA)

@@ -106,6 +106,11 @@ def dial_size_m(gauge: GaugeSpec) -> tuple[float, float, float]:
     return 2 * gauge.radius_m, 2 * gauge.radius_m, 0.30 * gauge.radius_m
 
 
+def face_side_m(gauge: GaugeSpec) -> float:
+    """Side of the square picture on the dial, which leaves a rim."""
+    return 1.78 * gauge.radius_m
+
+
 def scene_truths(spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndarray, k: np.ndarray,
                  world_T_camera: np.ndarray) -> tuple[ObjectTruth, ...]:
     """One ObjectTruth an object in the scene's order, the dial last."""

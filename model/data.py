@@ -20,7 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from qwen3vl_ros.sim.scenes import COLOURS, GAUGE_SCALES, KINDS, SceneSpec, sample_scene
+from qwen3vl_ros.sim.scenes import COLOURS, GAUGE_SCALES, KINDS, SceneSpec, dial_value, sample_scene
+from qwen3vl_ros.sim.specs import FOVY_DEG
 from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, NEEDLE_REACH, gauge_face, needle_angle_rad
 from qwen3vl_ros.sim.truth import face_side_m, world_T_dial
 
@@ -196,7 +197,7 @@ class Views:
 def _image_H_face(scene: SceneSpec) -> np.ndarray:
     """3x3 homography: pixel edges of the whole view from places on the dial's face, 0..1 to its right and down."""
     w, h = VIEW_SIZE
-    focal = h / 2 / np.tan(np.deg2rad(42.5) / 2)  # of SimCamera's default field of view
+    focal = h / 2 / np.tan(np.deg2rad(FOVY_DEG) / 2)
     k = np.array(((focal, 0, w / 2), (0, focal, h / 2), (0, 0, 1.0)))
     face = np.linalg.inv(scene.camera.world_T_camera()) @ world_T_dial(scene.gauge)
     side = face_side_m(scene.gauge)
@@ -241,7 +242,7 @@ class Face:
     def with_new_reading(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The whole view this face is in, with another scale, value and needle on it."""
         unit, low, high = GAUGE_SCALES[rng.integers(len(GAUGE_SCALES))]
-        value = float(np.round(low + np.round(rng.uniform(0, 1), 2) * (high - low), 4))
+        value = dial_value(rng, low, high)
         new = replace(self.scene.gauge, unit=unit, minimum=low, maximum=high, value=value,
                       needle_colour=str(rng.choice(["red", "black"])))
         painted = np.clip(self._seen(gauge_face(new)) * self._light, 0, 255)

@@ -35,6 +35,13 @@ def places_of(value: np.ndarray, sigma: float = PLACE_SIGMA) -> np.ndarray:
     return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
+def shown_by(dial: dict) -> tuple[int, np.ndarray]:
+    """A dial's scale, as an index into GAUGE_SCALES, and the distribution (100) of where the needle stands in its range."""
+    fraction = (dial["value"] - dial["minimum"]) / (dial["maximum"] - dial["minimum"])
+    return (GAUGE_SCALES.index((dial["unit"], dial["minimum"], dial["maximum"])),
+            places_of([1000 * fraction], READING_SIGMA)[0])
+
+
 def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
     """Per merged token (N = rows*columns): kind, colour, name (0 none), anchor (holds the box centre), box 0..1, places.
 
@@ -79,9 +86,7 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
         if thing.kind in KINDS:
             out["name"][mine] = 1 + (COLOUR_IDS[thing.colour] - 1) * len(KINDS) + KINDS.index(thing.kind)
         elif "tip_px" in (g := sample.dials.get(k, {})):
-            fraction = (g["value"] - g["minimum"]) / (g["maximum"] - g["minimum"])
-            out["scale"][mine] = GAUGE_SCALES.index((g["unit"], g["minimum"], g["maximum"]))
-            out["reading"][mine] = places_of([1000 * fraction], READING_SIGMA)
+            out["scale"][mine], out["reading"][mine] = shown_by(g)
             out["tip"][mine] = places_of(coordinates(g["tip_px"] * 2, (w, h))[:2])
     if len(sample.dials) > 1:
         out["kind"][:] = -1

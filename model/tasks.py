@@ -287,9 +287,9 @@ class Asker:
         g = self.sample.gauge
         step = (g["maximum"] - g["minimum"]) / 100
         value = f"{g['value']:.{2 if step < 0.1 else 1 if step < 1 else 0}f}"
-        return Question("gauge", "What does the gauge read? Answer in JSON format with value and unit.",
-                        json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False),
-                        (self.dial,))
+        prompt = "What does the gauge read? Answer in JSON format with value and unit."
+        return Question("gauge", prompt, json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]},
+                                                    ensure_ascii=False), (self.dial,), mentions=((prompt, (self.dial,)),))
 
     def _boxes(self, kind: str, targets: list[str], items: list[tuple[int, str]], mentions=None) -> Question:
         prompt = prompt_for(Request(tuple(targets)))

@@ -19,7 +19,8 @@ from torch import nn
 
 from data import INPUT_SIZE, Sample
 from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
-from targets import coordinates, places_of
+from qwen3vl_ros.sim.scenes import GAUGE_SCALES
+from targets import coordinates, places_of, shown_by
 from tasks import PHRASES, WORDS, Asker, Question
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -87,27 +88,34 @@ def write_processor(folder: Path) -> None:
 
 
 class GroundingHead(nn.Module):
-    """What a name in a prompt should have become once it was looked up: how many things fit it, and where the first is.
+    """What a name in a prompt should have become once it was looked up: how many things fit it, where the first is, and, if
+    that is a dial, what it shows.
 
     Reads the decoder in its middle, at the last token of each name. Whether there is such a thing at all, yes or no, which
-    box: all answers hang on this, and none of them says it as plainly. No part of the exported checkpoint.
+    box, which value: all answers hang on this, and none of them says it as plainly. No part of the exported checkpoint.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.out = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, MOST + 1 + 400)) for _ in POINTING_LAYERS)
+        self.sizes = MOST + 1, 400, len(GAUGE_SCALES), 100
+        self.out = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes))) for _ in POINTING_LAYERS)
 
-    def loss(self, states: list[torch.Tensor], count: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        """states: M,D of each layer; count M; places M,4,100, zero where there is nothing."""
-        some, total, parts = count > 0, 0.0, {}
+    def loss(self, states: list[torch.Tensor], count: torch.Tensor, places: torch.Tensor, scale: torch.Tensor,
+             reading: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """states: M,D of each layer; count M; places M,4,100, zero where there is nothing; of dials, scale M (-1: no dial) and
+        reading M,100, as the tower learns them (targets.py)."""
+        some, dial, total, parts = count > 0, scale >= 0, 0.0, {}
         if not some.any():  # too small a batch; a mean of nothing would spoil the whole step
             return torch.zeros((), device=count.device), {}
         for head, state in zip(self.out, states):
-            said, where = head(state.float()).split((MOST + 1, 400), -1)
+            said, where, which, shows = head(state.float()).split(self.sizes, -1)
             number = F.cross_entropy(said, count)
             place = -(where[some].view(-1, 4, 100).log_softmax(-1) * places[some]).sum(-1).mean()
             total = total + 0.3 * number + 0.1 * place
             parts = dict(fits=float((said.argmax(-1) == count).float().mean()), found=float(place.detach()))
+            if dial.any():
+                total = total + 0.3 * F.cross_entropy(which[dial], scale[dial]) + 0.1 * F.cross_entropy(shows[dial], reading[dial])
+                parts |= dict(told_scale=float((which.argmax(-1) == scale)[dial].float().mean()))
         return total, parts
 
 
@@ -180,7 +188,7 @@ class PackedText:
         asker = Asker(sample, rng)
         ids, positions, segments = list(self.prefix), [self.positions], [0] * len(self.prefix)
         weights, room, segment = [0.0] * len(self.prefix), self.capacity, 0
-        said_of, fits, places = [0] * len(self.prefix), [-1] * len(self.prefix), []
+        said_of, fits, first = [0] * len(self.prefix), [-1] * len(self.prefix), []
         size_px = sample.labels.shape[::-1]
         wanted = [asker.gauge, asker.gauge] if asker.dial is not None else []
         for _ in range(40):
@@ -197,8 +205,7 @@ class PackedText:
             weights += weight
             said_of += things
             fits += [min(len(names[i]), MOST) if i in names else -1 for i in range(len(tokens))]
-            places += [places_of(coordinates(sample.things[names[i][0]].box_xyxy_px, size_px)) if names[i]
-                       else np.zeros((4, 100), np.float32) for i in sorted(names)]
+            first += [names[i][0] if names[i] else None for i in sorted(names)]
             segments += [segment] * len(tokens)
             positions.append(np.tile(np.arange(len(tokens)) + self.next_position, (3, 1)))
             room -= len(tokens)
@@ -208,8 +215,15 @@ class PackedText:
         fits += [-1] * room
         segments += [-1] * room
         positions.append(np.zeros((3, room)))
+        places = np.zeros((len(first), 4, 100), np.float32)
+        scale, reading = np.full(len(first), -1), np.zeros((len(first), 100), np.float32)
+        for n, k in enumerate(first):
+            if k is not None:
+                places[n] = places_of(coordinates(sample.things[k].box_xyxy_px, size_px))
+            if k in sample.dials:
+                scale[n], reading[n] = shown_by(sample.dials[k])
         return (np.array(ids), np.concatenate(positions, 1), np.array(segments), np.array(weights, np.float32),
-                np.array(said_of), np.array(fits), np.array(places, np.float32).reshape(-1, 4, 100))
+                np.array(said_of), np.array(fits), places, scale, reading)
 
     def loss(self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng) -> tuple[torch.Tensor, dict[str, float]]:
         """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
@@ -219,9 +233,9 @@ class PackedText:
         training on finding out that words refer to places.
         """
         device = merged.device
-        *packed, places = zip(*(self.pack(s, rng) for s in samples))
+        *packed, places, scale, reading = zip(*(self.pack(s, rng) for s in samples))
         ids, positions, segments, weights, said_of, fits = (torch.from_numpy(np.stack(x)).to(device) for x in packed)
-        places = torch.from_numpy(np.concatenate(places)).to(device)
+        named = [torch.from_numpy(np.concatenate(x)).to(device) for x in (places, scale, reading)]
         allowed = (segments[:, None] == segments[:, :, None]) | (segments == 0)[:, None]
         allowed &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
         mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, -1e4)[:, None]
@@ -238,7 +252,7 @@ class PackedText:
         share = torch.cat([look for look, _ in looks], 1)[batch, :, token]  # M, heads, N
         on_it_share = share.masked_fill(~on_it[:, None], -1e4).logsumexp(-1)
         pointing = -on_it_share[on_it.any(-1)].mean()
-        grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], places)
+        grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], *named)
         return words + POINTING_WEIGHT * pointing + grounded, parts | dict(
             words=float(words.detach()), tokens_right=float(right.float().mean()), decided=float(right[weight >= 2].float().mean()),
             pointing=float(pointing.detach()))

@@ -35,6 +35,7 @@ from qwen3vl_ros import types
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.camera import qos_of
 from qwen3vl_ros.node.signals import StopSignals
+from qwen3vl_ros.sim.specs import FOVY_DEG
 
 WORLD_FRAME, CAMERA_FRAME = "world", "camera_color_optical_frame"
 PARAMETERS = {
@@ -48,7 +49,7 @@ PARAMETERS = {
     "gauge": (False, "Stand a dial on the table."),
     "width": (640, "Width of the simulated picture, pixels."),
     "height": (480, "Height of the simulated picture, pixels."),
-    "fovy_deg": (42.5, "Vertical field of view of the simulated camera, degrees."),
+    "fovy_deg": (FOVY_DEG, "Vertical field of view of the simulated camera, degrees."),
     "quality": ("default", "default or fast rendering."),
     "depth_encoding": ("32FC1", "32FC1 (metres) or 16UC1 (millimetres)."),
     "qos": ("sensor_data", "QoS of the images, as the node's image_qos."),

@@ -15,7 +15,7 @@ from ..types import InvalidInput
 from .renderer import TABLE, Renderer, SimCameraError
 from .shading import contact_shade, lamp_pose, lit_fraction
 from .shapes import build_meshes
-from .specs import SceneSpec
+from .specs import FOVY_DEG, SceneSpec
 from .truth import (GaugeTruth, ObjectTruth, foot_size_m, footprint_m, scene_truths, world_T_foot, world_T_object)
 
 __all__ = ["GaugeTruth", "ObjectTruth", "SimCamera", "SimCameraError", "View"]
@@ -48,7 +48,7 @@ class SimCamera:
     quality: "default" for pictures to look at, "fast" for training data (less antialiasing).
     """
 
-    def __init__(self, width: int = 640, height: int = 480, fovy_deg: float = 42.5, quality: str = "default"):
+    def __init__(self, width: int = 640, height: int = 480, fovy_deg: float = FOVY_DEG, quality: str = "default"):
         if not (16 <= width <= 4096 and 16 <= height <= 4096):
             raise InvalidInput(f"SimCamera size is {width}x{height}; each side must be 16 to 4096 px")
         if not 5.0 <= fovy_deg <= 120.0:

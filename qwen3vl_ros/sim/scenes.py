@@ -10,13 +10,13 @@ import numpy as np
 
 from ..types import InvalidInput
 from .shapes import MUG_HANDLE_RATIO
-from .specs import (COLOURS, GAUGE_SCALES, KINDS, TABLE_TEXTURES, TABLE_TINTS, CameraSpec, GaugeSpec, LightSpec,
+from .specs import (COLOURS, FOVY_DEG, GAUGE_SCALES, KINDS, TABLE_TEXTURES, TABLE_TINTS, CameraSpec, GaugeSpec, LightSpec,
                     ObjectSpec, SceneSpec, TableSpec, look_at)
 
 __all__ = ["COLOURS", "GAUGE_SCALES", "KINDS", "CameraSpec", "GaugeSpec", "LightSpec", "ObjectSpec", "SceneSpec",
-           "TableSpec", "look_at", "sample_scene"]
+           "TableSpec", "dial_value", "look_at", "sample_scene"]
 
-_NOMINAL_FOVY_RAD = np.deg2rad(42.5)
+_NOMINAL_FOVY_RAD = np.deg2rad(FOVY_DEG)
 _NOMINAL_ASPECT = 4.0 / 3.0
 _WORK_AREA_HALF_M = (0.225, 0.175)
 
@@ -72,13 +72,17 @@ def _sample_gauge(rng: np.random.Generator, camera: CameraSpec) -> GaugeSpec | N
     else:
         return None
     towards = np.arctan2(camera.eye_m[1] - xy[1], camera.eye_m[0] - xy[0])
-    # Two decimals of the range: what a person can read, and what an answer can say exactly.
-    value = low + np.round(rng.uniform(0, 1), 2) * (high - low)
+    value = dial_value(rng, low, high)
     return GaugeSpec(tuple(map(float, position)), float(towards + np.deg2rad(rng.uniform(-25, 25))), float(tilt),
-                     float(radius), low, high, unit, float(np.round(value, 4)),
+                     float(radius), low, high, unit, value,
                      colour=str(rng.choice(["black", "white", "blue", "red"], p=[0.5, 0.2, 0.15, 0.15])),
                      needle_colour=str(rng.choice(["red", "black"])),
                      face="white" if rng.random() < 0.85 else "cream")
+
+
+def dial_value(rng: np.random.Generator, low: float, high: float) -> float:
+    """Two decimals of the range: what a person can read, and what an answer can say exactly."""
+    return float(np.round(low + np.round(rng.uniform(0, 1), 2) * (high - low), 4))
 
 
 def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:

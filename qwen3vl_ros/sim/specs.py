@@ -43,6 +43,8 @@ GAUGE_SCALES: tuple[tuple[str, float, float], ...] = (
 
 GAUGE_SWEEP_RAD = np.deg2rad(270.0)
 
+FOVY_DEG = 42.5  # vertical field of view of the embedded camera, and of the views that scenes are arranged for
+
 
 @dataclass(frozen=True)
 class ObjectSpec:

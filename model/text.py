@@ -114,8 +114,9 @@ class GroundingHead(nn.Module):
             total = total + 0.3 * number + 0.1 * place
             parts = dict(fits=float((said.argmax(-1) == count).float().mean()), found=float(place.detach()))
             if dial.any():
-                total = total + 0.3 * F.cross_entropy(which[dial], scale[dial]) + 0.1 * F.cross_entropy(shows[dial], reading[dial])
-                parts |= dict(told_scale=float((which.argmax(-1) == scale)[dial].float().mean()))
+                shown = F.cross_entropy(shows[dial], reading[dial])
+                total = total + 0.3 * F.cross_entropy(which[dial], scale[dial]) + 0.3 * shown
+                parts |= dict(told_scale=float((which.argmax(-1) == scale)[dial].float().mean()), told_reading=float(shown.detach()))
         return total, parts
 
 

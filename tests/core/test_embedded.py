@@ -186,6 +186,24 @@ def test_tokenizer_gives_back_any_text(written):
     assert text.tokenizer().decode(encoded.ids, skip_special_tokens=False) == written
 
 
+def test_where_a_question_about_a_dial_ends_stands_what_it_shows(dials):
+    rng, packer, seen = np.random.default_rng(7), text.PackedText(256, 70, (7, 10)), 0
+    question = text.tokenizer().token_to_id("What does the gauge read? Answer in JSON format with value and unit.")
+    for sample in (dials.draw(rng) for _ in range(12)):
+        ids, _, _, _, said_of, fits, places, scale, reading = packer.pack(sample, rng)
+        named = np.flatnonzero(fits >= 0)
+        assert len(named) == len(places) == len(scale) == len(reading)
+        for at in np.flatnonzero(ids == question):
+            (index, said), n = next(iter(sample.dials.items())), int(np.searchsorted(named, at))
+            assert fits[at] == 1 and said_of[at] == 1 << index and named[n] == at
+            assert targets.GAUGE_SCALES[scale[n]] == (said["unit"], said["minimum"], said["maximum"])
+            fraction = (said["value"] - said["minimum"]) / (said["maximum"] - said["minimum"])
+            assert abs(reading[n].argmax() + 0.5 - 100 * fraction) < 0.51
+            seen += 1
+        assert (scale[fits[named] == 0] == -1).all()
+    assert seen >= 10
+
+
 def test_digits_are_single_tokens():
     tokens = text.tokenizer().encode("[12, 345]", add_special_tokens=False).tokens
     assert [t for t in tokens if any(c.isdigit() for c in t)] == list("12345")

@@ -283,7 +283,7 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
     h, w = sample.labels.shape
     counts = _counts(sample)
     rgb, labels, dials = sample.rgb, sample.labels, sample.dials
-    if rng.random() < 0.7:  # crop and zoom: objects seen larger, cut by the border, and off the usual places
+    if rng.random() < 0.5:  # crop and zoom: objects seen larger, cut by the border, and off the usual places
         near = dials and rng.random() < 0.6  # the dial large and whole
         scale = rng.uniform(0.45, 0.9) if near else rng.uniform(0.62, 1.0)
         stretch = np.exp(rng.uniform(-0.08, 0.08))

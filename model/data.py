@@ -283,9 +283,9 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
     h, w = sample.labels.shape
     counts = _counts(sample)
     rgb, labels, dials = sample.rgb, sample.labels, sample.dials
-    if rng.random() < 0.5:  # crop and zoom: objects seen larger, cut by the border, and off the usual places
-        near = dials and rng.random() < 0.6  # the dial large and whole
-        scale = rng.uniform(0.45, 0.9) if near else rng.uniform(0.62, 1.0)
+    if rng.random() < 0.95:  # crop and zoom: objects seen larger, cut by the border, and never again at the same place
+        near = dials and rng.random() < 0.3  # the dial large and whole
+        scale = rng.uniform(0.45, 0.9) if near else rng.uniform(0.62 if rng.random() < 0.5 else 0.92, 1.0)
         stretch = np.exp(rng.uniform(-0.08, 0.08))
         cw, ch = min(w, int(w * scale * stretch)), min(h, int(h * scale / stretch))
         low, high = (0, 0), (w - cw, h - ch)

@@ -42,19 +42,19 @@ class Settings:
     batch: int = 16
     vision_steps: int = 2400
     language_steps: int = 300
-    joint_steps: int = 8000
+    joint_steps: int = 17000
     vision_rate: float = 1e-3
     language_rate: float = 2e-3
     joint_rate: float = 1e-3
     warmup_steps: int = 150
     tower_share: float = 0.7       # of the joint rate, for the tower, which has learned already
-    decay_share: float = 0.35      # the last share of each phase, in which the rate falls to a fiftieth
+    decay_share: float = 0.5       # the last share of each phase, in which the rate falls to a fiftieth
     weight_decay: float = 0.03
     clip: float = 1.0
     pack_tokens: int = 256         # question-answer tokens a image
     dense_weight_joint: float = 1.0
     mosaics: int = 4               # of dials, seen by the tower beside each batch
-    dial_share: float = 0.12       # of the views are drawn among those with a dial; of the others a sixth has one too
+    dial_share: float = 0.3        # of the views are drawn among those with a dial; of the others a sixth has one too
     pool_batches: int = 96         # of features, kept while the tower is frozen: seeing again costs more than asking again
     pool_reuse: int = 4            # steps for each batch of new images then
 

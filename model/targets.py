@@ -117,9 +117,9 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
     """The weighted sum, and its parts for the log."""
     mine, labelled, dial = truth["kind"] > 0, truth["kind"] >= 0, truth["scale"] >= 0
 
-    def where_known(part: str, at: torch.Tensor, *classes: int) -> torch.Tensor:
-        known = (x[part][at].view(-1, *classes) if classes else x[part][at] for x in (said, truth))
-        return F.cross_entropy(*known) if at.any() else torch.zeros(())
+    def of_dials(part: str, *shape: int) -> torch.Tensor:
+        known = (x[part][dial].view(shape) if shape else x[part][dial] for x in (said, truth))
+        return F.cross_entropy(*known) if dial.any() else torch.zeros(())
 
     def once_a_thing(part: str) -> torch.Tensor:
         """Small things are the ones that are mistaken, and have few tokens: counted by tokens they hardly count."""
@@ -141,8 +141,7 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
     parts["places"] = (-(places * truth["places"][mine]).sum(-1).mean(1) * weight).sum()
     parts["box"] = (F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight).sum()
     # Colour and kind as one thing: read apart, a red cube and a green ball add up to a red ball.
-    parts |= dict(name=once_a_thing("name"), scale=where_known("scale", dial),
-                  reading=where_known("reading", dial), tip=where_known("tip", dial, 100))
+    parts |= dict(name=once_a_thing("name"), scale=of_dials("scale"), reading=of_dials("reading"), tip=of_dials("tip", -1, 100))
     weights = dict(kind=1.5, shape=3.0, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=1.2, scale=1.0, reading=0.5, tip=0.3)
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 

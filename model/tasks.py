@@ -19,6 +19,7 @@ from targets import MIN_VISIBILITY, coordinates
 
 SIDE_MARGIN = 0.05      # of the image width, between centres, to be left or right of
 DEPTH_MARGIN_M = 0.05   # along the ground, to be in front or behind
+GAUGE_PROMPT = "What does the gauge read? Answer in JSON format with value and unit."
 PLURAL = {kind: kind + "s" for kind in KINDS}
 
 
@@ -287,9 +288,8 @@ class Asker:
         g = self.sample.gauge
         step = (g["maximum"] - g["minimum"]) / 100
         value = f"{g['value']:.{2 if step < 0.1 else 1 if step < 1 else 0}f}"
-        prompt = "What does the gauge read? Answer in JSON format with value and unit."
-        return Question("gauge", prompt, json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]},
-                                                    ensure_ascii=False), (self.dial,), mentions=((prompt, (self.dial,)),))
+        said = json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False)
+        return Question("gauge", GAUGE_PROMPT, said, (self.dial,), mentions=((GAUGE_PROMPT, (self.dial,)),))
 
     def _boxes(self, kind: str, targets: list[str], items: list[tuple[int, str]], mentions=None) -> Question:
         prompt = prompt_for(Request(tuple(targets)))
@@ -321,7 +321,7 @@ _LITERALS = [
     "How many ", " are there in the image? Answer with a number.", "Is there a ", " in the image? Answer yes or no.",
     "Is the ", "? Answer yes or no.", "Which object is ", "Put the ",
     ". Report the bbox coordinates of the object to pick and of the place to put it in JSON format.",
-    "What does the gauge read? Answer in JSON format with value and unit.",
+    GAUGE_PROMPT,
     " to the left of the ", " to the right of the ", " in front of the ", " behind the ", " next to the ", " in the ",
     " to the camera", " from the camera", "nearest to the "]
 _STRUCTURE = ['```json\n[\n\t{"bbox_2d": [', '```json\n[\n\t{"point_2d": [', '], "label": "', '"},\n\t{"bbox_2d": [',

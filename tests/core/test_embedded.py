@@ -188,7 +188,7 @@ def test_tokenizer_gives_back_any_text(written):
 
 def test_where_a_question_about_a_dial_ends_stands_what_it_shows(dials):
     rng, packer, seen = np.random.default_rng(7), text.PackedText(256, 70, (7, 10)), 0
-    question = text.tokenizer().token_to_id("What does the gauge read? Answer in JSON format with value and unit.")
+    question = text.tokenizer().token_to_id(tasks.GAUGE_PROMPT)
     for sample in (dials.draw(rng) for _ in range(12)):
         ids, _, _, _, said_of, fits, places, scale, reading = packer.pack(sample, rng)
         named = np.flatnonzero(fits >= 0)

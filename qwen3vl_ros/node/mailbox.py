@@ -6,12 +6,13 @@ offers; time comes in as two clocks, capture stamps (the camera's) and arrival t
 
 An image is *complete* when its companions are in, or when waiting for them stopped being reasonable: at most
 the slop plus one period of the companion (0.1 s if that is longer, for busy machines; more if the companion
-always lags), and not at all while none has come for a second. A newer complete image never waits for an older
-one. Every buffer has a fixed length.
+lagged lately), never until it is too old to be used, and not at all while none has come for a second. A newer
+complete image never waits for an older one. Every buffer has a fixed length.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -101,14 +102,16 @@ class _Companion:
 class Mailbox:
     """Stores only the newest complete capture. `changed` guards it and is notified on every arrival.
 
+    patience_s(stamp_ns): how long a capture may still wait before it is of no use.
     superseded: images that were replaced before anybody took them, which is normal when the reader is slower.
     """
 
     def __init__(self, sync_slop_s: float = 0.02, expects_depth: bool = True,
-                 monotonic_s: Callable[[], float] = time.monotonic):
+                 monotonic_s: Callable[[], float] = time.monotonic,
+                 patience_s: Callable[[int], float] = lambda stamp_ns: math.inf):
         self.changed = threading.Condition(threading.RLock())
-        self._slop_ns, self._expects_depth, self._monotonic_s = int(sync_slop_s *
-                                                                    1e9), expects_depth, monotonic_s
+        self._slop_ns, self._expects_depth = int(sync_slop_s * 1e9), expects_depth
+        self._monotonic_s, self._patience_s = monotonic_s, patience_s
         self.superseded = 0
         self.images = 0
         self.clear()
@@ -142,8 +145,6 @@ class Mailbox:
                 self.superseded += 1
                 return
             now_s = self._monotonic_s()
-            if len(self._pending) == self._pending.maxlen:
-                self.superseded += 1
             self._pending.append((stamp_ns, message, now_s))
             self._arrivals.append((stamp_ns, now_s))
             self._settle()
@@ -187,28 +188,29 @@ class Mailbox:
             return self._newest
 
     def seconds_until_due(self) -> float | None:
-        """Time until the oldest waiting image is given up waiting for; None when none waits."""
+        """Time until the oldest waiting image waits no longer; None when none waits."""
         with self.changed:
-            if not self._pending:
-                return None
-            return max(0.0, self._pending[0][2] + self._longest_wait_s() - self._monotonic_s())
+            return max(0.0, self._left_s(0, self._monotonic_s())) if self._pending else None
 
-    def _longest_wait_s(self) -> float:
-        now_s = self._monotonic_s()
+    def _left_s(self, index: int, now_s: float) -> float:
+        """How long a waiting image goes on waiting; the oldest not at all where the next would push it out."""
+        if index == 0 and len(self._pending) == self._pending.maxlen:
+            return 0.0
+        stamp_ns, _, arrived_s = self._pending[index]
         waits = [c.wait_s() for c in (self._depth, self._info if self._info_in_step else None)
                  if c is not None and c.alive(now_s)]
-        return max(waits, default=0.0)
+        return min(arrived_s + max(waits, default=0.0) - now_s, self._patience_s(stamp_ns))
 
     def _settle(self) -> None:
         """Move the newest complete image into the slot; it supersedes every older one."""
-        longest_s, now_s = self._longest_wait_s() if self._pending else 0.0, self._monotonic_s()
+        now_s = self._monotonic_s()
         for index in range(len(self._pending) - 1, -1, -1):
-            stamp_ns, image, arrived_s = self._pending[index]
+            stamp_ns, image, _ = self._pending[index]
             depth, better_to_come = self._depth.match(stamp_ns) if self._depth else (None, False)
             info, _ = self._info.match(stamp_ns)
             waiting = ((better_to_come and self._depth.alive(now_s))
                        or (info is None and self._info_in_step and self._info.alive(now_s)))
-            if waiting and now_s - arrived_s < longest_s:
+            if waiting and self._left_s(index, now_s) > 0:
                 continue
             if info is None and self._info.recent:
                 info = max(self._info.recent, key=lambda entry: (entry[0] <= stamp_ns, entry[0]))[1]

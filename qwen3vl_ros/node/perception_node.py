@@ -104,7 +104,8 @@ class PerceptionNode(LifecycleNode):
             self._stream_request()
         except InvalidInput as error:
             return self._not_configured(f"parameter targets: {error}")
-        self._mailbox, self._stale_seen = Mailbox(config.sync_slop, config.use_depth), 0
+        self._mailbox = Mailbox(config.sync_slop, config.use_depth, patience_s=self._patience_s)
+        self._stale_seen = 0
         self._answering = Answering(self, self.health, lambda: self.config, self._age_s)
         self._worker = Worker(lambda: self._load(config), self._answering.perform,
                               lambda perception: perception.engine.close(), self._mailbox, self._age_s,
@@ -334,6 +335,10 @@ class PerceptionNode(LifecycleNode):
 
     def _age_s(self, stamp_ns: int) -> float:
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
+
+    def _patience_s(self, stamp_ns: int) -> float:
+        """A fifth of max_age is left for the engine's thread to take the image."""
+        return 0.8 * self.config.max_age - self._age_s(stamp_ns)
 
     # -- diagnostics -------------------------------------------------------------------------------
 

@@ -133,6 +133,39 @@ def test_depth_that_always_comes_late_is_waited_for_as_long_as_it_takes(clock):
     assert len(taken) >= 50
 
 
+@pytest.mark.parametrize("age_on_arrival_s", [0.0, 0.15, 0.6])
+def test_nobody_waits_for_depth_until_the_image_is_too_old(clock, age_on_arrival_s):
+    """Depth once came 0.4 s late, so it may be worth waiting for, but not past the age at which an image is dropped."""
+    started = clock.s
+    box = Mailbox(0.02, True, clock, lambda stamp_ns: 0.3 - (clock.s - started - stamp_ns / 1e9))
+    box.put_image(0, "first")
+    clock.s += 0.4
+    box.put_depth(0, "late")
+    assert box.take().depth == "late"
+    arrival_s = clock.s + 1.0
+    stamp_ns = int((arrival_s - started - age_on_arrival_s) * 1e9)
+    clock.s = arrival_s
+    box.put_depth(stamp_ns - 900 * MS, "out of step")
+    box.put_image(stamp_ns, "second")
+    assert box.seconds_until_due() is None if age_on_arrival_s > 0.3 else (
+        box.seconds_until_due() == pytest.approx(0.3 - age_on_arrival_s, abs=1e-6))
+    clock.s += max(0.0, 0.3 - age_on_arrival_s) + 1e-6
+    snapshot = box.take()
+    assert snapshot.image == "second" and "sync_slop" in snapshot.depth_reason
+
+
+def test_a_fast_camera_whose_depth_is_out_of_step_is_heard_all_the_same(clock):
+    """More images than the mailbox holds arrive while one waits."""
+    box, taken = Mailbox(0.02, True, clock), []
+    for i in range(400):
+        clock.s += 0.005
+        box.put_image(i * 5 * MS, i)
+        if i % 20 == 0:
+            box.put_depth(i * 5 * MS - 900 * MS, i)
+        taken += filter(None, [box.take()])
+    assert len(taken) > 300 and box.superseded + len(taken) + len(box._pending) == 400
+
+
 def test_no_depth_publisher_means_no_waiting(clock):
     box = Mailbox(0.02, True, clock)
     clock.s += 1.5

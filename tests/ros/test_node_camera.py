@@ -34,6 +34,11 @@ def diagnosed_while(graph, camera, words, level=WARN, **how):
         camera.stop()
 
 
+def out_of_step(image, depth, info):
+    """By more than anybody waits: a slow machine's pictures are any fraction of a second apart."""
+    depth.header = messages.header_of(stamp_ns(depth.header) - 2_000_000_000, OPTICAL)
+
+
 @pytest.mark.parametrize("name, how, words", [
     ("no calibration", dict(info_K=np.zeros((3, 3))), "not calibrated"),
     ("calibration of another shape", dict(edit=lambda i, d, c: setattr(c, "width", 90)),
@@ -45,10 +50,7 @@ def diagnosed_while(graph, camera, words, level=WARN, **how):
     ("unregistered frame", dict(edit=lambda i, d, c: setattr(d.header, "frame_id", "depth_optical")),
      "not registered"),
     ("depth encoding", dict(edit=lambda i, d, c: setattr(d, "encoding", "8UC1")), "8UC1"),
-    # By more than anybody waits: a slow machine's pictures are any fraction of a second apart.
-    ("depth out of step",
-     dict(edit=lambda i, d, c: setattr(
-         d, "header", messages.header_of(stamp_ns(d.header) - 2_000_000_000, OPTICAL))), "sync_slop"),
+    ("depth out of step", dict(edit=out_of_step), "sync_slop"),
 ])
 def test_a_fault_of_depth_or_calibration_leaves_2d_and_says_why(running, name, how, words):
     graph, camera, heard = running
@@ -56,6 +58,16 @@ def test_a_fault_of_depth_or_calibration_leaves_2d_and_says_why(running, name, h
     answer = camera.answered(heard, **how)
     assert answer["detections_2d"].detections and not answer["detections_3d"].detections
     diagnosed_while(graph, camera, "active", OK)
+
+
+def test_waiting_for_depth_never_makes_an_image_too_old(running):
+    """An image is worth waiting 0.1 s for its depth, which is all the time that this one has."""
+    graph, camera, heard = running
+    assert graph.set_parameter("max_age", 0.1).successful
+    try:
+        diagnosed_while(graph, camera, "sync_slop", edit=out_of_step)
+    finally:
+        assert graph.set_parameter("max_age", 0.5).successful
 
 
 @pytest.mark.parametrize("name, depth", [

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on scenes nobody trained on, through the package's own pipeline.
 
-    python model/evaluate.py --scenes 300 --seed 0 [--model DIR] [--engine auto] [--failures DIR]
+    python model/evaluate.py --scenes 300 --seed 0 [--language zh] [--model DIR] [--engine auto] [--failures DIR]
 
 Each scene is rendered as the sim camera does (640x480), and each kind of question that applies to it is asked once. Prints
 a table with 95 % intervals, and as its last line one JSON object. Seeds are 4,000,000 + --seed and on: outside every split.
@@ -29,7 +29,7 @@ from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import KINDS, sample_scene
 from qwen3vl_ros.types import Frame, MalformedAnswer, Request, Scene, Task
-from tasks import Asker, Question
+from tasks import LANGUAGES, Asker, Language, Question
 
 FIRST_SEED = 4_000_000
 KINDS_OF_QUESTION = ("locate", "absent", "points", "count", "compare", "nearest", "gauge", "pick_place")
@@ -53,15 +53,15 @@ class Tally:
 
 
 class Evaluation:
-    """Asks and judges. failures: folder that gets a picture of each wrong answer, or None."""
+    """Asks and judges. failures: folder that gets a picture of each wrong answer, and what was said, or None."""
 
-    def __init__(self, perception: Perception, failures: Path | None):
-        self.perception, self.failures, self.tally = perception, failures, Tally()
+    def __init__(self, perception: Perception, language: Language, failures: Path | None):
+        self.perception, self.language, self.failures, self.tally = perception, language, failures, Tally()
 
     def scene(self, view, seed: int) -> None:
         rng = np.random.default_rng([0xE7A1, seed])
         frame = Frame(0, "camera", view.rgb, view.depth_m, view.K)
-        asker = Asker(sample_of(view), rng)
+        asker = Asker(sample_of(view), rng, self.language)
         self._detect(frame, view, seed)
         for name in KINDS_OF_QUESTION:
             question = next((q for q in (getattr(asker, name)() for _ in range(8)) if q and (name != "gauge" or q.kind == "gauge")),
@@ -93,11 +93,12 @@ class Evaluation:
 
     def _detect(self, frame: Frame, view, seed: int) -> None:
         """All objects of all kinds: recall, precision, IoU, and whether the score knows."""
-        scene = self._run(frame, Request(KINDS))
-        truths = [TruthObject(t.label, t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
+        kinds = tuple(map(self.language.name, KINDS))
+        scene = self._run(frame, Request(kinds))
+        truths = [TruthObject(self.language.name(t.label), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
                   for t in view.truths if t.kind != "gauge"]
         found = scene.detections_2d if scene else ()
-        score = score_answer(Answer(0, KINDS, found), truths)
+        score = score_answer(Answer(0, kinds, found), truths)
         for _ in score.wanted:
             self.tally.add("recall_50", False)
         for k in range(len(score.matches)):
@@ -143,7 +144,7 @@ class Evaluation:
                 return False
             self.tally.gauge_errors.append(min(error, 100.0))
             return error <= 5 and unit == sample.gauge["unit"]
-        return said.rstrip(".").lower() == q.answer.lower()
+        return said.rstrip(".。").lower() == q.answer.lower()
 
     def _show(self, frame: Frame, scene: Scene | None, seed: int, kind: str, truth: str) -> None:
         if self.failures is None:
@@ -154,9 +155,13 @@ class Evaluation:
             x0, y0, x1, y1 = map(round, d.box_xyxy_px)
             cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 255), 2)
             cv2.putText(picture, f"{d.label} {d.score:.2f}", (x0, max(12, y0 - 4)), 0, 0.5, (0, 0, 255), 1)
-        for i, line in enumerate((truth, scene.answer if scene else "malformed")):
-            cv2.putText(picture, line.replace("\n", " ")[:110], (4, 462 + 14 * i), 0, 0.33, (255, 255, 255), 1)
-        cv2.imwrite(str(self.failures / f"{kind}_{seed}.png"), picture)
+        lines = [line.replace("\n", " ") for line in (truth, scene.answer if scene else "malformed")]
+        for i, line in enumerate(lines):
+            cv2.putText(picture, line[:110], (4, 462 + 14 * i), 0, 0.33, (255, 255, 255), 1)
+        name = f"{kind}_{seed}.png"
+        cv2.imwrite(str(self.failures / name), picture)
+        with (self.failures / "answers.txt").open("a", encoding="utf-8") as file:  # OpenCV's font has no Chinese
+            print(name, *lines, sep="\n    ", file=file)
 
 
 def auroc(scores: list[tuple[float, bool]]) -> float:
@@ -209,15 +214,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="first scene; two runs with far seeds share no scene")
+    parser.add_argument("--language", choices=LANGUAGES, default="en", help="of names and questions")
     parser.add_argument("--model", default="", help="checkpoint; empty = the embedded model")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--failures", type=Path, help="folder for a picture of each wrong answer")
+    parser.add_argument("--failures", type=Path, help="folder for a picture of each wrong answer; answers.txt there says what was said")
     args = parser.parse_args(argv)
     if args.scenes < 1 or not 0 <= args.seed < 1_000_000:
         parser.error(f"--scenes {args.scenes} must be 1 or more and --seed {args.seed} 0 to 999999")
     engine = load_engine(Config(model=args.model, engine=args.engine))
     print(f"{engine.info.model}: {engine.info.runtime}, {engine.info.dtype} on {engine.info.device}")
-    evaluation = Evaluation(Perception(engine), args.failures)
+    evaluation = Evaluation(Perception(engine), LANGUAGES[args.language], args.failures)
     with SimCamera() as camera:
         for i in range(args.scenes):
             seed = FIRST_SEED + args.seed + i

@@ -1,12 +1,14 @@
 """Questions about a view and their true answers, in the prompts and formats of the package (perception/prompts.py).
 
 Everything comes from the renderer's truth: boxes and masks in the image, distances in the world. A question is asked only
-when its answer is beyond doubt (margins below). Knows nothing of tokens. model/evaluate.py asks the same questions.
+when its answer is beyond doubt (margins below), in English or Chinese. Knows nothing of tokens. model/evaluate.py asks the
+same questions.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +21,71 @@ from targets import MIN_VISIBILITY, coordinates
 
 SIDE_MARGIN = 0.05      # of the image width, between centres, to be left or right of
 DEPTH_MARGIN_M = 0.05   # along the ground, to be in front or behind
-GAUGE_PROMPT = "What does the gauge read? Answer in JSON format with value and unit."
-PLURAL = {kind: kind + "s" for kind in KINDS}
+SIDES = ("to the left of", "to the right of")
+RELATIONS = (*SIDES, "in front of", "behind")
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a language calls things and asks for them. Between functions, names and relations are English: "red mug", "behind".
+
+    words: what it calls them, where that is not the English. joint: between the words of a name. The rest: descriptions and
+    questions, with {a} and {b} for names and {relation} for how a stands to b.
+    """
+
+    words: dict[str, str]
+    joint: str
+    article: str
+    plural: str
+    described: str
+    count: str
+    exists: str
+    compare: str
+    which: dict[str, str]
+    nearest: str
+    put: str
+    gauge: str
+
+    def name(self, phrase: str) -> str:
+        return self.joint.join(self.words.get(word, word) for word in phrase.split())
+
+    def fill(self, template: str, a: str, b: str = "", relation: str = "") -> str:
+        return template.format(a=self.name(a), b=self.name(b), relation=self.words.get(relation, relation))
+
+    def literals(self) -> list[str]:
+        """Its words and what stands between them in its questions."""
+        templates = [self.described, self.count, self.exists, self.compare, *self.which.values(), self.nearest, self.put, self.gauge]
+        between = [piece for template in templates for piece in re.split(r"\{\w+\}", template) if piece]
+        return list(dict.fromkeys([*between, *self.words.values()]))
+
+
+ENGLISH = Language(
+    words={relation: f" {relation} the " for relation in (*RELATIONS, "in", "next to")}, joint=" ", article="the ", plural="s",
+    described="{a}{relation}{b}",
+    count="How many {a} are there in the image? Answer with a number.",
+    exists="Is there a {a} in the image? Answer yes or no.",
+    compare="Is the {a}{relation}{b}? Answer yes or no.",
+    which=dict(leftmost="Which object is leftmost?", rightmost="Which object is rightmost?",
+               nearest="Which object is nearest to the camera?", farthest="Which object is farthest from the camera?"),
+    nearest="Which object is nearest to the {a}?",
+    put="Put the {a}{relation}{b}. Report the bbox coordinates of the object to pick and of the place to put it in JSON format.",
+    gauge="What does the gauge read? Answer in JSON format with value and unit.")
+CHINESE = Language(
+    words={"cube": "立方体", "ball": "球", "cylinder": "圆柱体", "mug": "杯子", "bowl": "碗", "gauge": "仪表", "object": "物体",
+           "red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "orange": "橙色", "purple": "紫色", "white": "白色",
+           "black": "黑色", "leftmost": "最左边", "rightmost": "最右边", "nearest": "最近", "farthest": "最远",
+           "to the left of": "左边", "to the right of": "右边", "in front of": "前面", "behind": "后面", "in": "里面",
+           "next to": "旁边", "yes": "是", "no": "否"},
+    joint="的", article="", plural="",
+    described="{b}{relation}的{a}",
+    count="图中有多少个{a}？请用数字回答。",
+    exists="图中有{a}吗？请回答是或否。",
+    compare="{a}在{b}{relation}吗？请回答是或否。",
+    which=dict(leftmost="哪个物体在最左边？", rightmost="哪个物体在最右边？", nearest="哪个物体离相机最近？", farthest="哪个物体离相机最远？"),
+    nearest="哪个物体离{a}最近？",
+    put="把{a}放在{b}{relation}。请以JSON格式报告要抓取的物体和放置位置的bbox坐标。",
+    gauge="仪表的读数是多少？请以JSON格式回答value和unit。")
+LANGUAGES = dict(en=ENGLISH, zh=CHINESE)
 
 
 @dataclass(frozen=True)
@@ -70,8 +135,8 @@ def point_inside(sample: Sample, index: int) -> tuple[float, float]:
 class Asker:
     """Asks random questions about one sample. rng decides; the sample decides what is true."""
 
-    def __init__(self, sample: Sample, rng: np.random.Generator):
-        self.sample, self.rng = sample, rng
+    def __init__(self, sample: Sample, rng: np.random.Generator, language: Language = ENGLISH):
+        self.sample, self.rng, self.language = sample, rng, language
         self.named = [i for i, t in enumerate(sample.things)
                       if t.kind != "gauge" and t.visibility >= MIN_VISIBILITY and (sample.labels == i).any()]
         # Something seen less than that could be meant or not: no count, yes or no hangs on it.
@@ -97,8 +162,13 @@ class Asker:
         return [i for i in self.named if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])]
 
     def mention(self, *names: str) -> tuple[tuple[str, tuple[int, ...] | None], ...]:
-        return tuple((n, None if n in self.doubtful else (self.dial,) if n == "gauge" and self.dial is not None
-                      else tuple(sorted(self.matching(n), key=lambda i: self.thing(i).box_xyxy_px[0]))) for n in names)
+        """Names as the prompt says them, with what they fit."""
+        return tuple((self.language.name(n), None if n in self.doubtful
+                      else (self.dial,) if n == "gauge" and self.dial is not None else self.left_to_right(self.matching(n)))
+                     for n in names)
+
+    def left_to_right(self, things: list[int]) -> tuple[int, ...]:
+        return tuple(sorted(things, key=lambda i: self.thing(i).box_xyxy_px[0]))
 
     def unique(self) -> list[int]:
         """Things whose colour and kind no other thing has, seen or half hidden."""
@@ -165,8 +235,8 @@ class Asker:
         if not names:
             return None
         phrase = str(self.rng.choice(names))
-        article = "the " if self.rng.random() < 0.4 else ""
-        return self._boxes("locate", [article + phrase], [(i, phrase) for i in self.matching(phrase)])
+        return self._boxes("locate", [phrase], [(i, phrase) for i in self.matching(phrase)],
+                           article=self.language.article if self.rng.random() < 0.4 else "")
 
     def locate_twins(self) -> Question | None:
         """Several things of one colour and kind: rarer than one, and else the first one would pass for all."""
@@ -185,7 +255,7 @@ class Asker:
         if not found:
             return None
         word, i = found[self.rng.integers(len(found))]
-        return self._boxes("locate_relation", [f"the {word} {kind}"], [(i, f"{word} {kind}")], self.mention(kind))
+        return self._boxes("locate_relation", [f"{word} {kind}"], [(i, f"{word} {kind}")], (kind,), self.language.article)
 
     def locate_relation(self) -> Question | None:
         anchors = self.unique()
@@ -195,42 +265,41 @@ class Asker:
         kinds = sorted({self.thing(i).kind for i in self.named if i != b} - self.doubtful)
         if not kinds:
             return None
-        kind, words = str(self.rng.choice(kinds)), str(self.rng.choice(["to the left of", "to the right of", "in front of", "behind"]))
+        kind, words = str(self.rng.choice(kinds)), str(self.rng.choice(RELATIONS))
         holds = {i: self.relation(i, b)[words] for i in self.matching(kind) if i != b}
         right = [i for i, v in holds.items() if v]
         if len(right) != 1 or None in holds.values():
             return None
-        return self._boxes("locate_relation", [f"the {kind} {words} the {self.name(b)}"], [(right[0], kind)],
-                           self.mention(kind, self.name(b)))
+        target = self.language.article + self.language.fill(self.language.described, kind, self.name(b), words)
+        mentions = sorted(self.mention(kind, self.name(b)), key=lambda m: target.index(m[0]))
+        return self._located("locate_relation", (target,), [(right[0], kind)], tuple(mentions))
 
     def points(self) -> Question | None:
         pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.named})
         if not pool:
             return None
         phrase = str(self.rng.choice(pool)) if self.rng.random() < 0.85 else self.absent_phrase()
-        items = [(i, phrase) for i in self.matching(phrase)]
-        prompt = prompt_for(Request((phrase,), Task.POINT))
-        return Question("point", prompt, *point_list(self.sample, items), (phrase,), self.mention(phrase))
+        said = self.language.name(phrase)
+        items = [(i, said) for i in self.matching(phrase)]
+        prompt = prompt_for(Request((said,), Task.POINT))
+        return Question("point", prompt, *point_list(self.sample, items), (said,), self.mention(phrase))
 
     def count(self) -> Question | None:
         if self.rng.random() < 0.25:
-            if self.doubtful:
-                return None
-            return Question("count", "How many objects are there in the image? Answer with a number.", str(len(self.named)),
-                            mentions=(("objects", tuple(sorted(self.named, key=lambda i: self.thing(i).box_xyxy_px[0]))),))
-        phrase = str(self.rng.choice(KINDS)) if self.rng.random() < 0.7 or not self.named else self.name(int(self.rng.choice(self.named)))
-        if phrase in self.doubtful:
+            phrase, found = "object", self.named
+        else:
+            phrase = str(self.rng.choice(KINDS)) if self.rng.random() < 0.7 or not self.named else self.name(int(self.rng.choice(self.named)))
+            found = self.matching(phrase)
+        if phrase in self.doubtful or (phrase == "object" and self.doubtful):
             return None
-        words = phrase.split()
-        plural = " ".join([*words[:-1], PLURAL[words[-1]]])
-        return Question("count", f"How many {plural} are there in the image? Answer with a number.", str(len(self.matching(phrase))),
-                        mentions=((plural, self.mention(phrase)[0][1]),))
+        plural = phrase + self.language.plural
+        return Question("count", self.language.fill(self.language.count, plural), str(len(found)),
+                        mentions=((self.language.name(plural), self.left_to_right(found)),))
 
     def exists(self) -> Question | None:
         yes = self.rng.random() < 0.5 and self.named
         phrase = self.name(int(self.rng.choice(self.named))) if yes else self.absent_phrase()
-        return Question("exists", f"Is there a {phrase} in the image? Answer yes or no.", "yes" if yes else "no",
-                        mentions=self.mention(phrase))
+        return self._said("exists", self.language.exists, "yes" if yes else "no", phrase)
 
     def compare(self) -> Question | None:
         pair = self._unique_pair()
@@ -241,8 +310,7 @@ class Asker:
         if not relation:
             return None
         words = str(self.rng.choice(sorted(relation)))
-        return Question("relation", f"Is the {self.name(a)} {words} the {self.name(b)}? Answer yes or no.",
-                        "yes" if relation[words] else "no", mentions=self.mention(self.name(a), self.name(b)))
+        return self._said("relation", self.language.compare, "yes" if relation[words] else "no", self.name(a), self.name(b), words)
 
     def nearest(self) -> Question | None:
         unique = self.unique()
@@ -253,8 +321,7 @@ class Asker:
             if not found:
                 return None
             word, i = found[self.rng.integers(len(found))]
-            place = {"nearest": "nearest to the camera", "farthest": "farthest from the camera"}.get(word, word)
-            return Question("relation", f"Which object is {place}?", self.name(i), (i,))
+            return self._said("relation", self.language.which[word], self.name(i), things=(i,))
         if len(unique) < 3:
             return None
         b = int(self.rng.choice(unique))
@@ -262,39 +329,49 @@ class Asker:
         ranked = sorted(distance, key=distance.get)
         if distance[ranked[1]] - distance[ranked[0]] < DEPTH_MARGIN_M / 2:
             return None
-        return Question("relation", f"Which object is nearest to the {self.name(b)}?", self.name(ranked[0]), (ranked[0],),
-                        mentions=self.mention(self.name(b)))
+        return self._said("relation", self.language.nearest, self.name(ranked[0]), self.name(b), things=(ranked[0],))
 
     def pick_place(self) -> Question | None:
         pair = self._unique_pair()
         if pair is None:
             return None
         a, b = pair
-        words = "in" if self.thing(b).kind in ("bowl", "mug") else str(self.rng.choice(["next to", "to the left of", "to the right of"]))
-        prompt = (f"Put the {self.name(a)} {words} the {self.name(b)}. Report the bbox coordinates of the object to pick and "
-                  "of the place to put it in JSON format.")
+        words = "in" if self.thing(b).kind in ("bowl", "mug") else str(self.rng.choice(["next to", *SIDES]))
         h, w = self.sample.labels.shape
         rows = []
         for i, role in ((a, "pick"), (b, "place")):
             box = ", ".join(str(int(round(v))) for v in coordinates(self.thing(i).box_xyxy_px, (w, h)))
             rows.append(f'{{"bbox_2d": [{box}], "label": "{role}"}}')
-        return Question("pick_place", prompt, fenced(rows), (a, b), mentions=self.mention(self.name(a), self.name(b)))
+        names = self.name(a), self.name(b)
+        return Question("pick_place", self.language.fill(self.language.put, *names, words), fenced(rows), (a, b),
+                        mentions=self.mention(*names))
 
     def gauge(self) -> Question | None:
         if self.dial is None:
             return None
         if self.rng.random() < 0.3:
-            return self._boxes("locate", ["gauge"], [(self.dial, "gauge")], self.mention("gauge"))
+            return self._boxes("locate", ["gauge"], [(self.dial, "gauge")])
         g = self.sample.gauge
         step = (g["maximum"] - g["minimum"]) / 100
         value = f"{g['value']:.{2 if step < 0.1 else 1 if step < 1 else 0}f}"
         said = json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False)
-        return Question("gauge", GAUGE_PROMPT, said, (self.dial,), mentions=((GAUGE_PROMPT, (self.dial,)),))
+        prompt = self.language.gauge
+        return Question("gauge", prompt, said, (self.dial,), mentions=((prompt, (self.dial,)),))
 
-    def _boxes(self, kind: str, targets: list[str], items: list[tuple[int, str]], mentions=None) -> Question:
-        prompt = prompt_for(Request(tuple(targets)))
-        return Question(kind, prompt, *box_list(self.sample, items), tuple(targets),
-                        self.mention(*(t.removeprefix("the ") for t in targets)) if mentions is None else mentions)
+    def _boxes(self, kind: str, names: list[str], items: list[tuple[int, str]], mentioned: tuple[str, ...] = (),
+               article: str = "") -> Question:
+        """Where names are; mentioned: what to look up, the names themselves if empty."""
+        return self._located(kind, tuple(article + self.language.name(n) for n in names), items, self.mention(*(mentioned or names)))
+
+    def _located(self, kind: str, targets: tuple[str, ...], items: list[tuple[int, str]], mentions) -> Question:
+        answer = box_list(self.sample, [(i, self.language.name(label)) for i, label in items])
+        return Question(kind, prompt_for(Request(targets)), *answer, targets, mentions)
+
+    def _said(self, kind: str, template: str, answer: str, a: str = "", b: str = "", relation: str = "",
+              things: tuple[int, ...] = ()) -> Question:
+        """A question of a template, answered by a name, yes or no."""
+        return Question(kind, self.language.fill(template, a, b, relation), self.language.name(answer), things,
+                        mentions=self.mention(*filter(None, (a, b))))
 
     def _unique_pair(self) -> tuple[int, int] | None:
         unique = self.unique()
@@ -313,20 +390,14 @@ _SHARES = dict(categories=24, phrases=12, absent=8, locate=12, locate_twins=10, 
                count=9, exists=8, compare=11, nearest=10, pick_place=9)
 MIXTURE = {k: v / sum(_SHARES.values()) for k, v in _SHARES.items()}
 
-# Literal parts of the prompts: one token each in the tokenizer, so that a question costs a few tokens.
+# One token each in the tokenizer, so that a question costs a few.
 _LITERALS = [
     'Locate every instance that belongs to the following categories: "', '". Report bbox coordinates in JSON format.',
     'Locate every object that matches the description "', '" in the image. Report bbox coordinates in JSON format.',
-    "Locate ", " in this image. Output the point coordinates in JSON format.",
-    "How many ", " are there in the image? Answer with a number.", "Is there a ", " in the image? Answer yes or no.",
-    "Is the ", "? Answer yes or no.", "Which object is ", "Put the ",
-    ". Report the bbox coordinates of the object to pick and of the place to put it in JSON format.",
-    GAUGE_PROMPT,
-    " to the left of the ", " to the right of the ", " in front of the ", " behind the ", " next to the ", " in the ",
-    " to the camera", " from the camera", "nearest to the "]
+    "Locate ", " in this image. Output the point coordinates in JSON format.", *ENGLISH.literals(), *CHINESE.literals()]
 _STRUCTURE = ['```json\n[\n\t{"bbox_2d": [', '```json\n[\n\t{"point_2d": [', '], "label": "', '"},\n\t{"bbox_2d": [',
               '"},\n\t{"point_2d": [', '"}\n]\n```', "```json\n[]\n```", ", ", '{"value": ', ', "unit": "', '"}']
-WORDS = [*KINDS, *PLURAL.values(), *COLOURS, "gauge", "leftmost", "rightmost", "nearest", "farthest", "pick", "place", "yes",
+WORDS = [*KINDS, *(kind + "s" for kind in KINDS), *COLOURS, "gauge", "leftmost", "rightmost", "nearest", "farthest", "pick", "place", "yes",
          "no", "objects", "bar", "psi", "°C", "kPa", "%", "the"]
-PHRASES = tuple(_STRUCTURE + _LITERALS)
+PHRASES = tuple(dict.fromkeys(_STRUCTURE + _LITERALS))
 assert COLOUR_IDS.keys() == COLOURS.keys()

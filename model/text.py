@@ -21,7 +21,7 @@ from data import INPUT_SIZE, Sample
 from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
 from qwen3vl_ros.sim.scenes import GAUGE_SCALES
 from targets import coordinates, places_of, shown_by
-from tasks import PHRASES, WORDS, Asker, Question
+from tasks import CHINESE, ENGLISH, PHRASES, WORDS, Asker, Question
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 POINTING_WEIGHT = 0.3
@@ -123,17 +123,17 @@ class GroundingHead(nn.Module):
 class PackedText:
     """Questions and answers of one image, packed behind its shared prefix into a fixed number of tokens.
 
-    Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
+    chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
     """
 
-    def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int]):
+    def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int], chinese_share: float = 0.25):
         ids = special_ids()
         encode = self.encode
         head = encode("<|im_start|>user\n<|vision_start|>")
         self.visual = slice(len(head), len(head) + visual_tokens)
         self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
-        self.pad, self.capacity = ids["<|endoftext|>"], pack_tokens
+        self.pad, self.capacity, self.chinese_share = ids["<|endoftext|>"], pack_tokens, chinese_share
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
         self.closers = {tokenizer().token_to_id(p) for p in PHRASES if p.startswith('"}')} - self.openers
         self.digits = {tokenizer().token_to_id(d) for d in "0123456789"}
@@ -193,6 +193,7 @@ class PackedText:
         size_px = sample.labels.shape[::-1]
         wanted = [asker.gauge, asker.gauge] if asker.dial is not None else []
         for _ in range(40):
+            asker.language = CHINESE if rng.random() < self.chinese_share else ENGLISH
             question = wanted.pop()() if wanted else asker.ask()
             if question is None:
                 continue

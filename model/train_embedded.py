@@ -51,7 +51,8 @@ class Settings:
     decay_share: float = 0.5       # the last share of each phase, in which the rate falls to a fiftieth
     weight_decay: float = 0.03
     clip: float = 1.0
-    pack_tokens: int = 256         # question-answer tokens a image
+    pack_tokens: int = 256         # question-answer tokens an image
+    chinese_share: float = 0.25    # of the questions: things look the same in every language, only the words are new
     dense_weight_joint: float = 1.0
     mosaics: int = 4               # of dials, seen by the tower beside each batch
     dial_share: float = 0.3        # of the views are drawn among those with a dial; of the others a sixth has one too
@@ -141,10 +142,21 @@ class Run:
                 optimiser.load_state_dict(saved)
 
     def start_from(self, folder: Path) -> None:
-        """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads."""
-        from safetensors.torch import load_file
+        """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads.
 
+        Its tokenizer may be an older one: a token it lacks begins as the seed has it.
+        """
+        from safetensors.torch import load_file
+        from text import tokenizer
+        from tokenizers import Tokenizer
+
+        embedding = self.model.get_input_embeddings().weight.detach().clone()
         self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
+        theirs, ours = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer().get_vocab()
+        shared = [(ours[token], i) for token, i in theirs.get_vocab().items() if token in ours]
+        ours_at, theirs_at = torch.tensor(shared).T
+        embedding[ours_at] = self.model.get_input_embeddings().weight.detach()[theirs_at]
+        self.model.get_input_embeddings().weight.data.copy_(embedding)
         self.model.tie_weights()
         if (path := heads_of(folder)).exists():
             saved = load_file(path)
@@ -194,7 +206,7 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
     views = Views(args.data, "train")
     unseen = Views(args.data, "val", limit=200) if rank == 0 else ()
     held_out = [plain(unseen[i]) for i in range(min(len(unseen), 200))]
-    packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid)
+    packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
     rng = np.random.default_rng([settings.seed, run.step, rank])
     log = (args.run / "log.jsonl").open("a") if rank == 0 else None
     share = settings.batch // workers

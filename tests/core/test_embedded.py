@@ -186,6 +186,14 @@ def test_every_answer_is_read_back_by_the_package_s_own_parser(samples, language
     assert kinds >= {"categories", "locate", "absent", "point", "count", "relation", "pick_place", "gauge", "exists"}
 
 
+@pytest.mark.parametrize("language, written", [
+    (tasks.ENGLISH, "Is the red mug behind the ball? Answer yes or no."), (tasks.CHINESE, "红色的杯子在球后面吗？请回答是或否。")])
+def test_a_question_is_said_in_the_language_and_costs_a_token_a_word(language, written):
+    assert language.fill(language.compare, "red mug", "ball", "behind") == written
+    words = [tokenized.strip() for tokenized in map(text.tokenizer().decode, ([t] for t in text.PackedText.encode(written)))]
+    assert language.name("red") in words and language.name("mug") in words and len(words) <= 8
+
+
 @pytest.mark.parametrize("written", ["red mug", 'a "quoted" {json: [1, 2]}', "größer als 10 °C", "红色的杯子", "\t\n  two  spaces", "😀"])
 def test_tokenizer_gives_back_any_text(written):
     encoded = text.tokenizer().encode(written, add_special_tokens=False)

@@ -27,12 +27,15 @@ from qwen3vl_ros.demo.score import Answer, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.engine import load_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
-from qwen3vl_ros.sim.scenes import KINDS, sample_scene
-from qwen3vl_ros.types import Frame, MalformedAnswer, Request, Scene, Task
+from qwen3vl_ros.sim.scenes import COLOURS, KINDS, sample_scene
+from qwen3vl_ros.types import Frame, MalformedAnswer, PerceptionError, Request, Scene, Task
 from tasks import LANGUAGES, Asker, Language, Question
 
 FIRST_SEED = 4_000_000
-KINDS_OF_QUESTION = ("locate", "absent", "points", "count", "compare", "nearest", "gauge", "pick_place")
+# What is asked of each scene, as far as it applies, and the row of the table that it counts in.
+QUESTIONS = dict(locate="locate", absent="absent", points="point", count="count", compare="relation", nearest="relation",
+                 gauge="gauge", pick_place="pick_place", locate_extreme="locate", locate_relation="locate", phrases="phrases",
+                 exists="exists")
 
 
 @dataclass
@@ -57,26 +60,38 @@ class Evaluation:
 
     def __init__(self, perception: Perception, language: Language, failures: Path | None):
         self.perception, self.language, self.failures, self.tally = perception, language, failures, Tally()
+        say = language.name
+        self.words = {"count": {str(n) for n in range(100)}, "exists": {say("yes"), say("no")},
+                      "relation": {say("yes"), say("no"), *(say(f"{colour} {kind}") for colour in COLOURS for kind in KINDS)}}
+        if failures is not None:
+            failures.mkdir(parents=True, exist_ok=True)
+            (failures / "answers.txt").write_text("")
 
     def scene(self, view, seed: int) -> None:
-        rng = np.random.default_rng([0xE7A1, seed])
         frame = Frame(0, "camera", view.rgb, view.depth_m, view.K)
-        asker = Asker(sample_of(view), rng, self.language)
         self._detect(frame, view, seed)
-        for name in KINDS_OF_QUESTION:
-            question = next((q for q in (getattr(asker, name)() for _ in range(8)) if q and (name != "gauge" or q.kind == "gauge")),
-                            None)
-            if question:
-                scene = self._run(frame, self._request(question))
-                right = self.tally.add(question.kind, scene is not None and self._right(question, scene, asker))
-                if not right:
-                    self._show(frame, scene, seed, question.kind, f"{question.prompt} -> {question.answer}")
+        asker, questions = self.questions(view, seed)
+        for name, question in questions.items():
+            scene = self._run(frame, self._request(question))
+            row = "absent" if name == "points" and not question.things else QUESTIONS[name]
+            if not self.tally.add(row, scene is not None and self._right(question, scene, asker)):
+                self._show(frame, scene, f"{name}_{seed}", f"{question.prompt} -> {question.answer}",
+                           [asker.thing(i).box_xyxy_px for i in question.things])
+
+    def questions(self, view, seed: int) -> tuple[Asker, dict[str, Question]]:
+        """What is asked of this scene beside its objects."""
+        asker = Asker(sample_of(view), np.random.default_rng([0xE7A1, seed]), self.language)
+        tried = {name: [getattr(asker, name)() for _ in range(8)] for name in QUESTIONS}
+        fit = {name: [q for q in of if q and (name != "gauge" or q.kind == "gauge")] for name, of in tried.items()}
+        return asker, {name: of[0] for name, of in fit.items() if of}
 
     def _run(self, frame: Frame, request: Request) -> Scene | None:
         started = time.perf_counter()
         self.tally.answers += 1
         try:
-            return self.perception.run(frame, request)
+            scene = self.perception.run(frame, request)
+            self.tally.malformed += bool(scene.dropped or scene.truncated)
+            return scene
         except MalformedAnswer:
             self.tally.malformed += 1
             return None
@@ -85,7 +100,7 @@ class Evaluation:
 
     @staticmethod
     def _request(question: Question) -> Request:
-        if question.kind in ("locate", "absent", "categories"):
+        if question.kind in ("locate", "locate_relation", "absent", "categories"):
             return Request(question.targets)
         if question.kind == "point":
             return Request(question.targets, Task.POINT)
@@ -93,10 +108,10 @@ class Evaluation:
 
     def _detect(self, frame: Frame, view, seed: int) -> None:
         """All objects of all kinds: recall, precision, IoU, and whether the score knows."""
-        kinds = tuple(map(self.language.name, KINDS))
+        kinds = tuple(map(self.language.name, (*KINDS, "gauge")))
         scene = self._run(frame, Request(kinds))
-        truths = [TruthObject(self.language.name(t.label), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
-                  for t in view.truths if t.kind != "gauge"]
+        truths = [TruthObject(self.language.name(t.kind), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
+                  for t in view.truths]
         found = scene.detections_2d if scene else ()
         score = score_answer(Answer(0, kinds, found), truths)
         for _ in score.wanted:
@@ -110,14 +125,15 @@ class Evaluation:
                 self.tally.scores.append((d.score, i in matched))
         self.tally.ious += [m.iou for m in score.matches]
         if score.missed or score.wrong:
-            self._show(frame, scene, seed, "detect", ", ".join(t.label for t in truths))
+            self._show(frame, scene, f"detect_{seed}", ", ".join(t.label for t in truths), [t.box_xyxy_px for t in truths])
 
     def _right(self, q: Question, scene: Scene, asker: Asker) -> bool:
         sample, said = asker.sample, scene.answer.strip()
-        if q.kind == "absent":
-            return not scene.detections_2d
-        if q.kind == "locate":
+        if q.kind in ("absent", "locate", "locate_relation", "categories"):
             iou = iou_matrix([d.box_xyxy_px for d in scene.detections_2d], [sample.things[i].box_xyxy_px for i in q.things])
+            if q.kind == "categories":  # several names, so a box must have the right one
+                names = [self.language.name(asker.name(i)) for i in q.things]
+                iou *= np.array([[d.label == name for name in names] for d in scene.detections_2d], float).reshape(iou.shape)
             return len(scene.detections_2d) == len(q.things) and bool((iou.max(0, initial=0) >= 0.5).all())
         if q.kind == "point":
             if len(scene.points) != len(q.things):
@@ -144,13 +160,20 @@ class Evaluation:
                 return False
             self.tally.gauge_errors.append(min(error, 100.0))
             return error <= 5 and unit == sample.gauge["unit"]
-        return said.rstrip(".。").lower() == q.answer.lower()
+        said = said.rstrip(".。").lower()
+        self.tally.malformed += said not in self.words[q.kind]
+        return said == q.answer
 
-    def _show(self, frame: Frame, scene: Scene | None, seed: int, kind: str, truth: str) -> None:
+    def _show(self, frame: Frame, scene: Scene | None, name: str, truth: str, truth_boxes: list) -> None:
+        """The truth in green, what was said in red."""
         if self.failures is None:
             return
-        self.failures.mkdir(parents=True, exist_ok=True)
         picture = frame.rgb[..., ::-1].copy()
+        for box in truth_boxes:
+            x0, y0, x1, y1 = map(round, box)
+            cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 200, 0), 1)
+        for p in scene.points if scene else ():
+            cv2.circle(picture, tuple(map(round, p.xy_px)), 4, (0, 0, 255), 2)
         for d in scene.detections_2d if scene else ():
             x0, y0, x1, y1 = map(round, d.box_xyxy_px)
             cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 255), 2)
@@ -158,8 +181,7 @@ class Evaluation:
         lines = [line.replace("\n", " ") for line in (truth, scene.answer if scene else "malformed")]
         for i, line in enumerate(lines):
             cv2.putText(picture, line[:110], (4, 462 + 14 * i), 0, 0.33, (255, 255, 255), 1)
-        name = f"{kind}_{seed}.png"
-        cv2.imwrite(str(self.failures / name), picture)
+        cv2.imwrite(str(self.failures / f"{name}.png"), picture)
         with (self.failures / "answers.txt").open("a", encoding="utf-8") as file:  # OpenCV's font has no Chinese
             print(name, *lines, sep="\n    ", file=file)
 
@@ -183,7 +205,8 @@ def wilson(values: list[float]) -> tuple[float, float]:
 def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
     """Print the table; return the figures of the last line. A figure without a single answer is null."""
     share = {name: tally.right.get(name, []) for name in
-             ("recall_50", "precision_50", "locate", "absent", "point", "count", "relation", "pick_place", "gauge")}
+             ("recall_50", "precision_50", "locate", "phrases", "absent", "point", "count", "exists", "relation", "pick_place",
+              "gauge")}
     print(f"{'measure':<22}{'value':>8}   95 % interval    answers")
     for name, values in share.items():
         if values:
@@ -219,9 +242,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--failures", type=Path, help="folder for a picture of each wrong answer; answers.txt there says what was said")
     args = parser.parse_args(argv)
+    if args.failures and args.failures.exists() and not args.failures.is_dir():
+        parser.error(f"--failures {args.failures} is a file; give a folder, which will be made if there is none")
     if args.scenes < 1 or not 0 <= args.seed < 1_000_000:
         parser.error(f"--scenes {args.scenes} must be 1 or more and --seed {args.seed} 0 to 999999")
-    engine = load_engine(Config(model=args.model, engine=args.engine))
+    try:
+        engine = load_engine(Config(model=args.model, engine=args.engine))
+    except PerceptionError as error:
+        parser.error(str(error))
     print(f"{engine.info.model}: {engine.info.runtime}, {engine.info.dtype} on {engine.info.device}")
     evaluation = Evaluation(Perception(engine), LANGUAGES[args.language], args.failures)
     with SimCamera() as camera:

@@ -50,7 +50,8 @@ class Language:
         return self.joint.join(self.words.get(word, word) for word in phrase.split())
 
     def fill(self, template: str, a: str, b: str = "", relation: str = "") -> str:
-        return template.format(a=self.name(a), b=self.name(b), relation=self.words.get(relation, relation))
+        said = template.format(a=self.name(a), b=self.name(b), relation=self.words.get(relation, relation))
+        return re.sub(r"\ba (?=[aeiou])", "an ", said)
 
     def literals(self) -> list[str]:
         """Its words and what stands between them in its questions."""
@@ -73,7 +74,7 @@ ENGLISH = Language(
 CHINESE = Language(
     words={"cube": "立方体", "ball": "球", "cylinder": "圆柱体", "mug": "杯子", "bowl": "碗", "gauge": "仪表", "object": "物体",
            "red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "orange": "橙色", "purple": "紫色", "white": "白色",
-           "black": "黑色", "leftmost": "最左边", "rightmost": "最右边", "nearest": "最近", "farthest": "最远",
+           "black": "黑色", "leftmost": "最左边", "rightmost": "最右边", "nearest": "离相机最近", "farthest": "离相机最远",
            "to the left of": "左边", "to the right of": "右边", "in front of": "前面", "behind": "后面", "in": "里面",
            "next to": "旁边", "yes": "是", "no": "否"},
     joint="的", article="", plural="",
@@ -137,12 +138,12 @@ class Asker:
 
     def __init__(self, sample: Sample, rng: np.random.Generator, language: Language = ENGLISH):
         self.sample, self.rng, self.language = sample, rng, language
-        self.named = [i for i, t in enumerate(sample.things)
-                      if t.kind != "gauge" and t.visibility >= MIN_VISIBILITY and (sample.labels == i).any()]
+        seen = [i for i, t in enumerate(sample.things) if t.visibility >= MIN_VISIBILITY and (sample.labels == i).any()]
+        self.named = [i for i in seen if self.thing(i).kind != "gauge"]
+        self.gauges = [i for i in seen if i not in self.named]
         # Something seen less than that could be meant or not: no count, yes or no hangs on it.
-        self.doubtful = {self.name(i) for i, t in enumerate(sample.things)
-                         if t.kind != "gauge" and i not in self.named and t.visibility > 0}
-        self.doubtful |= {d.split()[1] for d in self.doubtful}
+        hidden = [i for i, t in enumerate(sample.things) if i not in seen and t.visibility > 0]
+        self.doubtful = {self.thing(i).kind for i in hidden} | {self.name(i) for i in hidden if self.thing(i).kind != "gauge"}
         self.dial = next((i for i, t in enumerate(sample.things) if t.kind == "gauge" and t.visibility > 0.85), None)
 
     # -- small truths ------------------------------------------------------------------------------------------
@@ -159,13 +160,12 @@ class Asker:
 
     def matching(self, phrase: str) -> list[int]:
         words = phrase.split()
-        return [i for i in self.named if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])]
+        return [i for i in self.named + self.gauges
+                if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])]
 
     def mention(self, *names: str) -> tuple[tuple[str, tuple[int, ...] | None], ...]:
         """Names as the prompt says them, with what they fit."""
-        return tuple((self.language.name(n), None if n in self.doubtful
-                      else (self.dial,) if n == "gauge" and self.dial is not None else self.left_to_right(self.matching(n)))
-                     for n in names)
+        return tuple((self.language.name(n), None if n in self.doubtful else self.left_to_right(self.matching(n))) for n in names)
 
     def left_to_right(self, things: list[int]) -> tuple[int, ...]:
         return tuple(sorted(things, key=lambda i: self.thing(i).box_xyxy_px[0]))
@@ -204,11 +204,12 @@ class Asker:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def categories(self) -> Question:
+        kinds = (*KINDS, "gauge")
         if self.rng.random() < 0.3:
-            targets = list(KINDS)
+            targets = list(kinds[:self.rng.integers(len(KINDS), len(kinds) + 1)])
         else:
-            targets = [str(k) for k in self.rng.permutation(KINDS)[:self.rng.integers(1, 5)]]
-        items = [(i, self.thing(i).kind) for i in self.named if self.thing(i).kind in targets]
+            targets = [str(k) for k in self.rng.permutation(kinds)[:self.rng.integers(1, 5)]]
+        items = [(i, self.thing(i).kind) for i in self.named + self.gauges if self.thing(i).kind in targets]
         return self._boxes("categories", targets, items)
 
     def phrases(self) -> Question | None:
@@ -222,8 +223,7 @@ class Asker:
         return self._boxes("categories", targets, items) if len(targets) > 1 else None
 
     def absent(self) -> Question | None:
-        seen = {self.thing(i).kind for i in self.named} | self.doubtful
-        kinds = [k for k in KINDS if k not in seen]
+        kinds = [k for k in (*KINDS, "gauge") if not self.matching(k) and k not in self.doubtful]
         if kinds and self.rng.random() < 0.5:
             targets = [str(k) for k in self.rng.permutation(kinds)[:self.rng.integers(1, len(kinds) + 1)]]
         else:
@@ -275,7 +275,7 @@ class Asker:
         return self._located("locate_relation", (target,), [(right[0], kind)], tuple(mentions))
 
     def points(self) -> Question | None:
-        pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.named})
+        pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.named + self.gauges})
         if not pool:
             return None
         phrase = str(self.rng.choice(pool)) if self.rng.random() < 0.85 else self.absent_phrase()
@@ -299,6 +299,8 @@ class Asker:
     def exists(self) -> Question | None:
         yes = self.rng.random() < 0.5 and self.named
         phrase = self.name(int(self.rng.choice(self.named))) if yes else self.absent_phrase()
+        if self.rng.random() < 0.1 and "gauge" not in self.doubtful:
+            phrase, yes = "gauge", self.gauges
         return self._said("exists", self.language.exists, "yes" if yes else "no", phrase)
 
     def compare(self) -> Question | None:

@@ -18,6 +18,8 @@ import targets  # noqa: E402
 import tasks  # noqa: E402
 import text  # noqa: E402
 from qwen3vl_ros.perception.answers import read_answer  # noqa: E402
+from qwen3vl_ros.perception.prompts import prompt_for  # noqa: E402
+from qwen3vl_ros.pipeline import Perception  # noqa: E402
 from qwen3vl_ros.sim.camera import SimCamera  # noqa: E402
 from qwen3vl_ros.sim.scenes import sample_scene  # noqa: E402
 from qwen3vl_ros.types import Generation, Request, Task  # noqa: E402
@@ -255,6 +257,38 @@ def test_packed_questions_are_what_the_official_network_says_to_each_alone(sampl
                                              ([(0.5, True), (0.5, False)], 0.5)])
 def test_auroc(scores, expected):
     assert evaluate.auroc(scores) == expected
+
+
+class Scripted:
+    """An engine that knows its answers by the prompt; what it does not know it answers by `otherwise`."""
+
+    def __init__(self, answers: dict[str, str], otherwise: str = ""):
+        self.answers, self.otherwise = answers, otherwise
+
+    def generate(self, images, prompt, control=None, stream="", schema=None):
+        return answer_of(self.answers.get(prompt, self.otherwise))
+
+
+@LANGUAGES
+def test_evaluation_calls_right_answers_right_and_wrong_ones_wrong(language):
+    truth, wrong, rubbish = (evaluate.Evaluation(Perception(Scripted({}, said)), language, None)
+                             for said in ("", "```json\n[\n\t{\"bbox_2d\": [1, 1, 9, 9], \"label\": \"thing\"}\n]\n```", "mu"))
+    with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
+        for seed in range(30, 39):
+            view = camera.render(sample_scene(seed, gauge=seed % 3 == 0))
+            asker, questions = truth.questions(view, seed)
+            answers = truth.perception.engine.answers
+            answers.update((q.prompt, q.answer) for q in questions.values())
+            kinds = (*data.KINDS, "gauge")
+            named = [(i, language.name(asker.thing(i).kind)) for i in asker.named + asker.gauges]
+            answers[prompt_for(Request(tuple(map(language.name, kinds))))] = tasks.box_list(asker.sample, named)[0]
+            for evaluation in (truth, wrong, rubbish):
+                evaluation.scene(view, seed)
+    rows = {"precision_50", "recall_50", *evaluate.QUESTIONS.values()}
+    assert truth.tally.right.keys() == rows and all(all(values) for values in truth.tally.right.values())
+    assert truth.tally.malformed == 0 and np.mean(truth.tally.ious) > 0.95 and max(truth.tally.gauge_errors) < 1
+    assert not any(any(values) for row, values in wrong.tally.right.items())
+    assert rubbish.tally.malformed == rubbish.tally.answers and not any(map(any, rubbish.tally.right.values()))
 
 
 def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):

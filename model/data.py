@@ -11,9 +11,13 @@ Seeds: each split owns a range that the others, the demo (below 1,000,000) and m
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 import time
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -86,7 +90,13 @@ def sample_of(view) -> Sample:
     return Sample(view.rgb, view.segmentation, tuple(things), {view.gauge.index: gauge} if gauge else {})
 
 
-def render_shard(camera, seeds, path: Path) -> None:
+def stamp_of(first_seed: int, quality: str) -> str:
+    """What a shard was made of: it tells shards of other scenes or another rendering, which must not mix, from ours."""
+    scene = repr(sample_scene(first_seed, gauge=first_seed % GAUGE_EVERY == 0))
+    return f"{quality} {hashlib.sha256(scene.encode()).hexdigest()[:16]}"
+
+
+def render_shard(camera, seeds, path: Path, quality: str = "fast") -> None:
     arrays, metas = {}, []
     for i, seed in enumerate(seeds):
         sample = sample_of(camera.render(sample_scene(seed, gauge=seed % GAUGE_EVERY == 0), depth=False))
@@ -94,8 +104,8 @@ def render_shard(camera, seeds, path: Path) -> None:
         labels = cv2.imencode(".png", (sample.labels + 1).astype(np.uint8))[1]
         arrays |= {f"rgb{i}": picture.ravel(), f"labels{i}": labels.ravel()}
         metas.append(dict(seed=seed, things=[asdict(t) for t in sample.things], gauge=sample.gauge))
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, metas=np.frombuffer(json.dumps(metas).encode(), np.uint8), **arrays)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez(temporary, metas=np.frombuffer(json.dumps(metas).encode(), np.uint8), stamp=stamp_of(seeds[0], quality), **arrays)
     temporary.rename(path)  # a shard exists whole or not at all
 
 
@@ -106,13 +116,27 @@ def render(out: Path, split: str, scenes: int, quality: str) -> None:
     started, done = time.time(), 0
     with SimCamera(*VIEW_SIZE, quality=quality) as camera:
         for shard in range((scenes + SHARD_VIEWS - 1) // SHARD_VIEWS):
-            path = out / f"{split}_{shard:05d}.npz"
+            path, first = out / f"{split}_{shard:05d}.npz", SPLIT_SEEDS[split] + shard * SHARD_VIEWS
             if path.exists():
+                with opened(path) as done_before:
+                    if str(done_before["stamp"]) != stamp_of(first, quality):
+                        raise ValueError(f"{path} is not of this rendering (--quality {quality}); give another --out, or delete it")
                 continue
-            first = SPLIT_SEEDS[split] + shard * SHARD_VIEWS
-            render_shard(camera, range(first, first + SHARD_VIEWS), path)
+            render_shard(camera, range(first, first + SHARD_VIEWS), path, quality)
             done += SHARD_VIEWS
             print(f"{path.name}: {done / (time.time() - started):.1f} views/s", flush=True)
+
+
+def opened(path: Path):
+    """A shard's arrays. Raises ValueError for one that was cut short, or whose scenes are drawn otherwise today."""
+    try:
+        shard = np.load(path)
+        first, stamp = json.loads(shard["metas"].tobytes())[0]["seed"], str(shard["stamp"])
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no whole shard of this program ({error}); delete it and render again") from None
+    if stamp != stamp_of(first, stamp.split()[0]):
+        raise ValueError(f"{path} shows other scenes than qwen3vl_ros.sim draws now; delete it and render again")
+    return shard
 
 
 class Views:
@@ -134,7 +158,7 @@ class Views:
         for path in sorted(self._folder.glob(f"{self._split}_*.npz")):
             if path.name in self._loaded or path.name.endswith(".tmp.npz") or (self._limit and len(self) >= self._limit):
                 continue
-            with np.load(path) as shard:
+            with opened(path) as shard:
                 for i, meta in enumerate(json.loads(shard["metas"].tobytes())):
                     if meta["gauge"]:
                         self._dials.append(len(self))
@@ -364,16 +388,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("action", choices=("render", "sheet"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--split", choices=tuple(SPLIT_SEEDS), default="train")
-    parser.add_argument("--scenes", type=int, default=20000)
+    parser.add_argument("--scenes", type=int, default=20000, help=f"rounded up to whole shards of {SHARD_VIEWS}")
     parser.add_argument("--quality", default="default", choices=("default", "fast"), help="rendering quality")
     args = parser.parse_args(argv)
-    if args.action == "render":
-        if not 0 < args.scenes <= SEEDS_PER_SPLIT:
-            parser.error(f"--scenes {args.scenes} must be 1 to {SEEDS_PER_SPLIT}, the seeds a split owns")
-        render(args.out, args.split, args.scenes, args.quality)
-    else:
-        sheet(args.out, args.split, args.out / "sheet.png")
-        print(args.out / "sheet.png")
+    if not 0 < args.scenes <= SEEDS_PER_SPLIT:
+        parser.error(f"--scenes {args.scenes} must be 1 to {SEEDS_PER_SPLIT}, the seeds a split owns")
+    try:
+        if args.action == "render":
+            render(args.out, args.split, args.scenes, args.quality)
+        else:
+            sheet(args.out, args.split, args.out / "sheet.png")
+            print(args.out / "sheet.png")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     return 0
 
 

@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -58,6 +58,16 @@ class Settings:
     dial_share: float = 0.3        # of the views are drawn among those with a dial; of the others a sixth has one too
     pool_batches: int = 96         # of features, kept while the tower is frozen: seeing again costs more than asking again
     pool_reuse: int = 4            # steps for each batch of new images then
+
+    def __post_init__(self):
+        for f in fields(self):
+            value, of = getattr(self, f.name), {"int": int, "float": (int, float)}[f.type]
+            if isinstance(value, bool) or not isinstance(value, of) or not 0 <= value < math.inf:
+                raise ValueError(f"setting {f.name} = {value!r} must be a number of 0 or more, of type {f.type}")
+            if f.name.endswith("_share") and value > 1:
+                raise ValueError(f"setting {f.name} = {value!r} is a share: 0 to 1")
+            if f.name in ("batch", "warmup_steps", "pool_batches", "pool_reuse") and value == 0:
+                raise ValueError(f"setting {f.name} must be 1 or more")
 
     def phase(self, step: int) -> tuple[str, int, int, float]:
         """(name, step within the phase, its steps, its peak rate)."""
@@ -166,6 +176,7 @@ class Run:
 
 def heads_of(folder: Path) -> Path:
     """Where the training heads of a checkpoint lie: beside it, because nobody who runs it needs them."""
+    folder = folder.resolve()
     return folder.with_name(f"{folder.name}_heads.safetensors")
 
 
@@ -189,14 +200,33 @@ def share_gradients(parameters, workers: int) -> None:
         at += g.numel()
 
 
-def train(rank: int, workers: int, args: argparse.Namespace) -> None:
+def chosen_settings(run: Path, changes: str) -> Settings:
+    """Those the run was last trained with, or the defaults, with changes, a JSON object. Raises ValueError."""
+    try:
+        changed = json.loads(changes)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--set {changes!r} is no JSON: {error}") from None
+    known = [f.name for f in fields(Settings)]
+    if not isinstance(changed, dict) or (unknown := sorted(changed.keys() - known)):
+        raise ValueError(f"--set {changes!r} must be a JSON object of settings"
+                         + (f"; there is no {', '.join(unknown)}, only {', '.join(known)}" if isinstance(changed, dict) else ""))
+    saved = {}
+    if (run / "last.pt").exists():
+        saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True, mmap=True)["settings"]
+        saved = {k: v for k, v in saved.items() if k in known}
+        for k, v in changed.items():
+            if v != saved.get(k, v):
+                print(f"{k}: {saved[k]} until now, {v} from here on", flush=True)
+    return Settings(**saved | changed)
+
+
+def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings) -> None:
     if workers > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ["MASTER_PORT"] = str(args.port)
         dist.init_process_group("gloo", rank=rank, world_size=workers)
     torch.set_num_threads(max(1, args.threads // workers))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = replace(Settings(), **json.loads(args.set))
     from text import PackedText, special_ids
     run = Run(settings, args.run, device, special_ids())
     if (args.run / "last.pt").exists():
@@ -250,6 +280,8 @@ def train(rank: int, workers: int, args: argparse.Namespace) -> None:
         if math.isfinite(float(norm)):
             for optimiser in run.optimisers:
                 optimiser.step()
+        else:
+            parts = parts | dict(skipped=1.0)
         run.step += 1
         run.images += settings.batch
         for k, v in (parts | dict(loss=float(loss.detach()))).items():
@@ -342,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of shards written by data.py")
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints and logs; resumed if it has one")
-    parser.add_argument("--set", default="{}", help='settings to change, as JSON: {"vision_steps": 4000}')
+    parser.add_argument("--set", default="{}", help='settings to change, as JSON: {"vision_steps": 4000}; a run keeps its own')
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch (CPU)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads over all workers")
     parser.add_argument("--log-every", type=int, default=25)
@@ -362,11 +394,25 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not args.data:
         parser.error("--data is needed to train: the folder that model/data.py wrote")
-    args.run.mkdir(parents=True, exist_ok=True)
+    if args.start and (args.run / "last.pt").exists():
+        parser.error(f"--start begins a new run, but {args.run} holds one; give another --run, or leave --start out to go on")
+    if args.start and not all((args.start / name).exists() for name in ("model.safetensors", "tokenizer.json")):
+        parser.error(f"--start {args.start} is no checkpoint: it needs model.safetensors and tokenizer.json")
+    if min(args.workers, args.threads, args.log_every, args.save_every) < 1:
+        parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
+    try:
+        settings = chosen_settings(args.run, args.set)
+        for split in ("train", "val"):
+            Views(args.data, split, limit=1)
+        args.run.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    if settings.batch % args.workers or settings.mosaics % args.workers:
+        parser.error(f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics")
     if args.workers == 1:
-        train(0, 1, args)
+        train(0, 1, args, settings)
     else:
-        torch.multiprocessing.spawn(train, (args.workers, args), nprocs=args.workers)
+        torch.multiprocessing.spawn(train, (args.workers, args, settings), nprocs=args.workers)
     return 0
 
 

@@ -259,6 +259,30 @@ def test_auroc(scores, expected):
     assert evaluate.auroc(scores) == expected
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (["--set", "{"], "is no JSON"), (["--set", "[]"], "must be a JSON object"), (["--set", '{"step": 1}'], "there is no step, only seed"),
+    (["--set", '{"batch": "4"}'], "batch = '4' must be a number"), (["--set", '{"batch": 0}'], "batch must be 1 or more"),
+    (["--set", '{"joint_rate": -1}'], "joint_rate = -1"), (["--set", '{"chinese_share": 7}'], "0 to 1"),
+    (["--workers", "3"], "--workers 3 must divide the batch of 16"), (["--workers", "0"], "must be 1 or more"),
+    (["--start", "nowhere"], "no checkpoint"), (["--data", "nowhere"], "no train shards in nowhere; make them with"),
+    (["--data", "cut"], "train_00000.npz is no whole shard"), (["--data", "stale"], "shows other scenes"), ([], "--data is needed")])
+def test_wrong_arguments_of_training_are_refused_by_name(tmp_path, monkeypatch, capsys, arguments, said):
+    import train_embedded
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "cut", "stale"):
+        (tmp_path / folder).mkdir()
+        for split, first in (("train", data.SPLIT_SEEDS["train"]), ("val", data.SPLIT_SEEDS["val"])):
+            stamp = data.stamp_of(first + (folder == "stale"), "fast")
+            metas = np.frombuffer(json.dumps([dict(seed=first, things=[], gauge=None)]).encode(), np.uint8)
+            np.savez(tmp_path / folder / f"{split}_00000.npz", metas=metas, stamp=stamp, rgb0=np.zeros(1), labels0=np.zeros(1))
+    whole = (tmp_path / "cut/train_00000.npz").read_bytes()
+    (tmp_path / "cut/train_00000.npz").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(SystemExit) as ended:
+        train_embedded.main(["--run", "run", *(["--data", "data"] if arguments and "--data" not in arguments else []), *arguments])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
 class Scripted:
     """An engine that knows its answers by the prompt; what it does not know it answers by `otherwise`."""
 
@@ -309,6 +333,9 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
                                     "--set", json.dumps(steps | dict(joint_steps=joint)), *more])
 
     assert command(1) == 0
+    with pytest.raises(SystemExit):
+        command(1, "--start", str(tmp_path / "run"))
+    steps.clear()  # the run knows them
     assert command(3) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     trained = [r for r in rows if r["phase"] != "val"]

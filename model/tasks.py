@@ -51,7 +51,7 @@ class Language:
 
     def fill(self, template: str, a: str, b: str = "", relation: str = "") -> str:
         said = template.format(a=self.name(a), b=self.name(b), relation=self.words.get(relation, relation))
-        return re.sub(r"\ba (?=[aeiou])", "an ", said)
+        return re.sub(r"\ba (?=[aeiou])", "an ", said)  # an orange cube
 
     def literals(self) -> list[str]:
         """Its words and what stands between them in its questions."""

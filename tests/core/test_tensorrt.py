@@ -170,8 +170,9 @@ def _logits(directory):
 def test_quantised_graphs_say_nearly_the_same_with_fewer_bytes(tools, tmp_path):
     pytest.importorskip("onnxruntime")
     sizes = {p: _decoder(tools, tmp_path / p, p) for p in ("fp16", "fp8", "int4")}
-    plain = _logits(tmp_path / "fp16")
-    errors = {p: float(np.abs(_logits(tmp_path / p) - plain).max() / np.abs(plain).max()) for p in ("fp8", "int4")}
+    plain = _logits(tmp_path / "fp16").astype(np.float64)
+    # Over all logits: the largest single one moves by what this very checkpoint makes of random tokens.
+    errors = {p: np.linalg.norm(_logits(tmp_path / p) - plain) / np.linalg.norm(plain) for p in ("fp8", "int4")}
     assert 0 < errors["fp8"] < 0.1 and errors["fp8"] < errors["int4"] < 0.5
     linears = sizes["fp8"]["FLOAT8E4M3FN"]
     assert sizes["int4"]["INT4"] * 2 == linears

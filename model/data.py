@@ -90,16 +90,20 @@ def sample_of(view) -> Sample:
     return Sample(view.rgb, view.segmentation, tuple(things), {view.gauge.index: gauge} if gauge else {})
 
 
+def scene_of(seed: int) -> SceneSpec:
+    """The scene of a seed, in every split and in model/evaluate.py."""
+    return sample_scene(seed, gauge=seed % GAUGE_EVERY == 0)
+
+
 def stamp_of(first_seed: int, quality: str) -> str:
     """What a shard was made of: it tells shards of other scenes or another rendering, which must not mix, from ours."""
-    scene = repr(sample_scene(first_seed, gauge=first_seed % GAUGE_EVERY == 0))
-    return f"{quality} {hashlib.sha256(scene.encode()).hexdigest()[:16]}"
+    return f"{quality} {hashlib.sha256(repr(scene_of(first_seed)).encode()).hexdigest()[:16]}"
 
 
-def render_shard(camera, seeds, path: Path, quality: str = "fast") -> None:
+def render_shard(camera, seeds, path: Path, quality: str) -> None:
     arrays, metas = {}, []
     for i, seed in enumerate(seeds):
-        sample = sample_of(camera.render(sample_scene(seed, gauge=seed % GAUGE_EVERY == 0), depth=False))
+        sample = sample_of(camera.render(scene_of(seed), depth=False))
         picture = cv2.imencode(".jpg", sample.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97])[1]
         labels = cv2.imencode(".png", (sample.labels + 1).astype(np.uint8))[1]
         arrays |= {f"rgb{i}": picture.ravel(), f"labels{i}": labels.ravel()}

@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cv2
 import numpy as np
 
-from data import GAUGE_EVERY, sample_of
+from data import KIND_IDS, sample_of, scene_of
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.demo.score import Answer, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.engine import load_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
-from qwen3vl_ros.sim.scenes import COLOURS, KINDS, sample_scene
+from qwen3vl_ros.sim.scenes import COLOURS, KINDS
 from qwen3vl_ros.types import Frame, MalformedAnswer, PerceptionError, Request, Scene, Task
 from tasks import LANGUAGES, Asker, Language, Question
 
@@ -108,7 +108,7 @@ class Evaluation:
 
     def _detect(self, frame: Frame, view, seed: int) -> None:
         """All objects of all kinds: recall, precision, IoU, and whether the score knows."""
-        kinds = tuple(map(self.language.name, (*KINDS, "gauge")))
+        kinds = tuple(map(self.language.name, KIND_IDS))
         scene = self._run(frame, Request(kinds))
         truths = [TruthObject(self.language.name(t.kind), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
                   for t in view.truths]
@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     with SimCamera() as camera:
         for i in range(args.scenes):
             seed = FIRST_SEED + args.seed + i
-            evaluation.scene(camera.render(sample_scene(seed, gauge=seed % GAUGE_EVERY == 0)), seed)
+            evaluation.scene(camera.render(scene_of(seed)), seed)
             if (i + 1) % 25 == 0:
                 print(f"{i + 1} of {args.scenes} scenes", file=sys.stderr, flush=True)
     engine.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data import COLOUR_IDS, Sample, Thing
+from data import COLOUR_IDS, KIND_IDS, Sample, Thing
 from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
 from qwen3vl_ros.types import Request, Task
@@ -143,8 +143,8 @@ class Asker:
         self.gauges = [i for i in seen if i not in self.named]
         # Something seen less than that could be meant or not: no count, yes or no hangs on it.
         hidden = [i for i, t in enumerate(sample.things) if i not in seen and t.visibility > 0]
-        self.doubtful = {self.thing(i).kind for i in hidden} | {self.name(i) for i in hidden if self.thing(i).kind != "gauge"}
-        self.dial = next((i for i, t in enumerate(sample.things) if t.kind == "gauge" and t.visibility > 0.85), None)
+        self.doubtful = {self.thing(i).kind for i in hidden} | {self.name(i) for i in hidden}
+        self.dial = next((i for i in self.gauges if self.thing(i).visibility > 0.85), None)
 
     # -- small truths ------------------------------------------------------------------------------------------
 
@@ -175,10 +175,13 @@ class Asker:
         names = [self.name(i) for i, t in enumerate(self.sample.things) if t.kind != "gauge" and t.visibility > 0]
         return [i for i in self.named if names.count(self.name(i)) == 1]
 
+    def is_absent(self, phrase: str) -> bool:
+        return not self.matching(phrase) and phrase not in self.doubtful
+
     def absent_phrase(self) -> str:
         while True:
             phrase = f"{self.rng.choice(list(COLOURS))} {self.rng.choice(KINDS)}"
-            if not self.matching(phrase) and phrase not in self.doubtful:
+            if self.is_absent(phrase):
                 return phrase
 
     def relation(self, a: int, b: int) -> dict[str, bool | None]:
@@ -204,7 +207,7 @@ class Asker:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def categories(self) -> Question:
-        kinds = (*KINDS, "gauge")
+        kinds = tuple(KIND_IDS)
         if self.rng.random() < 0.3:
             targets = list(kinds[:self.rng.integers(len(KINDS), len(kinds) + 1)])
         else:
@@ -223,7 +226,7 @@ class Asker:
         return self._boxes("categories", targets, items) if len(targets) > 1 else None
 
     def absent(self) -> Question | None:
-        kinds = [k for k in (*KINDS, "gauge") if not self.matching(k) and k not in self.doubtful]
+        kinds = [k for k in KIND_IDS if self.is_absent(k)]
         if kinds and self.rng.random() < 0.5:
             targets = [str(k) for k in self.rng.permutation(kinds)[:self.rng.integers(1, len(kinds) + 1)]]
         else:

@@ -160,13 +160,13 @@ class Run:
         from text import tokenizer
         from tokenizers import Tokenizer
 
-        embedding = self.model.get_input_embeddings().weight.detach().clone()
+        embedding = self.model.get_input_embeddings().weight.data
+        fresh = embedding.clone()
         self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
-        theirs, ours = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer().get_vocab()
-        shared = [(ours[token], i) for token, i in theirs.get_vocab().items() if token in ours]
-        ours_at, theirs_at = torch.tensor(shared).T
-        embedding[ours_at] = self.model.get_input_embeddings().weight.detach()[theirs_at]
-        self.model.get_input_embeddings().weight.data.copy_(embedding)
+        theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        ours_at, theirs_at = torch.tensor([(i, theirs[token]) for token, i in tokenizer().get_vocab().items() if token in theirs]).T
+        fresh[ours_at] = embedding[theirs_at]
+        embedding.copy_(fresh)
         self.model.tie_weights()
         if (path := heads_of(folder)).exists():
             saved = load_file(path)

@@ -82,7 +82,7 @@ def test_dense_targets_name_the_thing_under_the_token(samples):
 def dials(tmp_path_factory) -> data.Views:
     folder = tmp_path_factory.mktemp("dials")
     with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
-        data.render_shard(camera, range(1_000_002, 1_000_032, 6), folder / "train_00000.npz")
+        data.render_shard(camera, range(1_000_002, 1_000_032, 6), folder / "train_00000.npz", "fast")
     return data.Views(folder, "train")
 
 
@@ -303,15 +303,14 @@ def test_evaluation_calls_right_answers_right_and_wrong_ones_wrong(language):
             asker, questions = truth.questions(view, seed)
             answers = truth.perception.engine.answers
             answers.update((q.prompt, q.answer) for q in questions.values())
-            kinds = (*data.KINDS, "gauge")
             named = [(i, language.name(asker.thing(i).kind)) for i in asker.named + asker.gauges]
-            answers[prompt_for(Request(tuple(map(language.name, kinds))))] = tasks.box_list(asker.sample, named)[0]
+            answers[prompt_for(Request(tuple(map(language.name, data.KIND_IDS))))] = tasks.box_list(asker.sample, named)[0]
             for evaluation in (truth, wrong, rubbish):
                 evaluation.scene(view, seed)
     rows = {"precision_50", "recall_50", *evaluate.QUESTIONS.values()}
     assert truth.tally.right.keys() == rows and all(all(values) for values in truth.tally.right.values())
     assert truth.tally.malformed == 0 and np.mean(truth.tally.ious) > 0.95 and max(truth.tally.gauge_errors) < 1
-    assert not any(any(values) for row, values in wrong.tally.right.items())
+    assert not any(map(any, wrong.tally.right.values()))
     assert rubbish.tally.malformed == rubbish.tally.answers and not any(map(any, rubbish.tally.right.values()))
 
 
@@ -325,7 +324,7 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
     with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
         for split in ("train", "val"):
             first = data.SPLIT_SEEDS[split]
-            data.render_shard(camera, range(first, first + 20), shards / f"{split}_00000.npz")
+            data.render_shard(camera, range(first, first + 20), shards / f"{split}_00000.npz", "fast")
     steps = dict(vision_steps=2, language_steps=2, batch=2, mosaics=1, pack_tokens=128)
 
     def command(joint: int, *more: str) -> int:

@@ -391,7 +391,7 @@ class Asker:
         return getattr(self, str(self.rng.choice(names, p=weights)))()
 
 
-_SHARES = dict(categories=24, phrases=12, absent=8, locate=12, locate_twins=10, locate_extreme=3, locate_relation=5, points=8,
+_SHARES = dict(categories=24, phrases=12, absent=8, locate=12, locate_twins=10, locate_extreme=3, locate_relation=9, points=8,
                count=9, exists=8, compare=11, nearest=10, pick_place=9)
 MIXTURE = {k: v / sum(_SHARES.values()) for k, v in _SHARES.items()}
 

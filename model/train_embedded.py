@@ -220,6 +220,13 @@ def chosen_settings(run: Path, changes: str) -> Settings:
     return Settings(**saved | changed)
 
 
+def note(folder: Path, row: dict) -> None:
+    """A row for RUN/log.jsonl and for who is watching."""
+    with (folder / "log.jsonl").open("a") as log:
+        print(json.dumps(row), file=log)
+    print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+
+
 def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings) -> None:
     if workers > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -238,7 +245,6 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     held_out = [plain(unseen[i]) for i in range(min(len(unseen), 200))]
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
     rng = np.random.default_rng([settings.seed, run.step, rank])
-    log = (args.run / "log.jsonl").open("a") if rank == 0 else None
     share = settings.batch // workers
     pool: list[tuple] = []
     sums: dict[str, float] = {}
@@ -295,15 +301,13 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
             run.seconds += elapsed
             row = dict(step=run.step, phase=name, rate=settings.rate(run.step), images=run.images, seconds=round(run.seconds),
                        images_per_s=round(count * settings.batch / elapsed, 1), **{k: round(v / count, 4) for k, v in sums.items()})
-            print(json.dumps(row), file=log, flush=True)
-            print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+            note(args.run, row)
             sums, clock, logged = {}, time.time(), run.step
         if run.step % args.save_every == 0 or settings.phase(run.step)[0] != name:
             run.save()
             draw_curves(args.run)
             row = dict(step=run.step, phase="val", **validate(run, held_out, packer))
-            print(json.dumps(row), file=log, flush=True)
-            print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+            note(args.run, row)
     if rank == 0:
         run.save()
 

@@ -18,6 +18,7 @@ import sys
 import time
 import zipfile
 import zlib
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -131,16 +132,18 @@ def render(out: Path, split: str, scenes: int, quality: str) -> None:
             print(f"{path.name}: {done / (time.time() - started):.1f} views/s", flush=True)
 
 
+@contextmanager
 def opened(path: Path):
     """A shard's arrays. Raises ValueError for one that was cut short, or whose scenes are drawn otherwise today."""
-    try:
-        shard = np.load(path)
-        first, stamp = json.loads(shard["metas"].tobytes())[0]["seed"], str(shard["stamp"])
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no whole shard of this program ({error}); delete it and render again") from None
-    if stamp != stamp_of(first, stamp.split()[0]):
-        raise ValueError(f"{path} shows other scenes than qwen3vl_ros.sim draws now; delete it and render again")
-    return shard
+    with path.open("rb") as file:  # np.load would leave a file that it refuses open
+        try:
+            shard = np.load(file)
+            first, stamp = json.loads(shard["metas"].tobytes())[0]["seed"], str(shard["stamp"])
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is no whole shard of this program ({error}); delete it and render again") from None
+        if stamp != stamp_of(first, stamp.split()[0]):
+            raise ValueError(f"{path} shows other scenes than qwen3vl_ros.sim draws now; delete it and render again")
+        yield shard
 
 
 class Views:

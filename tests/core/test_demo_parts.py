@@ -361,10 +361,11 @@ def test_children_do_not_outlive_a_killed_demo(tmp_path):
         f"c = Children(Path({str(tmp_path)!r}))\n"
         f"print(c.start('child', [sys.executable, '-c', {SLEEPER!r}]), flush=True)\ntime.sleep(600)"
     )
-    demo = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    pid = int(demo.stdout.readline())
-    wait_until(lambda: "ready" in (tmp_path / "child.log").read_text())
-    assert lives(pid)
-    os.kill(demo.pid, signal.SIGKILL)
-    demo.wait()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            pid = int(demo.stdout.readline())
+            wait_until(lambda: "ready" in (tmp_path / "child.log").read_text())
+            assert lives(pid)
+        finally:
+            demo.kill()
     wait_until(lambda: not lives(pid))

@@ -46,25 +46,11 @@ class Run:
 
         domain, self.lock = claim_domain()
         self.mark, self.out = uuid.uuid4().hex, folder / "out"
-        self.popen = subprocess.Popen(
-            [
-                sys.executable,
-                "-u",
-                str(HERE / "demo_with_engine.py"),
-                engine,
-                "--domain",
-                str(domain),
-                "--output",
-                str(self.out),
-                "--motion",
-                "static",
-                *arguments,
-            ],
-            stdout=open(folder / "stdout", "wb"),
-            stderr=open(folder / "stderr", "wb"),
-            env={**os.environ, "DEMO_MARK": self.mark},
-        )
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
+        command = [sys.executable, "-u", str(HERE / "demo_with_engine.py"), engine, "--domain", str(domain),
+                   "--output", str(self.out), "--motion", "static", *arguments]
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.popen = subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, "DEMO_MARK": self.mark})
 
     @property
     def stdout(self) -> str:

@@ -264,7 +264,8 @@ def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(tools, t
     build(86, 89, 120)
     assert len(lines) == 3 and all("already built" in line for line in lines)
     bundle = read_bundle(out)
-    assert 0 < bundle.parity["logits"] < 0.5 and 0 < bundle.parity["vision"] < 0.01  # weights in 4 bits, and in 16
+    # Weights in 16 bits, and in 4: how far those move this checkpoint's logits is its own matter.
+    assert 0 < bundle.parity["vision"] < 0.01 < bundle.parity["logits"] < 1
     assert bundle.version == trt.__version__ and bundle.precision == "int4" and bundle.dtype == "float16"
     with pytest.raises(EngineError, match="this GPU is SM 90"):
         bundle.require("tensorrt_rtx", trt.__version__, 90)

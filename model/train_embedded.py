@@ -306,8 +306,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         if run.step % args.save_every == 0 or settings.phase(run.step)[0] != name:
             run.save()
             draw_curves(args.run)
-            row = dict(step=run.step, phase="val", **validate(run, held_out, packer))
-            note(args.run, row)
+            note(args.run, dict(step=run.step, phase="val", **validate(run, held_out, packer)))
     if rank == 0:
         run.save()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import cv2
 import numpy as np
@@ -16,9 +17,10 @@ from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
 from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
-from qwen3vl_ros.demo.processes import ChildDied, Children
+from qwen3vl_ros.demo.processes import ChildDied, Children, Interrupts
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
 from qwen3vl_ros.demo.report import Log, table, write_transcript
+from qwen3vl_ros.demo.run import Demo
 from qwen3vl_ros.demo.score import Answer, Tally, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, InvalidInput
 
@@ -182,6 +184,18 @@ def test_the_table_has_a_dash_where_nothing_was_measured():
     log.add_truth(1, (CUBE,))
     row = next(line for line in table(log).splitlines() if "red cube" in line)
     assert row.split()[:7] == ["1", "0", "0/0", "0", "-", "-", "0/0"]
+
+
+def test_the_clock_starts_with_the_first_truth(tmp_path):
+    demo = Demo(Namespace(seconds=2.0), tmp_path, Interrupts())
+    second = 1_000_000_000
+    demo._on_answer(Answer(5 * second, ("cube",)), None)  # the truth of its image was sent before anyone listened
+    demo._on_truth(6 * second, (CUBE,))
+    for at in (5, 6, 9):
+        demo._on_answer(Answer(at * second, ("cube",)), None)
+    assert demo.log.total.answers == 1 and demo.log.unscored == 0
+    demo._on_answer(Answer(7 * second, ("cube",)), None)  # a truth lost on the way is another matter
+    assert demo.log.total.answers == demo.log.unscored == 1
 
 
 def test_a_transcript_replaces_only_what_is_between_the_marks(tmp_path):

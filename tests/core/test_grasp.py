@@ -363,7 +363,7 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
-@pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's: of a division by zero, of a mean of nothing
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of a file that another test left open
 def test_no_depth_image_breaks_lifting_or_grasping(seed):
     rng = np.random.default_rng(seed)
     height, width = int(rng.integers(2, 200)), int(rng.integers(2, 260))

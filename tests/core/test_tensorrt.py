@@ -168,8 +168,8 @@ def _logits(directory):
     return session.run(["logits"], {**feeds, **cache})[0].astype(np.float64)
 
 
-def _quantizer(tools, precision):
-    return {"fp8": tools.quantize._to_fp8, "int4": tools.quantize._to_int4}[precision]
+def _quantized(tools, precision, weight):
+    return getattr(tools.quantize, f"_to_{precision}")("w", weight, np.dtype(np.float16))
 
 
 def _back(quantized, shape):
@@ -188,15 +188,15 @@ def _back(quantized, shape):
 def test_a_quantised_graph_says_what_the_rounded_weights_say(tools, tmp_path, precision):
     """How far rounding moves the logits is the checkpoint's matter; that nothing else moves them is the graph's."""
     pytest.importorskip("onnxruntime")
-    numpy_file = pytest.importorskip("safetensors.numpy")
+    from safetensors.numpy import load_file, save_file
+
     shutil.copytree(embedded_model_dir(), tmp_path / "rounded")
-    weights = numpy_file.load_file(tmp_path / "rounded" / "model.safetensors")
+    weights = load_file(tmp_path / "rounded" / "model.safetensors")
     for name, weight in weights.items():
         if name.startswith("model.language_model.layers.") and weight.ndim == 2:
-            weight = weight.astype(np.float32)
-            quantized = _quantizer(tools, precision)(name, weight, np.dtype(np.float16))
+            quantized = _quantized(tools, precision, weight.astype(np.float32))
             weights[name] = _back(quantized, weight.shape).astype(np.float16)
-    numpy_file.save_file(weights, tmp_path / "rounded" / "model.safetensors")
+    save_file(weights, tmp_path / "rounded" / "model.safetensors")
     _decoder(tools, tmp_path / "plain", "fp16")
     _decoder(tools, tmp_path / "expected", "fp16", tmp_path / "rounded")
     _decoder(tools, tmp_path / "quantised", precision)
@@ -217,7 +217,7 @@ def test_a_quantised_weight_is_off_by_half_a_step_at_most(tools, precision):
     rng = np.random.default_rng(0)
     weight = (rng.standard_normal((6, 256)) * np.geomspace(1e-3, 10, 6)[:, None]).astype(np.float32)
     weight[2] = 0
-    quantized = _quantizer(tools, precision)("w", weight, np.dtype(np.float16))
+    quantized = _quantized(tools, precision, weight)
     scale = quantized.scale.astype(np.float32)
     if precision == "int4":
         allowed = np.repeat(scale, 128, 1) * 0.51 * 1.01

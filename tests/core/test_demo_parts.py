@@ -17,7 +17,7 @@ from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
 from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
-from qwen3vl_ros.demo.processes import ChildDied, Children, Interrupts
+from qwen3vl_ros.demo.processes import ChildDied, Children
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
 from qwen3vl_ros.demo.report import Log, table, write_transcript
 from qwen3vl_ros.demo.run import Demo
@@ -187,7 +187,7 @@ def test_the_table_has_a_dash_where_nothing_was_measured():
 
 
 def test_the_clock_starts_with_the_first_truth(tmp_path):
-    demo = Demo(Namespace(seconds=2.0), tmp_path, Interrupts())
+    demo = Demo(Namespace(seconds=2.0), tmp_path, interrupts=None)
     second = 1_000_000_000
     demo._on_answer(Answer(5 * second, ("cube",)), None)  # the truth of its image was sent before anyone listened
     demo._on_truth(6 * second, (CUBE,))

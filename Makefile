@@ -22,7 +22,7 @@ demo:
 
 test: export EXTRAS := reference model test
 test:
-	@$(ENV) && exec python -m pytest tests $(ARGS)
+	@$(ENV) && ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
 
 bench: export EXTRAS := reference model bench
 bench:

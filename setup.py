@@ -24,9 +24,7 @@ def requirements(name):
 
 def shared(*patterns):
     """data_files entries under share/qwen3vl_ros, as colcon installs them."""
-    files = sorted(
-        path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()
-    )
+    files = sorted(path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
     folders = {path.parent for path in files}
     return [
         (f"share/qwen3vl_ros/{folder}", [str(path) for path in files if path.parent == folder])

@@ -45,7 +45,9 @@ class Picture:
 
 def pictures(motion: str, count: int, rate_hz: float, noise: float) -> list[Picture]:
     rng, taken, before = np.random.default_rng(0), [], {}
-    with SimStream(FIRST_SEED, motion, SCENE_S, OBJECTS, rate_hz, width=SIZE[0], height=SIZE[1], quality="fast") as camera:
+    with SimStream(
+        FIRST_SEED, motion, SCENE_S, OBJECTS, rate_hz, width=SIZE[0], height=SIZE[1], quality="fast"
+    ) as camera:
         for _, view, scene in camera.frames(count / rate_hz):
             boxes = {(scene.seed, t.index): np.array(t.box_xyxy_px) for t in view.truths}
             steps = [np.abs(boxes[k] - before[k]).max() for k in boxes.keys() & before.keys()]
@@ -123,8 +125,11 @@ def measure_prefix(engine: Engine, taken: list[Picture]) -> dict:
                 said = engine.generate([picture.rgb], QUESTIONS[1])
             read.append(said.prompt_tokens - said.reused_tokens)
             ms.append(1e3 * said.prefill_s)
-        found[name] = {"prompt_tokens": said.prompt_tokens, "tokens_read": int(np.median(read)),
-                       "prefill_ms": round(float(np.median(ms)), 2)}
+        found[name] = {
+            "prompt_tokens": said.prompt_tokens,
+            "tokens_read": int(np.median(read)),
+            "prefill_ms": round(float(np.median(ms)), 2),
+        }
     engine.generation = limits
     return found
 
@@ -134,8 +139,10 @@ def hardware() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return (f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores{load}; "
-            f"Python {platform.python_version()}, NumPy {np.__version__}")
+    return (
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores{load}; "
+        f"Python {platform.python_version()}, NumPy {np.__version__}"
+    )
 
 
 def main() -> int:
@@ -147,12 +154,30 @@ def main() -> int:
     options = parser.parse_args()
     config = from_flat({"engine": options.engine})
     engines = load_engine(config), load_engine(config)
-    print(f"hardware: {hardware()}\nengine: {engines[0].info.runtime} on {engines[0].info.device}, {engines[0].info.dtype}, "
-          f"{engines[0].info.parameters / 1e6:.1f} million weights; {engines[0].info.why}")
-    print(f"input: {options.frames} pictures of {SIZE[0]}x{SIZE[1]} at {options.rate_hz:g} Hz in each stream, "
-          f"{OBJECTS} objects, a new scene every {SCENE_S:g} s, noise of {options.noise:g} grey levels\n")
-    columns = ("tokens", "changed_answers", "moved_px_p50", "passes_off", "passes_on", "passes_ratio", "wall_ms_off",
-               "wall_ms_on", "time_ratio", "cpu_time_ratio", "decode_time_ratio", "drafted", "accepted", "lossless")
+    print(
+        f"hardware: {hardware()}\nengine: {engines[0].info.runtime} on {engines[0].info.device}, {engines[0].info.dtype}, "
+        f"{engines[0].info.parameters / 1e6:.1f} million weights; {engines[0].info.why}"
+    )
+    print(
+        f"input: {options.frames} pictures of {SIZE[0]}x{SIZE[1]} at {options.rate_hz:g} Hz in each stream, "
+        f"{OBJECTS} objects, a new scene every {SCENE_S:g} s, noise of {options.noise:g} grey levels\n"
+    )
+    columns = (
+        "tokens",
+        "changed_answers",
+        "moved_px_p50",
+        "passes_off",
+        "passes_on",
+        "passes_ratio",
+        "wall_ms_off",
+        "wall_ms_on",
+        "time_ratio",
+        "cpu_time_ratio",
+        "decode_time_ratio",
+        "drafted",
+        "accepted",
+        "lossless",
+    )
     print(" " * 12 + "".join(f"{part:>10}" for part in (c.rpartition("_")[0] for c in columns)))
     print(" " * 12 + "".join(f"{part:>10}" for part in (c.rpartition("_")[2] for c in columns)))
     results = {}
@@ -164,10 +189,21 @@ def main() -> int:
     print(f"\n{'what is read of a prompt':28}{'tokens':>8}{'read':>6}{'ms':>8}")
     for name, r in results["prefix"].items():
         print(f"{name:28}{r['prompt_tokens']:8}{r['tokens_read']:6}{r['prefill_ms']:8.1f}")
-    print("tokens, passes, drafted and accepted: means of an answer; wall ms: medians; ratios: sums off over sums on; "
-          "changed: answers\nunlike the one before; moved: median of the boxes that moved, from picture to picture\n")
-    print(json.dumps({**results, "engine": options.engine, "rate_hz": options.rate_hz, "noise": options.noise,
-                      "hardware": hardware()}))
+    print(
+        "tokens, passes, drafted and accepted: means of an answer; wall ms: medians; ratios: sums off over sums on; "
+        "changed: answers\nunlike the one before; moved: median of the boxes that moved, from picture to picture\n"
+    )
+    print(
+        json.dumps(
+            {
+                **results,
+                "engine": options.engine,
+                "rate_hz": options.rate_hz,
+                "noise": options.noise,
+                "hardware": hardware(),
+            }
+        )
+    )
     return 0 if all(results[motion]["lossless"] for motion in MOTIONS) else 1
 
 

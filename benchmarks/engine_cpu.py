@@ -73,7 +73,7 @@ def pictures(count: int) -> tuple[list[np.ndarray], str]:
         for _ in range(count):
             picture = np.full((*SIZE[::-1], 3), 160, np.uint8)
             for x, y, w, h in rng.integers((0, 0, 40, 40), (560, 400, 120, 120), (5, 4)):
-                picture[y:y + h, x:x + w] = rng.integers(0, 256, 3)
+                picture[y : y + h, x : x + w] = rng.integers(0, 256, 3)
             made.append(picture)
         return made, "coloured boxes"
     with SimCamera(*SIZE, quality="fast") as camera:
@@ -102,11 +102,17 @@ def peer_answer() -> Callable:
         x = prepare(PROMPT, [picture])
         ids = torch.from_numpy(x.ids)[None]
         said = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=torch.from_numpy(x.pixels),
-            image_grid_thw=torch.from_numpy(x.grid), mm_token_type_ids=(ids == prepare.tokens.image_id).int(),
-            do_sample=False, use_cache=True, max_new_tokens=longest)[0, ids.shape[1]:].tolist()
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=torch.from_numpy(x.pixels),
+            image_grid_thw=torch.from_numpy(x.grid),
+            mm_token_type_ids=(ids == prepare.tokens.image_id).int(),
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=longest,
+        )[0, ids.shape[1] :].tolist()
         stop = [i for i, token in enumerate(said) if token in prepare.tokens.stop_ids]
-        return said[:stop[0]] if stop else said
+        return said[: stop[0]] if stop else said
 
     return answer
 
@@ -114,7 +120,7 @@ def peer_answer() -> Callable:
 def require_same(ours, peer: list[int], picture: int) -> None:
     """Ours leaves out white space around the answer, so its tokens lie within the peer's."""
     tokens = list(ours.token_ids)
-    inside = any(peer[i:i + len(tokens)] == tokens for i in range(len(peer) - len(tokens) + 1))
+    inside = any(peer[i : i + len(tokens)] == tokens for i in range(len(peer) - len(tokens) + 1))
     if ours.generated_tokens != len(peer) or not inside:
         raise SystemExit(f"picture {picture}: the answers differ\nours {tokens}\npeer {peer}")
 
@@ -178,38 +184,62 @@ def main() -> None:
     shown, source = pictures(options.pictures + 1)
     own, peers, answers = measure(shown)
     tokens = [said.generated_tokens for said in answers]
-    stages = [1e3 * np.median([getattr(said, name) for said in answers])
-              for name in ("preprocess_s", "prefill_s", "decode_s")]
+    stages = [
+        1e3 * np.median([getattr(said, name) for said in answers]) for name in ("preprocess_s", "prefill_s", "decode_s")
+    ]
     threads, peer = min(peers.items(), key=lambda item: item[1].of(50))
     least = min(peers.values(), key=lambda timer: timer.cpu)
     # Picture by picture, because answers differ in length and a machine in load.
     ratio = float(np.median(np.divide(peer.wall_ms, own.wall_ms)))
     cpu_ratio = float(np.median(np.divide(least.cpu_ms, own.cpu_ms)))
-    print(f"hardware: {machine}; onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, transformers "
-          f"{transformers.__version__}")
-    print(f"input: {len(tokens)} pictures ({source}), 640x480, {np.mean(tokens):.0f} tokens an answer; "
-          "token ids equal\n")
+    print(
+        f"hardware: {machine}; onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
+    print(
+        f"input: {len(tokens)} pictures ({source}), 640x480, {np.mean(tokens):.0f} tokens an answer; token ids equal\n"
+    )
     print(f"{'image to answer, milliseconds':36}{'best':>9}{'p50':>9}{'p95':>9}{'cpu p50':>9}")
-    rows = [("ours, onnxruntime", own),
-            *((f"transformers generate, {n} thread{'s' * (n > 1)}", t) for n, t in peers.items())]
+    rows = [
+        ("ours, onnxruntime", own),
+        *((f"transformers generate, {n} thread{'s' * (n > 1)}", t) for n, t in peers.items()),
+    ]
     for name, timer in rows:
         print(f"{name:36}{timer.of(0):9.1f}{timer.of(50):9.1f}{timer.of(95):9.1f}{timer.cpu:9.1f}")
     print("of ours, p50: pixels and words {:.1f}, seeing and reading {:.1f}, saying {:.1f}".format(*stages))
-    print(f"\nours is {ratio:.1f}x faster (median of the pictures' ratios; of the medians "
-          f"{peer.of(50) / own.of(50):.1f}x) and takes {cpu_ratio:.1f}x less processor time\n")
+    print(
+        f"\nours is {ratio:.1f}x faster (median of the pictures' ratios; of the medians "
+        f"{peer.of(50) / own.of(50):.1f}x) and takes {cpu_ratio:.1f}x less processor time\n"
+    )
     memory = {what: memory_mb(what) for what in ("ours", "peer", "nothing")}
-    print(f"peak memory of a process, MB: ours {memory['ours']:.0f}, transformers {memory['peer']:.0f}, "
-          f"imports of this script alone {memory['nothing']:.0f}")
-    print(json.dumps({
-        "ratio_vs_transformers": round(ratio, 2), "cpu_ratio_vs_transformers": round(cpu_ratio, 2),
-        "ours_ms": round(own.of(50), 2),
-        "ours_ms_best": round(own.of(0), 2), "ours_ms_p95": round(own.of(95), 2), "ours_cpu_ms": round(own.cpu, 2),
-        "transformers_ms": round(peer.of(50), 2), "transformers_ms_best": round(peer.of(0), 2),
-        "transformers_ms_p95": round(peer.of(95), 2),
-        "transformers_cpu_ms": round(least.cpu, 2), "transformers_threads": threads,
-        "tokens_per_answer": round(float(np.mean(tokens)), 1), "pictures": len(tokens), "source": source,
-        "ours_peak_mb": round(memory["ours"]), "transformers_peak_mb": round(memory["peer"]),
-        "imports_peak_mb": round(memory["nothing"]), "hardware": machine}))
+    print(
+        f"peak memory of a process, MB: ours {memory['ours']:.0f}, transformers {memory['peer']:.0f}, "
+        f"imports of this script alone {memory['nothing']:.0f}"
+    )
+    print(
+        json.dumps(
+            {
+                "ratio_vs_transformers": round(ratio, 2),
+                "cpu_ratio_vs_transformers": round(cpu_ratio, 2),
+                "ours_ms": round(own.of(50), 2),
+                "ours_ms_best": round(own.of(0), 2),
+                "ours_ms_p95": round(own.of(95), 2),
+                "ours_cpu_ms": round(own.cpu, 2),
+                "transformers_ms": round(peer.of(50), 2),
+                "transformers_ms_best": round(peer.of(0), 2),
+                "transformers_ms_p95": round(peer.of(95), 2),
+                "transformers_cpu_ms": round(least.cpu, 2),
+                "transformers_threads": threads,
+                "tokens_per_answer": round(float(np.mean(tokens)), 1),
+                "pictures": len(tokens),
+                "source": source,
+                "ours_peak_mb": round(memory["ours"]),
+                "transformers_peak_mb": round(memory["peer"]),
+                "imports_peak_mb": round(memory["nothing"]),
+                "hardware": machine,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

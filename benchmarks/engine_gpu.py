@@ -33,7 +33,7 @@ from qwen3vl_ros.engine.sizes import Sizes  # noqa: E402
 from qwen3vl_ros.engine.torch_runtime import TorchRuntime  # noqa: E402
 
 GRIDS = {"toy": np.array([[1, 6, 8]])}  # 128x96
-GRID = np.array([[1, 30, 40]])          # a 640x480 image in patches
+GRID = np.array([[1, 30, 40]])  # a 640x480 image in patches
 TEXT_TOKENS = 60
 GIB = 1 << 30
 
@@ -53,6 +53,7 @@ class Task:
 
 # -- who answers -----------------------------------------------------------------------------------------------------
 
+
 class Ours:
     """A runtime of ours: each stage timed."""
 
@@ -69,8 +70,12 @@ class Ours:
         prefill = clock.lap_ms()
         for _ in range(task.answer_tokens - 1):
             token = runtime.step(token).best()[0]
-        return {"vision_ms": vision, "prefill_ms": prefill, "decode_ms": (decode := clock.lap_ms()),
-                "answer_ms": vision + prefill + decode}
+        return {
+            "vision_ms": vision,
+            "prefill_ms": prefill,
+            "decode_ms": (decode := clock.lap_ms()),
+            "answer_ms": vision + prefill + decode,
+        }
 
     def close(self) -> None:
         self.runtime.close()
@@ -93,10 +98,16 @@ class Generate:
         clock = Clock(self._wait)
         ids = torch.from_numpy(task.ids[None]).to(device)
         found = self._model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=tokens,
-            max_new_tokens=tokens, mm_token_type_ids=(ids == self._model.config.image_token_id).int(),
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            mm_token_type_ids=(ids == self._model.config.image_token_id).int(),
             image_grid_thw=torch.from_numpy(task.grid).to(device),
-            pixel_values=torch.from_numpy(task.pixels).to(device, dtype), **self._options)
+            pixel_values=torch.from_numpy(task.pixels).to(device, dtype),
+            **self._options,
+        )
         found.cpu()
         if found.shape[1] != ids.shape[1] + tokens:
             raise RuntimeError(f"generate gave {found.shape[1] - ids.shape[1]} tokens where {tokens} were asked for")
@@ -120,6 +131,7 @@ class Clock:
 
 # -- what is measured ------------------------------------------------------------------------------------------------
 
+
 class Machine:
     """The device, and torch's own words for its time and memory."""
 
@@ -127,8 +139,11 @@ class Machine:
         self.gpu = torch.cuda.is_available()
         self.device = "cuda" if self.gpu else "cpu"
         self.dtype = torch.bfloat16 if self.gpu else torch.float32
-        self.name = (torch.cuda.get_device_name() if self.gpu else
-                     f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)")
+        self.name = (
+            torch.cuda.get_device_name()
+            if self.gpu
+            else f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+        )
 
     def wait(self) -> None:
         if self.gpu:
@@ -194,7 +209,7 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
         runner.answer(task)
     laps: dict[str, list[dict[str, float]]] = {name: [] for name in runners}
     for round_ in range(options.rounds):
-        order = list(runners)[round_ % len(runners):] + list(runners)[:round_ % len(runners)]
+        order = list(runners)[round_ % len(runners) :] + list(runners)[: round_ % len(runners)]
         for name in order:
             laps[name].append(runners[name].answer(task))
     for runner in runners.values():
@@ -204,10 +219,15 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     slowest = results["generate_eager"]["answer_ms"]["median"]
     for found in results.values():
         found["ratio_vs_eager"] = round(slowest / found["answer_ms"]["median"], 2)
-    return {"copy_gb_s": round(bandwidth, 1), "bytes_per_token": round(read), "weights_bytes": weights_bytes,
-            "kv_bytes": kv_bytes, "peak_bytes": None if peak is None else peak - started,
-            "peak_beyond_weights_and_kv_bytes": None if peak is None else peak - started - weights_bytes - kv_bytes,
-            "runtimes": results}
+    return {
+        "copy_gb_s": round(bandwidth, 1),
+        "bytes_per_token": round(read),
+        "weights_bytes": weights_bytes,
+        "kv_bytes": kv_bytes,
+        "peak_bytes": None if peak is None else peak - started,
+        "peak_beyond_weights_and_kv_bytes": None if peak is None else peak - started - weights_bytes - kv_bytes,
+        "runtimes": results,
+    }
 
 
 def _peers(config: dict[str, Any], machine: Machine) -> dict[str, Generate]:
@@ -237,9 +257,15 @@ def summary(laps: list[dict[str, float]], tokens: int, read_bytes: float, bandwi
         found[key] = _spread([lap[key] for lap in laps])
     lost = sum(lap["decode_ms"] <= 0 for lap in laps)
     if lost:
-        found.update(decode_tok_s=None, decode_gb_s=None, share_of_bandwidth=None, decode_unknown=(
-            f"in {lost} of {len(laps)} rounds {tokens} tokens took no longer than one: less than this machine's noise; "
-            "ask for more --tokens"))
+        found.update(
+            decode_tok_s=None,
+            decode_gb_s=None,
+            share_of_bandwidth=None,
+            decode_unknown=(
+                f"in {lost} of {len(laps)} rounds {tokens} tokens took no longer than one: less than this machine's noise; "
+                "ask for more --tokens"
+            ),
+        )
         return found
     found["decode_tok_s"] = _spread([(tokens - 1) / lap["decode_ms"] * 1e3 for lap in laps])
     found["decode_gb_s"] = round(found["decode_tok_s"]["median"] * read_bytes / 1e9, 2)
@@ -253,51 +279,88 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 # -- telling ---------------------------------------------------------------------------------------------------------
 
+
 def table(size: str, found: dict[str, Any]) -> str:
-    peak = "not measured on a CPU" if found["peak_bytes"] is None else (
-        f"{found['peak_bytes'] / GIB:.2f} GiB, {found['peak_beyond_weights_and_kv_bytes'] / GIB:.2f} beyond weights "
-        "and cache")
-    lines = [f"{size}: a copy moves {found['copy_gb_s']:.0f} GB/s; {found['bytes_per_token'] / 1e9:.3f} GB are read "
-             f"for a token; peak memory of torch: {peak}",
-             " " * 26 + "   vision  prefill   decode             share    answer       p95  x eager",
-             " " * 26 + "       ms       ms    tok/s     GB/s                ms        ms"]
+    peak = (
+        "not measured on a CPU"
+        if found["peak_bytes"] is None
+        else (
+            f"{found['peak_bytes'] / GIB:.2f} GiB, {found['peak_beyond_weights_and_kv_bytes'] / GIB:.2f} beyond weights "
+            "and cache"
+        )
+    )
+    lines = [
+        f"{size}: a copy moves {found['copy_gb_s']:.0f} GB/s; {found['bytes_per_token'] / 1e9:.3f} GB are read "
+        f"for a token; peak memory of torch: {peak}",
+        " " * 26 + "   vision  prefill   decode             share    answer       p95  x eager",
+        " " * 26 + "       ms       ms    tok/s     GB/s                ms        ms",
+    ]
     for name, row in found["runtimes"].items():
         stages = [f"{row[key]['median']:9.1f}" if key in row else f"{'':>9}" for key in ("vision_ms", "prefill_ms")]
-        decode = f"{'-':>9}{'-':>9}{'-':>8}" if row["decode_tok_s"] is None else (
-            f"{row['decode_tok_s']['median']:9.1f}{row['decode_gb_s']:9.1f}{row['share_of_bandwidth']:8.0%}")
-        lines.append(f"{name:26}{''.join(stages)}{decode}{row['answer_ms']['median']:10.1f}"
-                     f"{row['answer_ms']['p95']:10.1f}{row['ratio_vs_eager']:9.2f}")
-    lines += [f"{name}: no speed of decoding: {row['decode_unknown']}" for name, row in found["runtimes"].items()
-              if "decode_unknown" in row]
+        decode = (
+            f"{'-':>9}{'-':>9}{'-':>8}"
+            if row["decode_tok_s"] is None
+            else (f"{row['decode_tok_s']['median']:9.1f}{row['decode_gb_s']:9.1f}{row['share_of_bandwidth']:8.0%}")
+        )
+        lines.append(
+            f"{name:26}{''.join(stages)}{decode}{row['answer_ms']['median']:10.1f}"
+            f"{row['answer_ms']['p95']:10.1f}{row['ratio_vs_eager']:9.2f}"
+        )
+    lines += [
+        f"{name}: no speed of decoding: {row['decode_unknown']}"
+        for name, row in found["runtimes"].items()
+        if "decode_unknown" in row
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     machine = Machine()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="2B,4B,8B" if machine.gpu else "toy",
-                        help=f"of {', '.join(random_weights.SIZES)} (default: 2B,4B,8B on a GPU, toy on a CPU)")
+    parser.add_argument(
+        "--sizes",
+        default="2B,4B,8B" if machine.gpu else "toy",
+        help=f"of {', '.join(random_weights.SIZES)} (default: 2B,4B,8B on a GPU, toy on a CPU)",
+    )
     parser.add_argument("--rounds", type=int, default=5 if machine.gpu else 2, help="answers of each runtime")
     parser.add_argument("--tokens", type=int, default=100, help="of an answer")
-    parser.add_argument("--bundle", action="append", default=[], metavar="SIZE=DIR",
-                        help="TensorRT engines to run too: model/build_engine.py random:SIZE --precision bf16 --out "
-                             "DIR")
+    parser.add_argument(
+        "--bundle",
+        action="append",
+        default=[],
+        metavar="SIZE=DIR",
+        help="TensorRT engines to run too: model/build_engine.py random:SIZE --precision bf16 --out DIR",
+    )
     options = parser.parse_args()
     options.bundle = dict(pair.split("=", 1) for pair in options.bundle)
     unknown = (set(options.sizes.split(",")) | set(options.bundle)) - set(random_weights.SIZES)
     if unknown or options.tokens < 2 or options.rounds < 1:
         parser.error(f"sizes are {', '.join(random_weights.SIZES)}; tokens at least 2, rounds at least 1")
     dtype = str(machine.dtype).removeprefix("torch.")
-    print(f"{machine.name}, {dtype}, torch {torch.__version__}; 640x480 image (toy: 128x96), {TEXT_TOKENS} text "
-          f"tokens, {options.tokens} tokens out")
+    print(
+        f"{machine.name}, {dtype}, torch {torch.__version__}; 640x480 image (toy: 128x96), {TEXT_TOKENS} text "
+        f"tokens, {options.tokens} tokens out"
+    )
     if not machine.gpu:
         print("There is no GPU here: the figures below are of a CPU and say only that everything runs.")
     found = {}
     for size in options.sizes.split(","):
         found[size] = measure(size, machine, options)
         print(table(size, found[size]), flush=True)
-    print(json.dumps({"benchmark": "engine_gpu", "device": machine.name, "gpu": machine.gpu, "dtype": dtype,
-                      "torch": torch.__version__, "tokens": options.tokens, "rounds": options.rounds, "sizes": found}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "engine_gpu",
+                "device": machine.name,
+                "gpu": machine.gpu,
+                "dtype": dtype,
+                "torch": torch.__version__,
+                "tokens": options.tokens,
+                "rounds": options.rounds,
+                "sizes": found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

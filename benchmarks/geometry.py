@@ -117,9 +117,7 @@ def solid_samples(count: int) -> list[Sample]:
         for k, angle in enumerate(rng.uniform(0, 1) + np.arange(4) * 1.57):
             radius = rng.uniform(0.025, 0.04)
             across = np.cross(up, (1.0, 0, 0))
-            centre = np.array((0, 0, 0.65)) + 0.12 * (
-                np.cos(angle) * np.array((1.0, 0, 0)) + np.sin(angle) * across
-            )
+            centre = np.array((0, 0, 0.65)) + 0.12 * (np.cos(angle) * np.array((1.0, 0, 0)) + np.sin(angle) * across)
             centre += (radius - 0.5 - centre @ up) * up
             a, b, c = (rays**2).sum(-1), rays @ centre, centre @ centre - radius**2
             with np.errstate(invalid="ignore"):
@@ -130,9 +128,7 @@ def solid_samples(count: int) -> list[Sample]:
         boxes = []
         for k in range(4):
             row, column = np.nonzero(labels == k)
-            boxes.append(
-                Detection2D("ball", (column.min(), row.min(), column.max() + 1, row.max() + 1), 0.9, str(k))
-            )
+            boxes.append(Detection2D("ball", (column.min(), row.min(), column.max() + 1, row.max() + 1), 0.9, str(k)))
         K = np.array(((617, 0, 319.5), (0, 617, 239.5), (0, 0, 1.0)))
         samples.append(
             Sample(
@@ -159,10 +155,7 @@ def open3d_plane(frame: Frame):
 def organised(frame: Frame) -> np.ndarray:
     v, u = np.indices(frame.depth_m.shape, np.float32)
     K = frame.K.astype(np.float32)
-    return (
-        np.dstack(((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)))
-        * frame.depth_m[..., None]
-    )
+    return np.dstack(((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u))) * frame.depth_m[..., None]
 
 
 def open3d_lift(points: np.ndarray, plane: np.ndarray, box_px) -> np.ndarray | None:
@@ -217,18 +210,14 @@ def measure_reading(rounds: int) -> tuple[Timer, Timer]:
         answer = ours(read_answer, generation, request, SIZE)
         peer(json.loads, body)
     if len(answer.detections) != 50:
-        raise SystemExit(
-            f"the reader found {len(answer.detections)} of 50 objects: no figure is worth printing"
-        )
+        raise SystemExit(f"the reader found {len(answer.detections)} of 50 objects: no figure is worth printing")
     return ours, peer
 
 
 def measure_geometry(samples: list[Sample], rounds: int) -> dict:
     import open3d as o3d
 
-    o3d.utility.set_verbosity_level(
-        o3d.utility.VerbosityLevel.Error
-    )  # it warns of its own boxes on flat clusters
+    o3d.utility.set_verbosity_level(o3d.utility.VerbosityLevel.Error)  # it warns of its own boxes on flat clusters
     config, gripper = LiftConfig(), GripperConfig()
     timers = {name: Timer() for name in ("scene", "lift", "grasp", "peer scene", "peer lift", "peer grasp")}
     errors, peer_errors, feasible, targets = [], [], 0, 0
@@ -249,9 +238,7 @@ def measure_geometry(samples: list[Sample], rounds: int) -> dict:
             errors += [float(np.linalg.norm(d.frame_T_box[:3, 3] - truth[d.id])) for d in lifted.detections]
             if round_ != rounds:  # the peers are slow and steady: once is enough
                 continue
-            points, plane = timers["peer scene"](
-                lambda: (organised(sample.frame), open3d_plane(sample.frame))
-            )
+            points, plane = timers["peer scene"](lambda: (organised(sample.frame), open3d_plane(sample.frame)))
             for detection in sample.detections:
                 centre = timers["peer lift"](open3d_lift, points, plane, detection.box_xyxy_px)
                 if centre is not None:
@@ -264,11 +251,7 @@ def measure_geometry(samples: list[Sample], rounds: int) -> dict:
 def hardware() -> str:
     info = Path("/proc/cpuinfo")
     names = (
-        [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         if info.exists()
         else []
     )

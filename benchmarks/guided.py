@@ -98,9 +98,7 @@ def is_flat(box) -> bool:
     return len(box) == 4 and (box[0] == box[2] or box[1] == box[3])
 
 
-def measure_answers(
-    engine: Engine, pictures: list[np.ndarray], sampling: Sampling | None
-) -> tuple[Tally, Tally, int]:
+def measure_answers(engine: Engine, pictures: list[np.ndarray], sampling: Sampling | None) -> tuple[Tally, Tally, int]:
     """Without, with a schema, and how many answers are the same token for token."""
     plain, guided, same = Tally(), Tally(), 0
     for k, rgb in enumerate(pictures):
@@ -129,7 +127,7 @@ def qwen_sized(path: Path) -> None:
             vocabulary[a + b] = len(vocabulary)
             merges.append((a, b))
 
-    pieces = "``` json [Ċ {\" bbox label \": Ġ[ Ġ\" ], \"} \"}, \"},Ċ \"}Ċ ]Ċ"
+    pieces = '``` json [Ċ {" bbox label ": Ġ[ Ġ" ], "} "}, "},Ċ "}Ċ ]Ċ'
     for piece in pieces.split():
         for end in range(2, len(piece) + 1):
             merge(piece[: end - 1], piece[end - 1])
@@ -227,12 +225,18 @@ def main() -> None:
         for kind, row in rows.items():
             print(f"{name + ', ' + kind:24}" + "".join(f"{row[c]:15}" for c in columns))
         per_pass = [r["tokens"] / r["passes"] for r in rows.values()]
-        print(f"{'':24}tokens a pass {per_pass[0]:.2f} -> {per_pass[1]:.2f}" + (
-            "" if sampling else f"; {same} of {len(plain.passes)} answers the same token for token"))
+        print(
+            f"{'':24}tokens a pass {per_pass[0]:.2f} -> {per_pass[1]:.2f}"
+            + ("" if sampling else f"; {same} of {len(plain.passes)} answers the same token for token")
+        )
         result[name.replace(" ", "_")] = rows | {
-            "same": same, "tokens_per_pass_ratio": round(per_pass[1] / per_pass[0], 2)}
-    print("answer ms: wall time of the passes, the prompt's but for its last token left out; cpu ms: the processor "
-          "time of the whole call")
+            "same": same,
+            "tokens_per_pass_ratio": round(per_pass[1] / per_pass[0], 2),
+        }
+    print(
+        "answer ms: wall time of the passes, the prompt's but for its last token left out; cpu ms: the processor "
+        "time of the whole call"
+    )
     engine.close()
     with tempfile.TemporaryDirectory() as folder:
         large = options.tokenizer or Path(folder) / "tokenizer.json"

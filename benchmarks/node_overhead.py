@@ -31,8 +31,8 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
-from qwen3vl_ros.node import messages
 from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.node import messages
 
 SIZE = 640, 480
 FRAME = "camera_color_optical_frame"
@@ -47,19 +47,22 @@ def scene(folder: Path, objects: int, seed: int) -> list[dict]:
         view = camera.render(sample_scene(seed, n_objects=max(1, objects)))
     np.savez(folder / "scene.npz", rgb=view.rgb, depth_m=view.depth_m, K=view.K)
     scale = 1000 / np.array([*SIZE, *SIZE])
-    return [{"bbox_2d": [round(v) for v in np.array(t.box_xyxy_px) * scale], "label": t.label}
-            for t in view.truths[:objects]]
+    return [
+        {"bbox_2d": [round(v) for v in np.array(t.box_xyxy_px) * scale], "label": t.label}
+        for t in view.truths[:objects]
+    ]
 
 
 def camera(folder: Path, rate_hz: float, count: int) -> None:
     """Publishes the scene; writes how many pictures went out and how fast."""
     data = np.load(folder / "scene.npz")
     node = Node("benchmark_camera", namespace="qwen3vl")
-    image, depth, info = (node.create_publisher(kind, topic, qos_profile_sensor_data) for kind, topic in
-                          ((Image, "image_raw"), (Image, "depth/image_raw"), (CameraInfo, "camera_info")))
+    image, depth, info = (
+        node.create_publisher(kind, topic, qos_profile_sensor_data)
+        for kind, topic in ((Image, "image_raw"), (Image, "depth/image_raw"), (CameraInfo, "camera_info"))
+    )
     header = messages.header_of(0, FRAME)
-    rgb, metres = messages.image(header, data["rgb"]), messages.image(header,
-                                                                      data["depth_m"].astype(np.float32))
+    rgb, metres = messages.image(header, data["rgb"]), messages.image(header, data["depth_m"].astype(np.float32))
     K = messages.camera_info(header, data["K"], SIZE)
     end = time.monotonic() + 60
     while image.get_subscription_count() < 2 or depth.get_subscription_count() < 2:
@@ -109,8 +112,7 @@ def perception(folder: Path) -> int:
         generation = None
 
         def generate(self, images, prompt, control=None, **_):
-            return Generation(text, tuple(range(len(ends))), np.full(len(ends), -0.1, np.float32), ends,
-                              "stop")
+            return Generation(text, tuple(range(len(ends))), np.full(len(ends), -0.1, np.float32), ends, "stop")
 
         def status(self):
             return {}
@@ -118,8 +120,7 @@ def perception(folder: Path) -> int:
         def close(self):
             pass
 
-    return run([sys.argv[0], "--ros-args", "-p", "diagnostics_period:=0.5"],
-               engine_loader=lambda config: Instant())
+    return run([sys.argv[0], "--ros-args", "-p", "diagnostics_period:=0.5"], engine_loader=lambda config: Instant())
 
 
 def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) -> dict:
@@ -158,8 +159,7 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
         end = time.monotonic() + 60
         while not node.count_publishers("/qwen3vl/perception/generation"):
             if time.monotonic() > end:
-                raise RuntimeError(
-                    f"the node did not start:\n{(folder / 'perception.log').read_text()[-3000:]}")
+                raise RuntimeError(f"the node did not start:\n{(folder / 'perception.log').read_text()[-3000:]}")
             time.sleep(0.05)
         count = round((seconds + 1) * rate_hz)
         shooting = subprocess.run([*me, "--role", "camera", "--rate", str(rate_hz), "--count", str(count)])
@@ -185,8 +185,8 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
     if min(len(latencies_ms), len(bare_ms)) < 2 * skip:
         raise RuntimeError(
             f"{len(latencies_ms)} answers and {len(bare_ms)} images for the bare subscriber are too few to "
-            f"measure; the node's diagnostics: {last}; its log:\n"
-            + (folder / "perception.log").read_text()[-3000:])
+            f"measure; the node's diagnostics: {last}; its log:\n" + (folder / "perception.log").read_text()[-3000:]
+        )
     node_p50, node_p95 = np.percentile(latencies_ms[skip:], (50, 95))
     bare_p50, bare_p95 = np.percentile(bare_ms[skip:], (50, 95))
     return {
@@ -202,7 +202,7 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
         "replaced": int(last["dropped: replaced by a newer"]),
         "bare_received": len(bare_ms),
         "geometry_p50_ms": round(float(np.median(geometry_ms)), 2),
-        "objects": len(answer)
+        "objects": len(answer),
     }
 
 
@@ -210,10 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=15.0, help="of each pass")
     parser.add_argument("--rate", type=float, default=30.0, help="pictures a second")
-    parser.add_argument("--objects",
-                        type=int,
-                        default=1,
-                        help="in the scene and in the second pass's answer, 1 to 6")
+    parser.add_argument("--objects", type=int, default=1, help="in the scene and in the second pass's answer, 1 to 6")
     parser.add_argument("--seed", type=int, default=7, help="of the scene")
     for hidden in ("--role", "--folder", "--count"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -229,26 +226,47 @@ def main() -> int:
         bare(Path(given.folder))
         return 0
     profile = os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE", "(not set: frames will be lost)")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-          f"FASTDDS_DEFAULT_PROFILES_FILE={profile}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"FASTDDS_DEFAULT_PROFILES_FILE={profile}"
+    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         answer = scene(Path(folder), given.objects, given.seed)
         for each in ([], answer):
             rows.append(measure(each, given.seconds, given.rate, Path(folder)))
-    columns = ("answer", "node p50", "p95", "bare p50", "p95", "p50 - bare", "p95 - bare", "geometry p50",
-               "received", "answers")
+    columns = (
+        "answer",
+        "node p50",
+        "p95",
+        "bare p50",
+        "p95",
+        "p50 - bare",
+        "p95 - bare",
+        "geometry p50",
+        "received",
+        "answers",
+    )
     print("".join(f"{name:>13}" for name in columns) + "   (ms)")
     for r in rows:
-        figures = (r["p50_ms"], r["p95_ms"], r["bare_p50_ms"], r["bare_p95_ms"],
-                   r["p50_ms"] - r["bare_p50_ms"], r["p95_ms"] - r["bare_p95_ms"], r["geometry_p50_ms"])
-        print(f"{r['objects']:>5} objects" + "".join(f"{v:>13.1f}" for v in figures)
-              + f"{r['received']:>8}/{r['sent']:<4}{r['answers']:>13}")
+        figures = (
+            r["p50_ms"],
+            r["p95_ms"],
+            r["bare_p50_ms"],
+            r["bare_p95_ms"],
+            r["p50_ms"] - r["bare_p50_ms"],
+            r["p95_ms"] - r["bare_p95_ms"],
+            r["geometry_p50_ms"],
+        )
+        print(
+            f"{r['objects']:>5} objects"
+            + "".join(f"{v:>13.1f}" for v in figures)
+            + f"{r['received']:>8}/{r['sent']:<4}{r['answers']:>13}"
+        )
     nothing, objects = rows
     extra = {
         f"objects_{k}": objects[k]
-        for k in ("p50_ms", "p95_ms", "bare_p50_ms", "bare_p95_ms", "geometry_p50_ms", "received", "sent",
-                  "answers")
+        for k in ("p50_ms", "p95_ms", "bare_p50_ms", "bare_p95_ms", "geometry_p50_ms", "received", "sent", "answers")
     }
     print(json.dumps({**nothing, **extra, "objects": objects["objects"]}))
     rclpy.try_shutdown()

@@ -9,13 +9,13 @@ An argument left empty leaves the value of the parameter file as it is.
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
 from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from launch import LaunchDescription
 from qwen3vl_ros.config import parameters
 
 SHARE = get_package_share_directory("qwen3vl_ros")
@@ -34,9 +34,7 @@ TOPICS = {
 
 def generate_launch_description():
     arguments = [
-        DeclareLaunchArgument(
-            "namespace", default_value="qwen3vl", description="Namespace of nodes and topics."
-        ),
+        DeclareLaunchArgument("namespace", default_value="qwen3vl", description="Namespace of nodes and topics."),
         DeclareLaunchArgument(
             "params_file",
             default_value=os.path.join(SHARE, "config", "perception.yaml"),
@@ -51,9 +49,7 @@ def generate_launch_description():
     ]
     for name, (node_topic, description) in TOPICS.items():
         arguments.append(
-            DeclareLaunchArgument(
-                name, default_value="", description=f"{description} Empty: <namespace>/{node_topic}."
-            )
+            DeclareLaunchArgument(name, default_value="", description=f"{description} Empty: <namespace>/{node_topic}.")
         )
     for name, parameter in NODE_PARAMETERS.items():
         arguments.append(DeclareLaunchArgument(name, default_value="", description=parameter.doc))

@@ -33,12 +33,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import export_onnx
 import quantize_onnx
 from build_progress import progress_monitor
-from engine_builder import (MODULES, check, configure, current_sm, import_module, keep_timings, layer_precisions, parse,
-                            profiles, summary)
+from engine_builder import (
+    MODULES,
+    check,
+    configure,
+    current_sm,
+    import_module,
+    keep_timings,
+    layer_precisions,
+    parse,
+    profiles,
+    summary,
+)
 from quantize_onnx import PRECISIONS, compute_dtype
 
-from qwen3vl_ros.engine.bundle import (PARTS, Bundle, Limits, describe, engine_name, fault_of, hash_files, is_bundle,
-                                       write_manifest)
+from qwen3vl_ros.engine.bundle import (
+    PARTS,
+    Bundle,
+    Limits,
+    describe,
+    engine_name,
+    fault_of,
+    hash_files,
+    is_bundle,
+    write_manifest,
+)
 from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint, read_json
 from qwen3vl_ros.engine.graph import MANIFEST
 from qwen3vl_ros.engine.sizes import Sizes
@@ -48,13 +67,26 @@ _MEASURED_PARAMETERS = 50_000_000
 _COPIED = ("*.json", "*.jinja", "*.txt")
 # Kernels and tables beside the weights; more than this means that the builder widened quantised weights.
 _MOST_BESIDE_WEIGHTS = 1.25, 256 << 20
-_SOURCES = ("model/build_engine.py", "model/engine_builder.py", "model/export_onnx.py",
-            "model/quantize_onnx.py", "qwen3vl_ros/engine/graph.py")
+_SOURCES = (
+    "model/build_engine.py",
+    "model/engine_builder.py",
+    "model/export_onnx.py",
+    "model/quantize_onnx.py",
+    "qwen3vl_ros/engine/graph.py",
+)
 
 
-def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str = "fp16", module: str = "tensorrt_rtx",
-          limits: Limits = Limits(), timing_cache: Path | None = None, model: str = "",
-          say: Callable[[str], None] = print) -> Bundle:
+def build(
+    checkpoint: Checkpoint,
+    out: Path,
+    sms: Sequence[int],
+    precision: str = "fp16",
+    module: str = "tensorrt_rtx",
+    limits: Limits = Limits(),
+    timing_cache: Path | None = None,
+    model: str = "",
+    say: Callable[[str], None] = print,
+) -> Bundle:
     """Build what `out` lacks, and return the bundle.
 
     sms: compute capabilities, 89 being 8.9. model: what the user called the checkpoint. say: takes lines of progress.
@@ -64,13 +96,29 @@ def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str 
     check(trt, module, sms, precision)
     limits = _within(checkpoint, limits)
     hashed = hash_files(*checkpoint.weight_files)
-    bundle = _start(checkpoint, Path(out), Bundle(
-        Path(out), checkpoint.config, model or str(checkpoint.path), hashed, checkpoint.parameters, module,
-        trt.__version__, precision,
-        compute_dtype(precision), limits, {}, {}), say)
+    bundle = _start(
+        checkpoint,
+        Path(out),
+        Bundle(
+            Path(out),
+            checkpoint.config,
+            model or str(checkpoint.path),
+            hashed,
+            checkpoint.parameters,
+            module,
+            trt.__version__,
+            precision,
+            compute_dtype(precision),
+            limits,
+            {},
+            {},
+        ),
+        say,
+    )
     key = _key(bundle)
-    missing = {part: [sm for sm in sms if bundle.engines.get(engine_name(part, sm), {}).get("key") != key]
-               for part in PARTS}
+    missing = {
+        part: [sm for sm in sms if bundle.engines.get(engine_name(part, sm), {}).get("key") != key] for part in PARTS
+    }
     for sm in sms:
         if not any(sm in missing[part] for part in PARTS):
             say(f"SM {sm}: already built with {module} {trt.__version__}, {precision} and these settings; kept")
@@ -87,8 +135,16 @@ def build(checkpoint: Checkpoint, out: Path, sms: Sequence[int], precision: str 
     return bundle
 
 
-def _build_part(trt: ModuleType, checkpoint: Checkpoint, bundle: Bundle, part: str, sms: list[int], work: Path,
-                timing_cache: Path | None, say: Callable[[str], None]) -> Bundle:
+def _build_part(
+    trt: ModuleType,
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    part: str,
+    sms: list[int],
+    work: Path,
+    timing_cache: Path | None,
+    say: Callable[[str], None],
+) -> Bundle:
     sizes, weights = Sizes.read(checkpoint.config), export_onnx.Weights(checkpoint)
     if part == "vision":
         model, precision = export_onnx.vision_model(sizes, weights, bundle.dtype, "attention"), _sixteen_bit(bundle)
@@ -98,35 +154,46 @@ def _build_part(trt: ModuleType, checkpoint: Checkpoint, bundle: Bundle, part: s
     file = work / f"{part}.onnx"
     started = time.monotonic()
     stored = quantize_onnx.rewrite(model, checkpoint.path, file, precision)
-    say(f"{part}: graph written in {time.monotonic() - started:.1f} s, weights "
-        + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(stored.items()) if size > 1e4))
+    say(
+        f"{part}: graph written in {time.monotonic() - started:.1f} s, weights "
+        + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(stored.items()) if size > 1e4)
+    )
     logger = trt.Logger(trt.Logger.ERROR)
     builder, network, parser = parse(trt, logger, file)
     for sm in sms:
         name, started = engine_name(part, sm), time.monotonic()
-        config = configure(trt, builder, network, bundle.module, sm, profiles(part, sizes, bundle.limits),
-                             timing_cache)
+        config = configure(trt, builder, network, bundle.module, sm, profiles(part, sizes, bundle.limits), timing_cache)
         with progress_monitor(trt, f"{part} SM {sm}", say) as config.progress_monitor:
             built = builder.build_serialized_network(network, config)
         if built is None:
-            raise EngineError(f"{bundle.module} {bundle.version} could not build {part} for SM {sm} in "
-                              f"{bundle.precision}; its reason stands above. Try --precision fp16, or another "
-                              "version of the module")
+            raise EngineError(
+                f"{bundle.module} {bundle.version} could not build {part} for SM {sm} in "
+                f"{bundle.precision}; its reason stands above. Try --precision fp16, or another "
+                "version of the module"
+            )
         seconds = time.monotonic() - started
         keep_timings(config, timing_cache)
         factor, more = _MOST_BESIDE_WEIGHTS
         if built.nbytes > factor * sum(stored.values()) + more:
-            raise EngineError(f"{part} for SM {sm} has {built.nbytes / 1e6:.0f} MB for weights of "
-                              f"{sum(stored.values()) / 1e6:.0f} MB, so {bundle.module} {bundle.version} did not "
-                              f"keep them as {bundle.precision}; build with --precision fp16, or with another "
-                              "version")
+            raise EngineError(
+                f"{part} for SM {sm} has {built.nbytes / 1e6:.0f} MB for weights of "
+                f"{sum(stored.values()) / 1e6:.0f} MB, so {bundle.module} {bundle.version} did not "
+                f"keep them as {bundle.precision}; build with --precision fp16, or with another "
+                "version"
+            )
         temporary = bundle.path / f".{name}"
         with temporary.open("wb") as stream:
             stream.write(built)
         temporary.replace(bundle.path / name)
-        entry = {**describe(bundle.path / name), "sm": sm, "part": part, "key": _key(bundle),
-                 "seconds": round(seconds, 1), "weight_bytes": stored,
-                 "layers": layer_precisions(trt, logger, network, built)}
+        entry = {
+            **describe(bundle.path / name),
+            "sm": sm,
+            "part": part,
+            "key": _key(bundle),
+            "seconds": round(seconds, 1),
+            "weight_bytes": stored,
+            "layers": layer_precisions(trt, logger, network, built),
+        }
         say(f"{name}: {built.nbytes / 1e6:.1f} MB in {seconds:.1f} s; {summary(entry['layers'])}")
         del built
         bundle = dataclasses.replace(bundle, engines={**bundle.engines, name: entry})
@@ -137,10 +204,13 @@ def _build_part(trt: ModuleType, checkpoint: Checkpoint, bundle: Bundle, part: s
 
 # -- one model -------------------------------------------------------------------------------------------------------
 
+
 def _within(checkpoint: Checkpoint, limits: Limits) -> Limits:
     if limits.cache_slots > checkpoint.max_positions:
-        raise EngineError(f"--cache-slots {limits.cache_slots} exceeds the {checkpoint.max_positions} positions of "
-                          f"{checkpoint.path}; ask for at most so many")
+        raise EngineError(
+            f"--cache-slots {limits.cache_slots} exceeds the {checkpoint.max_positions} positions of "
+            f"{checkpoint.path}; ask for at most so many"
+        )
     return limits
 
 
@@ -164,8 +234,9 @@ def graph_parity(checkpoint: Checkpoint, precision: str, work: Path) -> dict[str
     written = export_onnx.export(checkpoint, work, dtype, measure=False)
     sizes, weights = Sizes.read(checkpoint.config), export_onnx.Weights(checkpoint)
     for part, quantized, model in (
-            ("vision", "fp16", export_onnx.vision_model(sizes, weights, dtype, "attention")),
-            ("decoder", precision, export_onnx.decoder_model(sizes, weights, dtype, "attention"))):
+        ("vision", "fp16", export_onnx.vision_model(sizes, weights, dtype, "attention")),
+        ("decoder", precision, export_onnx.decoder_model(sizes, weights, dtype, "attention")),
+    ):
         quantize_onnx.rewrite(model, checkpoint.path, work / f"{part}.onnx", quantized)
         written["sha256"][f"{part}.onnx"] = hash_files(work / f"{part}.onnx")
     (work / MANIFEST).write_text(json.dumps({"onnx": written}))
@@ -174,6 +245,7 @@ def graph_parity(checkpoint: Checkpoint, precision: str, work: Path) -> dict[str
 
 
 # -- the bundle ------------------------------------------------------------------------------------------------------
+
 
 def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> Bundle:
     """`wanted` with the engines of `out` that still hold; `out` gets the checkpoint's small files."""
@@ -203,8 +275,12 @@ def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str
 
 
 def _small_files(directory: Path) -> list[Path]:
-    return [f for pattern in _COPIED for f in sorted(directory.glob(pattern))
-            if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")]
+    return [
+        f
+        for pattern in _COPIED
+        for f in sorted(directory.glob(pattern))
+        if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")
+    ]
 
 
 def _write(bundle: Bundle) -> None:
@@ -214,12 +290,20 @@ def _write(bundle: Bundle) -> None:
 def _key(bundle: Bundle) -> str:
     """What an engine depends on beside its part and compute capability, as one hash; our own sources included."""
     root = Path(__file__).resolve().parents[1]
-    depends = [bundle.module, bundle.version, bundle.model_sha256, bundle.precision, dataclasses.asdict(bundle.limits),
-               bundle.config, hash_files(*(root / name for name in _SOURCES))]
+    depends = [
+        bundle.module,
+        bundle.version,
+        bundle.model_sha256,
+        bundle.precision,
+        dataclasses.asdict(bundle.limits),
+        bundle.config,
+        hash_files(*(root / name for name in _SOURCES)),
+    ]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
 
 
 # -- command line ----------------------------------------------------------------------------------------------------
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -234,17 +318,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 print(f"writing random weights: {model}", flush=True)
                 model = str(random_weights.write_checkpoint(model.removeprefix("random:"), Path(directory)))
-            bundle = build(find_checkpoint(model), options.out, sms, options.precision, options.module, limits,
-                           options.timing_cache, options.model or "''", say=lambda line: print(line, flush=True))
+            bundle = build(
+                find_checkpoint(model),
+                options.out,
+                sms,
+                options.precision,
+                options.module,
+                limits,
+                options.timing_cache,
+                options.model or "''",
+                say=lambda line: print(line, flush=True),
+            )
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 1
     except ValueError as error:
         print(f"--sm {options.sm}: {error}; give e.g. 86,89,120 or current", file=sys.stderr)
         return 1
-    print(f"{bundle.path}: SM {', '.join(map(str, bundle.sms))}, {bundle.precision}, {bundle.module} "
-          f"{bundle.version}; {time.monotonic() - started:.0f} s, peak memory "
-          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    print(
+        f"{bundle.path}: SM {', '.join(map(str, bundle.sms))}, {bundle.precision}, {bundle.module} "
+        f"{bundle.version}; {time.monotonic() - started:.0f} s, peak memory "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+    )
     return 0
 
 
@@ -252,20 +347,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     limits = Limits()
     parser.add_argument("model", help="directory of a checkpoint, a hub id, '' for the embedded model, or random:2B")
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write or to "
-                                                                                  "complete")
-    parser.add_argument("--sm", default="current", help="compute capabilities, e.g. 86,89,120 (default: of the GPU "
-                                                        "here)")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write or to complete")
+    parser.add_argument(
+        "--sm", default="current", help="compute capabilities, e.g. 86,89,120 (default: of the GPU here)"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
     parser.add_argument("--module", choices=MODULES, default=MODULES[0])
     parser.add_argument("--cache-slots", type=int, default=limits.cache_slots, help="tokens of prompt and answer")
     parser.add_argument("--draft", type=int, default=limits.draft, help="most tokens of one step")
     parser.add_argument("--prefill", type=int, default=limits.prefill, help="most tokens of one pass")
-    parser.add_argument("--max-patches", type=int, default=limits.max_patches, help="of one frame, 16 x 16 pixels "
-                                                                                    "each")
+    parser.add_argument("--max-patches", type=int, default=limits.max_patches, help="of one frame, 16 x 16 pixels each")
     parser.add_argument("--max-visual", type=int, default=limits.max_visual, help="visual tokens of one prompt")
-    parser.add_argument("--timing-cache", type=Path, help="of the module tensorrt: remembers measured kernels "
-                                                          "between builds")
+    parser.add_argument(
+        "--timing-cache", type=Path, help="of the module tensorrt: remembers measured kernels between builds"
+    )
     return parser
 
 

@@ -33,12 +33,12 @@ from qwen3vl_ros.sim.truth import face_side_m, world_T_dial
 SPLIT_SEEDS = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 SEEDS_PER_SPLIT = 1_000_000
 SHARD_VIEWS = 250
-VIEW_SIZE = (448, 336)       # larger than the model's input, so that crops stay sharp
-INPUT_SIZE = (320, 224)      # what the processor makes of a 640x480 image
-GAUGE_EVERY = 6              # every sixth scene has a dial
+VIEW_SIZE = (448, 336)  # larger than the model's input, so that crops stay sharp
+INPUT_SIZE = (320, 224)  # what the processor makes of a 640x480 image
+GAUGE_EVERY = 6  # every sixth scene has a dial
 
 KIND_IDS = {kind: i + 1 for i, kind in enumerate((*KINDS, "gauge"))}  # 0 is background
-COLOUR_IDS = {colour: i + 1 for i, colour in enumerate(COLOURS)}      # 0 is no colour
+COLOUR_IDS = {colour: i + 1 for i, colour in enumerate(COLOURS)}  # 0 is no colour
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,18 @@ def sample_of(view) -> Sample:
     things = []
     for truth in sorted(view.truths, key=lambda t: t.index):
         world = (view.world_T_camera @ truth.camera_T_object)[:3, 3]
-        things.append(Thing(truth.kind, truth.colour or "", tuple(map(float, truth.box_xyxy_px)), float(truth.visibility),
-                            float((world - eye) @ forward), float(np.linalg.norm(world - eye)), tuple(map(float, world)),
-                            bool(truth.fully_in_view)))
+        things.append(
+            Thing(
+                truth.kind,
+                truth.colour or "",
+                tuple(map(float, truth.box_xyxy_px)),
+                float(truth.visibility),
+                float((world - eye) @ forward),
+                float(np.linalg.norm(world - eye)),
+                tuple(map(float, world)),
+                bool(truth.fully_in_view),
+            )
+        )
     gauge = view.gauge and {k: getattr(view.gauge, k) for k in ("value", "minimum", "maximum", "unit")}
     return Sample(view.rgb, view.segmentation, tuple(things), {view.gauge.index: gauge} if gauge else {})
 
@@ -110,7 +119,12 @@ def render_shard(camera, seeds, path: Path, quality: str) -> None:
         arrays |= {f"rgb{i}": picture.ravel(), f"labels{i}": labels.ravel()}
         metas.append(dict(seed=seed, things=[asdict(t) for t in sample.things], gauge=sample.gauge))
     temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(temporary, metas=np.frombuffer(json.dumps(metas).encode(), np.uint8), stamp=stamp_of(seeds[0], quality), **arrays)
+    np.savez(
+        temporary,
+        metas=np.frombuffer(json.dumps(metas).encode(), np.uint8),
+        stamp=stamp_of(seeds[0], quality),
+        **arrays,
+    )
     temporary.rename(path)  # a shard exists whole or not at all
 
 
@@ -125,7 +139,9 @@ def render(out: Path, split: str, scenes: int, quality: str) -> None:
             if path.exists():
                 with opened(path) as done_before:
                     if str(done_before["stamp"]) != stamp_of(first, quality):
-                        raise ValueError(f"{path} is not of this rendering (--quality {quality}); give another --out, or delete it")
+                        raise ValueError(
+                            f"{path} is not of this rendering (--quality {quality}); give another --out, or delete it"
+                        )
                 continue
             render_shard(camera, range(first, first + SHARD_VIEWS), path, quality)
             done += SHARD_VIEWS
@@ -140,7 +156,9 @@ def opened(path: Path):
             shard = np.load(file)
             first, stamp = json.loads(shard["metas"].tobytes())[0]["seed"], str(shard["stamp"])
         except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} is no whole shard of this program ({error}); delete it and render again") from None
+            raise ValueError(
+                f"{path} is no whole shard of this program ({error}); delete it and render again"
+            ) from None
         if stamp != stamp_of(first, stamp.split()[0]):
             raise ValueError(f"{path} shows other scenes than qwen3vl_ros.sim draws now; delete it and render again")
         yield shard
@@ -157,13 +175,19 @@ class Views:
         self._faces: dict[int, Face] = {}
         self.refresh()
         if not self._items:
-            raise FileNotFoundError(f"no {split} shards in {folder}; make them with: python model/data.py render "
-                                    f"--out {folder} --split {split}")
+            raise FileNotFoundError(
+                f"no {split} shards in {folder}; make them with: python model/data.py render "
+                f"--out {folder} --split {split}"
+            )
 
     def refresh(self) -> None:
         """Take in shards that were finished since the last call, so that training can start while rendering goes on."""
         for path in sorted(self._folder.glob(f"{self._split}_*.npz")):
-            if path.name in self._loaded or path.name.endswith(".tmp.npz") or (self._limit and len(self) >= self._limit):
+            if (
+                path.name in self._loaded
+                or path.name.endswith(".tmp.npz")
+                or (self._limit and len(self) >= self._limit)
+            ):
                 continue
             with opened(path) as shard:
                 for i, meta in enumerate(json.loads(shard["metas"].tobytes())):
@@ -209,15 +233,19 @@ class Views:
         left, top, things, dials = rng.integers(0, w - 3 * side + 1), rng.integers(0, h - 2 * side + 1), [], {}
         for n in range(6):
             whole = self._with_new_reading(self._dials[int(rng.integers(len(self._dials)))], rng)
-            (index, dial), = whole.dials.items()
+            ((index, dial),) = whole.dials.items()
             ys, xs = np.nonzero(whole.labels == index)
             zoom = side / (rng.uniform(1.0, 1.4) * max(np.ptp(xs), np.ptp(ys)))
             corner = np.array((xs.min() + xs.max(), ys.min() + ys.max())) / 2 + rng.uniform(-4, 4, 2) - side / zoom / 2
             image = np.array(((zoom, 0, -zoom * corner[0]), (0, zoom, -zoom * corner[1])))
             x0, y0 = int(left + n % 3 * side), int(top + n // 3 * side)
-            cell = np.s_[y0:y0 + side, x0:x0 + side]
+            cell = np.s_[y0 : y0 + side, x0 : x0 + side]
             rgb[cell] = cv2.warpAffine(whole.rgb, image, (side, side), borderMode=cv2.BORDER_REPLICATE)
-            labels[cell] = np.where(cv2.warpAffine((whole.labels == index).astype(np.uint8), image, (side, side), flags=cv2.INTER_NEAREST), n, -1)
+            labels[cell] = np.where(
+                cv2.warpAffine((whole.labels == index).astype(np.uint8), image, (side, side), flags=cv2.INTER_NEAREST),
+                n,
+                -1,
+            )
             tip = zoom * (np.array(dial["tip_px"]) - corner) + (x0, y0)
             things.append(whole.things[index])
             dials[n] = dial | dict(tip_px=(float(tip[0]), float(tip[1])))
@@ -250,7 +278,7 @@ class Face:
         self.scene, self.index = scene, next(k for k, t in enumerate(sample.things) if t.kind == "gauge")
         mine = sample.labels == self.index
         ys, xs = np.nonzero(mine)
-        self._window = np.s_[ys.min():ys.max() + 1, xs.min():xs.max() + 1]
+        self._window = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
         self._size = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
         # Pixel edges to centres, on both sides; the texture at nearly the size it has in the view, so that no line aliases.
         self._texture = 160
@@ -258,12 +286,20 @@ class Face:
         window_T_view = np.array(((1, 0, -xs.min()), (0, 1, -ys.min()), (0, 0, 1.0)))
         to_view = _image_H_face(scene) @ np.diag((1 / self._texture, 1 / self._texture, 1))
         self._window_H_texture = window_T_view @ centres @ to_view @ np.linalg.inv(centres)
-        disc = cv2.circle(np.zeros((GAUGE_TEXTURE_PX,) * 2, np.uint8), (GAUGE_TEXTURE_PX // 2,) * 2, GAUGE_TEXTURE_PX // 2 - 4, 255, -1)
+        disc = cv2.circle(
+            np.zeros((GAUGE_TEXTURE_PX,) * 2, np.uint8),
+            (GAUGE_TEXTURE_PX // 2,) * 2,
+            GAUGE_TEXTURE_PX // 2 - 4,
+            255,
+            -1,
+        )
         mask = (self._seen(disc) > 250) & mine[self._window]
         self._mask = mask[..., None]
         # The light on the old face, smoothed: all that the new one takes over from it.
         blur = lambda x: cv2.GaussianBlur(x * self._mask.astype(np.float32), (0, 0), 6.0)  # noqa: E731
-        light = blur(sample.rgb[self._window].astype(np.float32)) / np.maximum(blur(self._seen(gauge_face(scene.gauge))), 1.0)
+        light = blur(sample.rgb[self._window].astype(np.float32)) / np.maximum(
+            blur(self._seen(gauge_face(scene.gauge))), 1.0
+        )
         self._light = light.astype(np.float16)
 
     def _seen(self, face: np.ndarray) -> np.ndarray:
@@ -274,19 +310,34 @@ class Face:
         """The whole view this face is in, with another scale, value and needle on it."""
         unit, low, high = GAUGE_SCALES[rng.integers(len(GAUGE_SCALES))]
         value = dial_value(rng, low, high)
-        new = replace(self.scene.gauge, unit=unit, minimum=low, maximum=high, value=value,
-                      needle_colour=str(rng.choice(["red", "black"])))
+        new = replace(
+            self.scene.gauge,
+            unit=unit,
+            minimum=low,
+            maximum=high,
+            value=value,
+            needle_colour=str(rng.choice(["red", "black"])),
+        )
         painted = np.clip(self._seen(gauge_face(new)) * self._light, 0, 255)
         rgb = sample.rgb.copy()
         rgb[self._window] = np.where(self._mask, painted, rgb[self._window])
-        return replace(sample, rgb=rgb, dials={self.index: dict(
-            value=value, minimum=low, maximum=high, unit=unit, tip_px=_tip_px(replace(self.scene, gauge=new)))})
+        return replace(
+            sample,
+            rgb=rgb,
+            dials={
+                self.index: dict(
+                    value=value, minimum=low, maximum=high, unit=unit, tip_px=_tip_px(replace(self.scene, gauge=new))
+                )
+            },
+        )
 
 
 def _moved(dials: dict[int, dict], shift, scale) -> dict[int, dict]:
     """The dials with their tips moved, then scaled, as the image was."""
-    return {k: d | dict(tip_px=tuple(float(v) for v in (np.array(d["tip_px"]) + shift) * scale)) if "tip_px" in d else d
-            for k, d in dials.items()}
+    return {
+        k: d | dict(tip_px=tuple(float(v) for v in (np.array(d["tip_px"]) + shift) * scale)) if "tip_px" in d else d
+        for k, d in dials.items()
+    }
 
 
 def _counts(sample: Sample) -> list[int]:
@@ -304,8 +355,14 @@ def _measured(sample: Sample, whole_px: list[int]) -> Sample:
             things.append(replace(thing, visibility=0.0, whole=False))
             continue
         share = np.count_nonzero(mine) / whole_px[k]
-        things.append(replace(thing, visibility=thing.visibility * share, whole=thing.whole and share > 0.999,
-                              box_xyxy_px=(float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1))))
+        things.append(
+            replace(
+                thing,
+                visibility=thing.visibility * share,
+                whole=thing.whole and share > 0.999,
+                box_xyxy_px=(float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)),
+            )
+        )
     return replace(sample, things=tuple(things))
 
 
@@ -325,7 +382,7 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
             low = max(0, xs.max() + 3 - cw), max(0, ys.max() + 3 - ch)
             high = max(low[0], min(high[0], xs.min() - 2)), max(low[1], min(high[1], ys.min() - 2))
         x0, y0 = min(rng.integers(low[0], high[0] + 1), w - cw), min(rng.integers(low[1], high[1] + 1), h - ch)
-        rgb, labels = rgb[y0:y0 + ch, x0:x0 + cw], labels[y0:y0 + ch, x0:x0 + cw]
+        rgb, labels = rgb[y0 : y0 + ch, x0 : x0 + cw], labels[y0 : y0 + ch, x0 : x0 + cw]
         dials = _moved(dials, (-x0, -y0), 1)
     if not dials and rng.random() < 0.5:  # a mirrored dial would read wrong
         rgb, labels = rgb[:, ::-1], labels[:, ::-1]
@@ -348,8 +405,12 @@ def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
     """Boxes and labels brought to `size`; boxes are scaled, not re-measured, to keep their sub-pixel truth."""
     h, w = sample.labels.shape
     sx, sy = size[0] / w, size[1] / h
-    things = tuple(replace(t, box_xyxy_px=(t.box_xyxy_px[0] * sx, t.box_xyxy_px[1] * sy, t.box_xyxy_px[2] * sx,
-                                           t.box_xyxy_px[3] * sy)) for t in sample.things)
+    things = tuple(
+        replace(
+            t, box_xyxy_px=(t.box_xyxy_px[0] * sx, t.box_xyxy_px[1] * sy, t.box_xyxy_px[2] * sx, t.box_xyxy_px[3] * sy)
+        )
+        for t in sample.things
+    )
     labels = cv2.resize(np.ascontiguousarray(sample.labels), size, interpolation=cv2.INTER_NEAREST)
     return replace(sample, labels=labels, things=things, dials=_moved(sample.dials, 0, (sx, sy)))
 
@@ -374,7 +435,7 @@ def sheet(folder: Path, split: str, path: Path) -> None:
     """Sixteen samples, labels drawn on them: two columns as rendered, one augmented as in training, one of mosaics."""
     views, rng, cells = Views(folder, split, limit=SHARD_VIEWS), np.random.default_rng(0), []
     for i in range(16):
-        sample = (plain(views[i * 6]) if i % 4 < 2 else augment(views.draw(rng), rng) if i % 4 < 3 else views.mosaic(rng))
+        sample = plain(views[i * 6]) if i % 4 < 2 else augment(views.draw(rng), rng) if i % 4 < 3 else views.mosaic(rng)
         picture = sample.rgb.copy()
         for t in sample.things:
             x0, y0, x1, y1 = (round(v) for v in t.box_xyxy_px)
@@ -384,9 +445,17 @@ def sheet(folder: Path, split: str, path: Path) -> None:
             x, y = (round(v) for v in dial["tip_px"])
             cv2.circle(picture, (x, y), 3, (0, 255, 255), 1)
             x, y = (round(v) for v in sample.things[k].box_xyxy_px[::3])
-            cv2.putText(picture, "{value:g} of {minimum:g}..{maximum:g} {unit}".format(**dial), (x, y - 4), 0, 0.33, (255, 255, 0), 1)
+            cv2.putText(
+                picture,
+                "{value:g} of {minimum:g}..{maximum:g} {unit}".format(**dial),
+                (x, y - 4),
+                0,
+                0.33,
+                (255, 255, 0),
+                1,
+            )
         cells.append(picture)
-    rows = [np.hstack(cells[i:i + 4]) for i in range(0, 16, 4)]
+    rows = [np.hstack(cells[i : i + 4]) for i in range(0, 16, 4)]
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
 
 

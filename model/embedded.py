@@ -22,18 +22,42 @@ def config(special: dict[str, int]) -> Qwen3VLConfig:
     """special: ids of the special tokens, by their Qwen names."""
     return Qwen3VLConfig(
         text_config=dict(
-            vocab_size=VOCABULARY, hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
-            num_key_value_heads=2, head_dim=32, max_position_embeddings=4096, rms_norm_eps=1e-6, tie_word_embeddings=True,
-            rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[6, 5, 5], mrope_interleaved=True),
-            bos_token_id=special["<|endoftext|>"], eos_token_id=special["<|im_end|>"],
-            pad_token_id=special["<|endoftext|>"]),
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=640,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=True,
+            rope_parameters=dict(
+                rope_type="default", rope_theta=10000.0, mrope_section=[6, 5, 5], mrope_interleaved=True
+            ),
+            bos_token_id=special["<|endoftext|>"],
+            eos_token_id=special["<|im_end|>"],
+            pad_token_id=special["<|endoftext|>"],
+        ),
         vision_config=dict(
-            depth=6, hidden_size=192, intermediate_size=576, num_heads=6, patch_size=PATCH, spatial_merge_size=MERGE,
-            temporal_patch_size=TEMPORAL, out_hidden_size=256, num_position_embeddings=400,
-            deepstack_visual_indexes=[1, 3], hidden_act="gelu_pytorch_tanh"),
-        image_token_id=special["<|image_pad|>"], video_token_id=special["<|video_pad|>"],
-        vision_start_token_id=special["<|vision_start|>"], vision_end_token_id=special["<|vision_end|>"],
-        tie_word_embeddings=True)
+            depth=6,
+            hidden_size=192,
+            intermediate_size=576,
+            num_heads=6,
+            patch_size=PATCH,
+            spatial_merge_size=MERGE,
+            temporal_patch_size=TEMPORAL,
+            out_hidden_size=256,
+            num_position_embeddings=400,
+            deepstack_visual_indexes=[1, 3],
+            hidden_act="gelu_pytorch_tanh",
+        ),
+        image_token_id=special["<|image_pad|>"],
+        video_token_id=special["<|video_pad|>"],
+        vision_start_token_id=special["<|vision_start|>"],
+        vision_end_token_id=special["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
 
 
 def build(special: dict[str, int], seed: int = 0) -> Qwen3VLForConditionalGeneration:
@@ -60,7 +84,12 @@ class Batched(nn.Module):
         self.grid = rows // MERGE, columns // MERGE  # of merged tokens
         visual = model.model.visual
         # Patches stand in blocks of MERGE x MERGE, as the processor orders them.
-        order = np.arange(rows * columns).reshape(rows // MERGE, MERGE, columns // MERGE, MERGE).transpose(0, 2, 1, 3).ravel()
+        order = (
+            np.arange(rows * columns)
+            .reshape(rows // MERGE, MERGE, columns // MERGE, MERGE)
+            .transpose(0, 2, 1, 3)
+            .ravel()
+        )
         places = torch.tensor(np.stack([order // columns, order % columns]))
         freqs = places[..., None].float() * visual.rotary_pos_emb.inv_freq
         angles = torch.cat([freqs[0], freqs[1]], -1)
@@ -104,7 +133,7 @@ class Batched(nn.Module):
         """
         text = self.model.model.language_model
         x = text.embed_tokens(ids)
-        x = torch.cat([x[:, :visual_slice.start], merged.to(x.dtype), x[:, visual_slice.stop:]], 1)
+        x = torch.cat([x[:, : visual_slice.start], merged.to(x.dtype), x[:, visual_slice.stop :]], 1)
         cos, sin = (t[:, None].to(x.dtype) for t in text.rotary_emb(x.float(), positions))
         b, t, _ = x.shape
         for i, layer in enumerate(text.layers):
@@ -116,7 +145,9 @@ class Batched(nn.Module):
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             groups = q.shape[1] // k.shape[1]
             if looks is not None and i in POINTING_LAYERS:  # the first head of each key group
-                look = (q[:, ::groups].float() @ k[:, :, visual_slice].float().transpose(-1, -2) * att.scaling).log_softmax(-1)
+                look = (
+                    q[:, ::groups].float() @ k[:, :, visual_slice].float().transpose(-1, -2) * att.scaling
+                ).log_softmax(-1)
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
             y = _attend(q, k, v, mask)
             x = x + att.o_proj(y.transpose(1, 2).reshape(b, t, -1))
@@ -124,8 +155,9 @@ class Batched(nn.Module):
             if looks is not None and i in POINTING_LAYERS:
                 looks.append((look, x))
             if i < len(deep):
-                x = torch.cat([x[:, :visual_slice.start], x[:, visual_slice] + deep[i].to(x.dtype),
-                               x[:, visual_slice.stop:]], 1)
+                x = torch.cat(
+                    [x[:, : visual_slice.start], x[:, visual_slice] + deep[i].to(x.dtype), x[:, visual_slice.stop :]], 1
+                )
         return text.norm(x)
 
 
@@ -146,6 +178,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 def _bilinear(rows: int, columns: int, side: int) -> torch.Tensor:
     """rows*columns x side*side weights that resample the square position table, corners aligned."""
+
     def axis(n: int) -> torch.Tensor:
         at = torch.linspace(0, side - 1, n)
         low = at.floor().long().clamp(max=side - 1)
@@ -154,4 +187,5 @@ def _bilinear(rows: int, columns: int, side: int) -> torch.Tensor:
         weights[torch.arange(n), low] += 1 - (at - low)
         weights[torch.arange(n), high] += at - low
         return weights
+
     return torch.einsum("ai,bj->abij", axis(rows), axis(columns)).reshape(rows * columns, side * side)

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cv2
 import numpy as np
-
 from data import KIND_IDS, sample_of, scene_of
+from tasks import LANGUAGES, Asker, Language, Question
+
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.demo.score import Answer, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.engine import load_engine
@@ -29,13 +30,23 @@ from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
 from qwen3vl_ros.types import Frame, MalformedAnswer, PerceptionError, Request, Scene, Task
-from tasks import LANGUAGES, Asker, Language, Question
 
 FIRST_SEED = 4_000_000
 # What is asked of each scene, as far as it applies, and the row of the table that it counts in.
-QUESTIONS = dict(locate="locate", absent="absent", points="point", count="count", compare="relation", nearest="relation",
-                 gauge="gauge", pick_place="pick_place", locate_extreme="locate", locate_relation="locate", phrases="phrases",
-                 exists="exists")
+QUESTIONS = dict(
+    locate="locate",
+    absent="absent",
+    points="point",
+    count="count",
+    compare="relation",
+    nearest="relation",
+    gauge="gauge",
+    pick_place="pick_place",
+    locate_extreme="locate",
+    locate_relation="locate",
+    phrases="phrases",
+    exists="exists",
+)
 
 
 @dataclass
@@ -61,8 +72,11 @@ class Evaluation:
     def __init__(self, perception: Perception, language: Language, failures: Path | None):
         self.perception, self.language, self.failures, self.tally = perception, language, failures, Tally()
         say = language.name
-        self.words = {"count": {str(n) for n in range(100)}, "exists": {say("yes"), say("no")},
-                      "relation": {say("yes"), say("no"), *(say(f"{colour} {kind}") for colour in COLOURS for kind in KINDS)}}
+        self.words = {
+            "count": {str(n) for n in range(100)},
+            "exists": {say("yes"), say("no")},
+            "relation": {say("yes"), say("no"), *(say(f"{colour} {kind}") for colour in COLOURS for kind in KINDS)},
+        }
         if failures is not None:
             failures.mkdir(parents=True, exist_ok=True)
             (failures / "answers.txt").write_text("")
@@ -75,8 +89,13 @@ class Evaluation:
             scene = self._run(frame, self._request(question))
             row = "absent" if name == "points" and not question.things else QUESTIONS[name]
             if not self.tally.add(row, scene is not None and self._right(question, scene, asker)):
-                self._show(frame, scene, f"{name}_{seed}", f"{question.prompt} -> {question.answer}",
-                           [asker.thing(i).box_xyxy_px for i in question.things])
+                self._show(
+                    frame,
+                    scene,
+                    f"{name}_{seed}",
+                    f"{question.prompt} -> {question.answer}",
+                    [asker.thing(i).box_xyxy_px for i in question.things],
+                )
 
     def questions(self, view, seed: int) -> tuple[Asker, dict[str, Question]]:
         """What is asked of this scene beside its objects."""
@@ -110,8 +129,10 @@ class Evaluation:
         """All objects of all kinds: recall, precision, IoU, and whether the score knows."""
         kinds = tuple(map(self.language.name, KIND_IDS))
         scene = self._run(frame, Request(kinds))
-        truths = [TruthObject(self.language.name(t.kind), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
-                  for t in view.truths]
+        truths = [
+            TruthObject(self.language.name(t.kind), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
+            for t in view.truths
+        ]
         found = scene.detections_2d if scene else ()
         score = score_answer(Answer(0, kinds, found), truths)
         for _ in score.wanted:
@@ -125,15 +146,21 @@ class Evaluation:
                 self.tally.scores.append((d.score, i in matched))
         self.tally.ious += [m.iou for m in score.matches]
         if score.missed or score.wrong:
-            self._show(frame, scene, f"detect_{seed}", ", ".join(t.label for t in truths), [t.box_xyxy_px for t in truths])
+            self._show(
+                frame, scene, f"detect_{seed}", ", ".join(t.label for t in truths), [t.box_xyxy_px for t in truths]
+            )
 
     def _right(self, q: Question, scene: Scene, asker: Asker) -> bool:
         sample, said = asker.sample, scene.answer.strip()
         if q.kind in ("absent", "locate", "locate_relation", "categories"):
-            iou = iou_matrix([d.box_xyxy_px for d in scene.detections_2d], [sample.things[i].box_xyxy_px for i in q.things])
+            iou = iou_matrix(
+                [d.box_xyxy_px for d in scene.detections_2d], [sample.things[i].box_xyxy_px for i in q.things]
+            )
             if q.kind == "categories":  # several names, so a box must have the right one
                 names = [self.language.name(asker.name(i)) for i in q.things]
-                iou *= np.array([[d.label == name for name in names] for d in scene.detections_2d], float).reshape(iou.shape)
+                iou *= np.array([[d.label == name for name in names] for d in scene.detections_2d], float).reshape(
+                    iou.shape
+                )
             return len(scene.detections_2d) == len(q.things) and bool((iou.max(0, initial=0) >= 0.5).all())
         if q.kind == "point":
             if len(scene.points) != len(q.things):
@@ -143,17 +170,25 @@ class Evaluation:
             return hit == set(q.things)
         if q.kind == "pick_place":
             try:
-                read = self.perception.interpret(Frame(0, "camera", sample.rgb), Request(("pick", "place")), scene.generation)
+                read = self.perception.interpret(
+                    Frame(0, "camera", sample.rgb), Request(("pick", "place")), scene.generation
+                )
             except MalformedAnswer:
                 self.tally.malformed += 1
                 return False
             boxes = {d.label: d.box_xyxy_px for d in read.detections_2d}
             return set(boxes) == {"pick", "place"} and all(
-                iou_matrix([boxes[role]], [sample.things[i].box_xyxy_px])[0, 0] >= 0.5 for role, i in zip(("pick", "place"), q.things))
+                iou_matrix([boxes[role]], [sample.things[i].box_xyxy_px])[0, 0] >= 0.5
+                for role, i in zip(("pick", "place"), q.things)
+            )
         if q.kind == "gauge":
             try:
                 value, unit = (json.loads(said)[k] for k in ("value", "unit"))
-                error = abs(float(value) - sample.gauge["value"]) / (sample.gauge["maximum"] - sample.gauge["minimum"]) * 100
+                error = (
+                    abs(float(value) - sample.gauge["value"])
+                    / (sample.gauge["maximum"] - sample.gauge["minimum"])
+                    * 100
+                )
             except (ValueError, KeyError, TypeError):
                 self.tally.malformed += 1
                 self.tally.gauge_errors.append(100.0)
@@ -204,19 +239,37 @@ def wilson(values: list[float]) -> tuple[float, float]:
 
 def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
     """Print the table; return the figures of the last line. A figure without a single answer is null."""
-    share = {name: tally.right.get(name, []) for name in
-             ("recall_50", "precision_50", "locate", "phrases", "absent", "point", "count", "exists", "relation", "pick_place",
-              "gauge")}
+    share = {
+        name: tally.right.get(name, [])
+        for name in (
+            "recall_50",
+            "precision_50",
+            "locate",
+            "phrases",
+            "absent",
+            "point",
+            "count",
+            "exists",
+            "relation",
+            "pick_place",
+            "gauge",
+        )
+    }
     print(f"{'measure':<22}{'value':>8}   95 % interval    answers")
     for name, values in share.items():
         if values:
             low, high = wilson(values)
             print(f"{name:<22}{np.mean(values):8.3f}   {low:.3f} … {high:.3f}   {len(values):6d}")
     rng = np.random.default_rng(0)
-    for name, values, reduce in (("mean IoU of matches", tally.ious, np.mean), ("gauge error, % median", tally.gauge_errors, np.median)):
+    for name, values, reduce in (
+        ("mean IoU of matches", tally.ious, np.mean),
+        ("gauge error, % median", tally.gauge_errors, np.median),
+    ):
         if values:
             drawn = reduce(rng.choice(values, (1000, len(values))), axis=1)
-            print(f"{name:<22}{reduce(values):8.3f}   {np.percentile(drawn, 2.5):.3f} … {np.percentile(drawn, 97.5):.3f}   {len(values):6d}")
+            print(
+                f"{name:<22}{reduce(values):8.3f}   {np.percentile(drawn, 2.5):.3f} … {np.percentile(drawn, 97.5):.3f}   {len(values):6d}"
+            )
     area = auroc(tally.scores)
     print(f"{'AUROC of the score':<22}{area:8.3f}{'':20}{len(tally.scores):6d}")
     print(f"{'malformed answers':<22}{tally.malformed:8d}{'':20}{tally.answers:6d}")
@@ -225,12 +278,21 @@ def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
     def mean(name: str) -> float | None:
         return round(float(np.mean(share[name])), 4) if share[name] else None
 
-    return dict(recall_50=mean("recall_50"), precision_50=mean("precision_50"),
-                mean_iou=round(float(np.mean(tally.ious)), 4) if tally.ious else None, locate_50=mean("locate"),
-                absent_ok=mean("absent"), point_inside=mean("point"), count_exact=mean("count"), relation_ok=mean("relation"),
-                gauge_error_median=round(float(np.median(tally.gauge_errors)), 3) if tally.gauge_errors else None,
-                pick_place_50=mean("pick_place"), malformed=round(tally.malformed / max(tally.answers, 1), 5),
-                score_auroc=None if math.isnan(area) else round(area, 4), scenes=scenes)
+    return dict(
+        recall_50=mean("recall_50"),
+        precision_50=mean("precision_50"),
+        mean_iou=round(float(np.mean(tally.ious)), 4) if tally.ious else None,
+        locate_50=mean("locate"),
+        absent_ok=mean("absent"),
+        point_inside=mean("point"),
+        count_exact=mean("count"),
+        relation_ok=mean("relation"),
+        gauge_error_median=round(float(np.median(tally.gauge_errors)), 3) if tally.gauge_errors else None,
+        pick_place_50=mean("pick_place"),
+        malformed=round(tally.malformed / max(tally.answers, 1), 5),
+        score_auroc=None if math.isnan(area) else round(area, 4),
+        scenes=scenes,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -240,7 +302,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--language", choices=LANGUAGES, default="en", help="of names and questions")
     parser.add_argument("--model", default="", help="checkpoint; empty = the embedded model")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--failures", type=Path, help="folder for a picture of each wrong answer; answers.txt there says what was said")
+    parser.add_argument(
+        "--failures", type=Path, help="folder for a picture of each wrong answer; answers.txt there says what was said"
+    )
     args = parser.parse_args(argv)
     if args.failures and args.failures.exists() and not args.failures.is_dir():
         parser.error(f"--failures {args.failures} is a file; give a folder, which will be made if there is none")

@@ -31,14 +31,30 @@ import onnx
 from onnx import TensorProto, helper
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint
-from qwen3vl_ros.engine.graph import (COMPUTE, DECODER, FORMAT, MANIFEST, OLDER, VISION, Value, decoder_values,
-                                      file_sha256, layout_sha256, safetensors_header, vision_values)
+from qwen3vl_ros.engine.graph import (
+    COMPUTE,
+    DECODER,
+    FORMAT,
+    MANIFEST,
+    OLDER,
+    VISION,
+    Value,
+    decoder_values,
+    file_sha256,
+    layout_sha256,
+    safetensors_header,
+    vision_values,
+)
 from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.types import InvalidInput, PerceptionError, WrongModel
 
 OPSETS = {"attention": 24, "decomposed": 18}
-_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16,
-          "int64": TensorProto.INT64}
+_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "int64": TensorProto.INT64,
+}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _BUNDLED = ("*.json", "*.jinja", "*.txt")  # of a checkpoint, beside the weights
 _VISION_EPS = 1e-6
@@ -60,18 +76,25 @@ class Weights:
     def tensor(self, name: str, shape: Sequence[int]) -> tuple[TensorProto, str]:
         """An initializer without data, and its precision. Raises WrongModel if the weight is missing or another one."""
         if name not in self._places:
-            raise WrongModel(f"{self.checkpoint.path} has no weight {name}; finish the download, or copy config.json "
-                             "and weights from the same model")
+            raise WrongModel(
+                f"{self.checkpoint.path} has no weight {name}; finish the download, or copy config.json "
+                "and weights from the same model"
+            )
         file, offset, length, stored, found = self._places[name]
         if stored not in _STORED:
-            raise WrongModel(f"{self.checkpoint.path}: weight {name} is stored as {stored}, and this export reads "
-                             f"{', '.join(_STORED)}; use the unquantised checkpoint")
+            raise WrongModel(
+                f"{self.checkpoint.path}: weight {name} is stored as {stored}, and this export reads "
+                f"{', '.join(_STORED)}; use the unquantised checkpoint"
+            )
         # A convolution over whole patches is a matrix with more dimensions.
         if prod(found) != prod(shape) or found[0] != shape[0]:
-            raise WrongModel(f"{self.checkpoint.path}: weight {name} is {found} and config.json asks for "
-                             f"{tuple(shape)}; copy both from the same model")
-        tensor = TensorProto(name=name, data_type=_TYPES[_STORED[stored]], dims=shape,
-                             data_location=TensorProto.EXTERNAL)
+            raise WrongModel(
+                f"{self.checkpoint.path}: weight {name} is {found} and config.json asks for "
+                f"{tuple(shape)}; copy both from the same model"
+            )
+        tensor = TensorProto(
+            name=name, data_type=_TYPES[_STORED[stored]], dims=shape, data_location=TensorProto.EXTERNAL
+        )
         for key, value in (("location", file), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor, _STORED[stored]
@@ -147,12 +170,21 @@ class Builder:
 
     def model(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> onnx.ModelProto:
         """The graph, with what was computed under the outputs' names."""
-        ends = [[helper.make_tensor_value_info(v.name, _TYPES[self.dtype if v.dtype == COMPUTE else v.dtype], v.shape)
-                 for v in values] for values in (inputs, outputs)]
+        ends = [
+            [
+                helper.make_tensor_value_info(v.name, _TYPES[self.dtype if v.dtype == COMPUTE else v.dtype], v.shape)
+                for v in values
+            ]
+            for values in (inputs, outputs)
+        ]
         graph = helper.make_graph(self._nodes, name, *ends, initializer=list(self._initializers.values()))
         opset = OPSETS[self.variant]
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="qwen3vl_ros",
-                                 ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", opset)],
+            producer_name="qwen3vl_ros",
+            ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+        )
 
     # -- what both halves are made of; each a method of network.py --
 
@@ -192,6 +224,7 @@ class Builder:
 
 
 # -- vision ----------------------------------------------------------------------------------------------------------
+
 
 def vision_model(sizes: Sizes, weights: Weights, dtype: str, variant: str) -> onnx.ModelProto:
     """Patches of one frame -> merged and DeepStack features."""
@@ -244,13 +277,25 @@ def _merger(b: Builder, sizes: Sizes, name: str, x: str, norm_after_merging: boo
     else:
         x = b.reshape(_layer_norm(b, x, f"{name}.norm", vision.hidden), -1, merged)
     x = _gelu(b, b.linear(x, f"{name}.linear_fc1", merged, merged, bias=True), _EXACT_GELU)
-    return b.op("Gemm", x, b.weight(f"{name}.linear_fc2.weight", vision.out, merged),
-                b.weight(f"{name}.linear_fc2.bias", vision.out), transB=1, outputs=outputs)
+    return b.op(
+        "Gemm",
+        x,
+        b.weight(f"{name}.linear_fc2.weight", vision.out, merged),
+        b.weight(f"{name}.linear_fc2.bias", vision.out),
+        transB=1,
+        outputs=outputs,
+    )
 
 
 def _layer_norm(b: Builder, x: str, name: str, size: int) -> str:
-    return b.op("LayerNormalization", x, b.weight(f"{name}.weight", size), b.weight(f"{name}.bias", size), axis=-1,
-                epsilon=_VISION_EPS)
+    return b.op(
+        "LayerNormalization",
+        x,
+        b.weight(f"{name}.weight", size),
+        b.weight(f"{name}.bias", size),
+        axis=-1,
+        epsilon=_VISION_EPS,
+    )
 
 
 def _gelu(b: Builder, x: str, approximate: str) -> str:
@@ -260,13 +305,14 @@ def _gelu(b: Builder, x: str, approximate: str) -> str:
     if approximate == _TANH_GELU:
         cube = b.op("Mul", b.op("Mul", x, x), x)
         inner = b.op("Add", x, b.op("Mul", cube, b.scalar(0.044715, b.dtype)))
-        turn = b.op("Tanh", b.op("Mul", inner, b.scalar((2 / np.pi)**0.5, b.dtype)))
+        turn = b.op("Tanh", b.op("Mul", inner, b.scalar((2 / np.pi) ** 0.5, b.dtype)))
     else:
         turn = b.op("Erf", b.op("Mul", x, b.scalar(0.5**0.5, b.dtype)))
     return b.op("Mul", b.op("Mul", x, half), b.op("Add", turn, one))
 
 
 # -- decoder ---------------------------------------------------------------------------------------------------------
+
 
 def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str, slots: int = 0) -> onnx.ModelProto:
     """Q tokens over a static cache -> scores of those asked for, and the cache with their keys and values.
@@ -315,8 +361,9 @@ def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles:
             t = _rms_norm(b, t, f"{name}.self_attn.{part}_norm.weight", head_dim, text.norm_eps)
         t = b.op("Transpose", t, perm=(0, 2, 1, 3))
         heads[part] = t if part == "v" else b.rotate(t, *angles)
-    keys, values = (_written(b, f"{cache}_{index}", heads[part], places)
-                    for cache, part in (("keys", "k"), ("values", "v")))
+    keys, values = (
+        _written(b, f"{cache}_{index}", heads[part], places) for cache, part in (("keys", "k"), ("values", "v"))
+    )
     seen = b.attention(heads["q"], keys, values, text.heads, text.kv_heads, head_dim, mask="mask")
     x = b.op("Add", x, b.linear(seen, f"{name}.self_attn.o_proj", hidden, queries))
     n = _rms_norm(b, x, f"{name}.post_attention_layernorm.weight", hidden, text.norm_eps)
@@ -354,8 +401,15 @@ def _rms_norm(b: Builder, x: str, name: str, size: int, eps: float) -> str:
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
-def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: str = "attention", slots: int = 0,
-           measure: bool = True) -> dict[str, Any]:
+
+def export(
+    checkpoint: Checkpoint,
+    out: Path,
+    dtype: str = "float32",
+    variant: str = "attention",
+    slots: int = 0,
+    measure: bool = True,
+) -> dict[str, Any]:
     """Write both graphs and the manifest into `out`; returns the manifest.
 
     A directory other than the checkpoint's gets copies of its files: graphs reach no weights outside.
@@ -365,19 +419,28 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     inside = out.resolve() == checkpoint.path.resolve()
     links = [f for f in checkpoint.weight_files if f.is_symlink() or f.stat().st_nlink > 1]
     if not 0 <= slots <= checkpoint.max_positions:
-        raise InvalidInput(f"--slots {slots} is no length of a cache: give 1 to {checkpoint.max_positions}, the positions of "
-                           f"{checkpoint.path}, or 0 where each pass decides")
+        raise InvalidInput(
+            f"--slots {slots} is no length of a cache: give 1 to {checkpoint.max_positions}, the positions of "
+            f"{checkpoint.path}, or 0 where each pass decides"
+        )
     if not inside and _holds_another(out, checkpoint):
-        raise InvalidInput(f"--out {out} holds another model, or what is left of an export that was broken off; give a new "
-                           "directory")
+        raise InvalidInput(
+            f"--out {out} holds another model, or what is left of an export that was broken off; give a new directory"
+        )
     if inside and links:
-        raise InvalidInput(f"{links[0]} is a link, and ONNX reads no weights through links; give another directory "
-                           "with --out, which gets a copy")
-    models = {VISION: vision_model(sizes, weights, dtype, variant),
-              DECODER: decoder_model(sizes, weights, dtype, variant, slots)}
+        raise InvalidInput(
+            f"{links[0]} is a link, and ONNX reads no weights through links; give another directory "
+            "with --out, which gets a copy"
+        )
+    models = {
+        VISION: vision_model(sizes, weights, dtype, variant),
+        DECODER: decoder_model(sizes, weights, dtype, variant, slots),
+    }
     if variant != "decomposed":
-        models |= {OLDER[VISION]: vision_model(sizes, weights, dtype, "decomposed"),
-                   OLDER[DECODER]: decoder_model(sizes, weights, dtype, "decomposed", slots)}
+        models |= {
+            OLDER[VISION]: vision_model(sizes, weights, dtype, "decomposed"),
+            OLDER[DECODER]: decoder_model(sizes, weights, dtype, "decomposed", slots),
+        }
     if not inside:
         bundle(checkpoint, out)
     for name, model in models.items():
@@ -389,14 +452,23 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
     everything = json.loads(manifest.read_text()) if manifest.is_file() else {}
     files = [f.name for f in checkpoint.weight_files]
     everything["onnx"] = written = {
-        "format": FORMAT, "dtype": dtype, "opset": OPSETS[variant], "variant": variant, "slots": slots,
+        "format": FORMAT,
+        "dtype": dtype,
+        "opset": OPSETS[variant],
+        "variant": variant,
+        "slots": slots,
         "sha256": {name: file_sha256(out / name) for name in ("config.json", *models)},
         "layout_sha256": {name: layout_sha256(out / name) for name in files},
         "weights_sha256": {name: file_sha256(out / name) for name in files},
-        "shapes": {name: {side: {v.name: [v.dtype, *v.shape] for v in values} for side, values in
-                          zip(("inputs", "outputs"), ends)}
-                   for name, ends in ((VISION, vision_values(sizes)), (DECODER, decoder_values(sizes, slots or "S")))},
-        "max_positions": checkpoint.max_positions, "parity": None}
+        "shapes": {
+            name: {
+                side: {v.name: [v.dtype, *v.shape] for v in values} for side, values in zip(("inputs", "outputs"), ends)
+            }
+            for name, ends in ((VISION, vision_values(sizes)), (DECODER, decoder_values(sizes, slots or "S")))
+        },
+        "max_positions": checkpoint.max_positions,
+        "parity": None,
+    }
     manifest.write_text(json.dumps(everything, indent=1) + "\n")
     if measure:
         written["parity"] = parity(checkpoint, out)
@@ -407,8 +479,9 @@ def export(checkpoint: Checkpoint, out: Path, dtype: str = "float32", variant: s
 def _holds_another(out: Path, checkpoint: Checkpoint) -> bool:
     """Whether `out` has a model that no earlier export of this checkpoint put there."""
     config = out / "config.json"
-    return config.is_file() and (not (out / MANIFEST).is_file()
-                                 or file_sha256(config) != file_sha256(checkpoint.path / "config.json"))
+    return config.is_file() and (
+        not (out / MANIFEST).is_file() or file_sha256(config) != file_sha256(checkpoint.path / "config.json")
+    )
 
 
 def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:
@@ -433,12 +506,17 @@ def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:
     for runtime in (TorchRuntime(Network.load(checkpoint, "cpu", torch.float32), 128), OnnxRuntime(directory, 128)):
         seen = runtime.encode(pixels, grid)
         merged, deep = (seen.features[1:], seen.deep[:, 1:]) if hasattr(seen, "features") else seen
-        logits = [runtime.prefill(ids, seen, positions, keep=8).logits(), runtime.step([5, 6, 7]).logits(),
-                  runtime.step([8]).logits()]
+        logits = [
+            runtime.prefill(ids, seen, positions, keep=8).logits(),
+            runtime.step([5, 6, 7]).logits(),
+            runtime.step([8]).logits(),
+        ]
         found.append((merged, np.stack([np.asarray(d) for d in deep]), np.concatenate(logits)))
         runtime.close()
-    return {name: float(np.abs(np.float32(ours) - np.float32(theirs)).max() / np.abs(np.float32(theirs)).max())
-            for name, theirs, ours in zip(("vision", "deep", "logits"), *found)}
+    return {
+        name: float(np.abs(np.float32(ours) - np.float32(theirs)).max() / np.abs(np.float32(theirs)).max())
+        for name, theirs, ours in zip(("vision", "deep", "logits"), *found)
+    }
 
 
 def bundle(checkpoint: Checkpoint, out: Path) -> None:
@@ -455,8 +533,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory of a checkpoint, or a hub id")
     parser.add_argument("--out", type=Path, help="where to write (default: beside the weights)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
-                        help="what the graphs compute in (default: float32, for CPUs)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="what the graphs compute in (default: float32, for CPUs)",
+    )
     parser.add_argument("--decomposed", action="store_true", help="no Attention and TensorScatter operators")
     parser.add_argument("--no-parity", action="store_true", help="do not compare with torch")
     parser.add_argument("--slots", type=int, default=0, help="length of the cache (default: each pass decides)")
@@ -464,11 +546,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         checkpoint = find_checkpoint(options.model)
         out = options.out or checkpoint.path
-        written = export(checkpoint, out, options.dtype, "decomposed" if options.decomposed else "attention",
-                         options.slots, measure=not options.no_parity and options.dtype != "bfloat16")
+        written = export(
+            checkpoint,
+            out,
+            options.dtype,
+            "decomposed" if options.decomposed else "attention",
+            options.slots,
+            measure=not options.no_parity and options.dtype != "bfloat16",
+        )
     except ImportError as error:
-        print(f"{error}: comparing with torch needs torch and onnxruntime; install them, or add --no-parity",
-              file=sys.stderr)
+        print(
+            f"{error}: comparing with torch needs torch and onnxruntime; install them, or add --no-parity",
+            file=sys.stderr,
+        )
         return 1
     except PerceptionError as error:
         print(error, file=sys.stderr)

@@ -24,8 +24,11 @@ from qwen3vl_ros.types import EngineError
 
 BLOCK = 128  # inputs that share one INT4 scale
 PRECISIONS = ("fp16", "bf16", "fp8", "int4")
-_ARRAYS = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16),
-           TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+_ARRAYS = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
 _COMPUTE = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 _SMALLEST_SCALE = float(np.finfo(np.float16).smallest_normal)  # below, float16 loses digits of the scale itself
 _WEIGHTS_FILE = "{name}.weights"
@@ -76,11 +79,15 @@ def rewrite(model: onnx.ModelProto, weights: Path, out: Path, precision: str) ->
 
 # -- the graph -------------------------------------------------------------------------------------------------------
 
+
 def _merge_casts(graph: onnx.GraphProto, compute: int) -> None:
     """Take out casts of weights to the precision that the weights are about to have anyway."""
     weights = {t.name for t in graph.initializer if t.data_type in _ARRAYS and _is_external(t)}
-    merged = {n.output[0]: n.input[0] for n in graph.node
-              if n.op_type == "Cast" and n.input[0] in weights and n.attribute[0].i == compute}
+    merged = {
+        n.output[0]: n.input[0]
+        for n in graph.node
+        if n.op_type == "Cast" and n.input[0] in weights and n.attribute[0].i == compute
+    }
     left = [n for n in graph.node if n.output[0] not in merged]
     for node in left:
         for index, name in enumerate(node.input):
@@ -93,8 +100,7 @@ def _decoder_linears(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     weights = {t.name for t in graph.initializer if t.name.startswith("model.language_model.layers.")}
     linears = {n.input[1]: n for n in graph.node if n.op_type == "Gemm" and n.input[1] in weights}
     if not linears:
-        raise EngineError("the graph has no linear layers of a decoder to quantise; export it again with this "
-                          "version")
+        raise EngineError("the graph has no linear layers of a decoder to quantise; export it again with this version")
     return linears
 
 
@@ -103,12 +109,18 @@ def _quantized(tensor: TensorProto, array: np.ndarray, quantize, compute: int, s
     quantized = quantize(tensor.name, array.astype(np.float32), _ARRAYS[compute])
     small = _store(f"{tensor.name}.quantized", quantized.data, quantized.kind, stream, shape=array.shape)
     scale = _store(f"{tensor.name}.scale", quantized.scale, compute, stream)
-    node = helper.make_node("DequantizeLinear", [small.name, scale.name], [tensor.name],
-                            name=f"{tensor.name}/dequantize", **quantized.attributes)
+    node = helper.make_node(
+        "DequantizeLinear",
+        [small.name, scale.name],
+        [tensor.name],
+        name=f"{tensor.name}/dequantize",
+        **quantized.attributes,
+    )
     return [small, scale], node
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------------
+
 
 class Quantized(NamedTuple):
     """data: as ONNX stores it. attributes: of DequantizeLinear."""
@@ -132,8 +144,10 @@ def _to_int4(name: str, weight: np.ndarray, scale_type: np.dtype) -> Quantized:
     first."""
     rows, columns = weight.shape
     if columns % BLOCK:
-        raise EngineError(f"weight {name} has {columns} inputs and INT4 needs a multiple of {BLOCK}; build this "
-                          "model with --precision fp8 or fp16")
+        raise EngineError(
+            f"weight {name} has {columns} inputs and INT4 needs a multiple of {BLOCK}; build this "
+            "model with --precision fp8 or fp16"
+        )
     blocks = weight.reshape(rows, columns // BLOCK, BLOCK)
     scale = _scales(np.abs(blocks).max(2), 7, scale_type)
     whole = np.clip(np.rint(blocks / scale.astype(np.float32)[..., None]), -8, 7).astype(np.int8).reshape(-1, 2) & 0xF
@@ -148,12 +162,15 @@ def _scales(largest: np.ndarray, most: float, dtype: np.dtype) -> np.ndarray:
 def _as_compute(name: str, array: np.ndarray, compute: int) -> np.ndarray:
     converted = array.astype(_ARRAYS[compute])
     if not np.isfinite(converted.astype(np.float32)).all():
-        raise EngineError(f"weight {name} has values that {TensorProto.DataType.Name(compute)} cannot hold; build "
-                          "with --precision bf16")
+        raise EngineError(
+            f"weight {name} has values that {TensorProto.DataType.Name(compute)} cannot hold; build "
+            "with --precision bf16"
+        )
     return converted
 
 
 # -- external data ---------------------------------------------------------------------------------------------------
+
 
 def _is_external(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL
@@ -166,12 +183,14 @@ def _external(tensor: TensorProto) -> dict[str, str]:
 def _read(tensor: TensorProto, directory: Path) -> np.ndarray:
     """A weight as it stands in its file, mapped and not loaded."""
     place = _external(tensor)
-    return np.memmap(directory / place["location"], _ARRAYS[tensor.data_type], "r", int(place["offset"]),
-                     tuple(tensor.dims))
+    return np.memmap(
+        directory / place["location"], _ARRAYS[tensor.data_type], "r", int(place["offset"]), tuple(tensor.dims)
+    )
 
 
-def _store(name: str, array: np.ndarray, kind: int, stream: BinaryIO,
-           shape: tuple[int, ...] | None = None) -> TensorProto:
+def _store(
+    name: str, array: np.ndarray, kind: int, stream: BinaryIO, shape: tuple[int, ...] | None = None
+) -> TensorProto:
     stream.write(bytes(-stream.tell() % _ALIGNED))
     offset = stream.tell()
     array = np.ascontiguousarray(array)

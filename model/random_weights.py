@@ -26,10 +26,12 @@ from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.types import InvalidInput
 
 # hidden, inner, layers, heads, tied; vision depth, hidden, inner, DeepStack blocks.
-_SIZES = {"2B": (2048, 6144, 28, 16, True, 24, 1024, 4096, [5, 11, 17]),
-          "4B": (2560, 9728, 36, 32, True, 24, 1024, 4096, [5, 11, 17]),
-          "8B": (4096, 12288, 36, 32, False, 27, 1152, 4304, [8, 16, 24]),
-          "toy": (256, 768, 4, 4, True, 3, 128, 256, [0, 1])}
+_SIZES = {
+    "2B": (2048, 6144, 28, 16, True, 24, 1024, 4096, [5, 11, 17]),
+    "4B": (2560, 9728, 36, 32, True, 24, 1024, 4096, [5, 11, 17]),
+    "8B": (4096, 12288, 36, 32, False, 27, 1152, 4304, [8, 16, 24]),
+    "toy": (256, 768, 4, 4, True, 3, 128, 256, [0, 1]),
+}
 SIZES = tuple(_SIZES)
 COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
 
@@ -40,21 +42,46 @@ def config_of(size: str, layers: int | None = None) -> dict[str, Any]:
     vocabulary, head_dim, section = (2048, 64, [12, 10, 10]) if size == "toy" else (151936, 128, [24, 20, 20])
     visual_id = 1500 if size == "toy" else 151655
     return {
-        "architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl", "tie_word_embeddings": tied,
-        "image_token_id": visual_id, "video_token_id": visual_id + 1, "vision_start_token_id": visual_id - 3,
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "model_type": "qwen3_vl",
+        "tie_word_embeddings": tied,
+        "image_token_id": visual_id,
+        "video_token_id": visual_id + 1,
+        "vision_start_token_id": visual_id - 3,
         "vision_end_token_id": visual_id - 2,
         "text_config": {
-            "model_type": "qwen3_vl_text", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
-            "num_hidden_layers": layers or depth, "num_attention_heads": heads,
-            "num_key_value_heads": 2 if size == "toy" else 8, "head_dim": head_dim, "hidden_act": "silu",
-            "max_position_embeddings": 262144, "rms_norm_eps": 1e-6, "rope_theta": 5e6, "attention_bias": False,
+            "model_type": "qwen3_vl_text",
+            "vocab_size": vocabulary,
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers or depth,
+            "num_attention_heads": heads,
+            "num_key_value_heads": 2 if size == "toy" else 8,
+            "head_dim": head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": 262144,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5e6,
+            "attention_bias": False,
             "tie_word_embeddings": tied,
-            "rope_scaling": {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True}},
+            "rope_scaling": {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True},
+        },
         "vision_config": {
-            "model_type": "qwen3_vl", "depth": vision_depth, "hidden_size": vision_hidden,
-            "intermediate_size": vision_inner, "num_heads": 2 if size == "toy" else 16, "in_channels": 3,
-            "patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": hidden,
-            "num_position_embeddings": 2304, "deepstack_visual_indexes": deep, "hidden_act": "gelu_pytorch_tanh"}}
+            "model_type": "qwen3_vl",
+            "depth": vision_depth,
+            "hidden_size": vision_hidden,
+            "intermediate_size": vision_inner,
+            "num_heads": 2 if size == "toy" else 16,
+            "in_channels": 3,
+            "patch_size": 16,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "out_hidden_size": hidden,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": deep,
+            "hidden_act": "gelu_pytorch_tanh",
+        },
+    }
 
 
 def random_network(config: dict[str, Any], device: str, dtype: torch.dtype, seed: int = 0) -> Network:
@@ -111,8 +138,11 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, shape in wanted.shapes.items():
             count = prod(shape)
-            values = (np.roll(pool, int(rng.integers(len(pool)))) if len(shape) > 1 else
-                      np.full(count, 0 if name.endswith("bias") else 1, np.float16))
+            values = (
+                np.roll(pool, int(rng.integers(len(pool))))
+                if len(shape) > 1
+                else np.full(count, 0 if name.endswith("bias") else 1, np.float16)
+            )
             for begin in range(0, count, len(values)):
-                stream.write(memoryview(values[:count - begin]).cast("B"))
+                stream.write(memoryview(values[: count - begin]).cast("B"))
     return directory

@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from data import COLOUR_IDS, KIND_IDS, Sample
 from torch import nn
 
-from data import COLOUR_IDS, KIND_IDS, Sample
 from qwen3vl_ros.sim.scenes import GAUGE_SCALES, KINDS
 
-MIN_VISIBILITY = 0.4   # less of an object than this is not expected to be named
-PLACE_SIGMA = 7.0      # softness of the places, in thousandths of the image
-READING_SIGMA = 12.0   # softness of the dial's reading, in thousandths of its range
+MIN_VISIBILITY = 0.4  # less of an object than this is not expected to be named
+PLACE_SIGMA = 7.0  # softness of the places, in thousandths of the image
+READING_SIGMA = 12.0  # softness of the dial's reading, in thousandths of its range
 NAMES = len(COLOUR_IDS) * len(KINDS)
 
 _BINS = np.arange(0, 1000, 10) + 5.0
@@ -38,8 +38,10 @@ def places_of(value: np.ndarray, sigma: float = PLACE_SIGMA) -> np.ndarray:
 def shown_by(dial: dict) -> tuple[int, np.ndarray]:
     """A dial's scale, as an index into GAUGE_SCALES, and the distribution (100) of where the needle stands in its range."""
     fraction = (dial["value"] - dial["minimum"]) / (dial["maximum"] - dial["minimum"])
-    return (GAUGE_SCALES.index((dial["unit"], dial["minimum"], dial["maximum"])),
-            places_of([1000 * fraction], READING_SIGMA)[0])
+    return (
+        GAUGE_SCALES.index((dial["unit"], dial["minimum"], dial["maximum"])),
+        places_of([1000 * fraction], READING_SIGMA)[0],
+    )
 
 
 def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -61,10 +63,18 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
     share = share[:, 1:]
     named = np.array([t.visibility >= MIN_VISIBILITY for t in sample.things], bool)
     share[:, ~named] = 0
-    out = dict(kind=np.zeros(n, np.int64), colour=np.zeros(n, np.int64), anchor=np.zeros(n, np.float32),
-               box=np.zeros((n, 4), np.float32), places=np.zeros((n, 4, 100), np.float32), name=np.zeros(n, np.int64),
-               scale=np.full(n, -1, np.int64), reading=np.zeros((n, 100), np.float32), tip=np.zeros((n, 2, 100), np.float32),
-               once=np.zeros(n, np.float32))
+    out = dict(
+        kind=np.zeros(n, np.int64),
+        colour=np.zeros(n, np.int64),
+        anchor=np.zeros(n, np.float32),
+        box=np.zeros((n, 4), np.float32),
+        places=np.zeros((n, 4, 100), np.float32),
+        name=np.zeros(n, np.int64),
+        scale=np.full(n, -1, np.int64),
+        reading=np.zeros((n, 100), np.float32),
+        tip=np.zeros((n, 2, 100), np.float32),
+        once=np.zeros(n, np.float32),
+    )
     owner = np.full(n, -1)
     if count:
         best = share.argmax(1)
@@ -73,7 +83,9 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
         if not named[k]:
             continue
         x0, y0, x1, y1 = thing.box_xyxy_px
-        anchor = min(int((y0 + y1) / 2 / h * rows), rows - 1) * columns + min(int((x0 + x1) / 2 / w * columns), columns - 1)
+        anchor = min(int((y0 + y1) / 2 / h * rows), rows - 1) * columns + min(
+            int((x0 + x1) / 2 / w * columns), columns - 1
+        )
         owner[anchor] = k
         out["anchor"][anchor] = 1
     for k, thing in enumerate(sample.things):
@@ -103,8 +115,17 @@ class DenseHead(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.sizes = dict(kind=len(KIND_IDS) + 1, colour=len(COLOUR_IDS) + 1, anchor=1, box=4, places=400, name=NAMES + 1,
-                          scale=len(GAUGE_SCALES), reading=100, tip=200)
+        self.sizes = dict(
+            kind=len(KIND_IDS) + 1,
+            colour=len(COLOUR_IDS) + 1,
+            anchor=1,
+            box=4,
+            places=400,
+            name=NAMES + 1,
+            scale=len(GAUGE_SCALES),
+            reading=100,
+            tip=200,
+        )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sum(self.sizes.values()))
 
@@ -125,24 +146,34 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
         """Small things are the ones that are mistaken, and have few tokens: counted by tokens they hardly count."""
         named = truth[part] > 0
         weight = truth["once"][named]
-        return (F.cross_entropy(said[part][named], truth[part][named], reduction="none") * weight).sum() / weight.sum().clamp(min=1)
+        return (
+            F.cross_entropy(said[part][named], truth[part][named], reduction="none") * weight
+        ).sum() / weight.sum().clamp(min=1)
 
     parts = dict(
         kind=F.cross_entropy(said["kind"][labelled], truth["kind"][labelled]),
         colour=F.cross_entropy(said["colour"][mine], truth["colour"][mine]),
         # Most tokens are background: without a term of their own the kinds of the few others are learned late.
         shape=once_a_thing("kind"),
-        anchor=F.binary_cross_entropy_with_logits(said["anchor"][..., 0][labelled], truth["anchor"][labelled],
-                                                  pos_weight=torch.tensor(4.0)))
+        anchor=F.binary_cross_entropy_with_logits(
+            said["anchor"][..., 0][labelled], truth["anchor"][labelled], pos_weight=torch.tensor(4.0)
+        ),
+    )
     # Tokens at the centre matter more: they are the ones the language side will point at.
-    weight = (1 + 3 * truth["anchor"][mine])
+    weight = 1 + 3 * truth["anchor"][mine]
     weight = weight / weight.sum()
     places = said["places"][mine].view(-1, 4, 100).log_softmax(-1)
     parts["places"] = (-(places * truth["places"][mine]).sum(-1).mean(1) * weight).sum()
-    parts["box"] = (F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight).sum()
+    parts["box"] = (
+        F.smooth_l1_loss(said["box"][mine], truth["box"][mine], reduction="none", beta=0.02).mean(1) * weight
+    ).sum()
     # Colour and kind as one thing: read apart, a red cube and a green ball add up to a red ball.
-    parts |= dict(name=once_a_thing("name"), scale=of_dials("scale"), reading=of_dials("reading"), tip=of_dials("tip", -1, 100))
-    weights = dict(kind=1.5, shape=3.0, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=1.2, scale=1.0, reading=0.5, tip=0.3)
+    parts |= dict(
+        name=once_a_thing("name"), scale=of_dials("scale"), reading=of_dials("reading"), tip=of_dials("tip", -1, 100)
+    )
+    weights = dict(
+        kind=1.5, shape=3.0, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=1.2, scale=1.0, reading=0.5, tip=0.3
+    )
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 
 
@@ -156,15 +187,24 @@ def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -
     found = (said["anchor"][..., 0] > 0) & (said["kind"].argmax(-1) > 0)
     dial = truth["scale"] >= 0
     reading = (said["reading"][dial].argmax(-1) - truth["reading"][dial].argmax(-1)).abs().float()
-    scores = dict(reading_off=float(reading.median()) / 100, scale=float(
-        (said["scale"][dial].argmax(-1) == truth["scale"][dial]).float().mean())) if dial.any() else {}
-    return scores | dict(iou=float(iou(said["box"][at].float(), box).mean()), iou_places=float(iou(by_place, box).mean()),
-                hit=float((iou(by_place, box) > 0.5).float().mean()),
-                kind=float((said["kind"][at].argmax(-1) == truth["kind"][at]).float().mean()),
-                colour=float((said["colour"][at].argmax(-1) == truth["colour"][at]).float().mean()),
-                name=float((said["name"][at].argmax(-1) == truth["name"][at])[truth["name"][at] > 0].float().mean()),
-                anchor_recall=float(found[at].float().mean()),
-                anchor_precision=float(at[found].float().mean()) if found.any() else 0.0)
+    scores = (
+        dict(
+            reading_off=float(reading.median()) / 100,
+            scale=float((said["scale"][dial].argmax(-1) == truth["scale"][dial]).float().mean()),
+        )
+        if dial.any()
+        else {}
+    )
+    return scores | dict(
+        iou=float(iou(said["box"][at].float(), box).mean()),
+        iou_places=float(iou(by_place, box).mean()),
+        hit=float((iou(by_place, box) > 0.5).float().mean()),
+        kind=float((said["kind"][at].argmax(-1) == truth["kind"][at]).float().mean()),
+        colour=float((said["colour"][at].argmax(-1) == truth["colour"][at]).float().mean()),
+        name=float((said["name"][at].argmax(-1) == truth["name"][at])[truth["name"][at] > 0].float().mean()),
+        anchor_recall=float(found[at].float().mean()),
+        anchor_precision=float(at[found].float().mean()) if found.any() else 0.0,
+    )
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

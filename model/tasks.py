@@ -12,15 +12,15 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-
 from data import COLOUR_IDS, KIND_IDS, Sample, Thing
+from targets import MIN_VISIBILITY, coordinates
+
 from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
 from qwen3vl_ros.types import Request, Task
-from targets import MIN_VISIBILITY, coordinates
 
-SIDE_MARGIN = 0.05      # of the image width, between centres, to be left or right of
-DEPTH_MARGIN_M = 0.05   # along the ground, to be in front or behind
+SIDE_MARGIN = 0.05  # of the image width, between centres, to be left or right of
+DEPTH_MARGIN_M = 0.05  # along the ground, to be in front or behind
 SIDES = ("to the left of", "to the right of")
 RELATIONS = (*SIDES, "in front of", "behind")
 
@@ -55,37 +55,86 @@ class Language:
 
     def literals(self) -> list[str]:
         """Its words and what stands between them in its questions."""
-        templates = [self.described, self.count, self.exists, self.compare, *self.which.values(), self.nearest, self.put, self.gauge]
+        templates = [
+            self.described,
+            self.count,
+            self.exists,
+            self.compare,
+            *self.which.values(),
+            self.nearest,
+            self.put,
+            self.gauge,
+        ]
         between = [piece for template in templates for piece in re.split(r"\{\w+\}", template) if piece]
         return list(dict.fromkeys([*between, *self.words.values()]))
 
 
 ENGLISH = Language(
-    words={relation: f" {relation} the " for relation in (*RELATIONS, "in", "next to")}, joint=" ", article="the ", plural="s",
+    words={relation: f" {relation} the " for relation in (*RELATIONS, "in", "next to")},
+    joint=" ",
+    article="the ",
+    plural="s",
     described="{a}{relation}{b}",
     count="How many {a} are there in the image? Answer with a number.",
     exists="Is there a {a} in the image? Answer yes or no.",
     compare="Is the {a}{relation}{b}? Answer yes or no.",
-    which=dict(leftmost="Which object is leftmost?", rightmost="Which object is rightmost?",
-               nearest="Which object is nearest to the camera?", farthest="Which object is farthest from the camera?"),
+    which=dict(
+        leftmost="Which object is leftmost?",
+        rightmost="Which object is rightmost?",
+        nearest="Which object is nearest to the camera?",
+        farthest="Which object is farthest from the camera?",
+    ),
     nearest="Which object is nearest to the {a}?",
     put="Put the {a}{relation}{b}. Report the bbox coordinates of the object to pick and of the place to put it in JSON format.",
-    gauge="What does the gauge read? Answer in JSON format with value and unit.")
+    gauge="What does the gauge read? Answer in JSON format with value and unit.",
+)
 CHINESE = Language(
-    words={"cube": "立方体", "ball": "球", "cylinder": "圆柱体", "mug": "杯子", "bowl": "碗", "gauge": "仪表", "object": "物体",
-           "red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "orange": "橙色", "purple": "紫色", "white": "白色",
-           "black": "黑色", "leftmost": "最左边", "rightmost": "最右边", "nearest": "离相机最近", "farthest": "离相机最远",
-           "to the left of": "左边", "to the right of": "右边", "in front of": "前面", "behind": "后面", "in": "里面",
-           "next to": "旁边", "yes": "是", "no": "否"},
-    joint="的", article="", plural="",
+    words={
+        "cube": "立方体",
+        "ball": "球",
+        "cylinder": "圆柱体",
+        "mug": "杯子",
+        "bowl": "碗",
+        "gauge": "仪表",
+        "object": "物体",
+        "red": "红色",
+        "green": "绿色",
+        "blue": "蓝色",
+        "yellow": "黄色",
+        "orange": "橙色",
+        "purple": "紫色",
+        "white": "白色",
+        "black": "黑色",
+        "leftmost": "最左边",
+        "rightmost": "最右边",
+        "nearest": "离相机最近",
+        "farthest": "离相机最远",
+        "to the left of": "左边",
+        "to the right of": "右边",
+        "in front of": "前面",
+        "behind": "后面",
+        "in": "里面",
+        "next to": "旁边",
+        "yes": "是",
+        "no": "否",
+    },
+    joint="的",
+    article="",
+    plural="",
     described="{b}{relation}的{a}",
     count="图中有多少个{a}？请用数字回答。",
     exists="图中有{a}吗？请回答是或否。",
     compare="{a}在{b}{relation}吗？请回答是或否。",
-    which=dict(leftmost="哪个物体在最左边？", rightmost="哪个物体在最右边？", nearest="哪个物体离相机最近？", farthest="哪个物体离相机最远？"),
+    which=dict(
+        leftmost="哪个物体在最左边？",
+        rightmost="哪个物体在最右边？",
+        nearest="哪个物体离相机最近？",
+        farthest="哪个物体离相机最远？",
+    ),
     nearest="哪个物体离{a}最近？",
     put="把{a}放在{b}{relation}。请以JSON格式报告要抓取的物体和放置位置的bbox坐标。",
-    gauge="仪表的读数是多少？请以JSON格式回答value和unit。")
+    gauge="仪表的读数是多少？请以JSON格式回答value和unit。",
+)
 LANGUAGES = dict(en=ENGLISH, zh=CHINESE)
 
 
@@ -109,16 +158,25 @@ def box_list(sample: Sample, items: list[tuple[int, str]]) -> tuple[str, tuple[i
     """The answer with the boxes of (thing, label), and the things in its order: from left to right, so that there is
     one right answer."""
     h, w = sample.labels.shape
-    rows = sorted((*(int(round(v)) for v in coordinates(sample.things[i].box_xyxy_px, (w, h))), label, i) for i, label in items)
-    return (fenced([f'{{"bbox_2d": [{a}, {b}, {c}, {d}], "label": "{label}"}}' for a, b, c, d, label, _ in rows]),
-            tuple(row[-1] for row in rows))
+    rows = sorted(
+        (*(int(round(v)) for v in coordinates(sample.things[i].box_xyxy_px, (w, h))), label, i) for i, label in items
+    )
+    return (
+        fenced([f'{{"bbox_2d": [{a}, {b}, {c}, {d}], "label": "{label}"}}' for a, b, c, d, label, _ in rows]),
+        tuple(row[-1] for row in rows),
+    )
 
 
 def point_list(sample: Sample, items: list[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
     """As box_list, with a point on each thing."""
     h, w = sample.labels.shape
-    rows = sorted((*(int(round(v)) for v in coordinates(point_inside(sample, i) * 2, (w, h))[:2]), label, i) for i, label in items)
-    return (fenced([f'{{"point_2d": [{x}, {y}], "label": "{label}"}}' for x, y, label, _ in rows]), tuple(row[-1] for row in rows))
+    rows = sorted(
+        (*(int(round(v)) for v in coordinates(point_inside(sample, i) * 2, (w, h))[:2]), label, i) for i, label in items
+    )
+    return (
+        fenced([f'{{"point_2d": [{x}, {y}], "label": "{label}"}}' for x, y, label, _ in rows]),
+        tuple(row[-1] for row in rows),
+    )
 
 
 def fenced(rows: list[str]) -> str:
@@ -160,12 +218,17 @@ class Asker:
 
     def matching(self, phrase: str) -> list[int]:
         words = phrase.split()
-        return [i for i in self.named + self.gauges
-                if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])]
+        return [
+            i
+            for i in self.named + self.gauges
+            if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])
+        ]
 
     def mention(self, *names: str) -> tuple[tuple[str, tuple[int, ...] | None], ...]:
         """Names as the prompt says them, with what they fit."""
-        return tuple((self.language.name(n), None if n in self.doubtful else self.left_to_right(self.matching(n))) for n in names)
+        return tuple(
+            (self.language.name(n), None if n in self.doubtful else self.left_to_right(self.matching(n))) for n in names
+        )
 
     def left_to_right(self, things: list[int]) -> tuple[int, ...]:
         return tuple(sorted(things, key=lambda i: self.thing(i).box_xyxy_px[0]))
@@ -196,9 +259,12 @@ class Asker:
     def extreme(self, among: list[int]) -> list[tuple[str, int]]:
         """("leftmost", i) and the like, where one stands out."""
         out = []
-        for word, key, margin in (("leftmost", self.centre_x, SIDE_MARGIN), ("rightmost", lambda i: -self.centre_x(i), SIDE_MARGIN),
-                                  ("nearest", lambda i: self.thing(i).range_m, DEPTH_MARGIN_M),
-                                  ("farthest", lambda i: -self.thing(i).range_m, DEPTH_MARGIN_M)):
+        for word, key, margin in (
+            ("leftmost", self.centre_x, SIDE_MARGIN),
+            ("rightmost", lambda i: -self.centre_x(i), SIDE_MARGIN),
+            ("nearest", lambda i: self.thing(i).range_m, DEPTH_MARGIN_M),
+            ("farthest", lambda i: -self.thing(i).range_m, DEPTH_MARGIN_M),
+        ):
             ranked = sorted(among, key=key)
             if len(ranked) > 1 and key(ranked[1]) - key(ranked[0]) > margin:
                 out.append((word, ranked[0]))
@@ -209,15 +275,15 @@ class Asker:
     def categories(self) -> Question:
         kinds = tuple(KIND_IDS)
         if self.rng.random() < 0.3:
-            targets = list(kinds[:self.rng.integers(len(KINDS), len(kinds) + 1)])
+            targets = list(kinds[: self.rng.integers(len(KINDS), len(kinds) + 1)])
         else:
-            targets = [str(k) for k in self.rng.permutation(kinds)[:self.rng.integers(1, 5)]]
+            targets = [str(k) for k in self.rng.permutation(kinds)[: self.rng.integers(1, 5)]]
         items = [(i, self.thing(i).kind) for i in self.named + self.gauges if self.thing(i).kind in targets]
         return self._boxes("categories", targets, items)
 
     def phrases(self) -> Question | None:
         pool = sorted({self.name(i) for i in self.named})
-        targets = [str(p) for p in self.rng.permutation(pool)[:self.rng.integers(1, 4)]] if pool else []
+        targets = [str(p) for p in self.rng.permutation(pool)[: self.rng.integers(1, 4)]] if pool else []
         while len(targets) < 2 or self.rng.random() < 0.3:
             targets.append(self.absent_phrase())
         targets = list(dict.fromkeys(targets))[:5]
@@ -228,7 +294,7 @@ class Asker:
     def absent(self) -> Question | None:
         kinds = [k for k in KIND_IDS if self.is_absent(k)]
         if kinds and self.rng.random() < 0.5:
-            targets = [str(k) for k in self.rng.permutation(kinds)[:self.rng.integers(1, len(kinds) + 1)]]
+            targets = [str(k) for k in self.rng.permutation(kinds)[: self.rng.integers(1, len(kinds) + 1)]]
         else:
             targets = list(dict.fromkeys(self.absent_phrase() for _ in range(self.rng.integers(1, 3))))
         return self._boxes("absent", targets, [])
@@ -238,8 +304,12 @@ class Asker:
         if not names:
             return None
         phrase = str(self.rng.choice(names))
-        return self._boxes("locate", [phrase], [(i, phrase) for i in self.matching(phrase)],
-                           article=self.language.article if self.rng.random() < 0.4 else "")
+        return self._boxes(
+            "locate",
+            [phrase],
+            [(i, phrase) for i in self.matching(phrase)],
+            article=self.language.article if self.rng.random() < 0.4 else "",
+        )
 
     def locate_twins(self) -> Question | None:
         """Several things of one colour and kind: rarer than one, and else the first one would pass for all."""
@@ -258,7 +328,9 @@ class Asker:
         if not found:
             return None
         word, i = found[self.rng.integers(len(found))]
-        return self._boxes("locate_relation", [f"{word} {kind}"], [(i, f"{word} {kind}")], (kind,), self.language.article)
+        return self._boxes(
+            "locate_relation", [f"{word} {kind}"], [(i, f"{word} {kind}")], (kind,), self.language.article
+        )
 
     def locate_relation(self) -> Question | None:
         anchors = self.unique()
@@ -291,13 +363,21 @@ class Asker:
         if self.rng.random() < 0.25:
             phrase, found = "object", self.named
         else:
-            phrase = str(self.rng.choice(KINDS)) if self.rng.random() < 0.7 or not self.named else self.name(int(self.rng.choice(self.named)))
+            phrase = (
+                str(self.rng.choice(KINDS))
+                if self.rng.random() < 0.7 or not self.named
+                else self.name(int(self.rng.choice(self.named)))
+            )
             found = self.matching(phrase)
         if phrase in self.doubtful or (phrase == "object" and self.doubtful):
             return None
         plural = phrase + self.language.plural
-        return Question("count", self.language.fill(self.language.count, plural), str(len(found)),
-                        mentions=((self.language.name(plural), self.left_to_right(found)),))
+        return Question(
+            "count",
+            self.language.fill(self.language.count, plural),
+            str(len(found)),
+            mentions=((self.language.name(plural), self.left_to_right(found)),),
+        )
 
     def exists(self) -> Question | None:
         yes = self.rng.random() < 0.5 and self.named
@@ -315,7 +395,9 @@ class Asker:
         if not relation:
             return None
         words = str(self.rng.choice(sorted(relation)))
-        return self._said("relation", self.language.compare, "yes" if relation[words] else "no", self.name(a), self.name(b), words)
+        return self._said(
+            "relation", self.language.compare, "yes" if relation[words] else "no", self.name(a), self.name(b), words
+        )
 
     def nearest(self) -> Question | None:
         unique = self.unique()
@@ -330,7 +412,11 @@ class Asker:
         if len(unique) < 3:
             return None
         b = int(self.rng.choice(unique))
-        distance = {i: float(np.linalg.norm(np.subtract(self.thing(i).world_m, self.thing(b).world_m))) for i in unique if i != b}
+        distance = {
+            i: float(np.linalg.norm(np.subtract(self.thing(i).world_m, self.thing(b).world_m)))
+            for i in unique
+            if i != b
+        }
         ranked = sorted(distance, key=distance.get)
         if distance[ranked[1]] - distance[ranked[0]] < DEPTH_MARGIN_M / 2:
             return None
@@ -348,8 +434,13 @@ class Asker:
             box = ", ".join(str(int(round(v))) for v in coordinates(self.thing(i).box_xyxy_px, (w, h)))
             rows.append(f'{{"bbox_2d": [{box}], "label": "{role}"}}')
         names = self.name(a), self.name(b)
-        return Question("pick_place", self.language.fill(self.language.put, *names, words), fenced(rows), (a, b),
-                        mentions=self.mention(*names))
+        return Question(
+            "pick_place",
+            self.language.fill(self.language.put, *names, words),
+            fenced(rows),
+            (a, b),
+            mentions=self.mention(*names),
+        )
 
     def gauge(self) -> Question | None:
         if self.dial is None:
@@ -359,24 +450,47 @@ class Asker:
         g = self.sample.gauge
         step = (g["maximum"] - g["minimum"]) / 100
         value = f"{g['value']:.{2 if step < 0.1 else 1 if step < 1 else 0}f}"
-        said = json.dumps({"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False)
+        said = json.dumps(
+            {"value": float(value) if "." in value else int(value), "unit": g["unit"]}, ensure_ascii=False
+        )
         prompt = self.language.gauge
         return Question("gauge", prompt, said, (self.dial,), mentions=((prompt, (self.dial,)),))
 
-    def _boxes(self, kind: str, names: list[str], items: list[tuple[int, str]], mentioned: tuple[str, ...] = (),
-               article: str = "") -> Question:
+    def _boxes(
+        self,
+        kind: str,
+        names: list[str],
+        items: list[tuple[int, str]],
+        mentioned: tuple[str, ...] = (),
+        article: str = "",
+    ) -> Question:
         """Where names are; mentioned: what to look up, the names themselves if empty."""
-        return self._located(kind, tuple(article + self.language.name(n) for n in names), items, self.mention(*(mentioned or names)))
+        return self._located(
+            kind, tuple(article + self.language.name(n) for n in names), items, self.mention(*(mentioned or names))
+        )
 
     def _located(self, kind: str, targets: tuple[str, ...], items: list[tuple[int, str]], mentions) -> Question:
         answer = box_list(self.sample, [(i, self.language.name(label)) for i, label in items])
         return Question(kind, prompt_for(Request(targets)), *answer, targets, mentions)
 
-    def _said(self, kind: str, template: str, answer: str, a: str = "", b: str = "", relation: str = "",
-              things: tuple[int, ...] = ()) -> Question:
+    def _said(
+        self,
+        kind: str,
+        template: str,
+        answer: str,
+        a: str = "",
+        b: str = "",
+        relation: str = "",
+        things: tuple[int, ...] = (),
+    ) -> Question:
         """A question of a template, answered by a name, yes or no."""
-        return Question(kind, self.language.fill(template, a, b, relation), self.language.name(answer), things,
-                        mentions=self.mention(*filter(None, (a, b))))
+        return Question(
+            kind,
+            self.language.fill(template, a, b, relation),
+            self.language.name(answer),
+            things,
+            mentions=self.mention(*filter(None, (a, b))),
+        )
 
     def _unique_pair(self) -> tuple[int, int] | None:
         unique = self.unique()
@@ -391,18 +505,67 @@ class Asker:
         return getattr(self, str(self.rng.choice(names, p=weights)))()
 
 
-_SHARES = dict(categories=24, phrases=12, absent=8, locate=12, locate_twins=10, locate_extreme=3, locate_relation=9, points=8,
-               count=9, exists=8, compare=11, nearest=10, pick_place=9)
+_SHARES = dict(
+    categories=24,
+    phrases=12,
+    absent=8,
+    locate=12,
+    locate_twins=10,
+    locate_extreme=3,
+    locate_relation=9,
+    points=8,
+    count=9,
+    exists=8,
+    compare=11,
+    nearest=10,
+    pick_place=9,
+)
 MIXTURE = {k: v / sum(_SHARES.values()) for k, v in _SHARES.items()}
 
 # One token each in the tokenizer, so that a question costs a few.
 _LITERALS = [
-    'Locate every instance that belongs to the following categories: "', '". Report bbox coordinates in JSON format.',
-    'Locate every object that matches the description "', '" in the image. Report bbox coordinates in JSON format.',
-    "Locate ", " in this image. Output the point coordinates in JSON format.", *ENGLISH.literals(), *CHINESE.literals()]
-_STRUCTURE = ['```json\n[\n\t{"bbox_2d": [', '```json\n[\n\t{"point_2d": [', '], "label": "', '"},\n\t{"bbox_2d": [',
-              '"},\n\t{"point_2d": [', '"}\n]\n```', "```json\n[]\n```", ", ", '{"value": ', ', "unit": "', '"}']
-WORDS = [*KINDS, *(kind + "s" for kind in KINDS), *COLOURS, "gauge", "leftmost", "rightmost", "nearest", "farthest", "pick", "place", "yes",
-         "no", "objects", "bar", "psi", "°C", "kPa", "%", "the"]
+    'Locate every instance that belongs to the following categories: "',
+    '". Report bbox coordinates in JSON format.',
+    'Locate every object that matches the description "',
+    '" in the image. Report bbox coordinates in JSON format.',
+    "Locate ",
+    " in this image. Output the point coordinates in JSON format.",
+    *ENGLISH.literals(),
+    *CHINESE.literals(),
+]
+_STRUCTURE = [
+    '```json\n[\n\t{"bbox_2d": [',
+    '```json\n[\n\t{"point_2d": [',
+    '], "label": "',
+    '"},\n\t{"bbox_2d": [',
+    '"},\n\t{"point_2d": [',
+    '"}\n]\n```',
+    "```json\n[]\n```",
+    ", ",
+    '{"value": ',
+    ', "unit": "',
+    '"}',
+]
+WORDS = [
+    *KINDS,
+    *(kind + "s" for kind in KINDS),
+    *COLOURS,
+    "gauge",
+    "leftmost",
+    "rightmost",
+    "nearest",
+    "farthest",
+    "pick",
+    "place",
+    "yes",
+    "no",
+    "objects",
+    "bar",
+    "psi",
+    "°C",
+    "kPa",
+    "%",
+    "the",
+]
 PHRASES = tuple(dict.fromkeys(_STRUCTURE + _LITERALS))
 assert COLOUR_IDS.keys() == COLOURS.keys()

@@ -14,16 +14,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from data import INPUT_SIZE, Sample
+from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
+from targets import coordinates, places_of, shown_by
+from tasks import CHINESE, ENGLISH, PHRASES, WORDS, Asker, Question
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
 
-from data import INPUT_SIZE, Sample
-from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
 from qwen3vl_ros.sim.scenes import GAUGE_SCALES
-from targets import coordinates, places_of, shown_by
-from tasks import CHINESE, ENGLISH, PHRASES, WORDS, Asker, Question
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 POINTING_WEIGHT = 0.3
 MOST = 6  # things that fit a name are counted up to this
 TEMPLATE = (
@@ -32,7 +40,8 @@ TEMPLATE = (
     "{% if part.type == 'image' or 'image' in part or 'image_url' in part %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif part.type == 'video' or 'video' in part %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 @functools.cache
@@ -51,14 +60,19 @@ def tokenizer() -> Tokenizer:
             parts = [parts[0] + parts[1], *parts[2:]]
     result = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     result.normalizer = normalizers.NFC()
-    result.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"\p{N}|\p{L}+|[^\s\p{L}\p{N}]|\s"), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    result.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{N}|\p{L}+|[^\s\p{L}\p{N}]|\s"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     result.decoder = decoders.ByteLevel()
     result.add_tokens([AddedToken(p, normalized=False, special=False) for p in PHRASES])
     result.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
     if result.get_vocab_size() > VOCABULARY:
-        raise ValueError(f"{result.get_vocab_size()} tokens do not fit the embedding of {VOCABULARY}; raise embedded.VOCABULARY")
+        raise ValueError(
+            f"{result.get_vocab_size()} tokens do not fit the embedding of {VOCABULARY}; raise embedded.VOCABULARY"
+        )
     return result
 
 
@@ -73,16 +87,35 @@ def write_processor(folder: Path) -> None:
     area = INPUT_SIZE[0] * (INPUT_SIZE[1] + PATCH)  # 76800: 640x480 becomes 320x224
     files = {
         "tokenizer_config.json": dict(
-            tokenizer_class="PreTrainedTokenizerFast", model_max_length=4096, clean_up_tokenization_spaces=False,
-            eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=list(SPECIAL)),
+            tokenizer_class="PreTrainedTokenizerFast",
+            model_max_length=4096,
+            clean_up_tokenization_spaces=False,
+            eos_token="<|im_end|>",
+            pad_token="<|endoftext|>",
+            additional_special_tokens=list(SPECIAL),
+        ),
         "preprocessor_config.json": dict(
-            image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen3VLProcessor", patch_size=PATCH, merge_size=MERGE,
-            temporal_patch_size=TEMPORAL, size=dict(shortest_edge=area, longest_edge=area), do_convert_rgb=True,
-            do_resize=True, do_rescale=True, do_normalize=True, rescale_factor=1 / 255, resample=3,
-            image_mean=[0.5] * 3, image_std=[0.5] * 3),
+            image_processor_type="Qwen2VLImageProcessor",
+            processor_class="Qwen3VLProcessor",
+            patch_size=PATCH,
+            merge_size=MERGE,
+            temporal_patch_size=TEMPORAL,
+            size=dict(shortest_edge=area, longest_edge=area),
+            do_convert_rgb=True,
+            do_resize=True,
+            do_rescale=True,
+            do_normalize=True,
+            rescale_factor=1 / 255,
+            resample=3,
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+        ),
         "generation_config.json": dict(
-            do_sample=False, eos_token_id=[special_ids()["<|im_end|>"], special_ids()["<|endoftext|>"]],
-            pad_token_id=special_ids()["<|endoftext|>"])}
+            do_sample=False,
+            eos_token_id=[special_ids()["<|im_end|>"], special_ids()["<|endoftext|>"]],
+            pad_token_id=special_ids()["<|endoftext|>"],
+        ),
+    }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -98,10 +131,18 @@ class GroundingHead(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.sizes = MOST + 1, 400, len(GAUGE_SCALES), 100
-        self.out = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes))) for _ in POINTING_LAYERS)
+        self.out = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes))) for _ in POINTING_LAYERS
+        )
 
-    def loss(self, states: list[torch.Tensor], count: torch.Tensor, places: torch.Tensor, scale: torch.Tensor,
-             reading: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self,
+        states: list[torch.Tensor],
+        count: torch.Tensor,
+        places: torch.Tensor,
+        scale: torch.Tensor,
+        reading: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """states: M,D of each layer; count M; places M,4,100, zero where there is nothing; of dials, scale M (-1: no dial) and
         reading M,100, as the tower learns them (targets.py)."""
         some, dial, total, parts = count > 0, scale >= 0, 0.0, {}
@@ -116,7 +157,10 @@ class GroundingHead(nn.Module):
             if dial.any():
                 shown = F.cross_entropy(shows[dial], reading[dial])
                 total = total + 0.3 * F.cross_entropy(which[dial], scale[dial]) + 0.3 * shown
-                parts |= dict(told_scale=float((which.argmax(-1) == scale)[dial].float().mean()), told_reading=float(shown.detach()))
+                parts |= dict(
+                    told_scale=float((which.argmax(-1) == scale)[dial].float().mean()),
+                    told_reading=float(shown.detach()),
+                )
         return total, parts
 
 
@@ -160,15 +204,21 @@ class PackedText:
         names, said_of, at = {}, [0] * len(prompt), 0
         for name, things in question.mentions:
             ids = self.encode(name)
-            found = [i for i in range(at, len(prompt)) if prompt[i:i + len(ids)] == ids]
+            found = [i for i in range(at, len(prompt)) if prompt[i : i + len(ids)] == ids]
             if not found:
-                raise ValueError(f"the prompt {question.prompt!r} does not hold the name {name!r} that it is said to mention")
+                raise ValueError(
+                    f"the prompt {question.prompt!r} does not hold the name {name!r} that it is said to mention"
+                )
             at = found[0] + len(ids)
             if things is not None:
                 names[at - 1], said_of[at - 1] = things, sum(1 << i for i in things)
         if not question.answer.startswith("```"):  # a word or a number decides all, and is one token among a hundred
-            return (prompt + answer, [0.0] * len(prompt) + [3.0] * len(answer[:-1]) + [1.0],
-                    said_of + [sum(1 << i for i in question.things)] * len(answer), names)
+            return (
+                prompt + answer,
+                [0.0] * len(prompt) + [3.0] * len(answer[:-1]) + [1.0],
+                said_of + [sum(1 << i for i in question.things)] * len(answer),
+                names,
+            )
         digits = [i in self.digits for i in answer]
         weights, count, closed = [], -1, False
         for i, token in enumerate(answer):
@@ -179,8 +229,17 @@ class PackedText:
             # Whether there is a thing, or one more, decides more than where it ends; the last digit of a coordinate is a
             # thousandth of the image, mostly noise, and must not drown the others.
             tens = digits[i] and i + 2 < len(digits) and digits[i + 1] and not digits[i + 2]
-            weights.append(3.0 if i == 0 else 2.0 if opens or closes else 0.15 if digits[i] and not digits[i + 1]
-                           else 0.6 if tens else 1.0)
+            weights.append(
+                3.0
+                if i == 0
+                else 2.0
+                if opens or closes
+                else 0.15
+                if digits[i] and not digits[i + 1]
+                else 0.6
+                if tens
+                else 1.0
+            )
         return prompt + answer, [0.0] * len(prompt) + weights, said_of, names
 
     def pack(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -224,10 +283,21 @@ class PackedText:
                 places[n] = places_of(coordinates(sample.things[k].box_xyxy_px, size_px))
             if k in sample.dials:
                 scale[n], reading[n] = shown_by(sample.dials[k])
-        return (np.array(ids), np.concatenate(positions, 1), np.array(segments), np.array(weights, np.float32),
-                np.array(said_of), np.array(fits), places, scale, reading)
+        return (
+            np.array(ids),
+            np.concatenate(positions, 1),
+            np.array(segments),
+            np.array(weights, np.float32),
+            np.array(said_of),
+            np.array(fits),
+            places,
+            scale,
+            reading,
+        )
 
-    def loss(self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
         the prompt or the answer, plus what the names in the prompts have become.
 
@@ -256,5 +326,8 @@ class PackedText:
         pointing = -on_it_share[on_it.any(-1)].mean()
         grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], *named)
         return words + POINTING_WEIGHT * pointing + grounded, parts | dict(
-            words=float(words.detach()), tokens_right=float(right.float().mean()), decided=float(right[weight >= 2].float().mean()),
-            pointing=float(pointing.detach()))
+            words=float(words.detach()),
+            tokens_right=float(right.float().mean()),
+            decided=float(right[weight >= 2].float().mean()),
+            pointing=float(pointing.detach()),
+        )

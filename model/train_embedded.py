@@ -24,11 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import embedded
 import numpy as np
 import torch
 import torch.distributed as dist
-
-import embedded
 from data import INPUT_SIZE, Views, augment, plain
 from targets import DenseHead, dense_loss, dense_score, dense_targets
 from text import GroundingHead
@@ -47,17 +46,17 @@ class Settings:
     language_rate: float = 2e-3
     joint_rate: float = 1e-3
     warmup_steps: int = 150
-    tower_share: float = 0.7       # of the joint rate, for the tower, which has learned already
-    decay_share: float = 0.5       # the last share of each phase, in which the rate falls to a fiftieth
+    tower_share: float = 0.7  # of the joint rate, for the tower, which has learned already
+    decay_share: float = 0.5  # the last share of each phase, in which the rate falls to a fiftieth
     weight_decay: float = 0.03
     clip: float = 1.0
-    pack_tokens: int = 256         # question-answer tokens an image
-    chinese_share: float = 0.25    # of the questions: things look the same in every language, only the words are new
+    pack_tokens: int = 256  # question-answer tokens an image
+    chinese_share: float = 0.25  # of the questions: things look the same in every language, only the words are new
     dense_weight_joint: float = 1.0
-    mosaics: int = 4               # of dials, seen by the tower beside each batch
-    dial_share: float = 0.3        # of the views are drawn among those with a dial; of the others a sixth has one too
-    pool_batches: int = 96         # of features, kept while the tower is frozen: seeing again costs more than asking again
-    pool_reuse: int = 4            # steps for each batch of new images then
+    mosaics: int = 4  # of dials, seen by the tower beside each batch
+    dial_share: float = 0.3  # of the views are drawn among those with a dial; of the others a sixth has one too
+    pool_batches: int = 96  # of features, kept while the tower is frozen: seeing again costs more than asking again
+    pool_reuse: int = 4  # steps for each batch of new images then
 
     def __post_init__(self):
         for f in fields(self):
@@ -113,28 +112,42 @@ class Run:
         if self.opened_for == phase:
             return
         visual, text = self.model.model.visual, self.model.model.language_model
-        trained = dict(vision=[visual, self.head], language=[text, self.grounding],
-                       joint=[visual, text, self.head, self.grounding])[phase]
+        trained = dict(
+            vision=[visual, self.head], language=[text, self.grounding], joint=[visual, text, self.head, self.grounding]
+        )[phase]
         for module in self.modules().values():
             module.requires_grad_(False)
         matrices, others = [], []
         for module in trained:
             share = self.settings.tower_share if phase == "joint" and module is visual else 1.0
             for p in module.requires_grad_(True).parameters():
-                inside = (p.ndim == 2 and min(p.shape) <= 512 and module in (visual, text)  # wider ones cost Muon too much time
-                          and p is not visual.pos_embed.weight and p is not text.embed_tokens.weight)
+                inside = (
+                    p.ndim == 2
+                    and min(p.shape) <= 512
+                    and module in (visual, text)  # wider ones cost Muon too much time
+                    and p is not visual.pos_embed.weight
+                    and p is not text.embed_tokens.weight
+                )
                 decay = 0.0 if p.ndim < 2 or p is visual.pos_embed.weight else self.settings.weight_decay
                 (matrices if inside else others).append(dict(params=[p], weight_decay=decay, share=share))
-        self.optimisers = [torch.optim.AdamW(others, betas=(0.9, 0.98)),
-                           torch.optim.Muon(matrices, momentum=0.95, adjust_lr_fn="match_rms_adamw")]
+        self.optimisers = [
+            torch.optim.AdamW(others, betas=(0.9, 0.98)),
+            torch.optim.Muon(matrices, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        ]
         self.opened_for = phase
 
     def groups(self) -> list[dict]:
         return [g for optimiser in self.optimisers for g in optimiser.param_groups]
 
     def save(self) -> None:
-        state = dict(step=self.step, images=self.images, seconds=self.seconds, settings=asdict(self.settings),
-                     phase=self.opened_for, optimisers=[o.state_dict() for o in self.optimisers])
+        state = dict(
+            step=self.step,
+            images=self.images,
+            seconds=self.seconds,
+            settings=asdict(self.settings),
+            phase=self.opened_for,
+            optimisers=[o.state_dict() for o in self.optimisers],
+        )
         state |= {name: module.state_dict() for name, module in self.modules().items()}
         temporary = self.folder / "last.tmp"
         torch.save(state, temporary)
@@ -162,9 +175,13 @@ class Run:
 
         embedding = self.model.get_input_embeddings().weight.data
         fresh = embedding.clone()
-        self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
+        self.model.load_state_dict(
+            {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False
+        )
         theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-        ours_at, theirs_at = torch.tensor([(i, theirs[token]) for token, i in tokenizer().get_vocab().items() if token in theirs]).T
+        ours_at, theirs_at = torch.tensor(
+            [(i, theirs[token]) for token, i in tokenizer().get_vocab().items() if token in theirs]
+        ).T
         fresh[ours_at] = embedding[theirs_at]
         embedding.copy_(fresh)
         self.model.tie_weights()
@@ -182,8 +199,10 @@ def heads_of(folder: Path) -> Path:
 
 def collate(samples, grid) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     targets = [dense_targets(s, grid) for s in samples]
-    return (torch.from_numpy(np.stack([s.rgb for s in samples])),
-            {k: torch.from_numpy(np.stack([t[k] for t in targets])) for k in targets[0]})
+    return (
+        torch.from_numpy(np.stack([s.rgb for s in samples])),
+        {k: torch.from_numpy(np.stack([t[k] for t in targets])) for k in targets[0]},
+    )
 
 
 def share_gradients(parameters, workers: int) -> None:
@@ -196,7 +215,7 @@ def share_gradients(parameters, workers: int) -> None:
     flat /= workers
     at = 0
     for g in grads:
-        g.copy_(flat[at:at + g.numel()].view_as(g))
+        g.copy_(flat[at : at + g.numel()].view_as(g))
         at += g.numel()
 
 
@@ -208,8 +227,10 @@ def chosen_settings(run: Path, changes: str) -> Settings:
         raise ValueError(f"--set {changes!r} is no JSON: {error}") from None
     known = [f.name for f in fields(Settings)]
     if not isinstance(changed, dict) or (unknown := sorted(changed.keys() - known)):
-        raise ValueError(f"--set {changes!r} must be a JSON object of settings"
-                         + (f"; there is no {', '.join(unknown)}, only {', '.join(known)}" if isinstance(changed, dict) else ""))
+        raise ValueError(
+            f"--set {changes!r} must be a JSON object of settings"
+            + (f"; there is no {', '.join(unknown)}, only {', '.join(known)}" if isinstance(changed, dict) else "")
+        )
     saved = {}
     if (run / "last.pt").exists():
         saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True, mmap=True)["settings"]
@@ -235,6 +256,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     torch.set_num_threads(max(1, args.threads // workers))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     from text import PackedText, special_ids
+
     run = Run(settings, args.run, device, special_ids())
     if (args.run / "last.pt").exists():
         run.load(args.run / "last.pt")
@@ -266,13 +288,20 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 with torch.set_grad_enabled(name != "language"):
                     merged, deep = run.net.see(images.to(device))
                 if name == "language":
-                    pool = [*pool[1 - settings.pool_batches:], (merged, deep, samples, truth)]
+                    pool = [*pool[1 - settings.pool_batches :], (merged, deep, samples, truth)]
             if name != "language":
                 dense, parts = dense_loss(run.head(merged), truth)
                 loss = loss + dense * (1.0 if name == "vision" else settings.dense_weight_joint)
             if name != "vision":
-                words, more = packer.loss(run.net, run.grounding, merged[:share], [d[:share] for d in deep], samples,
-                                          truth["owner"][:share], rng)
+                words, more = packer.loss(
+                    run.net,
+                    run.grounding,
+                    merged[:share],
+                    [d[:share] for d in deep],
+                    samples,
+                    truth["owner"][:share],
+                    rng,
+                )
                 loss, parts = loss + words, parts | more
         for optimiser in run.optimisers:
             optimiser.zero_grad()
@@ -299,8 +328,15 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         if run.step % args.log_every == 0:
             elapsed, count = time.time() - clock, run.step - logged
             run.seconds += elapsed
-            row = dict(step=run.step, phase=name, rate=settings.rate(run.step), images=run.images, seconds=round(run.seconds),
-                       images_per_s=round(count * settings.batch / elapsed, 1), **{k: round(v / count, 4) for k, v in sums.items()})
+            row = dict(
+                step=run.step,
+                phase=name,
+                rate=settings.rate(run.step),
+                images=run.images,
+                seconds=round(run.seconds),
+                images_per_s=round(count * settings.batch / elapsed, 1),
+                **{k: round(v / count, 4) for k, v in sums.items()},
+            )
             note(args.run, row)
             sums, clock, logged = {}, time.time(), run.step
         if run.step % args.save_every == 0 or settings.phase(run.step)[0] != name:
@@ -322,7 +358,10 @@ def draw_curves(folder: Path) -> None:
     for row in rows:  # held-out rows stand at the images of the training row before them
         images = row["images"] = row.get("images", images)
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), constrained_layout=True)
-    for axis, held_out, title in ((axes[0], False, "training: losses"), (axes[1], True, "held out: scores, and losses of the words")):
+    for axis, held_out, title in (
+        (axes[0], False, "training: losses"),
+        (axes[1], True, "held out: scores, and losses of the words"),
+    ):
         chosen = [r for r in rows if (r["phase"] == "val") is held_out]
         skip = {"step", "phase", "rate", "images", "seconds", "images_per_s", "loss"}
         names = sorted({k for r in chosen for k in r} - skip)
@@ -347,11 +386,17 @@ def export(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run.model.half().save_pretrained(folder, safe_serialization=True)
     write_processor(folder)
-    heads = {f"{name}.{k}": v.half().contiguous() for name, module in run.heads().items() for k, v in module.state_dict().items()}
+    heads = {
+        f"{name}.{k}": v.half().contiguous()
+        for name, module in run.heads().items()
+        for k, v in module.state_dict().items()
+    }
     save_file(heads, heads_of(folder))
     for path in (folder / "model.safetensors", heads_of(folder)):
         path.chmod(0o644)  # written private to its owner, of no use to others
-    print(f"{folder}: step {run.step}, {run.images} images, {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
+    print(
+        f"{folder}: step {run.step}, {run.images} images, {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    )
 
 
 @torch.no_grad()
@@ -359,17 +404,25 @@ def validate(run: Run, samples, packer) -> dict[str, float]:
     """Dense scores on held-out views, and the share of answer tokens that are right when the ones before are given."""
     said, truths, words = [], [], {}
     for i in range(0, len(samples), 20):
-        images, truth = collate(samples[i:i + 20], run.net.grid)
+        images, truth = collate(samples[i : i + 20], run.net.grid)
         with torch.autocast(run.device, torch.bfloat16):
             merged, deep = run.net.see(images.to(run.device))
             said.append(run.head(merged))
             if run.opened_for != "vision":
-                for k, v in packer.loss(run.net, run.grounding, merged, deep, samples[i:i + 20],
-                                        truth["owner"].to(run.device), np.random.default_rng(i))[1].items():
-                    words[k] = words.get(k, 0.0) + v * len(samples[i:i + 20]) / len(samples)
+                for k, v in packer.loss(
+                    run.net,
+                    run.grounding,
+                    merged,
+                    deep,
+                    samples[i : i + 20],
+                    truth["owner"].to(run.device),
+                    np.random.default_rng(i),
+                )[1].items():
+                    words[k] = words.get(k, 0.0) + v * len(samples[i : i + 20]) / len(samples)
         truths.append({k: v.to(run.device) for k, v in truth.items()})
-    scores = dense_score({k: torch.cat([s[k] for s in said]) for k in said[0]},
-                         {k: torch.cat([t[k] for t in truths]) for k in truths[0]})
+    scores = dense_score(
+        {k: torch.cat([s[k] for s in said]) for k in said[0]}, {k: torch.cat([t[k] for t in truths]) for k in truths[0]}
+    )
     return {k: round(v, 4) for k, v in (scores | words).items()}
 
 
@@ -377,14 +430,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of shards written by data.py")
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints and logs; resumed if it has one")
-    parser.add_argument("--set", default="{}", help='settings to change, as JSON: {"vision_steps": 4000}; a run keeps its own')
+    parser.add_argument(
+        "--set", default="{}", help='settings to change, as JSON: {"vision_steps": 4000}; a run keeps its own'
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch (CPU)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads over all workers")
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--port", type=int, default=29511)
-    parser.add_argument("--start", type=Path, help="a checkpoint whose weights a new run begins with, e.g. model/embedded")
-    parser.add_argument("--export", type=Path, help="write the run's last state as a checkpoint into this folder, and end")
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint whose weights a new run begins with, e.g. model/embedded"
+    )
+    parser.add_argument(
+        "--export", type=Path, help="write the run's last state as a checkpoint into this folder, and end"
+    )
     args = parser.parse_args(argv)
     if args.export:
         from text import special_ids
@@ -398,7 +457,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.data:
         parser.error("--data is needed to train: the folder that model/data.py wrote")
     if args.start and (args.run / "last.pt").exists():
-        parser.error(f"--start begins a new run, but {args.run} holds one; give another --run, or leave --start out to go on")
+        parser.error(
+            f"--start begins a new run, but {args.run} holds one; give another --run, or leave --start out to go on"
+        )
     if args.start and not all((args.start / name).exists() for name in ("model.safetensors", "tokenizer.json")):
         parser.error(f"--start {args.start} is no checkpoint: it needs model.safetensors and tokenizer.json")
     if min(args.workers, args.threads, args.log_every, args.save_every) < 1:
@@ -411,7 +472,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if settings.batch % args.workers or settings.mosaics % args.workers:
-        parser.error(f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics")
+        parser.error(
+            f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
+        )
     if args.workers == 1:
         train(0, 1, args, settings)
     else:

@@ -48,13 +48,24 @@ def _parser() -> argparse.ArgumentParser:
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default="", help="checkpoint directory or hub id; default: the embedded model")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    model.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                       help="any parameter of config/perception.yaml, e.g. generation.max_new_tokens=2048")
+    model.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="any parameter of config/perception.yaml, e.g. generation.max_new_tokens=2048",
+    )
 
     detect = commands.add_parser("detect", parents=[model], help="boxes, points, text or an answer for one picture")
     detect.add_argument("image", type=Path, metavar="IMAGE")
-    detect.add_argument("what", nargs="?", default="", metavar="WHAT",
-                        help='phrases separated by commas ("red cube, mug"), or the question of --task ask')
+    detect.add_argument(
+        "what",
+        nargs="?",
+        default="",
+        metavar="WHAT",
+        help='phrases separated by commas ("red cube, mug"), or the question of --task ask',
+    )
     detect.add_argument("--task", choices=[t.value for t in Task], default=Task.DETECT.value)
     detect.add_argument("--depth", type=Path, help="16-bit PNG in mm, or .npy in m, registered to IMAGE")
     detect.add_argument("--camera-info", type=Path, help="calibration YAML of IMAGE's camera; needed for 3D")
@@ -71,8 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 def _config(arguments: argparse.Namespace) -> Config:
     kinds = {p.name: type(p.default) for p in parameters()}
     # Nobody's robot waits for this answer, and a large model on a CPU takes minutes.
-    values: dict[str, Any] = {"model": arguments.model, "device": arguments.device,
-                              "generation.deadline": _LONG_DEADLINE_S}
+    values: dict[str, Any] = {
+        "model": arguments.model,
+        "device": arguments.device,
+        "generation.deadline": _LONG_DEADLINE_S,
+    }
     for setting in arguments.settings:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -94,6 +108,7 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 # -- detect ---------------------------------------------------------------------------------------------------------
 
+
 def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
@@ -113,13 +128,28 @@ def _detect(arguments: argparse.Namespace) -> int:
     finally:
         engine.close()
     if arguments.json:
-        print(json.dumps(_finite({"image": str(arguments.image), "size_px": frame.size_px,
-                                  "engine": dataclasses.asdict(engine.info), "load_s": load_s, **_as_dict(scene)}),
-                         indent=2, ensure_ascii=False, allow_nan=False))
+        print(
+            json.dumps(
+                _finite(
+                    {
+                        "image": str(arguments.image),
+                        "size_px": frame.size_px,
+                        "engine": dataclasses.asdict(engine.info),
+                        "load_s": load_s,
+                        **_as_dict(scene),
+                    }
+                ),
+                indent=2,
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+        )
     else:
         i = engine.info
-        print(f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M "
-              f"weights, {i.device} {i.dtype}, loaded in {load_s:.1f} s")
+        print(
+            f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M "
+            f"weights, {i.device} {i.dtype}, loaded in {load_s:.1f} s"
+        )
         print(table(scene))
     if arguments.output:
         import cv2
@@ -145,15 +175,19 @@ def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
-        raise InvalidInput(f"--depth {depth} says how far, not where: add --camera-info with the calibration of "
-                           f"{image}")
+        raise InvalidInput(
+            f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
+        )
     info = read_camera_info(camera_info)
     (width, height), size = info.size_px, rgb.shape
     if (height, width) != size[:2]:
-        raise InvalidInput(f"camera info {camera_info} is for {width}x{height} pixels and {image} has "
-                           f"{size[1]}x{size[0]}; give the calibration of this resolution")
-    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion,
-                 info.distortion_model)
+        raise InvalidInput(
+            f"camera info {camera_info} is for {width}x{height} pixels and {image} has "
+            f"{size[1]}x{size[0]}; give the calibration of this resolution"
+        )
+    return Frame(
+        0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion, info.distortion_model
+    )
 
 
 def _check_output(output: Path | None) -> None:
@@ -169,6 +203,7 @@ def _check_output(output: Path | None) -> None:
 
 # -- what it says ---------------------------------------------------------------------------------------------------
 
+
 def table(scene: Scene) -> str:
     """The scene for people: a line an object, then what was lost and how long it took."""
     lines: list[str] = []
@@ -179,8 +214,16 @@ def table(scene: Scene) -> str:
     refused = {r.id: r.reason for r in scene.refusals}
     rows = []
     for d in scene.detections_2d:
-        rows.append([d.id, d.label, _score(d.score), _numbers(d.box_xyxy_px, ".0f"), *_in_space(solid.pop(d.id, None)),
-                     _grasp(grasps.get(d.id))])
+        rows.append(
+            [
+                d.id,
+                d.label,
+                _score(d.score),
+                _numbers(d.box_xyxy_px, ".0f"),
+                *_in_space(solid.pop(d.id, None)),
+                _grasp(grasps.get(d.id)),
+            ]
+        )
     rows += [[d.id, d.label, _score(d.score), "", *_in_space(d), _grasp(grasps.get(d.id))] for d in solid.values()]
     rows += [["", p.label, _score(p.score), _numbers(p.xy_px, ".0f"), "", "", ""] for p in scene.points]
     if rows:
@@ -196,16 +239,20 @@ def table(scene: Scene) -> str:
         lines.append(f"the answer is incomplete: it ended by {scene.generation.finish_reason!r}")
     g = scene.generation
     speed = f" ({g.generated_tokens / g.decode_s:.0f} tokens/s)" if g.decode_s > 1e-4 else ""
-    lines.append(f"{g.prompt_tokens} + {g.generated_tokens} tokens in {g.total_s:.2f} s: preprocess "
-                 f"{g.preprocess_s:.3f}, prefill {g.prefill_s:.3f}, decode {g.decode_s:.3f}{speed}; geometry {scene.geometry_s:.3f} s")
+    lines.append(
+        f"{g.prompt_tokens} + {g.generated_tokens} tokens in {g.total_s:.2f} s: preprocess "
+        f"{g.preprocess_s:.3f}, prefill {g.prefill_s:.3f}, decode {g.decode_s:.3f}{speed}; geometry {scene.geometry_s:.3f} s"
+    )
     return "\n".join(lines)
 
 
 def _in_space(d) -> list[str]:
     if d is None:
         return ["", ""]
-    return [_numbers(d.frame_T_box[:3, 3], ".3f"), _numbers(1000 * np.asarray(d.size_m), ".0f")
-            + (" (model's guess)" if d.source == "model" else "")]
+    return [
+        _numbers(d.frame_T_box[:3, 3], ".3f"),
+        _numbers(1000 * np.asarray(d.size_m), ".0f") + (" (model's guess)" if d.source == "model" else ""),
+    ]
 
 
 def _grasp(grasp) -> str:
@@ -236,21 +283,52 @@ def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
 def _as_dict(scene: Scene) -> dict[str, Any]:
     g = scene.generation
     return {
-        "task": scene.request.task.value, "targets": scene.request.targets, "question": scene.request.question,
-        "frame_id": scene.frame_id, "answer": scene.answer, "reasoning": g.reasoning, "finish_reason": g.finish_reason,
-        "truncated": scene.truncated, "dropped": scene.dropped,
+        "task": scene.request.task.value,
+        "targets": scene.request.targets,
+        "question": scene.request.question,
+        "frame_id": scene.frame_id,
+        "answer": scene.answer,
+        "reasoning": g.reasoning,
+        "finish_reason": g.finish_reason,
+        "truncated": scene.truncated,
+        "dropped": scene.dropped,
         "detections_2d": [dataclasses.asdict(d) for d in scene.detections_2d],
         "points": [dataclasses.asdict(p) for p in scene.points],
-        "detections_3d": [{"id": d.id, "label": d.label, "score": d.score, "frame_id": d.frame_id, "source": d.source,
-                           "frame_T_box": d.frame_T_box.tolist(), "size_m": np.asarray(d.size_m).tolist(),
-                           "support": d.support} for d in scene.detections_3d],
+        "detections_3d": [
+            {
+                "id": d.id,
+                "label": d.label,
+                "score": d.score,
+                "frame_id": d.frame_id,
+                "source": d.source,
+                "frame_T_box": d.frame_T_box.tolist(),
+                "size_m": np.asarray(d.size_m).tolist(),
+                "support": d.support,
+            }
+            for d in scene.detections_3d
+        ],
         "refusals": [dataclasses.asdict(r) for r in scene.refusals],
-        "grasps": [{**{f.name: getattr(grasp, f.name) for f in dataclasses.fields(grasp)},
-                    "frame_T_gripper": grasp.frame_T_gripper.tolist()} for grasp in scene.grasps],
-        "tokens": {"prompt": g.prompt_tokens, "generated": g.generated_tokens, "forward_passes": g.forward_passes,
-                   "drafted": g.drafted_tokens, "accepted": g.accepted_tokens, "reused": g.reused_tokens},
-        "times_s": {"preprocess": g.preprocess_s, "prefill": g.prefill_s, "decode": g.decode_s,
-                    "geometry": scene.geometry_s},
+        "grasps": [
+            {
+                **{f.name: getattr(grasp, f.name) for f in dataclasses.fields(grasp)},
+                "frame_T_gripper": grasp.frame_T_gripper.tolist(),
+            }
+            for grasp in scene.grasps
+        ],
+        "tokens": {
+            "prompt": g.prompt_tokens,
+            "generated": g.generated_tokens,
+            "forward_passes": g.forward_passes,
+            "drafted": g.drafted_tokens,
+            "accepted": g.accepted_tokens,
+            "reused": g.reused_tokens,
+        },
+        "times_s": {
+            "preprocess": g.preprocess_s,
+            "prefill": g.prefill_s,
+            "decode": g.decode_s,
+            "geometry": scene.geometry_s,
+        },
     }
 
 

@@ -18,8 +18,14 @@ from typing import Any, Iterator
 from qwen3vl_ros.types import InvalidInput
 
 
-def _p(default: Any, doc: str, *, range: tuple[float, float] | None = None, choices: tuple[str, ...] | None = None,
-       live: bool = False):
+def _p(
+    default: Any,
+    doc: str,
+    *,
+    range: tuple[float, float] | None = None,
+    choices: tuple[str, ...] | None = None,
+    live: bool = False,
+):
     """A parameter: range is inclusive; live ones may change while the node is active, the others need a configure."""
     meta = {"doc": doc, "range": range, "choices": choices, "live": live}
     return field(default=default, metadata=meta)
@@ -56,19 +62,33 @@ class _Validated:
 class GenerationConfig(_Validated):
     """How the model answers."""
 
-    max_new_tokens: int = _p(1024, "Longest answer, in tokens; a longer one is truncated and says so.",
-                             range=(1, 32768), live=True)
-    deadline: float = _p(30.0, "Longest time for one answer, seconds; then the complete objects so far are kept.",
-                         range=(0.05, 3600.0), live=True)
-    repeat_limit: int = _p(4, "Stop after the same object was said this many times in a row.", range=(2, 100), live=True)
-    guided: bool = _p(False, "Hold answers to their JSON schema: none can be malformed, and braces cost no pass.",
-                    live=True)
-    text_first: bool = _p(False, "Put the prompt before the image: what the model has read of it is then kept from frame to "
-                          "frame. The embedded model was trained with the image first, and servers get it first.", live=True)
-    min_pixels: int = _p(0, "Smallest image area given to the model, pixels; 0 keeps the checkpoint's own.",
-                         range=(0, 16777216))
-    max_pixels: int = _p(0, "Largest image area given to the model, pixels; 0 keeps the checkpoint's own.",
-                         range=(0, 16777216))
+    max_new_tokens: int = _p(
+        1024, "Longest answer, in tokens; a longer one is truncated and says so.", range=(1, 32768), live=True
+    )
+    deadline: float = _p(
+        30.0,
+        "Longest time for one answer, seconds; then the complete objects so far are kept.",
+        range=(0.05, 3600.0),
+        live=True,
+    )
+    repeat_limit: int = _p(
+        4, "Stop after the same object was said this many times in a row.", range=(2, 100), live=True
+    )
+    guided: bool = _p(
+        False, "Hold answers to their JSON schema: none can be malformed, and braces cost no pass.", live=True
+    )
+    text_first: bool = _p(
+        False,
+        "Put the prompt before the image: what the model has read of it is then kept from frame to "
+        "frame. The embedded model was trained with the image first, and servers get it first.",
+        live=True,
+    )
+    min_pixels: int = _p(
+        0, "Smallest image area given to the model, pixels; 0 keeps the checkpoint's own.", range=(0, 16777216)
+    )
+    max_pixels: int = _p(
+        0, "Largest image area given to the model, pixels; 0 keeps the checkpoint's own.", range=(0, 16777216)
+    )
 
 
 @dataclass(frozen=True)
@@ -79,10 +99,15 @@ class LiftConfig(_Validated):
     max_depth: float = _p(10.0, "Farther readings are no depth, metres.", range=(0.1, 1000.0), live=True)
     min_points: int = _p(40, "Fewer points on the object than this and it has no 3D box.", range=(4, 100000), live=True)
     max_points: int = _p(4000, "Points of one object are thinned to about this many.", range=(100, 200000), live=True)
-    plane_tolerance: float = _p(0.008, "Points this close to the support plane belong to it, metres.",
-                                range=(0.0005, 0.2), live=True)
-    cluster_gap: float = _p(0.02, "Points farther apart than this are different objects, metres at 1 m range.",
-                            range=(0.001, 1.0), live=True)
+    plane_tolerance: float = _p(
+        0.008, "Points this close to the support plane belong to it, metres.", range=(0.0005, 0.2), live=True
+    )
+    cluster_gap: float = _p(
+        0.02,
+        "Points farther apart than this are different objects, metres at 1 m range.",
+        range=(0.001, 1.0),
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -94,10 +119,15 @@ class GripperConfig(_Validated):
     finger_width: float = _p(0.022, "Finger extent across the closing axis, metres.", range=(0.001, 0.2), live=True)
     finger_length: float = _p(0.045, "From fingertip to palm, metres.", range=(0.005, 0.5), live=True)
     palm_width: float = _p(0.075, "Palm extent across the closing axis, metres.", range=(0.005, 0.5), live=True)
-    clearance: float = _p(0.004, "Free space kept between a finger and anything else, metres.", range=(0.0, 0.1), live=True)
-    standoff: float = _p(0.10, "Distance from pre-grasp to grasp along the approach, metres.", range=(0.0, 1.0), live=True)
-    max_tilt_deg: float = _p(30.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0),
-                             live=True)
+    clearance: float = _p(
+        0.004, "Free space kept between a finger and anything else, metres.", range=(0.0, 0.1), live=True
+    )
+    standoff: float = _p(
+        0.10, "Distance from pre-grasp to grasp along the approach, metres.", range=(0.0, 1.0), live=True
+    )
+    max_tilt_deg: float = _p(
+        30.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0), live=True
+    )
     friction: float = _p(0.5, "Friction coefficient of the contact test.", range=(0.05, 2.0), live=True)
 
 
@@ -110,10 +140,15 @@ class RemoteConfig(_Validated):
     timeout: float = _p(30.0, "Longest silence of the server within an answer, seconds.", range=(0.1, 3600.0))
     connect_timeout: float = _p(2.0, "Longest time to connect, seconds.", range=(0.05, 60.0))
     retries: int = _p(2, "Further attempts where none can be answered twice: not connected, 429 or 503.", range=(0, 10))
-    api_key_env: str = _p("", "Name of the environment variable that holds the API key; the key itself is no parameter.")
+    api_key_env: str = _p(
+        "", "Name of the environment variable that holds the API key; the key itself is no parameter."
+    )
     ca_file: str = _p("", "PEM file of the authority that signed the server's certificate; empty = the public ones.")
-    image_transport: str = _p("base64", "Images travel in the request (lossless PNG) or as files on a shared disk.",
-                              choices=("base64", "file"))
+    image_transport: str = _p(
+        "base64",
+        "Images travel in the request (lossless PNG) or as files on a shared disk.",
+        choices=("base64", "file"),
+    )
     image_dir: str = _p("", "Directory for image_transport file, at the same path for the server.")
     self_test: bool = _p(True, "At start, ask for the box of a drawn rectangle and refuse a server that is off.")
 
@@ -123,30 +158,47 @@ class Config(_Validated):
     """Every parameter of the perception node."""
 
     # -- the model ----------------------------------------------------------------------------------------------
-    model: str = _p("", "Checkpoint: a directory or a hub id such as Qwen/Qwen3-VL-2B-Instruct; empty = the embedded model.")
-    engine: str = _p("auto", "Runtime of the model; auto takes the best that works here and says why.",
-                     choices=("auto", "onnxruntime", "tensorrt", "torch", "transformers", "remote"))
+    model: str = _p(
+        "", "Checkpoint: a directory or a hub id such as Qwen/Qwen3-VL-2B-Instruct; empty = the embedded model."
+    )
+    engine: str = _p(
+        "auto",
+        "Runtime of the model; auto takes the best that works here and says why.",
+        choices=("auto", "onnxruntime", "tensorrt", "torch", "transformers", "remote"),
+    )
     device: str = _p("auto", "auto, cpu, cuda or cuda:N; what was chosen is logged and in /diagnostics.")
     dtype: str = _p("auto", "Precision of the weights.", choices=("auto", "float32", "bfloat16", "float16"))
     # -- what to look for -----------------------------------------------------------------------------------------
-    targets: tuple[str, ...] = _p(("cube", "ball", "cylinder", "mug", "bowl"),
-                                  "Categories or descriptions to detect at start; change with ~/set_prompt.")
+    targets: tuple[str, ...] = _p(
+        ("cube", "ball", "cylinder", "mug", "bowl"),
+        "Categories or descriptions to detect at start; change with ~/set_prompt.",
+    )
     task: str = _p("detect", "What the stream asks for.", choices=("detect", "point", "detect_3d"))
     enabled: bool = _p(True, "Run inference on the stream; change with ~/enable.")
     # -- inputs -----------------------------------------------------------------------------------------------------
-    image_transport: str = _p("raw", "raw subscribes to image_raw, compressed to image_raw/compressed.",
-                              choices=("raw", "compressed"))
+    image_transport: str = _p(
+        "raw", "raw subscribes to image_raw, compressed to image_raw/compressed.", choices=("raw", "compressed")
+    )
     use_depth: bool = _p(True, "Subscribe to depth/image_raw; without depth there are no measured 3D boxes or grasps.")
-    image_qos: str = _p("sensor_data", "QoS of the image topics.",
-                        choices=("sensor_data", "system_default", "default", "reliable", "best_effort"))
+    image_qos: str = _p(
+        "sensor_data",
+        "QoS of the image topics.",
+        choices=("sensor_data", "system_default", "default", "reliable", "best_effort"),
+    )
     sync_slop: float = _p(0.02, "Largest stamp difference between an image and its depth, seconds.", range=(0.0, 1.0))
-    max_age: float = _p(0.5, "An image older than this when its turn comes is dropped and counted, seconds.",
-                        range=(0.01, 60.0), live=True)
+    max_age: float = _p(
+        0.5,
+        "An image older than this when its turn comes is dropped and counted, seconds.",
+        range=(0.01, 60.0),
+        live=True,
+    )
     # -- outputs --------------------------------------------------------------------------------------------------
     target_frame: str = _p("", "Frame of 3D results, by TF at capture; empty = the camera's optical frame.")
     min_score: float = _p(0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True)
     diagnostics_period: float = _p(1.0, "Time between two /diagnostics messages, seconds.", range=(0.1, 60.0))
-    request_timeout: float = _p(30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True)
+    request_timeout: float = _p(
+        30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True
+    )
     autostart: bool = _p(True, "Configure and activate at start; false waits for a lifecycle manager.")
     # -- groups ---------------------------------------------------------------------------------------------------
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -174,8 +226,14 @@ def parameters(config_type: type = Config, prefix: str = "") -> Iterator[Paramet
         if dataclasses.is_dataclass(hints[f.name]):
             yield from parameters(hints[f.name], f"{prefix}{f.name}.")
         else:
-            yield Parameter(prefix + f.name, f.default, f.metadata["doc"], f.metadata["range"], f.metadata["choices"],
-                            f.metadata["live"])
+            yield Parameter(
+                prefix + f.name,
+                f.default,
+                f.metadata["doc"],
+                f.metadata["range"],
+                f.metadata["choices"],
+                f.metadata["live"],
+            )
 
 
 def from_flat(values: dict[str, Any], base: Config | None = None) -> Config:
@@ -194,14 +252,20 @@ def from_flat(values: dict[str, Any], base: Config | None = None) -> Config:
                 value = dataclasses.replace(getattr(config, group), **{leaf: value})
             config = dataclasses.replace(config, **{group or leaf: value})
         except InvalidInput as error:
-            raise InvalidInput(f"{group + '.' if group else ''}{error}" if not group else
-                               str(error).replace(f"parameter {leaf}", f"parameter {name}", 1)) from None
+            raise InvalidInput(
+                f"{group + '.' if group else ''}{error}"
+                if not group
+                else str(error).replace(f"parameter {leaf}", f"parameter {name}", 1)
+            ) from None
     return config
 
 
 def _type_name(kind: Any) -> str:
-    return "a list of strings" if typing.get_origin(kind) is tuple else {"str": "a string", "int": "an integer",
-                                                                          "float": "a number", "bool": "true or false"}[kind.__name__]
+    return (
+        "a list of strings"
+        if typing.get_origin(kind) is tuple
+        else {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}[kind.__name__]
+    )
 
 
 def _yaml_value(value: Any) -> str:
@@ -218,7 +282,11 @@ def _allowed(p: Parameter) -> str:
 
 def to_yaml() -> str:
     """The text of config/perception.yaml: every parameter with its default, doc and allowed values."""
-    lines = ["# Written by `python -m qwen3vl_ros.config`: every parameter with its default.", "/**:", "  ros__parameters:"]
+    lines = [
+        "# Written by `python -m qwen3vl_ros.config`: every parameter with its default.",
+        "/**:",
+        "  ros__parameters:",
+    ]
     group = ""
     for p in parameters():
         head, _, leaf = p.name.rpartition(".")
@@ -234,8 +302,10 @@ def to_yaml() -> str:
 def to_markdown() -> str:
     """README's parameter table; `live` parameters may change while the node is active."""
     rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
-    rows += [f"| `{p.name}` | `{_yaml_value(p.default)}` | {_allowed(p)} | {'yes' if p.live else ''} | {p.doc} |"
-             for p in parameters()]
+    rows += [
+        f"| `{p.name}` | `{_yaml_value(p.default)}` | {_allowed(p)} | {'yes' if p.live else ''} | {p.doc} |"
+        for p in parameters()
+    ]
     return "\n".join(rows) + "\n"
 
 

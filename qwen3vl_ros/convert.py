@@ -17,10 +17,14 @@ from qwen3vl_ros.types import InvalidInput
 
 # encoding -> (dtype, channels, OpenCV's code to RGB or None)
 _COLOUR = {
-    "rgb8": (np.uint8, 3, None), "bgr8": (np.uint8, 3, cv2.COLOR_BGR2RGB),
-    "rgba8": (np.uint8, 4, cv2.COLOR_RGBA2RGB), "bgra8": (np.uint8, 4, cv2.COLOR_BGRA2RGB),
-    "mono8": (np.uint8, 1, cv2.COLOR_GRAY2RGB), "mono16": (np.uint16, 1, cv2.COLOR_GRAY2RGB),
-    "8UC1": (np.uint8, 1, cv2.COLOR_GRAY2RGB), "8UC3": (np.uint8, 3, cv2.COLOR_BGR2RGB),
+    "rgb8": (np.uint8, 3, None),
+    "bgr8": (np.uint8, 3, cv2.COLOR_BGR2RGB),
+    "rgba8": (np.uint8, 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (np.uint8, 4, cv2.COLOR_BGRA2RGB),
+    "mono8": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
+    "mono16": (np.uint16, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
+    "8UC3": (np.uint8, 3, cv2.COLOR_BGR2RGB),
     "8UC4": (np.uint8, 4, cv2.COLOR_BGRA2RGB),
 }
 # encoding -> (dtype, metres per unit), REP 118
@@ -49,7 +53,8 @@ def depth_of(message: Any) -> np.ndarray:
     if message.encoding not in _DEPTH:
         raise InvalidInput(
             f"depth image has encoding {message.encoding!r}; depth is 16UC1 (millimetres) or 32FC1 "
-            "(metres): point depth/image_raw at the registered depth image")
+            "(metres): point depth/image_raw at the registered depth image"
+        )
     dtype, metres = _DEPTH[message.encoding]
     depth = _view(message, dtype, 1, "depth image")
     return depth if dtype is np.float32 else np.multiply(depth, np.float32(metres), dtype=np.float32)
@@ -66,25 +71,27 @@ def _view(message: Any, dtype: type, channels: int, name: str) -> np.ndarray:
     if step < row or data.size < step * (height - 1) + row:
         raise InvalidInput(
             f"{name} says {width}x{height} {message.encoding} with step {step}, but a row needs {row} "
-            f"bytes and its buffer holds {data.size}; fix the camera driver")
+            f"bytes and its buffer holds {data.size}; fix the camera driver"
+        )
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, itemsize) if channels == 1 else (step, itemsize * channels, itemsize)
     swapped = itemsize > 1 and bool(message.is_bigendian) != (sys.byteorder == "big")
     if step % itemsize:
         raise InvalidInput(
-            f"{name} has step {step}, which is not a multiple of {itemsize} bytes; fix the camera driver")
+            f"{name} has step {step}, which is not a multiple of {itemsize} bytes; fix the camera driver"
+        )
     element = np.dtype(dtype).newbyteorder() if swapped else np.dtype(dtype)
     view = np.ndarray(shape, element, data.data, 0, strides)
     return view.astype(dtype) if swapped else view
 
 
 def _decode(message: Any) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR) if len(
-        message.data) else None
+    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR) if len(message.data) else None
     if picture is None:
         raise InvalidInput(
             f"compressed image ({message.format!r}, {len(message.data)} bytes) cannot be decoded; it must "
-            "be JPEG or PNG")
+            "be JPEG or PNG"
+        )
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
@@ -94,12 +101,14 @@ def _through_cv_bridge(message: Any) -> np.ndarray:
     except ImportError:
         raise InvalidInput(
             f"image encoding {message.encoding!r} needs cv_bridge, which is not installed; without it "
-            f"these work: {', '.join(_COLOUR)}") from None
+            f"these work: {', '.join(_COLOUR)}"
+        ) from None
     try:
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except CvBridgeError as error:
-        raise InvalidInput(f"image encoding {message.encoding!r}: cv_bridge says {error}; use one of "
-                           f"{', '.join(_COLOUR)}") from error
+        raise InvalidInput(
+            f"image encoding {message.encoding!r}: cv_bridge says {error}; use one of {', '.join(_COLOUR)}"
+        ) from error
 
 
 def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, str]:
@@ -110,11 +119,9 @@ def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, n
     """
     K = np.array(message.k, float).reshape(3, 3)
     if not K.any():
-        raise InvalidInput(
-            "camera_info has K of zeros: the camera is not calibrated; publish its calibration")
+        raise InvalidInput("camera_info has K of zeros: the camera is not calibrated; publish its calibration")
     if not np.all(np.isfinite(K)) or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise InvalidInput(
-            f"camera_info has K = {np.round(K, 3).tolist()}: focal lengths must be finite and positive")
+        raise InvalidInput(f"camera_info has K = {np.round(K, 3).tolist()}: focal lengths must be finite and positive")
     width, height = message.width or size_px[0], message.height or size_px[1]
     roi = message.roi
     if roi.width and roi.height:
@@ -128,7 +135,8 @@ def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, n
     if abs(scale[0] * height - size_px[1]) > 1 and abs(scale[1] * width - size_px[0]) > 1:
         raise InvalidInput(
             f"camera_info is for {width:g}x{height:g} but the image is {size_px[0]}x{size_px[1]}, "
-            "another shape; publish the camera_info of this image")
+            "another shape; publish the camera_info of this image"
+        )
     K = _scaled(K, *scale)
     coefficients = np.array(message.d, float)
     if not coefficients.any():
@@ -138,10 +146,13 @@ def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, n
     if terms is None:
         raise InvalidInput(
             f"camera_info has distortion model {model!r}; known are {', '.join(_DISTORTION_TERMS)}: "
-            "publish rectified images instead")
+            "publish rectified images instead"
+        )
     if len(coefficients) not in terms or not np.all(np.isfinite(coefficients)):
-        raise InvalidInput(f"camera_info has {len(coefficients)} {model} coefficients; it needs "
-                           f"{' or '.join(map(str, terms))} finite ones")
+        raise InvalidInput(
+            f"camera_info has {len(coefficients)} {model} coefficients; it needs "
+            f"{' or '.join(map(str, terms))} finite ones"
+        )
     return K, np.pad(coefficients, (0, terms[-1] - len(coefficients))), model
 
 
@@ -179,16 +190,26 @@ def rotation_of(xyzw: tuple[float, float, float, float]) -> np.ndarray:
     if not abs(norm - 1.0) < 0.1:
         raise InvalidInput(f"quaternion {tuple(xyzw)} has length {norm:.3g}; a rotation has 1")
     x, y, z, w = q / norm
-    return np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                     [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                     [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def quaternion_of(rotation: np.ndarray) -> tuple[float, float, float, float]:
     """(x, y, z, w), w >= 0, of a 3x3 rotation (Shepperd's method: divide by the largest component)."""
     m = np.asarray(rotation, float)
-    squares = np.array([1 + m[0, 0] - m[1, 1] - m[2, 2], 1 - m[0, 0] + m[1, 1] - m[2, 2],
-                        1 - m[0, 0] - m[1, 1] + m[2, 2], 1 + m[0, 0] + m[1, 1] + m[2, 2]])
+    squares = np.array(
+        [
+            1 + m[0, 0] - m[1, 1] - m[2, 2],
+            1 - m[0, 0] + m[1, 1] - m[2, 2],
+            1 - m[0, 0] - m[1, 1] + m[2, 2],
+            1 + m[0, 0] + m[1, 1] + m[2, 2],
+        ]
+    )
     k = int(np.argmax(squares))
     s = 2.0 * np.sqrt(squares[k])
     rows = (

@@ -20,12 +20,21 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.types import EngineError, PerceptionError
 
 # module, distribution, what it is for
-_REQUIRED = (("numpy", "numpy", "arrays"), ("cv2", "opencv-python-headless", "images"),
-             ("yaml", "pyyaml", "calibrations"),
-             ("jinja2", "jinja2", "chat templates"), ("tokenizers", "tokenizers", "tokens"), ("safetensors", "safetensors", "weights"),
-             ("huggingface_hub", "huggingface_hub", "models by hub id"))
-_OPTIONAL = (("llguidance", "llguidance", "answers held to a schema: generation.guided"),
-             ("httpx", "httpx", "servers: engine remote"), ("mujoco", "mujoco", "the simulated camera"), ("rosbags", "rosbags", "replaying bags"))
+_REQUIRED = (
+    ("numpy", "numpy", "arrays"),
+    ("cv2", "opencv-python-headless", "images"),
+    ("yaml", "pyyaml", "calibrations"),
+    ("jinja2", "jinja2", "chat templates"),
+    ("tokenizers", "tokenizers", "tokens"),
+    ("safetensors", "safetensors", "weights"),
+    ("huggingface_hub", "huggingface_hub", "models by hub id"),
+)
+_OPTIONAL = (
+    ("llguidance", "llguidance", "answers held to a schema: generation.guided"),
+    ("httpx", "httpx", "servers: engine remote"),
+    ("mujoco", "mujoco", "the simulated camera"),
+    ("rosbags", "rosbags", "replaying bags"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,14 +81,19 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
 
 def _python() -> Finding:
     good = (3, 10) <= sys.version_info[:2] <= (3, 13)
-    return Finding("ok" if good else "note", "python", f"{platform.python_version()} ({sys.executable})",
-                   "" if good else "3.10 to 3.13 are tested")
+    return Finding(
+        "ok" if good else "note",
+        "python",
+        f"{platform.python_version()} ({sys.executable})",
+        "" if good else "3.10 to 3.13 are tested",
+    )
 
 
 def _package(module: str, distribution: str, purpose: str, if_absent: str) -> Finding:
     if importlib.util.find_spec(module) is None:
-        return Finding(if_absent, module, f"not installed ({purpose})",
-                       f"{sys.executable} -m pip install {distribution}")
+        return Finding(
+            if_absent, module, f"not installed ({purpose})", f"{sys.executable} -m pip install {distribution}"
+        )
     return Finding("ok", module, _version(module))
 
 
@@ -100,19 +114,33 @@ def _ros() -> Iterator[Finding]:
     """What the node would need; none of it is needed without ROS, so none of it can be missing."""
     distribution = os.environ.get("ROS_DISTRO", "")
     if importlib.util.find_spec("rclpy") is None:
-        yield Finding("note", "ros", "none; only the node needs it",
-                      "source /opt/ros/DISTRO/setup.bash, or in the source tree: source scripts/env.sh")
+        yield Finding(
+            "note",
+            "ros",
+            "none; only the node needs it",
+            "source /opt/ros/DISTRO/setup.bash, or in the source tree: source scripts/env.sh",
+        )
         return
     wheels = [n for n in ("ros-rclpy", "ros-jazzy-rclpy") if _has_distribution(n)]
-    yield Finding("ok", "ros", f"Python wheels ({wheels[0]} {metadata.version(wheels[0])})" if wheels else
-                  f"distribution {distribution or 'unnamed'}")
-    for module, purpose in (("vision_msgs", "detections"), ("qwen3vl_ros.msg", "our interfaces"),
-                            ("tf2_ros", "target_frame on moving robots")):
+    yield Finding(
+        "ok",
+        "ros",
+        f"Python wheels ({wheels[0]} {metadata.version(wheels[0])})"
+        if wheels
+        else f"distribution {distribution or 'unnamed'}",
+    )
+    for module, purpose in (
+        ("vision_msgs", "detections"),
+        ("qwen3vl_ros.msg", "our interfaces"),
+        ("tf2_ros", "target_frame on moving robots"),
+    ):
         found = importlib.util.find_spec(module) is not None
-        way_out = {"tf2_ros": "the static tree of /tf_static still works; for moving frames use a ROS distribution",
-                   }.get(module, "colcon build and source install/setup.bash, or: source scripts/env.sh")
-        yield Finding("ok" if found else "note", module, "found" if found else f"not built ({purpose})",
-                      "" if found else way_out)
+        way_out = {
+            "tf2_ros": "the static tree of /tf_static still works; for moving frames use a ROS distribution",
+        }.get(module, "colcon build and source install/setup.bash, or: source scripts/env.sh")
+        yield Finding(
+            "ok" if found else "note", module, "found" if found else f"not built ({purpose})", "" if found else way_out
+        )
 
 
 def _has_distribution(name: str) -> bool:
@@ -125,8 +153,12 @@ def _has_distribution(name: str) -> bool:
 
 def _egl() -> Finding:
     found = ctypes.util.find_library("EGL")
-    return Finding("ok" if found else "note", "EGL", found or "no libEGL, so the simulated camera cannot draw",
-                   "" if found else "sudo apt-get install libegl1 libopengl0 libgl1-mesa-dri")
+    return Finding(
+        "ok" if found else "note",
+        "EGL",
+        found or "no libEGL, so the simulated camera cannot draw",
+        "" if found else "sudo apt-get install libegl1 libopengl0 libgl1-mesa-dri",
+    )
 
 
 def _model_and_runtimes(config: Config) -> Iterator[Finding]:
@@ -142,12 +174,16 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
     except EngineError as error:
         yield Finding("missing", "model", config.model or "embedded", str(error))
         return
-    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights")
+    yield Finding(
+        "ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights"
+    )
     for option in options:
         wanted = config.engine in ("auto", option.name)
         useless = config.engine == option.name or not any(not o.missing for o in options)
         state = "ok" if not option.missing else "missing" if useless else "note"
-        yield Finding(state, option.name, option.missing or ("can be tried" if wanted else "can be tried, not asked for"))
+        yield Finding(
+            state, option.name, option.missing or ("can be tried" if wanted else "can be tried, not asked for")
+        )
 
 
 def _run(config: Config) -> Finding:

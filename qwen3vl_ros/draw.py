@@ -17,8 +17,18 @@ from qwen3vl_ros.perception.cloud import lens_fault, project_px
 from qwen3vl_ros.types import Detection3D, Frame, GraspTarget, InvalidInput, Scene
 
 # Colours that stay apart from each other and from table tops; one a target, in the order they were asked for.
-_PALETTE = ((255, 179, 0), (0, 176, 255), (118, 255, 3), (255, 82, 130), (186, 104, 255), (29, 233, 182),
-            (255, 138, 80), (120, 144, 255), (255, 241, 118), (0, 229, 255))
+_PALETTE = (
+    (255, 179, 0),
+    (0, 176, 255),
+    (118, 255, 3),
+    (255, 82, 130),
+    (186, 104, 255),
+    (29, 233, 182),
+    (255, 138, 80),
+    (120, 144, 255),
+    (255, 241, 118),
+    (0, 229, 255),
+)
 _FEASIBLE, _INFEASIBLE = (64, 255, 120), (255, 90, 80)
 _INK = (16, 18, 22)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -92,8 +102,10 @@ def _camera_T(frame: Frame, frame_id: str, frame_T_thing: np.ndarray) -> np.ndar
     if frame.target_T_camera is not None and frame_id == frame.target_frame:
         return np.linalg.inv(frame.target_T_camera) @ frame_T_thing
     known = f"{frame.frame_id!r}" + (f" or {frame.target_frame!r}" if frame.target_T_camera is not None else "")
-    raise InvalidInput(f"a result is in frame {frame_id!r}, but this image knows only {known}; draw a scene on the "
-                       "frame it was made from")
+    raise InvalidInput(
+        f"a result is in frame {frame_id!r}, but this image knows only {known}; draw a scene on the "
+        "frame it was made from"
+    )
 
 
 class _Colours:
@@ -133,8 +145,10 @@ class _Canvas:
         self._lines([np.vstack((corners, corners[:1]))], colour, 1)
         reach = min(0.25 * min(x1 - x0, y1 - y0), 14 * self._unit)
         for corner, before, after in zip(corners, np.roll(corners, 1, 0), np.roll(corners, -1, 0)):
-            arms = [corner + reach * (other - corner) / max(np.linalg.norm(other - corner), 1e-9)
-                    for other in (before, after)]
+            arms = [
+                corner + reach * (other - corner) / max(np.linalg.norm(other - corner), 1e-9)
+                for other in (before, after)
+            ]
             self._lines([np.array([arms[0], corner, arms[1]])], colour, 2.5)
 
     def cross(self, xy_px, colour) -> None:
@@ -206,7 +220,7 @@ class _Canvas:
         cost = [8 * _overlap(x, y, w, h, self._chips) + _overlap(x, y, w, h, self._clear) for x, y in fitted]
         x, y = fitted[int(np.argmin(cost))]
         self._chips.append((x, y, x + w, y + h))
-        region = self.image[y:y + h, x:x + w]
+        region = self.image[y : y + h, x : x + w]
         region[:] = (0.12 * region + 0.88 * np.array(colour)).astype(np.uint8)
         cv2.putText(self.image, text, (x + pad, y + h - base), _FONT, scale, _INK, round(self._unit), cv2.LINE_AA)
 
@@ -214,7 +228,7 @@ class _Canvas:
         """White text on a dark strip along the lower edge."""
         scale = 0.42 * self._unit
         (_, h), base = cv2.getTextSize(_ascii(text), _FONT, scale, round(self._unit))
-        strip = self.image[max(self._height - h - base - round(8 * self._unit), 0):]
+        strip = self.image[max(self._height - h - base - round(8 * self._unit), 0) :]
         strip[:] = (0.35 * strip).astype(np.uint8)
         place = (round(8 * self._unit), self._height - base - round(2 * self._unit))
         cv2.putText(self.image, _ascii(text), place, _FONT, scale, (235, 235, 235), round(self._unit), cv2.LINE_AA)
@@ -244,14 +258,22 @@ class _Canvas:
         paths = [self._fixed(p) for p in paths if len(p) > 1]
         thickness = max(1, round(width * self._unit))
         if halo:
-            cv2.polylines(self.image, paths, False, _INK, thickness + max(2, round(1.5 * self._unit)), cv2.LINE_AA,
-                          _SUBPIXEL_BITS)
+            cv2.polylines(
+                self.image, paths, False, _INK, thickness + max(2, round(1.5 * self._unit)), cv2.LINE_AA, _SUBPIXEL_BITS
+            )
         cv2.polylines(self.image, paths, False, colour, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def _circle(self, centre, radius: float, colour, width: float) -> None:
         x, y = self._fixed(centre[None])[0].tolist()
-        cv2.circle(self.image, (x, y), round(radius * 2**_SUBPIXEL_BITS), colour, max(1, round(width * self._unit)),
-                   cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.circle(
+            self.image,
+            (x, y),
+            round(radius * 2**_SUBPIXEL_BITS),
+            colour,
+            max(1, round(width * self._unit)),
+            cv2.LINE_AA,
+            _SUBPIXEL_BITS,
+        )
 
     def _arrow_head(self, tail: np.ndarray, tip: np.ndarray, colour) -> None:
         along = tip - tail

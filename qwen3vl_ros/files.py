@@ -42,8 +42,10 @@ def read_depth_m(path: Path) -> np.ndarray:
         except (OSError, ValueError) as error:
             raise InvalidInput(f"depth {path} cannot be read as .npy: {error}") from error
         if depth.ndim != 2 or depth.dtype.kind != "f":
-            raise InvalidInput(f"depth {path} is {depth.dtype} {depth.shape}; it must be HxW floats in metres: divide "
-                               "millimetres by 1000")
+            raise InvalidInput(
+                f"depth {path} is {depth.dtype} {depth.shape}; it must be HxW floats in metres: divide "
+                "millimetres by 1000"
+            )
         return depth.astype(np.float32)
     raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
@@ -64,12 +66,15 @@ def read_camera_info(path: Path) -> CameraInfo:
             size, k, d = (int(data["width"]), int(data["height"])), data["k"], data.get("d")
         K, distortion = np.array(k, float).reshape(3, 3), np.array(d or [], float)
     except (yaml.YAMLError, StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"camera info {path} cannot be read ({type(error).__name__}: {error}); it must be YAML with "
-                           "image_width, image_height and camera_matrix.data (9 numbers), as camera_calibration writes "
-                           "it, or the output of `ros2 topic echo --once camera_info`") from error
+        raise InvalidInput(
+            f"camera info {path} cannot be read ({type(error).__name__}: {error}); it must be YAML with "
+            "image_width, image_height and camera_matrix.data (9 numbers), as camera_calibration writes "
+            "it, or the output of `ros2 topic echo --once camera_info`"
+        ) from error
     if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
-        raise InvalidInput(f"camera info {path} has K = {K.tolist()}; the camera is not calibrated: its focal lengths "
-                           "must be positive")
+        raise InvalidInput(
+            f"camera info {path} has K = {K.tolist()}; the camera is not calibrated: its focal lengths must be positive"
+        )
     model = str(data.get("distortion_model") or "plumb_bob")
     return CameraInfo(size, K, distortion if distortion.any() else None, model)
 

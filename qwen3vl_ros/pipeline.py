@@ -34,7 +34,9 @@ class Perception:
     def generate(self, frame: Frame, request: Request, control: Control | None = None) -> Generation:
         """The model's part of `run`. Raises Cancelled, InvalidInput for a phrase no prompt can hold, EngineError."""
         schema = schema_for(request) if self.config.generation.guided else None
-        generation = self.engine.generate([frame.rgb], prompt_for(request), control, stream=frame.frame_id, schema=schema)
+        generation = self.engine.generate(
+            [frame.rgb], prompt_for(request), control, stream=frame.frame_id, schema=schema
+        )
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation
@@ -49,6 +51,16 @@ class Perception:
         lifted = lift_boxes(cloud, detections)
         placed = place_model_boxes(frame, answer.boxes_3d)
         grasps = plan_grasps(cloud, lifted.detections, self.config.gripper)
-        return Scene(frame.stamp_ns, frame.frame_id, request, generation, detections, answer.points,
-                     lifted.detections + placed, lifted.refusals, grasps, answer.dropped,
-                     time.perf_counter() - started)
+        return Scene(
+            frame.stamp_ns,
+            frame.frame_id,
+            request,
+            generation,
+            detections,
+            answer.points,
+            lifted.detections + placed,
+            lifted.refusals,
+            grasps,
+            answer.dropped,
+            time.perf_counter() - started,
+        )

@@ -104,8 +104,10 @@ class Frame:
             if value is not None and (np.shape(value) != shape or not np.all(np.isfinite(value))):
                 raise InvalidInput(f"Frame.{name} must be a finite {shape} array, got shape {np.shape(value)}")
         if self.K is not None and not (self.K[0, 0] > 0 and self.K[1, 1] > 0):
-            raise InvalidInput("Frame.K has no positive focal length; the camera is not calibrated: publish a real "
-                               "CameraInfo, or pass K=None and do without 3D")
+            raise InvalidInput(
+                "Frame.K has no positive focal length; the camera is not calibrated: publish a real "
+                "CameraInfo, or pass K=None and do without 3D"
+            )
         if self.target_T_camera is not None and not self.target_frame:
             raise InvalidInput("Frame.target_T_camera is set but target_frame is empty; name the frame it leads to")
 
@@ -118,11 +120,11 @@ class Frame:
 class Task(str, Enum):
     """What a request wants; each has its own prompt and answer format (perception/prompts.py, perception/answers.py)."""
 
-    DETECT = "detect"      # 2D boxes of categories or of one description
-    POINT = "point"        # 2D points
+    DETECT = "detect"  # 2D boxes of categories or of one description
+    POINT = "point"  # 2D points
     DETECT_3D = "detect_3d"  # the model's own 3D boxes
     READ_TEXT = "read_text"  # lines of text with boxes
-    ASK = "ask"            # a free question, answered in text
+    ASK = "ask"  # a free question, answered in text
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,10 @@ def probe_world() -> World:
         [python, "-c", PROBE], capture_output=True, text=True, env=outside_environment(), cwd="/", check=False
     )
     if outside.returncode != 0:
-        raise SetupError(
-            f"{python} does not start properly:\n{outside.stderr}Name another one: make PYTHON=..."
-        )
+        raise SetupError(f"{python} does not start properly:\n{outside.stderr}Name another one: make PYTHON=...")
     found = json.loads(outside.stdout.splitlines()[-1])
     missing = tuple(
-        name
-        for name in overlay.INTERFACES
-        if distro is None or not in_ament_index(name, excluding=(WS, VENV))
+        name for name in overlay.INTERFACES if distro is None or not in_ament_index(name, excluding=(WS, VENV))
     )
     return World(
         python=python,
@@ -102,9 +98,7 @@ def sourced_distro(python: str) -> str | None:
     distro = os.environ.get("ROS_DISTRO")
     if not distro or not os.environ.get("AMENT_PREFIX_PATH"):
         return None
-    check = subprocess.run(
-        [python, "-c", "import rclpy"], capture_output=True, text=True, cwd="/", check=False
-    )
+    check = subprocess.run([python, "-c", "import rclpy"], capture_output=True, text=True, cwd="/", check=False)
     if check.returncode != 0:
         reason = check.stderr.strip().splitlines()[-1:] or ["no message"]
         raise SetupError(

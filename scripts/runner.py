@@ -69,9 +69,7 @@ def last_line(log: Path) -> str:
     return next((line.strip()[:90] for line in reversed(lines) if line.strip()), "")
 
 
-def run(
-    command: list[str], log_name: str, what_to_do: str, environment: dict[str, str] | None = None
-) -> None:
+def run(command: list[str], log_name: str, what_to_do: str, environment: dict[str, str] | None = None) -> None:
     """Runs `command` with its output in a log file; raises SetupError with the log's end and `what_to_do`."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{log_name}.log"

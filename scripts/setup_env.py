@@ -82,9 +82,7 @@ def plan(world: World, extras: list[str]) -> list[Step]:
         world.missing_interfaces,
         ROOT,
         me,
-        contents(
-            ROOT / "package.xml", ROOT / "CMakeLists.txt", *ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")
-        ),
+        contents(ROOT / "package.xml", ROOT / "CMakeLists.txt", *ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")),
         listing(*INSTALLED_DIRS),
     )
     check = digest(packages, ros, contents(ROOT / "package.xml"))

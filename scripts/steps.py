@@ -58,13 +58,10 @@ def install_system_packages(world: World) -> None:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if shutil.which("apt-get") is None:
-        raise SetupError(
-            "Install with your package manager what these Debian packages hold: " + " ".join(packages)
-        )
+        raise SetupError("Install with your package manager what these Debian packages hold: " + " ".join(packages))
     if os.geteuid() != 0:
         raise SetupError(
-            "System packages are missing. Type this, then run make again:\n\n"
-            f"    sudo {shlex.join(command)}\n"
+            f"System packages are missing. Type this, then run make again:\n\n    sudo {shlex.join(command)}\n"
         )
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     hint = "check the network and apt's sources, then run make again."
@@ -131,9 +128,7 @@ def install_torch(world: World) -> None:
                 return pip_install([*cpu_build, *source], "torch")
             except SetupError:
                 continue
-        progress.note(
-            f"no CPU build of torch {TORCH_VERSION} within reach; taking the default build (several GB)"
-        )
+        progress.note(f"no CPU build of torch {TORCH_VERSION} within reach; taking the default build (several GB)")
     pip_install([*constraints, f"torch=={TORCH_VERSION}"], "torch")
 
 

@@ -63,9 +63,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--seconds", type=_positive, default=30.0, help="camera time")
-    parser.add_argument(
-        "--scene-seconds", type=_positive, default=5.0, help="another table-top after this long"
-    )
+    parser.add_argument("--scene-seconds", type=_positive, default=5.0, help="another table-top after this long")
     parser.add_argument("--rate", type=_positive, default=8.0, help="camera frames a second")
     parser.add_argument(
         "--motion",
@@ -82,9 +80,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--targets", nargs="+", default=list(Config().targets), help="what to look for", metavar="PHRASE"
     )
-    parser.add_argument(
-        "--model", default="", help="checkpoint directory or hub id; empty is the embedded model"
-    )
+    parser.add_argument("--model", default="", help="checkpoint directory or hub id; empty is the embedded model")
     parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; empty is the node's default")
     parser.add_argument("--output", default="demo_output", help="folder for everything written")
     parser.add_argument(
@@ -97,9 +93,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
 def _demo_seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 1_000_000:
-        raise argparse.ArgumentTypeError(
-            f"{text} must be 0 to 999999: from 1000000 on the embedded model was trained"
-        )
+        raise argparse.ArgumentTypeError(f"{text} must be 0 to 999999: from 1000000 on the embedded model was trained")
     return value
 
 

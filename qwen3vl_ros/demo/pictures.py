@@ -120,8 +120,7 @@ class Gallery:
     def write_poster(self, path: Path) -> bool:
         """The two best scenes side by side in one PNG, for a page; False if nothing was ever right."""
         halves = [
-            cv2.resize(_enlarged(best), _PANEL_PX, interpolation=cv2.INTER_AREA)
-            for _, best in self._ranked()[:2]
+            cv2.resize(_enlarged(best), _PANEL_PX, interpolation=cv2.INTER_AREA) for _, best in self._ranked()[:2]
         ]
         if halves:
             gap = np.full((_PANEL_PX[1], 8, 3), 255, np.uint8)
@@ -158,9 +157,7 @@ def _enlarged(best: _Best, scale: int = 2) -> np.ndarray:
             [0, 0, 0],
         ]
     big = replace(frame, rgb=cv2.resize(frame.rgb, size, interpolation=cv2.INTER_CUBIC), K=K)
-    boxes = tuple(
-        replace(d, box_xyxy_px=tuple(scale * v for v in d.box_xyxy_px)) for d in answer.detections_2d
-    )
+    boxes = tuple(replace(d, box_xyxy_px=tuple(scale * v for v in d.box_xyxy_px)) for d in answer.detections_2d)
     return draw_scene(big, _scene(replace(answer, detections_2d=boxes), big))
 
 
@@ -186,9 +183,7 @@ def _fitted(rgb: np.ndarray) -> np.ndarray:
     if rgb.shape[:2] == (height, width):
         return rgb
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
-    small = cv2.resize(
-        rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)), interpolation=cv2.INTER_AREA
-    )
+    small = cv2.resize(rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)), interpolation=cv2.INTER_AREA)
     panel = _blank()
     y, x = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
     panel[y : y + small.shape[0], x : x + small.shape[1]] = small
@@ -200,9 +195,7 @@ def _blank() -> np.ndarray:
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[
-        1
-    ].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def _decoded(jpeg: bytes) -> np.ndarray:

@@ -69,8 +69,7 @@ class Children:
                 code = child.returncode
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
                 raise ChildDied(
-                    f"{name} ended unexpectedly ({how}). End of {self.log_path(name)}:\n"
-                    f"{tail(self.log_path(name))}"
+                    f"{name} ended unexpectedly ({how}). End of {self.log_path(name)}:\n{tail(self.log_path(name))}"
                 )
 
     def peak_memory_mb(self, name: str) -> float | None:

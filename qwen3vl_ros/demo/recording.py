@@ -99,9 +99,7 @@ class Recording:
             return
         if type_name not in self._schemas:
             text = full_definition(type_name, self._text_of)
-            self._schemas[type_name] = self._writer.register_schema(
-                type_name, SchemaEncoding.ROS2, text.encode()
-            )
+            self._schemas[type_name] = self._writer.register_schema(type_name, SchemaEncoding.ROS2, text.encode())
         self._channels[topic] = self._writer.register_channel(
             topic, MessageEncoding.CDR, self._schemas[type_name], {"offered_qos_profiles": ""}
         )

@@ -87,9 +87,7 @@ class Demo:
         waited_s = self._wait("node", f"loading {model}", self._observer.is_active, NODE_PATIENCE_S)
         self._observer.spin(2.0, lambda: "engine" in self._observer.health)
         # Without the reasons, which are in results.json.
-        engine = (
-            self._observer.health.get("engine", model).split(" (")[0].replace(f"{Path.cwd()}{os.sep}", "")
-        )
+        engine = self._observer.health.get("engine", model).split(" (")[0].replace(f"{Path.cwd()}{os.sep}", "")
         self._status.say(f"perception node: active after {waited_s:.1f} s, {engine}")
         self._children.start(
             "camera",
@@ -104,8 +102,7 @@ class Demo:
         )
         self._wait("camera", "starting the simulated camera", lambda: self._last_ns > 0, CAMERA_PATIENCE_S)
         self._status.say(
-            f"simulated camera: {o.rate:g} Hz for {o.seconds:g} s, "
-            f"another table-top every {o.scene_seconds:g} s"
+            f"simulated camera: {o.rate:g} Hz for {o.seconds:g} s, another table-top every {o.scene_seconds:g} s"
         )
 
     def _wait(self, name: str, doing: str, done: Callable[[], bool | None], patience_s: float) -> float:
@@ -117,9 +114,7 @@ class Demo:
             self._observer.spin(0.1)
             if waited_s > patience_s:
                 log = self._children.log_path(name)
-                raise PerceptionError(
-                    f"{doing} took more than {patience_s:.0f} s. End of {log}:\n{tail(log)}"
-                )
+                raise PerceptionError(f"{doing} took more than {patience_s:.0f} s. End of {log}:\n{tail(log)}")
         return time.monotonic() - started
 
     # -- drive -----------------------------------------------------------------------------------------------
@@ -174,9 +169,7 @@ class Demo:
         """Change the stream's prompt to one description, for most of this table-top's time."""
         phrase = f"the {chosen.label}"
         prompt_id = self._observer.set_prompt([phrase])
-        self._status.say(
-            f'  {now_s:5.1f} s  ~/set_prompt "{phrase}": answers carry prompt id {prompt_id} from now on'
-        )
+        self._status.say(f'  {now_s:5.1f} s  ~/set_prompt "{phrase}": answers carry prompt id {prompt_id} from now on')
         scene_seconds = self.options.scene_seconds
         self._restore_s = now_s + max(0.8 * (scene_seconds - self._scene_s), 0.2 * scene_seconds)
 
@@ -186,9 +179,9 @@ class Demo:
         answer, message = self._observer.detect([phrase])
         took_ms = 1000 * (time.monotonic() - started)
         where = [f"{np.linalg.norm(d.frame_T_box[:3, 3]):.2f} m away" for d in answer.detections_3d[:1]]
-        where += [
-            "a feasible grasp" if any(g.feasible for g in answer.grasps) else "no feasible grasp"
-        ] * bool(answer.grasps)
+        where += ["a feasible grasp" if any(g.feasible for g in answer.grasps) else "no feasible grasp"] * bool(
+            answer.grasps
+        )
         self._looks.append(
             {
                 "targets": [phrase],
@@ -198,9 +191,7 @@ class Demo:
                 "detections": len(answer.detections_2d),
             }
         )
-        self._status.say(
-            f'  {now_s:5.1f} s  ~/detect "{phrase}": {"; ".join([message, *where])}; {took_ms:.0f} ms'
-        )
+        self._status.say(f'  {now_s:5.1f} s  ~/detect "{phrase}": {"; ".join([message, *where])}; {took_ms:.0f} ms')
 
     # -- what arrives ----------------------------------------------------------------------------------------
 
@@ -294,9 +285,7 @@ class Demo:
             + "".join(f", {p.name}" for p in pictures)
         )
         if not figures["answers"]:
-            print(
-                "no answer came: is the model too slow here? See node.log, or give it more --seconds"
-            )
+            print("no answer came: is the model too slow here? See node.log, or give it more --seconds")
         elif not self.log.total.right:
             print("nothing was detected; the model's own words are in results.json, the node's in node.log")
         if o.readme and self.log.total.right:

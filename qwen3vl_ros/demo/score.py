@@ -95,9 +95,7 @@ class FrameScore:
 def iou_matrix(a_xyxy: Sequence, b_xyxy: Sequence) -> np.ndarray:
     """Intersection over union of every box of a (N) with every box of b (M): NxM; 0 for empty boxes."""
     a, b = np.reshape(a_xyxy, (-1, 1, 4)).astype(float), np.reshape(b_xyxy, (1, -1, 4)).astype(float)
-    overlap = np.prod(
-        np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None), -1
-    )
+    overlap = np.prod(np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None), -1)
     union = np.prod(a[..., 2:] - a[..., :2], -1) + np.prod(b[..., 2:] - b[..., :2], -1) - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 

@@ -27,7 +27,9 @@ def load_engine(config: Config | None = None) -> Engine:
     if config.engine == "remote" or (config.engine == "auto" and config.remote.url):
         return _loaded("remote", None, config)
     checkpoint = find_checkpoint(config.model)
-    return _first_that_works(checkpoint, config) if config.engine == "auto" else _loaded(config.engine, checkpoint, config)
+    return (
+        _first_that_works(checkpoint, config) if config.engine == "auto" else _loaded(config.engine, checkpoint, config)
+    )
 
 
 def _first_that_works(checkpoint: Checkpoint, config: Config) -> Engine:
@@ -53,8 +55,10 @@ def _first_that_works(checkpoint: Checkpoint, config: Config) -> Engine:
 def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
     """Each runtime is imported only when chosen: it takes seconds, and a wrong model is refused before."""
     if checkpoint is not None and name != "tensorrt" and not checkpoint.weight_files:
-        raise WrongModel(f"{checkpoint.path} holds engines of TensorRT and no weights for the runtime {name!r}; use engine "
-                         "tensorrt, or give the model that they were built from")
+        raise WrongModel(
+            f"{checkpoint.path} holds engines of TensorRT and no weights for the runtime {name!r}; use engine "
+            "tensorrt, or give the model that they were built from"
+        )
     try:
         if name == "remote":
             from qwen3vl_ros.engine.remote import RemoteEngine
@@ -70,7 +74,8 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
             from qwen3vl_ros.engine.on_torch import load_transformers as load
         engine = load(checkpoint, config)
     except ImportError as error:
-        raise EngineError(f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is "
-                          "missing") from error
+        raise EngineError(
+            f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is missing"
+        ) from error
     engine.warm_up()
     return engine

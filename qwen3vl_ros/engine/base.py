@@ -18,14 +18,14 @@ from qwen3vl_ros.types import Control, Generation
 class EngineInfo:
     """What really runs, for logs, diagnostics and `qwen3vl doctor`; chosen values, never "auto"."""
 
-    runtime: str           # "transformers"
-    model: str             # path or hub id, as resolved
-    architecture: str      # class name from config.json, e.g. Qwen3VLForConditionalGeneration
-    device: str            # e.g. "cpu", "cuda:0 (NVIDIA Orin)"
-    dtype: str             # e.g. "float32"
-    parameters: int        # number of weights
-    thinking: bool         # the chat template opens a <think> part
-    why: str               # why this runtime, device and dtype were chosen
+    runtime: str  # "transformers"
+    model: str  # path or hub id, as resolved
+    architecture: str  # class name from config.json, e.g. Qwen3VLForConditionalGeneration
+    device: str  # e.g. "cpu", "cuda:0 (NVIDIA Orin)"
+    dtype: str  # e.g. "float32"
+    parameters: int  # number of weights
+    thinking: bool  # the chat template opens a <think> part
+    why: str  # why this runtime, device and dtype were chosen
 
 
 class Engine(Protocol):
@@ -38,8 +38,15 @@ class Engine(Protocol):
     info: EngineInfo
     generation: GenerationConfig  # may be replaced between two calls
 
-    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None, *,
-                 stream: str = "", schema: dict[str, Any] | None = None) -> Generation:
+    def generate(
+        self,
+        images: Sequence[np.ndarray],
+        prompt: str,
+        control: Control | None = None,
+        *,
+        stream: str = "",
+        schema: dict[str, Any] | None = None,
+    ) -> Generation:
         """Greedy answer to `images` (each HxWx3 uint8 RGB) followed by `prompt`.
 
         stream: a name for the camera these images follow each other on; the last answer to the same prompt there may
@@ -84,8 +91,9 @@ class Runtime(Protocol):
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Any:
         """Features of images and clips: pixels N x patch_values float32, grid M x 3 (frames, rows, columns of patches)."""
 
-    def prefill(self, ids: Sequence[int], features: Any = None, positions: np.ndarray | None = None,
-                keep: int = 1) -> Scores:
+    def prefill(
+        self, ids: Sequence[int], features: Any = None, positions: np.ndarray | None = None, keep: int = 1
+    ) -> Scores:
         """Append a prompt, or a part of one; scores of its last `keep` tokens.
 
         features: of the visual tokens in `ids`. positions: 3 x len(ids), absolute (prepare.py); without them the

@@ -39,14 +39,19 @@ class Limits:
 
     def __post_init__(self):
         if not 1 <= 2 * self.draft <= self.prefill <= self.cache_slots:  # a long prompt's parts are longer than a draft
-            raise InvalidInput("limits must keep 1 <= draft <= prefill / 2 and prefill <= cache_slots, got "
-                               f"{self.draft}, {self.prefill}, {self.cache_slots}")
+            raise InvalidInput(
+                "limits must keep 1 <= draft <= prefill / 2 and prefill <= cache_slots, got "
+                f"{self.draft}, {self.prefill}, {self.cache_slots}"
+            )
         if self.max_patches < 4 or self.max_patches % 4:
-            raise InvalidInput(f"max_patches {self.max_patches} must be a multiple of 4, one visual token being 2 x "
-                               "2 patches")
+            raise InvalidInput(
+                f"max_patches {self.max_patches} must be a multiple of 4, one visual token being 2 x 2 patches"
+            )
         if not 1 <= self.max_visual < self.cache_slots:
-            raise InvalidInput(f"max_visual {self.max_visual} must leave room for text in {self.cache_slots} "
-                               "cache slots; lower it, or give more slots")
+            raise InvalidInput(
+                f"max_visual {self.max_visual} must leave room for text in {self.cache_slots} "
+                "cache slots; lower it, or give more slots"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,13 @@ class Bundle:
     @property
     def sms(self) -> tuple[int, ...]:
         """Compute capabilities the bundle has all engines for, 89 being 8.9."""
-        return tuple(sorted(sm for sm in {e["sm"] for e in self.engines.values()}
-                            if all(engine_name(part, sm) in self.engines for part in PARTS)))
+        return tuple(
+            sorted(
+                sm
+                for sm in {e["sm"] for e in self.engines.values()}
+                if all(engine_name(part, sm) in self.engines for part in PARTS)
+            )
+        )
 
     @property
     def sizes(self) -> Sizes:
@@ -86,44 +96,59 @@ class Bundle:
         """What to type for this bundle with another compute capability or limit, or with the installed version."""
         sm = sm if sm is not None else ",".join(map(str, self.sms)) or "current"
         values = {**asdict(self.limits), **options}
-        limits = "".join(f" --{name.replace('_', '-')} {value}" for name, value in values.items()
-                         if value != getattr(Limits, name))
-        return (f"python model/build_engine.py {self.model} --out {self.path} --sm {sm} --precision {self.precision} "
-                f"--module {self.module}{limits}")
+        limits = "".join(
+            f" --{name.replace('_', '-')} {value}" for name, value in values.items() if value != getattr(Limits, name)
+        )
+        return (
+            f"python model/build_engine.py {self.model} --out {self.path} --sm {sm} --precision {self.precision} "
+            f"--module {self.module}{limits}"
+        )
 
     def require(self, module: str, version: str, sm: int) -> dict[str, Path]:
         """Engine files for this module, version and compute capability, by part. Raises EngineError naming the
         mismatch."""
         if module != self.module:
-            raise EngineError(f"{self.path} holds engines of {self.module} and {module} is what runs here; install "
-                              f"{self.module} {self.version}, or build: {self.rebuild_command(sm)} (with --module "
-                              f"{module})")
+            raise EngineError(
+                f"{self.path} holds engines of {self.module} and {module} is what runs here; install "
+                f"{self.module} {self.version}, or build: {self.rebuild_command(sm)} (with --module "
+                f"{module})"
+            )
         if version != self.version:
-            raise EngineError(f"{self.path} was built with {module} {self.version} and {version} is installed; "
-                              f"engines run only with the version that built them: install {self.version}, or build "
-                              f"again: {self.rebuild_command(sm)}")
+            raise EngineError(
+                f"{self.path} was built with {module} {self.version} and {version} is installed; "
+                f"engines run only with the version that built them: install {self.version}, or build "
+                f"again: {self.rebuild_command(sm)}"
+            )
         if sm not in self.sms:
-            raise EngineError(f"{self.path} has engines for SM {', '.join(map(str, self.sms)) or 'none'} and this "
-                              f"GPU is SM {sm}; build for it: {self.rebuild_command(sm)}")
+            raise EngineError(
+                f"{self.path} has engines for SM {', '.join(map(str, self.sms)) or 'none'} and this "
+                f"GPU is SM {sm}; build for it: {self.rebuild_command(sm)}"
+            )
         return {part: self.path / engine_name(part, sm) for part in PARTS}
 
     def require_model(self, model_sha256: str) -> None:
         """Raises WrongModel if the bundle was not made from the weights with this hash (`hash_files`)."""
         if model_sha256 != self.model_sha256:
-            raise WrongModel(f"{self.path} was made from {self.model} with weights {self.model_sha256[:12]}…, and "
-                             f"the model asked for has {model_sha256[:12]}…; build again: {self.rebuild_command()}")
+            raise WrongModel(
+                f"{self.path} was made from {self.model} with weights {self.model_sha256[:12]}…, and "
+                f"the model asked for has {model_sha256[:12]}…; build again: {self.rebuild_command()}"
+            )
 
     def require_patches(self, frames: list[int]) -> None:
         """frames: patches of each frame of one prompt. Raises InvalidInput if the engines' shapes are too small."""
         most, visual = max(frames, default=0), sum(frames) // self.sizes.vision.merge**2
         if most > self.limits.max_patches:
-            raise InvalidInput(f"an image of {most} patches exceeds the {self.limits.max_patches} that the engines "
-                               f"in {self.path} were built for; lower generation.max_pixels, or build again: "
-                               f"{self.rebuild_command(max_patches=most)}")
+            raise InvalidInput(
+                f"an image of {most} patches exceeds the {self.limits.max_patches} that the engines "
+                f"in {self.path} were built for; lower generation.max_pixels, or build again: "
+                f"{self.rebuild_command(max_patches=most)}"
+            )
         if visual > self.limits.max_visual:
-            raise InvalidInput(f"{visual} visual tokens in one prompt exceed the {self.limits.max_visual} that the "
-                               f"engines in {self.path} were built for; send fewer or smaller images, or build "
-                               f"again: {self.rebuild_command(max_visual=visual)}")
+            raise InvalidInput(
+                f"{visual} visual tokens in one prompt exceed the {self.limits.max_visual} that the "
+                f"engines in {self.path} were built for; send fewer or smaller images, or build "
+                f"again: {self.rebuild_command(max_visual=visual)}"
+            )
 
 
 def engine_name(part: str, sm: int) -> str:
@@ -145,24 +170,39 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
     path = Path(path)
     if not is_bundle(path):
         model, out = (path, "BUNDLE") if (path / "config.json").is_file() else ("MODEL", path)
-        raise WrongModel(f"{path} has no {MANIFEST} that tells of engines, so it is no bundle; make one: python "
-                         f"model/build_engine.py {model} --out {out}, and give {out} as the model")
+        raise WrongModel(
+            f"{path} has no {MANIFEST} that tells of engines, so it is no bundle; make one: python "
+            f"model/build_engine.py {model} --out {out}, and give {out} as the model"
+        )
     manifest = read_json(path / MANIFEST)[_SECTION]
     if manifest.get("format") != FORMAT:
-        raise WrongModel(f"{path / MANIFEST} has format {manifest.get('format')!r} and this version reads {FORMAT}; "
-                         "build the bundle again with model/build_engine.py")
+        raise WrongModel(
+            f"{path / MANIFEST} has format {manifest.get('format')!r} and this version reads {FORMAT}; "
+            "build the bundle again with model/build_engine.py"
+        )
     try:
         files = manifest["files"]
-        bundle = Bundle(path, {}, manifest["model"], manifest["model_sha256"], manifest["parameters"],
-                        manifest["module"], manifest["version"],
-                        manifest["precision"], manifest["dtype"], Limits(**manifest["limits"]), manifest["engines"],
-                        manifest["parity"])
+        bundle = Bundle(
+            path,
+            {},
+            manifest["model"],
+            manifest["model_sha256"],
+            manifest["parameters"],
+            manifest["module"],
+            manifest["version"],
+            manifest["precision"],
+            manifest["dtype"],
+            Limits(**manifest["limits"]),
+            manifest["engines"],
+            manifest["parity"],
+        )
         for name, known in {**files, **bundle.engines}.items():
             if fault := fault_of(path / name, known, thorough):
                 raise WrongModel(f"{path / name} {fault}; copy it again, or build again: {bundle.rebuild_command()}")
     except (KeyError, TypeError, InvalidInput) as error:
-        raise WrongModel(f"{path / MANIFEST} has no usable {error}; build the bundle again with "
-                         "model/build_engine.py") from error
+        raise WrongModel(
+            f"{path / MANIFEST} has no usable {error}; build the bundle again with model/build_engine.py"
+        ) from error
     config = read_json(path / "config.json")
     check_family(config, str(path))
     return Bundle(**{**{name: getattr(bundle, name) for name in Bundle.__dataclass_fields__}, "config": config})
@@ -179,10 +219,26 @@ def fault_of(file: Path, known: dict[str, Any], thorough: bool = True) -> str:
 
 def write_manifest(bundle: Bundle, files: list[str]) -> None:
     """files: the other names in the bundle. The manifest replaces the old one only when it is whole."""
-    section = {"format": FORMAT, **{name: getattr(bundle, name) for name in (
-        "model", "model_sha256", "parameters", "module", "version", "precision", "dtype", "engines", "parity")},
-        "limits": asdict(bundle.limits), "sms": bundle.sms,
-        "files": {name: describe(bundle.path / name) for name in files}}
+    section = {
+        "format": FORMAT,
+        **{
+            name: getattr(bundle, name)
+            for name in (
+                "model",
+                "model_sha256",
+                "parameters",
+                "module",
+                "version",
+                "precision",
+                "dtype",
+                "engines",
+                "parity",
+            )
+        },
+        "limits": asdict(bundle.limits),
+        "sms": bundle.sms,
+        "files": {name: describe(bundle.path / name) for name in files},
+    }
     temporary = bundle.path / (MANIFEST + ".new")
     manifest = read_json(bundle.path / MANIFEST) if (bundle.path / MANIFEST).is_file() else {}
     temporary.write_text(json.dumps({**manifest, _SECTION: section}, indent=1) + "\n")

@@ -49,14 +49,19 @@ def embedded_model_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     places = [package.parent / "model" / "embedded"]
     places += [parent / "share" / "qwen3vl_ros" / "model" / "embedded" for parent in package.parents]
-    places += [Path(prefix) / "share" / "qwen3vl_ros" / "model" / "embedded"
-               for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    places += [
+        Path(prefix) / "share" / "qwen3vl_ros" / "model" / "embedded"
+        for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+        if prefix
+    ]
     for place in places:
         if (place / "config.json").is_file():
             return place
-    raise ModelNotFound(f"the embedded model is missing: no config.json in {places[0]} nor in share/qwen3vl_ros/model/"
-                        "embedded of this installation; restore model/embedded (git checkout -- model/embedded, then "
-                        f"build again), or name another model such as {EXAMPLE_ID}")
+    raise ModelNotFound(
+        f"the embedded model is missing: no config.json in {places[0]} nor in share/qwen3vl_ros/model/"
+        "embedded of this installation; restore model/embedded (git checkout -- model/embedded, then "
+        f"build again), or name another model such as {EXAMPLE_ID}"
+    )
 
 
 def find_checkpoint(model: str) -> Checkpoint:
@@ -72,8 +77,10 @@ def find_checkpoint(model: str) -> Checkpoint:
     if path.exists():
         raise ModelNotFound(f"model {model!r} is a file; give the directory that holds config.json and the weights")
     if not _HUB_ID.fullmatch(model):
-        raise ModelNotFound(f"model {model!r} is neither an existing directory nor a hub id; give a directory, an id "
-                            f"such as {EXAMPLE_ID}, or nothing for the embedded model")
+        raise ModelNotFound(
+            f"model {model!r} is neither an existing directory nor a hub id; give a directory, an id "
+            f"such as {EXAMPLE_ID}, or nothing for the embedded model"
+        )
     return _from_hub(model)
 
 
@@ -81,16 +88,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Check every file a Qwen3-VL needs in `path`. Raises WrongModel naming what is wrong or missing."""
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise WrongModel(f"{path} has no config.json, so it is no Hugging Face checkpoint; give the directory of a "
-                         f"Qwen3-VL in safetensors form, e.g. what `hf download {EXAMPLE_ID} --local-dir DIR` writes")
+        raise WrongModel(
+            f"{path} has no config.json, so it is no Hugging Face checkpoint; give the directory of a "
+            f"Qwen3-VL in safetensors form, e.g. what `hf download {EXAMPLE_ID} --local-dir DIR` writes"
+        )
     config = read_json(path / "config.json")
     architecture = check_family(config, str(path))
-    missing = [name for name in ("tokenizer.json", "preprocessor_config.json|processor_config.json",
-                                 "chat_template.jinja|chat_template.json|tokenizer_config.json")
-               if not any((path / n).is_file() for n in name.split("|"))]
+    missing = [
+        name
+        for name in (
+            "tokenizer.json",
+            "preprocessor_config.json|processor_config.json",
+            "chat_template.jinja|chat_template.json|tokenizer_config.json",
+        )
+        if not any((path / n).is_file() for n in name.split("|"))
+    ]
     if missing:
-        raise WrongModel(f"{path} lacks {', '.join(m.replace('|', ' or ') for m in missing)}; copy "
-                         f"{'it' if len(missing) == 1 else 'them'} from the model it was made from")
+        raise WrongModel(
+            f"{path} lacks {', '.join(m.replace('|', ' or ') for m in missing)}; copy "
+            f"{'it' if len(missing) == 1 else 'them'} from the model it was made from"
+        )
     files = () if _holds_engines_only(path) else _weight_files(path)
     quantization = (config.get("quantization_config") or {}).get("quant_method", "")
     return Checkpoint(path, config, architecture, files, sum(map(_count_parameters, files)), str(quantization))
@@ -102,12 +119,16 @@ def check_family(config: dict[str, Any], name: str) -> str:
     for architecture in found:
         if architecture in ARCHITECTURES:
             if not isinstance(config.get("text_config"), dict) or not isinstance(config.get("vision_config"), dict):
-                raise WrongModel(f"config.json of {name} says {architecture} but has no text_config or vision_config; "
-                                 "restore the original config.json")
+                raise WrongModel(
+                    f"config.json of {name} says {architecture} but has no text_config or vision_config; "
+                    "restore the original config.json"
+                )
             return architecture
     what = ", ".join(found) or f"model_type {config.get('model_type', 'unknown')!r}"
-    raise WrongModel(f"{name} is {what}, not a Qwen3-VL ({' or '.join(ARCHITECTURES)}); coordinates, prompts and image "
-                     f"sizes differ between families, so it would answer wrongly: use e.g. {EXAMPLE_ID}")
+    raise WrongModel(
+        f"{name} is {what}, not a Qwen3-VL ({' or '.join(ARCHITECTURES)}); coordinates, prompts and image "
+        f"sizes differ between families, so it would answer wrongly: use e.g. {EXAMPLE_ID}"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -138,8 +159,9 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
     if missing:
         pickled = sorted(f.name for f in (*path.glob("*.bin"), *path.glob("*.gguf")))
         why = f" ({', '.join(pickled)} cannot be used)" if pickled else ""
-        raise WrongModel(f"{path} lacks {', '.join(missing)}{why}; finish the download, or convert the weights to "
-                         "safetensors")
+        raise WrongModel(
+            f"{path} lacks {', '.join(missing)}{why}; finish the download, or convert the weights to safetensors"
+        )
     return tuple(files)
 
 
@@ -154,17 +176,25 @@ def _count_parameters(file: Path) -> int:
         with safe_open(file, framework="np") as tensors:
             return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
     except SafetensorError as error:
-        raise WrongModel(f"{file} ({file.stat().st_size} bytes) is truncated or not safetensors: {error}; "
-                         "download it again") from error
+        raise WrongModel(
+            f"{file} ({file.stat().st_size} bytes) is truncated or not safetensors: {error}; download it again"
+        ) from error
 
 
 def _from_hub(repo_id: str) -> Checkpoint:
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import (GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError,
-                                        RemoteEntryNotFoundError, RepositoryNotFoundError)
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
-    way_out = (f"on a connected machine run `hf download {repo_id} --local-dir DIR`, copy DIR here and pass it as the "
-               "model, or leave the model empty for the embedded one")
+    way_out = (
+        f"on a connected machine run `hf download {repo_id} --local-dir DIR`, copy DIR here and pass it as the "
+        "model, or leave the model empty for the embedded one"
+    )
     try:
         return read_checkpoint(Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_HUB_FILES)))
     except LocalEntryNotFoundError:
@@ -180,20 +210,24 @@ def _from_hub(repo_id: str) -> Checkpoint:
         config = hf_hub_download(repo_id, "config.json", etag_timeout=_HUB_TIMEOUT_S)
         check_family(read_json(Path(config)), repo_id)
         _log.warning("downloading %s into %s", repo_id, constants.HF_HUB_CACHE)
-        return read_checkpoint(Path(snapshot_download(repo_id, allow_patterns=_HUB_FILES,
-                                                      etag_timeout=_HUB_TIMEOUT_S)))
+        return read_checkpoint(Path(snapshot_download(repo_id, allow_patterns=_HUB_FILES, etag_timeout=_HUB_TIMEOUT_S)))
     except GatedRepoError as error:
-        raise ModelNotFound(f"model {repo_id!r} is gated: accept its terms on the hub, then `hf auth login`; or "
-                            f"{way_out}") from error
+        raise ModelNotFound(
+            f"model {repo_id!r} is gated: accept its terms on the hub, then `hf auth login`; or {way_out}"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise ModelNotFound(f"the hub has no model {repo_id!r}, or it is private; check the spelling (e.g. "
-                            f"{EXAMPLE_ID}), or `hf auth login`") from error
+        raise ModelNotFound(
+            f"the hub has no model {repo_id!r}, or it is private; check the spelling (e.g. "
+            f"{EXAMPLE_ID}), or `hf auth login`"
+        ) from error
     except RemoteEntryNotFoundError as error:
-        raise WrongModel(f"{repo_id} has no config.json (a GGUF or adapter repository?); use e.g. "
-                         f"{EXAMPLE_ID}") from error
+        raise WrongModel(
+            f"{repo_id} has no config.json (a GGUF or adapter repository?); use e.g. {EXAMPLE_ID}"
+        ) from error
     except (OSError, *HfHubHTTPError.__bases__) as error:
-        raise ModelNotFound(f"model {repo_id!r} is not in the local cache and could not be downloaded "
-                            f"({_root_cause(error)}); {way_out}") from error
+        raise ModelNotFound(
+            f"model {repo_id!r} is not in the local cache and could not be downloaded ({_root_cause(error)}); {way_out}"
+        ) from error
 
 
 def _root_cause(error: BaseException) -> str:

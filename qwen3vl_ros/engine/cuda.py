@@ -24,8 +24,7 @@ class Cuda:
         self._driver = driver or import_or_refuse("cuda.bindings.runtime", "pip install cuda-python")
         count = self.call("cudaGetDeviceCount")
         if device >= count:
-            raise EngineError(f"device cuda:{device} does not exist, there are {count}; use cuda:0 to "
-                              f"cuda:{count - 1}")
+            raise EngineError(f"device cuda:{device} does not exist, there are {count}; use cuda:0 to cuda:{count - 1}")
         self.use()
         self.stream = self.call("cudaStreamCreate")
         self._blocks: dict[int, str] = {}  # address -> the function that frees it
@@ -38,9 +37,13 @@ class Cuda:
     def sm(self) -> int:
         """Compute capability, 89 being 8.9."""
         major, minor = (
-            self.call("cudaDeviceGetAttribute",
-                      self._kind("cudaDeviceAttr", f"cudaDevAttrComputeCapability{part}"), self.device)
-            for part in ("Major", "Minor"))
+            self.call(
+                "cudaDeviceGetAttribute",
+                self._kind("cudaDeviceAttr", f"cudaDevAttrComputeCapability{part}"),
+                self.device,
+            )
+            for part in ("Major", "Minor")
+        )
         return 10 * major + minor
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -49,10 +52,14 @@ class Cuda:
         if int(status):
             text = _text(self._driver.cudaGetErrorString(status))
             if getattr(status, "name", "") == "cudaErrorMemoryAllocation":
-                raise OutOfMemory(f"the GPU has no room for {name}{arguments}: {text}; use a smaller model, or "
-                                  "build the bundle with fewer --cache-slots")
-            raise EngineError(f"{name} failed: {text}; the runtime 'tensorrt' needs a working NVIDIA GPU and driver "
-                              "(nvidia-smi says more), choose engine onnxruntime without one")
+                raise OutOfMemory(
+                    f"the GPU has no room for {name}{arguments}: {text}; use a smaller model, or "
+                    "build the bundle with fewer --cache-slots"
+                )
+            raise EngineError(
+                f"{name} failed: {text}; the runtime 'tensorrt' needs a working NVIDIA GPU and driver "
+                "(nvidia-smi says more), choose engine onnxruntime without one"
+            )
         return result[0] if len(result) == 1 else result or None
 
     def allocate(self, size: int) -> int:
@@ -89,8 +96,11 @@ class Cuda:
 
     def capture(self, work: Callable[[], None]) -> Any:
         """What `work` queues, as one graph to launch; nothing runs yet."""
-        self.call("cudaStreamBeginCapture", self.stream,
-                  self._kind("cudaStreamCaptureMode", "cudaStreamCaptureModeThreadLocal"))
+        self.call(
+            "cudaStreamBeginCapture",
+            self.stream,
+            self._kind("cudaStreamCaptureMode", "cudaStreamCaptureModeThreadLocal"),
+        )
         try:
             work()
         finally:  # a stream left capturing would refuse everything after
@@ -108,8 +118,10 @@ def import_or_refuse(module: str, way_out: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise EngineError(f"the runtime 'tensorrt' needs the module {module}, which cannot be imported ({error}); "
-                          f"{way_out}, or choose engine onnxruntime") from error
+        raise EngineError(
+            f"the runtime 'tensorrt' needs the module {module}, which cannot be imported ({error}); "
+            f"{way_out}, or choose engine onnxruntime"
+        ) from error
 
 
 def _text(result: Any) -> str:

@@ -76,7 +76,7 @@ class Limits:
         return Limits(generation.max_new_tokens, deadline, generation.repeat_limit)
 
     def interruption(self, control: Control) -> str:
-        """"cancelled", "deadline", or "" to go on."""
+        """ "cancelled", "deadline", or "" to go on."""
         if control.cancelled:
             return "cancelled"
         return "deadline" if time.monotonic() >= self.deadline_monotonic_s else ""
@@ -106,10 +106,10 @@ class Sampling:
         logits[list(set(said))] -= self.presence_penalty
         if not self.temperature:
             return int(logits.argmax())
-        ids = np.argsort(-logits, kind="stable")[:self.top_k or None]
+        ids = np.argsort(-logits, kind="stable")[: self.top_k or None]
         share = np.exp((logits[ids] - logits[ids[0]]) / self.temperature)
         mass = np.cumsum(share / share.sum())
-        kept = mass[:int(np.searchsorted(mass, self.top_p)) + 1]
+        kept = mass[: int(np.searchsorted(mass, self.top_p)) + 1]
         return int(ids[np.searchsorted(kept, chance * kept[-1], side="right")])
 
 
@@ -132,10 +132,20 @@ class Decoded:
     accepted: int = 0
 
 
-def decode(prefill: Callable[[Sequence[int]], Scores], step: Callable[[Sequence[int]], Scores],
-           rollback: Callable[[int], None], *, stop_ids: Iterable[int], bytes_of: Callable[[int], bytes],
-           limits: Limits, control: Control, longest_step: int = 1, drafter: Drafter | None = None,
-           constraint: Constraint | None = None, sampling: Sampling | None = None) -> Decoded:
+def decode(
+    prefill: Callable[[Sequence[int]], Scores],
+    step: Callable[[Sequence[int]], Scores],
+    rollback: Callable[[int], None],
+    *,
+    stop_ids: Iterable[int],
+    bytes_of: Callable[[int], bytes],
+    limits: Limits,
+    control: Control,
+    longest_step: int = 1,
+    drafter: Drafter | None = None,
+    constraint: Constraint | None = None,
+    sampling: Sampling | None = None,
+) -> Decoded:
     """Decode until the model ends its answer or a limit does.
 
     prefill(draft): the pass over the prompt and a draft behind it; scores of the prompt's last token and of the
@@ -168,8 +178,17 @@ def decode(prefill: Callable[[Sequence[int]], Scores], step: Callable[[Sequence[
         reason = limits.interruption(control)
     ended = time.perf_counter()
     prefill_s = prefilled - started if passes else ended - started
-    return Decoded(answer.token_ids, answer.logprobs, answer.pieces, reason, passes, prefill_s,
-                   ended - started - prefill_s, drafted, accepted)
+    return Decoded(
+        answer.token_ids,
+        answer.logprobs,
+        answer.pieces,
+        reason,
+        passes,
+        prefill_s,
+        ended - started - prefill_s,
+        drafted,
+        accepted,
+    )
 
 
 class _Answer:
@@ -205,9 +224,11 @@ class _Answer:
         self.logprobs.append(logprob)
         self.pieces.append(piece)
         self._garbage.add(piece)
-        return (self._repeat.add(token_id, piece)
-                or ("length" if len(self.token_ids) >= self._limits.max_new_tokens else "")
-                or self._limits.interruption(self._control))
+        return (
+            self._repeat.add(token_id, piece)
+            or ("length" if len(self.token_ids) >= self._limits.max_new_tokens else "")
+            or self._limits.interruption(self._control)
+        )
 
 
 class _Chooser:
@@ -235,8 +256,10 @@ class _Chooser:
             top = float(logits.max())
             choice = Choice(token_id, float(logits[token_id]) - top - float(np.log(np.exp(logits - top).sum())))
         if choice.logprob != choice.logprob:
-            raise EngineError("the model's output is not a number: its weights are damaged, or the precision overflows; "
-                              "use dtype bfloat16 or float32, and check the checkpoint")
+            raise EngineError(
+                "the model's output is not a number: its weights are damaged, or the precision overflows; "
+                "use dtype bfloat16 or float32, and check the checkpoint"
+            )
         return choice
 
     def said(self, token_id: int) -> None:
@@ -258,11 +281,13 @@ class _Chooser:
 
     def _among_allowed(self, logits: np.ndarray) -> int:
         if self._constraint is not None:
-            allowed = self._constraint.allowed()[:len(logits)]
+            allowed = self._constraint.allowed()[: len(logits)]
             if not allowed.any():
-                raise EngineError("the schema allows no token after this beginning of an answer; simplify the schema, or "
-                                  "ask without one")
-            logits = np.where(allowed, logits[:len(allowed)], -np.inf)
+                raise EngineError(
+                    "the schema allows no token after this beginning of an answer; simplify the schema, or "
+                    "ask without one"
+                )
+            logits = np.where(allowed, logits[: len(allowed)], -np.inf)
         if self._sampling is None:
             return int(logits.argmax())
         return self._sampling.pick(logits, self._answer_ids, float(self._chance.random()))
@@ -282,17 +307,19 @@ class GarbageGuard:
             return
         self._count = self._count + 1 if piece and not piece.strip(b"!") else -1
         if self._count >= self.TOKENS:
-            raise EngineError(f'the model says nothing but "!" ({self._count} tokens of it): its weights do not fit the '
-                              "precision they run in, as in a broken FP8 build; use another build of the model, or "
-                              "dtype bfloat16 or float32")
+            raise EngineError(
+                f'the model says nothing but "!" ({self._count} tokens of it): its weights do not fit the '
+                "precision they run in, as in a broken FP8 build; use another build of the model, or "
+                "dtype bfloat16 or float32"
+            )
 
 
 class RepeatGuard:
     """Notices an answer that goes round in circles: whole objects `{...}`, or a few tokens for long ("!!!!")."""
 
-    LONGEST_OBJECT_CYCLE = 3   # objects: a, a, a … or a, b, a, b …
-    LONGEST_TOKEN_CYCLE = 8    # tokens in one turn
-    TOKENS_IN_CYCLES = 48      # this many tokens of nothing else
+    LONGEST_OBJECT_CYCLE = 3  # objects: a, a, a … or a, b, a, b …
+    LONGEST_TOKEN_CYCLE = 8  # tokens in one turn
+    TOKENS_IN_CYCLES = 48  # this many tokens of nothing else
 
     def __init__(self, object_limit: int):
         self._object_limit = object_limit
@@ -327,9 +354,10 @@ class RepeatGuard:
 
     def _objects_repeat(self) -> bool:
         objects, turns = self._objects, self._object_limit
-        return any(len(objects) >= period * turns
-                   and objects[-period * turns:] == objects[-period:] * turns
-                   for period in range(1, self.LONGEST_OBJECT_CYCLE + 1))
+        return any(
+            len(objects) >= period * turns and objects[-period * turns :] == objects[-period:] * turns
+            for period in range(1, self.LONGEST_OBJECT_CYCLE + 1)
+        )
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,14 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
-            built = ("this torch was built for CPUs only: install one built for CUDA" if torch.version.cuda is None else
-                     f"torch was built for CUDA {torch.version.cuda} but finds no driver or GPU: check nvidia-smi")
-            raise EngineError(f"device {wanted!r} was asked for, but there is no CUDA device; {built}, or set "
-                              "device to auto or cpu")
+            built = (
+                "this torch was built for CPUs only: install one built for CUDA"
+                if torch.version.cuda is None
+                else f"torch was built for CUDA {torch.version.cuda} but finds no driver or GPU: check nvidia-smi"
+            )
+            raise EngineError(
+                f"device {wanted!r} was asked for, but there is no CUDA device; {built}, or set device to auto or cpu"
+            )
         index = device.index or 0
         if index >= count:
             raise EngineError(f"device {wanted!r} does not exist, there are {count}; use cuda:0 to cuda:{count - 1}")
@@ -62,19 +66,27 @@ def refuse_quantization(checkpoint: Checkpoint, device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         why = torch.cuda.get_device_name(device)
     if why:
-        raise EngineError(f"{checkpoint.path} holds FP8 weights, which {why} cannot compute with (compute capability "
-                          "8.9 or later can); use the model without -FP8 in its name")
+        raise EngineError(
+            f"{checkpoint.path} holds FP8 weights, which {why} cannot compute with (compute capability "
+            "8.9 or later can); use the model without -FP8 in its name"
+        )
 
 
 def require_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
     """Raises OutOfMemory if the weights alone exceed the free memory of the device."""
-    needed = (sum(f.stat().st_size for f in checkpoint.weight_files) if checkpoint.quantization else
-              checkpoint.parameters * dtype.itemsize)
+    needed = (
+        sum(f.stat().st_size for f in checkpoint.weight_files)
+        if checkpoint.quantization
+        else checkpoint.parameters * dtype.itemsize
+    )
     free = free_memory_bytes(device)
     if needed > free:
-        raise OutOfMemory(f"the weights of {checkpoint.path} take {needed / _GIB:.1f} GiB as {str(dtype)[6:]} and "
-                          f"{device} has {free / _GIB:.1f} GiB free; use a smaller model"
-                          + (", or dtype bfloat16" if dtype == torch.float32 else "") + ", or free memory")
+        raise OutOfMemory(
+            f"the weights of {checkpoint.path} take {needed / _GIB:.1f} GiB as {str(dtype)[6:]} and "
+            f"{device} has {free / _GIB:.1f} GiB free; use a smaller model"
+            + (", or dtype bfloat16" if dtype == torch.float32 else "")
+            + ", or free memory"
+        )
 
 
 def free_memory_bytes(device: torch.device) -> int:
@@ -101,5 +113,7 @@ def memory_errors(doing: str, device: torch.device):
         if device.type == "cuda":
             torch.cuda.empty_cache()
         free = free_memory_bytes(device) / _GIB
-        raise OutOfMemory(f"{device} ran out of memory while {doing} ({reason}); {free:.1f} GiB are free now: use a "
-                          "smaller model, a lower generation.max_pixels, or free memory") from error
+        raise OutOfMemory(
+            f"{device} ran out of memory while {doing} ({reason}); {free:.1f} GiB are free now: use a "
+            "smaller model, a lower generation.max_pixels, or free memory"
+        ) from error

@@ -18,10 +18,10 @@ import numpy as np
 
 # Costs of one difference between the new answer and the old: small for what motion does, larger for what it does not.
 _DIGIT, _TOKEN, _PUT_IN, _LEFT_OUT, _JUMP = 1.0, 3.0, 1.5, 1.5, 4.0
-_MOST_LEFT_OUT = 2      # tokens at once; more are a jump
-_STEADY = 4             # answers in a row in which a token stayed; more say nothing new
-_FADE = 0.8             # of what earlier answers have taught, what is left at the next one
-_UNTRIED = 0.95         # chance of a token of which nothing is known
+_MOST_LEFT_OUT = 2  # tokens at once; more are a jump
+_STEADY = 4  # answers in a row in which a token stayed; more say nothing new
+_FADE = 0.8  # of what earlier answers have taught, what is left at the next one
+_UNTRIED = 0.95  # chance of a token of which nothing is known
 _OWN_WORDS = (4, 3, 2)  # tokens at the end of the answer that are looked for earlier in it, longest first
 
 
@@ -83,7 +83,7 @@ class AnswerDrafter:
             return []
         if self._at >= len(self._old):
             return self._own_words(most)
-        kinds = self._memory.kinds[self._at:self._at + most]
+        kinds = self._memory.kinds[self._at : self._at + most]
         reached = np.concatenate(([1.0], np.cumprod(self._chances()[kinds])))
         # Tokens behind the first wrong one are fed for nothing; a draft that is right to its end, and not the last one,
         # asks for another pass; and where passes are limited, each right token is a part of one.
@@ -92,11 +92,11 @@ class AnswerDrafter:
             too_short[-1] = 0.0
         count = int((self._pass_cost * for_nothing + too_short - progress).argmin())
         self._judged_kinds = kinds[:count]
-        return self._old[self._at:self._at + count].tolist()
+        return self._old[self._at : self._at + count].tolist()
 
     def judged(self, proposed: Sequence[int], accepted: int) -> None:
         """See decode.Drafter."""
-        np.add.at(self._tried, self._judged_kinds[:accepted + 1], 1)
+        np.add.at(self._tried, self._judged_kinds[: accepted + 1], 1)
         np.add.at(self._kept, self._judged_kinds[:accepted], 1)
 
     def finished(self, token_ids: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ class AnswerDrafter:
 
     def _follow(self, token_ids: Sequence[int]) -> None:
         """Find the place in the old answer behind the tokens so far."""
-        for token in token_ids[len(self._said):]:
+        for token in token_ids[len(self._said) :]:
             at, digit = self._at, self._is_digit(token)
             steady = 0
             if at < len(self._old) and self._old[at] == token:
@@ -134,7 +134,7 @@ class AnswerDrafter:
         differs[self._old == token] = 0.0
         come = np.minimum(before, before.min() + _JUMP)[:-1]
         for left_out in range(1, min(_MOST_LEFT_OUT, len(come)) + 1):
-            come[left_out:] = np.minimum(come[left_out:], before[:-1 - left_out] + left_out * _LEFT_OUT)
+            come[left_out:] = np.minimum(come[left_out:], before[: -1 - left_out] + left_out * _LEFT_OUT)
         cost = before + _PUT_IN
         cost[1:] = np.minimum(cost[1:], come + differs)
         self._cost = cost - cost.min()
@@ -147,6 +147,6 @@ class AnswerDrafter:
         for length in _OWN_WORDS:
             tail = said[-length:]
             for end in range(len(said) - 1, length - 1, -1):
-                if said[end - length:end] == tail:
-                    return said[end:end + min(most, 8)]
+                if said[end - length : end] == tail:
+                    return said[end : end + min(most, 8)]
         return []

@@ -23,9 +23,14 @@ from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 _SCHEMAS_KEPT = 32
 _SPACED, _COMPACT = (", ", ": "), (",", ":")  # between items, behind keys
 _ROWS = (  # inside the objects of a list; before, between and behind them
-    (_SPACED, "[\n\t", ",\n\t", "\n]"), (_SPACED, "[", ", ", "]"), (_SPACED, "[\n", ",\n", "\n]"),
-    (_SPACED, "[\n  ", ",\n  ", "\n]"), (_SPACED, "[\n    ", ",\n    ", "\n]"),
-    (_COMPACT, "[", ",", "]"), (_COMPACT, "[\n\t", ",\n\t", "\n]"))
+    (_SPACED, "[\n\t", ",\n\t", "\n]"),
+    (_SPACED, "[", ", ", "]"),
+    (_SPACED, "[\n", ",\n", "\n]"),
+    (_SPACED, "[\n  ", ",\n  ", "\n]"),
+    (_SPACED, "[\n    ", ",\n    ", "\n]"),
+    (_COMPACT, "[", ",", "]"),
+    (_COMPACT, "[\n\t", ",\n\t", "\n]"),
+)
 
 
 class Grammar:
@@ -39,17 +44,22 @@ class Grammar:
         self._library = _library()
         self.stop_ids, self.slots, path = tuple(sorted(stop_ids)), slots, Path(tokenizer_json)
         try:
-            self._tokenizer = self._library.LLTokenizer(path.read_text(encoding="utf-8"), n_vocab=slots,
-                                                        eos_token=list(self.stop_ids))
+            self._tokenizer = self._library.LLTokenizer(
+                path.read_text(encoding="utf-8"), n_vocab=slots, eos_token=list(self.stop_ids)
+            )
         except (OSError, ValueError) as error:
-            raise WrongModel(f"{path} cannot guide answers of {slots} slots that end with {self.stop_ids}: {error}; "
-                             "copy tokenizer.json and config.json from the same original model") from error
+            raise WrongModel(
+                f"{path} cannot guide answers of {slots} slots that end with {self.stop_ids}: {error}; "
+                "copy tokenizer.json and config.json from the same original model"
+            ) from error
         self._before = ""
         if thinking:
             close = self._tokenizer.tokenize_str(THINK_CLOSE, parse_special=True)
             if len(close) != 1:
-                raise WrongModel(f"{path} has no token {THINK_CLOSE}, but the chat template opens a <think> part; copy "
-                                 "both from the same original model")
+                raise WrongModel(
+                    f"{path} has no token {THINK_CLOSE}, but the chat template opens a <think> part; copy "
+                    "both from the same original model"
+                )
             self._before = rf"/(?s:.*)/ <[{close[0]}]> /\n{{0,2}}/ "
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
@@ -61,8 +71,9 @@ class Grammar:
         try:
             key = json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise InvalidInput(f"the schema is no JSON: {error}; build it of dicts, lists, strings and finite "
-                               "numbers") from error
+            raise InvalidInput(
+                f"the schema is no JSON: {error}; build it of dicts, lists, strings and finite numbers"
+            ) from error
         if key in self._compiled:
             self._compiled.move_to_end(key)
         else:
@@ -105,16 +116,19 @@ class SchemaConstraint:
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise EngineError(f"llguidance gave up on the answer: {self._matcher.get_error()}; simplify the schema, or "
-                              "ask without one")
+            raise EngineError(
+                f"llguidance gave up on the answer: {self._matcher.get_error()}; simplify the schema, or "
+                "ask without one"
+            )
         return np.unpackbits(bits, count=self._slots, bitorder="little").view(bool)
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """The answer went on with these tokens. Raises EngineError, and accepts none, if one may not follow."""
         fitting = self._matcher.validate_tokens(list(token_ids))
         if fitting < len(token_ids):
-            raise EngineError(f"token {token_ids[fitting]} is none that the schema allows there; choose among the "
-                              "allowed ones")
+            raise EngineError(
+                f"token {token_ids[fitting]} is none that the schema allows there; choose among the allowed ones"
+            )
         self._matcher.consume_tokens(list(token_ids))
 
 
@@ -136,8 +150,9 @@ def _lark(schema: dict[str, Any], before: str) -> str:
             before_it, between, behind = map(json.dumps, around)
             rules.append(f"rows{i}: {before_it} {names[style]} ({between} {names[style]}){count} {behind}")
             values.append(f"rows{i}")
-    return "\n".join([f"start: {before}answer", r'answer: "```json\n" value "\n```" | value',
-                      f"value: {' | '.join(values)}", *rules])
+    return "\n".join(
+        [f"start: {before}answer", r'answer: "```json\n" value "\n```" | value', f"value: {' | '.join(values)}", *rules]
+    )
 
 
 def _separated(item: str, key: str) -> dict[str, Any]:
@@ -145,14 +160,19 @@ def _separated(item: str, key: str) -> dict[str, Any]:
 
 
 def _is_plain_list(schema: dict[str, Any]) -> bool:
-    return (schema.get("type") == "array" and isinstance(schema.get("items"), dict)
-            and schema.keys() <= {"type", "items", "minItems", "maxItems"})
+    return (
+        schema.get("type") == "array"
+        and isinstance(schema.get("items"), dict)
+        and schema.keys() <= {"type", "items", "minItems", "maxItems"}
+    )
 
 
 def _library():
     try:
         import llguidance  # here, because only guided answers need it
     except ImportError as error:
-        raise EngineError("guided answers need the package llguidance, which is not installed: pip install llguidance, "
-                          "or set generation.guided to false") from error
+        raise EngineError(
+            "guided answers need the package llguidance, which is not installed: pip install llguidance, "
+            "or set generation.guided to false"
+        ) from error
     return llguidance

@@ -26,13 +26,18 @@ OLDER = {VISION: "vision.opset18.onnx", DECODER: "decoder.opset18.onnx"}
 FORMAT = 1
 COMPUTE = "compute"  # stands for the precision a graph was exported in
 # NumPy has no bfloat16, so the host holds its bits.
-HOST_DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16),
-               "int64": np.dtype(np.int64)}
+HOST_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(np.uint16),
+    "int64": np.dtype(np.int64),
+}
 # The lowest finite number, and not -inf: a row of -inf alone would turn into "not a number".
 _HIDDEN = {"float32": np.finfo(np.float32).min, "float16": np.finfo(np.float16).min, "bfloat16": 0xFF7F}
 
 
 # -- names and shapes ------------------------------------------------------------------------------------------------
+
 
 class Value(NamedTuple):
     """An input or output. dtype: "float32", "int64" or COMPUTE. shape: numbers, and letters for what a pass decides."""
@@ -50,11 +55,16 @@ def vision_values(sizes: Sizes) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
     """
     vision = sizes.vision
     head_dim = vision.hidden // vision.heads
-    return ((Value("patches", "float32", ("N", vision.patch_values)), Value("corners", "int64", ("N", 4)),
-             Value("weights", "float32", ("N", 4)), Value("cos", "float32", ("N", head_dim)),
-             Value("sin", "float32", ("N", head_dim))),
-            (Value("merged", COMPUTE, ("V", vision.out)),
-             Value("deep", COMPUTE, (len(vision.deepstack), "V", vision.out))))
+    return (
+        (
+            Value("patches", "float32", ("N", vision.patch_values)),
+            Value("corners", "int64", ("N", 4)),
+            Value("weights", "float32", ("N", 4)),
+            Value("cos", "float32", ("N", head_dim)),
+            Value("sin", "float32", ("N", head_dim)),
+        ),
+        (Value("merged", COMPUTE, ("V", vision.out)), Value("deep", COMPUTE, (len(vision.deepstack), "V", vision.out))),
+    )
 
 
 def decoder_values(sizes: Sizes, slots: int | str = "S") -> tuple[tuple[Value, ...], tuple[Value, ...]]:
@@ -70,16 +80,30 @@ def decoder_values(sizes: Sizes, slots: int | str = "S") -> tuple[tuple[Value, .
     text, deep = sizes.text, len(sizes.vision.deepstack)
     room = (1, text.kv_heads, slots, text.head_dim)
     cache = [Value(f"{part}_{layer}", COMPUTE, room) for layer in range(text.layers) for part in ("keys", "values")]
-    return ((Value("ids", "int64", ("Q",)), Value("rows", "int64", ("Q",)),
-             Value("features", COMPUTE, ("R", text.hidden)), Value("deep", COMPUTE, (deep, "R", text.hidden)),
-             Value("cos", "float32", ("Q", text.head_dim)), Value("sin", "float32", ("Q", text.head_dim)),
-             Value("write", "int64", (1,)), Value("mask", COMPUTE, (1, 1, "Q", slots)), Value("last", "int64", ("K",)),
-             *cache),
-            (Value("logits", "float32", ("K", text.vocabulary)), Value("token", "int64", ("K",)),
-             Value("logprob", "float32", ("K",)), *(v._replace(name=f"{v.name}_out") for v in cache)))
+    return (
+        (
+            Value("ids", "int64", ("Q",)),
+            Value("rows", "int64", ("Q",)),
+            Value("features", COMPUTE, ("R", text.hidden)),
+            Value("deep", COMPUTE, (deep, "R", text.hidden)),
+            Value("cos", "float32", ("Q", text.head_dim)),
+            Value("sin", "float32", ("Q", text.head_dim)),
+            Value("write", "int64", (1,)),
+            Value("mask", COMPUTE, (1, 1, "Q", slots)),
+            Value("last", "int64", ("K",)),
+            *cache,
+        ),
+        (
+            Value("logits", "float32", ("K", text.vocabulary)),
+            Value("token", "int64", ("K",)),
+            Value("logprob", "float32", ("K",)),
+            *(v._replace(name=f"{v.name}_out") for v in cache),
+        ),
+    )
 
 
 # -- feeds -----------------------------------------------------------------------------------------------------------
+
 
 class VisualRows(NamedTuple):
     """Features of some images as the decoder takes them. features: R x hidden, deep: D x R x hidden; row 0 is zero."""
@@ -102,8 +126,10 @@ def join_frames(sizes: Sizes, frames: Sequence[tuple[np.ndarray, np.ndarray]], d
     """merged and deep of each frame -> what the decoder takes."""
     hidden, deep = sizes.text.hidden, len(sizes.vision.deepstack)
     zero = np.zeros((deep, 1, hidden), HOST_DTYPES[dtype])
-    return VisualRows(np.concatenate([np.zeros((1, hidden), HOST_DTYPES[dtype]), *(m for m, _ in frames)]),
-                      np.concatenate([zero, *(d for _, d in frames)], axis=1))
+    return VisualRows(
+        np.concatenate([np.zeros((1, hidden), HOST_DTYPES[dtype]), *(m for m, _ in frames)]),
+        np.concatenate([zero, *(d for _, d in frames)], axis=1),
+    )
 
 
 def vision_feeds(sizes: Sizes, pixels: np.ndarray, grid: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -114,19 +140,26 @@ def vision_feeds(sizes: Sizes, pixels: np.ndarray, grid: np.ndarray) -> Iterator
     rows = [tuple(row) for row in np.asarray(grid).tolist()]
     needed = sum(count * height * width for count, height, width in rows)
     if needed != len(pixels):
-        raise InvalidInput(f"a grid of {rows} needs {needed} patches, got {len(pixels)}; pass pixels and grid of the "
-                           "same images")
+        raise InvalidInput(
+            f"a grid of {rows} needs {needed} patches, got {len(pixels)}; pass pixels and grid of the same images"
+        )
     return _frames(sizes.vision, np.ascontiguousarray(pixels, np.float32), rows)
 
 
-def _frames(sizes: VisionSizes, pixels: np.ndarray,
-            grid: list[tuple[int, int, int]]) -> Iterator[dict[str, np.ndarray]]:
+def _frames(
+    sizes: VisionSizes, pixels: np.ndarray, grid: list[tuple[int, int, int]]
+) -> Iterator[dict[str, np.ndarray]]:
     done = 0
     for count, height, width in grid:
         plan = _frame_plan(sizes, height, width)
         for _ in range(count):
-            yield {"patches": pixels[done:done + height * width], "corners": plan.corners, "weights": plan.weights,
-                   "cos": plan.cos, "sin": plan.sin}
+            yield {
+                "patches": pixels[done : done + height * width],
+                "corners": plan.corners,
+                "weights": plan.weights,
+                "cos": plan.cos,
+                "sin": plan.sin,
+            }
             done += height * width
 
 
@@ -136,8 +169,17 @@ def _frame_plan(sizes: VisionSizes, height: int, width: int) -> VisionPlan:
     return plan._replace(weights=plan.weights.astype(np.float32))
 
 
-def decoder_feeds(sizes: TextSizes, ids: Sequence[int], positions: np.ndarray, *, start: int, span: int, keep: int,
-                  dtype: str, visual: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def decoder_feeds(
+    sizes: TextSizes,
+    ids: Sequence[int],
+    positions: np.ndarray,
+    *,
+    start: int,
+    span: int,
+    keep: int,
+    dtype: str,
+    visual: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """Inputs of decoder.onnx but the visual rows and the cache, for tokens that follow `start` others in the cache.
 
     positions: 3 x Q. span: slots of the cache (S). keep: scores of so many last tokens are wanted. visual: indices into
@@ -149,10 +191,17 @@ def decoder_feeds(sizes: TextSizes, ids: Sequence[int], positions: np.ndarray, *
     if visual is not None:
         rows[visual] = 1 + np.arange(len(visual))
     # Row i shows slots 0 to start + i: the same edge, one further to the right in each row.
-    edge = _edge(span, dtype)[span - 1 - start:]
+    edge = _edge(span, dtype)[span - 1 - start :]
     mask = as_strided(edge, (1, 1, len(ids), span), (0, 0, -edge.itemsize, edge.itemsize), writeable=False)
-    return {"ids": ids, "rows": rows, "cos": cos, "sin": sin, "write": np.array([start], np.int64),
-            "mask": np.ascontiguousarray(mask), "last": np.arange(len(ids) - keep, len(ids), dtype=np.int64)}
+    return {
+        "ids": ids,
+        "rows": rows,
+        "cos": cos,
+        "sin": sin,
+        "write": np.array([start], np.int64),
+        "mask": np.ascontiguousarray(mask),
+        "last": np.arange(len(ids) - keep, len(ids), dtype=np.int64),
+    }
 
 
 @lru_cache(maxsize=8)
@@ -164,6 +213,7 @@ def _edge(span: int, dtype: str) -> np.ndarray:
 
 
 # -- manifest --------------------------------------------------------------------------------------------------------
+
 
 def export_command(directory: Path | str) -> str:
     """What the user runs to write the graphs."""
@@ -212,10 +262,19 @@ class Graphs:
                     raise ModelNotFound(f"{directory} has no {name}, which its graphs read; {again}")
                 digest = layout_sha256 if name in manifest["layout_sha256"] else file_sha256
                 if digest(directory / name) != files[name]:
-                    raise WrongModel(f"{directory / name} is not the file that the graphs beside it were exported with "
-                                     f"({MANIFEST}); {again}")
-            return Graphs(directory, Sizes.read(json.loads((directory / "config.json").read_text())), manifest["dtype"],
-                          manifest["opset"], manifest["variant"], manifest["slots"], manifest["parity"])
+                    raise WrongModel(
+                        f"{directory / name} is not the file that the graphs beside it were exported with "
+                        f"({MANIFEST}); {again}"
+                    )
+            return Graphs(
+                directory,
+                Sizes.read(json.loads((directory / "config.json").read_text())),
+                manifest["dtype"],
+                manifest["opset"],
+                manifest["variant"],
+                manifest["slots"],
+                manifest["parity"],
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WrongModel(f"{directory / MANIFEST} cannot be read ({error!r}); {again}") from error
 

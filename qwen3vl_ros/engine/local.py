@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from qwen3vl_ros.engine.grammar import Grammar
 
 SMALL_MODEL = 100_000_000  # weights; below, a second CPU thread costs more than it gives
-GPU_PASS_COST = 0.004      # of one more drafted token, in passes
-_CACHE_TOKENS = 8192    # where nothing asks for more: several 640x480 images, a prompt and an answer
-_PROMPT_TOKENS = 1024   # kept free for text where the images' size is known
+GPU_PASS_COST = 0.004  # of one more drafted token, in passes
+_CACHE_TOKENS = 8192  # where nothing asks for more: several 640x480 images, a prompt and an answer
+_PROMPT_TOKENS = 1024  # kept free for text where the images' size is known
 
 
 class LocalEngine:
@@ -39,9 +39,17 @@ class LocalEngine:
     sampling: how the next answers are chosen; None is greedy.
     """
 
-    def __init__(self, checkpoint: Checkpoint, preparation: Preparation, runtime: Runtime, info: EngineInfo,
-                 generation: GenerationConfig, *, pass_cost: float,
-                 around: Callable[[str], AbstractContextManager] = lambda doing: nullcontext()):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        preparation: Preparation,
+        runtime: Runtime,
+        info: EngineInfo,
+        generation: GenerationConfig,
+        *,
+        pass_cost: float,
+        around: Callable[[str], AbstractContextManager] = lambda doing: nullcontext(),
+    ):
         self.info, self.generation, self._around = info, generation, around
         self.sampling: Sampling | None = None
         self._checkpoint, self._preparation, self._runtime = checkpoint, preparation, runtime
@@ -60,8 +68,15 @@ class LocalEngine:
         finally:
             self.generation = limits
 
-    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None, *,
-                 stream: str = "", schema: dict[str, Any] | None = None) -> Generation:
+    def generate(
+        self,
+        images: Sequence[np.ndarray],
+        prompt: str,
+        control: Control | None = None,
+        *,
+        stream: str = "",
+        schema: dict[str, Any] | None = None,
+    ) -> Generation:
         """See Engine.generate. The deadline is the control's own, or `generation.deadline` where it has none."""
         if self._runtime is None:
             raise EngineError("this engine was closed; load a new one")
@@ -78,14 +93,30 @@ class LocalEngine:
         if drafter and run.finish_reason not in ("cancelled", "deadline"):
             drafter.finished(run.token_ids)
         reused = self._reader.reused if run.forward_passes else 0
-        self._status = {"last answer": f"{len(run.token_ids)} tokens in {run.forward_passes} passes, {run.accepted} of "
-                                       f"{run.drafted} drafted; {reused} of the prompt's {len(prepared.ids)} kept"}
+        self._status = {
+            "last answer": f"{len(run.token_ids)} tokens in {run.forward_passes} passes, {run.accepted} of "
+            f"{run.drafted} drafted; {reused} of the prompt's {len(prepared.ids)} kept"
+        }
         said = transcribe(run.pieces, self.info.thinking)
         tokens = slice(said.first_token, said.last_token)
-        return Generation(said.text, tuple(run.token_ids[tokens]), np.array(run.logprobs[tokens], np.float32),
-                          tuple(said.token_ends), run.finish_reason, said.reasoning, prompt, len(prepared.ids),
-                          len(run.token_ids), run.forward_passes, preprocess_s, run.prefill_s, run.decode_s,
-                          run.drafted, run.accepted, reused)
+        return Generation(
+            said.text,
+            tuple(run.token_ids[tokens]),
+            np.array(run.logprobs[tokens], np.float32),
+            tuple(said.token_ends),
+            run.finish_reason,
+            said.reasoning,
+            prompt,
+            len(prepared.ids),
+            len(run.token_ids),
+            run.forward_passes,
+            preprocess_s,
+            run.prefill_s,
+            run.decode_s,
+            run.drafted,
+            run.accepted,
+            reused,
+        )
 
     def status(self) -> dict[str, str]:
         """See Engine.status: what the last answer cost."""
@@ -101,21 +132,33 @@ class LocalEngine:
         """Tokens left for the answer."""
         room = self._runtime.capacity - len(prepared.ids)
         if room < 1:
-            raise EngineError(f"the prompt takes {len(prepared.ids)} tokens ({prepared.visual_tokens} of them visual) and "
-                              f"the model holds {self._runtime.capacity}; shorten the text, lower "
-                              "generation.max_pixels or send fewer images")
+            raise EngineError(
+                f"the prompt takes {len(prepared.ids)} tokens ({prepared.visual_tokens} of them visual) and "
+                f"the model holds {self._runtime.capacity}; shorten the text, lower "
+                "generation.max_pixels or send fewer images"
+            )
         return room
 
     def _constraint(self, schema: dict[str, Any]) -> Constraint:
         if self._grammar is None:
             from qwen3vl_ros.engine.grammar import Grammar  # here, because only guided answers need its library
 
-            self._grammar = Grammar(self._checkpoint.path / "tokenizer.json", self._preparation.tokens.stop_ids,
-                                    self._checkpoint.config["text_config"]["vocab_size"], self.info.thinking)
+            self._grammar = Grammar(
+                self._checkpoint.path / "tokenizer.json",
+                self._preparation.tokens.stop_ids,
+                self._checkpoint.config["text_config"]["vocab_size"],
+                self.info.thinking,
+            )
         return self._grammar.constraint(schema)
 
-    def _decode(self, prepared: Prepared, limits: Limits, control: Control, drafter: AnswerDrafter | None,
-                constraint: Constraint | None) -> Decoded:
+    def _decode(
+        self,
+        prepared: Prepared,
+        limits: Limits,
+        control: Control,
+        drafter: AnswerDrafter | None,
+        constraint: Constraint | None,
+    ) -> Decoded:
         runtime, tokens = self._runtime, self._preparation.tokens
 
         def interrupt() -> None:
@@ -123,10 +166,19 @@ class LocalEngine:
                 raise Interrupted
 
         runtime.between_layers = interrupt
-        return decode(lambda draft: self._reader.read(prepared, draft), runtime.step, runtime.rollback,
-                      stop_ids=tokens.stop_ids, bytes_of=tokens.bytes_of, limits=limits, control=control,
-                      longest_step=runtime.longest_step, drafter=drafter, constraint=constraint,
-                      sampling=self.sampling)
+        return decode(
+            lambda draft: self._reader.read(prepared, draft),
+            runtime.step,
+            runtime.rollback,
+            stop_ids=tokens.stop_ids,
+            bytes_of=tokens.bytes_of,
+            limits=limits,
+            control=control,
+            longest_step=runtime.longest_step,
+            drafter=drafter,
+            constraint=constraint,
+            sampling=self.sampling,
+        )
 
 
 class _Image(NamedTuple):
@@ -138,7 +190,9 @@ class _Image(NamedTuple):
     def equals(self, other: _Image) -> bool:
         """Value for value; piece by piece, because two pictures of a camera differ in their first."""
         a, b = self.patches, other.patches
-        return self.grid == other.grid and all(np.array_equal(a[i:i + 64], b[i:i + 64]) for i in range(0, len(a), 64))
+        return self.grid == other.grid and all(
+            np.array_equal(a[i : i + 64], b[i : i + 64]) for i in range(0, len(a), 64)
+        )
 
 
 class PromptReader:
@@ -166,11 +220,11 @@ class PromptReader:
         rows = self._rows_of(prepared, [*images])
         self.reused = self._common(rows)
         runtime.rollback(runtime.length - self.reused)
-        self._rows, self._images = rows[:self.reused], images
-        features = self._features({n: images[n] for n in images if n in rows[self.reused:, 4]})
+        self._rows, self._images = rows[: self.reused], images
+        features = self._features({n: images[n] for n in images if n in rows[self.reused :, 4]})
         behind = prepared.positions[:, -1].max() + 1 + np.arange(len(draft))
-        positions = np.concatenate([prepared.positions[:, self.reused:], np.broadcast_to(behind, (3, len(draft)))], 1)
-        scores = runtime.prefill([*prepared.ids[self.reused:].tolist(), *draft], features, positions, 1 + len(draft))
+        positions = np.concatenate([prepared.positions[:, self.reused :], np.broadcast_to(behind, (3, len(draft)))], 1)
+        scores = runtime.prefill([*prepared.ids[self.reused :].tolist(), *draft], features, positions, 1 + len(draft))
         self._rows = rows
         return scores
 

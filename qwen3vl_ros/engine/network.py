@@ -21,8 +21,8 @@ from qwen3vl_ros.engine.plans import VisionPlan
 from qwen3vl_ros.engine.sizes import Sizes, TextSizes, VisionSizes
 from qwen3vl_ros.types import WrongModel
 
-
 # -- vision ----------------------------------------------------------------------------------------------------------
+
 
 class Features(NamedTuple):
     """What the vision tower saw. merged: V x hidden. deep: one V x hidden for each of the first decoder layers."""
@@ -108,6 +108,7 @@ class VisionTower(nn.Module):
 
 # -- text ------------------------------------------------------------------------------------------------------------
 
+
 class Cache(NamedTuple):
     """Keys and values of one sequence, each layers x kv_heads x S x head_dim, allocated once and written in place."""
 
@@ -172,8 +173,13 @@ class TextLayer(nn.Module):
         keys.index_copy_(1, plan.slots, _rotate(self.k_norm(k), plan.cos, plan.sin))
         values.index_copy_(1, plan.slots, v)
         seen = F.scaled_dot_product_attention(
-            _rotate(self.q_norm(q), plan.cos, plan.sin)[None], keys[None, :, :plan.span], values[None, :, :plan.span],
-            attn_mask=plan.mask, is_causal=plan.causal, enable_gqa=s.heads != s.kv_heads)
+            _rotate(self.q_norm(q), plan.cos, plan.sin)[None],
+            keys[None, :, : plan.span],
+            values[None, :, : plan.span],
+            attn_mask=plan.mask,
+            is_causal=plan.causal,
+            enable_gqa=s.heads != s.kv_heads,
+        )
         return seen[0].transpose(0, 1).reshape(len(x), -1)
 
 
@@ -186,15 +192,25 @@ class Decoder(nn.Module):
         self.norm = RmsNorm(sizes.hidden, sizes.norm_eps)
         self.head = None if sizes.tied else nn.Linear(sizes.hidden, sizes.vocabulary, bias=False)
 
-    def plan(self, cos: Tensor, sin: Tensor, slots: Tensor, span: int, *, whole: bool = False,
-             causal: bool = False) -> TextPlan:
+    def plan(
+        self, cos: Tensor, sin: Tensor, slots: Tensor, span: int, *, whole: bool = False, causal: bool = False
+    ) -> TextPlan:
         """cos, sin: of plans.rotary_angles. whole: every query sees the whole span; causal: the cache was empty."""
         mask = None if whole or causal else torch.arange(span, device=slots.device) <= slots[:, None]
         dtype = self.norm.weight.dtype
         return TextPlan(cos.to(dtype), sin.to(dtype), slots, span, mask, causal)
 
-    def forward(self, ids: Tensor, plan: TextPlan, cache: Cache, *, keep: int = 1, visual: Tensor | None = None,
-                features: Features | None = None, between: Callable[[], None] = lambda: None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        plan: TextPlan,
+        cache: Cache,
+        *,
+        keep: int = 1,
+        visual: Tensor | None = None,
+        features: Features | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Logits, keep x vocabulary, of the last `keep` of the Q tokens `ids`; the cache takes keys and values of all.
 
         visual: indices into `ids` where the visual tokens stand, in the order of `features`.
@@ -208,10 +224,11 @@ class Decoder(nn.Module):
             if features is not None and index < len(features.deep):
                 x = x.index_add(0, visual, features.deep[index])
         head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x[len(x) - keep:]), head.weight)
+        return F.linear(self.norm(x[len(x) - keep :]), head.weight)
 
 
 # -- the whole, and its weights --------------------------------------------------------------------------------------
+
 
 class Network(nn.Module):
     """Vision tower and decoder with the weights of one checkpoint."""
@@ -237,36 +254,56 @@ class Network(nn.Module):
             if target == "text.head.weight" and network.sizes.text.tied:
                 continue  # some files hold the tied table twice
             if target not in own:
-                raise WrongModel(f"{checkpoint.path}: weight {name} has no place in the network that config.json "
-                                 "describes; copy both from the same model")
+                raise WrongModel(
+                    f"{checkpoint.path}: weight {name} has no place in the network that config.json "
+                    "describes; copy both from the same model"
+                )
             room = own[target].data if part is None else own[target].data[part]
             if weight.numel() != room.numel() or weight.shape[0] != room.shape[0]:
-                raise WrongModel(f"{checkpoint.path}: weight {name} is {tuple(weight.shape)} and config.json asks for "
-                                 f"{tuple(room.shape)}; copy both from the same model")
+                raise WrongModel(
+                    f"{checkpoint.path}: weight {name} is {tuple(weight.shape)} and config.json asks for "
+                    f"{tuple(room.shape)}; copy both from the same model"
+                )
             room.copy_(weight.reshape(room.shape))
             filled[target] = filled.get(target, 0) + room.numel()
         missing = sorted(n for n, p in own.items() if filled.get(n, 0) != p.numel())
         if missing:
-            raise WrongModel(f"{checkpoint.path}: {len(missing)} weights are missing or incomplete ({missing[0]}, …); "
-                             "finish the download, or copy config.json and weights from the same model")
+            raise WrongModel(
+                f"{checkpoint.path}: {len(missing)} weights are missing or incomplete ({missing[0]}, …); "
+                "finish the download, or copy config.json and weights from the same model"
+            )
         return network.eval().requires_grad_(False)
 
 
 _RENAMED = (
-    ("model.visual.patch_embed.proj.", "vision.patch."), ("model.visual.pos_embed.", "vision.places."),
-    ("model.visual.deepstack_merger_list.", "vision.deep_mergers."), ("model.visual.", "vision."),
-    ("model.language_model.embed_tokens.", "text.embedding."), ("model.language_model.", "text."),
-    ("lm_head.", "text.head."), (".linear_fc", ".fc"), (".attn.", "."), (".mlp.", "."), (".self_attn.", "."),
-    (".input_layernorm.", ".norm1."), (".post_attention_layernorm.", ".norm2."), (".o_proj.", ".out."),
-    (".down_proj.", ".down."))
+    ("model.visual.patch_embed.proj.", "vision.patch."),
+    ("model.visual.pos_embed.", "vision.places."),
+    ("model.visual.deepstack_merger_list.", "vision.deep_mergers."),
+    ("model.visual.", "vision."),
+    ("model.language_model.embed_tokens.", "text.embedding."),
+    ("model.language_model.", "text."),
+    ("lm_head.", "text.head."),
+    (".linear_fc", ".fc"),
+    (".attn.", "."),
+    (".mlp.", "."),
+    (".self_attn.", "."),
+    (".input_layernorm.", ".norm1."),
+    (".post_attention_layernorm.", ".norm2."),
+    (".o_proj.", ".out."),
+    (".down_proj.", ".down."),
+)
 
 
 def _place(name: str, sizes: TextSizes) -> tuple[str, slice | None]:
     """The parameter a published weight goes to, and which of its rows (None: all)."""
     queries, pairs = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    rows = {"q_proj": ("qkv", 0, queries), "k_proj": ("qkv", queries, pairs),
-            "v_proj": ("qkv", queries + pairs, pairs), "gate_proj": ("gate_up", 0, sizes.inner),
-            "up_proj": ("gate_up", sizes.inner, sizes.inner)}
+    rows = {
+        "q_proj": ("qkv", 0, queries),
+        "k_proj": ("qkv", queries, pairs),
+        "v_proj": ("qkv", queries + pairs, pairs),
+        "gate_proj": ("gate_up", 0, sizes.inner),
+        "up_proj": ("gate_up", sizes.inner, sizes.inner),
+    }
     for published, ours in _RENAMED:
         name = name.replace(published, ours)
     for published, (ours, first, count) in rows.items():

@@ -14,8 +14,7 @@ import torch
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo, Runtime
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.device import (choose_device, choose_dtype, memory_errors, refuse_quantization,
-                                       require_memory)
+from qwen3vl_ros.engine.device import choose_device, choose_dtype, memory_errors, refuse_quantization, require_memory
 from qwen3vl_ros.engine.local import GPU_PASS_COST, SMALL_MODEL, LocalEngine, cache_tokens
 from qwen3vl_ros.engine.network import Network
 from qwen3vl_ros.engine.prepare import Preparation
@@ -50,8 +49,9 @@ def load_transformers(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     return _load("transformers", checkpoint, config, load)
 
 
-def _load(name: str, checkpoint: Checkpoint, config: Config,
-          load: Callable[[torch.device, torch.dtype, int], Runtime]) -> LocalEngine:
+def _load(
+    name: str, checkpoint: Checkpoint, config: Config, load: Callable[[torch.device, torch.dtype, int], Runtime]
+) -> LocalEngine:
     device, why_device = choose_device(config.device)
     dtype, why_dtype = choose_dtype(config.dtype, device)
     refuse_quantization(checkpoint, device)
@@ -73,7 +73,22 @@ def _load(name: str, checkpoint: Checkpoint, config: Config,
     with memory_errors(f"loading {checkpoint.path}", device):
         runtime = load(device, dtype, cache_tokens(checkpoint, config, preparation.rule.token_side))
     where = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-    info = EngineInfo(name, str(checkpoint.path), checkpoint.architecture, where, str(dtype).removeprefix("torch."),
-                      checkpoint.parameters, preparation.tokens.thinking, "; ".join(why))
-    return LocalEngine(checkpoint, preparation, runtime, info, config.generation, around=around,
-                       pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST)
+    info = EngineInfo(
+        name,
+        str(checkpoint.path),
+        checkpoint.architecture,
+        where,
+        str(dtype).removeprefix("torch."),
+        checkpoint.parameters,
+        preparation.tokens.thinking,
+        "; ".join(why),
+    )
+    return LocalEngine(
+        checkpoint,
+        preparation,
+        runtime,
+        info,
+        config.generation,
+        around=around,
+        pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST,
+    )

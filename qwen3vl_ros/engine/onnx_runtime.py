@@ -44,8 +44,14 @@ class OnnxScores:
 class _Pass:
     """Inputs and outputs of decoder.onnx, bound to memory that stays; the cache is both."""
 
-    def __init__(self, decoder: ort.InferenceSession, feeds: dict[str, np.ndarray], rows: VisualRows,
-                 cache: dict[str, ort.OrtValue], vocabulary: int):
+    def __init__(
+        self,
+        decoder: ort.InferenceSession,
+        feeds: dict[str, np.ndarray],
+        rows: VisualRows,
+        cache: dict[str, ort.OrtValue],
+        vocabulary: int,
+    ):
         keep = len(feeds["last"])
         self._feeds = {name: np.array(array) for name, array in feeds.items()}
         self._rows = {name: np.ascontiguousarray(array) for name, array in rows._asdict().items()}
@@ -84,12 +90,16 @@ class OnnxRuntime:
         self.capacity = self.longest_step = capacity
         self.between_layers: Callable[[], None] = lambda: None
         if 0 < self.graphs.slots < capacity:
-            raise EngineError(f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} "
-                              "were asked for; export them with more: "
-                              f"{graph.export_command(directory)} --slots {capacity}")
+            raise EngineError(
+                f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} "
+                "were asked for; export them with more: "
+                f"{graph.export_command(directory)} --slots {capacity}"
+            )
         if self.dtype == "bfloat16":
-            raise EngineError(f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export "
-                              f"them in another precision: {graph.export_command(directory)} --dtype float16")
+            raise EngineError(
+                f"the graphs in {directory} compute in bfloat16, which ONNX Runtime hardly does; export "
+                f"them in another precision: {graph.export_command(directory)} --dtype float16"
+            )
         self._device, self._device_id, self._provider = _provider(device)
         names = (graph.VISION, graph.DECODER)
         if not _OPSET_24 and self.graphs.opset == 24:
@@ -118,8 +128,9 @@ class OnnxRuntime:
             frames.append(self._watched(lambda options: self._vision.run(("merged", "deep"), feeds, options)))
         return graph.join_frames(self.sizes, frames, self.dtype)
 
-    def prefill(self, ids: Sequence[int], features: VisualRows | None = None, positions: np.ndarray | None = None,
-                keep: int = 1) -> OnnxScores:
+    def prefill(
+        self, ids: Sequence[int], features: VisualRows | None = None, positions: np.ndarray | None = None, keep: int = 1
+    ) -> OnnxScores:
         if not 0 <= keep <= len(ids):
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
         seen = 0 if features is None else features.count
@@ -146,12 +157,21 @@ class OnnxRuntime:
         self._cache, self._steps = {}, {}
         self._watcher.shutdown(wait=False)
 
-    def _bound(self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows,
-               visual: np.ndarray | None = None) -> _Pass:
+    def _bound(
+        self, ids: Sequence[int], positions: np.ndarray, keep: int, rows: VisualRows, visual: np.ndarray | None = None
+    ) -> _Pass:
         """A pass that is ready to run; that of the last step of as many tokens, if there was one."""
         self._grow(self.length + len(ids))
-        feeds = graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self._span, keep=keep,
-                                    dtype=self.dtype, visual=visual)
+        feeds = graph.decoder_feeds(
+            self.sizes.text,
+            ids,
+            positions,
+            start=self.length,
+            span=self._span,
+            keep=keep,
+            dtype=self.dtype,
+            visual=visual,
+        )
         stepping = rows is self._no_rows and keep == len(ids) <= _KEPT
         if stepping and keep in self._steps:
             self._steps[keep].write(feeds)
@@ -207,8 +227,10 @@ class OnnxRuntime:
         try:
             return ort.InferenceSession(self.graphs.directory / name, options, [self._provider])
         except Exception as error:  # its errors have no common base but this
-            raise EngineError(f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; export "
-                              f"the graphs again: {graph.export_command(self.graphs.directory)}, or update onnxruntime") from error
+            raise EngineError(
+                f"onnxruntime {ort.__version__} cannot load {self.graphs.directory / name}: {error}; export "
+                f"the graphs again: {graph.export_command(self.graphs.directory)}, or update onnxruntime"
+            ) from error
 
 
 def _run(run: Callable[[ort.RunOptions | None], Any], options: ort.RunOptions | None = None) -> Any:
@@ -225,6 +247,8 @@ def _provider(device: str) -> tuple[str, int, Any]:
         raise EngineError(f"device {device!r} is unknown to the runtime 'onnxruntime'; use cpu, cuda or cuda:N")
     provider, number = _PROVIDERS[kind], int(number or 0)
     if provider not in ort.get_available_providers():
-        raise EngineError(f"device {device!r} was asked for, but this onnxruntime {ort.__version__} has no {provider}; "
-                          "install onnxruntime-gpu in place of onnxruntime, or set device to cpu")
+        raise EngineError(
+            f"device {device!r} was asked for, but this onnxruntime {ort.__version__} has no {provider}; "
+            "install onnxruntime-gpu in place of onnxruntime, or set device to cpu"
+        )
     return kind, number, provider if kind == "cpu" else (provider, {"device_id": number})

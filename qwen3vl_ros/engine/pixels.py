@@ -54,17 +54,22 @@ class PixelRule:
         size = values.get("size") or {}
         try:
             rule = PixelRule(
-                patch=int(values["patch_size"]), merge=int(values["merge_size"]),
+                patch=int(values["patch_size"]),
+                merge=int(values["merge_size"]),
                 temporal=int(values["temporal_patch_size"]),
                 min_area=min_area or int(size.get("shortest_edge") or values["min_pixels"]),
                 max_area=max_area or int(size.get("longest_edge") or values["max_pixels"]),
-                mean=tuple(map(float, values["image_mean"])), std=tuple(map(float, values["image_std"])))
+                mean=tuple(map(float, values["image_mean"])),
+                std=tuple(map(float, values["image_std"])),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise WrongModel(f"{path} has no usable {error}; restore the model's own file") from error
         if not 0 < rule.min_area <= rule.max_area or rule.max_area < rule.token_side**2:
-            raise InvalidInput(f"image area limits {rule.min_area} to {rule.max_area} pixels are impossible (from "
-                               f"{path} and generation.min_pixels, generation.max_pixels): the smallest must not exceed the "
-                               f"largest, and one visual token takes {rule.token_side**2} pixels")
+            raise InvalidInput(
+                f"image area limits {rule.min_area} to {rule.max_area} pixels are impossible (from "
+                f"{path} and generation.min_pixels, generation.max_pixels): the smallest must not exceed the "
+                f"largest, and one visual token takes {rule.token_side**2} pixels"
+            )
         return rule
 
     @property
@@ -106,13 +111,15 @@ class PixelRule:
         The last picture is repeated until `temporal` of them make the last frame.
         """
         if len(pictures) < self.temporal:
-            raise InvalidInput(f"a clip of {len(pictures)} pictures is no clip: it needs {self.temporal}; send an image "
-                               "instead")
+            raise InvalidInput(
+                f"a clip of {len(pictures)} pictures is no clip: it needs {self.temporal}; send an image instead"
+            )
         for picture in pictures:
             _check(picture)
         if len({picture.shape for picture in pictures}) > 1:
-            raise InvalidInput(f"the pictures of a clip differ in size ({pictures[0].shape}, …); send pictures of one "
-                               "camera")
+            raise InvalidInput(
+                f"the pictures of a clip differ in size ({pictures[0].shape}, …); send pictures of one camera"
+            )
         size = self.resized(pictures[0].shape[1], pictures[0].shape[0], len(pictures))
         missing = -len(pictures) % self.temporal
         values = np.stack([self._values(picture, size) for picture in pictures])

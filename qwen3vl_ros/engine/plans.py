@@ -39,12 +39,14 @@ def plan_vision(sizes: VisionSizes, grid: Sequence[Sequence[int]]) -> VisionPlan
 def _frame(sizes: VisionSizes, height: int, width: int) -> tuple[np.ndarray, ...]:
     row, column = _merge_order(height, width, sizes.merge)
     (row_low, row_share), (column_low, column_share) = (
-        _split(index, size, sizes.table_side) for index, size in ((row, height), (column, width)))
+        _split(index, size, sizes.table_side) for index, size in ((row, height), (column, width))
+    )
     last = sizes.table_side - 1
     row_of = np.minimum(np.stack((row_low, row_low, row_low + 1, row_low + 1), 1), last)
     column_of = np.minimum(np.stack((column_low, column_low + 1, column_low, column_low + 1), 1), last)
-    weights = (np.repeat(np.stack((1 - row_share, row_share), 1), 2, axis=1)
-               * np.tile(np.stack((1 - column_share, column_share), 1), 2))
+    weights = np.repeat(np.stack((1 - row_share, row_share), 1), 2, axis=1) * np.tile(
+        np.stack((1 - column_share, column_share), 1), 2
+    )
     quarter = sizes.hidden // sizes.heads // 4
     speed = _speeds(_VISION_ROPE_THETA, quarter)
     angles = np.tile(np.concatenate((row[:, None] * speed, column[:, None] * speed), 1, dtype=np.float32), 2)

@@ -25,11 +25,13 @@ class Clip:
 
     def __post_init__(self):
         if len(self.pictures) != len(self.times_s):
-            raise InvalidInput(f"a clip of {len(self.pictures)} pictures has {len(self.times_s)} times; give one for "
-                               "each picture")
+            raise InvalidInput(
+                f"a clip of {len(self.pictures)} pictures has {len(self.times_s)} times; give one for each picture"
+            )
         if any(late < early for early, late in zip(self.times_s, self.times_s[1:])):
-            raise InvalidInput(f"the times of a clip run backwards ({list(self.times_s)[:8]}, …); sort its pictures by "
-                               "time")
+            raise InvalidInput(
+                f"the times of a clip run backwards ({list(self.times_s)[:8]}, …); sort its pictures by time"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Preparation:
         self.rule = PixelRule.read(self._directory, min_area, max_area)
         self._video_rule: PixelRule | None = None
 
-    def __call__(self, prompt: str, images: Sequence[np.ndarray] = (), clips: Sequence[Clip] = (),
-                 text_first: bool = False) -> Prepared:
+    def __call__(
+        self, prompt: str, images: Sequence[np.ndarray] = (), clips: Sequence[Clip] = (), text_first: bool = False
+    ) -> Prepared:
         """One user message: images, then clips, then `prompt`; or `prompt` first.
 
         Raises InvalidInput and, where there are clips but no rule for them, WrongModel.
@@ -69,8 +72,8 @@ class Preparation:
         pixels = np.concatenate([p for p, _ in parts]) if parts else np.empty((0, values), np.float32)
         grid = np.concatenate([g for _, g in parts]) if parts else np.empty((0, 3), np.int64)
         per_frame = (grid[:, 1] * grid[:, 2] // rule.merge**2).tolist()
-        in_clips = [ClipTokens(self._frame_times_s(c), n) for c, n in zip(clips, per_frame[len(images):])]
-        ids = np.array(self.tokens.encode(prompt, per_frame[:len(images)], in_clips, text_first), np.int64)
+        in_clips = [ClipTokens(self._frame_times_s(c), n) for c, n in zip(clips, per_frame[len(images) :])]
+        ids = np.array(self.tokens.encode(prompt, per_frame[: len(images)], in_clips, text_first), np.int64)
         visual = (ids == self.tokens.image_id) | (ids == self.tokens.video_id)
         return Prepared(ids, mrope_positions(visual, grid, rule.merge), pixels, grid, int(visual.sum()))
 
@@ -100,9 +103,9 @@ def mrope_positions(visual: np.ndarray, grid: np.ndarray, merge: int) -> np.ndar
             start, count = int(where[seen]), rows * columns
             positions[:, done:start] = now + np.arange(start - done)
             now += start - done
-            positions[0, start:start + count] = now
-            positions[1, start:start + count] = now + np.repeat(np.arange(rows), columns)
-            positions[2, start:start + count] = now + np.tile(np.arange(columns), rows)
+            positions[0, start : start + count] = now
+            positions[1, start : start + count] = now + np.repeat(np.arange(rows), columns)
+            positions[2, start : start + count] = now + np.tile(np.arange(columns), rows)
             now += max(rows, columns)
             done, seen = start + count, seen + count
     positions[:, done:] = now + np.arange(len(visual) - done)

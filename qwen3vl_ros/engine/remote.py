@@ -26,22 +26,23 @@ import numpy as np
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.decode import Limits
-from qwen3vl_ros.engine.remote_access import (CircuitBreaker, api_key, base_url, image_folder, image_urls,
-                                              tls_context)
+from qwen3vl_ros.engine.remote_access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
 from qwen3vl_ros.engine.remote_check import self_test
 from qwen3vl_ros.engine.remote_stream import EventReader, StreamedAnswer, error_message
 from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, Generation, ModelNotFound
 
 T = TypeVar("T")
 
-_POLL_S = 0.02          # how soon a cancel is seen while the server is silent
+_POLL_S = 0.02  # how soon a cancel is seen while the server is silent
 _FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
-_AFTER_END_S = 1.0      # for the counts that follow an answer's end
+_AFTER_END_S = 1.0  # for the counts that follow an answer's end
 _ERROR_BYTES = 1 << 16
 _SELF_TEST_TOKENS = 1024
-_TOO_LONG = re.compile(r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
-                       r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
-                       re.I | re.S)
+_TOO_LONG = re.compile(
+    r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
+    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
+    re.I | re.S,
+)
 _ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
 
 
@@ -93,8 +94,15 @@ class RemoteEngine:
             self.close()
             raise
 
-    def generate(self, images: Sequence[np.ndarray], prompt: str, control: Control | None = None, *,
-                 stream: str = "", schema: dict[str, Any] | None = None) -> Generation:
+    def generate(
+        self,
+        images: Sequence[np.ndarray],
+        prompt: str,
+        control: Control | None = None,
+        *,
+        stream: str = "",
+        schema: dict[str, Any] | None = None,
+    ) -> Generation:
         """See Engine.generate; `stream` is for engines that keep drafts.
 
         Raises EngineUnavailable while the server cannot be reached (at once while `health` is open). Other
@@ -107,8 +115,10 @@ class RemoteEngine:
         limits = Limits.of(self.generation, control)
         answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit)
         if self.health.state == "open":
-            raise EngineUnavailable(f"{self._url} is not asked for another {self.health.wait_s:.1f} s after "
-                                    f"{self.health.failures} failures, the last: {self.health.last_error}")
+            raise EngineUnavailable(
+                f"{self._url} is not asked for another {self.health.wait_s:.1f} s after "
+                f"{self.health.failures} failures, the last: {self.health.last_error}"
+            )
         with image_urls(images, self._folder, self.generation.max_pixels) as urls:
             body = self._body(urls, prompt, schema)
             asked = time.perf_counter()
@@ -125,10 +135,16 @@ class RemoteEngine:
         """For diagnostics, from any thread: the breaker and its last error, the self-test, what the server
         offers."""
         health = self.health
-        return {"remote_url": self._url, "remote_model": self._model, "circuit": health.state,
-                "failures_in_a_row": str(health.failures), "last_remote_error": health.last_error,
-                "remote_retries": str(self._retries), "self_test": self._self_test,
-                "logprobs": self._logprobs}
+        return {
+            "remote_url": self._url,
+            "remote_model": self._model,
+            "circuit": health.state,
+            "failures_in_a_row": str(health.failures),
+            "last_remote_error": health.last_error,
+            "remote_retries": str(self._retries),
+            "self_test": self._self_test,
+            "logprobs": self._logprobs,
+        }
 
     def close(self) -> None:
         """Close the connections; the engine cannot be used afterwards."""
@@ -155,8 +171,13 @@ class RemoteEngine:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx.Timeout(self._remote.timeout, connect=self._remote.connect_timeout)
         # A proxy of the environment would read what is not encrypted.
-        return httpx.AsyncClient(base_url=self._url + "/", headers=headers, timeout=timeout,
-                                 verify=self._verify, trust_env=self._url.startswith("https://"))
+        return httpx.AsyncClient(
+            base_url=self._url + "/",
+            headers=headers,
+            timeout=timeout,
+            verify=self._verify,
+            trust_env=self._url.startswith("https://"),
+        )
 
     async def _choose_model(self) -> str:
         wanted = self._remote.model
@@ -165,16 +186,14 @@ class RemoteEngine:
             listed = await self._repeated(self._models, deadline_s, self._remote.retries + 1)
         except ModelNotFound as error:
             if not wanted:
-                raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: "
-                                    f"{error}") from error
+                raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
             return wanted
         served = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
         names = ", ".join(served) or "none"
         if wanted and served and wanted not in served:
             raise ModelNotFound(f"{self._url} does not serve remote.model = {wanted!r}; it serves: {names}")
         if not wanted and len(served) != 1:
-            raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: "
-                                f"{names}; name one")
+            raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: {names}; name one")
         return wanted or served[0]
 
     async def _models(self) -> list:
@@ -189,16 +208,28 @@ class RemoteEngine:
         except (ValueError, KeyError, TypeError, RecursionError):
             listed = None
         if not isinstance(listed, list):
-            raise EngineError(f"{self._url}/models answered {response.content[:80]!r}, which lists no "
-                              "models; check that remote.url is the base of an OpenAI-compatible API")
+            raise EngineError(
+                f"{self._url}/models answered {response.content[:80]!r}, which lists no "
+                "models; check that remote.url is the base of an OpenAI-compatible API"
+            )
         return listed
 
     def _describe(self) -> EngineInfo:
-        why = [f"remote.url names {self._url}", f"images as {self._remote.image_transport} PNG",
-               f"self-test {self._self_test}"]
-        return EngineInfo(runtime="remote", model=self._model, architecture="as served",
-                          device=urlsplit(self._url).netloc, dtype="as served", parameters=0,
-                          thinking="thinking" in self._model.lower(), why="; ".join(why))
+        why = [
+            f"remote.url names {self._url}",
+            f"images as {self._remote.image_transport} PNG",
+            f"self-test {self._self_test}",
+        ]
+        return EngineInfo(
+            runtime="remote",
+            model=self._model,
+            architecture="as served",
+            device=urlsplit(self._url).netloc,
+            dtype="as served",
+            parameters=0,
+            thinking="thinking" in self._model.lower(),
+            why="; ".join(why),
+        )
 
     def _ask(self, rgb: np.ndarray, prompt: str) -> str:
         limits = self.generation
@@ -211,14 +242,22 @@ class RemoteEngine:
     # -- one answer ------------------------------------------------------------------------------------------
 
     def _body(self, urls: list[str], prompt: str, schema: dict[str, Any] | None) -> dict[str, Any]:
-        content = [*({"type": "image_url", "image_url": {"url": url}} for url in urls),
-                   {"type": "text", "text": prompt}]
-        body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": content}],
-                                "stream": True, "temperature": 0,
-                                "max_tokens": self.generation.max_new_tokens}
+        content = [
+            *({"type": "image_url", "image_url": {"url": url}} for url in urls),
+            {"type": "text", "text": prompt},
+        ]
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "stream": True,
+            "temperature": 0,
+            "max_tokens": self.generation.max_new_tokens,
+        }
         if schema is not None:
-            body["response_format"] = {"type": "json_schema",
-                                       "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            }
         return body
 
     def _watched(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
@@ -278,8 +317,7 @@ class RemoteEngine:
                 pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             late = time.monotonic() + pause_s >= deadline_s
             if late and attempt < attempts:
-                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another "
-                                        "attempt") from cause
+                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another attempt") from cause
             if attempt < attempts:
                 self._retries += 1
                 await asyncio.sleep(pause_s)
@@ -289,8 +327,9 @@ class RemoteEngine:
         while True:
             content = json.dumps(body | self._optional).encode()
             try:
-                async with self._client.stream("POST", "chat/completions", content=content,
-                                               headers={"Content-Type": "application/json"}) as response:
+                async with self._client.stream(
+                    "POST", "chat/completions", content=content, headers={"Content-Type": "application/json"}
+                ) as response:
                     if response.status_code == 200:
                         return await self._read(response, answer)
                     refused = await _beginning(response)
@@ -308,8 +347,10 @@ class RemoteEngine:
         if not kind.startswith("text/event-stream"):
             answer.received = True
             begin = self._clean((await _beginning(response))[:120].decode(errors="replace"))
-            raise EngineError(f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
-                              f"{begin!r}; the server must support stream=true")
+            raise EngineError(
+                f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
+                f"{begin!r}; the server must support stream=true"
+            )
         reader = EventReader()
         async for received in response.aiter_bytes():
             answer.received = True
@@ -319,8 +360,9 @@ class RemoteEngine:
                     return
                 await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
         if not answer.finish_reason:
-            raise EngineUnavailable(f"{self._url} ended its answer after {answer.tokens} tokens without "
-                                    "saying why; see the server's log")
+            raise EngineUnavailable(
+                f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the server's log"
+            )
 
     # -- what can go wrong -----------------------------------------------------------------------------------
 
@@ -328,14 +370,17 @@ class RemoteEngine:
         """The error for a request that the transport failed. safe: nothing of an answer came."""
         what = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
         if _certificate_fault(error):
-            return EngineError(f"the certificate of {self._url} is not trusted ({what}); name its authority "
-                               "in remote.ca_file. There is no way to skip the check")
+            return EngineError(
+                f"the certificate of {self._url} is not trusted ({what}); name its authority "
+                "in remote.ca_file. There is no way to skip the check"
+            )
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server "
-                                            "running?"))
+            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server running?"))
         if isinstance(error, httpx.TimeoutException):
-            return EngineUnavailable(f"{self._url} was silent for more than remote.timeout = "
-                                     f"{self._remote.timeout:g} s, {tokens} tokens into the answer ({what})")
+            return EngineUnavailable(
+                f"{self._url} was silent for more than remote.timeout = "
+                f"{self._remote.timeout:g} s, {tokens} tokens into the answer ({what})"
+            )
         lost = EngineUnavailable(f"{self._url} broke the connection {tokens} tokens into the answer ({what})")
         broken = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
         return _Again(lost) if safe and broken else lost
@@ -354,19 +399,21 @@ class RemoteEngine:
         if status >= 500:
             return EngineUnavailable(f"{what}; see the server's log")
         if status in (401, 403):
-            return EngineError(f"{what}; put a key of this server into an environment variable and its name "
-                               "into remote.api_key_env")
+            return EngineError(
+                f"{what}; put a key of this server into an environment variable and its name into remote.api_key_env"
+            )
         if status == 404:
             return ModelNotFound(f"{what}; check remote.url and remote.model")
         if status < 400:
-            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads "
-                               "to")
+            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
         if with_schema and _ABOUT_SCHEMA.search(said):
             return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
         if _TOO_LONG.search(said):
-            return EngineError(f"{what}; prompt, images and answer do not fit the server's context: lower "
-                               "generation.max_new_tokens or generation.max_pixels, or raise the server's "
-                               "limit")
+            return EngineError(
+                f"{what}; prompt, images and answer do not fit the server's context: lower "
+                "generation.max_new_tokens or generation.max_pixels, or raise the server's "
+                "limit"
+            )
         return EngineError(f"{what}; the server refuses such requests")
 
     def _clean(self, text: str) -> str:

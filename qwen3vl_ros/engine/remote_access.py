@@ -74,11 +74,12 @@ def base_url(url: str) -> str:
     except ValueError:
         usable = False
     if "@" in parts.netloc:  # first, and without the address: it holds a secret
-        raise InvalidInput("parameter remote.url holds credentials; put the key into an environment "
-                           "variable and name that in remote.api_key_env")
+        raise InvalidInput(
+            "parameter remote.url holds credentials; put the key into an environment "
+            "variable and name that in remote.api_key_env"
+        )
     if not usable or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/completions"):
-        raise InvalidInput(f"parameter remote.url = {url!r} must be the base of an API such as "
-                           "http://host:8000/v1")
+        raise InvalidInput(f"parameter remote.url = {url!r} must be the base of an API such as http://host:8000/v1")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
@@ -89,14 +90,17 @@ def api_key(variable: str, url: str) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InvalidInput("the environment variable that remote.api_key_env names is not set; it takes the "
-                           "variable's name, not the key")
+        raise InvalidInput(
+            "the environment variable that remote.api_key_env names is not set; it takes the "
+            "variable's name, not the key"
+        )
     if not (key.isascii() and key.isprintable()):
-        raise InvalidInput("the API key in the variable that remote.api_key_env names holds characters that "
-                           "no key has")
+        raise InvalidInput("the API key in the variable that remote.api_key_env names holds characters that no key has")
     if url.startswith("http://") and not _is_private(urlsplit(url).hostname):
-        raise InvalidInput(f"{url} is neither encrypted nor in a private network, so the API key would be "
-                           "readable on the way; use https, or leave remote.api_key_env empty")
+        raise InvalidInput(
+            f"{url} is neither encrypted nor in a private network, so the API key would be "
+            "readable on the way; use https, or leave remote.api_key_env empty"
+        )
     return key
 
 
@@ -108,8 +112,7 @@ def tls_context(ca_file: str) -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one
-        raise InvalidInput(f"parameter remote.ca_file = {ca_file!r} is no PEM file of certificates: "
-                           f"{error}") from error
+        raise InvalidInput(f"parameter remote.ca_file = {ca_file!r} is no PEM file of certificates: {error}") from error
 
 
 def image_folder(remote: RemoteConfig) -> Path | None:
@@ -118,9 +121,11 @@ def image_folder(remote: RemoteConfig) -> Path | None:
         return None
     folder = Path(remote.image_dir)
     if not (remote.image_dir and folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InvalidInput(f"parameter remote.image_dir = {remote.image_dir!r} must be an existing, writable "
-                           "directory with an absolute path that the server sees too; or use "
-                           "remote.image_transport base64")
+        raise InvalidInput(
+            f"parameter remote.image_dir = {remote.image_dir!r} must be an existing, writable "
+            "directory with an absolute path that the server sees too; or use "
+            "remote.image_transport base64"
+        )
     return folder
 
 
@@ -140,14 +145,12 @@ def image_urls(images: Sequence[np.ndarray], folder: Path | None, max_pixels: in
                 urls.append("data:image/png;base64," + base64.b64encode(png).decode())
                 continue
             try:
-                with tempfile.NamedTemporaryFile(dir=folder, prefix="qwen3vl_", suffix=".png",
-                                                 delete=False) as file:
+                with tempfile.NamedTemporaryFile(dir=folder, prefix="qwen3vl_", suffix=".png", delete=False) as file:
                     written.append(Path(file.name))
                     file.write(png)
                     os.fchmod(file.fileno(), 0o644)  # the server may be another user
             except OSError as error:
-                raise EngineError(f"cannot write an image for the server: {error}; check "
-                                  "remote.image_dir") from error
+                raise EngineError(f"cannot write an image for the server: {error}; check remote.image_dir") from error
             urls.append(written[-1].as_uri())
         yield urls
     finally:

@@ -17,14 +17,16 @@ import numpy as np
 from qwen3vl_ros.types import WrongModel
 
 # The standard prompt for a description; perception/prompts.py may not be imported here, a test compares them.
-PROMPT = ('Locate every object that matches the description "red rectangle" in the image. '
-          "Report bbox coordinates in JSON format.")
+PROMPT = (
+    'Locate every object that matches the description "red rectangle" in the image. '
+    "Report bbox coordinates in JSON format."
+)
 SIZE_PX = (640, 256)  # neither square nor close to 1000, so that no other scale looks like the right one
 PLACES = ((580, 200, 820, 700), (150, 450, 350, 850))  # xyxy in 0..1000, one image each
-_SAME = 0.75         # IoU from which a box is the rectangle: off by 4 % in scale is below it
-_COARSE = 0.5        # IoU from which a model that sees badly still means the rectangle
-_PRECISE = 12.0      # largest error, in 0..1000, of a model that sees well: another scale is then no slip
-_NEAR = 30.0         # the same where the scale is off by GROSS, which nobody takes for a slip
+_SAME = 0.75  # IoU from which a box is the rectangle: off by 4 % in scale is below it
+_COARSE = 0.5  # IoU from which a model that sees badly still means the rectangle
+_PRECISE = 12.0  # largest error, in 0..1000, of a model that sees well: another scale is then no slip
+_NEAR = 30.0  # the same where the scale is off by GROSS, which nobody takes for a slip
 _GROSS = 1.5
 _BOX = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3})\s*\]")
 
@@ -43,8 +45,7 @@ _FAULTS: dict[str, Callable[[Box], Box]] = {
     "per cent": _scaled(10, 10),
     "0..1000 of the longer side on both axes (wrong aspect)": _scaled(1, _W / _H),
     "0..1000 of the shorter side on both axes (wrong aspect)": _scaled(_H / _W, 1),
-    "0..1000 of a square that the image was padded to (wrong aspect)":
-        _scaled(1, _W / _H, 0, 500 * (_W - _H) / _W),
+    "0..1000 of a square that the image was padded to (wrong aspect)": _scaled(1, _W / _H, 0, 500 * (_W - _H) / _W),
     "y before x": lambda b: (b[1], b[0], b[3], b[2]),
     "corner and size instead of two corners": lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]),
 }
@@ -67,7 +68,7 @@ def picture(box: Box) -> Picture:
 
 
 def self_test(ask: Callable[[np.ndarray, str], str]) -> str:
-    """"passed", "passed coarsely: …", or "inconclusive: …" where the answers show no scale. ask: (rgb,
+    """ "passed", "passed coarsely: …", or "inconclusive: …" where the answers show no scale. ask: (rgb,
     prompt) -> text.
 
     Raises WrongModel when the answers are on another scale, and names it.
@@ -84,9 +85,11 @@ def self_test(ask: Callable[[np.ndarray, str], str]) -> str:
     seen = seen or _other_scale(answers)
     said = " and ".join(f"{[round(v, 3) for v in boxes[0]]} for {list(place)}" for place, boxes in answers)
     if seen:
-        raise WrongModel(f"the server's coordinates are off: they are {seen}, not 0..1000 of width and "
-                         f"height (the self-test got {said}); serve a Qwen3-VL, and let nothing resize, pad "
-                         "or crop images on the way")
+        raise WrongModel(
+            f"the server's coordinates are off: they are {seen}, not 0..1000 of width and "
+            f"height (the self-test got {said}); serve a Qwen3-VL, and let nothing resize, pad "
+            "or crop images on the way"
+        )
     if _explains(_right, answers, _COARSE):
         return f"passed coarsely: the model said {said}"
     return f"inconclusive: the model said {said}, which no one scale explains; its coordinates are unproven"

@@ -22,8 +22,14 @@ from qwen3vl_ros.types import EngineError, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
 _LONGEST_EVENT = 4 << 20  # bytes
-_FINISH = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", "max_tokens": "length",
-           "repetition": "repeat"}
+_FINISH = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "repetition": "repeat",
+}
 _REPLACEMENT = "\ufffd".encode()
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
@@ -42,15 +48,18 @@ class EventReader:
         *lines, rest = self._rest.split(b"\n")
         self._rest = bytearray(rest)
         if len(rest) > _LONGEST_EVENT:
-            raise EngineError(f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream "
-                              "of an answer")
+            raise EngineError(
+                f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream of an answer"
+            )
         events = []
         for line in lines:
             try:
                 text = line.removesuffix(b"\r").decode()
             except UnicodeDecodeError:
-                raise EngineError(f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something "
-                                  "between here and the model changes it") from None
+                raise EngineError(
+                    f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something "
+                    "between here and the model changes it"
+                ) from None
             name, _, value = text.partition(":")
             if name == "data":
                 self._data.append(value.removeprefix(" "))
@@ -58,8 +67,10 @@ class EventReader:
                 events.append("\n".join(self._data))
                 self._data.clear()
             elif text and name not in ("", "event", "id", "retry"):
-                raise EngineError(f"the server's answer is no event stream, it holds {text[:80]!r}; check "
-                                  "that remote.url is the base of an OpenAI-compatible API")
+                raise EngineError(
+                    f"the server's answer is no event stream, it holds {text[:80]!r}; check "
+                    "that remote.url is the base of an OpenAI-compatible API"
+                )
         return events
 
 
@@ -90,8 +101,7 @@ class StreamedAnswer:
         """Take the data of the next event. Raises EngineError if it is malformed or reports an error."""
         if data.strip() == "[DONE]":
             if not self.finish_reason:
-                raise EngineError(f"the server ended the stream after {self.tokens} tokens without a "
-                                  "finish_reason")
+                raise EngineError(f"the server ended the stream after {self.tokens} tokens without a finish_reason")
             self.complete = True
             return
         chunk = _object(data)
@@ -124,9 +134,11 @@ class StreamedAnswer:
         reason = choice.get("finish_reason")
         if reason and not self.complete:
             if reason not in _FINISH:
-                raise EngineError(f"the server ended the answer after {self.tokens} tokens with "
-                                  f"finish_reason {str(reason)[:40]!r}, which is no answer; see the server's "
-                                  "log")
+                raise EngineError(
+                    f"the server ended the answer after {self.tokens} tokens with "
+                    f"finish_reason {str(reason)[:40]!r}, which is no answer; see the server's "
+                    "log"
+                )
             self.finish_reason = _FINISH[reason]
 
     def _count(self, pieces: list[bytes]) -> None:
@@ -138,8 +150,9 @@ class StreamedAnswer:
         if self.tokens > self._max_new_tokens and not self.complete:
             self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens
 
-    def generation(self, finish_reason: str, prompt: str, thinking: bool,
-                   times_s: tuple[float, float, float]) -> Generation:
+    def generation(
+        self, finish_reason: str, prompt: str, thinking: bool, times_s: tuple[float, float, float]
+    ) -> Generation:
         """The answer so far. thinking: the model's template opens a <think> part. times_s: preprocess,
         prefill, decode.
 
@@ -154,10 +167,20 @@ class StreamedAnswer:
         count, ends = 0, ()
         if logprobs is not None:
             count, ends = said.last_token - said.first_token, tuple(said.token_ends)
-            logprobs = np.array(logprobs[said.first_token:said.last_token], np.float32)
-        return Generation(said.text, (UNKNOWN_TOKEN,) * count, logprobs, ends, finish_reason,
-                          reasoning or said.reasoning, prompt, _count_of(self._usage, "prompt_tokens"),
-                          _count_of(self._usage, "completion_tokens") or self.tokens, 0, *times_s)
+            logprobs = np.array(logprobs[said.first_token : said.last_token], np.float32)
+        return Generation(
+            said.text,
+            (UNKNOWN_TOKEN,) * count,
+            logprobs,
+            ends,
+            finish_reason,
+            reasoning or said.reasoning,
+            prompt,
+            _count_of(self._usage, "prompt_tokens"),
+            _count_of(self._usage, "completion_tokens") or self.tokens,
+            0,
+            *times_s,
+        )
 
 
 def error_message(body: Any) -> str:

@@ -57,13 +57,20 @@ def _bands(old: int, new: int) -> list[tuple[slice, slice, np.ndarray, np.ndarra
         weights[(at < first[rows, None]) | (at >= end[rows, None])] = 0
         bands.append((rows, seen, weights / weights.sum(1, keepdims=True)))
     largest, bits = max(weights.max() for *_, weights in bands), 0
-    while bits < 22 and int(largest * 2**(bits + 1) + 0.5) < 2**15:
+    while bits < 22 and int(largest * 2 ** (bits + 1) + 0.5) < 2**15:
         bits += 1
     rounded = [(rows, seen, np.trunc(weights * 2**bits + np.copysign(0.5, weights))) for rows, seen, weights in bands]
     fits = bits <= 16 and all(128 * np.abs(weights).sum(1).max() < 2**24 for *_, weights in rounded)
     dtype = np.float32 if fits else np.float64
-    return [(rows, seen, (weights / 2**bits).astype(dtype),
-             (128 * weights.sum(1, keepdims=True) / 2**bits + 0.5).astype(dtype)) for rows, seen, weights in rounded]
+    return [
+        (
+            rows,
+            seen,
+            (weights / 2**bits).astype(dtype),
+            (128 * weights.sum(1, keepdims=True) / 2**bits + 0.5).astype(dtype),
+        )
+        for rows, seen, weights in rounded
+    ]
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

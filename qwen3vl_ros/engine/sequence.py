@@ -36,8 +36,10 @@ class Sequence:
         if not count:
             raise InvalidInput("a pass needs at least one token")
         if len(self) + count > self.capacity:
-            raise EngineError(f"{len(self)} + {count} tokens do not fit a cache of {self.capacity}; shorten the prompt "
-                              "or the answer, or load the model with a larger cache")
+            raise EngineError(
+                f"{len(self)} + {count} tokens do not fit a cache of {self.capacity}; shorten the prompt "
+                "or the answer, or load the model with a larger cache"
+            )
         if positions is None:
             return np.broadcast_to(self.next_position + np.arange(count), (3, count))
         if positions.shape != (3, count):
@@ -52,13 +54,15 @@ class Sequence:
         """Forget the last `count` tokens."""
         if not 0 <= count <= len(self):
             raise InvalidInput(f"cannot take back {count} of {len(self)} tokens")
-        del self._next[len(self._next) - count:]
+        del self._next[len(self._next) - count :]
 
 
 def visual_places(ids: Items[int], visual_ids: tuple[int, int], seen: int) -> np.ndarray:
     """Indices into `ids` of its visual tokens. Raises InvalidInput unless there are as many as features (`seen`)."""
     places = np.flatnonzero(np.isin(ids, visual_ids))
     if len(places) != seen:
-        raise InvalidInput(f"the prompt has {len(places)} visual tokens and the features are of {seen}; pass the "
-                           "features of the images in these ids")
+        raise InvalidInput(
+            f"the prompt has {len(places)} visual tokens and the features are of {seen}; pass the "
+            "features of the images in these ids"
+        )
     return places

@@ -18,12 +18,12 @@ class VisionSizes:
 
     depth: int
     hidden: int
-    inner: int              # of each block's MLP
+    inner: int  # of each block's MLP
     heads: int
-    patch_values: int       # numbers in one patch: channels x frames x patch x patch
-    merge: int              # merge x merge patches become one visual token
-    out: int                # the decoder's hidden size
-    table_side: int         # the learned position table is table_side x table_side
+    patch_values: int  # numbers in one patch: channels x frames x patch x patch
+    merge: int  # merge x merge patches become one visual token
+    out: int  # the decoder's hidden size
+    table_side: int  # the learned position table is table_side x table_side
     deepstack: tuple[int, ...]  # blocks whose output also reaches the first decoder layers
 
 
@@ -41,7 +41,7 @@ class TextSizes:
     norm_eps: float
     rope_theta: float
     rope_section: tuple[int, int, int]  # of head_dim / 2 frequencies, how many turn with time, row and column
-    tied: bool              # the head is the embedding table
+    tied: bool  # the head is the embedding table
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,48 @@ class Sizes:
             heads, hidden = text["num_attention_heads"], text["hidden_size"]
             return Sizes(
                 VisionSizes(
-                    vision["depth"], vision["hidden_size"], vision["intermediate_size"], vision["num_heads"],
-                    vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"]**2,
-                    vision["spatial_merge_size"], vision["out_hidden_size"],
-                    round(vision["num_position_embeddings"]**0.5), tuple(vision["deepstack_visual_indexes"])),
+                    vision["depth"],
+                    vision["hidden_size"],
+                    vision["intermediate_size"],
+                    vision["num_heads"],
+                    vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"] ** 2,
+                    vision["spatial_merge_size"],
+                    vision["out_hidden_size"],
+                    round(vision["num_position_embeddings"] ** 0.5),
+                    tuple(vision["deepstack_visual_indexes"]),
+                ),
                 TextSizes(
-                    text["vocab_size"], hidden, text["intermediate_size"], text["num_hidden_layers"], heads,
-                    text.get("num_key_value_heads") or heads, text.get("head_dim") or hidden // heads,
-                    text["rms_norm_eps"], rope["rope_theta"], tuple(rope["mrope_section"]),
-                    bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))),
-                config["image_token_id"], config["video_token_id"])
+                    text["vocab_size"],
+                    hidden,
+                    text["intermediate_size"],
+                    text["num_hidden_layers"],
+                    heads,
+                    text.get("num_key_value_heads") or heads,
+                    text.get("head_dim") or hidden // heads,
+                    text["rms_norm_eps"],
+                    rope["rope_theta"],
+                    tuple(rope["mrope_section"]),
+                    bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+                ),
+                config["image_token_id"],
+                config["video_token_id"],
+            )
         except (KeyError, TypeError) as error:
             raise WrongModel(f"config.json has no usable {error}; restore the model's own file") from error
 
 
 def _refuse(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], rope: dict[str, Any]) -> None:
     for what, found, wanted in (
-            ("text_config.num_experts", text.get("num_experts") or 0, 0),
-            ("quantization_config", (config.get("quantization_config") or {}).get("quant_method", ""), ""),
-            ("text_config.attention_bias", bool(text.get("attention_bias")), False),
-            ("text_config.hidden_act", text.get("hidden_act", "silu"), "silu"),
-            ("vision_config.hidden_act", vision.get("hidden_act"), "gelu_pytorch_tanh"),
-            ("the rotary embedding's rope_type", rope.get("rope_type", "default"), "default"),
-            ("the rotary embedding's mrope_interleaved", rope.get("mrope_interleaved", True), True)):
+        ("text_config.num_experts", text.get("num_experts") or 0, 0),
+        ("quantization_config", (config.get("quantization_config") or {}).get("quant_method", ""), ""),
+        ("text_config.attention_bias", bool(text.get("attention_bias")), False),
+        ("text_config.hidden_act", text.get("hidden_act", "silu"), "silu"),
+        ("vision_config.hidden_act", vision.get("hidden_act"), "gelu_pytorch_tanh"),
+        ("the rotary embedding's rope_type", rope.get("rope_type", "default"), "default"),
+        ("the rotary embedding's mrope_interleaved", rope.get("mrope_interleaved", True), True),
+    ):
         if found != wanted:
-            raise WrongModel(f"{what} is {found!r} in config.json and this network computes only {wanted!r}, as in the "
-                             "published dense Qwen3-VL; use the transformers runtime for this model")
+            raise WrongModel(
+                f"{what} is {found!r} in config.json and this network computes only {wanted!r}, as in the "
+                "published dense Qwen3-VL; use the transformers runtime for this model"
+            )

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 # -- shapes and places, without a GPU --------------------------------------------------------------------------------
 
+
 class Place(NamedTuple):
     """Where a tensor stands in a block of memory: bytes from its start, type on the host, shape."""
 
@@ -33,7 +34,7 @@ class Place(NamedTuple):
         return self.dtype.itemsize * int(np.prod(self.shape))
 
     def view(self, block: np.ndarray) -> np.ndarray:
-        return block[self.offset:self.offset + self.size].view(self.dtype).reshape(self.shape)
+        return block[self.offset : self.offset + self.size].view(self.dtype).reshape(self.shape)
 
 
 def lay_out(values: Sequence[graph.Value], dtype: str, dimensions: Mapping[str, int]) -> tuple[dict[str, Place], int]:
@@ -54,6 +55,7 @@ def chunks(count: int, most: int) -> list[slice]:
 
 
 # -- contexts and passes ---------------------------------------------------------------------------------------------
+
 
 class Contexts:
     """Makes execution contexts, all on one scratch memory: passes run one after the other on one stream.
@@ -108,8 +110,7 @@ class Contexts:
 class Network:
     """One engine and the memory its contexts share: inputs, outputs, and what is the same for all (`fixed`)."""
 
-    def __init__(self, cuda: Cuda, contexts: Contexts, engine: Any, inputs: int, outputs: int,
-                 fixed: dict[str, int]):
+    def __init__(self, cuda: Cuda, contexts: Contexts, engine: Any, inputs: int, outputs: int, fixed: dict[str, int]):
         self.cuda, self.engine, self.fixed, self._contexts = cuda, engine, fixed, contexts
         self.host_inputs, self.inputs = cuda.pinned(inputs), cuda.allocate(inputs)
         self.host_outputs, self.outputs = cuda.pinned(outputs), cuda.allocate(outputs)
@@ -121,17 +122,26 @@ class Network:
 class Pass:
     """One network at one set of shapes: feeds in, chosen outputs back. `captured` ones become one CUDA graph."""
 
-    def __init__(self, network: Network, context: Any, inputs: dict[str, Place], outputs: dict[str, Place],
-                 shapes: dict[str, tuple[int, ...]], returned: Sequence[str] = (), captured: bool = False,
-                 elsewhere: Mapping[str, int] = {}):
+    def __init__(
+        self,
+        network: Network,
+        context: Any,
+        inputs: dict[str, Place],
+        outputs: dict[str, Place],
+        shapes: dict[str, tuple[int, ...]],
+        returned: Sequence[str] = (),
+        captured: bool = False,
+        elsewhere: Mapping[str, int] = {},
+    ):
         """shapes: of inputs in fixed memory. returned: the first of `outputs`, copied to the host. elsewhere:
         addresses that differ from the network's fixed ones."""
         self._network, self._context, self._inputs, self._outputs = network, context, inputs, outputs
         self._returned, self._captured, self._graph, self._runs = tuple(returned), captured, None, 0
         for name, shape in {**{n: p.shape for n, p in inputs.items()}, **shapes}.items():
             if not context.set_input_shape(name, shape):
-                raise InvalidInput(f"the engine was not built for {name} of shape {shape}; build the bundle with "
-                                   "larger limits")
+                raise InvalidInput(
+                    f"the engine was not built for {name} of shape {shape}; build the bundle with larger limits"
+                )
         for name, place in inputs.items():
             context.set_tensor_address(name, network.inputs + place.offset)
         for name, place in outputs.items():
@@ -160,9 +170,10 @@ class Pass:
     def _capture(self) -> None:
         cuda, context = self._network.cuda, self._context
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(cuda.stream)):
-            _log.warning("TensorRT cannot capture a step of shapes %s as a CUDA graph; its kernels are launched one "
-                         "by one",
-                         {name: place.shape for name, place in self._inputs.items()})
+            _log.warning(
+                "TensorRT cannot capture a step of shapes %s as a CUDA graph; its kernels are launched one by one",
+                {name: place.shape for name, place in self._inputs.items()},
+            )
             self._captured = False
             return
         self._graph = cuda.capture(self._queue)
@@ -173,8 +184,12 @@ class Pass:
         if not self._context.execute_async_v3(int(cuda.stream)):
             raise EngineError("TensorRT could not run a pass; its reason is in the log above")
         if self._returned:
-            cuda.copy(network.host_outputs.ctypes.data, network.outputs,
-                      _end(self._outputs[name] for name in self._returned), "DeviceToHost")
+            cuda.copy(
+                network.host_outputs.ctypes.data,
+                network.outputs,
+                _end(self._outputs[name] for name in self._returned),
+                "DeviceToHost",
+            )
 
 
 def _end(places) -> int:

@@ -24,8 +24,8 @@ from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.engine.tensorrt_passes import Contexts, Network, Pass, chunks, lay_out
 from qwen3vl_ros.types import EngineError, InvalidInput
 
-
 # -- features --------------------------------------------------------------------------------------------------------
+
 
 class DeviceFeatures:
     """Features of some images, which stay on the GPU: merged count x hidden, behind it deep D x count x hidden."""
@@ -57,6 +57,7 @@ class TensorrtScores:
 
 
 # -- the runtime -----------------------------------------------------------------------------------------------------
+
 
 class TensorrtRuntime:
     """One sequence on the engines of a bundle, on the GPU `device`.
@@ -102,18 +103,29 @@ class TensorrtRuntime:
             Pass(self._vision, self._seeing, inputs, outputs, {}).run(feed)
             rows = patches // vision.merge**2
             for layer in range(features.layers):
-                source = self._vision.outputs + (outputs["merged"].offset if layer == 0 else
-                                                 outputs["deep"].offset + (layer - 1) * rows * self._row_bytes)
-                self._cuda.copy(features.layer(layer) + done * self._row_bytes, source, rows * self._row_bytes,
-                                "DeviceToDevice")
+                source = self._vision.outputs + (
+                    outputs["merged"].offset
+                    if layer == 0
+                    else outputs["deep"].offset + (layer - 1) * rows * self._row_bytes
+                )
+                self._cuda.copy(
+                    features.layer(layer) + done * self._row_bytes, source, rows * self._row_bytes, "DeviceToDevice"
+                )
             done += rows
         return features
 
-    def prefill(self, ids: Sequence[int], features: DeviceFeatures | None = None, positions: np.ndarray | None = None,
-                keep: int = 1) -> TensorrtScores:
+    def prefill(
+        self,
+        ids: Sequence[int],
+        features: DeviceFeatures | None = None,
+        positions: np.ndarray | None = None,
+        keep: int = 1,
+    ) -> TensorrtScores:
         if not 0 <= keep <= min(len(ids), self.limits.draft):
-            raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens on engines that give the scores of at "
-                               f"most {self.limits.draft}")
+            raise InvalidInput(
+                f"keep {keep} does not fit {len(ids)} tokens on engines that give the scores of at "
+                f"most {self.limits.draft}"
+            )
         seen = 0 if features is None else features.count
         visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), seen)
         positions, before = self._sequence.places(len(ids), positions), self.length
@@ -133,8 +145,10 @@ class TensorrtRuntime:
     def step(self, token_ids: Sequence[int]) -> TensorrtScores:
         count = len(token_ids)
         if count > self.longest_step:
-            raise InvalidInput(f"a step of {count} tokens exceeds the {self.longest_step} that the engines were "
-                               f"built for; build with a longer --draft: {self.bundle.rebuild_command(draft=count)}")
+            raise InvalidInput(
+                f"a step of {count} tokens exceeds the {self.longest_step} that the engines were "
+                f"built for; build with a longer --draft: {self.bundle.rebuild_command(draft=count)}"
+            )
         positions = self._sequence.places(count)
         self._cuda.use()
         if count not in self._steps:
@@ -166,8 +180,10 @@ class TensorrtRuntime:
         # Mapped: read into memory, gigabytes would stand there twice.
         engine = runtime.deserialize_cuda_engine(np.memmap(file, np.uint8, "r"))
         if engine is None:
-            raise EngineError(f"{self._trt.__name__} {self._trt.__version__} cannot load {file}; its reason is in "
-                              f"the log above. Build again: {self.bundle.rebuild_command()}")
+            raise EngineError(
+                f"{self._trt.__name__} {self._trt.__version__} cannot load {file}; its reason is in "
+                f"the log above. Build again: {self.bundle.rebuild_command()}"
+            )
         return engine
 
     def _open(self, engines: dict[str, Any]) -> None:
@@ -176,17 +192,23 @@ class TensorrtRuntime:
         self._row_bytes = text.hidden * graph.HOST_DTYPES[self.dtype].itemsize
         scratch = max(engine.device_memory_size_v2 for engine in engines.values())
         rows = (limits.max_visual + 1) * self._row_bytes
-        cache = {v.name: lay_out([v], self.dtype, {"S": limits.cache_slots})[1] for v in graph.decoder_values(sizes)[0]
-                 if v.name.startswith(("keys_", "values_"))}
-        addresses = {name: cuda.allocate(size) for name, size in
-                     {"features": rows, "deep": deep * rows, **cache}.items()}
+        cache = {
+            v.name: lay_out([v], self.dtype, {"S": limits.cache_slots})[1]
+            for v in graph.decoder_values(sizes)[0]
+            if v.name.startswith(("keys_", "values_"))
+        }
+        addresses = {
+            name: cuda.allocate(size) for name, size in {"features": rows, "deep": deep * rows, **cache}.items()
+        }
         self._contexts = Contexts(cuda, self._trt, scratch, self._cache_file())
         self._zeroes = cuda.allocate(max(deep, 1) * self._row_bytes)
         addresses |= {f"{name}_out": addresses[name] for name in cache}
         most = {"N": limits.max_patches, "V": limits.max_patches // sizes.vision.merge**2}
         vision = [lay_out(values, self.dtype, most)[1] for values in graph.vision_values(sizes)]
-        decoder = [lay_out(values, self.dtype, {"Q": limits.prefill, "S": limits.cache_slots, "K": limits.draft})[1]
-                   for values in (self._fed, self._given)]
+        decoder = [
+            lay_out(values, self.dtype, {"Q": limits.prefill, "S": limits.cache_slots, "K": limits.draft})[1]
+            for values in (self._fed, self._given)
+        ]
         self._vision = Network(cuda, self._contexts, engines["vision"], *vision, {})
         self._decoder = Network(cuda, self._contexts, engines["decoder"], *decoder, addresses)
         self._seeing, self._prompts = self._vision.context(0), {p: self._decoder.context(p) for p in (0, 1)}
@@ -214,15 +236,31 @@ class TensorrtRuntime:
         hidden, deep = self.sizes.text.hidden, len(self.sizes.vision.deepstack)
         # Without features the only row is row 0 of each layer: they stand together, where the last prompt's do not.
         elsewhere = {"features": self._zeroes, "deep": self._zeroes} if rows == 1 else {}
-        return Pass(self._decoder, context, inputs, outputs, {"features": (rows, hidden), "deep": (deep, rows, hidden)},
-                    ("token", "logprob"), captured, elsewhere)
+        return Pass(
+            self._decoder,
+            context,
+            inputs,
+            outputs,
+            {"features": (rows, hidden), "deep": (deep, rows, hidden)},
+            ("token", "logprob"),
+            captured,
+            elsewhere,
+        )
 
     def _feeds(self, ids: Sequence[int], positions: np.ndarray, keep: int) -> dict[str, np.ndarray]:
-        return graph.decoder_feeds(self.sizes.text, ids, positions, start=self.length, span=self.limits.cache_slots,
-                                   keep=keep, dtype=self.dtype)
+        return graph.decoder_feeds(
+            self.sizes.text,
+            ids,
+            positions,
+            start=self.length,
+            span=self.limits.cache_slots,
+            keep=keep,
+            dtype=self.dtype,
+        )
 
-    def _prompt(self, ids: Sequence[int], positions: np.ndarray, rows: np.ndarray, row_count: int, computed: int,
-                keep: int) -> TensorrtScores:
+    def _prompt(
+        self, ids: Sequence[int], positions: np.ndarray, rows: np.ndarray, row_count: int, computed: int, keep: int
+    ) -> TensorrtScores:
         computed = min(computed, len(ids))
         context = self._prompts[int(len(ids) > self.limits.draft)]
         feeds = self._feeds(ids, positions, computed) | {"rows": rows}
@@ -241,18 +279,20 @@ class TensorrtRuntime:
             logits = np.empty((count, self.sizes.text.vocabulary), np.float32)
             self._cuda.copy(logits.ctypes.data, address, logits.nbytes, "DeviceToHost")
             self._cuda.wait()
-            return logits[count - keep:]
+            return logits[count - keep :]
 
-        return TensorrtScores(given["token"][count - keep:], given["logprob"][count - keep:], read)
+        return TensorrtScores(given["token"][count - keep :], given["logprob"][count - keep :], read)
 
     def _place_features(self, features: DeviceFeatures | None) -> None:
         """Row 0 of what the decoder reads stays zero; the features follow it."""
         if features is None:
             return
         if features.count > self.limits.max_visual:
-            raise InvalidInput(f"{features.count} visual tokens exceed the {self.limits.max_visual} that the "
-                               "engines were built for; build again: "
-                               f"{self.bundle.rebuild_command(max_visual=features.count)}")
+            raise InvalidInput(
+                f"{features.count} visual tokens exceed the {self.limits.max_visual} that the "
+                "engines were built for; build again: "
+                f"{self.bundle.rebuild_command(max_visual=features.count)}"
+            )
         fixed, size = self._decoder.fixed, features.count * self._row_bytes
         for layer in range(features.layers):
             start = fixed["features"] if layer == 0 else fixed["deep"] + (layer - 1) * (size + self._row_bytes)

@@ -23,7 +23,7 @@ IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 ENDS = ("<|im_end|>", "<|endoftext|>")
 THINK = "<think>"
-_PROMPT = "\uE000prompt\uE000"
+_PROMPT = "\ue000prompt\ue000"
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,11 @@ class ChatTokens:
         self._template = _chat_template(directory)
         self._around: dict[tuple[int, bool], _Around] = {}
         self.image_id, self.video_id = self._required(IMAGE), self._required(VIDEO)
-        self.stop_ids = frozenset({self._required(ENDS[0])} | _generation_ends(directory)
-                                  | {i for i in map(self._tokenizer.token_to_id, ENDS) if i is not None})
+        self.stop_ids = frozenset(
+            {self._required(ENDS[0])}
+            | _generation_ends(directory)
+            | {i for i in map(self._tokenizer.token_to_id, ENDS) if i is not None}
+        )
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {i for i, token in added.items() if token.special}
         self._literal = {i: token.content for i, token in added.items() if not token.special}
@@ -66,8 +69,9 @@ class ChatTokens:
         # Text that looks like a control token must stay text: a phrase may not end the prompt or add an image.
         self._tokenizer.encode_special_tokens = True
 
-    def encode(self, prompt: str, image_tokens: Sequence[int], clips: Sequence[ClipTokens] = (),
-               text_first: bool = False) -> list[int]:
+    def encode(
+        self, prompt: str, image_tokens: Sequence[int], clips: Sequence[ClipTokens] = (), text_first: bool = False
+    ) -> list[int]:
         """Token ids of one user message, ready for the answer: images of so many tokens each, clips, then `prompt`; or
         `prompt` first."""
         key = len(image_tokens), text_first
@@ -77,10 +81,14 @@ class ChatTokens:
         if not clips:
             self._around[key] = around
         said = self._tokenizer.encode(around.lead + prompt + around.trail, add_special_tokens=False).ids
-        lengths = {self.image_id: iter(image_tokens),
-                   self.video_id: iter([clip.frame_tokens for clip in clips for _ in clip.times_s])}
-        head, tail = ([i for token in part for i in ([token] * next(lengths[token]) if token in lengths else [token])]
-                      for part in (around.head, around.tail))
+        lengths = {
+            self.image_id: iter(image_tokens),
+            self.video_id: iter([clip.frame_tokens for clip in clips for _ in clip.times_s]),
+        }
+        head, tail = (
+            [i for token in part for i in ([token] * next(lengths[token]) if token in lengths else [token])]
+            for part in (around.head, around.tail)
+        )
         return head + said + tail
 
     def bytes_of(self, token_id: int) -> bytes:
@@ -105,8 +113,10 @@ class ChatTokens:
         for pad, count, what in ((IMAGE, images, "images"), (VIDEO, len(clips), "clips")):
             made = (after if text_first else before).count(pad)
             if made != count:
-                raise WrongModel(f"the chat template makes {made} {pad} of {count} {what} "
-                                 f"{'behind' if text_first else 'before'} the prompt; restore the original one")
+                raise WrongModel(
+                    f"the chat template makes {made} {pad} of {count} {what} "
+                    f"{'behind' if text_first else 'before'} the prompt; restore the original one"
+                )
         texts = iter([clip.text for clip in clips])
         before, after = (re.sub(re.escape(VIDEO), lambda _: next(texts), part) for part in (before, after))
         # Plain text beside the prompt is encoded with it, because words may join across the seam; control tokens cannot.
@@ -154,8 +164,10 @@ def _chat_template(directory: Path):
         if text is None and (directory / name).is_file():
             text = read_json(directory / name).get("chat_template")
     if not isinstance(text, str):
-        raise WrongModel(f"{directory} has no chat template (chat_template.jinja, chat_template.json, or in "
-                         "tokenizer_config.json); copy it from the original model")
+        raise WrongModel(
+            f"{directory} has no chat template (chat_template.jinja, chat_template.json, or in "
+            "tokenizer_config.json); copy it from the original model"
+        )
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals["raise_exception"] = _raise_template_error

@@ -19,8 +19,8 @@ from qwen3vl_ros.engine.sequence import visual_places
 from qwen3vl_ros.types import InvalidInput
 
 _PLANS_KEPT = 8
-_LONGEST_GRAPH = 32   # tokens of a step on a GPU
-_SPAN_STEP = 512      # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
+_LONGEST_GRAPH = 32  # tokens of a step on a GPU
+_SPAN_STEP = 512  # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
 
 
 class TorchScores:
@@ -71,8 +71,10 @@ class TorchRuntime:
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Features:
         key = tuple(map(tuple, np.asarray(grid).tolist()))
         if sum(t * h * w for t, h, w in key) != len(pixels):
-            raise InvalidInput(f"a grid of {key} needs {sum(t * h * w for t, h, w in key)} patches, got {len(pixels)}; "
-                               "pass pixels and grid of the same images")
+            raise InvalidInput(
+                f"a grid of {key} needs {sum(t * h * w for t, h, w in key)} patches, got {len(pixels)}; "
+                "pass pixels and grid of the same images"
+            )
         if key not in self._plans:
             while len(self._plans) >= _PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
@@ -81,22 +83,31 @@ class TorchRuntime:
         return self.network.vision(patches, self._plans[key], self.between_layers)
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], features: Features | None = None, positions: np.ndarray | None = None,
-                keep: int = 1) -> TorchScores:
+    def prefill(
+        self, ids: Sequence[int], features: Features | None = None, positions: np.ndarray | None = None, keep: int = 1
+    ) -> TorchScores:
         if not 0 <= keep <= len(ids):
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
         sizes, seen = self.network.sizes, 0 if features is None else len(features.merged)
         visual = visual_places(ids, (sizes.image_id, sizes.video_id), seen)
         positions = self._sequence.places(len(ids), positions)
-        return self._pass(ids, positions, keep, visual=torch.from_numpy(visual).to(self.device) if seen else None,
-                          features=features, between=self.between_layers)
+        return self._pass(
+            ids,
+            positions,
+            keep,
+            visual=torch.from_numpy(visual).to(self.device) if seen else None,
+            features=features,
+            between=self.between_layers,
+        )
 
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> TorchScores:
         positions = self._sequence.places(len(token_ids))
         if self.device.type != "cuda" or len(token_ids) > self.longest_step:
             return self._pass(token_ids, positions, len(token_ids))
-        scores = self._captured(len(token_ids)).run(token_ids, self.length, *rotary_angles(self.network.text.sizes, positions))
+        scores = self._captured(len(token_ids)).run(
+            token_ids, self.length, *rotary_angles(self.network.text.sizes, positions)
+        )
         self._sequence.append(positions)
         return scores
 
@@ -141,7 +152,7 @@ class _CapturedStep:
     def run(self, ids: Sequence[int], first_slot: int, cos: np.ndarray, sin: np.ndarray) -> TorchScores:
         row = self._host.numpy()
         row[:, 0], row[:, 1] = ids, np.arange(first_slot, first_slot + len(row))
-        row[:, 2:2 + cos.shape[1]], row[:, 2 + cos.shape[1]:] = cos, sin
+        row[:, 2 : 2 + cos.shape[1]], row[:, 2 + cos.shape[1] :] = cos, sin
         self._inputs.copy_(self._host, non_blocking=True)
         if not self._inputs.is_cuda:
             return TorchScores(*self._compute())

@@ -29,8 +29,10 @@ _LONGEST_STEP = 512  # its masks grow with the square of this; no draft is longe
 def require_version() -> None:
     """Raises EngineError for a version of transformers that is too old."""
     if tuple(map(int, transformers.__version__.split(".")[:2])) < _OLDEST:
-        raise EngineError(f"transformers {transformers.__version__} is too old; pip install 'transformers>="
-                          f"{_OLDEST[0]}.{_OLDEST[1]},<6'")
+        raise EngineError(
+            f"transformers {transformers.__version__} is too old; pip install 'transformers>="
+            f"{_OLDEST[0]}.{_OLDEST[1]},<6'"
+        )
 
 
 class TransformersRuntime:
@@ -51,13 +53,21 @@ class TransformersRuntime:
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[torch.Tensor, list[torch.Tensor]]:
         visual, device = self.model.model.visual, self.model.device
         with self._interruptible(visual.blocks):
-            seen = visual(torch.from_numpy(pixels).to(device, visual.dtype),
-                          grid_thw=torch.from_numpy(np.asarray(grid, np.int64)).to(device), return_dict=True)
+            seen = visual(
+                torch.from_numpy(pixels).to(device, visual.dtype),
+                grid_thw=torch.from_numpy(np.asarray(grid, np.int64)).to(device),
+                return_dict=True,
+            )
         return seen.pooler_output, seen.deepstack_features
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], features: tuple[torch.Tensor, list[torch.Tensor]] | None = None,
-                positions: np.ndarray | None = None, keep: int = 1) -> TorchScores:
+    def prefill(
+        self,
+        ids: Sequence[int],
+        features: tuple[torch.Tensor, list[torch.Tensor]] | None = None,
+        positions: np.ndarray | None = None,
+        keep: int = 1,
+    ) -> TorchScores:
         places = visual_places(ids, self._visual_ids, 0 if features is None else len(features[0]))
         positions = self._sequence.places(len(ids), positions)
         visual = {}
@@ -91,13 +101,14 @@ class TransformersRuntime:
     def _pass(self, embedded: torch.Tensor, positions: np.ndarray, keep: int, **visual) -> TorchScores:
         places = torch.from_numpy(np.ascontiguousarray(positions))[:, None].to(embedded.device)
         try:
-            out = self.model.model.language_model(inputs_embeds=embedded, position_ids=places,
-                                                  past_key_values=self._cache, use_cache=True, **visual)
+            out = self.model.model.language_model(
+                inputs_embeds=embedded, position_ids=places, past_key_values=self._cache, use_cache=True, **visual
+            )
             self._sequence.append(positions)
         finally:
             self._trim()  # a pass that was cut short has filled the first layers only
         hidden = out.last_hidden_state[0]
-        return TorchScores(self.model.lm_head(hidden[len(hidden) - keep:]))
+        return TorchScores(self.model.lm_head(hidden[len(hidden) - keep :]))
 
     def _trim(self) -> None:
         for layer in self._cache.layers:
@@ -121,15 +132,24 @@ def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     try:
         with memory_errors(f"loading {checkpoint.path}", device):
             model, report = _CLASSES[checkpoint.architecture].from_pretrained(
-                checkpoint.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True,
+                checkpoint.path,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported, and refused below in our words
-                output_loading_info=True, **({"device_map": {"": device}} if checkpoint.quantization else {}))
+                output_loading_info=True,
+                **({"device_map": {"": device}} if checkpoint.quantization else {}),
+            )
             missing, mismatched = sorted(report["missing_keys"]), sorted(map(str, report["mismatched_keys"]))
             if missing or mismatched:
                 count, what = (len(missing), "are missing") if missing else (len(mismatched), "have another shape")
-                raise WrongModel(f"{checkpoint.path}: {count} weights {what} ({(missing or mismatched)[0]}, …); "
-                                 "config.json and weights do not belong together: copy both from the same model")
+                raise WrongModel(
+                    f"{checkpoint.path}: {count} weights {what} ({(missing or mismatched)[0]}, …); "
+                    "config.json and weights do not belong together: copy both from the same model"
+                )
             return model.eval().requires_grad_(False).to(device)
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise EngineError(f"transformers {transformers.__version__} cannot load {checkpoint.path}: "
-                          f"{type(error).__name__}: {error}; check the checkpoint, or update transformers") from error
+        raise EngineError(
+            f"transformers {transformers.__version__} cannot load {checkpoint.path}: "
+            f"{type(error).__name__}: {error}; check the checkpoint, or update transformers"
+        ) from error

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Callable
 
 from qwen3vl_ros.config import Config
-from qwen3vl_ros.node.camera import Camera
 from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.node.camera import Camera
 from qwen3vl_ros.node.diagnostics import Health, Level
 from qwen3vl_ros.node.publishers import Answer, Publishers
 from qwen3vl_ros.node.worker import Call, Task, Worker
@@ -62,8 +62,7 @@ class Answering:
         if answer.generation:
             answer.generation.latency_s = self._age_s(stamp_ns(answer.header))
         if answer.error is None and generation.finish_reason == "deadline":
-            answer.error = Cancelled(
-                f"the deadline of {call.timeout_s:g} s passed; {answer.summary} until then")
+            answer.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {answer.summary} until then")
         call.finish(answer)
 
     def _publish(self, task: Task, answer: Answer, generation: Generation | None) -> None:
@@ -88,9 +87,11 @@ class Answering:
         if scene.truncated:
             self._health.count(f"cut short: {scene.generation.finish_reason}")
             self._health.problem(
-                "length", Level.WARN,
+                "length",
+                Level.WARN,
                 f"the answer was cut short after {len(scene.generation.token_ids)} tokens "
-                f"({scene.generation.finish_reason}); see generation.* in the parameters")
+                f"({scene.generation.finish_reason}); see generation.* in the parameters",
+            )
         if scene.dropped:
             self._health.count("unreadable objects", scene.dropped)
 

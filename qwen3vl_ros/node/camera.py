@@ -6,8 +6,14 @@ images which get an answer are ever converted.
 
 from __future__ import annotations
 
-from rclpy.qos import (HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind,
-                       qos_profile_sensor_data, qos_profile_system_default)
+from rclpy.qos import (
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+    qos_profile_sensor_data,
+    qos_profile_system_default,
+)
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from qwen3vl_ros.config import Config
@@ -33,7 +39,7 @@ def qos_of(name: str) -> QoSProfile:
         "system_default": qos_profile_system_default,
         "default": QoSProfile(depth=10),
         "reliable": QoSProfile(reliability=ReliabilityPolicy.RELIABLE, **kept),
-        "best_effort": QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, **kept)
+        "best_effort": QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, **kept),
     }[name]
 
 
@@ -45,15 +51,24 @@ class Camera:
         self._misfits: set[str] = set()
         self._bad_clock = False
         compressed = config.image_transport == "compressed"
-        self._topics = [("image_raw/compressed", CompressedImage, self._on_image) if compressed else
-                        ("image_raw", Image, self._on_image),
-                        ("camera_info", CameraInfo, self._on_info)]
+        self._topics = [
+            ("image_raw/compressed", CompressedImage, self._on_image)
+            if compressed
+            else ("image_raw", Image, self._on_image),
+            ("camera_info", CameraInfo, self._on_info),
+        ]
         if config.use_depth:
             self._topics.append(("depth/image_raw", Image, self._on_depth))
-        self._subscriptions = [node.create_subscription(
-            kind, topic, callback, qos_of(config.image_qos),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic)))
-            for topic, kind, callback in self._topics]
+        self._subscriptions = [
+            node.create_subscription(
+                kind,
+                topic,
+                callback,
+                qos_of(config.image_qos),
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic)),
+            )
+            for topic, kind, callback in self._topics
+        ]
         self.image_topic, self.depth_topic = self._full(self._topics[0][0]), self._full("depth/image_raw")
 
     def close(self) -> None:
@@ -89,13 +104,15 @@ class Camera:
             self._warn(
                 "clock",
                 f"{self.image_topic} is stamped {ahead_s:.2f} s in the future; synchronise the clocks, or "
-                "set use_sim_time alike for the camera and this node")
+                "set use_sim_time alike for the camera and this node",
+            )
         elif stamp == 0:
             self._bad_clock = True
             self._warn(
                 "clock",
                 f"{self.image_topic} is stamped 0, so its age is unknown and it is dropped as stale; fix "
-                "the camera driver")
+                "the camera driver",
+            )
         elif self._bad_clock:
             self._bad_clock = False
             self._health.well("clock")
@@ -117,10 +134,12 @@ class Camera:
             message = (
                 f"a publisher of {self._full(topic)} offers QoS that does not fit (policy {policy}): nothing "
                 f"will be received from it. Parameter image_qos is {self._config.image_qos!r}; set it to "
-                f"{advice!r}, or change the publisher")
+                f"{advice!r}, or change the publisher"
+            )
             self._misfits.add(topic)
             self._health.problem(f"QoS of {topic}", Level.WARN, message, lasting=True)
             self._node.get_logger().warning(message)
+
         return report
 
     # -- one capture -------------------------------------------------------------------------------
@@ -140,8 +159,7 @@ class Camera:
             reasons.append(f"{snapshot.info_reason} ({self._full('camera_info')})")
         else:
             try:
-                what["K"], what["distortion"], what["distortion_model"] = intrinsics_of(
-                    snapshot.info, size_px)
+                what["K"], what["distortion"], what["distortion_model"] = intrinsics_of(snapshot.info, size_px)
             except InvalidInput as error:
                 reasons.append(str(error))
         if snapshot.depth is None:
@@ -166,10 +184,12 @@ class Camera:
         if (message.width, message.height) != size_px:
             raise InvalidInput(
                 f"depth is {message.width}x{message.height} but the image is {size_px[0]}x{size_px[1]}: it "
-                "is not registered; publish depth aligned to colour (RealSense: align_depth.enable)")
+                "is not registered; publish depth aligned to colour (RealSense: align_depth.enable)"
+            )
         frame = message.header.frame_id
         if frame and camera_frame and frame != camera_frame:
             raise InvalidInput(
                 f"depth is in frame {frame!r} but the image in {camera_frame!r}: it is not registered; "
-                "publish depth aligned to colour (RealSense: align_depth.enable)")
+                "publish depth aligned to colour (RealSense: align_depth.enable)"
+            )
         return depth_of(message)

@@ -15,8 +15,8 @@ from typing import Callable
 
 import numpy as np
 
-STALE_AFTER_S = 2.0      # an active node without images for longer is stale
-RECENT_S = 5.0           # a problem older than this no longer colours the level
+STALE_AFTER_S = 2.0  # an active node without images for longer is stale
+RECENT_S = 5.0  # a problem older than this no longer colours the level
 
 
 class Level(IntEnum):
@@ -111,16 +111,15 @@ class Health:
         """The present level, one line that says why, and every figure. counters: counts kept elsewhere."""
         with self._lock:
             now = self._now()
-            self._problems = {
-                k: v
-                for k, v in self._problems.items() if v[2] is None or now - v[2] <= RECENT_S
-            }
+            self._problems = {k: v for k, v in self._problems.items() if v[2] is None or now - v[2] <= RECENT_S}
             level, message = self._judge(now)
             values = [("state", self.state), ("engine", self.engine)]
             age_s = now - self._images[-1] if self._images else None
-            values += [("last image", "none" if age_s is None else f"{age_s:.2f} s ago"),
-                       ("input rate", f"{_rate_hz(self._images, now):.1f} Hz"),
-                       ("answer rate", f"{_rate_hz(self._answers, now):.1f} Hz")]
+            values += [
+                ("last image", "none" if age_s is None else f"{age_s:.2f} s ago"),
+                ("input rate", f"{_rate_hz(self._images, now):.1f} Hz"),
+                ("answer rate", f"{_rate_hz(self._answers, now):.1f} Hz"),
+            ]
             for name, series in (("latency", self._latencies_s), ("overhead", self._overheads_s)):
                 for share in (50, 95):
                     text = f"{1000 * float(np.percentile(series, share)):.1f} ms" if series else "none"

@@ -20,9 +20,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Callable
 
-ALIVE_S = 1.0           # a companion silent for longer is gone; nobody waits for it
+ALIVE_S = 1.0  # a companion silent for longer is gone; nobody waits for it
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
-FIRST_PERIOD_S = 0.1    # until two stamps have told the real one
+FIRST_PERIOD_S = 0.1  # until two stamps have told the real one
 CLOCK_JUMP_NS = 500_000_000  # an image this much older than the newest is of a restarted source, not late
 
 
@@ -57,8 +57,7 @@ class _Companion:
         while len(self.recent) > 1 and self.recent[0][0] < stamp_ns - self.tolerance_ns:
             self.recent.popleft()
 
-    def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int],
-                                                                                       float | None]):
+    def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int], float | None]):
         if self._stamps and stamp_ns < self._stamps[-1] - CLOCK_JUMP_NS:
             self.forget()
         self.recent.append((stamp_ns, message))
@@ -95,8 +94,10 @@ class _Companion:
         if not self.alive(now_s):
             return f"{self.name} stopped {now_s - self.arrived_s:.1f} s ago"
         gap_ns = min(abs(stamp - stamp_ns) for stamp in self._stamps)
-        return (f"the nearest {self.name} is {gap_ns / 1e6:.0f} ms away from the image, more than sync_slop "
-                f"({self.tolerance_ns / 1e6:.0f} ms); synchronise the camera or raise sync_slop")
+        return (
+            f"the nearest {self.name} is {gap_ns / 1e6:.0f} ms away from the image, more than sync_slop "
+            f"({self.tolerance_ns / 1e6:.0f} ms); synchronise the camera or raise sync_slop"
+        )
 
 
 class Mailbox:
@@ -106,9 +107,13 @@ class Mailbox:
     superseded: images that were replaced before anybody took them, which is normal when the reader is slower.
     """
 
-    def __init__(self, sync_slop_s: float = 0.02, expects_depth: bool = True,
-                 monotonic_s: Callable[[], float] = time.monotonic,
-                 patience_s: Callable[[int], float] = lambda stamp_ns: math.inf):
+    def __init__(
+        self,
+        sync_slop_s: float = 0.02,
+        expects_depth: bool = True,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        patience_s: Callable[[int], float] = lambda stamp_ns: math.inf,
+    ):
         self.changed = threading.Condition(threading.RLock())
         self._slop_ns, self._expects_depth = int(sync_slop_s * 1e9), expects_depth
         self._monotonic_s, self._patience_s = monotonic_s, patience_s
@@ -163,7 +168,8 @@ class Mailbox:
             self._info.put(stamp_ns, message, self._monotonic_s(), self._image_arrival_s)
             # A driver that stamps intrinsics like images means them for that image; a latched one does not.
             self._info_in_step = self._image_arrival_s(stamp_ns, 0) is not None or (
-                self._info_in_step and bool(self._arrivals) and stamp_ns > self._arrivals[-1][0])
+                self._info_in_step and bool(self._arrivals) and stamp_ns > self._arrivals[-1][0]
+            )
             self._settle()
             self.changed.notify_all()
 
@@ -197,8 +203,11 @@ class Mailbox:
         if index == 0 and len(self._pending) == self._pending.maxlen:
             return 0.0
         stamp_ns, _, arrived_s = self._pending[index]
-        waits = [c.wait_s() for c in (self._depth, self._info if self._info_in_step else None)
-                 if c is not None and c.alive(now_s)]
+        waits = [
+            c.wait_s()
+            for c in (self._depth, self._info if self._info_in_step else None)
+            if c is not None and c.alive(now_s)
+        ]
         return min(arrived_s + max(waits, default=0.0) - now_s, self._patience_s(stamp_ns))
 
     def _settle(self) -> None:
@@ -208,8 +217,9 @@ class Mailbox:
             stamp_ns, image, _ = self._pending[index]
             depth, better_to_come = self._depth.match(stamp_ns) if self._depth else (None, False)
             info, _ = self._info.match(stamp_ns)
-            waiting = ((better_to_come and self._depth.alive(now_s))
-                       or (info is None and self._info_in_step and self._info.alive(now_s)))
+            waiting = (better_to_come and self._depth.alive(now_s)) or (
+                info is None and self._info_in_step and self._info.alive(now_s)
+            )
             if waiting and self._left_s(index, now_s) > 0:
                 continue
             if info is None and self._info.recent:
@@ -220,8 +230,15 @@ class Mailbox:
             for companion in filter(None, (self._depth, self._info)):
                 companion.forget_before(stamp_ns)
             self._slot = self._newest = Snapshot(
-                stamp_ns, image, depth, info,
-                "" if depth is not None else
-                self._depth.absence(stamp_ns, now_s) if self._depth else "parameter use_depth is false",
-                "" if info is not None else self._info.absence(stamp_ns, now_s))
+                stamp_ns,
+                image,
+                depth,
+                info,
+                ""
+                if depth is not None
+                else self._depth.absence(stamp_ns, now_s)
+                if self._depth
+                else "parameter use_depth is false",
+                "" if info is not None else self._info.absence(stamp_ns, now_s),
+            )
             return

@@ -39,8 +39,7 @@ ANSWERS_PATIENCE_S = 2.0
 
 
 def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine] | None = None) -> int:
-    """Run the node until it is told to stop; returns the exit status. engine_loader: as engine.load_engine.
-    """
+    """Run the node until it is told to stop; returns the exit status. engine_loader: as engine.load_engine."""
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -1,5 +1,4 @@
-"""Our types to ROS messages, and the few camera messages we make. Units and frames as in docs/interfaces.md.
-"""
+"""Our types to ROS messages, and the few camera messages we make. Units and frames as in docs/interfaces.md."""
 
 from __future__ import annotations
 
@@ -10,13 +9,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseArray, Transform, Vector3
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import ColorRGBA, Header
-from vision_msgs.msg import (Detection2D, Detection2DArray, Detection3D, Detection3DArray,
-                             ObjectHypothesisWithPose)
+from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros import types
-from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray
 from qwen3vl_ros.convert import quaternion_of
+from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray
 from qwen3vl_ros.node.diagnostics import Verdict
 
 _GREEN, _RED, _WHITE = (0.1, 0.8, 0.2), (0.9, 0.2, 0.1), (1.0, 1.0, 1.0)
@@ -49,8 +47,9 @@ def _hypothesis(label: str, score: float) -> ObjectHypothesisWithPose:
     return hypothesis
 
 
-def detections_2d(header: Header, detections: Iterable[types.Detection2D],
-                  points: Iterable[types.Point2D] = ()) -> Detection2DArray:
+def detections_2d(
+    header: Header, detections: Iterable[types.Detection2D], points: Iterable[types.Point2D] = ()
+) -> Detection2DArray:
     """Boxes as centre and size in pixels; a point is a box of size 0."""
     boxes = [(d.label, d.score, d.id, d.box_xyxy_px) for d in detections]
     boxes += [(p.label, p.score, "", (*p.xy_px, *p.xy_px)) for p in points]
@@ -77,10 +76,23 @@ def detections_3d(header: Header, detections: Iterable[types.Detection3D]) -> De
 
 
 def grasp_targets(header: Header, grasps: Iterable[types.GraspTarget], prompt_id: int) -> GraspTargetArray:
-    return GraspTargetArray(header=header, prompt_id=prompt_id, targets=[
-        GraspTarget(detection_id=g.detection_id, class_id=g.label, pose=pose_of(g.frame_T_gripper),
-                    width=float(g.width_m), approach_distance=float(g.approach_m), quality=float(g.quality),
-                    feasible=bool(g.feasible), reason=g.reason) for g in grasps])
+    return GraspTargetArray(
+        header=header,
+        prompt_id=prompt_id,
+        targets=[
+            GraspTarget(
+                detection_id=g.detection_id,
+                class_id=g.label,
+                pose=pose_of(g.frame_T_gripper),
+                width=float(g.width_m),
+                approach_distance=float(g.approach_m),
+                quality=float(g.quality),
+                feasible=bool(g.feasible),
+                reason=g.reason,
+            )
+            for g in grasps
+        ],
+    )
 
 
 def grasp_poses(header: Header, grasps: Iterable[types.GraspTarget]) -> PoseArray:
@@ -89,50 +101,70 @@ def grasp_poses(header: Header, grasps: Iterable[types.GraspTarget]) -> PoseArra
     return PoseArray(header=header, poses=[pose_of(g.frame_T_gripper) for g in feasible])
 
 
-def generation(header: Header,
-               said: types.Generation,
-               prompt_id: int,
-               geometry_s: float = 0.0,
-               dropped: int = 0,
-               error: str = "") -> Generation:
+def generation(
+    header: Header, said: types.Generation, prompt_id: int, geometry_s: float = 0.0, dropped: int = 0, error: str = ""
+) -> Generation:
     """latency_s is left for whoever publishes it."""
     mean = float(np.mean(said.logprobs)) if said.logprobs is not None and len(said.logprobs) else float("nan")
     return Generation(
-        header=header, prompt_id=prompt_id, prompt=said.prompt, text=said.text, reasoning=said.reasoning,
-        finish_reason=said.finish_reason, tokens=said.generated_tokens or len(said.token_ids),
-        prompt_tokens=said.prompt_tokens, forward_passes=said.forward_passes,
-        drafted_tokens=said.drafted_tokens, accepted_tokens=said.accepted_tokens, reused_tokens=said.reused_tokens,
+        header=header,
+        prompt_id=prompt_id,
+        prompt=said.prompt,
+        text=said.text,
+        reasoning=said.reasoning,
+        finish_reason=said.finish_reason,
+        tokens=said.generated_tokens or len(said.token_ids),
+        prompt_tokens=said.prompt_tokens,
+        forward_passes=said.forward_passes,
+        drafted_tokens=said.drafted_tokens,
+        accepted_tokens=said.accepted_tokens,
+        reused_tokens=said.reused_tokens,
         mean_logprob=mean,
-        preprocess_s=float(said.preprocess_s), prefill_s=float(said.prefill_s), decode_s=float(said.decode_s),
-        geometry_s=float(geometry_s), dropped_objects=dropped, error=error)
+        preprocess_s=float(said.preprocess_s),
+        prefill_s=float(said.prefill_s),
+        decode_s=float(said.decode_s),
+        geometry_s=float(geometry_s),
+        dropped_objects=dropped,
+        error=error,
+    )
 
 
-def markers(header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable[types.GraspTarget],
-            finger_length_m: float) -> MarkerArray:
+def markers(
+    header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable[types.GraspTarget], finger_length_m: float
+) -> MarkerArray:
     """Boxes, labels and grippers for RViz; the first marker removes those of the answer before."""
     array = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
 
     def add(space: str, kind: int, pose: Pose, colour, alpha: float, scale) -> Marker:
-        marker = Marker(header=header,
-                        ns=space,
-                        id=len(array.markers),
-                        type=kind,
-                        action=Marker.ADD,
-                        pose=pose,
-                        color=ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=alpha),
-                        scale=Vector3(x=float(scale[0]), y=float(scale[1]), z=float(scale[2])))
+        marker = Marker(
+            header=header,
+            ns=space,
+            id=len(array.markers),
+            type=kind,
+            action=Marker.ADD,
+            pose=pose,
+            color=ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=alpha),
+            scale=Vector3(x=float(scale[0]), y=float(scale[1]), z=float(scale[2])),
+        )
         array.markers.append(marker)
         return marker
 
     for box in boxes:
         pose = pose_of(box.frame_T_box)
         add("boxes", Marker.CUBE, pose, _GREEN, 0.35, box.size_m)
-        add("labels", Marker.TEXT_VIEW_FACING, pose, _WHITE, 1.0,
-            (0, 0, 0.025)).text = f"{box.label} {box.score:.2f}"
+        add("labels", Marker.TEXT_VIEW_FACING, pose, _WHITE, 1.0, (0, 0, 0.025)).text = f"{box.label} {box.score:.2f}"
     for grasp in grasps:
         half, length = grasp.width_m / 2, finger_length_m
-        outline = [(0, -half, 0), (0, -half, -length), (0, -half, -length), (0, half, -length),
-                   (0, half, -length), (0, half, 0), (0, 0, -length), (0, 0, -length - grasp.approach_m)]
+        outline = [
+            (0, -half, 0),
+            (0, -half, -length),
+            (0, -half, -length),
+            (0, half, -length),
+            (0, half, -length),
+            (0, half, 0),
+            (0, 0, -length),
+            (0, 0, -length - grasp.approach_m),
+        ]
         colour = _GREEN if grasp.feasible else _RED
         jaws = add("grasps", Marker.LINE_LIST, pose_of(grasp.frame_T_gripper), colour, 1.0, (0.004, 0, 0))
         jaws.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in outline]
@@ -141,32 +173,42 @@ def markers(header: Header, boxes: Iterable[types.Detection3D], grasps: Iterable
 
 def image(header: Header, pixels: np.ndarray) -> Image:
     """rgb8 of HxWx3 uint8, 32FC1 of HxW float32 metres, 16UC1 of HxW uint16 millimetres."""
-    encoding = {
-        np.dtype(np.uint8): "rgb8",
-        np.dtype(np.float32): "32FC1",
-        np.dtype(np.uint16): "16UC1"
-    }[pixels.dtype]
+    encoding = {np.dtype(np.uint8): "rgb8", np.dtype(np.float32): "32FC1", np.dtype(np.uint16): "16UC1"}[pixels.dtype]
     pixels = np.ascontiguousarray(pixels)
-    message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-                    step=pixels.strides[0])
-    message.data = pixels.tobytes(
-    )  # bytes are taken as they are; a list or an array would be checked item by item
+    message = Image(
+        header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.strides[0]
+    )
+    message.data = pixels.tobytes()  # bytes are taken as they are; a list or an array would be checked item by item
     return message
 
 
-def camera_info(header: Header, K: np.ndarray, size_px: tuple[int, int], distortion: np.ndarray | None = None,
-                model: str = "plumb_bob") -> CameraInfo:
+def camera_info(
+    header: Header,
+    K: np.ndarray,
+    size_px: tuple[int, int],
+    distortion: np.ndarray | None = None,
+    model: str = "plumb_bob",
+) -> CameraInfo:
     P = np.zeros((3, 4))
     P[:, :3] = K
-    return CameraInfo(header=header, width=size_px[0], height=size_px[1], distortion_model=model,
-                      d=[0.0] * 5 if distortion is None else [float(v) for v in distortion],
-                      k=[float(v) for v in K.ravel()], r=np.eye(3).ravel().tolist(), p=P.ravel().tolist())
+    return CameraInfo(
+        header=header,
+        width=size_px[0],
+        height=size_px[1],
+        distortion_model=model,
+        d=[0.0] * 5 if distortion is None else [float(v) for v in distortion],
+        k=[float(v) for v in K.ravel()],
+        r=np.eye(3).ravel().tolist(),
+        p=P.ravel().tolist(),
+    )
 
 
 def diagnostics(header: Header, verdict: Verdict, name: str, hardware_id: str) -> DiagnosticArray:
-    status = DiagnosticStatus(level=bytes([verdict.level]),
-                              name=name,
-                              message=verdict.message,
-                              hardware_id=hardware_id,
-                              values=[KeyValue(key=key, value=value) for key, value in verdict.values])
+    status = DiagnosticStatus(
+        level=bytes([verdict.level]),
+        name=name,
+        message=verdict.message,
+        hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=value) for key, value in verdict.values],
+    )
     return DiagnosticArray(header=header, status=[status])

@@ -37,9 +37,7 @@ from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import Frame, PerceptionError
 
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(
-    depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
+LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Deeper than sensor data's 5: the frame that is answered must not be one this process was too busy to take.
 IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARTS = ("generation", "detections_2d", "detections_3d", "grasp_targets")
@@ -96,18 +94,14 @@ class Observer:
         for topic, kind in (("image_raw", Image), ("depth/image_raw", Image), ("camera_info", CameraInfo)):
             self._keep(topic, kind)
         for topic, kind in zip(PARTS, (Generation, Detection2DArray, Detection3DArray, GraspTargetArray)):
-            self._record(
-                f"perception/{topic}", kind, look=lambda m, topic=topic: self._part_arrived(topic, m)
-            )
+            self._record(f"perception/{topic}", kind, look=lambda m, topic=topic: self._part_arrived(topic, m))
         for topic, kind in (("grasp_poses", PoseArray), ("markers", MarkerArray), ("annotated_image", Image)):
             self._record(f"perception/{topic}", kind)
         self._record("/diagnostics", DiagnosticArray, look=self._on_diagnostics)
         self._record("/tf_static", TFMessage, LATCHED)
         self._record("/tf", TFMessage)
         for topic, kind in (("ground_truth_2d", Detection2DArray), ("ground_truth_3d", Detection3DArray)):
-            self._record(
-                f"sim_camera/{topic}", kind, look=lambda m, topic=topic: self._truth_arrived(topic, m)
-            )
+            self._record(f"sim_camera/{topic}", kind, look=lambda m, topic=topic: self._truth_arrived(topic, m))
         self._services = {
             name: self._node.create_client(kind, f"perception/{name}")
             for name, kind in (("get_state", GetState), ("set_prompt", SetPrompt), ("detect", Detect))
@@ -145,10 +139,7 @@ class Observer:
         if not self._services["get_state"].service_is_ready():
             return None
         try:
-            return (
-                self._call("get_state", GetState.Request(), 2.0).current_state.id
-                == State.PRIMARY_STATE_ACTIVE
-            )
+            return self._call("get_state", GetState.Request(), 2.0).current_state.id == State.PRIMARY_STATE_ACTIVE
         except NoReply:
             return None
 
@@ -183,9 +174,7 @@ class Observer:
 
     # -- arrivals --------------------------------------------------------------------------------------------
 
-    def _record(
-        self, topic: str, kind: type, qos: QoSProfile = RELIABLE, look: Callable[[Any], None] | None = None
-    ):
+    def _record(self, topic: str, kind: type, qos: QoSProfile = RELIABLE, look: Callable[[Any], None] | None = None):
         name = self._open(topic, kind)
 
         def arrived(cdr: bytes) -> None:

@@ -50,7 +50,8 @@ class Parameters:
                 if not self._known[name].live and not self._may_reload():
                     return _refused(
                         f"parameter {name} is read on configure; deactivate and clean up the node, set it, "
-                        "then configure and activate again")
+                        "then configure and activate again"
+                    )
             try:
                 config = from_flat(ours, self.config)
             except InvalidInput as error:
@@ -66,14 +67,16 @@ class Parameters:
             if name in self._known or name in _NOT_OURS or name.startswith("qos_overrides."):
                 continue
             near = difflib.get_close_matches(name, self._known, 1)
-            self._node.get_logger().warning(f"parameter {name!r} is unknown and ignored"
-                                            + (f"; did you mean {near[0]!r}?" if near else ""))
+            self._node.get_logger().warning(
+                f"parameter {name!r} is unknown and ignored" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
 def descriptor_of(parameter: configuration.Parameter) -> ParameterDescriptor:
     """Doc and range as `ros2 param describe` shows them."""
-    descriptor = ParameterDescriptor(name=parameter.name, description=parameter.doc,
-                                     read_only=parameter.name in _READ_AT_START)
+    descriptor = ParameterDescriptor(
+        name=parameter.name, description=parameter.doc, read_only=parameter.name in _READ_AT_START
+    )
     if parameter.choices:
         descriptor.additional_constraints = "one of: " + ", ".join(parameter.choices)
     elif not parameter.live:

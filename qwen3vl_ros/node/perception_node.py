@@ -33,10 +33,13 @@ from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError, Request
 
-SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
-                           TransitionCallbackReturn.ERROR)
-STOP_PATIENCE_S = 10.0       # for an engine to end its step, in a transition
-LAST_PATIENCE_S = 2.0        # the same when the process is to end: launch kills after five
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+STOP_PATIENCE_S = 10.0  # for an engine to end its step, in a transition
+LAST_PATIENCE_S = 2.0  # the same when the process is to end: launch kills after five
 LOAD_REPORT_S = 5.0
 
 
@@ -46,6 +49,7 @@ class NotReady(PerceptionError):
 
 def _transition(name: str):
     """rclpy swallows an exception in a transition; a defect must be seen, and end the process."""
+
     def wrap(method):
         @functools.wraps(method)
         def run(self, state):
@@ -58,7 +62,9 @@ def _transition(name: str):
             self.health.enter(settled)
             self.report()
             return result
+
         return run
+
     return wrap
 
 
@@ -78,13 +84,10 @@ class PerceptionNode(LifecycleNode):
         self._camera: Camera | None = None
         self._transforms = self._out = None
         self._prompt_id, self._pending_calls, self._stale_seen = 0, 0, 0
-        self._settings = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"),
-                                    self._changed)
+        self._settings = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"), self._changed)
         self._targets, self._enabled = self.config.targets, self.config.enabled
         self._diagnostics = DiagnosticsPublisher(self)
-        self.create_timer(self.config.diagnostics_period,
-                          self.report,
-                          clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(self.config.diagnostics_period, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
         # A call waits for the engine without holding up anything else, hence a group of its own.
         self.create_service(Detect, "~/detect", self._on_detect, callback_group=ReentrantCallbackGroup())
         self.create_service(SetPrompt, "~/set_prompt", self._on_set_prompt)
@@ -107,11 +110,16 @@ class PerceptionNode(LifecycleNode):
         self._mailbox = Mailbox(config.sync_slop, config.use_depth, patience_s=self._patience_s)
         self._stale_seen = 0
         self._answering = Answering(self, self.health, lambda: self.config, self._age_s)
-        self._worker = Worker(lambda: self._load(config), self._answering.perform,
-                              lambda perception: perception.engine.close(), self._mailbox, self._age_s,
-                              lambda: self.config.max_age, self.die)
-        self.get_logger().info(
-            f"loading the model ({config.model or 'embedded'}, {config.engine}, {config.device})")
+        self._worker = Worker(
+            lambda: self._load(config),
+            self._answering.perform,
+            lambda perception: perception.engine.close(),
+            self._mailbox,
+            self._age_s,
+            lambda: self.config.max_age,
+            self.die,
+        )
+        self.get_logger().info(f"loading the model ({config.model or 'embedded'}, {config.engine}, {config.device})")
         error = self._wait_for_load(config)
         if error is not None:
             if self._worker.loaded.is_set():
@@ -137,8 +145,9 @@ class PerceptionNode(LifecycleNode):
         engine = self._engine_loader(config)
         self._engine_status = engine.status
         i = engine.info
-        self.health.engine = (f"{i.runtime}, {i.model}, {i.device}, {i.dtype}, "
-                              f"{i.parameters / 1e6:.1f} M weights ({i.why})")
+        self.health.engine = (
+            f"{i.runtime}, {i.model}, {i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights ({i.why})"
+        )
         return Perception(engine, config)
 
     def _wait_for_load(self, config: Config) -> BaseException | None:
@@ -160,7 +169,8 @@ class PerceptionNode(LifecycleNode):
         self._camera = self._answering.camera = Camera(self, self.config, self._mailbox, self.health)
         self._stream()
         self.get_logger().info(
-            f"active: {self._camera.image_topic}, looking for {', '.join(self._targets) or 'nothing'}")
+            f"active: {self._camera.image_topic}, looking for {', '.join(self._targets) or 'nothing'}"
+        )
         return SUCCESS, "active"
 
     @_transition("deactivating")
@@ -200,8 +210,7 @@ class PerceptionNode(LifecycleNode):
             if not self._worker.loaded.is_set():
                 patience_s = 0.2  # a load cannot be interrupted
             if not self._worker.stop(patience_s):
-                self.get_logger().warning(
-                    "the engine did not stop in time; its memory is freed when the process ends")
+                self.get_logger().warning("the engine did not stop in time; its memory is freed when the process ends")
                 return False
         self._worker = self._answering = None
         self._engine_status = dict
@@ -257,8 +266,7 @@ class PerceptionNode(LifecycleNode):
     def _stream(self) -> None:
         """Tell the worker what the stream should do now."""
         if self._worker and self._camera:
-            self._worker.stream(self._stream_request() if self._enabled else None,
-                                self.config.generation.deadline)
+            self._worker.stream(self._stream_request() if self._enabled else None, self.config.generation.deadline)
         self.health.fact("prompt", f"{self._prompt_id}: {', '.join(self._targets) or '(nothing)'}")
         self.health.fact("enabled", self._enabled)
 
@@ -295,8 +303,7 @@ class PerceptionNode(LifecycleNode):
 
     def _needs(self, state: str, reached: bool) -> None:
         if not reached:
-            raise NotReady(
-                f"the node is {self.health.state}, not {state}; use its lifecycle transitions first")
+            raise NotReady(f"the node is {self.health.state}, not {state}; use its lifecycle transitions first")
 
     async def _on_detect(self, asked, response):
         error, answer = None, None
@@ -316,8 +323,7 @@ class PerceptionNode(LifecycleNode):
 
     def _call(self, asked) -> Future:
         """A future of an Answer. Raises PerceptionError when the call cannot even wait."""
-        self._needs("active", self._worker is not None and self._camera is not None
-                    and not self.stopping.is_set())
+        self._needs("active", self._worker is not None and self._camera is not None and not self.stopping.is_set())
         targets, prompt_id = (tuple(asked.targets), 0) if asked.targets else (self._targets, self._prompt_id)
         if not asked.timeout >= 0:
             raise InvalidInput(f"timeout {asked.timeout} must be 0 or more seconds")
@@ -350,7 +356,7 @@ class PerceptionNode(LifecycleNode):
                 "dropped: stale": self._worker.counts.stale,
                 "dropped: replaced by a newer": self._mailbox.superseded,
                 "cancelled for a call": self._worker.counts.preempted,
-                "images": self._mailbox.images
+                "images": self._mailbox.images,
             }
             self._watch_staleness()
         if self._camera:
@@ -365,9 +371,11 @@ class PerceptionNode(LifecycleNode):
         stale = self._worker.counts.stale
         if stale > self._stale_seen:
             self.health.problem(
-                "age", Level.WARN,
+                "age",
+                Level.WARN,
                 f"{stale - self._stale_seen} images were older than max_age ({self.config.max_age:g} s) when "
-                "their turn came; is the camera's clock right?")
+                "their turn came; is the camera's clock right?",
+            )
         self._stale_seen = stale
 
 

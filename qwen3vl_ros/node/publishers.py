@@ -28,7 +28,7 @@ _RESULTS = {
     "detections_3d": Detection3DArray,
     "grasp_targets": GraspTargetArray,
     "grasp_poses": PoseArray,
-    "generation": Generation
+    "generation": Generation,
 }
 _PICTURES = {"annotated_image": Image, "markers": MarkerArray}
 
@@ -57,8 +57,9 @@ class Publishers:
 
     def __init__(self, node):
         self._node = node
-        self._publishers = {name: node.create_publisher(kind, f"~/{name}", 10)
-                            for name, kind in {**_RESULTS, **_PICTURES}.items()}
+        self._publishers = {
+            name: node.create_publisher(kind, f"~/{name}", 10) for name, kind in {**_RESULTS, **_PICTURES}.items()
+        }
 
     def close(self) -> None:
         for publisher in self._publishers.values():
@@ -72,23 +73,42 @@ class Publishers:
         grasps = [g for g in scene.grasps if g.frame_id == header_3d.frame_id]
         prompt_id = scene.request.prompt_id
         return Answer(
-            header, messages.detections_2d(header, scene.detections_2d, scene.points),
-            messages.detections_3d(header_3d, boxes), messages.grasp_targets(header_3d, grasps, prompt_id),
+            header,
+            messages.detections_2d(header, scene.detections_2d, scene.points),
+            messages.detections_3d(header_3d, boxes),
+            messages.grasp_targets(header_3d, grasps, prompt_id),
             messages.grasp_poses(header_3d, grasps),
             messages.generation(header, scene.generation, prompt_id, scene.geometry_s, scene.dropped),
-            scene=scene, frame=frame, config=config, summary=_summary(scene, len(boxes), no_3d))
+            scene=scene,
+            frame=frame,
+            config=config,
+            summary=_summary(scene, len(boxes), no_3d),
+        )
 
-    def failed(self, header: Header, prompt_id: int, generation: types.Generation | None,
-               error: types.PerceptionError) -> Answer:
+    def failed(
+        self, header: Header, prompt_id: int, generation: types.Generation | None, error: types.PerceptionError
+    ) -> Answer:
         """The answer that could not be used: the model's words if it said any, and the error."""
-        said = None if generation is None else messages.generation(header,
-                                                                   generation,
-                                                                   prompt_id,
-                                                                   dropped=getattr(error, "dropped", 0),
-                                                                   error=f"{type(error).__name__}: {error}")
-        return Answer(header, Detection2DArray(header=header), Detection3DArray(header=header),
-                      GraspTargetArray(header=header, prompt_id=prompt_id), PoseArray(header=header), said,
-                      error)
+        said = (
+            None
+            if generation is None
+            else messages.generation(
+                header,
+                generation,
+                prompt_id,
+                dropped=getattr(error, "dropped", 0),
+                error=f"{type(error).__name__}: {error}",
+            )
+        )
+        return Answer(
+            header,
+            Detection2DArray(header=header),
+            Detection3DArray(header=header),
+            GraspTargetArray(header=header, prompt_id=prompt_id),
+            PoseArray(header=header),
+            said,
+            error,
+        )
 
     def publish(self, answer: Answer, latency_s: float) -> None:
         """latency_s: age of the image now."""
@@ -105,13 +125,17 @@ class Publishers:
         if self._publishers["markers"].get_subscription_count():
             header = answer.detections_3d.header
             self._publishers["markers"].publish(
-                messages.markers(header,
-                                 [d for d in answer.scene.detections_3d if d.frame_id == header.frame_id],
-                                 [g for g in answer.scene.grasps if g.frame_id == header.frame_id],
-                                 answer.config.gripper.finger_length))
+                messages.markers(
+                    header,
+                    [d for d in answer.scene.detections_3d if d.frame_id == header.frame_id],
+                    [g for g in answer.scene.grasps if g.frame_id == header.frame_id],
+                    answer.config.gripper.finger_length,
+                )
+            )
         if self._publishers["annotated_image"].get_subscription_count():
-            self._publishers["annotated_image"].publish(messages.image(
-                answer.header, draw_scene(answer.frame, answer.scene, answer.config.gripper)))
+            self._publishers["annotated_image"].publish(
+                messages.image(answer.header, draw_scene(answer.frame, answer.scene, answer.config.gripper))
+            )
 
 
 class DiagnosticsPublisher:

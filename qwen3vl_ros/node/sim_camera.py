@@ -82,21 +82,18 @@ class SimCameraNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__("sim_camera", **{"namespace": "qwen3vl", **kwargs})
-        self.settings = {
-            name: self._declared(name, default, doc)
-            for name, (default, doc) in PARAMETERS.items()
-        }
+        self.settings = {name: self._declared(name, default, doc) for name, (default, doc) in PARAMETERS.items()}
         if self.settings["depth_encoding"] not in ("32FC1", "16UC1"):
             raise types.InvalidInput(
-                f"parameter depth_encoding is {self.settings['depth_encoding']!r}; it must be 32FC1 or "
-                "16UC1")
-        qos = qos_of(
-            self.settings["qos"]) if self.settings["qos"] != "sensor_data" else qos_profile_sensor_data
+                f"parameter depth_encoding is {self.settings['depth_encoding']!r}; it must be 32FC1 or 16UC1"
+            )
+        qos = qos_of(self.settings["qos"]) if self.settings["qos"] != "sensor_data" else qos_profile_sensor_data
         self._image = self.create_publisher(Image, "image_raw", qos)
         self._depth = self.create_publisher(Image, "depth/image_raw", qos)
         self._info = self.create_publisher(CameraInfo, "camera_info", qos)
         self._static_tf = self.create_publisher(
-            TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+            TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        )
         self._tf = self.create_publisher(TFMessage, "/tf", 100)
         self._truth_2d = self.create_publisher(Detection2DArray, "~/ground_truth_2d", 10)
         self._truth_3d = self.create_publisher(Detection3DArray, "~/ground_truth_3d", 10)
@@ -105,8 +102,11 @@ class SimCameraNode(Node):
     def _declared(self, name: str, default, doc: str):
         from rcl_interfaces.msg import ParameterDescriptor
 
-        value = self.declare_parameter(name, default, ParameterDescriptor(
-            description=doc, read_only=True, dynamic_typing=isinstance(default, float))).value
+        value = self.declare_parameter(
+            name,
+            default,
+            ParameterDescriptor(description=doc, read_only=True, dynamic_typing=isinstance(default, float)),
+        ).value
         if isinstance(default, float):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise types.InvalidInput(f"parameter {name} = {value!r} must be a number")
@@ -134,16 +134,18 @@ class SimCameraNode(Node):
 
         p = self.settings
         try:
-            stream = SimStream(p["seed"],
-                               p["motion"],
-                               p["scene_every"] or None,
-                               p["objects"] or None,
-                               p["rate"],
-                               gauge=p["gauge"],
-                               width=p["width"],
-                               height=p["height"],
-                               fovy_deg=p["fovy_deg"],
-                               quality=p["quality"])
+            stream = SimStream(
+                p["seed"],
+                p["motion"],
+                p["scene_every"] or None,
+                p["objects"] or None,
+                p["rate"],
+                gauge=p["gauge"],
+                width=p["width"],
+                height=p["height"],
+                fovy_deg=p["fovy_deg"],
+                quality=p["quality"],
+            )
         except SimCameraError as error:
             raise types.PerceptionError(f"the simulated camera cannot draw here: {error}") from error
         with stream:
@@ -154,13 +156,15 @@ class SimCameraNode(Node):
                 t_s, begun_s = k / p["rate"], time.monotonic()
                 view, _ = stream.frame_at(t_s)
                 drawing_s = time.monotonic() - begun_s
-                yield Shot(t_s,
-                           CAMERA_FRAME,
-                           view.rgb,
-                           view.depth_m,
-                           view.K,
-                           world_T_camera=view.world_T_camera,
-                           truths=view.truths)
+                yield Shot(
+                    t_s,
+                    CAMERA_FRAME,
+                    view.rgb,
+                    view.depth_m,
+                    view.K,
+                    world_T_camera=view.world_T_camera,
+                    truths=view.truths,
+                )
                 # The next that can be drawn by its time, if drawing takes as long as it did.
                 k = max(k + 1, math.ceil((elapsed_s() + drawing_s) * p["rate"]))
 
@@ -168,18 +172,27 @@ class SimCameraNode(Node):
         from qwen3vl_ros.sim.replay import ReplaySource
 
         p = self.settings
-        source = ReplaySource(p["source"],
-                              p["rate"] or None,
-                              p["loop"],
-                              image_topic=p["image_topic"] or None,
-                              depth_topic=p["depth_topic"] or None,
-                              camera_info_topic=p["camera_info_topic"] or None)
+        source = ReplaySource(
+            p["source"],
+            p["rate"] or None,
+            p["loop"],
+            image_topic=p["image_topic"] or None,
+            depth_topic=p["depth_topic"] or None,
+            camera_info_topic=p["camera_info_topic"] or None,
+        )
         self.get_logger().info(f"playing {source.path}")
         first_ns = None
         for frame in source:
             first_ns = frame.stamp_ns if first_ns is None else first_ns
-            yield Shot((frame.stamp_ns - first_ns) / 1e9, frame.frame_id or CAMERA_FRAME, frame.rgb,
-                       frame.depth_m, frame.K, frame.distortion, frame.distortion_model)
+            yield Shot(
+                (frame.stamp_ns - first_ns) / 1e9,
+                frame.frame_id or CAMERA_FRAME,
+                frame.rgb,
+                frame.depth_m,
+                frame.K,
+                frame.distortion,
+                frame.distortion_model,
+            )
 
     def _publish(self, shot: Shot, stamp: Time) -> None:
         picture = messages.image(messages.header_of(stamp.nanoseconds, shot.frame_id), shot.rgb)
@@ -190,8 +203,7 @@ class SimCameraNode(Node):
             self._tell_truth(header, shot)
         if shot.K is not None:
             size_px = shot.rgb.shape[1], shot.rgb.shape[0]
-            self._info.publish(
-                messages.camera_info(header, shot.K, size_px, shot.distortion, shot.distortion_model))
+            self._info.publish(messages.camera_info(header, shot.K, size_px, shot.distortion, shot.distortion_model))
         self._image.publish(picture)
         if depth is not None:
             self._depth.publish(depth)
@@ -206,18 +218,33 @@ class SimCameraNode(Node):
         if not moving and self._pose_told is not None and np.array_equal(self._pose_told, world_T_camera):
             return
         self._pose_told = world_T_camera
-        stamped = TransformStamped(child_frame_id=header.frame_id,
-                                   transform=messages.transform_of(world_T_camera))
+        stamped = TransformStamped(child_frame_id=header.frame_id, transform=messages.transform_of(world_T_camera))
         stamped.header.stamp, stamped.header.frame_id = header.stamp, WORLD_FRAME
         (self._tf if moving else self._static_tf).publish(TFMessage(transforms=[stamped]))
 
     def _tell_truth(self, header, shot: Shot) -> None:
         seen = [t for t in shot.truths if t.visibility > 0]
-        self._truth_2d.publish(messages.detections_2d(
-            header, [types.Detection2D(t.label, t.box_xyxy_px, t.visibility, str(t.index)) for t in seen]))
-        self._truth_3d.publish(messages.detections_3d(header, [
-            types.Detection3D(str(t.index), t.label, t.visibility, header.frame_id, t.camera_T_object,
-                              np.asarray(t.size_m, float)) for t in seen]))
+        self._truth_2d.publish(
+            messages.detections_2d(
+                header, [types.Detection2D(t.label, t.box_xyxy_px, t.visibility, str(t.index)) for t in seen]
+            )
+        )
+        self._truth_3d.publish(
+            messages.detections_3d(
+                header,
+                [
+                    types.Detection3D(
+                        str(t.index),
+                        t.label,
+                        t.visibility,
+                        header.frame_id,
+                        t.camera_T_object,
+                        np.asarray(t.size_m, float),
+                    )
+                    for t in seen
+                ],
+            )
+        )
 
 
 def main(args: list[str] | None = None) -> int:

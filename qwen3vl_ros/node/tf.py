@@ -54,8 +54,7 @@ class StaticTree:
         while frame in self._parents:
             frame, parent_T_child = self._parents[frame]
             if frame in chain:
-                raise TransformUnavailable(
-                    f"/tf_static has a loop through frame {frame!r}; fix its publishers")
+                raise TransformUnavailable(f"/tf_static has a loop through frame {frame!r}; fix its publishers")
             pose = parent_T_child @ pose
             chain[frame] = pose
         return chain
@@ -65,12 +64,15 @@ class StaticTree:
         if moving:
             return (
                 f"{source!r} to {target!r} passes the dynamic transform of {', '.join(map(repr, moving))}, "
-                "which needs tf2_ros; source a ROS distribution, or choose a target_frame fixed to it")
+                "which needs tf2_ros; source a ROS distribution, or choose a target_frame fixed to it"
+            )
         known = set(self._parents) | {parent for parent, _ in self._parents.values()}
         unknown = [repr(frame) for frame in (target, source) if frame not in known]
         if unknown:
-            return (f"frame {' and '.join(unknown)} is not in /tf_static; publish it or correct target_frame "
-                    f"(known: {', '.join(sorted(known)) or 'none'})")
+            return (
+                f"frame {' and '.join(unknown)} is not in /tf_static; publish it or correct target_frame "
+                f"(known: {', '.join(sorted(known)) or 'none'})"
+            )
         return f"/tf_static does not connect {source!r} to {target!r}; publish the missing transform"
 
 
@@ -84,10 +86,13 @@ class StaticTransforms:
         from tf2_msgs.msg import TFMessage
 
         self._node, self._tree = node, StaticTree()
-        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL,
-                             reliability=ReliabilityPolicy.RELIABLE)
-        self._subscriptions = [node.create_subscription(TFMessage, "/tf_static", self._on_static, latched),
-                               node.create_subscription(TFMessage, "/tf", self._on_moving, 10)]
+        latched = QoSProfile(
+            depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
+        )
+        self._subscriptions = [
+            node.create_subscription(TFMessage, "/tf_static", self._on_static, latched),
+            node.create_subscription(TFMessage, "/tf", self._on_moving, 10),
+        ]
 
     def _on_static(self, message) -> None:
         for stamped in message.transforms:
@@ -130,8 +135,7 @@ class BufferedTransforms:
         give_up_s = time.monotonic() + PATIENCE_S
         while True:
             try:
-                stamped = self._buffer.lookup_transform(_bare(target), _bare(source),
-                                                        Time(nanoseconds=stamp_ns))
+                stamped = self._buffer.lookup_transform(_bare(target), _bare(source), Time(nanoseconds=stamp_ns))
                 return transform_of(stamped.transform)
             except self._tf2.TransformException as error:
                 if time.monotonic() > give_up_s:

@@ -45,8 +45,7 @@ class Call:
 
     def _expire(self) -> None:
         self.control.cancel("its deadline passed")
-        self.finish(
-            error=Cancelled(f"the deadline of {self.timeout_s:g} s passed and the engine did not stop"))
+        self.finish(error=Cancelled(f"the deadline of {self.timeout_s:g} s passed and the engine did not stop"))
 
 
 @dataclass(eq=False)
@@ -83,9 +82,16 @@ class Worker:
     call and ended.
     """
 
-    def __init__(self, load: Callable[[], Any], perform: Callable[[Any, Task], None],
-                 free: Callable[[Any], None], mailbox: Mailbox, age_s: Callable[[int], float],
-                 max_age_s: Callable[[], float], on_death: Callable[[BaseException], None]):
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        perform: Callable[[Any, Task], None],
+        free: Callable[[Any], None],
+        mailbox: Mailbox,
+        age_s: Callable[[int], float],
+        max_age_s: Callable[[], float],
+        on_death: Callable[[BaseException], None],
+    ):
         self._load, self._perform, self._free = load, perform, free
         self.mailbox, self._age_s, self._max_age_s, self._on_death = mailbox, age_s, max_age_s, on_death
         self.counts = Counts()
@@ -158,8 +164,7 @@ class Worker:
             return self._changed.wait_for(lambda: self._current is None, timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread and free the engine; False if it did not end in time (a load cannot be interrupted).
-        """
+        """End the thread and free the engine; False if it did not end in time (a load cannot be interrupted)."""
         with self._changed:
             self._stopping = True
         self.cancel_all("the node is stopping")
@@ -222,10 +227,13 @@ class Worker:
                 self._calls.pop(0)
             elif call.control.expired:
                 self._calls.pop(0)
-                call.finish(error=StaleFrame(
-                    f"no image newer than max_age ({self._max_age_s():g} s) came within "
-                    f"{call.timeout_s:g} s: "
-                    + ("none was received" if age_s is None else f"the newest is {age_s:.1f} s old")))
+                call.finish(
+                    error=StaleFrame(
+                        f"no image newer than max_age ({self._max_age_s():g} s) came within "
+                        f"{call.timeout_s:g} s: "
+                        + ("none was received" if age_s is None else f"the newest is {age_s:.1f} s old")
+                    )
+                )
             elif age_s is not None and age_s <= self._max_age_s():
                 self._calls.pop(0)
                 return Task(snapshot, call.request, call.control, call), None

@@ -25,8 +25,23 @@ _SLACK = 50.0  # this far outside 0..1000 is a slip at the border, farther is an
 _POINT_EXTENT = 100.0  # a point has no size of its own: a tenth of the image
 _ANGLE_EXTENT = 0.5  # of pi: a quarter turn
 # Same length each, so that characters keep their places.
-_REPAIRS = ((r"\"", ' "'), (r"\n", "  "), ("&quot;", '"     '), ("“", '"'), ("”", '"'), ("‘", "'"), ("’", "'"),
-            ("：", ":"), ("，", ","), ("［", "["), ("］", "]"), ("【", "["), ("】", "]"), ("｛", "{"), ("｝", "}"))
+_REPAIRS = (
+    (r"\"", ' "'),
+    (r"\n", "  "),
+    ("&quot;", '"     '),
+    ("“", '"'),
+    ("”", '"'),
+    ("‘", "'"),
+    ("’", "'"),
+    ("：", ":"),
+    ("，", ","),
+    ("［", "["),
+    ("］", "]"),
+    ("【", "["),
+    ("】", "]"),
+    ("｛", "{"),
+    ("｝", "}"),
+)
 _END_OF_TURN = re.compile(r"<\|(?:im_end|im_start|endoftext)\|>")
 
 
@@ -78,14 +93,17 @@ def _collect(text: str, start: int, generation: Generation, request: Request) ->
         return collected
     else:
         why = _garbage(text[start:]) or "the answer holds no object and does not say that there is none"
-    raise MalformedAnswer(f"{why}: {text[start:start + 80]!r}; {_way_out(generation)}", generation.text,
-                          collected.dropped)
+    raise MalformedAnswer(
+        f"{why}: {text[start : start + 80]!r}; {_way_out(generation)}", generation.text, collected.dropped
+    )
 
 
 def _way_out(generation: Generation) -> str:
     if generation.finish_reason in ("length", "deadline"):
-        return (f"it was cut short ({generation.finish_reason}): raise generation.max_new_tokens or "
-                "generation.deadline, or ask for less")
+        return (
+            f"it was cut short ({generation.finish_reason}): raise generation.max_new_tokens or "
+            "generation.deadline, or ask for less"
+        )
     return "see ~/generation for the whole text, and check the checkpoint and its precision if this repeats"
 
 
@@ -148,8 +166,11 @@ class _Placed:
                 boxes_3d += self._box_3d(c)
         dropped = sum(self.reasons.values())
         if dropped and not (detections or points or boxes_3d) and self.request.task is not Task.ASK:
-            raise MalformedAnswer(f"none of the {dropped} objects in the answer could be used "
-                                  f"({'; '.join(self.notes())})", self.said.text, dropped)
+            raise MalformedAnswer(
+                f"none of the {dropped} objects in the answer could be used ({'; '.join(self.notes())})",
+                self.said.text,
+                dropped,
+            )
         return Answer(tuple(detections), tuple(points), tuple(boxes_3d), dropped, self.repeats, self.notes())
 
     def _finite(self, candidates: list[Candidate]) -> list[Candidate]:
@@ -188,7 +209,10 @@ class _Placed:
         raise MalformedAnswer(
             f"coordinates are on another scale than 0..1000 ({what}, in {len(off) or len(candidates)} of "
             f"{len(candidates)} objects, image {self.size_px[0]}x{self.size_px[1]}); check that the checkpoint is a "
-            "Qwen3-VL and what the server does to images", self.said.text, len(candidates))
+            "Qwen3-VL and what the server does to images",
+            self.said.text,
+            len(candidates),
+        )
 
     def _to_px(self, values: tuple[float, ...]) -> tuple[float, ...]:
         """x, y, x, y … in 0..1000 -> pixels of the original image, inside it."""
@@ -214,7 +238,7 @@ class _Placed:
         return [Point2D(c.label, self._to_px(c.values), score)]
 
     def _box_3d(self, c: Candidate) -> list[ModelBox3D]:
-        center, size, angles = (np.asarray(c.values[i:i + 3]) for i in (0, 3, 6))
+        center, size, angles = (np.asarray(c.values[i : i + 3]) for i in (0, 3, 6))
         near = np.all(np.abs(center) < 1000.0) and np.all(size < 1000.0)
         if not (near and np.all(size > 0.0) and center[2] > 0.0):
             self.reasons["3D box without volume or not in front of the camera"] += 1

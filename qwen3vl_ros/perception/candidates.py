@@ -19,10 +19,28 @@ from qwen3vl_ros.types import Request, Task
 
 _NUMBERS = {Task.DETECT: (4,), Task.READ_TEXT: (4,), Task.POINT: (2,), Task.DETECT_3D: (9,), Task.ASK: (4, 2)}
 
-_GEOMETRY_KEY = re.compile(r"(?:bbox|box|boundingbox|bndbox|point|keypoint|coordinate|coord)(?:e?s)?(?:[23]d)?(?:e?s)?"
-                           r"(?:xyxy)?")
-_LABEL_KEYS = ("label", "name", "class", "classname", "category", "categoryname", "object", "objectname", "target",
-               "ref", "phrase", "text", "textcontent", "description", "type", "title")
+_GEOMETRY_KEY = re.compile(
+    r"(?:bbox|box|boundingbox|bndbox|point|keypoint|coordinate|coord)(?:e?s)?(?:[23]d)?(?:e?s)?"
+    r"(?:xyxy)?"
+)
+_LABEL_KEYS = (
+    "label",
+    "name",
+    "class",
+    "classname",
+    "category",
+    "categoryname",
+    "object",
+    "objectname",
+    "target",
+    "ref",
+    "phrase",
+    "text",
+    "textcontent",
+    "description",
+    "type",
+    "title",
+)
 _TEXT_KEYS = ("textcontent", "text", "content", "transcription", "value", "label")
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"), ("x", "y"))
 _DENIES = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n['’]t\b|没有|未|无|不", re.IGNORECASE)
@@ -101,8 +119,11 @@ class Candidates:
 
     def _lift_corners(self, obj: Object) -> None:
         """Give {"x1": …, "y1": …} to the field it is the value of, or make it a field of its own object."""
-        values = {_plain(f.key)[0] + _plain(f.key)[1]: f.groups[0] for f in obj.fields
-                  if f.kind == "numbers" and len(f.groups) == 1 and len(f.groups[0]) == 1}
+        values = {
+            _plain(f.key)[0] + _plain(f.key)[1]: f.groups[0]
+            for f in obj.fields
+            if f.kind == "numbers" and len(f.groups) == 1 and len(f.groups[0]) == 1
+        }
         names = next((c for c in _CORNERS if len(c) in self.arity and all(n in values for n in c)), None)
         if names is None:
             return
@@ -150,8 +171,13 @@ class Candidates:
         empty = [f.kind == "empty" and not f.cut and _plain(f.key)[0] not in self.label_keys for f in obj.fields]
         if empty and all(empty):
             self.absent += 1  # {"objects": []}, {"mug": null}
-        elif (obj.braced and not obj.children and obj.within is None and (obj.fields or not obj.closed)
-              and self.request.task is not Task.ASK):
+        elif (
+            obj.braced
+            and not obj.children
+            and obj.within is None
+            and (obj.fields or not obj.closed)
+            and self.request.task is not Task.ASK
+        ):
             self.reasons["object without coordinates" if obj.closed else "object cut short"] += 1
 
     def _inherited(self, obj: Object) -> str | None:
@@ -160,8 +186,9 @@ class Candidates:
             return self._target(obj.within.key)
         if obj.parent is None or any(self._is_geometry(f) for f in obj.parent.fields[:8]):
             return None
-        found = next((f for f in obj.parent.fields[:8] if f.kind == "text" and _plain(f.key)[0] in self.label_keys),
-                     None)
+        found = next(
+            (f for f in obj.parent.fields[:8] if f.kind == "text" and _plain(f.key)[0] in self.label_keys), None
+        )
         return self._said_label(found)[0] if found else None
 
     def _pair(self, geometry: list[Field], obj: Object) -> Iterable[tuple[Field, Field | None]]:
@@ -195,8 +222,13 @@ class Candidates:
 
     def _lose(self, f: Field) -> None:
         n = sum(len(g) for g in f.groups)
-        self.reasons["object cut short" if f.cut else "coordinates that are not numbers" if f.kind != "numbers" else
-                     f"{n} numbers where {self._asked()} were asked"] += 1
+        self.reasons[
+            "object cut short"
+            if f.cut
+            else "coordinates that are not numbers"
+            if f.kind != "numbers"
+            else f"{n} numbers where {self._asked()} were asked"
+        ] += 1
 
     def _target(self, label: str) -> str | None:
         return self.targets.get(" ".join(label.lower().split()).strip("\"'`. "))
@@ -205,7 +237,7 @@ class Candidates:
         """The target that is the key of f: {"red cube": [...]}, or, without braces, `the red cube: [...]`."""
         if obj.braced:
             return self._target(f.key)
-        before = self.text[max(0, f.key_start - 200):f.key_start + len(f.key)].lower()
+        before = self.text[max(0, f.key_start - 200) : f.key_start + len(f.key)].lower()
         return next((self.targets[t] for t in sorted(self.targets, key=len, reverse=True) if before.endswith(t)), None)
 
     def _said_label(self, f: Field) -> tuple[str | None, tuple[int, int] | None]:

@@ -26,9 +26,7 @@ class SceneCloud:
         self.frame, self.config = frame, config
         self.reason = _why_no_depth(frame)
         self.frame_id = frame.frame_id if frame.target_T_camera is None else frame.target_frame
-        self.frame_T_camera = (
-            np.eye(4) if frame.target_T_camera is None else np.asarray(frame.target_T_camera, float)
-        )
+        self.frame_T_camera = np.eye(4) if frame.target_T_camera is None else np.asarray(frame.target_T_camera, float)
 
     @classmethod
     def of(cls, frame: Frame, config: LiftConfig) -> SceneCloud:
@@ -76,9 +74,7 @@ class SceneCloud:
     def planes(self) -> tuple[Plane, ...]:
         """Planes things may stand on, largest first; level ones only when `frame.up_camera` is known."""
         up = self.frame.up_camera
-        return find_planes(
-            self.thinned_m, self.config.plane_tolerance, None if up is None else np.asarray(up, float)
-        )
+        return find_planes(self.thinned_m, self.config.plane_tolerance, None if up is None else np.asarray(up, float))
 
     @property
     def plane(self) -> Plane | None:

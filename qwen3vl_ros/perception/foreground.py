@@ -90,9 +90,7 @@ def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foregroun
     else:
         mask &= box  # it still runs far out of the box: the box knows better where it ends
     mask &= (
-        ((v > y0 - margin_y / 2) & (v < y1 + margin_y / 2))[:, None]
-        & (u > x0 - margin_x / 2)
-        & (u < x1 + margin_x / 2)
+        ((v > y0 - margin_y / 2) & (v < y1 + margin_y / 2))[:, None] & (u > x0 - margin_x / 2) & (u < x1 + margin_x / 2)
     )
     found, whole = int(mask.sum()) * step**2, int(box.sum()) * step**2
     if found < max(needed, _MIN_BOX_SHARE * whole):
@@ -103,9 +101,7 @@ def foreground(cloud: SceneCloud, box_xyxy_px, plane: Plane | None) -> Foregroun
     return Foreground(points, mask, rows, columns, step, box, standing, share_inside <= _OWN_SHARE)
 
 
-def touching_patches(
-    points_m: np.ndarray, mask: np.ndarray, gap_m: float, pitch: float
-) -> tuple[np.ndarray, int]:
+def touching_patches(points_m: np.ndarray, mask: np.ndarray, gap_m: float, pitch: float) -> tuple[np.ndarray, int]:
     """Label the pixels of `mask` (hxw) so that neighbours closer than gap_m (at 1 m range) share a label.
 
     points_m hxwx3; pitch: pixel spacing at 1 m range. Returns labels (hxw int32, 0 outside the mask) and
@@ -137,12 +133,8 @@ def _patch_of_the_box(points, patches, count, box, u, v, box_px, gap_m) -> tuple
     sizes = np.bincount(patches.ravel(), minlength=count).astype(float)
     inside = np.bincount(patches[box], minlength=count).astype(float)
     x0, y0, x1, y1 = box_px
-    off_centre = (
-        np.square((v - (y0 + y1) / 2) / (y1 - y0))[:, None] + np.square((u - (x0 + x1) / 2) / (x1 - x0))[None]
-    )
-    central = np.bincount(
-        patches.ravel(), np.where(box, np.exp(-6.0 * off_centre), 0.0).ravel(), minlength=count
-    )
+    off_centre = np.square((v - (y0 + y1) / 2) / (y1 - y0))[:, None] + np.square((u - (x0 + x1) / 2) / (x1 - x0))[None]
+    central = np.bincount(patches.ravel(), np.where(box, np.exp(-6.0 * off_centre), 0.0).ravel(), minlength=count)
     share_inside = inside / np.maximum(sizes, 1)
     worth = central * np.square(share_inside)
     worth[0] = 0.0
@@ -188,9 +180,7 @@ def surface_normals(points_m: np.ndarray, mask: np.ndarray, noise_m: float = 0.0
     side = math.sqrt(max(int(mask.sum()), 1))
     share = 0.03 + min(0.02, 20.0 * max(0.0, noise_m - 0.0005))
     reach, kernel = int(np.clip(round(share * side), 1, 5)), (5, 5) if noise_m > 0.0002 else (3, 3)
-    weight = cv2.boxFilter(
-        mask.astype(np.float32), -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT
-    )
+    weight = cv2.boxFilter(mask.astype(np.float32), -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
     filled = np.where(mask[..., None], points_m, 0).astype(np.float32)
     mean = cv2.boxFilter(filled, -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
     mean /= np.where(weight > 0, weight, np.nan)[..., None]

@@ -47,9 +47,7 @@ def _plan(
     best, crowded = _best_on(cloud, upright, gripper)
     if best.fault and crowded and gripper.max_tilt_deg > 0:
         for direction in upright.box_yaw_rad + np.arange(4) * np.pi / 2:
-            leaning, _ = _best_on(
-                cloud, leaning_site(upright, direction, math.radians(gripper.max_tilt_deg)), gripper
-            )
+            leaning, _ = _best_on(cloud, leaning_site(upright, direction, math.radians(gripper.max_tilt_deg)), gripper)
             if not leaning.fault and leaning.quality > best.quality:
                 best = leaning
     return _target(cloud, detection, gripper, best)
@@ -89,8 +87,7 @@ def _across_the_box(site: Site, tip: float, fault: str) -> Judged:
     """The obvious pose: jaws across the middle of the object, along its box's narrower side."""
     yaws = site.box_yaw_rad + np.array((0.0, np.pi / 2))
     spans = [
-        float(np.ptp(jaw_axes(site.points, site.middle_xy_m, np.array((math.cos(a), math.sin(a))))[1]))
-        for a in yaws
+        float(np.ptp(jaw_axes(site.points, site.middle_xy_m, np.array((math.cos(a), math.sin(a))))[1])) for a in yaws
     ]
     k = int(np.argmin(spans))
     return Judged(site, float(yaws[k]), site.middle_xy_m, tip, spans[k], fault=fault)

@@ -50,11 +50,7 @@ def judge(cloud: SceneCloud, site: Site, places: Places, k: int, gripper: Grippe
     closing, sideways = np.array((math.cos(yaw), math.sin(yaw))), np.array((-math.sin(yaw), math.cos(yaw)))
     xy = site.middle_xy_m + across * sideways + along * closing
     x, y = jaw_axes(site.points, xy, closing)
-    held = (
-        (np.abs(x) < gripper.finger_width / 2)
-        & (site.points[:, 2] > tip)
-        & (np.abs(y) < rough / 2 + _CONTACT_M)
-    )
+    held = (np.abs(x) < gripper.finger_width / 2) & (site.points[:, 2] > tip) & (np.abs(y) < rough / 2 + _CONTACT_M)
     if np.count_nonzero(held) < 10:
         fault = f"only {np.count_nonzero(held)} points between the fingers, 10 are needed"
         return Judged(site, yaw, xy, tip, rough, fault=fault)
@@ -86,12 +82,7 @@ def judge(cloud: SceneCloud, site: Site, places: Places, k: int, gripper: Grippe
         return Judged(site, yaw, xy, tip, width, fault=fault)
     centred = max(0.0, 1.0 - float(np.linalg.norm(xy - site.centre_m[:2])) / site.half_m)
     evidence = 0.5 * np.mean(real) + 0.5 * _seen_empty(cloud, site, xy, closing, tip, width, gripper)
-    quality = (
-        0.30 * (1.0 - max(angles) / cone)
-        + 0.25 * centred
-        + 0.15 * float(places.room[k])
-        + 0.30 * float(evidence)
-    )
+    quality = 0.30 * (1.0 - max(angles) / cone) + 0.25 * centred + 0.15 * float(places.room[k]) + 0.30 * float(evidence)
     return Judged(site, yaw, xy, tip, width, quality * math.cos(site.tilt_rad))
 
 
@@ -123,9 +114,7 @@ def _contact_tilt(x, y, z, top: float) -> float:
     Across, a sloping face counts with its slope and a corner with the slope of its sides, for the object
     would turn about it; a round side touches squarely. Along the approach only a fingertip on a slope slips.
     """
-    nearly_level = (
-        np.ptp(z) < _BIN_M and z.max() < top - _BIN_M
-    )  # the floor of a bowl, not a rim seen from above
+    nearly_level = np.ptp(z) < _BIN_M and z.max() < top - _BIN_M  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
     t, outer = _outline(x, y)
@@ -174,13 +163,9 @@ def _collision(site: Site, xy, closing, tip, width, gripper) -> str:
         )
         if np.count_nonzero(in_finger) > 2:
             return f"a finger would touch {name}: {np.count_nonzero(in_finger)} points reach into it"
-        in_palm = (
-            (z > palm) & (y < gripper.max_width / 2 + gripper.finger_thickness) & (x < gripper.palm_width / 2)
-        )
+        in_palm = (z > palm) & (y < gripper.max_width / 2 + gripper.finger_thickness) & (x < gripper.palm_width / 2)
         if np.count_nonzero(in_palm) > 2:
-            return (
-                f"the palm would touch {name}, {float(z[in_palm].max()) - palm:.3f} m higher than it may be"
-            )
+            return f"the palm would touch {name}, {float(z[in_palm].max()) - palm:.3f} m higher than it may be"
     return ""
 
 

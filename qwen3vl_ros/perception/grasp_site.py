@@ -45,9 +45,7 @@ class Site:
     tilt_rad: float = 0.0
 
 
-def site_of(
-    cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig
-) -> Site:
+def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig) -> Site:
     """The detection's object with its surroundings, approached straight down."""
     camera_T_box = np.linalg.inv(cloud.frame_T_camera) @ detection.frame_T_box
     up, offset = _up_at(cloud, camera_T_box, float(detection.size_m[2]))
@@ -133,13 +131,9 @@ def _up_at(cloud: SceneCloud, camera_T_box: np.ndarray, height_m: float) -> tupl
     return -camera_T_box[:3, 3] / np.linalg.norm(camera_T_box[:3, 3]), None
 
 
-def _surroundings(
-    cloud: SceneCloud, detection: Detection3D, camera_T_local, centre, reach, top
-) -> np.ndarray:
+def _surroundings(cloud: SceneCloud, detection: Detection3D, camera_T_local, centre, reach, top) -> np.ndarray:
     """Camera-frame points near the object that are not its own, as dense as the height map needs."""
-    corners = np.array(
-        [(x, y, z) for x in (-reach, reach) for y in (-reach, reach) for z in (0.0, top + 0.1)]
-    )
+    corners = np.array([(x, y, z) for x in (-reach, reach) for y in (-reach, reach) for z in (0.0, top + 0.1)])
     corners[:, :2] += centre[:2]
     pixels = cloud.project_px(corners @ camera_T_local[:3, :3].T + camera_T_local[:3, 3])
     height, width = cloud.frame.depth_m.shape
@@ -156,8 +150,6 @@ def _surroundings(
     window = own[low[1] : high[1], low[0] : high[0]]
     if window.size:
         # Thinned points leave holes, and the pixels at its outline may show either side.
-        filled = cv2.morphologyEx(
-            window, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT
-        )
+        filled = cv2.morphologyEx(window, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
         own[low[1] : high[1], low[0] : high[0]] = cv2.dilate(filled, np.ones((3, 3), np.uint8))
     return cloud.window_points_m(*grid)[cloud.valid[grid] & (own[grid] == 0)]

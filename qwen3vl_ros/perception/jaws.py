@@ -81,15 +81,11 @@ def terrain(
     cell = max(_CELL_M, 2 * half / _MAX_CELLS)
     cells = 2 * int(np.ceil(half / cell)) + 1
     # Pixels farther apart than the cells leave holes, a closing fills them.
-    own = cv2.morphologyEx(
-        _height_map(object_m, centre, cell, cells), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)
-    )
+    own = cv2.morphologyEx(_height_map(object_m, centre, cell, cells), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     others = _height_map(others_m, centre, cell, cells)
     if floor is not None:
         offsets = (np.arange(cells, dtype=np.float32) - cells // 2) * cell
-        support = (
-            floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
-        )
+        support = floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
         others = np.maximum(others, support.astype(np.float32))
     return Terrain(centre, cell, own, others)
 
@@ -126,9 +122,7 @@ def find_places(
     # One tall picture, slice below slice, so that every step is one call. What spreads over a slice's border
     # lands where no jaws can be: the object is more than half a gripper away from there.
     solid = (own[:, None] > tips[:, None, None]).reshape(-1, size).view(np.uint8)
-    obstacle = (
-        (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).reshape(-1, size).view(np.uint8)
-    )
+    obstacle = (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).reshape(-1, size).view(np.uint8)
     places, slices, failures = _search(solid, obstacle, ceiling, tips, ground.cell_m, gripper, yaws_rad)
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)
     worth = places.face - 0.7 * np.hypot(places.across_m, places.along_m) / reach + 0.3 * places.room
@@ -178,9 +172,7 @@ def _spread(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def _palm_ceiling(own, others, gripper, cell) -> np.ndarray:
     """Highest thing under the palm, for each position of its middle."""
     span = gripper.max_width + 2 * gripper.finger_thickness + 2 * gripper.clearance
-    return _spread(
-        np.maximum(own, others), _odd(gripper.palm_width + 2 * gripper.clearance, cell), _odd(span, cell)
-    )
+    return _spread(np.maximum(own, others), _odd(gripper.palm_width + 2 * gripper.clearance, cell), _odd(span, cell))
 
 
 class _Counts:
@@ -192,12 +184,7 @@ class _Counts:
 
     def __call__(self, row, start, end) -> np.ndarray:
         start, end = np.clip(start, 0, self.columns), np.clip(end, 0, self.columns)
-        return (
-            self.total[row + 1, end]
-            - self.total[row, end]
-            - self.total[row + 1, start]
-            + self.total[row, start]
-        )
+        return self.total[row + 1, end] - self.total[row, end] - self.total[row + 1, start] + self.total[row, start]
 
 
 def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Places, np.ndarray, Failures]:
@@ -227,8 +214,7 @@ def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Pl
         reach = gap + thickness + _cells(extra, cell)
         room[blocked_in(r, s - reach, s - gap) + blocked_in(r, e + gap, e + reach) == 0] = extra / _ROOM_M[-1]
     palm_free = (
-        ceiling[slices // len(tips), line, (s + e - 1) // 2] + gripper.clearance
-        <= tip + gripper.finger_length + 1e-6
+        ceiling[slices // len(tips), line, (s + e - 1) // 2] + gripper.clearance <= tip + gripper.finger_length + 1e-6
     )
     failures.too_wide = int((~narrow).sum())
     failures.no_room = int((narrow & (room < 0)).sum())

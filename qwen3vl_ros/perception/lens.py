@@ -26,9 +26,7 @@ def lens_fault(frame: Frame) -> str:
     return ""
 
 
-def ray_table(
-    K: np.ndarray, distortion: np.ndarray | None, model: str, size_px: tuple[int, int]
-) -> np.ndarray:
+def ray_table(K: np.ndarray, distortion: np.ndarray | None, model: str, size_px: tuple[int, int]) -> np.ndarray:
     """HxWx2 float32 of x/z, y/z for every pixel. The last tables are kept: cameras rarely change."""
     d = b"" if distortion is None else np.asarray(distortion, np.float64).tobytes()
     return _ray_table(np.asarray(K, np.float64).tobytes(), d, model, tuple(size_px))
@@ -52,9 +50,9 @@ def pixel_rays(
         y = (pixels[:, 1] - K[1, 2]) / K[1, 1]
         return np.stack(((pixels[:, 0] - K[0, 2] - K[0, 1] * y) / K[0, 0], y), 1)
     distortion = np.asarray(distortion, np.float64)
-    rays = _undistort(
-        np.ascontiguousarray(pixels[:, None], np.float64), np.asarray(K, np.float64), distortion, model
-    )[:, 0]
+    rays = _undistort(np.ascontiguousarray(pixels[:, None], np.float64), np.asarray(K, np.float64), distortion, model)[
+        :, 0
+    ]
     # A lens model is a polynomial: beyond its range it folds back and the inverse is no ray of this pixel.
     back = project_px(np.column_stack((rays, np.ones(len(rays)))), K, distortion, model)
     rays[~(np.abs(back - pixels).max(1) < 0.5)] = np.nan
@@ -77,15 +75,11 @@ def project_px(
     points_m = np.asarray(points_m, np.float64).reshape(-1, 3)
     if distortion is None or not np.any(distortion):
         with np.errstate(divide="ignore", invalid="ignore"):
-            pixels = (points_m[:, :2] / points_m[:, 2:]) @ np.asarray(K, float)[:2, :2].T + np.asarray(
-                K, float
-            )[:2, 2]
+            pixels = (points_m[:, :2] / points_m[:, 2:]) @ np.asarray(K, float)[:2, :2].T + np.asarray(K, float)[:2, 2]
     elif len(points_m):
         lens = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
         zero = np.zeros(3)
-        pixels = lens(points_m[:, None], zero, zero, np.asarray(K, float), np.asarray(distortion, float))[0][
-            :, 0
-        ]
+        pixels = lens(points_m[:, None], zero, zero, np.asarray(K, float), np.asarray(distortion, float))[0][:, 0]
     else:
         pixels = np.empty((0, 2))
     pixels[~(points_m[:, 2] > 1e-6)] = np.nan

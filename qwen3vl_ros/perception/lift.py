@@ -195,9 +195,7 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
     with np.errstate(invalid="ignore"):
         agrees = found.mask & np.all(np.abs(local) < size_m / 2 + 0.003 + 0.05 * size_m.max(), axis=-1)
         far_side = np.nanmax(np.where(found.mask, points[..., 2], np.nan)) + 0.25 * size_m.max()
-        foreground_pixels = found.box & (
-            np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side))
-        )
+        foreground_pixels = found.box & (np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side)))
     total = int((foreground_pixels | (agrees & found.box)).sum())
     return float((agrees & found.box).sum() / total) if total else 0.0
 
@@ -227,9 +225,7 @@ def place_model_boxes(frame: Frame, boxes_3d: Sequence[ModelBox3D]) -> tuple[Det
         camera_T_box = np.eye(4)
         camera_T_box[:3, :3], camera_T_box[:3, 3] = box.rotation, centre
         placed.append(
-            Detection3D(
-                f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size, "model"
-            )
+            Detection3D(f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size, "model")
         )
     return tuple(placed)
 

@@ -94,9 +94,7 @@ def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, floa
         normal = np.linalg.eigh(np.cov((inliers - centre).T))[1][:, 0]
         offset = -float(normal @ centre)
         sigma = 1.4826 * float(np.median(np.abs(inliers @ normal + offset) / growth[near]))
-    if (
-        sigma > _MAX_SPREAD * tolerance_m
-    ):  # as many points at the border of the slab as in it: clutter, no surface
+    if sigma > _MAX_SPREAD * tolerance_m:  # as many points at the border of the slab as in it: clutter, no surface
         return None
     if offset < 0:
         normal, offset = -normal, -offset

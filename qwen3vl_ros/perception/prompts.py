@@ -34,16 +34,22 @@ def prompt_for(request: Request) -> str:
     targets = _checked_targets(request.targets)
     if request.task is Task.DETECT:
         if is_description(targets):
-            return (f'Locate every object that matches the description "{targets[0]}" in the image. '
-                    "Report bbox coordinates in JSON format.")
-        return (f'Locate every instance that belongs to the following categories: "{_as_list(targets)}". '
-                "Report bbox coordinates in JSON format.")
+            return (
+                f'Locate every object that matches the description "{targets[0]}" in the image. '
+                "Report bbox coordinates in JSON format."
+            )
+        return (
+            f'Locate every instance that belongs to the following categories: "{_as_list(targets)}". '
+            "Report bbox coordinates in JSON format."
+        )
     if request.task is Task.POINT:
         return f"Locate {_as_list(targets)} in this image. Output the point coordinates in JSON format."
     each = targets[0] if len(targets) == 1 else "object"
-    return (f"Find all {_as_list(targets)} in this image. For each {each}, provide its 3D bounding box. The output "
-            'format required is JSON: [{"bbox_3d":[x_center, y_center, z_center, x_size, y_size, z_size, roll, pitch, '
-            'yaw],"label":"category"}].')
+    return (
+        f"Find all {_as_list(targets)} in this image. For each {each}, provide its 3D bounding box. The output "
+        'format required is JSON: [{"bbox_3d":[x_center, y_center, z_center, x_size, y_size, z_size, roll, pitch, '
+        'yaw],"label":"category"}].'
+    )
 
 
 def is_description(targets: tuple[str, ...]) -> bool:
@@ -58,12 +64,12 @@ def _checked_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
     for target in targets:
         shown = repr(target[:60])
         if len(target) > MAX_TARGET_CHARS:
-            raise InvalidInput(f"target {shown} has {len(target)} characters, more than {MAX_TARGET_CHARS}; "
-                               "shorten it")
+            raise InvalidInput(f"target {shown} has {len(target)} characters, more than {MAX_TARGET_CHARS}; shorten it")
         quote = next((c for c in target if c in _QUOTES), None)
         if quote:
-            raise InvalidInput(f"target {shown} holds the quotation mark {quote}, which ends a phrase in the prompt; "
-                               "leave it out")
+            raise InvalidInput(
+                f"target {shown} holds the quotation mark {quote}, which ends a phrase in the prompt; leave it out"
+            )
         _refuse_control(target, f"target {shown}", allowed="")
     return tuple(dict.fromkeys(re.sub(r"\s+", " ", target) for target in targets))
 
@@ -78,8 +84,7 @@ def _checked_question(question: str) -> str:
 def _refuse_control(text: str, name: str, allowed: str) -> None:
     for c in text:
         if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in allowed:
-            raise InvalidInput(f"{name} holds the control character U+{ord(c):04X}; write it in one line of plain "
-                               "text")
+            raise InvalidInput(f"{name} holds the control character U+{ord(c):04X}; write it in one line of plain text")
     if _CHAT_MARKER.search(text):
         raise InvalidInput(f"{name} holds '<|', which begins a marker of the chat template; leave it out")
 

@@ -24,17 +24,30 @@ _DENIAL = re.compile(
     rf"|(?:the|this) {_PICTURE} (?:(?:does not|doesn't) (?:contain|show|include|have) any|(?:contains|shows|has|includes) no)\b"
     r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:在?(?:这张|该|此|本)?(?:图|图片|图像|图中|画面)(?:中|里|上)?)?并?"
     r"(?:没有|未|无|找不到|不存在|看不到|不包含)"
-    r")", re.IGNORECASE)
+    r")",
+    re.IGNORECASE,
+)
 _BARE = re.compile(r"(?:null|none|nothing)(?: (?:found|detected|visible|present|matches))?\s*[.!]?", re.IGNORECASE)
-_GENERIC = re.compile(r"\b(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
-                      r"|物体|目标|对象|文字|文本|符合|匹配|实例", re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides"
-                         r"|aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管", re.IGNORECASE)
-_PARTLY = re.compile(r"\b(?:left|right|top|bottom|upper|lower|front|behind|near|beside|next to|corner|background|foreground"
-                     r"|more|other|another)\b|左|右|前|后|旁|其他", re.IGNORECASE)
-_NO_IMAGE = re.compile(r"\b(?:no|any) (?:images?|pictures?|photos?|input)\b"
-                       r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)",
-                       re.IGNORECASE)
+_GENERIC = re.compile(
+    r"\b(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
+    r"|物体|目标|对象|文字|文本|符合|匹配|实例",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides"
+    r"|aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管",
+    re.IGNORECASE,
+)
+_PARTLY = re.compile(
+    r"\b(?:left|right|top|bottom|upper|lower|front|behind|near|beside|next to|corner|background|foreground"
+    r"|more|other|another)\b|左|右|前|后|旁|其他",
+    re.IGNORECASE,
+)
+_NO_IMAGE = re.compile(
+    r"\b(?:no|any) (?:images?|pictures?|photos?|input)\b"
+    r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)",
+    re.IGNORECASE,
+)
 
 
 def is_refusal(text: str, request: Request) -> bool:

@@ -41,6 +41,10 @@ def schema_for(request: Request) -> dict[str, Any] | None:
 
 def _objects(key: str, numbers: list[dict[str, Any]], name: str, text: dict[str, Any]) -> dict[str, Any]:
     place = {"type": "array", "prefixItems": numbers, "minItems": len(numbers), "maxItems": len(numbers)}
-    each = {"type": "object", "properties": {key: place, name: text}, "required": [key, name],
-            "additionalProperties": False}
+    each = {
+        "type": "object",
+        "properties": {key: place, name: text},
+        "required": [key, name],
+        "additionalProperties": False,
+    }
     return {"type": "array", "items": each, "maxItems": MAX_OBJECTS}

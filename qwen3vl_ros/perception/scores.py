@@ -49,8 +49,9 @@ class TokenLogprobs:
         return range(first, min(bisect_left(self.ends, end) + 1, len(self.ends)))
 
 
-def box_score(said: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[float],
-              label_span: tuple[int, int] | None) -> float:
+def box_score(
+    said: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[float], label_span: tuple[int, int] | None
+) -> float:
     """Score of an object in 0..1, NaN when the engine gives no log-probabilities.
 
     numbers: the object's coordinates. extents: for each, the object's size along its axis, in the number's own unit.
@@ -61,7 +62,7 @@ def box_score(said: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[
     total = 0.0
     for number, extent in zip(numbers, extents):
         previous = -1
-        for at, place in _digit_places(said.text[number.start:number.end], number.start):
+        for at, place in _digit_places(said.text[number.start : number.end], number.start):
             token = bisect_right(said.ends, at)
             if token >= len(said.ends):
                 return math.nan
@@ -79,8 +80,9 @@ def _digit_places(written: str, start: int) -> list[tuple[int, float]]:
     mantissa = written.lower().partition("e")[0]
     point = mantissa.find(".")
     point = len(mantissa) if point < 0 else point
-    places = [(start + i, 10.0 ** (point - 1 - i if i < point else point - i))
-              for i, c in enumerate(mantissa) if c.isdigit()]
+    places = [
+        (start + i, 10.0 ** (point - 1 - i if i < point else point - i)) for i, c in enumerate(mantissa) if c.isdigit()
+    ]
     if mantissa[0] in "+-":
         places.insert(0, (start, places[0][1]))
     return places

@@ -67,14 +67,18 @@ class Reading:
 
 
 NUMBER = re.compile(r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
-_TOKEN = re.compile(r"""(?P<punct>[\[\](){}:=,])|(?P<quote>["'])|(?P<word>[^\W\d]\w*)"""
-                    rf"|(?P<number>{NUMBER.pattern})")
+_TOKEN = re.compile(
+    r"""(?P<punct>[\[\](){}:=,])|(?P<quote>["'])|(?P<word>[^\W\d]\w*)"""
+    rf"|(?P<number>{NUMBER.pattern})"
+)
 _NUMBERS_ONLY = re.compile(r"(?=\D{0,8}\d)[\s\d.,+\-eE\[\]()]+")
 EMPTY_WORDS = {"null", "none", "nil", "undefined"}
 # After a closing quote comes structure, or a comma and then what may follow a comma; or, a comma lost, the next key.
-_AFTER_STRING = re.compile(r"""\s*(?:[:=}\])]|$|```|\{\s*["']|["'][^\W\d]\w{0,40}["']\s*[:=]"""
-                           r"""|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]"""
-                           r"""|(?:null|true|false|NaN|Infinity|None|True|False)\b))""")
+_AFTER_STRING = re.compile(
+    r"""\s*(?:[:=}\])]|$|```|\{\s*["']|["'][^\W\d]\w{0,40}["']\s*[:=]"""
+    r"""|,\s*(?:["'{\[(\]})\d.-]|$|\w+\s*[:=]"""
+    r"""|(?:null|true|false|NaN|Infinity|None|True|False)\b))"""
+)
 _AFTER_KEY = re.compile(r"""\s*[\["']""")  # a colon lost
 _KEY_AHEAD = {q: re.compile(rf"{q}[^\W\d][\w ./-]{{0,40}}{q}\s*[:=]") for q in "\"'"}
 _BODY = {q: re.compile(rf"[^{q}\\]*(?:\\.[^{q}\\]*)*", re.DOTALL) for q in "\"'"}
@@ -161,7 +165,7 @@ class _Reader:
         if kind in ("[", "(", "number"):
             self._numbers(f)
             if kind == "number" and f.groups:
-                f.text = self.text[f.start:f.groups[-1][-1].end]
+                f.text = self.text[f.start : f.groups[-1][-1].end]
         elif kind == "{":
             f.kind = "open"
         elif kind in ("string", "broken"):
@@ -184,7 +188,7 @@ class _Reader:
         """A value without quotes: the words up to the next structure or the end of the line."""
         begin = end = f.start
         while self._kind() in ("word", "number") and self._kind(1) not in (":", "="):
-            if "\n" in self.text[end:self.tokens[self.at][1]]:
+            if "\n" in self.text[end : self.tokens[self.at][1]]:
                 break
             end = self.tokens[self.at][2]
             self.at += 1
@@ -265,7 +269,7 @@ class _Reader:
                 found = self._string(begin)
                 if found is not None:
                     kind, end, at = found
-                    tokens.append((kind, begin + 1, end, unescaped(text[begin + 1:end], text[begin])))
+                    tokens.append((kind, begin + 1, end, unescaped(text[begin + 1 : end], text[begin])))
         return tokens
 
     def _string(self, opening: int) -> tuple[str, int, int] | None:
@@ -278,13 +282,13 @@ class _Reader:
         if opening and not (text[opening - 1].isspace() or text[opening - 1] in "[]{}(),:=\"'`"):
             return None
         at = opening + 1
-        in_key_place = text[max(0, opening - 40):opening].rstrip()[-1:] in ("{", ",")
+        in_key_place = text[max(0, opening - 40) : opening].rstrip()[-1:] in ("{", ",")
         for passed in range(_MAX_INNER_QUOTES + 1):
             at = _BODY[quote].match(text, at).end()
             if at >= len(text) or text[at] != quote:
                 return None if _STRUCTURE.search(text, opening + 1) else ("broken", len(text), len(text))
-            if _KEY_AHEAD[quote].match(text, at) and text[opening + 1:at].rstrip()[-1:] in (",", "{"):
-                content = text[opening + 1:at]
+            if _KEY_AHEAD[quote].match(text, at) and text[opening + 1 : at].rstrip()[-1:] in (",", "{"):
+                content = text[opening + 1 : at]
                 if passed == 0 and (_UNFINISHED_KEY.match(content) or not re.search(r"\w", content)):
                     return None
                 end = opening + 1 + len(content.rstrip(" \t\r\n,{}[]\\"))
@@ -308,7 +312,8 @@ def unescaped(raw: str, quote: str = '"') -> str:
     if "\\" not in raw:
         return raw
     try:
-        return json.loads('"' + raw.replace("\\'", "'").replace('"', '\\"') + '"' if quote == "'" else f'"{raw}"',
-                          strict=False)
+        return json.loads(
+            '"' + raw.replace("\\'", "'").replace('"', '\\"') + '"' if quote == "'" else f'"{raw}"', strict=False
+        )
     except json.JSONDecodeError:
         return raw.replace("\\" + quote, quote)

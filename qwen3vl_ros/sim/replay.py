@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import yaml
 
-from .. import convert
-from ..types import InvalidInput
+from qwen3vl_ros import convert
+from qwen3vl_ros.types import InvalidInput
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
@@ -56,9 +56,16 @@ class ReplaySource:
     Raises InvalidInput here for what is missing, and while iterating for what cannot be read.
     """
 
-    def __init__(self, path: str | Path, rate_hz: float | None = None, loop: bool = False, *,
-                 image_topic: str | None = None, depth_topic: str | None = None,
-                 camera_info_topic: str | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        rate_hz: float | None = None,
+        loop: bool = False,
+        *,
+        image_topic: str | None = None,
+        depth_topic: str | None = None,
+        camera_info_topic: str | None = None,
+    ):
         self.path = Path(path).expanduser()
         if rate_hz is not None and not 0 < rate_hz <= 1000:
             raise InvalidInput(f"rate_hz is {rate_hz}; it must be above 0 and at most 1000 Hz, or None")
@@ -78,16 +85,20 @@ class ReplaySource:
         elif suffix in _VIDEOS:
             self._read = self._video_frames
         elif suffix == ".bag":
-            raise InvalidInput(f"{self.path} is a ROS 1 bag; convert it with `rosbags-convert --src {self.path.name} "
-                               "--dst NEW_FOLDER`")
+            raise InvalidInput(
+                f"{self.path} is a ROS 1 bag; convert it with `rosbags-convert --src {self.path.name} --dst NEW_FOLDER`"
+            )
         else:
-            raise InvalidInput(f"{self.path} is not a recording known here: give a folder of {', '.join(_IMAGES)}, a "
-                               f"video ({', '.join(_VIDEOS)}) or a rosbag2 (folder, {', '.join(_BAGS)})")
+            raise InvalidInput(
+                f"{self.path} is not a recording known here: give a folder of {', '.join(_IMAGES)}, a "
+                f"video ({', '.join(_VIDEOS)}) or a rosbag2 (folder, {', '.join(_BAGS)})"
+            )
 
     def __iter__(self) -> Iterator[RecordedFrame]:
         offset_ns = count = 0
         while True:
-            first_ns, step_ns = None, round(1e9 / _FOLDER_RATE_HZ)
+            first_ns = last_ns = None
+            step_ns = round(1e9 / _FOLDER_RATE_HZ)
             for frame in self._read():
                 if first_ns is None:
                     first_ns = frame.stamp_ns
@@ -113,8 +124,10 @@ class ReplaySource:
         for stamp_ns, path in zip(stamps, self._pictures):
             rgb = _read_rgb(path)
             if size is not None and size != (rgb.shape[1], rgb.shape[0]):
-                raise InvalidInput(f"{info} is for {size[0]}x{size[1]} but {path} has {rgb.shape[1]}x{rgb.shape[0]}; "
-                                   "give the calibration of these pictures")
+                raise InvalidInput(
+                    f"{info} is for {size[0]}x{size[1]} but {path} has {rgb.shape[1]}x{rgb.shape[0]}; "
+                    "give the calibration of these pictures"
+                )
             depth_m = _read_depth(depth_folder, path, rgb.shape[:2]) if depth_folder else None
             yield RecordedFrame(stamp_ns, "camera", rgb, depth_m, K, distortion, model)
 
@@ -122,8 +135,10 @@ class ReplaySource:
         capture = cv2.VideoCapture(str(self.path))
         try:
             if not capture.isOpened():
-                raise InvalidInput(f"video {self.path} cannot be opened; it is damaged or its codec is not in OpenCV: "
-                                   "re-encode it as H.264 MP4")
+                raise InvalidInput(
+                    f"video {self.path} cannot be opened; it is damaged or its codec is not in OpenCV: "
+                    "re-encode it as H.264 MP4"
+                )
             fps = capture.get(cv2.CAP_PROP_FPS)
             fps = fps if np.isfinite(fps) and fps > 0 else _FOLDER_RATE_HZ
             i = 0
@@ -174,8 +189,9 @@ class ReplaySource:
         if image is None:
             raise InvalidInput(f"{self.path} has no colour pictures; it has {_names(types)}")
         if types[image] not in _IMAGE_TYPES:
-            raise InvalidInput(f"image_topic {image!r} is a {types[image]}; it must be one of "
-                               f"{', '.join(_IMAGE_TYPES)}")
+            raise InvalidInput(
+                f"image_topic {image!r} is a {types[image]}; it must be one of {', '.join(_IMAGE_TYPES)}"
+            )
         depth = depth or self._only("depth_topic", "depth", depth_topics, types)
         infos = [t for t, kind in types.items() if kind == _INFO_TYPE]
         # The convention of ROS drivers: camera_info is published beside the image.
@@ -226,8 +242,11 @@ class ReplaySource:
                 else:
                     info = message
                 # A picture waits until its depth has come, or is too late to come.
-                while waiting and (depth_topic is None or logged_ns - waiting[0][0] > 2 * _SYNC_SLOP_NS or
-                                   any(d[0] >= convert.stamp_ns(waiting[0][1].header) for d in depths)):
+                while waiting and (
+                    depth_topic is None
+                    or logged_ns - waiting[0][0] > 2 * _SYNC_SLOP_NS
+                    or any(d[0] >= convert.stamp_ns(waiting[0][1].header) for d in depths)
+                ):
                     yield frame_of(waiting.popleft()[1])
             while waiting:
                 yield frame_of(waiting.popleft()[1])
@@ -276,7 +295,7 @@ def _stamps_in_names(pictures: list[Path]) -> list[int]:
     """Nanoseconds from names like 1305031102.175304 (seconds) or 16 to 19 digits (ns); else 30 Hz from 0."""
     names = [p.stem for p in pictures]
     if all(re.fullmatch(r"\d{9,10}\.\d+", n) for n in names):
-        stamps = [int(n.split(".")[0]) * 10 ** 9 + int(n.split(".")[1].ljust(9, "0")[:9]) for n in names]
+        stamps = [int(n.split(".")[0]) * 10**9 + int(n.split(".")[1].ljust(9, "0")[:9]) for n in names]
     elif all(re.fullmatch(r"\d{16,19}", n) for n in names):
         stamps = [int(n) for n in names]
     else:
@@ -304,15 +323,19 @@ def _read_depth(folder: Path, picture: Path, shape: tuple[int, int]) -> np.ndarr
         except (ValueError, OSError) as error:
             raise InvalidInput(f"depth {npy} cannot be read: {error}") from error
         if depth_m.ndim != 2 or not np.issubdtype(depth_m.dtype, np.floating):
-            raise InvalidInput(f"depth {npy} has shape {depth_m.shape} of {depth_m.dtype}; it must be HxW floats "
-                               "in metres")
+            raise InvalidInput(
+                f"depth {npy} has shape {depth_m.shape} of {depth_m.dtype}; it must be HxW floats in metres"
+            )
         depth_m = depth_m.astype(np.float32)
     else:
-        raise InvalidInput(f"picture {picture} has no depth: neither {png} nor {npy} exists; add it or move "
-                           f"{folder} away")
+        raise InvalidInput(
+            f"picture {picture} has no depth: neither {png} nor {npy} exists; add it or move {folder} away"
+        )
     if depth_m.shape != shape:
-        raise InvalidInput(f"depth of {picture} is {depth_m.shape[1]}x{depth_m.shape[0]}, the picture "
-                           f"{shape[1]}x{shape[0]}; depth must be registered to the picture")
+        raise InvalidInput(
+            f"depth of {picture} is {depth_m.shape[1]}x{depth_m.shape[0]}, the picture "
+            f"{shape[1]}x{shape[0]}; depth must be registered to the picture"
+        )
     return depth_m
 
 
@@ -325,9 +348,11 @@ def _read_camera_info(path: Path):
         d = np.array(data.get("distortion_coefficients", {}).get("data", []), float)
         model = str(data.get("distortion_model", "plumb_bob"))
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"calibration {path} cannot be read ({type(error).__name__}: {error}); it must be a "
-                           "camera_info YAML with image_width, image_height and camera_matrix.data of 9 "
-                           "numbers") from error
+        raise InvalidInput(
+            f"calibration {path} cannot be read ({type(error).__name__}: {error}); it must be a "
+            "camera_info YAML with image_width, image_height and camera_matrix.data of 9 "
+            "numbers"
+        ) from error
     if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
         raise InvalidInput(f"calibration {path} has K = {K.tolist()}; focal lengths must be finite and positive")
     return K, (d if d.any() else None), model, size

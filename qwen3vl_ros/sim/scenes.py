@@ -8,13 +8,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import InvalidInput
-from .shapes import MUG_HANDLE_RATIO
-from .specs import (COLOURS, FOVY_DEG, GAUGE_SCALES, KINDS, TABLE_TEXTURES, TABLE_TINTS, CameraSpec, GaugeSpec, LightSpec,
-                    ObjectSpec, SceneSpec, TableSpec, look_at)
+from qwen3vl_ros.sim.shapes import MUG_HANDLE_RATIO
+from qwen3vl_ros.sim.specs import (
+    COLOURS,
+    FOVY_DEG,
+    GAUGE_SCALES,
+    KINDS,
+    TABLE_TEXTURES,
+    TABLE_TINTS,
+    CameraSpec,
+    GaugeSpec,
+    LightSpec,
+    ObjectSpec,
+    SceneSpec,
+    TableSpec,
+    look_at,
+)
+from qwen3vl_ros.types import InvalidInput
 
-__all__ = ["COLOURS", "GAUGE_SCALES", "KINDS", "CameraSpec", "GaugeSpec", "LightSpec", "ObjectSpec", "SceneSpec",
-           "TableSpec", "dial_value", "look_at", "sample_scene"]
+__all__ = [
+    "COLOURS",
+    "GAUGE_SCALES",
+    "KINDS",
+    "CameraSpec",
+    "GaugeSpec",
+    "LightSpec",
+    "ObjectSpec",
+    "SceneSpec",
+    "TableSpec",
+    "dial_value",
+    "look_at",
+    "sample_scene",
+]
 
 _NOMINAL_FOVY_RAD = np.deg2rad(FOVY_DEG)
 _NOMINAL_ASPECT = 4.0 / 3.0
@@ -32,7 +57,7 @@ def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False, h
     rng = np.random.default_rng([0x51C3, int(seed), int(gauge)] + [1] * household)
     assets = {}
     if household:
-        from .household import catalogue
+        from qwen3vl_ros.sim.household import catalogue
 
         assets = {a.name: a for a in catalogue().values()}
     count = int(rng.integers(1, 7)) if n_objects is None else int(n_objects)
@@ -44,8 +69,9 @@ def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False, h
         objects = _sample_objects(rng, count, camera, dial, assets)
         if objects is not None:
             break
-    return SceneSpec(int(seed), objects, dial, _sample_table(rng), _sample_light(rng, camera), camera,
-                     _sample_background(rng))
+    return SceneSpec(
+        int(seed), objects, dial, _sample_table(rng), _sample_light(rng, camera), camera, _sample_background(rng)
+    )
 
 
 def _sample_camera(rng: np.random.Generator, gauge: bool) -> CameraSpec:
@@ -54,8 +80,9 @@ def _sample_camera(rng: np.random.Generator, gauge: bool) -> CameraSpec:
     distance = rng.uniform(0.45, 0.75)
     azimuth = rng.uniform(-np.pi, np.pi)
     target = np.array((*rng.uniform(-0.03, 0.03, 2), rng.uniform(0.01, 0.05)))
-    offset = distance * np.array((np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth),
-                                  np.sin(elevation)))
+    offset = distance * np.array(
+        (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
+    )
     roll = np.deg2rad(np.clip(rng.normal(0, 2.0), -5, 5))
     return CameraSpec(tuple(target + offset), tuple(target), float(roll))
 
@@ -73,11 +100,19 @@ def _sample_gauge(rng: np.random.Generator, camera: CameraSpec) -> GaugeSpec | N
         return None
     towards = np.arctan2(camera.eye_m[1] - xy[1], camera.eye_m[0] - xy[0])
     value = dial_value(rng, low, high)
-    return GaugeSpec(tuple(map(float, position)), float(towards + np.deg2rad(rng.uniform(-25, 25))), float(tilt),
-                     float(radius), low, high, unit, value,
-                     colour=str(rng.choice(["black", "white", "blue", "red"], p=[0.5, 0.2, 0.15, 0.15])),
-                     needle_colour=str(rng.choice(["red", "black"])),
-                     face="white" if rng.random() < 0.85 else "cream")
+    return GaugeSpec(
+        tuple(map(float, position)),
+        float(towards + np.deg2rad(rng.uniform(-25, 25))),
+        float(tilt),
+        float(radius),
+        low,
+        high,
+        unit,
+        value,
+        colour=str(rng.choice(["black", "white", "blue", "red"], p=[0.5, 0.2, 0.15, 0.15])),
+        needle_colour=str(rng.choice(["red", "black"])),
+        face="white" if rng.random() < 0.85 else "cream",
+    )
 
 
 def dial_value(rng: np.random.Generator, low: float, high: float) -> float:
@@ -160,15 +195,24 @@ def _shade(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
 def _sample_table(rng: np.random.Generator) -> TableSpec:
     rgb = np.array(TABLE_TINTS[rng.integers(len(TABLE_TINTS))]) * rng.uniform(0.85, 1.1)
     texture = TABLE_TEXTURES[rng.integers(len(TABLE_TEXTURES))]
-    return TableSpec(texture, tuple(float(v) for v in np.clip(rgb, 0, 0.97)), float(rng.uniform(-np.pi, np.pi)),
-                     float(rng.uniform(1.0, 2.2)))
+    return TableSpec(
+        texture,
+        tuple(float(v) for v in np.clip(rgb, 0, 0.97)),
+        float(rng.uniform(-np.pi, np.pi)),
+        float(rng.uniform(1.0, 2.2)),
+    )
 
 
 def _sample_light(rng: np.random.Generator, camera: CameraSpec) -> LightSpec:
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(42, 80))
     direction = (-np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation))
-    return LightSpec(tuple(float(v) for v in direction), float(rng.uniform(0.50, 0.80)),
-                     float(rng.uniform(0.30, 0.46)), float(rng.uniform(0.10, 0.26)), float(rng.uniform(-1, 1)))
+    return LightSpec(
+        tuple(float(v) for v in direction),
+        float(rng.uniform(0.50, 0.80)),
+        float(rng.uniform(0.30, 0.46)),
+        float(rng.uniform(0.10, 0.26)),
+        float(rng.uniform(-1, 1)),
+    )
 
 
 def _sample_background(rng: np.random.Generator) -> tuple[float, float, float]:

@@ -31,8 +31,14 @@ def lamp_pose(direction) -> np.ndarray:
     return pose
 
 
-def lit_fraction(depth_m: np.ndarray, k: np.ndarray, world_T_camera: np.ndarray, lamp_depth_m: np.ndarray,
-                 world_T_lamp: np.ndarray, on_object: np.ndarray) -> np.ndarray:
+def lit_fraction(
+    depth_m: np.ndarray,
+    k: np.ndarray,
+    world_T_camera: np.ndarray,
+    lamp_depth_m: np.ndarray,
+    world_T_lamp: np.ndarray,
+    on_object: np.ndarray,
+) -> np.ndarray:
     """How much of the lamp each pixel sees, HxW float32 in 0..1.
 
     on_object: HxW bool, the pixels of what casts shadows itself.
@@ -66,7 +72,7 @@ def lit_fraction(depth_m: np.ndarray, k: np.ndarray, world_T_camera: np.ndarray,
     # The mean depth of what stands in the lamp's way nearby sets the width of the edge.
     weight = cv2.blur(casts.astype(np.float32), (2 * reach_px - 1,) * 2)
     mean = cv2.blur(lamp_depth_m, (2 * reach_px - 1,) * 2) / np.maximum(weight, 1e-6)
-    at = (np.clip(v, 0, n - 1).astype(np.int32) * n + np.clip(u, 0, n - 1).astype(np.int32))
+    at = np.clip(v, 0, n - 1).astype(np.int32) * n + np.clip(u, 0, n - 1).astype(np.int32)
     radius = np.clip(0.5 * _LAMP_SPREAD * (z - mean.ravel()[at]) / texel_m, 0.7, reach_px).astype(np.float32)
     flat, seen = blockers.ravel(), np.zeros(len(z), np.float32)
     z -= np.where(on_object.ravel()[touched], np.float32(_BIAS_OBJECT_M), np.float32(_BIAS_TABLE_M))
@@ -81,8 +87,9 @@ def lit_fraction(depth_m: np.ndarray, k: np.ndarray, world_T_camera: np.ndarray,
     return cv2.blur(lit, (3, 3))
 
 
-def contact_shade(footprints_m: list[np.ndarray], k: np.ndarray, world_T_camera: np.ndarray,
-                  shape: tuple[int, int]) -> np.ndarray:
+def contact_shade(
+    footprints_m: list[np.ndarray], k: np.ndarray, world_T_camera: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
     """How close each point of the table plane is to a footprint (Nx2 world, convex), HxW float32 in 0..1."""
     scale = _CONTACT_PX / (2 * _CONTACT_HALF_M)
     top = np.zeros((_CONTACT_PX, _CONTACT_PX), np.float32)

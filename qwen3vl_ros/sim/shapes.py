@@ -27,8 +27,15 @@ class Mesh:
 
 def build_meshes() -> dict[str, Mesh]:
     """The meshes by name: the KINDS of `scenes`, `disc` (the dial's face) and `drum` (its case)."""
-    return {"cube": _rounded_cube(), "ball": _ball(), "cylinder": _cylinder(0.04), "mug": _mug(), "bowl": _bowl(),
-            "disc": _disc(), "drum": _cylinder(0.10)}
+    return {
+        "cube": _rounded_cube(),
+        "ball": _ball(),
+        "cylinder": _cylinder(0.04),
+        "mug": _mug(),
+        "bowl": _bowl(),
+        "disc": _disc(),
+        "drum": _cylinder(0.10),
+    }
 
 
 def _finish(vertices, faces, normals=None, uv=None, parts=None) -> Mesh:
@@ -101,8 +108,9 @@ def _rounded_cube(radius: float = 0.06, steps: int = 3) -> Mesh:
     faces = np.concatenate(faces)
     points = core + radius * normals
     corners = points[faces]
-    outward = np.einsum("ij,ij->i", np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
-                        corners.mean(1))
+    outward = np.einsum(
+        "ij,ij->i", np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), corners.mean(1)
+    )
     faces[outward < 0] = faces[outward < 0][:, ::-1]
     return _finish(points, faces, normals)
 
@@ -115,18 +123,34 @@ def _ball() -> Mesh:
 
 
 def _cylinder(bevel: float) -> Mesh:
-    profile = np.concatenate([[(0, -0.5), (0.30, -0.5)], _arc((0.5 - bevel, -0.5 + bevel), bevel, -90, 0),
-                              _arc((0.5 - bevel, 0.5 - bevel), bevel, 0, 90), [(0.30, 0.5), (0, 0.5)]])
+    profile = np.concatenate(
+        [
+            [(0, -0.5), (0.30, -0.5)],
+            _arc((0.5 - bevel, -0.5 + bevel), bevel, -90, 0),
+            _arc((0.5 - bevel, 0.5 - bevel), bevel, 0, 90),
+            [(0.30, 0.5), (0, 0.5)],
+        ]
+    )
     return _finish(*_lathe(profile, 44))
 
 
 def _bowl() -> Mesh:
     # In units of the rim's radius; the foot carries it, the wall is a flattened half circle.
     wall = 0.07
-    outer = np.stack([0.45 + 0.55 * np.sin(np.linspace(0, np.pi / 2, 12)),
-                      0.06 + 0.74 * (1 - np.cos(np.linspace(0, np.pi / 2, 12)))], 1)
-    inner = np.stack([0.40 + 0.53 * np.sin(np.linspace(np.pi / 2, 0, 12)),
-                      0.14 + 0.66 * (1 - np.cos(np.linspace(np.pi / 2, 0, 12)))], 1)
+    outer = np.stack(
+        [
+            0.45 + 0.55 * np.sin(np.linspace(0, np.pi / 2, 12)),
+            0.06 + 0.74 * (1 - np.cos(np.linspace(0, np.pi / 2, 12))),
+        ],
+        1,
+    )
+    inner = np.stack(
+        [
+            0.40 + 0.53 * np.sin(np.linspace(np.pi / 2, 0, 12)),
+            0.14 + 0.66 * (1 - np.cos(np.linspace(np.pi / 2, 0, 12))),
+        ],
+        1,
+    )
     lip = _arc((1 - wall / 2, 0.80), wall / 2, 0, 180, 6)
     profile = np.concatenate([[(0, 0), (0.40, 0), (0.44, 0.02)], outer, lip, inner, [(0.2, 0.13), (0, 0.13)]])
     return _finish(*_lathe(profile, 52))
@@ -135,10 +159,17 @@ def _bowl() -> Mesh:
 def _mug() -> Mesh:
     # Body of radius 0.5 and height 1 (both stretched at use), handle along +x.
     wall, lip = 0.045, 0.0225
-    profile = np.concatenate([
-        [(0, -0.5), (0.36, -0.5)], _arc((0.44, -0.44), 0.06, -90, 0), [(0.5, 0.0)],
-        _arc((0.5 - lip, 0.5 - lip), lip, 0, 180, 7), [(0.5 - wall, 0.0)],
-        _arc((0.40, -0.39), 0.055, 0, -90), [(0.25, -0.445), (0, -0.445)]])
+    profile = np.concatenate(
+        [
+            [(0, -0.5), (0.36, -0.5)],
+            _arc((0.44, -0.44), 0.06, -90, 0),
+            [(0.5, 0.0)],
+            _arc((0.5 - lip, 0.5 - lip), lip, 0, 180, 7),
+            [(0.5 - wall, 0.0)],
+            _arc((0.40, -0.39), 0.055, 0, -90),
+            [(0.25, -0.445), (0, -0.445)],
+        ]
+    )
     body, faces = _lathe(profile, 44)
     reach = MUG_HANDLE_RATIO - 1.0
     links, sides, tube = 14, 10, 0.058

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..types import InvalidInput
+from qwen3vl_ros.types import InvalidInput
 
 KINDS: tuple[str, ...] = ("cube", "ball", "cylinder", "mug", "bowl")
 
@@ -29,16 +29,34 @@ TABLE_TEXTURES: tuple[str, ...] = ("plain", "oak", "planks", "linen", "speckle",
 
 # Pleasant tints, each used with any texture: woods, greys, and a few muted colours. Linear rgb in 0..1.
 TABLE_TINTS: tuple[tuple[float, float, float], ...] = (
-    (0.76, 0.60, 0.43), (0.62, 0.45, 0.31), (0.85, 0.76, 0.63), (0.45, 0.33, 0.25),
-    (0.78, 0.78, 0.76), (0.55, 0.56, 0.58), (0.36, 0.38, 0.41), (0.90, 0.88, 0.84),
-    (0.56, 0.64, 0.62), (0.63, 0.68, 0.75), (0.72, 0.66, 0.70), (0.48, 0.55, 0.47),
+    (0.76, 0.60, 0.43),
+    (0.62, 0.45, 0.31),
+    (0.85, 0.76, 0.63),
+    (0.45, 0.33, 0.25),
+    (0.78, 0.78, 0.76),
+    (0.55, 0.56, 0.58),
+    (0.36, 0.38, 0.41),
+    (0.90, 0.88, 0.84),
+    (0.56, 0.64, 0.62),
+    (0.63, 0.68, 0.75),
+    (0.72, 0.66, 0.70),
+    (0.48, 0.55, 0.47),
 )
 
 # (unit, minimum, maximum) of dials one meets in a plant.
 GAUGE_SCALES: tuple[tuple[str, float, float], ...] = (
-    ("bar", 0.0, 10.0), ("bar", 0.0, 6.0), ("bar", 0.0, 16.0), ("psi", 0.0, 100.0), ("psi", 0.0, 160.0),
-    ("°C", 0.0, 100.0), ("°C", 0.0, 120.0), ("°C", -20.0, 60.0), ("kPa", 0.0, 400.0), ("%", 0.0, 100.0),
-    ("V", 0.0, 12.0), ("A", 0.0, 20.0),
+    ("bar", 0.0, 10.0),
+    ("bar", 0.0, 6.0),
+    ("bar", 0.0, 16.0),
+    ("psi", 0.0, 100.0),
+    ("psi", 0.0, 160.0),
+    ("°C", 0.0, 100.0),
+    ("°C", 0.0, 120.0),
+    ("°C", -20.0, 60.0),
+    ("kPa", 0.0, 400.0),
+    ("%", 0.0, 100.0),
+    ("V", 0.0, 12.0),
+    ("A", 0.0, 20.0),
 )
 
 GAUGE_SWEEP_RAD = np.deg2rad(270.0)

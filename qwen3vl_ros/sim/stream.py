@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..types import InvalidInput
-from .camera import SimCamera, View
-from .scenes import sample_scene
-from .specs import CameraSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.camera import SimCamera, View
+from qwen3vl_ros.sim.scenes import sample_scene
+from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.types import InvalidInput
 
 MOTIONS = ("static", "one_moving", "all_moving")
 _SLIDE_HZ, _ORBIT_HZ = 0.20, 0.12
@@ -31,9 +31,18 @@ class SimStream:
     gauge, household: as of sample_scene. camera: arguments of SimCamera. Use it as a context manager and from one thread.
     """
 
-    def __init__(self, seed: int = 0, motion: str = "static", scene_every_s: float | None = 4.0,
-                 n_objects: int | None = None, rate_hz: float = 10.0, *, gauge: bool = False, household: bool = False,
-                 **camera):
+    def __init__(
+        self,
+        seed: int = 0,
+        motion: str = "static",
+        scene_every_s: float | None = 4.0,
+        n_objects: int | None = None,
+        rate_hz: float = 10.0,
+        *,
+        gauge: bool = False,
+        household: bool = False,
+        **camera,
+    ):
         if motion not in MOTIONS:
             raise InvalidInput(f"SimStream.motion is {motion!r}; it must be one of {', '.join(MOTIONS)}")
         if scene_every_s is not None and not scene_every_s > 0:
@@ -107,8 +116,11 @@ def _longest_slide(scene: SceneSpec) -> tuple[int, np.ndarray]:
             direction = np.array((np.cos(angle), np.sin(angle)))
             for length in np.arange(_SLIDE_MAX_M, 0.0, -0.01):
                 path = start + np.linspace(0, length, 13)[:, None] * direction
-                free = all(np.linalg.norm(path - c, axis=1).min() > r + radius + 0.005
-                           for j, (c, r) in enumerate(circles) if j != i)
+                free = all(
+                    np.linalg.norm(path - c, axis=1).min() > r + radius + 0.005
+                    for j, (c, r) in enumerate(circles)
+                    if j != i
+                )
                 # Towards the middle it stays in view.
                 if free and np.linalg.norm(path[-1]) < max(np.linalg.norm(start), 0.5 * _TABLE_REACH_M):
                     if length > np.linalg.norm(best[1]) + 1e-9:
@@ -122,7 +134,7 @@ def _slid(scene: SceneSpec, index: int, displacement: np.ndarray, since_s: float
     thing = scene.objects[index]
     x, y = np.array(thing.position_m[:2]) + share * displacement
     moved = replace(thing, position_m=(float(x), float(y), thing.position_m[2]))
-    return replace(scene, objects=(*scene.objects[:index], moved, *scene.objects[index + 1:]))
+    return replace(scene, objects=(*scene.objects[:index], moved, *scene.objects[index + 1 :]))
 
 
 def _orbited(scene: SceneSpec, since_s: float) -> SceneSpec:
@@ -130,5 +142,6 @@ def _orbited(scene: SceneSpec, since_s: float) -> SceneSpec:
     c, s = np.cos(turn), np.sin(turn)
     eye, target = np.array(scene.camera.eye_m), np.array(scene.camera.look_at_m)
     offset = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1.0))) @ (eye - target)
-    return scene.with_camera(CameraSpec(tuple(map(float, target + offset)), scene.camera.look_at_m,
-                                        scene.camera.roll_rad))
+    return scene.with_camera(
+        CameraSpec(tuple(map(float, target + offset)), scene.camera.look_at_m, scene.camera.roll_rad)
+    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ..types import InvalidInput
-from .specs import GAUGE_SWEEP_RAD, GaugeSpec
+from qwen3vl_ros.sim.specs import GAUGE_SWEEP_RAD, GaugeSpec
+from qwen3vl_ros.types import InvalidInput
 
 TABLE_TEXTURE_PX = 512
 GAUGE_TEXTURE_PX = 384
@@ -24,7 +24,7 @@ def _noise(rng: np.random.Generator, cells_x: int, cells_y: int, size: int) -> n
     grid = np.pad(rng.uniform(-1, 1, (cells_y, cells_x)), 2, mode="wrap").astype(np.float32)
     big = cv2.resize(grid, None, fx=size / cells_x, fy=size / cells_y, interpolation=cv2.INTER_CUBIC)
     y, x = round(2 * size / cells_y), round(2 * size / cells_x)
-    return big[y:y + size, x:x + size]
+    return big[y : y + size, x : x + size]
 
 
 def table_texture(name: str) -> np.ndarray:
@@ -44,10 +44,10 @@ def table_texture(name: str) -> np.ndarray:
             board = (y * 4).astype(int)
             tone += np.array([0.05, -0.07, 0.02, -0.02], np.float32)[board]
             seam = np.minimum(y * 4 % 1, 1 - y * 4 % 1)
-            tone -= 0.35 * np.exp(-(seam / 0.012) ** 2)
+            tone -= 0.35 * np.exp(-((seam / 0.012) ** 2))
             shift = np.array([0.1, 0.6, 0.35, 0.85], np.float32)[board]
             joint = np.abs((x - shift + 0.5) % 1 - 0.5)
-            tone -= 0.30 * np.exp(-(joint / 0.003) ** 2)
+            tone -= 0.30 * np.exp(-((joint / 0.003) ** 2))
     elif name == "linen":
         tone += 0.045 * np.sin(2 * np.pi * 96 * x) + 0.045 * np.sin(2 * np.pi * 96 * y)
         tone += 0.05 * _noise(rng, 256, 32, n) * _noise(rng, 32, 256, n) + 0.03 * _noise(rng, 6, 6, n)
@@ -57,14 +57,14 @@ def table_texture(name: str) -> np.ndarray:
     elif name == "brushed":
         tone += 0.06 * _noise(rng, 4, 512, n) + 0.04 * _noise(rng, 2, 128, n) + 0.03 * _noise(rng, 2, 3, n)
     elif name == "marble":
-        cloud = sum(_noise(rng, 3 * 2 ** k, 3 * 2 ** k, n) / 2 ** k for k in range(5))
+        cloud = sum(_noise(rng, 3 * 2**k, 3 * 2**k, n) / 2**k for k in range(5))
         vein = np.abs(np.sin(2 * np.pi * (x + y) + 2.2 * cloud))
-        tone += 0.05 * cloud - 0.20 * np.exp(-(vein / 0.10) ** 2)
+        tone += 0.05 * cloud - 0.20 * np.exp(-((vein / 0.10) ** 2))
     elif name == "tiles":
         seam = np.minimum.reduce([x * 6 % 1, 1 - x * 6 % 1, y * 6 % 1, 1 - y * 6 % 1])
         cell = rng.uniform(-0.05, 0.05, (6, 6)).astype(np.float32)
         tone += cell[(y * 6).astype(int), (x * 6).astype(int)] + 0.015 * _noise(rng, 48, 48, n)
-        tone -= 0.25 * np.exp(-(seam / 0.02) ** 2)
+        tone -= 0.25 * np.exp(-((seam / 0.02) ** 2))
     else:
         raise InvalidInput(f"table texture {name!r} is unknown; see scenes.TABLE_TEXTURES")
     grey = np.clip(0.90 + tone, 0, 1)
@@ -92,8 +92,9 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
     span, ticks = gauge.maximum - gauge.minimum, intervals * minors
     for i in range(ticks + 1):
         major = i % minors == 0
-        cv2.line(image, at(i / ticks, 0.76 if major else 0.83), at(i / ticks, 0.90), ink, 12 if major else 5,
-                 cv2.LINE_AA)
+        cv2.line(
+            image, at(i / ticks, 0.76 if major else 0.83), at(i / ticks, 0.90), ink, 12 if major else 5, cv2.LINE_AA
+        )
     for i in range(intervals + 1):
         _text(image, f"{gauge.minimum + span * i / intervals:g}", at(i / intervals, 0.57), 0.085 * big, ink)
     _text(image, gauge.unit, (round(c), round(c + 0.60 * r)), 0.088 * big, ink)

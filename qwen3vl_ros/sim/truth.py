@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .shapes import Mesh
-from .specs import GaugeSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.shapes import Mesh
+from qwen3vl_ros.sim.specs import GaugeSpec, ObjectSpec, SceneSpec
 
 _OVERSAMPLING = 4
 _MAX_RASTER_PX = 4096
@@ -111,8 +111,9 @@ def face_side_m(gauge: GaugeSpec) -> float:
     return 1.78 * gauge.radius_m
 
 
-def scene_truths(spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndarray, k: np.ndarray,
-                 world_T_camera: np.ndarray) -> tuple[ObjectTruth, ...]:
+def scene_truths(
+    spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndarray, k: np.ndarray, world_T_camera: np.ndarray
+) -> tuple[ObjectTruth, ...]:
     """One ObjectTruth an object in the scene's order, the dial last."""
     camera_T_world = np.linalg.inv(world_T_camera)
     boxes, counts = _visible_boxes(segmentation, len(spec.objects) + (spec.gauge is not None))
@@ -120,15 +121,43 @@ def scene_truths(spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndar
     for index, thing in enumerate(spec.objects):
         pose, mesh = camera_T_world @ world_T_object(thing), meshes[thing.mesh]
         points = _place(mesh, pose, thing.size_m)
-        truths.append(_truth(index, thing.kind, thing.colour, thing.label, pose, thing.size_m,
-                             [points[part] for part in mesh.parts], segmentation.shape, k, boxes[index], counts[index]))
+        truths.append(
+            _truth(
+                index,
+                thing.kind,
+                thing.colour,
+                thing.label,
+                pose,
+                thing.size_m,
+                [points[part] for part in mesh.parts],
+                segmentation.shape,
+                k,
+                boxes[index],
+                counts[index],
+            )
+        )
     if spec.gauge is not None:
         index, gauge = len(spec.objects), spec.gauge
         pose, size = camera_T_world @ world_T_case(gauge), dial_size_m(gauge)
-        pieces = [_place(meshes["drum"], pose, size),
-                  _place(meshes["cube"], camera_T_world @ world_T_foot(gauge), foot_size_m(gauge))]
-        truths.append(_truth(index, "gauge", gauge.colour, "gauge", pose, size, pieces, segmentation.shape, k,
-                             boxes[index], counts[index]))
+        pieces = [
+            _place(meshes["drum"], pose, size),
+            _place(meshes["cube"], camera_T_world @ world_T_foot(gauge), foot_size_m(gauge)),
+        ]
+        truths.append(
+            _truth(
+                index,
+                "gauge",
+                gauge.colour,
+                "gauge",
+                pose,
+                size,
+                pieces,
+                segmentation.shape,
+                k,
+                boxes[index],
+                counts[index],
+            )
+        )
     return tuple(truths)
 
 
@@ -136,8 +165,9 @@ def _place(mesh: Mesh, camera_T_object: np.ndarray, size_m) -> np.ndarray:
     return (mesh.vertices * size_m) @ camera_T_object[:3, :3].T + camera_T_object[:3, 3]
 
 
-def _truth(index, kind, colour, label, camera_T_object, size_m, pieces: list[np.ndarray], shape, k, box,
-           visible) -> ObjectTruth:
+def _truth(
+    index, kind, colour, label, camera_T_object, size_m, pieces: list[np.ndarray], shape, k, box, visible
+) -> ObjectTruth:
     height, width = shape
     if min(piece[:, 2].min() for piece in pieces) <= 1e-3:  # partly behind the camera: no outline can be drawn
         outline, area, inside = (0.0, 0.0, float(width), float(height)), np.inf, False
@@ -149,8 +179,18 @@ def _truth(index, kind, colour, label, camera_T_object, size_m, pieces: list[np.
         inside = bool((low >= 0).all() and (high <= (width, height)).all())
         outline = tuple(float(v) for v in np.clip((*low, *high), 0, (width, height, width, height)))
         area = _silhouette_px(pixels, low, high)
-    return ObjectTruth(index, kind, colour, label, box, outline, float(min(1.0, visible / area)), inside,
-                       camera_T_object, tuple(size_m))
+    return ObjectTruth(
+        index,
+        kind,
+        colour,
+        label,
+        box,
+        outline,
+        float(min(1.0, visible / area)),
+        inside,
+        camera_T_object,
+        tuple(size_m),
+    )
 
 
 def _silhouette_px(pieces: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> float:
@@ -165,7 +205,7 @@ def _silhouette_px(pieces: list[np.ndarray], low: np.ndarray, high: np.ndarray) 
         cv2.fillConvexPoly(canvas, np.round((hull - low) * scale * 16).astype(np.int32), 1, cv2.LINE_8, 4)
     fat = cv2.countNonZero(canvas)
     contour = max(cv2.findContours(canvas, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)
-    return max((fat - 0.5 * cv2.arcLength(contour, True)) / scale ** 2, 1e-6)
+    return max((fat - 0.5 * cv2.arcLength(contour, True)) / scale**2, 1e-6)
 
 
 def _visible_boxes(segmentation: np.ndarray, n: int):

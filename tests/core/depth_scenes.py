@@ -48,9 +48,7 @@ def look_from(
 ) -> np.ndarray:
     """world_T_camera (x right, y down, z forward) that looks at target."""
     e, a = np.deg2rad((elevation_deg, azimuth_deg))
-    eye = np.asarray(target, float) + distance_m * np.array(
-        (np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e))
-    )
+    eye = np.asarray(target, float) + distance_m * np.array((np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)))
     forward = (np.asarray(target, float) - eye) / distance_m
     right = np.cross(forward, (0, 0, 1.0))
     right /= np.linalg.norm(right)
@@ -102,9 +100,7 @@ def ball(diameter_m, position=(0, 0), bottom=0.0) -> Solid:
 
 
 def cylinder(diameter_m, height_m, position=(0, 0), bottom=0.0) -> Solid:
-    return Solid(
-        "cylinder", (diameter_m, diameter_m, height_m), pose(None, (*position, bottom + height_m / 2))
-    )
+    return Solid("cylinder", (diameter_m, diameter_m, height_m), pose(None, (*position, bottom + height_m / 2)))
 
 
 @dataclass(eq=False)

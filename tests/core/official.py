@@ -20,15 +20,22 @@ from qwen3vl_ros.engine.checkpoint import read_json
 
 def resize(pictures: np.ndarray, height: int, width: int) -> torch.Tensor:
     """TxCxHxW uint8, as torchvision's bicubic with antialiasing gives it."""
-    return F.interpolate(torch.from_numpy(np.ascontiguousarray(pictures)), (height, width), mode="bicubic", antialias=True,
-                         align_corners=False)
+    return F.interpolate(
+        torch.from_numpy(np.ascontiguousarray(pictures)),
+        (height, width),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
+    )
 
 
 class OfficialImages(Qwen2VLImageProcessorPil):
     """The image processor of `transformers` with the resize of its default backend."""
 
     def resize(self, image, size, resample, factor, **kwargs):
-        new = smart_resize(*image.shape[-2:], factor=factor, min_pixels=size.shortest_edge, max_pixels=size.longest_edge)
+        new = smart_resize(
+            *image.shape[-2:], factor=factor, min_pixels=size.shortest_edge, max_pixels=size.longest_edge
+        )
         return resize(image[None], *new)[0].numpy()
 
 
@@ -37,12 +44,18 @@ def official_clip(directory: Path, pictures) -> tuple[torch.Tensor, torch.Tensor
     rule = read_json(directory / "video_preprocessor_config.json")
     frames = np.stack(pictures).transpose(0, 3, 1, 2)
     height, width = smart_resize_video(
-        len(frames), *frames.shape[-2:], temporal_factor=rule["temporal_patch_size"], factor=rule["patch_size"] * rule["merge_size"],
-        min_pixels=rule["size"]["shortest_edge"], max_pixels=rule["size"]["longest_edge"])
+        len(frames),
+        *frames.shape[-2:],
+        temporal_factor=rule["temporal_patch_size"],
+        factor=rule["patch_size"] * rule["merge_size"],
+        min_pixels=rule["size"]["shortest_edge"],
+        max_pixels=rule["size"]["longest_edge"],
+    )
     mean, std = (torch.tensor(rule[name]).view(3, 1, 1) * 255 for name in ("image_mean", "image_std"))
     values = (resize(frames, height, width).float() - mean) / std
-    patches, *grid = Qwen3VLVideoProcessor.patchify(None, values[None], rule["patch_size"], rule["merge_size"],
-                                                    rule["temporal_patch_size"])
+    patches, *grid = Qwen3VLVideoProcessor.patchify(
+        None, values[None], rule["patch_size"], rule["merge_size"], rule["temporal_patch_size"]
+    )
     return patches[0], torch.tensor([grid])
 
 
@@ -60,7 +73,9 @@ def official_inputs(directory: Path, prompt: str, images=(), clips=()) -> dict[s
     processor.image_processor = SimpleNamespace(merge_size=2)
     processor.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
     content = [{"type": "image"}] * len(images) + [{"type": "video"}] * len(clips) + [{"type": "text", "text": prompt}]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
     found: dict[str, torch.Tensor] = {}
     expanded: list[list[str]] = [[], []]
     if images:
@@ -71,8 +86,12 @@ def official_inputs(directory: Path, prompt: str, images=(), clips=()) -> dict[s
         found |= {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.cat(grids)}
         # Times become frame numbers of a very fast camera.
         metadata = [SimpleNamespace(fps=1000.0, frames_indices=[t * 1000.0 for t in times_s]) for _, times_s in clips]
-        expanded[1] = [processor.replace_video_token(found | {"video_metadata": metadata}, i) for i in range(len(clips))]
+        expanded[1] = [
+            processor.replace_video_token(found | {"video_metadata": metadata}, i) for i in range(len(clips))
+        ]
     (text,), _ = processor.get_text_with_replacements([text], *expanded)
     ids = tokenizer(text, return_tensors="pt").input_ids
-    kinds = sum(k * (ids == tokenizer.convert_tokens_to_ids(t)).int() for k, t in ((1, "<|image_pad|>"), (2, "<|video_pad|>")))
+    kinds = sum(
+        k * (ids == tokenizer.convert_tokens_to_ids(t)).int() for k, t in ((1, "<|image_pad|>"), (2, "<|video_pad|>"))
+    )
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": kinds, **found}

@@ -29,8 +29,14 @@ from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.types import Generation
 
 STATUS_FAULTS = {
-    "400 context": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 "
-                                                            "tokens. However, you requested 9000 tokens."}),
+    "400 context": (
+        400,
+        {},
+        {
+            "object": "error",
+            "message": "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens.",
+        },
+    ),
     "400 odd": (400, {}, {"error": {"message": "no such thing", "type": "invalid_request_error"}}),
     "401": (401, {}, {"error": {"message": "Incorrect API key provided: KEY"}}),
     "403": (403, {}, {"detail": "Forbidden for KEY"}),
@@ -54,8 +60,16 @@ class ModelServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, engine, *, models=("embedded",), logprobs: bool = True, tokens_per_event: int = 1,
-                 certificate: tuple[str, str] | None = None, api_key: str = ""):
+    def __init__(
+        self,
+        engine,
+        *,
+        models=("embedded",),
+        logprobs: bool = True,
+        tokens_per_event: int = 1,
+        certificate: tuple[str, str] | None = None,
+        api_key: str = "",
+    ):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
         self.reasoning, self.api_key = "", api_key
@@ -169,21 +183,27 @@ class _Handler(BaseHTTPRequestHandler):
             part = slice(index, index + count)
             delta = {"index": 0, "delta": {"content": "".join(tokens[part])}, "finish_reason": None}
             if body.get("logprobs") and server.logprobs:
-                delta["logprobs"] = {"content": [
-                    {"token": t, "logprob": float(p), "bytes": list(t.encode()), "top_logprobs": []}
-                    for t, p in zip(tokens[part], said.logprobs[part])]}
+                delta["logprobs"] = {
+                    "content": [
+                        {"token": t, "logprob": float(p), "bytes": list(t.encode()), "top_logprobs": []}
+                        for t, p in zip(tokens[part], said.logprobs[part])
+                    ]
+                }
             if not self._event({"choices": [delta]}):
                 return
             time.sleep(server.token_delay_s)
         reason = {"stop": "stop", "length": "length"}[said.finish_reason]
         end = {"index": 0, "delta": {}, "finish_reason": reason}
         if body.get("logprobs") and server.logprobs and reason == "stop":
-            end |= {"delta": {"content": ""},
-                    "logprobs": {"content": [{"token": "<|im_end|>", "logprob": -0.01}]}}
+            end |= {"delta": {"content": ""}, "logprobs": {"content": [{"token": "<|im_end|>", "logprob": -0.01}]}}
         self._event({"choices": [end]})
         if body.get("stream_options", {}).get("include_usage"):
-            self._event({"choices": [], "usage": {"prompt_tokens": said.prompt_tokens,
-                                                  "completion_tokens": said.generated_tokens}})
+            self._event(
+                {
+                    "choices": [],
+                    "usage": {"prompt_tokens": said.prompt_tokens, "completion_tokens": said.generated_tokens},
+                }
+            )
         if fault == "hang after end":
             return self._wait_for_end()
         if fault == "reset after end":
@@ -199,11 +219,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if fault == "abort":
             self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]})
-        said = {"malformed": b"bogus", "garbage JSON": b'data: {"choices": [',
-                "not UTF-8": b'data: {"\xff\xfe"}',
-                "error event": b'data: {"error": {"message": "out of memory"}}', "no object": b"data: 7",
-                "odd choices": b'data: {"choices": 7}', "done early": b"data: [DONE]",
-                "odd content": b'data: {"choices": [{"delta": {"content": 7}}]}'}
+        said = {
+            "malformed": b"bogus",
+            "garbage JSON": b'data: {"choices": [',
+            "not UTF-8": b'data: {"\xff\xfe"}',
+            "error event": b'data: {"error": {"message": "out of memory"}}',
+            "no object": b"data: 7",
+            "odd choices": b'data: {"choices": 7}',
+            "done early": b"data: [DONE]",
+            "odd content": b'data: {"choices": [{"delta": {"content": 7}}]}',
+        }
         if fault in said:
             self._send(said[fault] + b"\n\n")
         self._send(b"", last=True)
@@ -271,5 +296,12 @@ class RedFinder:
             numbers = self._says((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), width, height)
             numbers = ", ".join(f"{v:.6g}" for v in numbers)
             text = f'```json\n[{{"bbox_2d": [{numbers}], "label": "red rectangle"}}]\n```'
-        return Generation(text, tuple(range(len(text))), np.full(len(text), -0.1, np.float32),
-                          tuple(range(1, len(text) + 1)), "stop", prompt_tokens=9, generated_tokens=len(text))
+        return Generation(
+            text,
+            tuple(range(len(text))),
+            np.full(len(text), -0.1, np.float32),
+            tuple(range(1, len(text) + 1)),
+            "stop",
+            prompt_tokens=9,
+            generated_tokens=len(text),
+        )

@@ -45,8 +45,13 @@ SALVAGED = {
     "fenced": (f"```json\n[\n\t{A},\n\t{B}\n]\n```", BOTH, "stop", [A_PX, B_PX], 0),
     "no fence": (f"[{A}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "fence never closed": (f"```json\n[{A}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
-    "prose around the fence": (f"Sure! Here are [2] objects (see below):\n```json\n[{A}, {B}]\n```\nHope: it helps {{smile}}",
-                               BOTH, "stop", [A_PX, B_PX], 0),
+    "prose around the fence": (
+        f"Sure! Here are [2] objects (see below):\n```json\n[{A}, {B}]\n```\nHope: it helps {{smile}}",
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
     "single object, no array": (A, BOTH, "stop", [A_PX], 0),
     "one object a line, no commas": (f"{A}\n{B}", BOTH, "stop", [A_PX, B_PX], 0),
     "two fences": (f"```json\n[{A}]\n```\nand\n```json\n[{B}]\n```", BOTH, "stop", [A_PX, B_PX], 0),
@@ -57,74 +62,180 @@ SALVAGED = {
     "truncated in the key": (f'[{A}, {{"bbox_', BOTH, "length", [A_PX], 1),
     "truncated after the brace": (f"[{A}, {{", BOTH, "length", [A_PX], 1),
     "truncated before the label": (f'[{A}, {{"bbox_2d": [500, 600, 700, 800], ', BOTH, "length", [A_PX], 1),
-    "truncated in the label, one target fits": (f'[{A}, {{"bbox_2d": [500, 600, 700, 800], "label": "red c', BOTH,
-                                                "length", [A_PX, B_PX], 0),
-    "truncated in the label, none fits": (f'[{A}, {{"bbox_2d": [500, 600, 700, 800], "label": "blue', BOTH, "length",
-                                          [A_PX], 1),
-    "truncated in the label, only target": (f'[{A}, {{"bbox_2d": [500, 600, 700, 800], "label": "the', MUG, "deadline",
-                                            [A_PX, ("mug", B_PX[1])], 0),
+    "truncated in the label, one target fits": (
+        f'[{A}, {{"bbox_2d": [500, 600, 700, 800], "label": "red c',
+        BOTH,
+        "length",
+        [A_PX, B_PX],
+        0,
+    ),
+    "truncated in the label, none fits": (
+        f'[{A}, {{"bbox_2d": [500, 600, 700, 800], "label": "blue',
+        BOTH,
+        "length",
+        [A_PX],
+        1,
+    ),
+    "truncated in the label, only target": (
+        f'[{A}, {{"bbox_2d": [500, 600, 700, 800], "label": "the',
+        MUG,
+        "deadline",
+        [A_PX, ("mug", B_PX[1])],
+        0,
+    ),
     "stray brace in the array": (f"[{{ {A}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "stray brace between objects": (f"[{A}, {{ {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "stray closing brace": (f"[{A}}}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "opening brace lost": (f"[{A}, {B[1:]}]", BOTH, "stop", [A_PX, B_PX], 0),
     "closing brace lost": (f"[{A[:-1]}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "both braces lost": (f"[{A[:-1]}, {B[1:]}]", BOTH, "stop", [A_PX, B_PX], 0),
-    "keys of two objects in one": ('[{"bbox_2d": [100,200,300,400], "label": "mug", "bbox_2d": [500,600,700,800], '
-                                   '"label": "red cube"}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "keys of two in one, label first": ('[{"label": "mug", "bbox_2d": [100,200,300,400], "label": "red cube", '
-                                        '"bbox_2d": [500,600,700,800]}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "keys of two in one, boxes first": ('[{"bbox_2d": [100,200,300,400], "bbox_2d": [500,600,700,800], "label": "mug", '
-                                        '"label": "red cube"}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "keys of two in one, first unlabelled": ('[{"bbox_2d": [100,200,300,400], "bbox_2d": [500,600,700,800], '
-                                             '"label": "red cube"}]', BOTH, "stop", [("", A_PX[1]), B_PX], 0),
-    "numbered keys": ('{"bbox_2d_1": [100,200,300,400], "label_1": "mug", "bbox_2d_2": [500,600,700,800], '
-                      '"label_2": "red cube"}', BOTH, "stop", [A_PX, B_PX], 0),
+    "keys of two objects in one": (
+        '[{"bbox_2d": [100,200,300,400], "label": "mug", "bbox_2d": [500,600,700,800], "label": "red cube"}]',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
+    "keys of two in one, label first": (
+        '[{"label": "mug", "bbox_2d": [100,200,300,400], "label": "red cube", "bbox_2d": [500,600,700,800]}]',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
+    "keys of two in one, boxes first": (
+        '[{"bbox_2d": [100,200,300,400], "bbox_2d": [500,600,700,800], "label": "mug", "label": "red cube"}]',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
+    "keys of two in one, first unlabelled": (
+        '[{"bbox_2d": [100,200,300,400], "bbox_2d": [500,600,700,800], "label": "red cube"}]',
+        BOTH,
+        "stop",
+        [("", A_PX[1]), B_PX],
+        0,
+    ),
+    "numbered keys": (
+        '{"bbox_2d_1": [100,200,300,400], "label_1": "mug", "bbox_2d_2": [500,600,700,800], "label_2": "red cube"}',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
     "label missing, one target": ('[{"bbox_2d": [100,200,300,400]}]', MUG, "stop", [A_PX], 0),
     "label missing, two targets": ('[{"bbox_2d": [100,200,300,400]}]', BOTH, "stop", [("", A_PX[1])], 0),
     "label null": ('[{"bbox_2d": [100,200,300,400], "label": null}]', MUG, "stop", [A_PX], 0),
     "label empty": ('[{"bbox_2d": [100,200,300,400], "label": ""}]', MUG, "stop", [A_PX], 0),
     "label a list": ('[{"bbox_2d": [100,200,300,400], "label": ["mug"]}]', BOTH, "stop", [A_PX], 0),
     "label a number": ('[{"bbox_2d": [100,200,300,400], "label": 7}]', BOTH, "stop", [("7", A_PX[1])], 0),
-    "label paraphrased": ('[{"bbox_2d": [100,200,300,400], "label": "white coffee mug"}]', BOTH, "stop",
-                          [("white coffee mug", A_PX[1])], 0),
-    "label in another case": ('[{"bbox_2d": [100,200,300,400], "label": "Red  Cube"}]', BOTH, "stop",
-                              [("red cube", A_PX[1])], 0),
-    "label in Chinese": ('[{"bbox_2d": [100,200,300,400], "label": "红色的杯子，左边"}]', BOTH, "stop",
-                         [("红色的杯子，左边", A_PX[1])], 0),
-    "label escaped": (r'[{"bbox_2d": [100,200,300,400], "label": "\u676f\u5b50 \"x\""}]', BOTH, "stop",
-                      [('杯子 "x"', A_PX[1])], 0),
-    "label with half a surrogate": (r'[{"bbox_2d": [100,200,300,400], "label": "mug\ud83d"}]', BOTH, "stop",
-                                    [("mug", A_PX[1])], 0),
-    "label of control characters": ('[{"bbox_2d": [100,200,300,400], "label": "a\\u0000b\nc"}]', BOTH, "stop",
-                                    [("a b c", A_PX[1])], 0),
-    "label with brackets and a key": ('[{"bbox_2d": [100,200,300,400], "label": "a {b} [1,2,3,4] bbox_2d: x"}]', BOTH,
-                                      "stop", [("a {b} [1,2,3,4] bbox_2d: x", A_PX[1])], 0),
-    "label with unescaped quotes": ('[{"bbox_2d": [100,200,300,400], "label": "the "big" mug"}, ' + B + "]", BOTH, "stop",
-                                    [('the "big" mug', A_PX[1]), B_PX], 0),
-    "label with its end lost": (f'[{A[:-2]}}}, {B}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "label with its beginning lost": (f'[{A.replace(chr(34) + "mug", "mug")}, {B}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "key with its beginning lost": (f'[{A.replace(chr(34) + "bbox", "bbox")}, {B}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "key with its end lost": (f'[{A}, {B.replace("2d" + chr(34), "2d")}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "colon lost": (f'[{A.replace(chr(34) + ":", chr(34))}, {B}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "commas lost": (f'[{A.replace("],", "]")} {B.replace(",", "")}]', BOTH, "stop", [A_PX, B_PX], 0),
+    "label paraphrased": (
+        '[{"bbox_2d": [100,200,300,400], "label": "white coffee mug"}]',
+        BOTH,
+        "stop",
+        [("white coffee mug", A_PX[1])],
+        0,
+    ),
+    "label in another case": (
+        '[{"bbox_2d": [100,200,300,400], "label": "Red  Cube"}]',
+        BOTH,
+        "stop",
+        [("red cube", A_PX[1])],
+        0,
+    ),
+    "label in Chinese": (
+        '[{"bbox_2d": [100,200,300,400], "label": "红色的杯子，左边"}]',
+        BOTH,
+        "stop",
+        [("红色的杯子，左边", A_PX[1])],
+        0,
+    ),
+    "label escaped": (
+        r'[{"bbox_2d": [100,200,300,400], "label": "\u676f\u5b50 \"x\""}]',
+        BOTH,
+        "stop",
+        [('杯子 "x"', A_PX[1])],
+        0,
+    ),
+    "label with half a surrogate": (
+        r'[{"bbox_2d": [100,200,300,400], "label": "mug\ud83d"}]',
+        BOTH,
+        "stop",
+        [("mug", A_PX[1])],
+        0,
+    ),
+    "label of control characters": (
+        '[{"bbox_2d": [100,200,300,400], "label": "a\\u0000b\nc"}]',
+        BOTH,
+        "stop",
+        [("a b c", A_PX[1])],
+        0,
+    ),
+    "label with brackets and a key": (
+        '[{"bbox_2d": [100,200,300,400], "label": "a {b} [1,2,3,4] bbox_2d: x"}]',
+        BOTH,
+        "stop",
+        [("a {b} [1,2,3,4] bbox_2d: x", A_PX[1])],
+        0,
+    ),
+    "label with unescaped quotes": (
+        '[{"bbox_2d": [100,200,300,400], "label": "the "big" mug"}, ' + B + "]",
+        BOTH,
+        "stop",
+        [('the "big" mug', A_PX[1]), B_PX],
+        0,
+    ),
+    "label with its end lost": (f"[{A[:-2]}}}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
+    "label with its beginning lost": (f"[{A.replace(chr(34) + 'mug', 'mug')}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
+    "key with its beginning lost": (f"[{A.replace(chr(34) + 'bbox', 'bbox')}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
+    "key with its end lost": (f"[{A}, {B.replace('2d' + chr(34), '2d')}]", BOTH, "stop", [A_PX, B_PX], 0),
+    "colon lost": (f"[{A.replace(chr(34) + ':', chr(34))}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
+    "commas lost": (f"[{A.replace('],', ']')} {B.replace(',', '')}]", BOTH, "stop", [A_PX, B_PX], 0),
     "trailing commas": ('[{"bbox_2d": [100,200,300,400,], "label": "mug",},]', BOTH, "stop", [A_PX], 0),
-    "closing bracket lost": (f'[{A.replace("400]", "400")}, {B}]', BOTH, "stop", [A_PX, B_PX], 0),
-    "opening bracket lost": (f'[{A.replace("[", "")}, {B}]', BOTH, "stop", [A_PX, B_PX], 0),
+    "closing bracket lost": (f"[{A.replace('400]', '400')}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
+    "opening bracket lost": (f"[{A.replace('[', '')}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "corners in reverse": ('[{"bbox_2d": [300,400,100,200], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
     "nine numbers in one": (f'[{A}, {{"bbox_3d": [0,0,1,1,1,1,0,0,0], "label": "red cube"}}]', BOTH, "stop", [A_PX], 1),
     "two numbers in one": (f'[{A}, {{"point_2d": [10,20], "label": "red cube"}}]', BOTH, "stop", [A_PX], 1),
     "five numbers in one": (f'[{A}, {{"bbox_2d": [1,2,3,4,5], "label": "red cube"}}]', BOTH, "stop", [A_PX], 1),
-    "box and point of one object": ('[{"bbox_2d": [100,200,300,400], "point_2d": [200,300], "label": "mug"}]', BOTH, "stop",
-                                    [A_PX], 0),
+    "box and point of one object": (
+        '[{"bbox_2d": [100,200,300,400], "point_2d": [200,300], "label": "mug"}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "the same until the limit": ("[" + f"{A}, " * 40 + A[:20], BOTH, "length", [A_PX], 1),
-    "just above 1000": ('[{"bbox_2d": [500, 600, 1012, 1001], "label": "mug"}]', BOTH, "stop",
-                        [("mug", (320.0, 288.0, 640.0, 480.0))], 0),
-    "just below 0": ('[{"bbox_2d": [-8, -1, 300, 400], "label": "mug"}]', BOTH, "stop",
-                     [("mug", (0.0, 0.0, 192.0, 192.0))], 0),
-    "one slip far outside": (f'[{A}, {B}, {{"bbox_2d": [100, 200, 3000, 400], "label": "mug"}}]', BOTH, "stop",
-                             [A_PX, B_PX], 1),
+    "just above 1000": (
+        '[{"bbox_2d": [500, 600, 1012, 1001], "label": "mug"}]',
+        BOTH,
+        "stop",
+        [("mug", (320.0, 288.0, 640.0, 480.0))],
+        0,
+    ),
+    "just below 0": (
+        '[{"bbox_2d": [-8, -1, 300, 400], "label": "mug"}]',
+        BOTH,
+        "stop",
+        [("mug", (0.0, 0.0, 192.0, 192.0))],
+        0,
+    ),
+    "one slip far outside": (
+        f'[{A}, {B}, {{"bbox_2d": [100, 200, 3000, 400], "label": "mug"}}]',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        1,
+    ),
     "no area": (f'[{A}, {{"bbox_2d": [100, 200, 100, 400], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
-    "no area after the clamp": (f'[{A}, {{"bbox_2d": [1010, 200, 1040, 400], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "no area after the clamp": (
+        f'[{A}, {{"bbox_2d": [1010, 200, 1040, 400], "label": "mug"}}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        1,
+    ),
     "key bbox": ('[{"bbox": [100,200,300,400], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
     "key box_2d": ('[{"box_2d": [100,200,300,400], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
     "key BBox2D, Name": ('[{"BBox2D": [100,200,300,400], "Name": "mug"}]', BOTH, "stop", [A_PX], 0),
@@ -137,35 +248,83 @@ SALVAGED = {
     "names for numbers": (f'[{A}, {{"bbox_2d": [x1, y1, x2, y2], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
     "units behind numbers": (f'[{A}, {{"bbox_2d": [1px, 2px, 3px, 4px], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
     "single quotes": ("[{'bbox_2d': [100, 200, 300, 400], 'label': 'mug'}]", BOTH, "stop", [A_PX], 0),
-    "single quotes, an apostrophe": ("[{'bbox_2d': [100, 200, 300, 400], 'label': 'child's mug'}, "
-                                     + B.replace('"', "'") + "]", BOTH, "stop", [("child's mug", A_PX[1]), B_PX], 0),
+    "single quotes, an apostrophe": (
+        "[{'bbox_2d': [100, 200, 300, 400], 'label': 'child's mug'}, " + B.replace('"', "'") + "]",
+        BOTH,
+        "stop",
+        [("child's mug", A_PX[1]), B_PX],
+        0,
+    ),
     "apostrophe in the prose": (f"Here's what I've found, 'tis the list: [{A}, {B}]", BOTH, "stop", [A_PX, B_PX], 0),
     "keys without quotes": ("[{bbox_2d: [100, 200, 300, 400], label: mug}]", BOTH, "stop", [A_PX], 0),
-    "as YAML": ("- bbox_2d: [100, 200, 300, 400]\n  label: mug\n- bbox_2d: [500, 600, 700, 800]\n  label: red cube\n",
-                BOTH, "stop", [A_PX, B_PX], 0),
+    "as YAML": (
+        "- bbox_2d: [100, 200, 300, 400]\n  label: mug\n- bbox_2d: [500, 600, 700, 800]\n  label: red cube\n",
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
     "tuples": ('[{"bbox_2d": (100, 200, 300, 400), "label": "mug"}]', BOTH, "stop", [A_PX], 0),
     "pairs of corners": ('[{"bbox_2d": [[100, 200], [300, 400]], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
     "a list too deep": ('[{"bbox_2d": [[100, 200, 300, 400]], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
-    "several boxes under one label": ('[{"bbox_2d": [[100,200,300,400],[500,600,700,800]], "label": "mug"}]', BOTH, "stop",
-                                      [A_PX, ("mug", B_PX[1])], 0),
-    "corners by name": ('[{"bbox_2d": {"x1": 100, "y1": 200, "x2": 300, "y2": 400}, "label": "mug"}]', BOTH, "stop",
-                        [A_PX], 0),
-    "corners as keys": ('[{"label": "mug", "xmin": 100, "ymin": 200, "xmax": 300, "ymax": 400}]', BOTH, "stop", [A_PX], 0),
+    "several boxes under one label": (
+        '[{"bbox_2d": [[100,200,300,400],[500,600,700,800]], "label": "mug"}]',
+        BOTH,
+        "stop",
+        [A_PX, ("mug", B_PX[1])],
+        0,
+    ),
+    "corners by name": (
+        '[{"bbox_2d": {"x1": 100, "y1": 200, "x2": 300, "y2": 400}, "label": "mug"}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
+    "corners as keys": (
+        '[{"label": "mug", "xmin": 100, "ymin": 200, "xmax": 300, "ymax": 400}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "label as key": ('{"mug": [100,200,300,400], "red cube": [[500,600,700,800]]}', BOTH, "stop", [A_PX, B_PX], 0),
-    "label as key of the list": ('{"mug": [{"bbox_2d": [100,200,300,400]}], "red cube": [{"bbox_2d": [500,600,700,800]}]}',
-                                 BOTH, "stop", [A_PX, B_PX], 0),
+    "label as key of the list": (
+        '{"mug": [{"bbox_2d": [100,200,300,400]}], "red cube": [{"bbox_2d": [500,600,700,800]}]}',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
     "bare list": ("[100, 200, 300, 400]", MUG, "stop", [A_PX], 0),
     "bare lists": ("[[100, 200, 300, 400], [500, 600, 700, 800]]", BOTH, "stop", [("", A_PX[1]), ("", B_PX[1])], 0),
     "bare list in prose": ("The mug is at (100, 200, 300, 400).", MUG, "stop", [A_PX], 0),
-    "label and list in prose": ("mug: [100, 200, 300, 400]\nred cube: [500, 600, 700, 800]", BOTH, "stop", [A_PX, B_PX], 0),
+    "label and list in prose": (
+        "mug: [100, 200, 300, 400]\nred cube: [500, 600, 700, 800]",
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
     "typographic quotes": (A.replace('"', "”"), BOTH, "stop", [A_PX], 0),
     "full-width punctuation": (A.replace(":", "：").replace(",", "，"), BOTH, "stop", [A_PX], 0),
     "encoded twice": (json.dumps(f"[{A},\n{B}]"), BOTH, "stop", [A_PX, B_PX], 0),
     "quotes as entities": (f"[{A}]".replace('"', "&quot;"), BOTH, "stop", [A_PX], 0),
-    "extra keys": ('[{"id": 3, "bbox_2d": [100,200,300,400], "score": 0.9, "color_rgba": [1,2,3,4], "sub": {"a": [1]}, '
-                   '"label": "mug"}]', BOTH, "stop", [A_PX], 0),
-    "comments": ('[\n// the mug, on the left\n{"bbox_2d": [100,200,300,400], # left\n"label": "mug"} /* done */]', BOTH,
-                 "stop", [A_PX], 0),
+    "extra keys": (
+        '[{"id": 3, "bbox_2d": [100,200,300,400], "score": 0.9, "color_rgba": [1,2,3,4], "sub": {"a": [1]}, '
+        '"label": "mug"}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
+    "comments": (
+        '[\n// the mug, on the left\n{"bbox_2d": [100,200,300,400], # left\n"label": "mug"} /* done */]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "ellipsis": (f"[{A}, {B}, ...]", BOTH, "stop", [A_PX, B_PX], 0),
     "remains of thinking": (f"I see {B} maybe?</think>\n[{A}]", BOTH, "stop", [A_PX], 0),
     "thinking in full": (f"<think>[{B}]</think>[{A}]", BOTH, "stop", [A_PX], 0),
@@ -173,19 +332,46 @@ SALVAGED = {
     "byte order mark and CRLF": ("\ufeff```json\r\n[\r\n" + A + "\r\n]\r\n```", BOTH, "stop", [A_PX], 0),
     "no-break spaces": (A.replace(" ", "\u00a0"), BOTH, "stop", [A_PX], 0),
     "markup around": (f"<answer>[{A}]</answer><|im_end|>", BOTH, "stop", [A_PX], 0),
-    "label in the enclosing object": ('{"label": "mug", "instances": [{"bbox_2d": [100,200,300,400]}, {"bbox_2d": '
-                                      '[500,600,700,800]}]}', BOTH, "stop", [A_PX, ("mug", B_PX[1])], 0),
-    "label as key of an object": ('{"mug": {"bbox_2d": [100,200,300,400]}, "red cube": {"bbox_2d": [500,600,700,800]}}', BOTH,
-                                  "stop", [A_PX, B_PX], 0),
-    "box in an object of its own": ('[{"label": "mug", "location": {"bbox_2d": [100,200,300,400]}}]', BOTH, "stop", [A_PX], 0),
+    "label in the enclosing object": (
+        '{"label": "mug", "instances": [{"bbox_2d": [100,200,300,400]}, {"bbox_2d": [500,600,700,800]}]}',
+        BOTH,
+        "stop",
+        [A_PX, ("mug", B_PX[1])],
+        0,
+    ),
+    "label as key of an object": (
+        '{"mug": {"bbox_2d": [100,200,300,400]}, "red cube": {"bbox_2d": [500,600,700,800]}}',
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
+    "box in an object of its own": (
+        '[{"label": "mug", "location": {"bbox_2d": [100,200,300,400]}}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "absent one as null": ('{"mug": [100,200,300,400], "red cube": null}', BOTH, "stop", [A_PX], 0),
     "one of two by key too short": ('{"mug": [100,200,300,400], "red cube": [5, 6]}', BOTH, "stop", [A_PX], 1),
-    "minus sign of typography": ('[{"bbox_2d": [−8, 200, 300, 400], "label": "mug"}]', BOTH, "stop",
-                                 [("mug", (0.0, 96.0, 192.0, 192.0))], 0),
+    "minus sign of typography": (
+        '[{"bbox_2d": [−8, 200, 300, 400], "label": "mug"}]',
+        BOTH,
+        "stop",
+        [("mug", (0.0, 96.0, 192.0, 192.0))],
+        0,
+    ),
     "percent": (f'[{A}, {{"bbox_2d": [10%, 20%, 50%, 60%], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
     "semicolons": (f'[{A}, {{"bbox_2d": [10; 20; 50; 60], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
     "spaces for commas": ('[{"bbox_2d": [100 200 300 400], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
-    "a confidence as fifth number": (f'[{A}, {{"bbox_2d": [10, 20, 50, 60, 0.9], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
+    "a confidence as fifth number": (
+        f'[{A}, {{"bbox_2d": [10, 20, 50, 60, 0.9], "label": "mug"}}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        1,
+    ),
     "thousands separator": (f'[{A}, {{"bbox_2d": [10, 20, 50, 1,000], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
     "leading zeros and signs": ('[{"bbox_2d": [0100, +200, 300, 0400.0], "label": "mug"}]', BOTH, "stop", [A_PX], 0),
     "ellipsis in a list": (f'[{A}, {{"bbox_2d": [10, 20, 30, 40, ...], "label": "mug"}}]', BOTH, "stop", [A_PX], 1),
@@ -194,30 +380,85 @@ SALVAGED = {
     "JSON in apostrophes": (f"answer = '[{A}]'", BOTH, "stop", [A_PX], 0),
     "list of JSON strings": (json.dumps([A, B]), BOTH, "stop", [A_PX, B_PX], 0),
     "single quotes around a list of objects": (f"['{A}', '{B}']", BOTH, "stop", [A_PX, B_PX], 0),
-    "label quoted twice": ('[{"bbox_2d": [100,200,300,400], "label": ""mug""}, ' + B + "]", BOTH, "stop", [A_PX, B_PX], 0),
-    "invisible character in the key": ('[{"bbox_2d\u200b": [100,200,300,400], "label": "mug\u200b"}]', BOTH, "stop", [A_PX], 0),
+    "label quoted twice": (
+        '[{"bbox_2d": [100,200,300,400], "label": ""mug""}, ' + B + "]",
+        BOTH,
+        "stop",
+        [A_PX, B_PX],
+        0,
+    ),
+    "invisible character in the key": (
+        '[{"bbox_2d\u200b": [100,200,300,400], "label": "mug\u200b"}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "colon twice": ('[{"bbox_2d":: [100,200,300,400], "label":: "mug"}]', BOTH, "stop", [A_PX], 0),
     "equals signs": ("bbox_2d=[100, 200, 300, 400], label='mug'", BOTH, "stop", [A_PX], 0),
     "constructor calls": ("[Box(bbox_2d=[100, 200, 300, 400], label='mug')]", BOTH, "stop", [A_PX], 0),
-    "same box under two keys": ('[{"bbox": [100,200,300,400], "bbox_2d": [100,200,300,400], "label": "mug"}]', BOTH, "stop",
-                                [A_PX], 0),
+    "same box under two keys": (
+        '[{"bbox": [100,200,300,400], "bbox_2d": [100,200,300,400], "label": "mug"}]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "empty list, then objects": (f"[]\n[{A}]", BOTH, "stop", [A_PX], 0),
     "prose denies one, JSON has the other": (f"There is no red cube.\n```json\n[{A}]\n```", BOTH, "stop", [A_PX], 0),
     "stray quotes around objects": (f'["{A}", "{B}"]', BOTH, "stop", [A_PX, B_PX], 0),
-    "tabs and newlines inside numbers' list": ('[{"bbox_2d":\n[\n100,\n\t200,\n300,\n400\n]\n,\n"label"\n:\n"mug"\n}\n]', BOTH,
-                                               "stop", [A_PX], 0),
+    "tabs and newlines inside numbers' list": (
+        '[{"bbox_2d":\n[\n100,\n\t200,\n300,\n400\n]\n,\n"label"\n:\n"mug"\n}\n]',
+        BOTH,
+        "stop",
+        [A_PX],
+        0,
+    ),
     "label before a truncated box": (f'[{A}, {{"label": "red cube", "bbox_2d": [500, 600', BOTH, "length", [A_PX], 1),
-    "text lines": ('[{"bbox_2d": [100,200,300,400], "text_content": "NO "}, {"bbox_2d": [500,600,700,800], '
-                   '"text_content": "12.5"}]', TEXT, "stop", [("NO", A_PX[1]), ("12.5", B_PX[1])], 0),
-    "text that is JSON": (r'[{"bbox_2d": [100,200,300,400], "text_content": "{\"bbox_2d\": [1,2,3,4], \"label\": \"x\"}"}]',
-                          TEXT, "stop", [('{"bbox_2d": [1,2,3,4], "label": "x"}', A_PX[1])], 0),
-    "text with quotes and commas": ('[{"bbox_2d": [100,200,300,400], "text_content": "SAY "NO", PLEASE"}]', TEXT, "stop",
-                                    [('SAY "NO", PLEASE', A_PX[1])], 0),
-    "text that reads None": ('[{"bbox_2d": [100,200,300,400], "text_content": "None"}]', TEXT, "stop", [("None", A_PX[1])], 0),
-    "text line without text": ('[{"bbox_2d": [100,200,300,400]}, {"bbox_2d": [500,600,700,800], "text_content": "A"}]',
-                               TEXT, "stop", [("A", B_PX[1])], 1),
-    "text cut short": ('[{"bbox_2d": [100,200,300,400], "text_content": "A"}, {"bbox_2d": [500,600,700,800], '
-                       '"text_content": "EMERGENC', TEXT, "length", [("A", A_PX[1])], 1),
+    "text lines": (
+        '[{"bbox_2d": [100,200,300,400], "text_content": "NO "}, {"bbox_2d": [500,600,700,800], '
+        '"text_content": "12.5"}]',
+        TEXT,
+        "stop",
+        [("NO", A_PX[1]), ("12.5", B_PX[1])],
+        0,
+    ),
+    "text that is JSON": (
+        r'[{"bbox_2d": [100,200,300,400], "text_content": "{\"bbox_2d\": [1,2,3,4], \"label\": \"x\"}"}]',
+        TEXT,
+        "stop",
+        [('{"bbox_2d": [1,2,3,4], "label": "x"}', A_PX[1])],
+        0,
+    ),
+    "text with quotes and commas": (
+        '[{"bbox_2d": [100,200,300,400], "text_content": "SAY "NO", PLEASE"}]',
+        TEXT,
+        "stop",
+        [('SAY "NO", PLEASE', A_PX[1])],
+        0,
+    ),
+    "text that reads None": (
+        '[{"bbox_2d": [100,200,300,400], "text_content": "None"}]',
+        TEXT,
+        "stop",
+        [("None", A_PX[1])],
+        0,
+    ),
+    "text line without text": (
+        '[{"bbox_2d": [100,200,300,400]}, {"bbox_2d": [500,600,700,800], "text_content": "A"}]',
+        TEXT,
+        "stop",
+        [("A", B_PX[1])],
+        1,
+    ),
+    "text cut short": (
+        '[{"bbox_2d": [100,200,300,400], "text_content": "A"}, {"bbox_2d": [500,600,700,800], '
+        '"text_content": "EMERGENC',
+        TEXT,
+        "length",
+        [("A", A_PX[1])],
+        1,
+    ),
     "boxes in a free answer": (f"The left one is cleaner: {A}", ASK, "stop", [A_PX], 0),
     "free answer on another scale": ('It is {"bbox_2d": [100, 200, 3000, 4000], "label": "mug"}', ASK, "stop", [], 1),
     "free answer as JSON": ('{"answer": "the left one"}', ASK, "stop", [], 0),
@@ -233,18 +474,28 @@ def test_salvages_every_complete_object(text, request_, finish, wanted, dropped)
 
 
 SAW_NOTHING = {
-    "empty list": ("[]", BOTH), "fenced empty list": ("```json\n[]\n```", BOTH), "empty list with space": ("[ \n ]", BOTH),
-    "fenced on one line": ("```json []```", BOTH), "prose and empty list": ("There is nothing here.\n[]", BOTH),
-    "empty wrapper": ('{"objects": []}', BOTH), "empty box": ('[{"bbox_2d": [], "label": "mug"}]', BOTH),
+    "empty list": ("[]", BOTH),
+    "fenced empty list": ("```json\n[]\n```", BOTH),
+    "empty list with space": ("[ \n ]", BOTH),
+    "fenced on one line": ("```json []```", BOTH),
+    "prose and empty list": ("There is nothing here.\n[]", BOTH),
+    "empty wrapper": ('{"objects": []}', BOTH),
+    "empty box": ('[{"bbox_2d": [], "label": "mug"}]', BOTH),
     "box called none": ('[{"bbox_2d": "none", "label": "mug"}]', BOTH),
-    "null box": ('[{"bbox_2d": null, "label": "mug"}]', BOTH), "None": ("None", BOTH), "none.": ("none.", MUG),
-    "null": ("null", MUG), "no such thing": ("There are no mugs in the image.", MUG),
+    "null box": ('[{"bbox_2d": null, "label": "mug"}]', BOTH),
+    "None": ("None", BOTH),
+    "none.": ("none.", MUG),
+    "null": ("null", MUG),
+    "no such thing": ("There are no mugs in the image.", MUG),
     "none of both": ("There is no mug or red cube in the image.", BOTH),
     "no objects": ("No objects matching the description were found in the image.", BOTH),
-    "cannot see any": ("I cannot see any mugs here.", MUG), "does not show": ("The image does not contain any mug.", MUG),
+    "cannot see any": ("I cannot see any mugs here.", MUG),
+    "does not show": ("The image does not contain any mug.", MUG),
     "and what there is": ("There are no mugs in the image. It shows a wooden table.", MUG),
-    "in Chinese": ("图中没有mug。", MUG), "objects, in Chinese": ("图像中未检测到符合条件的物体。", BOTH),
-    "no such thing, short": ("No mug.", MUG), "no matching objects": ("No matching objects.", BOTH),
+    "in Chinese": ("图中没有mug。", MUG),
+    "objects, in Chinese": ("图像中未检测到符合条件的物体。", BOTH),
+    "no such thing, short": ("No mug.", MUG),
+    "no matching objects": ("No matching objects.", BOTH),
     "none on the left, as asked": ("There is no mug on the left.", Request(("the mug on the left",))),
     "no text": ("There is no text in the image.", TEXT),
 }
@@ -282,9 +533,18 @@ MALFORMED = {
     "only a label": ('[{"label": "mug"}]', MUG, "stop", "without coordinates"),
     "only zeros": ('[{"bbox_2d": [0,0,0,0], "label": "mug"}]', MUG, "stop", "without area"),
     "pixels": ('[{"bbox_2d": [900, 500, 1400, 1000], "label": "mug"}]', MUG, "stop", "another scale"),
-    "pixels in most": (f'[{A}, {{"bbox_2d": [900,500,1400,900], "label": "mug"}}, {{"bbox_2d": [90,50,1200,900], '
-                       '"label": "mug"}]', MUG, "stop", "another scale"),
-    "one of two far outside": (f'[{A}, {{"bbox_2d": [900,500,1400,900], "label": "mug"}}]', MUG, "stop", "another scale"),
+    "pixels in most": (
+        f'[{A}, {{"bbox_2d": [900,500,1400,900], "label": "mug"}}, {{"bbox_2d": [90,50,1200,900], "label": "mug"}}]',
+        MUG,
+        "stop",
+        "another scale",
+    ),
+    "one of two far outside": (
+        f'[{A}, {{"bbox_2d": [900,500,1400,900], "label": "mug"}}]',
+        MUG,
+        "stop",
+        "another scale",
+    ),
     "unit square": ('[{"bbox_2d": [0.1, 0.25, 0.5, 0.75], "label": "mug"}]', MUG, "stop", "0..1"),
     "all numbers negative": ('[{"bbox_2d": [-400, -300, -200, -100], "label": "mug"}]', MUG, "stop", "another scale"),
     "a point where a box was asked": ('[{"point_2d": [100, 200], "label": "mug"}]', MUG, "stop", "2 numbers where 4"),
@@ -295,13 +555,23 @@ MALFORMED = {
     "by key, too short": ('{"mug": [1, 2]}', BOTH, "stop", "2 numbers where 4"),
     "polygon": ('[{"bbox_2d": [[1,2],[3,2],[3,4],[1,4]], "label": "mug"}]', MUG, "stop", "8 numbers where 4"),
     "older markup": ("<ref>mug</ref><box>(100,200),(300,400)</box>", MUG, "stop", "2 numbers where 4"),
-    "table": ("| label | x1 | y1 | x2 | y2 |\n|---|---|---|---|---|\n| mug | 100 | 200 | 300 | 400 |", MUG, "stop", "no object"),
+    "table": (
+        "| label | x1 | y1 | x2 | y2 |\n|---|---|---|---|---|\n| mug | 100 | 200 | 300 | 400 |",
+        MUG,
+        "stop",
+        "no object",
+    ),
     "error of a server": ('{"error": {"code": 500, "message": "out of memory"}}', MUG, "stop", "no object"),
     "message in JSON": ('{"message": "There are no mugs in the image."}', MUG, "stop", "without coordinates"),
     "empty list for ever": ("[]" * 300, MUG, "length", "no object"),
     "question back": ("Which mug do you mean?", MUG, "stop", "no object"),
     "HTML": ("<html><body>502 Bad Gateway</body></html>", MUG, "stop", "no object"),
-    "the prompt again": ('Locate every instance that belongs to the following categories: "mug".', MUG, "stop", "no object"),
+    "the prompt again": (
+        'Locate every instance that belongs to the following categories: "mug".',
+        MUG,
+        "stop",
+        "no object",
+    ),
 }
 
 
@@ -338,12 +608,17 @@ def test_what_was_mended_is_noted():
 POINTS = {
     "official": ('```json\n[{"point_2d": [100, 200], "label": "mug"}]\n```', [("mug", (64.0, 96.0))]),
     "label point_1": ('[{"point_2d": [100, 200], "label": "point_1"}]', [("mug", (64.0, 96.0))]),
-    "several": ('[{"point_2d": [[100, 200], [500, 1000]], "label": "mug"}]', [("mug", (64.0, 96.0)), ("mug", (320.0, 480.0))]),
+    "several": (
+        '[{"point_2d": [[100, 200], [500, 1000]], "label": "mug"}]',
+        [("mug", (64.0, 96.0)), ("mug", (320.0, 480.0))],
+    ),
     "x and y": ('[{"x": 100, "y": 200}]', [("mug", (64.0, 96.0))]),
     "x and y inside": ('[{"point_2d": {"x": 100, "y": 200}, "label": "mug"}]', [("mug", (64.0, 96.0))]),
     "pair in prose": ("(100, 200)", [("mug", (64.0, 96.0))]),
-    "list of x and y": ('{"points": [{"x": 100, "y": 200}, {"x": 500, "y": 1000}], "label": "mug"}',
-                        [("mug", (64.0, 96.0)), ("mug", (320.0, 480.0))]),
+    "list of x and y": (
+        '{"points": [{"x": 100, "y": 200}, {"x": 500, "y": 1000}], "label": "mug"}',
+        [("mug", (64.0, 96.0)), ("mug", (320.0, 480.0))],
+    ),
     "key bbox, two numbers": ('[{"bbox_2d": [100, 200], "label": "mug"}]', [("mug", (64.0, 96.0))]),
     "box and point": ('[{"bbox_2d": [0, 0, 9, 9], "point_2d": [100, 200], "label": "mug"}]', [("mug", (64.0, 96.0))]),
     "corner of the image": ('[{"point_2d": [0, 0], "label": "mug"}]', [("mug", (0.0, 0.0))]),
@@ -373,11 +648,15 @@ def test_a_typographic_minus_does_not_mirror_a_3d_box():
 
 
 BAD_3D = {
-    "four numbers": ("[1, 2, 3, 4]", "4 numbers where 9"), "behind the camera": ("[0,0,-1,1,1,1,0,0,0]", "front"),
-    "no volume": ("[0,0,1,1,0,1,0,0,0]", "volume"), "negative size": ("[0,0,1,1,-1,1,0,0,0]", "volume"),
+    "four numbers": ("[1, 2, 3, 4]", "4 numbers where 9"),
+    "behind the camera": ("[0,0,-1,1,1,1,0,0,0]", "front"),
+    "no volume": ("[0,0,1,1,0,1,0,0,0]", "volume"),
+    "negative size": ("[0,0,1,1,-1,1,0,0,0]", "volume"),
     "degrees": ("[0,0,1,1,1,1,0,90,0]", "units of pi"),
-    "degree signs": ("[0,0,1,1,1,1,0°,1°,0°]", "not numbers"), "formulas": ("[0,0,1,1,1,1,0,pi/2,0]", "not numbers"),
-    "metres": ("[0 m,0 m,1 m,1,1,1,0,0,0]", "not numbers"), "text": ('"here"', "without coordinates"),
+    "degree signs": ("[0,0,1,1,1,1,0°,1°,0°]", "not numbers"),
+    "formulas": ("[0,0,1,1,1,1,0,pi/2,0]", "not numbers"),
+    "metres": ("[0 m,0 m,1 m,1,1,1,0,0,0]", "not numbers"),
+    "text": ('"here"', "without coordinates"),
 }
 
 
@@ -396,17 +675,21 @@ def test_rotation_is_z_after_y_after_x(angles):
     rotation = rotation_of(np.array(angles))
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(rotation) == pytest.approx(1.0)
-    one_by_one = rotation_of(np.array([0, 0, angles[2]])) @ rotation_of(np.array([0, angles[1], 0])) @ rotation_of(
-        np.array([angles[0], 0, 0]))
+    one_by_one = (
+        rotation_of(np.array([0, 0, angles[2]]))
+        @ rotation_of(np.array([0, angles[1], 0]))
+        @ rotation_of(np.array([angles[0], 0, 0]))
+    )
     np.testing.assert_allclose(rotation, one_by_one, atol=1e-12)
 
 
 # -- scores ------------------------------------------------------------------------------------------------------
 
+
 def with_doubt(text, at, n):
     """A generation that is sure of everything but the n characters at `at`."""
     generation = said(text, logprob=0.0)
-    generation.logprobs[at:at + n] = -2.0
+    generation.logprobs[at : at + n] = -2.0
     return generation
 
 
@@ -451,7 +734,7 @@ def test_score_of_a_text_longer_than_its_tokens_is_unknown_not_an_error():
 
 @given(st.lists(st.floats(-30, 0), min_size=40, max_size=40))
 def test_score_is_between_0_and_1(logprobs):
-    text = '[-12.5e1, 7, 0.25, 1000]' + " " * 16
+    text = "[-12.5e1, 7, 0.25, 1000]" + " " * 16
     numbers = tolerant_json.read(text).bare[0]
     value = box_score(TokenLogprobs(text, tuple(range(1, 41)), logprobs), numbers, (1.0, 50.0, 0.0, 900.0), (20, 30))
     assert 0.0 <= value <= 1.0
@@ -461,10 +744,56 @@ def test_score_is_between_0_and_1(logprobs):
 
 SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 REQUESTS = st.sampled_from([BOTH, MUG, POINT, BOX_3D, TEXT, ASK])
-PIECES = st.sampled_from(['{"bbox_2d": ', "[1, 2, 3, 4]", "[100, 200, 300, 400]", '"label"', ": ", '"mug"', "}", "{", "[", "]", ",",
-                          '"', "'", "\\", "\n", "```json", "```", "NaN", "-1e999", "1e-320", "999999999999", "[[", "]]", '\\"', "null",
-                          '{"point_2d": [5, 6], "label": "x"}', '{"bbox_3d": [0,0,1,1,1,1,0,0,0]}', "<think>", "</think>", "\u0000",
-                          "“", "，", "é", "\ud800", "：", "\u2028", " ", "!", "0.5", "1_0", "٣", "²", "There are no mugs", "x1", ":", "="])
+PIECES = st.sampled_from(
+    [
+        '{"bbox_2d": ',
+        "[1, 2, 3, 4]",
+        "[100, 200, 300, 400]",
+        '"label"',
+        ": ",
+        '"mug"',
+        "}",
+        "{",
+        "[",
+        "]",
+        ",",
+        '"',
+        "'",
+        "\\",
+        "\n",
+        "```json",
+        "```",
+        "NaN",
+        "-1e999",
+        "1e-320",
+        "999999999999",
+        "[[",
+        "]]",
+        '\\"',
+        "null",
+        '{"point_2d": [5, 6], "label": "x"}',
+        '{"bbox_3d": [0,0,1,1,1,1,0,0,0]}',
+        "<think>",
+        "</think>",
+        "\u0000",
+        "“",
+        "，",
+        "é",
+        "\ud800",
+        "：",
+        "\u2028",
+        " ",
+        "!",
+        "0.5",
+        "1_0",
+        "٣",
+        "²",
+        "There are no mugs",
+        "x1",
+        ":",
+        "=",
+    ]
+)
 
 
 def check(text, request, size, finish="stop"):
@@ -487,26 +816,43 @@ def check(text, request, size, finish="stop"):
 
 
 @SETTINGS
-@given(text=st.one_of(st.text(max_size=400), st.lists(PIECES, max_size=80).map("".join)), request_=REQUESTS,
-       size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)), finish=st.sampled_from(["stop", "length", "repeat"]))
+@given(
+    text=st.one_of(st.text(max_size=400), st.lists(PIECES, max_size=80).map("".join)),
+    request_=REQUESTS,
+    size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    finish=st.sampled_from(["stop", "length", "repeat"]),
+)
 def test_no_text_crashes_or_leaves_the_image(text, request_, size, finish):
     check(text, request_, size, finish)
 
 
 @settings(SETTINGS, max_examples=60)
-@given(unit=st.lists(PIECES, min_size=1, max_size=6).map("".join), head=st.lists(PIECES, max_size=4).map("".join),
-       tail=st.lists(PIECES, max_size=4).map("".join), request_=REQUESTS)
+@given(
+    unit=st.lists(PIECES, min_size=1, max_size=6).map("".join),
+    head=st.lists(PIECES, max_size=4).map("".join),
+    tail=st.lists(PIECES, max_size=4).map("".join),
+    request_=REQUESTS,
+)
 def test_no_text_of_20000_characters_hangs(unit, head, tail, request_):
-    text = (head + unit * (20_000 // len(unit)))[:20_000 - len(tail)] + tail
+    text = (head + unit * (20_000 // len(unit)))[: 20_000 - len(tail)] + tail
     started = time.process_time()
     check(text, request_, SIZE)
-    assert time.process_time() - started < 2.0  # guards against a hang, not a speed: linear takes 0.05 s, quadratic a minute
+    assert (
+        time.process_time() - started < 2.0
+    )  # guards against a hang, not a speed: linear takes 0.05 s, quadratic a minute
 
 
-JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(-10**6, 10**6), st.floats(allow_nan=False, allow_infinity=False),
-                              st.text(max_size=12)),
-                    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
-                    max_leaves=20)
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**6), 10**6),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=12),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
+    max_leaves=20,
+)
 
 
 @SETTINGS
@@ -540,41 +886,65 @@ OBJECT = st.tuples(st.tuples(*[st.integers(0, 480)] * 2), st.tuples(*[st.integer
 
 
 def answer_text(objects, fence):
-    lines = [json.dumps({"bbox_2d": [x, y, x + w, y + h], "label": label}, ensure_ascii=False)
-             for (x, y), (w, h), label in objects]
+    lines = [
+        json.dumps({"bbox_2d": [x, y, x + w, y + h], "label": label}, ensure_ascii=False)
+        for (x, y), (w, h), label in objects
+    ]
     text = "[\n" + ",\n".join("\t" + line for line in lines) + "\n]"
     return (f"```json\n{text}\n```" if fence else text), lines
 
 
 @SETTINGS
-@given(objects=st.lists(OBJECT, min_size=1, max_size=8, unique=True), fence=st.booleans(),
-       size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)))
+@given(
+    objects=st.lists(OBJECT, min_size=1, max_size=8, unique=True),
+    fence=st.booleans(),
+    size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+)
 def test_a_valid_answer_is_read_exactly(objects, fence, size):
     text, _ = answer_text(objects, fence)
     answer = check(text, BOTH, size)
     wanted = list(dict.fromkeys((" ".join(label.split()), (x, y, x + w, y + h)) for (x, y), (w, h), label in objects))
-    got = [(d.label, tuple(round(v / size[i % 2] * 1000, 3) for i, v in enumerate(d.box_xyxy_px))) for d in answer.detections]
+    got = [
+        (d.label, tuple(round(v / size[i % 2] * 1000, 3) for i, v in enumerate(d.box_xyxy_px)))
+        for d in answer.detections
+    ]
     assert answer.dropped == 0
     assert [(label.lower(), box) for label, box in got] == [(label.lower(), box) for label, box in wanted]
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(objects=st.lists(st.tuples(st.tuples(*[st.integers(0, 480)] * 2), st.tuples(*[st.integers(8, 500)] * 2),
-                                  st.sampled_from(["mug", "red cube", "杯子", "child's mug"])),
-                        min_size=4, max_size=8, unique_by=lambda o: o[0]),
-       fence=st.booleans(), data=st.data())
+@given(
+    objects=st.lists(
+        st.tuples(
+            st.tuples(*[st.integers(0, 480)] * 2),
+            st.tuples(*[st.integers(8, 500)] * 2),
+            st.sampled_from(["mug", "red cube", "杯子", "child's mug"]),
+        ),
+        min_size=4,
+        max_size=8,
+        unique_by=lambda o: o[0],
+    ),
+    fence=st.booleans(),
+    data=st.data(),
+)
 def test_one_broken_character_costs_at_most_the_object_it_stands_in(objects, fence, data):
     text, lines = answer_text(objects, fence)
     at = data.draw(st.integers(0, len(text) - 1))
     how = data.draw(st.sampled_from(["delete", "insert", "swap", "replace"]))
     char = data.draw(st.sampled_from("{}[]:,\"'0 9a\n\\`-."))
-    broken = {"delete": text[:at] + text[at + 1:], "insert": text[:at] + char + text[at:],
-              "swap": text[:at] + text[at + 1:at + 2] + text[at:at + 1] + text[at + 2:],
-              "replace": text[:at] + char + text[at + 1:]}[how]
+    broken = {
+        "delete": text[:at] + text[at + 1 :],
+        "insert": text[:at] + char + text[at:],
+        "swap": text[:at] + text[at + 1 : at + 2] + text[at : at + 1] + text[at + 2 :],
+        "replace": text[:at] + char + text[at + 1 :],
+    }[how]
     spans = [(text.index(line), text.index(line) + len(line)) for line in lines]
     touched = [i for i, (start, end) in enumerate(spans) if start <= at + (how == "swap") and at < end]
     answer = check(broken, BOTH, SIZE)
-    got = {(d.label, tuple(round(v / SIZE[i % 2] * 1000, 3) for i, v in enumerate(d.box_xyxy_px))) for d in answer.detections}
+    got = {
+        (d.label, tuple(round(v / SIZE[i % 2] * 1000, 3) for i, v in enumerate(d.box_xyxy_px)))
+        for d in answer.detections
+    }
     for i, ((x, y), (w, h), label) in enumerate(objects):
         if i not in touched:
             assert (label, (x, y, x + w, y + h)) in got, (how, char, broken)
@@ -586,18 +956,33 @@ def test_one_broken_character_costs_at_most_the_object_it_stands_in(objects, fen
 # -- prompts -----------------------------------------------------------------------------------------------------
 
 PROMPTS = {
-    "category": (Request(("mug",)), 'Locate every instance that belongs to the following categories: "mug". '
-                                    "Report bbox coordinates in JSON format."),
-    "categories": (Request(("red cube", "mug", "mug")), 'Locate every instance that belongs to the following categories: '
-                                                        '"red cube, mug". Report bbox coordinates in JSON format.'),
-    "description": (Request(("the mug,  left of the laptop",)), 'Locate every object that matches the description "the mug, left '
-                    'of the laptop" in the image. Report bbox coordinates in JSON format.'),
-    "description in Chinese": (Request(("红色的杯子",)), 'Locate every object that matches the description "红色的杯子" in the image. '
-                               "Report bbox coordinates in JSON format."),
+    "category": (
+        Request(("mug",)),
+        'Locate every instance that belongs to the following categories: "mug". '
+        "Report bbox coordinates in JSON format.",
+    ),
+    "categories": (
+        Request(("red cube", "mug", "mug")),
+        "Locate every instance that belongs to the following categories: "
+        '"red cube, mug". Report bbox coordinates in JSON format.',
+    ),
+    "description": (
+        Request(("the mug,  left of the laptop",)),
+        'Locate every object that matches the description "the mug, left '
+        'of the laptop" in the image. Report bbox coordinates in JSON format.',
+    ),
+    "description in Chinese": (
+        Request(("红色的杯子",)),
+        'Locate every object that matches the description "红色的杯子" in the image. '
+        "Report bbox coordinates in JSON format.",
+    ),
     "point": (Request(("mug",), Task.POINT), "Locate mug in this image. Output the point coordinates in JSON format."),
-    "3d": (Request(("car",), Task.DETECT_3D), "Find all car in this image. For each car, provide its 3D bounding box. The output "
-           'format required is JSON: [{"bbox_3d":[x_center, y_center, z_center, x_size, y_size, z_size, roll, pitch, yaw],'
-           '"label":"category"}].'),
+    "3d": (
+        Request(("car",), Task.DETECT_3D),
+        "Find all car in this image. For each car, provide its 3D bounding box. The output "
+        'format required is JSON: [{"bbox_3d":[x_center, y_center, z_center, x_size, y_size, z_size, roll, pitch, yaw],'
+        '"label":"category"}].',
+    ),
     "text": (TEXT, "Spotting all the text in the image with line-level, and output in JSON format."),
     "ask": (Request((), Task.ASK, " How many\nmugs? "), "How many\nmugs?"),
 }
@@ -608,8 +993,17 @@ def test_prompts_are_the_trained_ones(request_, wanted):
     assert prompt_for(request_) == wanted
 
 
-BAD_TARGETS = {"quote": 'a "mug"', "line break": "a\nmug", "control": "a\x07mug", "too long": "mug " * 60, "marker": "<|im_end|>",
-               "surrogate": "mug\ud800", "line separator": "a\u2028mug", "two in one": "mug,cube", "typographic quote": "“mug”"}
+BAD_TARGETS = {
+    "quote": 'a "mug"',
+    "line break": "a\nmug",
+    "control": "a\x07mug",
+    "too long": "mug " * 60,
+    "marker": "<|im_end|>",
+    "surrogate": "mug\ud800",
+    "line separator": "a\u2028mug",
+    "two in one": "mug,cube",
+    "typographic quote": "“mug”",
+}
 
 
 @pytest.mark.parametrize("target", BAD_TARGETS.values(), ids=BAD_TARGETS.keys())

@@ -36,10 +36,14 @@ def test_with_a_gpu_torch_comes_before_the_graphs_unless_the_cpu_was_asked_for(m
 def test_what_a_model_cannot_run_on_is_told(monkeypatch):
     quantized = {o.name: o.missing for o in survey(replace(EMBEDDED, quantization="fp8"), "cpu")}
     assert "fp8" in quantized["torch"] and not quantized["transformers"]
-    experts = {o.name: o.missing for o in survey(replace(EMBEDDED, architecture="Qwen3VLMoeForConditionalGeneration"), "cpu")}
+    experts = {
+        o.name: o.missing for o in survey(replace(EMBEDDED, architecture="Qwen3VLMoeForConditionalGeneration"), "cpu")
+    }
     assert "experts" in experts["torch"]
     real = choice.importlib.util.find_spec
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda n: None if n in ("torch", "transformers") else real(n))
+    monkeypatch.setattr(
+        choice.importlib.util, "find_spec", lambda n: None if n in ("torch", "transformers") else real(n)
+    )
     bare = {o.name: o.missing for o in survey(EMBEDDED, "cpu")}
     assert "pip install torch" in bare["torch"] and "pip install torch transformers" in bare["transformers"]
 
@@ -47,7 +51,10 @@ def test_what_a_model_cannot_run_on_is_told(monkeypatch):
 def test_auto_says_what_it_took_and_why_not_the_ones_before():
     engine = load_engine(Config(device="cpu"))
     assert engine.info.runtime == "onnxruntime"
-    assert "engine auto: onnxruntime is the best that works" in engine.info.why and "not tensorrt: no engines" in engine.info.why
+    assert (
+        "engine auto: onnxruntime is the best that works" in engine.info.why
+        and "not tensorrt: no engines" in engine.info.why
+    )
     engine.close()
 
 

@@ -22,8 +22,10 @@ from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.types import Generation, ModelNotFound
 
 ROOT = Path(__file__).resolve().parents[2]
-TWO = ('```json\n[{"bbox_2d": [250, 250, 500, 500], "label": "red cube"}, '
-       '{"bbox_2d": [700, 100, 900, 300], "label": "mug"}]\n```')
+TWO = (
+    '```json\n[{"bbox_2d": [250, 250, 500, 500], "label": "red cube"}, '
+    '{"bbox_2d": [700, 100, 900, 300], "label": "mug"}]\n```'
+)
 
 
 class Scripted:
@@ -38,8 +40,16 @@ class Scripted:
         self.prompts.append(prompt)
         self.images += images
         n = len(self.text)
-        return Generation(self.text, tuple(range(n)), np.full(n, -0.01, np.float32), tuple(range(1, n + 1)),
-                          self.finish_reason, prompt=prompt, generated_tokens=n, decode_s=0.5)
+        return Generation(
+            self.text,
+            tuple(range(n)),
+            np.full(n, -0.01, np.float32),
+            tuple(range(1, n + 1)),
+            self.finish_reason,
+            prompt=prompt,
+            generated_tokens=n,
+            decode_s=0.5,
+        )
 
     def close(self):
         self.closed = True
@@ -48,6 +58,7 @@ class Scripted:
 @pytest.fixture
 def says(monkeypatch):
     """says(text) makes every engine that is loaded give that answer."""
+
     def install(text: str, finish_reason: str = "stop") -> Scripted:
         engine = Scripted(text, finish_reason)
 
@@ -57,6 +68,7 @@ def says(monkeypatch):
 
         monkeypatch.setattr(qwen3vl_ros.engine, "load_engine", load)
         return engine
+
     return install
 
 
@@ -82,9 +94,14 @@ def calibration(tmp_path) -> Path:
 
 
 def write_calibration(path: Path, width=320, height=240, **changes) -> Path:
-    values = {"image_width": width, "image_height": height, "camera_name": "test",
-              "camera_matrix": {"rows": 3, "cols": 3, "data": [300.0, 0.0, 159.5, 0.0, 300.0, 119.5, 0.0, 0.0, 1.0]},
-              "distortion_model": "plumb_bob", "distortion_coefficients": {"rows": 1, "cols": 5, "data": [0.0] * 5}}
+    values = {
+        "image_width": width,
+        "image_height": height,
+        "camera_name": "test",
+        "camera_matrix": {"rows": 3, "cols": 3, "data": [300.0, 0.0, 159.5, 0.0, 300.0, 119.5, 0.0, 0.0, 1.0]},
+        "distortion_model": "plumb_bob",
+        "distortion_coefficients": {"rows": 1, "cols": 5, "data": [0.0] * 5},
+    }
     path.write_text(yaml.safe_dump(values | changes))
     return path
 
@@ -116,7 +133,9 @@ def test_depth_and_calibration_give_space_and_grasps_or_reasons(says, photo, dep
 
 def test_json_is_whole_and_strict(says, photo, depth, calibration, capsys):
     says(TWO)
-    status, out, err = run(capsys, "detect", photo, "red cube, mug", "--depth", depth, "--camera-info", calibration, "--json")
+    status, out, err = run(
+        capsys, "detect", photo, "red cube, mug", "--depth", depth, "--camera-info", calibration, "--json"
+    )
     values = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert status == 0 and err == ""
     assert [d["label"] for d in values["detections_2d"]] == ["red cube", "mug"]
@@ -137,13 +156,16 @@ def test_picture_is_written(says, photo, tmp_path, capsys):
     assert different[60:120, 80].all() and not different[180:].any()
 
 
-@pytest.mark.parametrize("task, what, answer, expected", [
-    ("point", "mug", '[{"point_2d": [500, 500], "label": "mug"}]', "160 120"),
-    ("read_text", "", '[{"bbox_2d": [0, 0, 500, 100], "text_content": "EXIT 42"}]', "EXIT 42"),
-    ("ask", "What is it?", "A red cube, and\na mug.", "A red cube, and\na mug."),
-    ("detect_3d", "mug", '[{"bbox_3d": [0.1, 0.0, 1.0, 0.1, 0.1, 0.1, 0, 0, 0], "label": "mug"}]', "model's guess"),
-    ("detect", "mug", "[]", "looked and saw nothing of mug"),
-])
+@pytest.mark.parametrize(
+    "task, what, answer, expected",
+    [
+        ("point", "mug", '[{"point_2d": [500, 500], "label": "mug"}]', "160 120"),
+        ("read_text", "", '[{"bbox_2d": [0, 0, 500, 100], "text_content": "EXIT 42"}]', "EXIT 42"),
+        ("ask", "What is it?", "A red cube, and\na mug.", "A red cube, and\na mug."),
+        ("detect_3d", "mug", '[{"bbox_3d": [0.1, 0.0, 1.0, 0.1, 0.1, 0.1, 0, 0, 0], "label": "mug"}]', "model's guess"),
+        ("detect", "mug", "[]", "looked and saw nothing of mug"),
+    ],
+)
 def test_every_task(says, photo, capsys, task, what, answer, expected):
     engine = says(answer)
     status, out, _ = run(capsys, "detect", photo, *filter(None, [what]), "--task", task)
@@ -161,10 +183,32 @@ def test_incomplete_and_unreadable_answers_are_told_apart(says, photo, capsys):
 
 def test_parameters_reach_the_engine(says, photo, capsys):
     engine = says(TWO)
-    status, out, _ = run(capsys, "detect", photo, "cube", "--model", "DIR", "--device", "cpu", "--set", "min_score=0.999",
-                         "--set", "generation.max_new_tokens=7", "--set", "dtype=bfloat16", "--set", "use_depth=false")
+    status, out, _ = run(
+        capsys,
+        "detect",
+        photo,
+        "cube",
+        "--model",
+        "DIR",
+        "--device",
+        "cpu",
+        "--set",
+        "min_score=0.999",
+        "--set",
+        "generation.max_new_tokens=7",
+        "--set",
+        "dtype=bfloat16",
+        "--set",
+        "use_depth=false",
+    )
     c = engine.config
-    assert (c.model, c.device, c.dtype, c.generation.max_new_tokens, c.use_depth) == ("DIR", "cpu", "bfloat16", 7, False)
+    assert (c.model, c.device, c.dtype, c.generation.max_new_tokens, c.use_depth) == (
+        "DIR",
+        "cpu",
+        "bfloat16",
+        7,
+        False,
+    )
     assert status == 0 and "saw nothing" in out
 
 
@@ -177,10 +221,22 @@ BAD = {
     "text with targets": (["{photo}", "sign", "--task", "read_text"], "leave WHAT out"),
     "a quote in a phrase": (["{photo}", 'the "mug"'], "quotation mark"),
     "depth alone": (["{photo}", "cube", "--depth", "{depth}"], "add --camera-info"),
-    "no such depth": (["{photo}", "cube", "--depth", "no.png", "--camera-info", "{camera}"], "depth no.png does not exist"),
-    "8-bit depth": (["{photo}", "cube", "--depth", "{photo}", "--camera-info", "{camera}"], "16-bit grey PNG in millimetres"),
-    "integer npy": (["{photo}", "cube", "--depth", "{tmp}/int.npy", "--camera-info", "{camera}"], "HxW floats in metres"),
-    "npy is no npy": (["{photo}", "cube", "--depth", "{tmp}/text.npy", "--camera-info", "{camera}"], "cannot be read as .npy"),
+    "no such depth": (
+        ["{photo}", "cube", "--depth", "no.png", "--camera-info", "{camera}"],
+        "depth no.png does not exist",
+    ),
+    "8-bit depth": (
+        ["{photo}", "cube", "--depth", "{photo}", "--camera-info", "{camera}"],
+        "16-bit grey PNG in millimetres",
+    ),
+    "integer npy": (
+        ["{photo}", "cube", "--depth", "{tmp}/int.npy", "--camera-info", "{camera}"],
+        "HxW floats in metres",
+    ),
+    "npy is no npy": (
+        ["{photo}", "cube", "--depth", "{tmp}/text.npy", "--camera-info", "{camera}"],
+        "cannot be read as .npy",
+    ),
     "calibration is a picture": (["{photo}", "cube", "--camera-info", "{photo}"], "camera info .* cannot be read"),
     "calibration lacks K": (["{photo}", "cube", "--camera-info", "{tmp}/no_k.yaml"], "KeyError: 'k'"),
     "uncalibrated": (["{photo}", "cube", "--camera-info", "{tmp}/zero.yaml"], "not calibrated"),
@@ -195,8 +251,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD)
-def test_bad_input_is_refused_before_the_model_is_loaded(monkeypatch, photo, depth, calibration, tmp_path, capsys, arguments,
-                                                         message):
+def test_bad_input_is_refused_before_the_model_is_loaded(
+    monkeypatch, photo, depth, calibration, tmp_path, capsys, arguments, message
+):
     monkeypatch.setattr(qwen3vl_ros.engine, "load_engine", lambda config: pytest.fail("loaded the model"))
     np.save(tmp_path / "int.npy", np.ones((240, 320), np.int32))
     (tmp_path / "text.npy").write_text("depth")
@@ -210,8 +267,10 @@ def test_bad_input_is_refused_before_the_model_is_loaded(monkeypatch, photo, dep
 
 def test_calibration_as_ros_prints_it(says, photo, depth, tmp_path, capsys):
     says(TWO)
-    (tmp_path / "echo.yaml").write_text("header:\n  frame_id: camera\nheight: 240\nwidth: 320\ndistortion_model: plumb_bob\n"
-                                        "d: []\nk: [300.0, 0.0, 159.5, 0.0, 300.0, 119.5, 0.0, 0.0, 1.0]\n---\n")
+    (tmp_path / "echo.yaml").write_text(
+        "header:\n  frame_id: camera\nheight: 240\nwidth: 320\ndistortion_model: plumb_bob\n"
+        "d: []\nk: [300.0, 0.0, 159.5, 0.0, 300.0, 119.5, 0.0, 0.0, 1.0]\n---\n"
+    )
     status, out, _ = run(capsys, "detect", photo, "red cube", "--depth", depth, "--camera-info", tmp_path / "echo.yaml")
     assert status == 0 and "centre x y z, m" in out
 
@@ -219,8 +278,10 @@ def test_calibration_as_ros_prints_it(says, photo, depth, tmp_path, capsys):
 def test_depth_in_metres(says, photo, depth, calibration, tmp_path, capsys):
     says(TWO)
     np.save(tmp_path / "depth.npy", cv2.imread(str(depth), cv2.IMREAD_UNCHANGED).astype(np.float64) / 1000)
-    tables = [run(capsys, "detect", photo, "red cube", "--depth", d, "--camera-info", calibration)[1].splitlines()[1:-1]
-              for d in (depth, tmp_path / "depth.npy")]
+    tables = [
+        run(capsys, "detect", photo, "red cube", "--depth", d, "--camera-info", calibration)[1].splitlines()[1:-1]
+        for d in (depth, tmp_path / "depth.npy")
+    ]
     assert tables[0] == tables[1]
 
 
@@ -231,6 +292,7 @@ def test_no_model_is_an_error_with_the_way_out(photo, capsys):
 
 # -- doctor ---------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model"))
@@ -239,7 +301,15 @@ def checkpoint(tmp_path_factory) -> Path:
 def test_doctor_runs_what_it_promises(checkpoint, capsys):
     status, out, _ = run(capsys, "doctor", "--model", checkpoint)
     assert status == 0 and "runs on this machine" in out
-    for part in ("python", "torch", "transformers", "no graphs in", "Qwen3VLForConditionalGeneration", "loaded in", "torch, cpu, float32"):
+    for part in (
+        "python",
+        "torch",
+        "transformers",
+        "no graphs in",
+        "Qwen3VLForConditionalGeneration",
+        "loaded in",
+        "torch, cpu, float32",
+    ):
         assert part in out
     assert not any(line.startswith("missing") for line in out.splitlines())
 
@@ -252,7 +322,9 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(checkpoint, monkeypatch,
         broken.setattr(doctor, "_run", None)
         status, out, _ = run(capsys, "doctor", "--model", checkpoint)
         (checkpoint / "manifest.json").unlink()
-    assert status == 1 and "missing model" in out and "manifest.json cannot be read as JSON" in out and "cannot run" in out
+    assert (
+        status == 1 and "missing model" in out and "manifest.json cannot be read as JSON" in out and "cannot run" in out
+    )
     status, out, _ = run(capsys, "doctor", "--model", checkpoint, "--device", "cuda:99")
     assert status == 1 and "missing run" in out and "cuda:99" in out
     real = doctor.importlib.util.find_spec
@@ -296,13 +368,20 @@ def test_embedded_model_passes_or_its_absence_is_told(capsys):
 
 def test_commands_of_the_shell(photo, checkpoint):
     def shell(*arguments):
-        return subprocess.run([sys.executable, "-m", "qwen3vl_ros.cli", *map(str, arguments)], cwd=ROOT, text=True,
-                              capture_output=True, timeout=240)
+        return subprocess.run(
+            [sys.executable, "-m", "qwen3vl_ros.cli", *map(str, arguments)],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=240,
+        )
 
     assert shell("--help").returncode == 0
     nothing = shell()
     assert nothing.returncode == 2 and "usage" in nothing.stderr
-    asked = shell("detect", photo, "what?", "--task", "ask", "--model", checkpoint, "--set", "generation.max_new_tokens=5")
+    asked = shell(
+        "detect", photo, "what?", "--task", "ask", "--model", checkpoint, "--set", "generation.max_new_tokens=5"
+    )
     if asked.returncode == 0:
         assert "+ 5 tokens in" in asked.stdout and asked.stderr == ""
     else:  # random weights may say nothing a person could read

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -114,9 +112,9 @@ def test_no_truth_and_no_answer_is_fine():
 
 
 def test_iou_of_known_boxes():
-    assert iou_matrix(
-        [(0, 0, 2, 2)], [(1, 0, 3, 2), (5, 5, 6, 6), (0, 0, 2, 2), (0, 0, 0, 0)]
-    ) == pytest.approx(np.array([[1 / 3, 0, 1, 0]]))
+    assert iou_matrix([(0, 0, 2, 2)], [(1, 0, 3, 2), (5, 5, 6, 6), (0, 0, 2, 2), (0, 0, 0, 0)]) == pytest.approx(
+        np.array([[1 / 3, 0, 1, 0]])
+    )
 
 
 def test_the_centre_error_is_that_of_the_detection_with_the_same_id():
@@ -124,9 +122,7 @@ def test_the_centre_error_is_that_of_the_detection_with_the_same_id():
     pose[:3, 3] = (0.003, 0.0, 0.504)
     lifted = Detection3D("7", "cube", 0.9, "camera", pose, np.full(3, 0.05))
     other = Detection3D("8", "cube", 0.9, "camera", np.eye(4), np.full(3, 0.05))
-    match = score_answer(
-        answer(saw("cube", CUBE.box_xyxy_px, "7"), detections_3d=(other, lifted)), (CUBE,)
-    ).matches[0]
+    match = score_answer(answer(saw("cube", CUBE.box_xyxy_px, "7"), detections_3d=(other, lifted)), (CUBE,)).matches[0]
     assert match.center_error_m == pytest.approx(0.005)
 
 
@@ -219,12 +215,8 @@ def gallery_of(latency_s: float) -> Gallery:
     gallery, start = Gallery(), 10**12
     for i in range(21):
         gallery.add_live(start + i * 10**8, np.full((480, 640, 3), 60, np.uint8))
-    seen = Frame(
-        start + 5 * 10**8, "camera", np.full((480, 640, 3), 200, np.uint8), K=np.diag((600.0, 600.0, 1.0))
-    )
-    right = Answer(
-        seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1
-    )
+    seen = Frame(start + 5 * 10**8, "camera", np.full((480, 640, 3), 200, np.uint8), K=np.diag((600.0, 600.0, 1.0)))
+    right = Answer(seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1)
     gallery.add_answer(1, right, score_answer(right, (CUBE,)), seen)
     return gallery
 
@@ -247,13 +239,13 @@ def test_a_video_of_nothing_is_no_file(tmp_path):
 def test_pictures_are_of_right_answers_only(tmp_path):
     gallery = gallery_of(0.1)
     wrong = answer(saw("cube", (0, 0, 50, 50)), latency_s=0.1)
-    gallery.add_answer(
-        2, wrong, score_answer(wrong, (CUBE,)), Frame(1, "camera", np.zeros((480, 640, 3), np.uint8))
-    )
+    gallery.add_answer(2, wrong, score_answer(wrong, (CUBE,)), Frame(1, "camera", np.zeros((480, 640, 3), np.uint8)))
     assert [p.name for p in gallery.write_pictures(tmp_path)] == ["scene_1.png"]
-    assert gallery.write_poster(tmp_path / "poster.png") and cv2.imread(
-        str(tmp_path / "poster.png")
-    ).shape == (480, 640, 3)
+    assert gallery.write_poster(tmp_path / "poster.png") and cv2.imread(str(tmp_path / "poster.png")).shape == (
+        480,
+        640,
+        3,
+    )
     assert not Gallery().write_poster(tmp_path / "none.png") and not (tmp_path / "none.png").exists()
 
 
@@ -274,9 +266,13 @@ def test_definitions_bring_everything_they_need():
         "demo_msgs/msg/Item",
     ]
     text = full_definition("demo_msgs/msg/Pair", TEXTS.__getitem__)
-    assert text.startswith("# two\n") and [
-        f"MSG: {n.replace('/msg/', '/')}\n" in text for n in TEXTS
-    ] == [False, True, True, True, True]
+    assert text.startswith("# two\n") and [f"MSG: {n.replace('/msg/', '/')}\n" in text for n in TEXTS] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_missing_definition_says_what_to_do(tmp_path):
@@ -292,9 +288,7 @@ def test_the_recording_reads_back_with_another_library(tmp_path):
         recording.open_topic("/silent", "geometry_msgs/msg/Point")
         for i in range(3):
             message = header(time_type(i, 500), f"camera_{i}")
-            recording.write(
-                "/header", bytes(store.serialize_cdr(message, "std_msgs/msg/Header")), i * 10**9 + 500
-            )
+            recording.write("/header", bytes(store.serialize_cdr(message, "std_msgs/msg/Header")), i * 10**9 + 500)
         assert recording.counts == {"/header": 3, "/silent": 0}
     with open(tmp_path / "x.mcap", "rb") as file:
         reader = make_reader(file, decoder_factories=[DecoderFactory()])

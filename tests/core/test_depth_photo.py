@@ -55,9 +55,7 @@ def cloud(frame) -> SceneCloud:
 
 @pytest.fixture(scope="module")
 def lifted(cloud):
-    return lift_boxes(
-        cloud, [Detection2D(name, tuple(map(float, box)), 0.9, name) for name, box in BOXES_PX.items()]
-    )
+    return lift_boxes(cloud, [Detection2D(name, tuple(map(float, box)), 0.9, name) for name, box in BOXES_PX.items()])
 
 
 def find(lifted, name):
@@ -73,9 +71,7 @@ def middle_depth_m(frame, box) -> float:
 def test_the_garage_floor_is_the_support(cloud, frame):
     plane = cloud.plane
     assert plane is not None
-    strip = cloud.window_points_m(
-        slice(440, 495), slice(150, 480)
-    )  # bare concrete in front of the motorcycle
+    strip = cloud.window_points_m(slice(440, 495), slice(150, 480))  # bare concrete in front of the motorcycle
     heights = np.abs(plane.height_m(strip[np.isfinite(strip[..., 2])]))
     assert np.median(heights) < 0.01 and np.percentile(heights, 95) < 0.03
     assert np.degrees(np.arccos(-plane.normal[1])) < 25, "the photographer held the camera about level"
@@ -100,9 +96,7 @@ def test_size_agrees_with_pixels_times_range(lifted, frame, name):
 @pytest.mark.parametrize("name", ("motorcycle", "rear wheel", "headlight", "carton on the shelf"))
 def test_the_3d_box_projects_onto_the_2d_box(lifted, frame, name):
     found = find(lifted, name)
-    corners = (
-        np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]) * found.size_m
-    )
+    corners = np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]) * found.size_m
     pixels = project_px(corners @ found.frame_T_box[:3, :3].T + found.frame_T_box[:3, 3], frame.K) + 0.5
     low, high = pixels.min(0), pixels.max(0)
     box = np.array(BOXES_PX[name], float)
@@ -130,7 +124,5 @@ def test_a_motorcycle_is_not_for_this_gripper(lifted, cloud):
 
 def test_a_photo_with_depth_of_another_size_is_refused(frame):
     small = Frame(0, "camera", frame.rgb, np.ascontiguousarray(frame.depth_m[::2, ::2]), frame.K)
-    refused = lift_boxes(
-        SceneCloud.of(small, LiftConfig()), [Detection2D("motorcycle", (92, 45, 685, 452))]
-    ).refusals
+    refused = lift_boxes(SceneCloud.of(small, LiftConfig()), [Detection2D("motorcycle", (92, 45, 685, 452))]).refusals
     assert "371x250" in refused[0].reason and "741x500" in refused[0].reason

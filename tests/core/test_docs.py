@@ -52,6 +52,4 @@ def test_links_lead_somewhere(page):
         if target.startswith("#"):
             assert target[1:] in anchors, f"{page.name} links to {target}, which is no heading of it"
         elif "://" not in target:
-            assert (page.parent / target.split("#")[0]).exists(), (
-                f"{page.name} links to {target}, which is not there"
-            )
+            assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}, which is not there"

@@ -64,10 +64,16 @@ class Guesses:
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(st.integers(0, 2**32), st.lists(st.lists(tokens, max_size=6), max_size=12), st.integers(1, 9), st.integers(1, 40),
-       st.booleans())
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.lists(tokens, max_size=6), max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.booleans(),
+)
 def test_no_guess_changes_the_answer(seed, proposals, longest_step, most, by_chance):
     """A model that goes anywhere, guesses of anything."""
+
     def anywhere(said):
         return int(np.random.default_rng([seed, *said[-3:], len(said) // 3]).integers(0, 4))
 
@@ -80,18 +86,23 @@ def test_no_guess_changes_the_answer(seed, proposals, longest_step, most, by_cha
     assert run.forward_passes <= plain.forward_passes and len(toy.passes) == run.forward_passes
     assert run.drafted == sum(len(p) for p, _ in guesses.heard) and run.accepted == sum(n for _, n in guesses.heard)
     assert len(run.token_ids) + (run.finish_reason == "stop") == run.forward_passes + run.accepted
-    assert max(toy.passes) <= longest_step and toy.cache == run.token_ids[:len(toy.cache)]
+    assert max(toy.passes) <= longest_step and toy.cache == run.token_ids[: len(toy.cache)]
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(tokens, max_size=30), min_size=1, max_size=6), st.sampled_from([0.0, GPU, 0.05, 1.0]),
-       st.integers(1, 40))
+@given(
+    st.lists(st.lists(tokens, max_size=30), min_size=1, max_size=6),
+    st.sampled_from([0.0, GPU, 0.05, 1.0]),
+    st.integers(1, 40),
+)
 def test_answers_of_any_kind_come_out_as_they_are(answers, pass_cost, longest_step):
     answer_all([bytes(a) for a in answers], drafts(pass_cost), longest_step=longest_step)
 
 
-edits = st.lists(st.tuples(st.sampled_from(["move", "add", "drop", "swap", "rename"]), st.integers(0, 9),
-                           st.integers(-30, 200)), max_size=4)
+edits = st.lists(
+    st.tuples(st.sampled_from(["move", "add", "drop", "swap", "rename"]), st.integers(0, 9), st.integers(-30, 200)),
+    max_size=4,
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -118,6 +129,7 @@ def test_scenes_that_change_in_any_way(changes):
 
 # -- and needs fewer passes --------------------------------------------------------------------------------------------
 
+
 def passes_after(before: list[tuple], after: list[tuple], **options) -> int:
     return answer_all([boxes(*before)] * 6 + [boxes(*after)], **options)[-1].forward_passes
 
@@ -133,19 +145,33 @@ def test_steps_of_limited_length_still_take_the_whole():
     assert passes_after(TABLE, TABLE, longest_step=16) == -(-length // 16)
 
 
-@pytest.mark.parametrize("after, most", [
-    ([("mug", 113, 345), *TABLE[1:]], 5),
-    ([("mug", 99, 345), *TABLE[1:]], 12),
-    ([("mug", 1112, 345), *TABLE[1:]], 8),
-    (TABLE[1:], 22),
-    (TABLE[:2] + TABLE[3:], 22),
-    (TABLE[:-1], 6),
-    ([TABLE[1], TABLE[0], *TABLE[2:]], 40),
-    ([*TABLE[:2], ("mug", 512, 512), *TABLE[2:]], 32),
-    ([*TABLE, ("mug", 512, 512)], 32),
-    ([("cup", 112, 345), *TABLE[1:]], 8),
-], ids=["moved a little", "fewer digits", "more digits", "first gone", "one in the middle gone", "last gone",
-        "two change places", "a new one in the middle", "a new one at the end", "another name"])
+@pytest.mark.parametrize(
+    "after, most",
+    [
+        ([("mug", 113, 345), *TABLE[1:]], 5),
+        ([("mug", 99, 345), *TABLE[1:]], 12),
+        ([("mug", 1112, 345), *TABLE[1:]], 8),
+        (TABLE[1:], 22),
+        (TABLE[:2] + TABLE[3:], 22),
+        (TABLE[:-1], 6),
+        ([TABLE[1], TABLE[0], *TABLE[2:]], 40),
+        ([*TABLE[:2], ("mug", 512, 512), *TABLE[2:]], 32),
+        ([*TABLE, ("mug", 512, 512)], 32),
+        ([("cup", 112, 345), *TABLE[1:]], 8),
+    ],
+    ids=[
+        "moved a little",
+        "fewer digits",
+        "more digits",
+        "first gone",
+        "one in the middle gone",
+        "last gone",
+        "two change places",
+        "a new one in the middle",
+        "a new one at the end",
+        "another name",
+    ],
+)
 def test_it_finds_its_way_back(after, most):
     """Of some 300 passes, one a byte. What is new costs passes; what was said before costs few."""
     assert passes_after(TABLE, after) <= most
@@ -180,6 +206,7 @@ def test_same_history_same_drafts():
 
 # -- limits count inside accepted drafts too -----------------------------------------------------------------------------
 
+
 def with_and_without(said: bytes, draft: bytes, **options):
     plain = Toy.saying(said).decode(**options)
     return plain, Toy.saying(said).decode(Guesses([draft, draft[30:]]), **options)
@@ -194,7 +221,9 @@ def test_circles_are_left_at_the_same_token(text):
 
 def test_length_is_kept():
     plain, drafted = with_and_without(b"a" * 40, b"a" * 40, max_new_tokens=17)
-    assert plain.finish_reason == drafted.finish_reason == "length" and len(drafted.token_ids) == 17 == len(plain.token_ids)
+    assert plain.finish_reason == drafted.finish_reason == "length" and len(drafted.token_ids) == 17 == len(
+        plain.token_ids
+    )
     assert drafted.drafted == 16, "no draft beyond the limit"
 
 

@@ -8,8 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3vl_ros.draw import draw_scene
-from qwen3vl_ros.types import (Detection2D, Detection3D, Frame, Generation, GraspTarget, InvalidInput, Point2D, Request,
-                               Scene)
+from qwen3vl_ros.types import (
+    Detection2D,
+    Detection3D,
+    Frame,
+    Generation,
+    GraspTarget,
+    InvalidInput,
+    Point2D,
+    Request,
+    Scene,
+)
 
 K = np.array([[600.0, 0, 319.5], [0, 600, 239.5], [0, 0, 1]])
 SAID = Generation("", (), None, (), "stop")
@@ -63,7 +72,9 @@ def test_the_photograph_itself_is_not_drawn_on():
 
 def test_box_is_drawn_where_it_is():
     mask = changed(draw_scene(frame(), scene(detections_2d=(Detection2D("cube", (100, 150, 220, 260), 0.9),))))
-    assert mask[150:260, 100].all() and mask[150:260, 219].all() and mask[150, 100:220].all() and mask[259, 100:220].all()
+    assert (
+        mask[150:260, 100].all() and mask[150:260, 219].all() and mask[150, 100:220].all() and mask[259, 100:220].all()
+    )
     assert mask[200:210, 150:160].all(), "lightly filled"
     assert extent(mask)[0] >= 95 and extent(mask)[3] <= 285
 
@@ -78,7 +89,7 @@ def test_wireframe_is_the_projection_of_the_box():
             if np.isclose(np.linalg.norm(corners[a] - corners[b]), size):
                 for point in pixels[a] + np.linspace(0, 1, 20)[:, None] * (pixels[b] - pixels[a]):
                     x, y = np.round(point).astype(int)
-                    assert mask[y - 1:y + 2, x - 1:x + 2].any()
+                    assert mask[y - 1 : y + 2, x - 1 : x + 2].any()
     x0, y0, x1, y1 = extent(mask)
     assert x0 > pixels[:, 0].min() - 5 and y0 > pixels[:, 1].min() - 30 and y1 < pixels[:, 1].max() + 30
 
@@ -90,8 +101,13 @@ def test_the_frame_of_the_results_does_not_matter(turn, x, y):
     T = pose(0.05, 0.02, 0.8, 0.7)
     here = draw_scene(frame(), scene(detections_3d=(cube(T),), grasps=(grasp(T),)))
     placed = frame(target_T_camera=world_T_camera, target_frame="world")
-    there = draw_scene(placed, scene(detections_3d=(cube(world_T_camera @ T, frame_id="world"),),
-                                     grasps=(grasp(world_T_camera @ T, frame_id="world"),)))
+    there = draw_scene(
+        placed,
+        scene(
+            detections_3d=(cube(world_T_camera @ T, frame_id="world"),),
+            grasps=(grasp(world_T_camera @ T, frame_id="world"),),
+        ),
+    )
     assert (changed(here, there).mean()) < 1e-3
 
 
@@ -109,8 +125,8 @@ def test_the_lens_bends_what_is_drawn():
     expected = ray * (1 - 0.3 * r2 + 0.1 * r2 * r2) * 600 + K[:2, 2]
     x, y = np.round(expected).astype(int)
     straight = np.round(ray * 600 + K[:2, 2]).astype(int)
-    assert mask[y - 8:y + 9, x - 8:x + 9].any()
-    assert not mask[straight[1] - 8:straight[1] + 9, straight[0] - 8:straight[0] + 9].any()
+    assert mask[y - 8 : y + 9, x - 8 : x + 9].any()
+    assert not mask[straight[1] - 8 : straight[1] + 9, straight[0] - 8 : straight[0] + 9].any()
 
 
 def test_nothing_folds_back_through_a_strong_lens():
@@ -169,8 +185,12 @@ def test_caption_is_at_the_bottom():
 def test_any_image_size(shape):
     rgb = np.zeros(shape, np.uint8)
     h, w = shape[:2]
-    s = scene(detections_2d=(Detection2D("a rather long label, 杯子 été", (0, 0, w, h), float("nan")),),
-              points=(Point2D("p", (w / 2, h / 2)),), detections_3d=(cube(pose()),), grasps=(grasp(pose()),))
+    s = scene(
+        detections_2d=(Detection2D("a rather long label, 杯子 été", (0, 0, w, h), float("nan")),),
+        points=(Point2D("p", (w / 2, h / 2)),),
+        detections_3d=(cube(pose()),),
+        grasps=(grasp(pose()),),
+    )
     assert draw_scene(frame(rgb), s, caption="c").shape == shape
 
 
@@ -178,7 +198,12 @@ numbers = st.floats(-50, 50)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.tuples(numbers, numbers, numbers), st.floats(0, 20), st.floats(-4, 4), st.sampled_from([None, (-0.3, 0.1, 0, 0, 0)]))
+@given(
+    st.tuples(numbers, numbers, numbers),
+    st.floats(0, 20),
+    st.floats(-4, 4),
+    st.sampled_from([None, (-0.3, 0.1, 0, 0, 0)]),
+)
 def test_things_anywhere_in_space_can_be_drawn(place, size, turn, distortion):
     """Behind the camera, around it, across its near plane, at infinity: nothing fails."""
     T = pose(*place, turn)

@@ -17,6 +17,7 @@ import evaluate  # noqa: E402
 import targets  # noqa: E402
 import tasks  # noqa: E402
 import text  # noqa: E402
+
 from qwen3vl_ros.perception.answers import read_answer  # noqa: E402
 from qwen3vl_ros.perception.prompts import prompt_for  # noqa: E402
 from qwen3vl_ros.pipeline import Perception  # noqa: E402
@@ -45,7 +46,9 @@ def test_augmented_boxes_are_those_of_the_augmented_pixels(samples):
             changed = data.augment(sample, rng)
             assert changed.rgb.shape == (224, 320, 3) and changed.rgb.dtype == np.uint8
             for thing, box in boxes_of_pixels(changed):
-                assert np.abs(np.subtract(thing.box_xyxy_px, box)).max() <= 2.5  # a pointed corner can fall between the pixels kept
+                assert (
+                    np.abs(np.subtract(thing.box_xyxy_px, box)).max() <= 2.5
+                )  # a pointed corner can fall between the pixels kept
                 assert 0 < thing.visibility <= 1
                 seen += 1
     assert seen > 100
@@ -62,7 +65,7 @@ def test_split_seeds_are_disjoint_and_apart_from_evaluation():
     ranges = [range(first, first + data.SEEDS_PER_SPLIT) for first in (*data.SPLIT_SEEDS.values(), evaluate.FIRST_SEED)]
     for i, a in enumerate(ranges):
         assert a.start >= 1_000_000, "below a million is the demo's"
-        assert all(a.stop <= b.start or b.stop <= a.start for b in ranges[i + 1:])
+        assert all(a.stop <= b.start or b.stop <= a.start for b in ranges[i + 1 :])
 
 
 def test_dense_targets_name_the_thing_under_the_token(samples):
@@ -93,9 +96,12 @@ def test_a_new_reading_is_painted_as_the_renderer_would_have_drawn_it(dials):
         for i in range(len(dials)):
             before, scene = dials[i], sample_scene(1_000_002 + 6 * i, gauge=True)
             sample = dials._faces[i].with_new_reading(before, rng)
-            (index, said), = sample.dials.items()
+            ((index, said),) = sample.dials.items()
             drawn = replace(scene.gauge, **{k: said[k] for k in ("value", "minimum", "maximum", "unit")})
-            truths = [camera.render(replace(scene, gauge=replace(drawn, needle_colour=c)), depth=False).rgb for c in ("red", "black")]
+            truths = [
+                camera.render(replace(scene, gauge=replace(drawn, needle_colour=c)), depth=False).rgb
+                for c in ("red", "black")
+            ]
             dial = sample.labels == index
             assert (sample.rgb[~dial] == before.rgb[~dial]).all()
             off = lambda a, b: np.abs(a[dial].astype(float) - b[dial]).mean()  # noqa: E731
@@ -147,7 +153,7 @@ def test_names_in_a_prompt_are_looked_up_where_they_end(samples, language):
             assert len(tokens) == len(weights) == len(said_of)
             assert len(found) == sum(things is not None for _, things in q.mentions)
             for (at, things), (name, _) in zip(sorted(found.items()), (m for m in q.mentions if m[1] is not None)):
-                written = text.tokenizer().decode(tokens[:at + 1], skip_special_tokens=False)
+                written = text.tokenizer().decode(tokens[: at + 1], skip_special_tokens=False)
                 assert written.endswith(name) and weights[at] == 0
                 assert said_of[at] == sum(1 << i for i in things)
                 words = name.removesuffix("s").split(language.joint)
@@ -180,7 +186,10 @@ def test_every_answer_is_read_back_by_the_package_s_own_parser(samples, language
             elif q.kind == "gauge":
                 said = json.loads(q.answer)
                 assert said["unit"] == sample.gauge["unit"]
-                assert abs(said["value"] - sample.gauge["value"]) <= (sample.gauge["maximum"] - sample.gauge["minimum"]) / 100
+                assert (
+                    abs(said["value"] - sample.gauge["value"])
+                    <= (sample.gauge["maximum"] - sample.gauge["minimum"]) / 100
+                )
             elif q.kind == "count":
                 assert 0 <= int(q.answer) <= len(sample.things)
             else:
@@ -188,15 +197,24 @@ def test_every_answer_is_read_back_by_the_package_s_own_parser(samples, language
     assert kinds >= {"categories", "locate", "absent", "point", "count", "relation", "pick_place", "gauge", "exists"}
 
 
-@pytest.mark.parametrize("language, written", [
-    (tasks.ENGLISH, "Is the red mug behind the ball? Answer yes or no."), (tasks.CHINESE, "红色的杯子在球后面吗？请回答是或否。")])
+@pytest.mark.parametrize(
+    "language, written",
+    [
+        (tasks.ENGLISH, "Is the red mug behind the ball? Answer yes or no."),
+        (tasks.CHINESE, "红色的杯子在球后面吗？请回答是或否。"),
+    ],
+)
 def test_a_question_is_said_in_the_language_and_costs_a_token_a_word(language, written):
     assert language.fill(language.compare, "red mug", "ball", "behind") == written
-    words = [tokenized.strip() for tokenized in map(text.tokenizer().decode, ([t] for t in text.PackedText.encode(written)))]
+    words = [
+        tokenized.strip() for tokenized in map(text.tokenizer().decode, ([t] for t in text.PackedText.encode(written)))
+    ]
     assert language.name("red") in words and language.name("mug") in words and len(words) <= 8
 
 
-@pytest.mark.parametrize("written", ["red mug", 'a "quoted" {json: [1, 2]}', "größer als 10 °C", "红色的杯子", "\t\n  two  spaces", "😀"])
+@pytest.mark.parametrize(
+    "written", ["red mug", 'a "quoted" {json: [1, 2]}', "größer als 10 °C", "红色的杯子", "\t\n  two  spaces", "😀"]
+)
 def test_tokenizer_gives_back_any_text(written):
     encoded = text.tokenizer().encode(written, add_special_tokens=False)
     assert text.tokenizer().decode(encoded.ids, skip_special_tokens=False) == written
@@ -236,36 +254,60 @@ def test_packed_questions_are_what_the_official_network_says_to_each_alone(sampl
     assert segments.max() >= 3
     rows, columns = 14, 20
     pixels = torch.from_numpy(sample.rgb.copy()).float() / 127.5 - 1
-    patches = pixels.permute(2, 0, 1)[None].expand(2, 3, 224, 320).reshape(1, 2, 3, rows // 2, 2, 16, columns // 2, 2, 16)
+    patches = (
+        pixels.permute(2, 0, 1)[None].expand(2, 3, 224, 320).reshape(1, 2, 3, rows // 2, 2, 16, columns // 2, 2, 16)
+    )
     patches = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(rows * columns, -1)
     with torch.no_grad():
         merged, deep = net.see(torch.from_numpy(sample.rgb.copy())[None])
         segment = torch.from_numpy(segments)[None]
-        allowed = ((segment[:, None] == segment[:, :, None]) | (segment == 0)[:, None]) & torch.ones(len(packed), len(packed)).tril().bool()
+        allowed = ((segment[:, None] == segment[:, :, None]) | (segment == 0)[:, None]) & torch.ones(
+            len(packed), len(packed)
+        ).tril().bool()
         mask = torch.zeros(allowed.shape).masked_fill(~allowed, -1e9)[:, None]
-        hidden = net.read(merged, deep, torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None], mask, packer.visual)
+        hidden = net.read(
+            merged, deep, torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None], mask, packer.visual
+        )
         ours = model.lm_head(hidden)[0]
         for k in (1, int(segments.max())):
             alone = torch.from_numpy(np.concatenate([packed[segments == 0], packed[segments == k]]))[None]
-            official = model(input_ids=alone, pixel_values=patches, image_grid_thw=torch.tensor([[1, rows, columns]]),
-                             mm_token_type_ids=(alone == ids["<|image_pad|>"]).long()).logits[0]
+            official = model(
+                input_ids=alone,
+                pixel_values=patches,
+                image_grid_thw=torch.tensor([[1, rows, columns]]),
+                mm_token_type_ids=(alone == ids["<|image_pad|>"]).long(),
+            ).logits[0]
             mine = ours[segments == k]
-            assert torch.allclose(mine, official[-len(mine):], atol=2e-4, rtol=1e-3)
+            assert torch.allclose(mine, official[-len(mine) :], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("scores,expected", [([(0.9, True), (0.1, False)], 1.0), ([(0.1, True), (0.9, False)], 0.0),
-                                             ([(0.5, True), (0.5, False)], 0.5)])
+@pytest.mark.parametrize(
+    "scores,expected",
+    [([(0.9, True), (0.1, False)], 1.0), ([(0.1, True), (0.9, False)], 0.0), ([(0.5, True), (0.5, False)], 0.5)],
+)
 def test_auroc(scores, expected):
     assert evaluate.auroc(scores) == expected
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--set", "{"], "is no JSON"), (["--set", "[]"], "must be a JSON object"), (["--set", '{"step": 1}'], "there is no step, only seed"),
-    (["--set", '{"batch": "4"}'], "batch = '4' must be a number"), (["--set", '{"batch": 0}'], "batch must be 1 or more"),
-    (["--set", '{"joint_rate": -1}'], "joint_rate = -1"), (["--set", '{"chinese_share": 7}'], "0 to 1"),
-    (["--workers", "3"], "--workers 3 must divide the batch of 16"), (["--workers", "0"], "must be 1 or more"),
-    (["--start", "nowhere"], "no checkpoint"), (["--data", "nowhere"], "no train shards in nowhere; make them with"),
-    (["--data", "cut"], "train_00000.npz is no whole shard"), (["--data", "stale"], "shows other scenes"), ([], "--data is needed")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--set", "{"], "is no JSON"),
+        (["--set", "[]"], "must be a JSON object"),
+        (["--set", '{"step": 1}'], "there is no step, only seed"),
+        (["--set", '{"batch": "4"}'], "batch = '4' must be a number"),
+        (["--set", '{"batch": 0}'], "batch must be 1 or more"),
+        (["--set", '{"joint_rate": -1}'], "joint_rate = -1"),
+        (["--set", '{"chinese_share": 7}'], "0 to 1"),
+        (["--workers", "3"], "--workers 3 must divide the batch of 16"),
+        (["--workers", "0"], "must be 1 or more"),
+        (["--start", "nowhere"], "no checkpoint"),
+        (["--data", "nowhere"], "no train shards in nowhere; make them with"),
+        (["--data", "cut"], "train_00000.npz is no whole shard"),
+        (["--data", "stale"], "shows other scenes"),
+        ([], "--data is needed"),
+    ],
+)
 def test_wrong_arguments_of_training_are_refused_by_name(tmp_path, monkeypatch, capsys, arguments, said):
     import train_embedded
 
@@ -275,11 +317,19 @@ def test_wrong_arguments_of_training_are_refused_by_name(tmp_path, monkeypatch, 
         for split, first in (("train", data.SPLIT_SEEDS["train"]), ("val", data.SPLIT_SEEDS["val"])):
             stamp = data.stamp_of(first + (folder == "stale"), "fast")
             metas = np.frombuffer(json.dumps([dict(seed=first, things=[], gauge=None)]).encode(), np.uint8)
-            np.savez(tmp_path / folder / f"{split}_00000.npz", metas=metas, stamp=stamp, rgb0=np.zeros(1), labels0=np.zeros(1))
+            np.savez(
+                tmp_path / folder / f"{split}_00000.npz",
+                metas=metas,
+                stamp=stamp,
+                rgb0=np.zeros(1),
+                labels0=np.zeros(1),
+            )
     whole = (tmp_path / "cut/train_00000.npz").read_bytes()
-    (tmp_path / "cut/train_00000.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "cut/train_00000.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SystemExit) as ended:
-        train_embedded.main(["--run", "run", *(["--data", "data"] if arguments and "--data" not in arguments else []), *arguments])
+        train_embedded.main(
+            ["--run", "run", *(["--data", "data"] if arguments and "--data" not in arguments else []), *arguments]
+        )
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
@@ -295,8 +345,10 @@ class Scripted:
 
 @LANGUAGES
 def test_evaluation_calls_right_answers_right_and_wrong_ones_wrong(language):
-    truth, wrong, rubbish = (evaluate.Evaluation(Perception(Scripted({}, said)), language, None)
-                             for said in ("", "```json\n[\n\t{\"bbox_2d\": [1, 1, 9, 9], \"label\": \"thing\"}\n]\n```", "mu"))
+    truth, wrong, rubbish = (
+        evaluate.Evaluation(Perception(Scripted({}, said)), language, None)
+        for said in ("", '```json\n[\n\t{"bbox_2d": [1, 1, 9, 9], "label": "thing"}\n]\n```', "mu")
+    )
     with SimCamera(*data.VIEW_SIZE, quality="fast") as camera:
         for seed in range(30, 39):
             view = camera.render(sample_scene(seed, gauge=seed % 3 == 0))
@@ -304,7 +356,9 @@ def test_evaluation_calls_right_answers_right_and_wrong_ones_wrong(language):
             answers = truth.perception.engine.answers
             answers.update((q.prompt, q.answer) for q in questions.values())
             named = [(i, language.name(asker.thing(i).kind)) for i in asker.named + asker.gauges]
-            answers[prompt_for(Request(tuple(map(language.name, data.KIND_IDS))))] = tasks.box_list(asker.sample, named)[0]
+            answers[prompt_for(Request(tuple(map(language.name, data.KIND_IDS))))] = tasks.box_list(
+                asker.sample, named
+            )[0]
             for evaluation in (truth, wrong, rubbish):
                 evaluation.scene(view, seed)
     rows = {"precision_50", "recall_50", *evaluate.QUESTIONS.values()}
@@ -328,8 +382,21 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
     steps = dict(vision_steps=2, language_steps=2, batch=2, mosaics=1, pack_tokens=128)
 
     def command(joint: int, *more: str) -> int:
-        return train_embedded.main(["--run", str(tmp_path / "run"), "--data", str(shards), "--threads", "1", "--log-every", "1",
-                                    "--set", json.dumps(steps | dict(joint_steps=joint)), *more])
+        return train_embedded.main(
+            [
+                "--run",
+                str(tmp_path / "run"),
+                "--data",
+                str(shards),
+                "--threads",
+                "1",
+                "--log-every",
+                "1",
+                "--set",
+                json.dumps(steps | dict(joint_steps=joint)),
+                *more,
+            ]
+        )
 
     assert command(1) == 0
     with pytest.raises(SystemExit):

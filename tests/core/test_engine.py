@@ -37,8 +37,11 @@ SIZES = [(640, 480), (32, 32), (100, 300), (641, 90), (31, 33)]
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("tiny")
-    return {"dense": tiny_checkpoint(root / "dense"), "moe": tiny_checkpoint(root / "moe", moe=True),
-            "thinking": tiny_checkpoint(root / "thinking", thinking=True)}
+    return {
+        "dense": tiny_checkpoint(root / "dense"),
+        "moe": tiny_checkpoint(root / "moe", moe=True),
+        "thinking": tiny_checkpoint(root / "thinking", thinking=True),
+    }
 
 
 @pytest.fixture
@@ -54,7 +57,9 @@ def engine(checkpoints):
 
 def config(model: Path | str, **generation) -> Config:
     generation = {"max_new_tokens": 40, "repeat_limit": 100} | generation
-    return from_flat({"model": str(model), "engine": "transformers"} | {f"generation.{k}": v for k, v in generation.items()})
+    return from_flat(
+        {"model": str(model), "engine": "transformers"} | {f"generation.{k}": v for k, v in generation.items()}
+    )
 
 
 def picture(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
@@ -67,6 +72,7 @@ def edit(path: Path, **values) -> None:
 
 # -- parity with the reference ---------------------------------------------------------------------------------------
 
+
 def reference(directory: Path, images: list[np.ndarray], prompt: str, max_new_tokens: int):
     """(token ids, log-probabilities) of transformers' own tokenizer, template, image processor and generate()."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -74,7 +80,9 @@ def reference(directory: Path, images: list[np.ndarray], prompt: str, max_new_to
     architecture = json.loads((directory / "config.json").read_text())["architectures"][0]
     model = getattr(transformers_runtime, architecture).from_pretrained(directory, dtype=torch.float32).eval()
     content = [{"type": "image"}] * len(images) + [{"type": "text", "text": prompt}]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
     vision = {}
     if images:
         vision = dict(processor(images, return_tensors="pt"))
@@ -83,9 +91,17 @@ def reference(directory: Path, images: list[np.ndarray], prompt: str, max_new_to
         text = text.replace("<placeholder>", "<|image_pad|>")
     ids = tokenizer(text, return_tensors="pt").input_ids
     mask = (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=mask, **vision,
-                         do_sample=False, max_new_tokens=max_new_tokens, output_logits=True, return_dict_in_generate=True)
-    new = out.sequences[0, ids.shape[1]:].tolist()
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=mask,
+        **vision,
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    new = out.sequences[0, ids.shape[1] :].tolist()
     logprobs = [float(step[0].float().log_softmax(-1)[token]) for step, token in zip(out.logits, new)]
     return new, logprobs
 
@@ -107,7 +123,7 @@ def assert_parity(directory: Path, monkeypatch, cases, max_new_tokens: int, leas
         with monkeypatch.context() as patch:
             generation, run = decoded_by(engine, patch, images, prompt)
         if generation.finish_reason == "repeat":  # the only reason to stop earlier
-            expected, logprobs = expected[:len(run.token_ids)], logprobs[:len(run.token_ids)]
+            expected, logprobs = expected[: len(run.token_ids)], logprobs[: len(run.token_ids)]
         elif generation.finish_reason == "stop":
             assert expected[-1] in engine._preparation.tokens.stop_ids
             expected, logprobs = expected[:-1], logprobs[:-1]
@@ -119,8 +135,12 @@ def assert_parity(directory: Path, monkeypatch, cases, max_new_tokens: int, leas
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "thinking"])
 def test_tokens_are_those_of_generate(checkpoints, monkeypatch, kind):
-    cases = [([picture(1)], "Locate the red cube."), ([picture(2), picture(3, 90, 200)], "Was ist anders? é 杯子"),
-             ([picture(4, 640, 480)], "mug"), ([], "no image")]
+    cases = [
+        ([picture(1)], "Locate the red cube."),
+        ([picture(2), picture(3, 90, 200)], "Was ist anders? é 杯子"),
+        ([picture(4, 640, 480)], "mug"),
+        ([], "no image"),
+    ]
     assert_parity(checkpoints[kind], monkeypatch, cases, 40)
 
 
@@ -129,8 +149,10 @@ def test_embedded_model_says_what_generate_says(monkeypatch):
         directory = embedded_model_dir()
     except ModelNotFound:
         pytest.skip("model/embedded is not in this tree")
-    prompt = ('Locate every instance that belongs to the following categories: "cube, ball". Report bbox coordinates in '
-              "JSON format.")
+    prompt = (
+        'Locate every instance that belongs to the following categories: "cube, ball". Report bbox coordinates in '
+        "JSON format."
+    )
     table = np.full((480, 640, 3), 170, np.uint8)
     table[200:300, 250:350] = (200, 30, 30)
     table[240:300, 450:510] = (30, 60, 200)
@@ -149,7 +171,7 @@ def test_pixels_are_those_of_the_reference(checkpoints, size):
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(10, 14), st.integers(0, 8))
 def test_resizing_is_that_of_the_reference(width, height, smallest, span):
-    rule = PixelRule(16, 2, 2, 2**smallest, 2**(smallest + span), (0.5,) * 3, (0.5,) * 3)
+    rule = PixelRule(16, 2, 2, 2**smallest, 2 ** (smallest + span), (0.5,) * 3, (0.5,) * 3)
     if max(width, height) > 200 * min(width, height):
         with pytest.raises(InvalidInput, match="1:200"):
             rule.resized(width, height)
@@ -176,12 +198,15 @@ def test_control_tokens_in_a_prompt_stay_text(checkpoints):
 
 # -- what an engine promises ----------------------------------------------------------------------------------------
 
+
 def test_info_says_what_runs_and_why(engine, checkpoints):
     info = engine.info
     assert (info.runtime, info.model) == ("transformers", str(checkpoints["dense"]))
     assert info.architecture == "Qwen3VLForConditionalGeneration" and not info.thinking
     assert info.parameters == sum(p.numel() for p in engine._runtime.model.parameters())
-    assert "auto" not in (info.device, info.dtype) and "transformers" in info.why and info.device.split(":")[0] in info.why
+    assert (
+        "auto" not in (info.device, info.dtype) and "transformers" in info.why and info.device.split(":")[0] in info.why
+    )
     assert load_engine(config(checkpoints["moe"])).info.architecture == "Qwen3VLMoeForConditionalGeneration"
 
 
@@ -233,8 +258,10 @@ def test_cancel_inside_the_prompt_pass(engine):
         control.cancel()
 
     layers = engine._runtime.model.model.language_model.layers
-    handles = [layers[1].register_forward_hook(cancel_in_second_layer),
-               layers[2].register_forward_hook(lambda *_: visited.append(False))]
+    handles = [
+        layers[1].register_forward_hook(cancel_in_second_layer),
+        layers[2].register_forward_hook(lambda *_: visited.append(False)),
+    ]
     try:
         g = engine.generate([picture(1)], "a", control)
     finally:
@@ -287,14 +314,23 @@ def test_pixel_limits_of_the_configuration_count(checkpoints):
         load_engine(config(checkpoints["dense"], max_pixels=100))
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8),
-                                   np.zeros((2, 900, 3), np.uint8), "image.png"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((2, 900, 3), np.uint8),
+        "image.png",
+    ],
+)
 def test_bad_images_are_refused(engine, image):
     with pytest.raises(InvalidInput):
         engine.generate([image], "a")
 
 
 # -- other layouts of the same files --------------------------------------------------------------------------------
+
 
 def test_template_and_processor_in_their_other_places(copy, engine):
     template = (copy / "chat_template.jinja").read_text()
@@ -331,6 +367,7 @@ def test_weights_in_shards(copy, engine):
 
 # -- every way a model can be wrong ----------------------------------------------------------------------------------
 
+
 def _truncate(d: Path) -> None:
     (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:100_000])
 
@@ -348,6 +385,7 @@ def _set_text_config(**values):
         config_json = json.loads((d / "config.json").read_text())
         config_json["text_config"] |= values
         (d / "config.json").write_text(json.dumps(config_json))
+
     return apply
 
 
@@ -355,18 +393,27 @@ DAMAGE = {
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
     "config is not JSON": (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read as JSON"),
     "config is a list": (lambda d: (d / "config.json").write_text("[]"), "JSON list"),
-    "Qwen2.5-VL": (lambda d: edit(d / "config.json", architectures=["Qwen2_5_VLForConditionalGeneration"]),
-                   "is Qwen2_5_VLForConditionalGeneration, not a Qwen3-VL"),
+    "Qwen2.5-VL": (
+        lambda d: edit(d / "config.json", architectures=["Qwen2_5_VLForConditionalGeneration"]),
+        "is Qwen2_5_VLForConditionalGeneration, not a Qwen3-VL",
+    ),
     "a text model": (lambda d: edit(d / "config.json", architectures=["Qwen3ForCausalLM"]), "is Qwen3ForCausalLM"),
     "no architecture": (lambda d: edit(d / "config.json", architectures=None), "model_type 'qwen3_vl'"),
     "config without vision": (lambda d: edit(d / "config.json", vision_config=None), "no text_config or vision_config"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "lacks model.safetensors"),
-    "only pickled weights": (lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
-                             "pytorch_model.bin cannot be used"),
+    "only pickled weights": (
+        lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
+        "pytorch_model.bin cannot be used",
+    ),
     "truncated weights": (_truncate, r"model.safetensors \(100000 bytes\) is truncated"),
-    "weights are text": (lambda d: (d / "model.safetensors").write_text("<html>not found</html>" * 9), "not safetensors"),
-    "a Git LFS pointer": (lambda d: (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-                          "git lfs pull"),
+    "weights are text": (
+        lambda d: (d / "model.safetensors").write_text("<html>not found</html>" * 9),
+        "not safetensors",
+    ),
+    "a Git LFS pointer": (
+        lambda d: (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "git lfs pull",
+    ),
     "a weight missing": (_drop_a_weight, "1 weights are missing"),
     "weights of another size": (_set_text_config(intermediate_size=128), "do not belong together"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "lacks tokenizer.json"),
@@ -374,10 +421,15 @@ DAMAGE = {
     "no processor": (lambda d: (d / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
     "processor without sizes": (lambda d: edit(d / "preprocessor_config.json", size={}), "min_pixels"),
     "no template": (lambda d: (d / "chat_template.jinja").unlink(), "no chat template"),
-    "template with an error": (lambda d: (d / "chat_template.jinja").write_text("{% if %}"), "chat template .* is broken"),
+    "template with an error": (
+        lambda d: (d / "chat_template.jinja").write_text("{% if %}"),
+        "chat template .* is broken",
+    ),
     "template drops the prompt": (lambda d: (d / "chat_template.jinja").write_text("<|im_start|>"), "exactly once"),
-    "template drops images": (lambda d: (d / "chat_template.jinja").write_text(
-        "{{ messages[0].content[-1].text }}"), "0 <.image_pad.> of 1 images"),
+    "template drops images": (
+        lambda d: (d / "chat_template.jinja").write_text("{{ messages[0].content[-1].text }}"),
+        "0 <.image_pad.> of 1 images",
+    ),
 }
 
 
@@ -398,8 +450,15 @@ def test_weights_that_are_not_numbers(copy):
         load_engine(config(copy))
 
 
-@pytest.mark.parametrize("model, message", [("./nowhere", "neither an existing directory"), ("Qwen3-VL-2B", "neither"),
-                                            (__file__, "is a file"), ("/nowhere/at/all", "neither")])
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("./nowhere", "neither an existing directory"),
+        ("Qwen3-VL-2B", "neither"),
+        (__file__, "is a file"),
+        ("/nowhere/at/all", "neither"),
+    ],
+)
 def test_no_such_model(model, message):
     with pytest.raises(ModelNotFound, match=message):
         load_engine(config(model))
@@ -472,6 +531,7 @@ def test_precision_asked_for_is_the_one_that_runs(checkpoints, dtype):
 
 # -- the hub -----------------------------------------------------------------------------------------------------------
 
+
 class FakeHub(BaseHTTPRequestHandler):
     """Answers as the hub does for ids that are missing, gated, or of another family."""
 
@@ -488,8 +548,11 @@ class FakeHub(BaseHTTPRequestHandler):
         elif "/api/models/" in self.path:
             self._reply(200, {}, json.dumps({"id": "x/y", "siblings": [{"rfilename": "config.json"}]}).encode())
         elif "/other/" in self.path:
-            self._reply(200, {"ETag": '"1"', "X-Repo-Commit": "0" * 40},
-                        json.dumps({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}).encode())
+            self._reply(
+                200,
+                {"ETag": '"1"', "X-Repo-Commit": "0" * 40},
+                json.dumps({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}).encode(),
+            )
         else:
             self._reply(404, {"X-Error-Code": "EntryNotFound"})
 
@@ -521,7 +584,9 @@ for model in sys.argv[1:]:
 def ask_the_hub(tmp_path, endpoint: str, *models: str, **environment: str) -> list[list[str]]:
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)} | environment
-    done = subprocess.run([sys.executable, "-c", ASK_THE_HUB, *models], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_THE_HUB, *models], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -531,14 +596,25 @@ def test_hub_ids_that_cannot_be_had(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        answers = ask_the_hub(tmp_path, f"http://127.0.0.1:{server.server_port}", "missing/model", "gated/model", "other/model",
-                              "empty/model", "down/model")
+        answers = ask_the_hub(
+            tmp_path,
+            f"http://127.0.0.1:{server.server_port}",
+            "missing/model",
+            "gated/model",
+            "other/model",
+            "empty/model",
+            "down/model",
+        )
     finally:
         server.shutdown()
         server.server_close()
-    expected = [("ModelNotFound", "the hub has no model 'missing/model'"), ("ModelNotFound", "is gated"),
-                ("WrongModel", "other/model is Qwen2_5_VL"), ("WrongModel", "empty/model has no config.json"),
-                ("ModelNotFound", "could not be downloaded")]
+    expected = [
+        ("ModelNotFound", "the hub has no model 'missing/model'"),
+        ("ModelNotFound", "is gated"),
+        ("WrongModel", "other/model is Qwen2_5_VL"),
+        ("WrongModel", "empty/model has no config.json"),
+        ("ModelNotFound", "could not be downloaded"),
+    ]
     for (kind, message), (expected_kind, part) in zip(answers, expected, strict=True):
         assert kind == expected_kind and part in message, message
     assert not any("safetensors" in path for path in FakeHub.asked)

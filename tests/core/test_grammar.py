@@ -25,14 +25,20 @@ from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.perception.schemas import MAX_OBJECTS, schema_for
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import (Control, EngineError, Generation, InvalidInput, MalformedAnswer, Request, Task,
-                               WrongModel)
+from qwen3vl_ros.types import Control, EngineError, Generation, InvalidInput, MalformedAnswer, Request, Task, WrongModel
 
 pytest.importorskip("llguidance", reason="guided answers need llguidance")
 SIZE_PX = (640, 480)
 SLOTS = {"embedded": 640, "padded": 151936, "thinking": 512}
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-           "<|image_pad|>", "<|video_pad|>")
+CONTROL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 ASKED = Request(("cube", "red mug"))
 BOXES = [(100, 200, 300, 400, "red mug"), (7, 0, 88, 1000, "cube")]
 
@@ -41,9 +47,14 @@ def written(boxes) -> dict[str, str]:
     """One answer in the layouts that models of this family use."""
     rows = [f'{{"bbox_2d": [{a}, {b}, {c}, {d}], "label": "{label}"}}' for a, b, c, d, label in boxes]
     tabbed, spaced = "[\n\t" + ",\n\t".join(rows) + "\n]", "[" + ", ".join(rows) + "]"
-    return {"fenced": f"```json\n{tabbed}\n```", "bare": tabbed, "indented": "[\n  " + ",\n  ".join(rows) + "\n]",
-            "fenced and spaced": f"```json\n{spaced}\n```", "spaced": spaced,
-            "compact": spaced.replace(": ", ":").replace(", ", ",")}
+    return {
+        "fenced": f"```json\n{tabbed}\n```",
+        "bare": tabbed,
+        "indented": "[\n  " + ",\n  ".join(rows) + "\n]",
+        "fenced and spaced": f"```json\n{spaced}\n```",
+        "spaced": spaced,
+        "compact": spaced.replace(": ", ":").replace(", ", ","),
+    }
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,8 +72,9 @@ class Case:
 def write_small(directory: Path, prompt_end: str = "") -> Path:
     """A checkpoint's text side of Qwen's kind: bytes, merges across the borders of JSON, digits one by one."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                       pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     size = len(alphabet) + 80
@@ -79,8 +91,11 @@ def write_small(directory: Path, prompt_end: str = "") -> Path:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> dict[str, Case]:
-    directories = {"embedded": embedded_model_dir(), "padded": write_small(tmp_path_factory.mktemp("padded")),
-                   "thinking": write_small(tmp_path_factory.mktemp("thinking"), "<think>\\n")}
+    directories = {
+        "embedded": embedded_model_dir(),
+        "padded": write_small(tmp_path_factory.mktemp("padded")),
+        "thinking": write_small(tmp_path_factory.mktemp("thinking"), "<think>\\n"),
+    }
     made = {}
     for name, directory in directories.items():
         chat, path = ChatTokens(directory), directory / "tokenizer.json"
@@ -116,13 +131,19 @@ class Babbler:
 
     def rollback(self, count: int) -> None:
         assert 0 < count <= len(self.said)
-        del self.said[len(self.said) - count:]
+        del self.said[len(self.said) - count :]
 
     def answer(self, constraint, most: int = 6000, **options) -> Decoded:
-        return decode(self.prefill, self.step, self.rollback, stop_ids=self.case.chat.stop_ids,
-                      bytes_of=self.case.chat.bytes_of, limits=Limits(most, time.monotonic() + 600, 10**9),
-                      control=Control(),
-                      **{"longest_step": 16, "constraint": constraint, **options})
+        return decode(
+            self.prefill,
+            self.step,
+            self.rollback,
+            stop_ids=self.case.chat.stop_ids,
+            bytes_of=self.case.chat.bytes_of,
+            limits=Limits(most, time.monotonic() + 600, 10**9),
+            control=Control(),
+            **{"longest_step": 16, "constraint": constraint, **options},
+        )
 
 
 class Rows:
@@ -143,8 +164,9 @@ def read(run: Decoded, request: Request, thinking: bool = False) -> Answer:
     said = transcribe(run.pieces, thinking)
     tokens = slice(said.first_token, said.last_token)
     logprobs = np.array(run.logprobs[tokens], np.float32)
-    generation = Generation(said.text, tuple(run.token_ids[tokens]), logprobs, tuple(said.token_ends),
-                            run.finish_reason)
+    generation = Generation(
+        said.text, tuple(run.token_ids[tokens]), logprobs, tuple(said.token_ends), run.finish_reason
+    )
     return read_answer(generation, request, SIZE_PX)
 
 
@@ -165,8 +187,11 @@ def in_a_prompt(targets: list[str]) -> bool:
 
 words = st.sampled_from(["cube", "the red mug", "红色的杯子", "20 °C", "it's", "none", "a\\b"])
 phrases = st.lists(words | st.text(min_size=1, max_size=12), min_size=1, max_size=3).filter(in_a_prompt)
-requests = st.builds(lambda targets, task: Request(tuple(targets), task), phrases,
-                     st.sampled_from([Task.DETECT, Task.POINT, Task.DETECT_3D, Task.READ_TEXT]))
+requests = st.builds(
+    lambda targets, task: Request(tuple(targets), task),
+    phrases,
+    st.sampled_from([Task.DETECT, Task.POINT, Task.DETECT_3D, Task.READ_TEXT]),
+)
 babbling = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -204,7 +229,7 @@ def test_forced_tokens_are_the_only_ones_allowed(cases, name, request_, seed):
     for _ in range(150):
         forced, allowed = constraint.forced(), constraint.allowed()
         assert allowed.shape == (SLOTS[name],) and allowed.any()
-        assert not allowed[case.tokenizer.get_vocab_size():].any(), "padding of the vocabulary"
+        assert not allowed[case.tokenizer.get_vocab_size() :].any(), "padding of the vocabulary"
         if forced and forced[0] in case.chat.stop_ids:
             assert set(np.flatnonzero(allowed)) <= case.chat.stop_ids
             break
@@ -234,7 +259,7 @@ class Guesser:
         self.truth, self.rng = truth, np.random.default_rng(seed)
 
     def propose(self, token_ids: Sequence[int], most: int) -> list[int]:
-        guess = list(self.truth[len(token_ids):][:int(self.rng.integers(0, 8))])
+        guess = list(self.truth[len(token_ids) :][: int(self.rng.integers(0, 8))])
         if guess and self.rng.random() < 0.5:
             guess[-1] = int(self.rng.integers(0, 400))
         return guess[:most]
@@ -265,7 +290,7 @@ def test_what_leaves_no_choice_and_the_end_cost_no_pass(cases):
     run = babbler.answer(case.grammar.constraint(schema))
     assert run.finish_reason == "stop" and len(objects_of(run)) == 5
     assert babbler.passes < 0.7 * len(run.token_ids), "braces, keys and the only label there is"
-    assert babbler.said == run.token_ids[:len(babbler.said)], "and no pass asks for the end"
+    assert babbler.said == run.token_ids[: len(babbler.said)], "and no pass asks for the end"
 
 
 @pytest.mark.parametrize("name", ["embedded", "padded"])
@@ -292,12 +317,27 @@ def test_nothing_seen_can_be_said(cases, text):
         assert set(constraint.forced()) <= cases[name].chat.stop_ids
 
 
-@pytest.mark.parametrize("text", [
-    "There is", " [", "```python", "{", "[{}]", '[{"label"', '[{"bbox_2d": [1, 2, 3]',
-    '[{"bbox_2d": [1, 2, 3, 1001',
-    '[{"bbox_2d": [1, 2, 3, 4], "label": ""', '[{"bbox_2d": [1, 2, 3, 4], "label": "cube"}]]', "[[", "[]\n",
-    '[{"bbox_2d": [-1', '[{"bbox_2d": [1.5', '[{"bbox_2d": [01',
-    '[{"bbox_2d": [1, 2, 3, 4], "label": "cube"}, {"label'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There is",
+        " [",
+        "```python",
+        "{",
+        "[{}]",
+        '[{"label"',
+        '[{"bbox_2d": [1, 2, 3]',
+        '[{"bbox_2d": [1, 2, 3, 1001',
+        '[{"bbox_2d": [1, 2, 3, 4], "label": ""',
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "cube"}]]',
+        "[[",
+        "[]\n",
+        '[{"bbox_2d": [-1',
+        '[{"bbox_2d": [1.5',
+        '[{"bbox_2d": [01',
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "cube"}, {"label',
+    ],
+)
 def test_what_is_no_answer_cannot_be_said(cases, text):
     for name in ("embedded", "padded"):
         with pytest.raises(EngineError, match="none that the schema allows"):
@@ -350,22 +390,32 @@ def test_a_thinking_model_thinks_freely_and_then_answers(cases):
 
 def test_other_schemas_hold_too(cases):
     case = cases["embedded"]
-    gauge = {"type": "object", "properties": {"value": {"type": "number"}, "unit": {"enum": ["bar", "°C"]}},
-             "required": ["value", "unit"], "additionalProperties": False}
+    gauge = {
+        "type": "object",
+        "properties": {"value": {"type": "number"}, "unit": {"enum": ["bar", "°C"]}},
+        "required": ["value", "unit"],
+        "additionalProperties": False,
+    }
     for text in ('{"value": 3.5, "unit": "bar"}', '```json\n{"value":12,"unit":"°C"}\n```'):
         constraint = case.grammar.constraint(gauge)
         constraint.accept(case.encode(text))
         assert set(constraint.forced()) <= case.chat.stop_ids
 
 
-@pytest.mark.parametrize("schema, says", [
-    ({"type": "bogus"}, "Invalid type: bogus"),
-    ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-    ({"type": "array", "items": {"type": "integer", "minimum": 3, "maximum": 1}}, r"minimum \(3\) is greater than"),
-    ({"type": "array", "items": {}, "minItems": 3, "maxItems": 1}, r"minItems \(3\) is greater than maxItems"),
-    ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
-    ({"$ref": "http://example.com/schema"}, "http://example.com/schema"),
-    ({"enum": {1}}, "no JSON"), ({"minimum": float("nan")}, "no JSON"), ([1], "list, not a dict")])
+@pytest.mark.parametrize(
+    "schema, says",
+    [
+        ({"type": "bogus"}, "Invalid type: bogus"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "items": {"type": "integer", "minimum": 3, "maximum": 1}}, r"minimum \(3\) is greater than"),
+        ({"type": "array", "items": {}, "minItems": 3, "maxItems": 1}, r"minItems \(3\) is greater than maxItems"),
+        ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
+        ({"$ref": "http://example.com/schema"}, "http://example.com/schema"),
+        ({"enum": {1}}, "no JSON"),
+        ({"minimum": float("nan")}, "no JSON"),
+        ([1], "list, not a dict"),
+    ],
+)
 def test_a_schema_that_cannot_be_kept_is_refused_with_the_reason(cases, schema, says):
     with pytest.raises(InvalidInput, match=says):
         cases["embedded"].grammar.constraint(schema)
@@ -405,8 +455,12 @@ def test_the_embedded_models_own_answers_stay_token_for_token():
         views = [camera.render(sample_scene(seed)).rgb for seed in range(930, 932)]
     engine, same = load_engine(), 0
     for rgb in views:
-        for request in (Request(("cube", "ball", "cylinder", "mug", "bowl")), Request(("the red cube",)),
-                        Request(("ball",), Task.POINT), Request(("red cube", "blue mug"))):
+        for request in (
+            Request(("cube", "ball", "cylinder", "mug", "bowl")),
+            Request(("the red cube",)),
+            Request(("ball",), Task.POINT),
+            Request(("red cube", "blue mug")),
+        ):
             plain = engine.generate([rgb], prompt_for(request))
             guided = engine.generate([rgb], prompt_for(request), schema=schema_for(request))
             assert guided.finish_reason == "stop" and read_answer(guided, request, SIZE_PX).dropped == 0

@@ -8,12 +8,12 @@ import math
 from dataclasses import replace
 
 import cv2
+import depth_scenes as ds
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import depth_scenes as ds
 from qwen3vl_ros.config import GripperConfig, LiftConfig
 from qwen3vl_ros.perception.cloud import SceneCloud
 from qwen3vl_ros.perception.grasp import plan_grasps
@@ -24,9 +24,7 @@ GRIPPER = GripperConfig()
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
-def plan(
-    scene: ds.Scene, gripper: GripperConfig = GRIPPER, only: int | None = 0, **changes
-) -> list[GraspTarget]:
+def plan(scene: ds.Scene, gripper: GripperConfig = GRIPPER, only: int | None = 0, **changes) -> list[GraspTarget]:
     """Grasps of the scene's solids, or of one of them."""
     cloud = SceneCloud.of(scene.frame(**changes), LiftConfig())
     wanted = range(len(scene.solids)) if only is None else [only]
@@ -41,9 +39,7 @@ def in_world(scene: ds.Scene, target: GraspTarget) -> np.ndarray:
 
 def closing_angle_deg(world_T_gripper: np.ndarray, yaw: float) -> float:
     """Between the closing axis and a horizontal direction, without sign."""
-    return float(
-        np.degrees(np.arccos(min(1.0, abs(world_T_gripper[:2, 1] @ (math.cos(yaw), math.sin(yaw))))))
-    )
+    return float(np.degrees(np.arccos(min(1.0, abs(world_T_gripper[:2, 1] @ (math.cos(yaw), math.sin(yaw)))))))
 
 
 def jaw_volume(width_m: float, gripper: GripperConfig, step: float = 0.002) -> np.ndarray:
@@ -83,9 +79,7 @@ def test_plus_z_goes_down_into_the_table_and_plus_y_closes_on_the_sides():
     assert min(closing_angle_deg(pose, 0.4), closing_angle_deg(pose, 0.4 + math.pi / 2)) < 3
     assert target.frame_T_gripper[2, 2] > 0, "the camera looks down too: the approach goes away from it"
     np.testing.assert_allclose(pose[:2, 3], (0.02, -0.01), atol=0.004)
-    assert GRIPPER.clearance - 0.001 < pose[2, 3] < 0.05 - 0.003, (
-        "fingertips above the table and below the cube's top"
-    )
+    assert GRIPPER.clearance - 0.001 < pose[2, 3] < 0.05 - 0.003, "fingertips above the table and below the cube's top"
     assert target.width_m == pytest.approx(0.05, abs=0.003)
     assert target.approach_m == GRIPPER.standoff
     pre_grasp = pose[:3, 3] - target.approach_m * pose[:3, 2]
@@ -211,9 +205,7 @@ def test_no_room_for_fingers():
 
 def test_a_finger_on_a_slope_slips():
     scene = ds.Scene([ds.ball(0.07)], ds.look_from(60))
-    short = replace(
-        GRIPPER, finger_length=0.02
-    )  # the palm meets the top long before the fingertips pass the equator
+    short = replace(GRIPPER, finger_length=0.02)  # the palm meets the top long before the fingertips pass the equator
     assert "friction" in refusal(scene, short).reason
     assert plan(scene, replace(short, friction=2.0))[0].feasible
 
@@ -230,8 +222,7 @@ def test_the_approach_leans_no_farther_than_allowed(max_tilt_deg):
     if target.feasible:
         assert tilt > 5
         volume = (
-            jaw_volume(target.width_m, gripper) @ in_world(scene, target)[:3, :3].T
-            + in_world(scene, target)[:3, 3]
+            jaw_volume(target.width_m, gripper) @ in_world(scene, target)[:3, :3].T + in_world(scene, target)[:3, 3]
         )
         assert volume[:, 2].min() > 0 and not any(inside(s, volume).any() for s in scene.solids)
     else:
@@ -253,9 +244,7 @@ def test_jaws_stay_clear_of_exact_solids_in_clutter():
             taken.append(at)
             size = rng.uniform(0.03, 0.06, 3)
             solids.append(
-                (ds.box(size, at, yaw), ds.ball(size[0], at), ds.cylinder(size[0], 0.02 + size[1], at))[
-                    seed % 3
-                ]
+                (ds.box(size, at, yaw), ds.ball(size[0], at), ds.cylinder(size[0], 0.02 + size[1], at))[seed % 3]
             )
         scene = ds.Scene(solids, ds.look_from(rng.uniform(40, 75), rng.uniform(-180, 180), 0.65))
         for target in plan(scene, only=None):
@@ -351,9 +340,7 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
                     kinds.add(view.truths[int(target.detection_id)].kind)
                     fault = what_is_wrong(target, int(target.detection_id), surfaces, up, foot)
                     wrong += [(seed, target.detection_id, target.label, fault)] if fault else []
-    assert kinds == {"cube", "ball", "cylinder", "mug", "bowl"}, (
-        "bowls are wider than the gripper: held by the rim"
-    )
+    assert kinds == {"cube", "ball", "cylinder", "mug", "bowl"}, "bowls are wider than the gripper: held by the rim"
     assert feasible >= 0.9 * total > 40
     assert len(wrong) <= 0.05 * feasible, wrong
 
@@ -398,11 +385,7 @@ def test_no_depth_image_breaks_lifting_or_grasping(seed):
     lifted = lift_boxes(cloud, detections)
     assert sorted([d.id for d in lifted.detections] + [r.id for r in lifted.refusals]) == ["0", "1", "2", "3"]
     for found in lifted.detections:
-        assert (
-            np.isfinite(found.frame_T_box).all()
-            and (found.size_m > 0).all()
-            and np.isfinite(found.size_m).all()
-        )
+        assert np.isfinite(found.frame_T_box).all() and (found.size_m > 0).all() and np.isfinite(found.size_m).all()
         assert 0 <= found.support <= 1 and 0 <= found.score <= 1
         assert np.linalg.det(found.frame_T_box[:3, :3]) == pytest.approx(1, abs=1e-5)
     for target in plan_grasps(cloud, lifted.detections, GRIPPER):

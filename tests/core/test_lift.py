@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import cv2
+import depth_scenes as ds
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import depth_scenes as ds
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.perception.cloud import SceneCloud
 from qwen3vl_ros.perception.lens import pixel_rays, project_px, ray_table
@@ -92,25 +92,19 @@ def test_the_far_side_of_a_round_thing_is_completed_at_grazing_view(solid):
     toward_camera = np.linalg.norm(np.median(visible.points_camera_m, 0)) - np.linalg.norm(
         scene.camera_T_solid()[:3, 3]
     )
-    assert toward_camera < -0.01, (
-        "the visible points alone lie too near: without completion this test would fail"
-    )
+    assert toward_camera < -0.01, "the visible points alone lie too near: without completion this test would fail"
     assert centre_error(visible, scene.camera_T_solid()) < 0.004
 
 
 def test_two_sides_of_a_box_give_the_whole_of_it():
-    scene = ds.Scene(
-        [ds.box((0.10, 0.07, 0.30), yaw=0.6)], ds.look_from(1, distance_m=0.7, target=(0, 0, 0.15))
-    )
+    scene = ds.Scene([ds.box((0.10, 0.07, 0.30), yaw=0.6)], ds.look_from(1, distance_m=0.7, target=(0, 0, 0.15)))
     found = lift_one(scene)
     assert axis_angle_deg(found.frame_T_box, scene.camera_T_solid()) < 3
     assert centre_error(found, scene.camera_T_solid()) < 0.006
 
 
 def test_a_thing_on_another_does_not_reach_down_to_the_table():
-    scene = ds.Scene(
-        [ds.box((0.05, 0.05, 0.05), bottom=0.06, yaw=0.3), ds.box((0.11, 0.11, 0.06))], ds.look_from(35)
-    )
+    scene = ds.Scene([ds.box((0.05, 0.05, 0.05), bottom=0.06, yaw=0.3), ds.box((0.11, 0.11, 0.06))], ds.look_from(35))
     found = lift_one(scene)
     assert centre_error(found, scene.camera_T_solid()) < 0.006
     assert found.size_m[2] == pytest.approx(0.05, abs=0.006)
@@ -240,9 +234,7 @@ def test_noise_of_a_depth_camera_is_borne(noise):
 
 
 def test_an_occluder_across_the_border_is_not_the_object():
-    scene = ds.Scene(
-        [ds.box((0.09, 0.09, 0.09), yaw=0.2), ds.cylinder(0.03, 0.12, (-0.04, -0.09))], ds.look_from(35)
-    )
+    scene = ds.Scene([ds.box((0.09, 0.09, 0.09), yaw=0.2), ds.cylinder(0.03, 0.12, (-0.04, -0.09))], ds.look_from(35))
     x0, y0, x1, y1 = scene.box_px(0)
     column = np.flatnonzero((scene.labels[int(y0) : int(y1), int(x0) : int(x1)] == 1).any(0))
     assert len(column) > 5, "the occluder stands in the box, and nearer than the object"
@@ -307,9 +299,7 @@ def test_distortion_is_respected(model):
     truth = scene.camera_T_solid()
     assert centre_error(lift_one(scene), truth) < 0.004
     ignored = lift(scene.frame(distortion=None), scene.box_px())
-    assert not ignored.detections or centre_error(ignored.detections[0], truth) > 0.01, (
-        "the lens must matter here"
-    )
+    assert not ignored.detections or centre_error(ignored.detections[0], truth) > 0.01, "the lens must matter here"
 
 
 def test_a_parcel_that_fills_the_picture_is_not_its_own_support():
@@ -349,9 +339,7 @@ def test_points_behind_the_camera_have_no_pixel():
 def test_without_depth_or_intrinsics_every_detection_is_told_why():
     scene = ds.Scene([SOLIDS["cube"]])
     lifted = lift(scene.frame(depth_m=None), (1, 2, 30, 40), (5, 5, 50, 50))
-    assert (
-        len(lifted.refusals) == 2 and lifted.refusals[1].id == "1" and lifted.refusals[1].label == "thing 1"
-    )
+    assert len(lifted.refusals) == 2 and lifted.refusals[1].id == "1" and lifted.refusals[1].label == "thing 1"
     assert "no depth image" in lifted.refusals[0].reason
     assert "camera_info" in why_not(scene.frame(K=None))
 
@@ -453,9 +441,7 @@ def test_the_true_lens_keeps_the_pixel_and_the_size(focal):
     np.testing.assert_allclose(project_px(placed.frame_T_box[:3, 3], K)[0], expected, atol=1e-6)
     np.testing.assert_array_equal(placed.size_m, (0.1, 0.2, 0.3))
     longer = focal * ds.WIDTH / math.sqrt(np.prod(half / math.tan(math.radians(30))))
-    assert placed.frame_T_box[2, 3] == pytest.approx(longer), (
-        "a longer lens puts the same picture farther away"
-    )
+    assert placed.frame_T_box[2, 3] == pytest.approx(longer), "a longer lens puts the same picture farther away"
 
 
 def test_measured_depth_corrects_range_and_size():
@@ -470,16 +456,12 @@ def test_measured_depth_corrects_range_and_size():
     error = np.linalg.norm(placed.frame_T_box[:3, 3] - truth[:3, 3])
     assert error < 0.02 < np.linalg.norm(bare.frame_T_box[:3, 3] - truth[:3, 3])
     ratio = placed.size_m[0] / guess.size_m[0]
-    assert placed.frame_T_box[2, 3] / bare.frame_T_box[2, 3] == pytest.approx(ratio), (
-        "range and size go together"
-    )
+    assert placed.frame_T_box[2, 3] / bare.frame_T_box[2, 3] == pytest.approx(ratio), "range and size go together"
 
 
 def test_model_boxes_go_to_the_target_frame():
     target_T_camera = ds.pose(ds.turn_z(1.0), (1, 2, 3))
-    frame = ds.Scene([SOLIDS["cube"]]).frame(
-        K=None, depth_m=None, target_T_camera=target_T_camera, target_frame="base"
-    )
+    frame = ds.Scene([SOLIDS["cube"]]).frame(K=None, depth_m=None, target_T_camera=target_T_camera, target_frame="base")
     first, second = place_model_boxes(frame, [model_box(), model_box()])
     np.testing.assert_allclose(first.frame_T_box[:3, 3], (target_T_camera @ (0.1, -0.05, 1.0, 1))[:3])
     assert first.frame_id == "base" and second.id == "m1"

@@ -42,8 +42,8 @@ class Ledger:
     def __init__(self, capacity: int = 400):
         self.capacity, self.between_layers = capacity, lambda: None
         self.entries: list[tuple] = []
-        self.encoded: list[int] = []    # images in each call
-        self.fed: list[int] = []        # tokens in each pass
+        self.encoded: list[int] = []  # images in each call
+        self.fed: list[int] = []  # tokens in each pass
         self._sequence = Sequence(capacity)
 
     @property
@@ -55,8 +55,11 @@ class Ledger:
         self.between_layers()
         self.encoded.append(len(grid))
         images = np.split(pixels, np.cumsum(grid.prod(1))[:-1])
-        return [(crc32(image.tobytes()), *map(int, cells), i) for image, cells in zip(images, grid)
-                for i in range(cells.prod() // 4)]
+        return [
+            (crc32(image.tobytes()), *map(int, cells), i)
+            for image, cells in zip(images, grid)
+            for i in range(cells.prod() // 4)
+        ]
 
     def prefill(self, ids, features=None, positions=None, keep=1):
         places = visual_places(ids, (preparation().tokens.image_id, -1), len(features or ()))
@@ -69,7 +72,7 @@ class Ledger:
 
     def rollback(self, count):
         self._sequence.rollback(count)
-        del self.entries[len(self.entries) - count:]
+        del self.entries[len(self.entries) - count :]
 
     def close(self):
         self.entries = None
@@ -79,7 +82,7 @@ class Ledger:
         self.fed.append(len(ids))
         self.entries += [(int(t), *map(int, p), seen.get(i)) for i, (t, p) in enumerate(zip(ids, positions.T))]
         first = len(self.entries) - keep + 1
-        return ToyScores([self._next(self.entries[:first + i]) for i in range(keep)], 640)
+        return ToyScores([self._next(self.entries[: first + i]) for i in range(keep)], 640)
 
     def _next(self, entries):
         said = crc32(repr(entries).encode())
@@ -99,11 +102,17 @@ def picture(seed: int, width: int = 64, height: int = 32) -> np.ndarray:
 
 GREY, TALL_GREY = np.full((32, 64, 3), 128, np.uint8), np.full((64, 32, 3), 128, np.uint8)
 PICTURES = [picture(1), picture(2), GREY, TALL_GREY, picture(3, 96, 64)]
-requests = st.tuples(st.lists(st.integers(0, len(PICTURES) - 1), max_size=3), st.sampled_from(["a", "b", "a b c"]),
-                     st.sampled_from(["", "left", "right"]), st.booleans(), st.sampled_from([None, None, 0, 1, 2]))
+requests = st.tuples(
+    st.lists(st.integers(0, len(PICTURES) - 1), max_size=3),
+    st.sampled_from(["a", "b", "a b c"]),
+    st.sampled_from(["", "left", "right"]),
+    st.booleans(),
+    st.sampled_from([None, None, 0, 1, 2]),
+)
 
 
 # -- what is read again ------------------------------------------------------------------------------------------------
+
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(requests, min_size=2, max_size=8))
@@ -140,6 +149,7 @@ def cancelled_inside(runtime: Ledger, control: Control, after: int):
             if len(looks) > after:
                 control.cancel()
             return call(*arguments, **options)
+
         return called
 
     runtime.encode, runtime.prefill = with_look(encode), with_look(prefill)
@@ -198,6 +208,7 @@ def test_the_prompt_stands_where_it_should(images, text_first):
 
 
 # -- errors and limits ---------------------------------------------------------------------------------------------------
+
 
 def test_an_error_in_the_middle_leaves_an_engine_that_answers():
     runtime = Ledger()
@@ -287,8 +298,11 @@ def test_the_cache_has_room_for_what_is_configured():
 
 # -- the embedded model, drafted and plain -------------------------------------------------------------------------------
 
+
 def needs(runtime: str) -> None:
-    for module in {"torch": ["torch"], "onnxruntime": ["onnxruntime"], "transformers": ["torch", "transformers"]}[runtime]:
+    for module in {"torch": ["torch"], "onnxruntime": ["onnxruntime"], "transformers": ["torch", "transformers"]}[
+        runtime
+    ]:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
 
@@ -305,8 +319,9 @@ def stream_of_pictures() -> list[np.ndarray]:
 
     noise, pictures = np.random.default_rng(0), []
     for motion in ("static", "one_moving", "all_moving"):
-        with SimStream(70, motion, scene_every_s=5.0, rate_hz=5.0, n_objects=3, width=160, height=128,
-                       quality="fast") as camera:
+        with SimStream(
+            70, motion, scene_every_s=5.0, rate_hz=5.0, n_objects=3, width=160, height=128, quality="fast"
+        ) as camera:
             for _, view, _ in camera.frames(20.0):
                 pictures.append(np.clip(view.rgb + noise.normal(0, 2, view.rgb.shape), 0, 255).astype(np.uint8))
     return pictures
@@ -316,8 +331,16 @@ def stream_of_pictures() -> list[np.ndarray]:
 def test_drafted_answers_are_the_plain_ones(runtime, every):
     """Token for token. The plain one is given second, on the image that the cache already holds."""
     needs(runtime)
-    engine = load_engine(from_flat({"engine": runtime, "device": "cpu", "generation.min_pixels": SMALL_AREA,
-                                    "generation.max_pixels": SMALL_AREA}))
+    engine = load_engine(
+        from_flat(
+            {
+                "engine": runtime,
+                "device": "cpu",
+                "generation.min_pixels": SMALL_AREA,
+                "generation.max_pixels": SMALL_AREA,
+            }
+        )
+    )
     drafted_passes = plain_passes = 0
     answers: set[str] = set()
     pictures = stream_of_pictures()[::every]
@@ -342,8 +365,14 @@ def test_reading_on_gives_what_reading_anew_gives(runtime):
     config = from_flat({"engine": runtime, "device": "cpu", "generation.max_new_tokens": 12})
     used = load_engine(config)
     pictures = [picture(7, 320, 224), picture(8, 160, 120)]
-    for images, prompt in [((0,), "cube"), ((0,), "ball"), ((1,), "ball"), ((0, 1), "ball"), ((0, 1), "cube"),
-                           ((), "ball")]:
+    for images, prompt in [
+        ((0,), "cube"),
+        ((0,), "ball"),
+        ((1,), "ball"),
+        ((0, 1), "ball"),
+        ((0, 1), "cube"),
+        ((), "ball"),
+    ]:
         fresh = load_engine(config)
         ours, theirs = (e.generate([pictures[i] for i in images], prompt, stream="s") for e in (used, fresh))
         assert ours.token_ids == theirs.token_ids and theirs.reused_tokens <= 5
@@ -355,8 +384,12 @@ def test_answers_held_to_a_schema():
     pytest.importorskip("llguidance")
     needs("onnxruntime")
     engine = load_engine(from_flat({"engine": "onnxruntime", "device": "cpu"}))
-    schema = {"type": "object", "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 99}},
-              "required": ["count"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["count"],
+        "additionalProperties": False,
+    }
     guided = [engine.generate([picture(1, 320, 224)], "How many?", schema=schema, stream=s) for s in ("", "c", "c")]
     for g in guided:
         assert g.finish_reason == "stop" and '"count"' in g.text and np.all(g.logprobs <= 0)

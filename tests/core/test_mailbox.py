@@ -147,8 +147,11 @@ def test_nobody_waits_for_depth_until_the_image_is_too_old(clock, age_on_arrival
     clock.s = arrival_s
     box.put_depth(stamp_ns - 900 * MS, "out of step")
     box.put_image(stamp_ns, "second")
-    assert box.seconds_until_due() is None if age_on_arrival_s > 0.3 else (
-        box.seconds_until_due() == pytest.approx(0.3 - age_on_arrival_s, abs=1e-6))
+    assert (
+        box.seconds_until_due() is None
+        if age_on_arrival_s > 0.3
+        else (box.seconds_until_due() == pytest.approx(0.3 - age_on_arrival_s, abs=1e-6))
+    )
     clock.s += max(0.0, 0.3 - age_on_arrival_s) + 1e-6
     snapshot = box.take()
     assert snapshot.image == "second" and "sync_slop" in snapshot.depth_reason
@@ -217,10 +220,8 @@ def test_a_camera_unplugged_and_back_starts_again_even_with_an_older_clock(clock
         box.put_info(i * PERIOD, f"i{i}")
         box.put_depth(i * PERIOD, f"d{i}")
         taken.append(box.take())
-    assert [(s.image, s.depth, s.info) for s in taken[1:]] == [(f"r{i}", f"d{i}", f"i{i}")
-                                                               for i in range(1, 5)]
-    assert taken[0].image == "r0" and taken[
-        0].depth is None, "nobody waits for depth that was gone for a minute"
+    assert [(s.image, s.depth, s.info) for s in taken[1:]] == [(f"r{i}", f"d{i}", f"i{i}") for i in range(1, 5)]
+    assert taken[0].image == "r0" and taken[0].depth is None, "nobody waits for depth that was gone for a minute"
 
 
 def test_a_source_that_starts_again_at_once_has_a_reason_for_the_depth_it_lacks(clock):

@@ -28,8 +28,15 @@ class Rig:
         self.done, self.deaths, self.freed = [], [], []
         self.mailbox = Mailbox(0.02, False)
         self.behave, self.ages = behave, ages or {}
-        self.worker = Worker(load, self._perform, self.freed.append, self.mailbox,
-                             lambda stamp: self.ages.get(stamp, 0.0), lambda: 0.5, self.deaths.append)
+        self.worker = Worker(
+            load,
+            self._perform,
+            self.freed.append,
+            self.mailbox,
+            lambda stamp: self.ages.get(stamp, 0.0),
+            lambda: 0.5,
+            self.deaths.append,
+        )
 
     def _perform(self, owner, task):
         try:
@@ -52,6 +59,7 @@ def rig():
     def make(*args, **kwargs):
         made.append(Rig(*args, **kwargs))
         return made[-1]
+
     yield make
     for r in made:
         assert r.worker.stop(5.0)
@@ -59,6 +67,7 @@ def rig():
 
 def token_by_token(seconds=5.0):
     """Behave like a slow engine that looks at its control between tokens."""
+
     def behave(task):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -67,6 +76,7 @@ def token_by_token(seconds=5.0):
             if task.control.expired:
                 return
             time.sleep(0.002)
+
     return behave
 
 
@@ -110,6 +120,7 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_nothing_old_is_published(
         if task.request == CUBE:
             started.set()
             until(lambda: task.control.cancelled)
+
     r = rig(deaf)
     r.worker.stream(CUBE)
     r.mailbox.put_image(1, "x")
@@ -193,6 +204,7 @@ def test_stop_frees_the_engine_while_generating_and_refuses_later_calls():
 def test_a_defect_ends_the_thread_loudly_and_answers_everybody():
     def explode(task):
         raise ZeroDivisionError("defect")
+
     r = Rig(explode)
     waiting = ask(r.worker)
     r.mailbox.put_image(1, "x")
@@ -207,9 +219,11 @@ def test_an_engine_that_cannot_be_freed_is_as_loud():
 
     def refuse(owner):
         raise RuntimeError("the device hangs")
+
     mailbox = Mailbox(0.02, False)
-    worker = Worker(lambda: "owner", lambda owner, task: None, refuse, mailbox, lambda stamp: 0.0, lambda: 0.5,
-                    deaths.append)
+    worker = Worker(
+        lambda: "owner", lambda owner, task: None, refuse, mailbox, lambda stamp: 0.0, lambda: 0.5, deaths.append
+    )
     assert worker.stop(5.0)
     assert [str(error) for error in deaths] == ["the device hangs"]
 
@@ -217,6 +231,7 @@ def test_an_engine_that_cannot_be_freed_is_as_loud():
 def test_a_failed_load_is_kept_for_whoever_waits():
     def load():
         raise MemoryError("too big")
+
     r = Rig(load=load)
     assert r.worker.loaded.wait(5)
     assert isinstance(r.worker.load_error, MemoryError) and r.worker.stop(5) and r.freed == []

@@ -35,14 +35,21 @@ import embedded  # noqa: E402
 
 RELATIVE = 1e-4
 IDS = {token: byte_level_tokenizer().token_to_id(token) for token in CONTROL_TOKENS}
-CLIP_RULE = {"size": {"shortest_edge": 4 * 64 * 64, "longest_edge": 6 * 128 * 96}, "patch_size": 16, "temporal_patch_size": 2,
-             "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+CLIP_RULE = {
+    "size": {"shortest_edge": 4 * 64 * 64, "longest_edge": 6 * 128 * 96},
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
 # hidden, inner, layers, heads, kv heads, tied; vision depth, hidden, inner, deepstack (published configurations)
 PUBLISHED = {
     "2B": (2048, 6144, 28, 16, 8, True, 24, 1024, 4096, [5, 11, 17]),
     "4B": (2560, 9728, 36, 32, 8, True, 24, 1024, 4096, [5, 11, 17]),
     "8B": (4096, 12288, 36, 32, 8, False, 27, 1152, 4304, [8, 16, 24]),
-    "32B": (5120, 25600, 64, 64, 8, False, 27, 1152, 4304, [8, 16, 24])}
+    "32B": (5120, 25600, 64, 64, 8, False, 27, 1152, 4304, [8, 16, 24]),
+}
 
 
 def picture(seed: int, width: int, height: int) -> np.ndarray:
@@ -58,7 +65,11 @@ CASES = {
     "one image": ("Locate the red cube.", [picture(1, 160, 120)], []),
     "sizes mixed": ("Was ist anders? é 杯子", [picture(2, 64, 200), picture(3, 200, 70), picture(4, 333, 222)], []),
     "clip": ("When?", [], [clip(5, 130, 90, [0.0, 0.5, 1.0, 1.5, 2.04])]),
-    "all": ("Compare.", [picture(6, 96, 96), picture(7, 40, 50)], [clip(8, 64, 64, [0, 0.25]), clip(9, 90, 120, [3, 4, 5, 6])]),
+    "all": (
+        "Compare.",
+        [picture(6, 96, 96), picture(7, 40, 50)],
+        [clip(8, 64, 64, [0, 0.25]), clip(9, 90, 120, [3, 4, 5, 6])],
+    ),
 }
 
 
@@ -66,17 +77,45 @@ def published(size: str) -> dict:
     """config.json as the hub has it."""
     hidden, inner, layers, heads, kv_heads, tied, depth, width, vision_inner, deepstack = PUBLISHED[size]
     return dict(
-        architectures=["Qwen3VLForConditionalGeneration"], model_type="qwen3_vl", image_token_id=151655, video_token_id=151656,
-        vision_start_token_id=151652, vision_end_token_id=151653, tie_word_embeddings=tied,
+        architectures=["Qwen3VLForConditionalGeneration"],
+        model_type="qwen3_vl",
+        image_token_id=151655,
+        video_token_id=151656,
+        vision_start_token_id=151652,
+        vision_end_token_id=151653,
+        tie_word_embeddings=tied,
         text_config=dict(
-            model_type="qwen3_vl_text", vocab_size=151936, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=128, hidden_act="silu", rms_norm_eps=1e-6,
-            max_position_embeddings=262144, attention_bias=False, rope_theta=5000000,
-            rope_scaling=dict(mrope_interleaved=True, mrope_section=[24, 20, 20], rope_type="default")),
+            model_type="qwen3_vl_text",
+            vocab_size=151936,
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=128,
+            hidden_act="silu",
+            rms_norm_eps=1e-6,
+            max_position_embeddings=262144,
+            attention_bias=False,
+            rope_theta=5000000,
+            rope_scaling=dict(mrope_interleaved=True, mrope_section=[24, 20, 20], rope_type="default"),
+        ),
         vision_config=dict(
-            model_type="qwen3_vl", depth=depth, hidden_size=width, intermediate_size=vision_inner, num_heads=16, in_channels=3,
-            hidden_act="gelu_pytorch_tanh", patch_size=16, spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=hidden,
-            num_position_embeddings=2304, deepstack_visual_indexes=deepstack))
+            model_type="qwen3_vl",
+            depth=depth,
+            hidden_size=width,
+            intermediate_size=vision_inner,
+            num_heads=16,
+            in_channels=3,
+            hidden_act="gelu_pytorch_tanh",
+            patch_size=16,
+            spatial_merge_size=2,
+            temporal_patch_size=2,
+            out_hidden_size=hidden,
+            num_position_embeddings=2304,
+            deepstack_visual_indexes=deepstack,
+        ),
+    )
 
 
 def slice_of(size: str) -> dict:
@@ -95,8 +134,9 @@ def randomise(network: Network, seed: int = 0) -> None:
         if weight.dim() == 1:
             weight.uniform_(-0.2, 0.2, generator=generator).add_(float(name.endswith("weight")))
         else:
-            weight.uniform_(-1, 1, generator=generator).mul_(0.3 if "embedding" in name or "places" in name else
-                                                             2 * weight.shape[1]**-0.5)
+            weight.uniform_(-1, 1, generator=generator).mul_(
+                0.3 if "embedding" in name or "places" in name else 2 * weight.shape[1] ** -0.5
+            )
 
 
 def twins(config: dict, seed: int = 0) -> tuple[Network, Qwen3VLForConditionalGeneration]:
@@ -150,6 +190,7 @@ def small():
 
 # -- preparation -----------------------------------------------------------------------------------------------------
 
+
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
 @settings(deadline=None, max_examples=60)
 def test_resizing_is_torchs_bit_for_bit(width, height, columns, rows, seed):
@@ -160,7 +201,7 @@ def test_resizing_is_torchs_bit_for_bit(width, height, columns, rows, seed):
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(2, 40), st.integers(10, 16), st.integers(0, 8))
 def test_clips_are_resized_as_the_reference_does(width, height, pictures, smallest, span):
-    rule = PixelRule(16, 2, 2, 2**smallest, 2**(smallest + span), (0.5,) * 3, (0.5,) * 3)
+    rule = PixelRule(16, 2, 2, 2**smallest, 2 ** (smallest + span), (0.5,) * 3, (0.5,) * 3)
     try:
         expected = smart_resize_video(pictures, height, width, 2, 32, rule.min_area, rule.max_area)[::-1]
     except ValueError:
@@ -183,7 +224,11 @@ def test_preparation_is_the_official_one(directory, small, case):
         assert ours.grid.tolist() == torch.cat(grids).tolist()
         np.testing.assert_allclose(ours.pixels, torch.cat(parts), atol=1e-6)
     positions, _ = small[1].model.get_rope_index(
-        official["input_ids"], official["mm_token_type_ids"], official.get("image_grid_thw"), official.get("video_grid_thw"))
+        official["input_ids"],
+        official["mm_token_type_ids"],
+        official.get("image_grid_thw"),
+        official.get("video_grid_thw"),
+    )
     np.testing.assert_array_equal(ours.positions, positions[:, 0])
 
 
@@ -204,7 +249,12 @@ def test_a_seam_between_template_and_prompt_does_not_split_words(directory, tmp_
     merged = {"Ċ" * 2: max(*known.values(), *(t["id"] for t in content["added_tokens"])) + 1}
     content["model"]["vocab"] |= merged
     content["model"]["merges"].append(["Ċ", "Ċ"])
-    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    content["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     ids = ChatTokens(tmp_path).encode("\nmug", [])
@@ -236,6 +286,7 @@ def test_what_is_no_clip_is_refused(directory, tmp_path):
 
 # -- the network -----------------------------------------------------------------------------------------------------
 
+
 def assert_close(ours, reference, what: str) -> None:
     """Tensors, arrays or scores."""
     ours, reference = (torch.as_tensor(x.logits() if hasattr(x, "best") else x) for x in (ours, reference))
@@ -251,10 +302,14 @@ def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: i
     given = prepare(prompt, images, clips)
     runtime = TorchRuntime(network, len(given.ids) + answer_tokens + draft)
     features = runtime.encode(given.pixels, given.grid) if len(given.grid) else None
-    official = {"input_ids": torch.from_numpy(given.ids)[None], "attention_mask": torch.ones(1, len(given.ids), dtype=torch.int64)}
-    official["mm_token_type_ids"] = ((official["input_ids"] == prepare.tokens.image_id).int()
-                                     + 2 * (official["input_ids"] == prepare.tokens.video_id).int())
-    grid, stills = torch.from_numpy(given.grid), int(given.grid[:len(images)].prod(1).sum())
+    official = {
+        "input_ids": torch.from_numpy(given.ids)[None],
+        "attention_mask": torch.ones(1, len(given.ids), dtype=torch.int64),
+    }
+    official["mm_token_type_ids"] = (official["input_ids"] == prepare.tokens.image_id).int() + 2 * (
+        official["input_ids"] == prepare.tokens.video_id
+    ).int()
+    grid, stills = torch.from_numpy(given.grid), int(given.grid[: len(images)].prod(1).sum())
     if features is not None:
         seen = reference.model.visual(torch.from_numpy(given.pixels), grid_thw=grid)
         assert_close(features.merged, seen.pooler_output, "vision features")
@@ -262,12 +317,16 @@ def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: i
         for index, (ours, theirs) in enumerate(zip(features.deep, seen.deepstack_features)):
             assert_close(ours, theirs, f"DeepStack {index}")
     if images:
-        official |= {"pixel_values": torch.from_numpy(given.pixels[:stills]), "image_grid_thw": grid[:len(images)]}
+        official |= {"pixel_values": torch.from_numpy(given.pixels[:stills]), "image_grid_thw": grid[: len(images)]}
     if clips:
-        official |= {"pixel_values_videos": torch.from_numpy(given.pixels[stills:]), "video_grid_thw": grid[len(images):]}
-    out = reference.generate(**official, do_sample=False, max_new_tokens=answer_tokens, output_logits=True,
-                             return_dict_in_generate=True)
-    expected = out.sequences[0, len(given.ids):].tolist()
+        official |= {
+            "pixel_values_videos": torch.from_numpy(given.pixels[stills:]),
+            "video_grid_thw": grid[len(images) :],
+        }
+    out = reference.generate(
+        **official, do_sample=False, max_new_tokens=answer_tokens, output_logits=True, return_dict_in_generate=True
+    )
+    expected = out.sequences[0, len(given.ids) :].tolist()
     logits = torch.from_numpy(runtime.prefill(given.ids, features, given.positions, keep=3).logits())
     whole = reference(**official).logits[0, -3:]
     assert_close(logits, whole, "prompt logits")
@@ -276,7 +335,10 @@ def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: i
     said = [int(logits[-1].argmax())]
     taken_back = 0
     while len(said) < answer_tokens:
-        guess = [t if rng.random() < 0.7 else int(rng.integers(0, 256)) for t in expected[len(said):][:int(rng.integers(0, draft))]]
+        guess = [
+            t if rng.random() < 0.7 else int(rng.integers(0, 256))
+            for t in expected[len(said) :][: int(rng.integers(0, draft))]
+        ]
         scores = runtime.step([said[-1], *guess])
         logits, best = torch.from_numpy(scores.logits()), scores.best()
         assert best[0] == logits.argmax(-1).tolist()
@@ -304,7 +366,9 @@ def test_embedded_size_says_what_the_reference_says(small, directory):
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_two_layers_of_each_published_size(size, directory):
     pair = twins(slice_of(size))
-    assert_parity(pair, Preparation(directory), ("Go?", [picture(1, 64, 96), picture(2, 70, 64)], [clip(3, 64, 64, [0, 1, 2])]), 6)
+    assert_parity(
+        pair, Preparation(directory), ("Go?", [picture(1, 64, 96), picture(2, 70, 64)], [clip(3, 64, 64, [0, 1, 2])]), 6
+    )
 
 
 @pytest.mark.parametrize("which", ["embedded", "2B", "32B"])
@@ -391,6 +455,7 @@ def test_what_does_not_fit_is_refused(small, directory):
 
 # -- loading ---------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_every_weight_of_a_published_checkpoint_has_its_place(size):
     """At full size, without memory: names and shapes of the reference fill our network exactly."""
@@ -444,16 +509,20 @@ def test_the_embedded_models_files_give_the_reference(tmp_path):
     assert_parity((network, reference), Preparation(place), (prompt, [gradient], []), 40)
 
 
-@pytest.mark.parametrize("path, value, why", [
-    (("text_config", "num_experts"), 128, "num_experts is 128"),
-    (("quantization_config",), {"quant_method": "fp8"}, "'fp8'"),
-    (("text_config", "rope_scaling", "rope_type"), "yarn", "'yarn'"),
-    (("text_config", "rope_scaling", "mrope_interleaved"), False, "mrope_interleaved is False"),
-    (("text_config", "hidden_act"), "gelu", "'gelu'"),
-    (("vision_config", "hidden_act"), "silu", "'silu'"),
-    (("text_config", "attention_bias"), True, "attention_bias is True"),
-    (("text_config", "hidden_size"), None, "no usable"),
-], ids=lambda v: v[-1] if isinstance(v, tuple) else None)
+@pytest.mark.parametrize(
+    "path, value, why",
+    [
+        (("text_config", "num_experts"), 128, "num_experts is 128"),
+        (("quantization_config",), {"quant_method": "fp8"}, "'fp8'"),
+        (("text_config", "rope_scaling", "rope_type"), "yarn", "'yarn'"),
+        (("text_config", "rope_scaling", "mrope_interleaved"), False, "mrope_interleaved is False"),
+        (("text_config", "hidden_act"), "gelu", "'gelu'"),
+        (("vision_config", "hidden_act"), "silu", "'silu'"),
+        (("text_config", "attention_bias"), True, "attention_bias is True"),
+        (("text_config", "hidden_size"), None, "no usable"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, tuple) else None,
+)
 def test_configurations_it_does_not_compute_are_refused(path, value, why):
     config = published("2B")
     at = config
@@ -466,11 +535,21 @@ def test_configurations_it_does_not_compute_are_refused(path, value, why):
         Sizes.read(config)
 
 
-@pytest.mark.parametrize("damage, why", [
-    (lambda w: w.pop("model.language_model.layers.1.self_attn.k_proj.weight"), "1 weights are missing or incomplete"),
-    (lambda w: w.update({"model.visual.extra.weight": torch.zeros(2)}), "has no place"),
-    (lambda w: w.update({"model.language_model.norm.weight": torch.zeros(7)}), r"is \(7,\) and config.json asks for \(48,\)"),
-], ids=["missing", "extra", "shape"])
+@pytest.mark.parametrize(
+    "damage, why",
+    [
+        (
+            lambda w: w.pop("model.language_model.layers.1.self_attn.k_proj.weight"),
+            "1 weights are missing or incomplete",
+        ),
+        (lambda w: w.update({"model.visual.extra.weight": torch.zeros(2)}), "has no place"),
+        (
+            lambda w: w.update({"model.language_model.norm.weight": torch.zeros(7)}),
+            r"is \(7,\) and config.json asks for \(48,\)",
+        ),
+    ],
+    ids=["missing", "extra", "shape"],
+)
 def test_weights_that_do_not_fit_are_refused(directory, tmp_path, damage, why):
     copy = Path(shutil.copytree(directory, tmp_path / "damaged"))
     weights = load_file(copy / "model.safetensors")
@@ -483,17 +562,21 @@ def test_weights_that_do_not_fit_are_refused(directory, tmp_path, damage, why):
 def test_runs_without_transformers(directory):
     import subprocess
 
-    script = ("import sys; sys.modules.update(dict.fromkeys(('transformers', 'PIL', 'torchvision')))\n"
-              "import numpy as np, torch\n"
-              "from pathlib import Path\n"
-              "from qwen3vl_ros.engine.checkpoint import read_checkpoint\n"
-              "from qwen3vl_ros.engine.network import Network\n"
-              "from qwen3vl_ros.engine.prepare import Preparation\n"
-              "from qwen3vl_ros.engine.torch_runtime import TorchRuntime\n"
-              "given = Preparation(Path(sys.argv[1]))('mug', [np.zeros((90, 70, 3), np.uint8)])\n"
-              "runtime = TorchRuntime(Network.load(read_checkpoint(Path(sys.argv[1])), 'cpu', torch.float32), 99)\n"
-              "scores = runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)\n"
-              "assert np.isfinite(runtime.step(scores.best()[0]).logits()).all()")
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('transformers', 'PIL', 'torchvision')))\n"
+        "import numpy as np, torch\n"
+        "from pathlib import Path\n"
+        "from qwen3vl_ros.engine.checkpoint import read_checkpoint\n"
+        "from qwen3vl_ros.engine.network import Network\n"
+        "from qwen3vl_ros.engine.prepare import Preparation\n"
+        "from qwen3vl_ros.engine.torch_runtime import TorchRuntime\n"
+        "given = Preparation(Path(sys.argv[1]))('mug', [np.zeros((90, 70, 3), np.uint8)])\n"
+        "runtime = TorchRuntime(Network.load(read_checkpoint(Path(sys.argv[1])), 'cpu', torch.float32), 99)\n"
+        "scores = runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)\n"
+        "assert np.isfinite(runtime.step(scores.best()[0]).logits()).all()"
+    )
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", script, str(directory)], cwd=root, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(directory)], cwd=root, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr

@@ -19,17 +19,30 @@ def image(pixels, encoding, pad=0, big=False):
     if big:
         pixels = pixels.byteswap()
     rows = [row.tobytes() + b"\xee" * pad for row in pixels]
-    return Message(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, is_bigendian=int(big),
-                   step=len(rows[0]), data=b"".join(rows))
+    return Message(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=int(big),
+        step=len(rows[0]),
+        data=b"".join(rows),
+    )
 
 
 ALPHA = np.full((5, 7, 1), 9, np.uint8)
 
 
 @pytest.mark.parametrize("pad", [0, 6])
-@pytest.mark.parametrize("encoding, pixels", [
-    ("rgb8", RGB), ("bgr8", RGB[..., ::-1]), ("rgba8", np.dstack([RGB, ALPHA])),
-    ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])), ("8UC3", RGB[..., ::-1])])
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [
+        ("rgb8", RGB),
+        ("bgr8", RGB[..., ::-1]),
+        ("rgba8", np.dstack([RGB, ALPHA])),
+        ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])),
+        ("8UC3", RGB[..., ::-1]),
+    ],
+)
 def test_every_colour_layout_is_the_same_picture(encoding, pixels, pad):
     assert np.array_equal(rgb_of(image(np.ascontiguousarray(pixels), encoding, pad)), RGB)
 
@@ -63,27 +76,25 @@ def test_depth_units_follow_the_encoding(pad, big):
     assert got.dtype == np.float32 and np.array_equal(got, metres, equal_nan=True)
 
 
-@pytest.mark.parametrize("name, message, reader, words", [
-    ("unknown colour", image(RGB[..., 0], "bayer_rggb8"), rgb_of, "bayer_rggb8.*cv_bridge"),
-    ("depth as colour", image(RGB[..., 0].astype(np.float32), "32FC1"), rgb_of, "32FC1"),
-    ("colour as depth", image(RGB, "rgb8"), depth_of, "16UC1.*32FC1"),
-    ("short buffer", Message(**{
-        **vars(image(RGB, "rgb8")), "data": b"123"
-    }), rgb_of, "buffer holds 3"),
-    ("short step", Message(**{
-        **vars(image(RGB, "rgb8")), "step": 3
-    }), rgb_of, "step 3"),
-    ("odd step",
-     Message(**{
-         **vars(image(RGB[..., 0].astype(np.uint16), "16UC1")), "step": 15,
-         "data": bytes(99)
-     }), depth_of, "step 15"),
-    ("empty", Message(**{
-        **vars(image(RGB, "rgb8")), "height": 0
-    }), rgb_of, "7x0"),
-    ("not a jpeg", Message(format="jpeg", data=b"no"), rgb_of, "JPEG or PNG"),
-    ("empty jpeg", Message(format="jpeg", data=b""), rgb_of, "JPEG or PNG"),
-])
+@pytest.mark.parametrize(
+    "name, message, reader, words",
+    [
+        ("unknown colour", image(RGB[..., 0], "bayer_rggb8"), rgb_of, "bayer_rggb8.*cv_bridge"),
+        ("depth as colour", image(RGB[..., 0].astype(np.float32), "32FC1"), rgb_of, "32FC1"),
+        ("colour as depth", image(RGB, "rgb8"), depth_of, "16UC1.*32FC1"),
+        ("short buffer", Message(**{**vars(image(RGB, "rgb8")), "data": b"123"}), rgb_of, "buffer holds 3"),
+        ("short step", Message(**{**vars(image(RGB, "rgb8")), "step": 3}), rgb_of, "step 3"),
+        (
+            "odd step",
+            Message(**{**vars(image(RGB[..., 0].astype(np.uint16), "16UC1")), "step": 15, "data": bytes(99)}),
+            depth_of,
+            "step 15",
+        ),
+        ("empty", Message(**{**vars(image(RGB, "rgb8")), "height": 0}), rgb_of, "7x0"),
+        ("not a jpeg", Message(format="jpeg", data=b"no"), rgb_of, "JPEG or PNG"),
+        ("empty jpeg", Message(format="jpeg", data=b""), rgb_of, "JPEG or PNG"),
+    ],
+)
 def test_what_cannot_be_read_is_refused_by_name(name, message, reader, words):
     with pytest.raises(InvalidInput, match=words):
         reader(message)
@@ -98,14 +109,16 @@ def test_compressed_images_are_decoded_to_rgb(extension):
 
 
 def info(**changes):
-    base = dict(width=640,
-                height=480,
-                k=[600.0, 0, 319.5, 0, 600.0, 239.5, 0, 0, 1],
-                d=[],
-                distortion_model="plumb_bob",
-                binning_x=0,
-                binning_y=0,
-                roi=Message(x_offset=0, y_offset=0, width=0, height=0))
+    base = dict(
+        width=640,
+        height=480,
+        k=[600.0, 0, 319.5, 0, 600.0, 239.5, 0, 0, 1],
+        d=[],
+        distortion_model="plumb_bob",
+        binning_x=0,
+        binning_y=0,
+        roi=Message(x_offset=0, y_offset=0, width=0, height=0),
+    )
     return Message(**{**base, **changes})
 
 
@@ -122,21 +135,28 @@ def test_a_smaller_image_scales_intrinsics_about_the_corner_of_the_image():
 def test_region_and_binning_are_applied():
     roi = Message(x_offset=100, y_offset=40, width=320, height=240)
     K, *_ = intrinsics_of(info(roi=roi, binning_x=2, binning_y=2), (160, 120))
-    assert np.allclose(K, [[300, 0, (319.5 - 100 + .5) / 2 - .5], [0, 300,
-                                                                   (239.5 - 40 + .5) / 2 - .5], [0, 0, 1]])
+    assert np.allclose(K, [[300, 0, (319.5 - 100 + 0.5) / 2 - 0.5], [0, 300, (239.5 - 40 + 0.5) / 2 - 0.5], [0, 0, 1]])
 
 
-@pytest.mark.parametrize("model, n, full", [("plumb_bob", 5, 5), ("plumb_bob", 4, 5),
-                                            ("rational_polynomial", 8, 8), ("equidistant", 4, 4)])
+@pytest.mark.parametrize(
+    "model, n, full", [("plumb_bob", 5, 5), ("plumb_bob", 4, 5), ("rational_polynomial", 8, 8), ("equidistant", 4, 4)]
+)
 def test_distortion_is_kept(model, n, full):
     _, distortion, name = intrinsics_of(info(d=[0.1] * n, distortion_model=model), (640, 480))
     assert name == model and len(distortion) == full and np.allclose(distortion[:n], 0.1)
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(k=[0.0] * 9), "zeros.*not calibrated"), (dict(k=[-1.0, 0, 3, 0, 1, 3, 0, 0, 1]), "positive"),
-    (dict(k=[float("nan")] * 9), "finite"), (dict(width=640, height=640), "640x640 but the image is 640x480"),
-    (dict(d=[0.1] * 3), "3 plumb_bob"), (dict(d=[0.1] * 4, distortion_model="mystery"), "mystery")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(k=[0.0] * 9), "zeros.*not calibrated"),
+        (dict(k=[-1.0, 0, 3, 0, 1, 3, 0, 0, 1]), "positive"),
+        (dict(k=[float("nan")] * 9), "finite"),
+        (dict(width=640, height=640), "640x640 but the image is 640x480"),
+        (dict(d=[0.1] * 3), "3 plumb_bob"),
+        (dict(d=[0.1] * 4, distortion_model="mystery"), "mystery"),
+    ],
+)
 def test_what_is_no_calibration_of_the_image_is_refused_by_name(changes, words):
     with pytest.raises(InvalidInput, match=words):
         intrinsics_of(info(**changes), (640, 480))

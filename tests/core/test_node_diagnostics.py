@@ -89,6 +89,5 @@ def test_percentiles_and_counts_are_told(health):
         health.answered(ms / 1000, 0.001)
     health.count("malformed")
     told = values(health, stale=7)
-    assert told["latency p50"] == "50.5 ms" and told["overhead p95"] == "94.0 ms" or told[
-        "overhead p95"] == "94.1 ms"
+    assert told["latency p50"] == "50.5 ms" and told["overhead p95"] == "94.0 ms" or told["overhead p95"] == "94.1 ms"
     assert (told["answers"], told["malformed"], told["stale"]) == ("100", "1", "7")

@@ -13,7 +13,7 @@ def pose(x, y, z, q=(0, 0, 0, 1)):
     return matrix
 
 
-TURN = (0, 0, np.sqrt(.5), np.sqrt(.5))
+TURN = (0, 0, np.sqrt(0.5), np.sqrt(0.5))
 
 
 @pytest.fixture
@@ -38,9 +38,10 @@ def test_a_frame_to_itself_is_identity_even_if_nobody_published_it(tree):
     assert np.allclose(tree.lookup("alone", "alone"), np.eye(4))
 
 
-@pytest.mark.parametrize("target, words",
-                         [("gripper", "gripper.*not in /tf_static.*known: arm, base, camera, map"),
-                          ("odom", "does not connect")])
+@pytest.mark.parametrize(
+    "target, words",
+    [("gripper", "gripper.*not in /tf_static.*known: arm, base, camera, map"), ("odom", "does not connect")],
+)
 def test_reasons_name_the_frames(tree, target, words):
     tree.add("odom", "wheel", np.eye(4))
     with pytest.raises(TransformUnavailable, match=words):

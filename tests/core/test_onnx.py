@@ -37,25 +37,54 @@ COMMAND = "python model/export_onnx.py model/embedded"
 IMAGE, VIDEO = 300, 301
 # Attention heads and rotary sections as in the published sizes; the rest narrow, and few layers.
 # hidden, layers, heads, kv heads, head dim, tied; vision hidden, heads; rotary sections
-LAYOUTS = {"small": (96, 3, 4, 2, 16, True, 32, 2, [4, 2, 2]), "2B": (512, 2, 16, 8, 128, True, 256, 4, [24, 20, 20]),
-           "8B": (576, 2, 32, 8, 128, False, 288, 4, [24, 20, 20])}
-GRIDS = {"image": [(1, 6, 8)], "sizes mixed": [(1, 4, 10), (1, 12, 4), (1, 2, 2)], "clip": [(3, 4, 6)],
-         "images and clip": [(1, 4, 4), (2, 6, 4)]}
+LAYOUTS = {
+    "small": (96, 3, 4, 2, 16, True, 32, 2, [4, 2, 2]),
+    "2B": (512, 2, 16, 8, 128, True, 256, 4, [24, 20, 20]),
+    "8B": (576, 2, 32, 8, 128, False, 288, 4, [24, 20, 20]),
+}
+GRIDS = {
+    "image": [(1, 6, 8)],
+    "sizes mixed": [(1, 4, 10), (1, 12, 4), (1, 2, 2)],
+    "clip": [(3, 4, 6)],
+    "images and clip": [(1, 4, 4), (2, 6, 4)],
+}
 
 
 def config_of(layout: str) -> dict:
     hidden, layers, heads, kv_heads, head_dim, tied, vision, vision_heads, section = LAYOUTS[layout]
     return dict(
-        architectures=["Qwen3VLForConditionalGeneration"], image_token_id=IMAGE, video_token_id=VIDEO,
+        architectures=["Qwen3VLForConditionalGeneration"],
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
         tie_word_embeddings=tied,
         text_config=dict(
-            vocab_size=320, hidden_size=hidden, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=heads,
-            num_key_value_heads=kv_heads, head_dim=head_dim, hidden_act="silu", rms_norm_eps=1e-6, rope_theta=5000000,
-            rope_scaling=dict(mrope_section=section, mrope_interleaved=True, rope_type="default")),
+            vocab_size=320,
+            hidden_size=hidden,
+            intermediate_size=160,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            hidden_act="silu",
+            rms_norm_eps=1e-6,
+            rope_theta=5000000,
+            rope_scaling=dict(mrope_section=section, mrope_interleaved=True, rope_type="default"),
+        ),
         vision_config=dict(
-            depth=3, hidden_size=vision, intermediate_size=144, num_heads=vision_heads, in_channels=3, patch_size=16,
-            temporal_patch_size=2, spatial_merge_size=2, out_hidden_size=hidden, num_position_embeddings=64,
-            hidden_act="gelu_pytorch_tanh", deepstack_visual_indexes=[0, 2]))
+            depth=3,
+            hidden_size=vision,
+            intermediate_size=144,
+            num_heads=vision_heads,
+            in_channels=3,
+            patch_size=16,
+            temporal_patch_size=2,
+            spatial_merge_size=2,
+            out_hidden_size=hidden,
+            num_position_embeddings=64,
+            hidden_act="gelu_pytorch_tanh",
+            deepstack_visual_indexes=[0, 2],
+        ),
+    )
 
 
 class Names:
@@ -83,12 +112,16 @@ def write_checkpoint(directory: Path, layout: str, stored=torch.float16, files: 
         if len(shape) == 1:
             weight = 0.2 * weight + float(name.endswith("weight"))
         else:
-            weight *= 0.3 if "embed" in name and "patch" not in name else 2 * shape[1]**-0.5
+            weight *= 0.3 if "embed" in name and "patch" not in name else 2 * shape[1] ** -0.5
         weights[name] = weight.to(stored)
-    paths = [directory / (f"model-{i}-of-{files}.safetensors" if files > 1 else "model.safetensors") for i in range(files)]
+    paths = [
+        directory / (f"model-{i}-of-{files}.safetensors" if files > 1 else "model.safetensors") for i in range(files)
+    ]
     for index, path in enumerate(paths):
         save_file({name: weights[name] for name in sorted(weights)[index::files]}, path)
-    return Checkpoint(directory, config, config["architectures"][0], tuple(paths), sum(w.numel() for w in weights.values()), "")
+    return Checkpoint(
+        directory, config, config["architectures"][0], tuple(paths), sum(w.numel() for w in weights.values()), ""
+    )
 
 
 def given(sizes: Sizes, grid, seed: int = 0):
@@ -109,7 +142,9 @@ def error(ours, reference) -> float:
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
 
 
-def assert_equal(ours: OnnxRuntime, reference: TorchRuntime, prompt, relative: float = RELATIVE, longest: int = 16) -> None:
+def assert_equal(
+    ours: OnnxRuntime, reference: TorchRuntime, prompt, relative: float = RELATIVE, longest: int = 16
+) -> None:
     """Features, prompt logits, an answer in steps of 1 to `longest` tokens with half of them taken back."""
     ids, positions, pixels, grid = prompt
     seen, expected = ours.encode(pixels, grid), reference.encode(pixels, grid)
@@ -158,6 +193,7 @@ def exported(small, tmp_path_factory):
             made[key] = tmp_path_factory.mktemp("graphs")
             export_onnx.export(small, made[key], dtype, variant, slots, measure=False)
         return made[key]
+
     return of
 
 
@@ -181,6 +217,7 @@ def copied(exported, tmp_path) -> Path:
 
 
 # -- the same numbers ------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("variant, grid", [*itertools.product(VARIANTS, GRIDS)])
 def test_equal_to_torch(exported, network, variant, grid):
@@ -228,7 +265,9 @@ def test_reads_weights_of_any_type_in_one_file_or_more(tmp_path, stored, files):
     checkpoint = write_checkpoint(tmp_path, "small", stored, files)
     export_onnx.export(checkpoint, tmp_path, measure=False)
     network = Network.load(checkpoint, "cpu", torch.float32)
-    assert_equal(OnnxRuntime(tmp_path, 300), TorchRuntime(network, 300), given(network.sizes, GRIDS["image"]), longest=3)
+    assert_equal(
+        OnnxRuntime(tmp_path, 300), TorchRuntime(network, 300), given(network.sizes, GRIDS["image"]), longest=3
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -250,7 +289,7 @@ def test_a_cache_that_grows_keeps_what_it_holds(exported, network, monkeypatch):
     expected = TorchRuntime(network, 70)
     ids = np.random.default_rng(0).integers(0, IMAGE, 70).tolist()
     for start in range(0, 70, 7):
-        scores = [runtime.prefill(ids[start:start + 7], keep=7) for runtime in (ours, expected)]
+        scores = [runtime.prefill(ids[start : start + 7], keep=7) for runtime in (ours, expected)]
         assert error(*scores) <= RELATIVE
     with pytest.raises(EngineError, match="do not fit a cache of 70"):
         ours.step([1])
@@ -268,8 +307,11 @@ def test_passes_write_the_cache_in_place(exported):
         assert changed[:4].all() and not changed[4:].any()
 
 
-@pytest.mark.parametrize("first", [lambda r: r.prefill([1, 2, 3], keep=2), lambda r: r.prefill([1, 2], keep=2),
-                                   lambda r: r.step([1, 2])], ids=["prompt", "whole prompt", "step"])
+@pytest.mark.parametrize(
+    "first",
+    [lambda r: r.prefill([1, 2, 3], keep=2), lambda r: r.prefill([1, 2], keep=2), lambda r: r.step([1, 2])],
+    ids=["prompt", "whole prompt", "step"],
+)
 def test_scores_of_a_pass_outlive_the_next(exported, first):
     runtime = OnnxRuntime(exported(), 64)
     scores = first(runtime)
@@ -305,6 +347,7 @@ def test_numbers_that_are_none_are_told(small, tmp_path):
 
 # -- interruption ----------------------------------------------------------------------------------------------------
 
+
 class Stop(Exception):
     pass
 
@@ -334,6 +377,7 @@ def test_an_interrupted_pass_leaves_no_trace(exported, calls_before):
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("variant, dtype", [*itertools.product(VARIANTS, ("float32", "float16", "bfloat16"))])
 def test_graphs_are_valid_onnx_and_small(exported, variant, dtype):
     newer = {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding", "Gelu"}
@@ -342,15 +386,19 @@ def test_graphs_are_valid_onnx_and_small(exported, variant, dtype):
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(path, load_external_data=False)
         found = {node.op_type for node in model.graph.node}
-        assert found & newer == (set() if variant == "decomposed" else newer - (
-            {"Gelu"} if name == graph.DECODER else {"TensorScatter", "RMSNormalization"}))
+        assert found & newer == (
+            set()
+            if variant == "decomposed"
+            else newer - ({"Gelu"} if name == graph.DECODER else {"TensorScatter", "RMSNormalization"})
+        )
         assert model.opset_import[0].version == export_onnx.OPSETS[variant] and len(model.opset_import) == 1
         assert path.stat().st_size < 100_000
         expected = values(Graphs.read(path.parent).sizes)
         for ends, there in zip(expected, (model.graph.input, model.graph.output)):
             assert [v.name for v in ends] == [v.name for v in there]
-            assert [v.shape for v in ends] == [tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim)
-                                               for v in there]
+            assert [v.shape for v in ends] == [
+                tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in there
+            ]
 
 
 def test_the_embedded_models_graphs_are_those_of_its_weights():
@@ -374,15 +422,25 @@ def test_the_embedded_models_graphs_are_those_of_its_weights():
     assert max(graphs.parity.values()) <= RELATIVE
 
 
-@pytest.mark.parametrize("damage, why", [
-    (lambda d: (d / "config.json").write_text((d / "config.json").read_text() + " "), "config.json is not the file"),
-    (lambda d: (d / graph.DECODER).write_bytes((d / graph.VISION).read_bytes()), "decoder.onnx is not the file"),
-    (lambda d: save_file({"a": torch.zeros(1)}, d / "model.safetensors"), "model.safetensors is not the file"),
-    (lambda d: (d / graph.MANIFEST).write_text("{"), "manifest.json cannot be read"),
-    (lambda d: (d / graph.MANIFEST).write_text('{"onnx": {"format": 0}}'), "has format 0, and this version reads 1"),
-    (lambda d: _tell(d, slots="many"), "cannot be read .*slots 'many'"),
-    (lambda d: _tell(d, dtype="float8"), "cannot be read .*dtype 'float8'"),
-], ids=["config", "graph", "weights", "broken", "format", "slots", "dtype"])
+@pytest.mark.parametrize(
+    "damage, why",
+    [
+        (
+            lambda d: (d / "config.json").write_text((d / "config.json").read_text() + " "),
+            "config.json is not the file",
+        ),
+        (lambda d: (d / graph.DECODER).write_bytes((d / graph.VISION).read_bytes()), "decoder.onnx is not the file"),
+        (lambda d: save_file({"a": torch.zeros(1)}, d / "model.safetensors"), "model.safetensors is not the file"),
+        (lambda d: (d / graph.MANIFEST).write_text("{"), "manifest.json cannot be read"),
+        (
+            lambda d: (d / graph.MANIFEST).write_text('{"onnx": {"format": 0}}'),
+            "has format 0, and this version reads 1",
+        ),
+        (lambda d: _tell(d, slots="many"), "cannot be read .*slots 'many'"),
+        (lambda d: _tell(d, dtype="float8"), "cannot be read .*dtype 'float8'"),
+    ],
+    ids=["config", "graph", "weights", "broken", "format", "slots", "dtype"],
+)
 def test_files_that_do_not_belong_together_are_refused(copied, damage, why):
     damage(copied)
     with pytest.raises(WrongModel, match=why) as caught:
@@ -401,7 +459,9 @@ def test_new_values_of_weights_need_no_new_graphs(small, copied, tmp_path):
     """Training the embedded model again does not change its graphs."""
     weights = {name: 0.5 * weight for name, weight in load_file(copied / "model.safetensors").items()}
     save_file(weights, copied / "model.safetensors")
-    checkpoint = Checkpoint(copied, small.config, small.architecture, (copied / "model.safetensors",), small.parameters, "")
+    checkpoint = Checkpoint(
+        copied, small.config, small.architecture, (copied / "model.safetensors",), small.parameters, ""
+    )
     network = Network.load(checkpoint, "cpu", torch.float32)
     assert_equal(OnnxRuntime(copied, 300), TorchRuntime(network, 300), given(network.sizes, GRIDS["image"]), longest=2)
 
@@ -446,6 +506,7 @@ def test_an_export_overwrites_no_other_model(small, tmp_path):
 
 # -- the runtime -----------------------------------------------------------------------------------------------------
 
+
 def test_what_does_not_fit_is_refused(exported, network):
     runtime = OnnxRuntime(exported(), 8)
     ids, positions, pixels, grid = given(network.sizes, GRIDS["image"])
@@ -481,17 +542,23 @@ def test_an_onnxruntime_that_is_too_old_is_told(exported, monkeypatch):
         raise RuntimeError("ONNX Runtime only guarantees support for models stamped with official opset versions")
 
     monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", old)
-    with pytest.raises(EngineError, match=r"cannot load .*export the graphs again: python model/export_onnx.py .*or update onnxruntime"):
+    with pytest.raises(
+        EngineError, match=r"cannot load .*export the graphs again: python model/export_onnx.py .*or update onnxruntime"
+    ):
         OnnxRuntime(exported(), 8)
 
 
 def test_runs_without_torch_and_onnx(exported):
-    script = ("import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx')))\n"
-              "import numpy as np\n"
-              "from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime\n"
-              "runtime = OnnxRuntime(sys.argv[1], 64)\n"
-              "seen = runtime.encode(np.zeros((16, 1536), np.float32), np.array([(1, 4, 4)]))\n"
-              f"scores = runtime.prefill([1, *[{IMAGE}] * 4, 2], seen)\n"
-              "assert np.isfinite(runtime.step(scores.best()[0]).logits()).all()")
-    done = subprocess.run([sys.executable, "-c", script, str(exported())], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx')))\n"
+        "import numpy as np\n"
+        "from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime\n"
+        "runtime = OnnxRuntime(sys.argv[1], 64)\n"
+        "seen = runtime.encode(np.zeros((16, 1536), np.float32), np.array([(1, 4, 4)]))\n"
+        f"scores = runtime.prefill([1, *[{IMAGE}] * 4, 2], seen)\n"
+        "assert np.isfinite(runtime.step(scores.best()[0]).logits()).all()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(exported())], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr

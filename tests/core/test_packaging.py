@@ -77,9 +77,7 @@ def third_party_imports() -> dict[str, list[str]]:
 
 
 def requirement_names(*names: str) -> set[str]:
-    lines = [
-        line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
-    ]
+    lines = [line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()]
     return {re.split(r"[<>=!~; \[]", line)[0].lower() for line in lines if line and not line.startswith("#")}
 
 
@@ -103,24 +101,18 @@ def test_version_is_the_same_everywhere():
 
 def test_executables_are_the_same_for_ros_and_pip():
     listed = dict(re.findall(r"^    (\w+):([\w.]+)\)?$", CMAKELISTS, re.MULTILINE))
-    scripts = dict(
-        re.findall(r"(\w+) = ([\w.]+):main", "\n".join(set_up_with("entry_points")["console_scripts"]))
-    )
+    scripts = dict(re.findall(r"(\w+) = ([\w.]+):main", "\n".join(set_up_with("entry_points")["console_scripts"])))
     assert listed == scripts
     assert {"perception", "qwen3vl", "sim_camera"} <= set(listed)
 
 
-@pytest.mark.parametrize(
-    "module", ["qwen3vl_ros.node.main", "qwen3vl_ros.cli", "qwen3vl_ros.node.sim_camera"]
-)
+@pytest.mark.parametrize("module", ["qwen3vl_ros.node.main", "qwen3vl_ros.cli", "qwen3vl_ros.node.sim_camera"])
 def test_executables_have_a_main_that_takes_no_argument(module):
     assert f":{module}" in CMAKELISTS
     base = ROOT.joinpath(*module.split("."))
     path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
     mains = [
-        node
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef) and node.name == "main"
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef) and node.name == "main"
     ]
     assert len(mains) == 1, f"{path} has no main()"
     arguments = mains[0].args
@@ -223,8 +215,7 @@ def test_fastdds_profile_gives_images_room():
     spaces = {"d": "http://www.eprosima.com"}
     profile = ElementTree.parse(ROOT / "config" / "fastdds.xml").getroot()
     transports = {
-        t.findtext("d:transport_id", None, spaces): t
-        for t in profile.iterfind(".//d:transport_descriptor", spaces)
+        t.findtext("d:transport_id", None, spaces): t for t in profile.iterfind(".//d:transport_descriptor", spaces)
     }
     used = [e.text for e in profile.iterfind(".//d:userTransports/d:transport_id", spaces)]
     assert sorted(used) == sorted(transports)

@@ -37,8 +37,7 @@ from qwen3vl_ros.engine.remote_stream import EventReader, StreamedAnswer
 from qwen3vl_ros.perception.prompts import prompt_for
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import (Control, EngineError, EngineUnavailable, InvalidInput, ModelNotFound, Request,
-                               WrongModel)
+from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, InvalidInput, ModelNotFound, Request, WrongModel
 
 PROMPT = prompt_for(Request(("cube", "ball", "cylinder", "mug", "bowl")))
 RED = np.zeros((60, 100, 3), np.uint8)
@@ -81,6 +80,7 @@ def event(**choice) -> str:
 
 
 # -- our engine behind a server is our engine ----------------------------------------------------------------
+
 
 @pytest.mark.parametrize("tokens_per_event", [1, 7])
 def test_the_remote_engine_says_what_the_served_engine_says(local, scene, tokens_per_event):
@@ -147,6 +147,7 @@ def test_reasoning_of_the_server_is_no_part_of_the_answer(server):
 
 # -- images --------------------------------------------------------------------------------------------------
 
+
 class Recorder(RedFinder):
     """Keeps what it was shown."""
 
@@ -190,8 +191,7 @@ def test_max_pixels_makes_images_smaller_and_keeps_their_shape(tmp_path):
     assert [i.shape for i in seen.images] == [(50, 100, 3), (50, 100, 3)]
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32),
-                                 np.zeros((0, 4, 3), np.uint8), [1]])
+@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), [1]])
 def test_what_is_no_image_is_refused_before_it_is_sent(server, engine, bad):
     with pytest.raises(InvalidInput, match="HxWx3 uint8"):
         engine.generate([bad], "?")
@@ -199,6 +199,7 @@ def test_what_is_no_image_is_refused_before_it_is_sent(server, engine, bad):
 
 
 # -- cancel and deadline -------------------------------------------------------------------------------------
+
 
 def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engine):
     server.token_delay_s = 0.03
@@ -208,7 +209,7 @@ def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engin
     said = engine.generate([RED], "?", control)
     took = time.monotonic() - started
     assert said.finish_reason == "cancelled" and 2 < said.generated_tokens < 40 and took < 0.8
-    assert said.text == '```json\n[{"bbox_2d": [200, 166.667, 700, 500], "label": "red'[:len(said.text)]
+    assert said.text == '```json\n[{"bbox_2d": [200, 166.667, 700, 500], "label": "red'[: len(said.text)]
     assert len(said.logprobs) == len(said.token_ends) and said.token_ends[-1] == len(said.text)
     assert server.cut.wait(2), "the server was not told"
     assert engine.health.state == "closed" and engine.health.failures == 0
@@ -310,8 +311,9 @@ def retry_after_s(value):
     return remote._retry_after_s(httpx.Response(503, headers={"Retry-After": value}))
 
 
-@pytest.mark.parametrize("value, seconds", [("3", 3), ("0.5", 0.5), ("", 0), ("soon", 0), ("-5", 0),
-                                            ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+@pytest.mark.parametrize(
+    "value, seconds", [("3", 3), ("0.5", 0.5), ("", 0), ("soon", 0), ("-5", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)]
+)
 def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert retry_after_s(value) == seconds
 
@@ -357,8 +359,13 @@ def test_an_answer_that_goes_round_in_circles_is_stopped(with_logprobs):
             said = super().generate(images, prompt)
             text = "[" + '{"bbox_2d": [1, 2, 3, 4], "label": "cube"}, ' * 50
             n = len(text)
-            return dataclasses.replace(said, text=text, token_ids=tuple(range(n)),
-                                       token_ends=tuple(range(1, n + 1)), logprobs=np.zeros(n, np.float32))
+            return dataclasses.replace(
+                said,
+                text=text,
+                token_ids=tuple(range(n)),
+                token_ends=tuple(range(1, n + 1)),
+                logprobs=np.zeros(n, np.float32),
+            )
 
     with ModelServer(Parrot(), logprobs=with_logprobs) as server:
         engine = engine_of(server, GenerationConfig(repeat_limit=4))
@@ -368,6 +375,7 @@ def test_an_answer_that_goes_round_in_circles_is_stopped(with_logprobs):
 
 
 # -- the breaker ---------------------------------------------------------------------------------------------
+
 
 def test_the_breaker_opens_waits_longer_each_time_and_closes_with_the_first_answer():
     now = [100.0]
@@ -419,6 +427,7 @@ def test_refusals_do_not_open_the_breaker_but_nonsense_does(server, engine):
 
 # -- the way there: models, key, TLS -------------------------------------------------------------------------
 
+
 def test_a_server_that_is_not_there_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -454,15 +463,31 @@ def test_an_address_that_is_no_api_says_so(tmp_path):
             RemoteEngine(RemoteConfig(url=server.url.replace("/v1", "/v2"), self_test=False))
 
 
-@pytest.mark.parametrize("url, base", [
-    ("http://host:8000", "http://host:8000/v1"), ("http://host:8000/", "http://host:8000/v1"),
-    ("https://host/vllm/v1/", "https://host/vllm/v1"), (" http://[::1]:80/v1 ", "http://[::1]:80/v1")])
+@pytest.mark.parametrize(
+    "url, base",
+    [
+        ("http://host:8000", "http://host:8000/v1"),
+        ("http://host:8000/", "http://host:8000/v1"),
+        ("https://host/vllm/v1/", "https://host/vllm/v1"),
+        (" http://[::1]:80/v1 ", "http://[::1]:80/v1"),
+    ],
+)
 def test_the_base_of_an_address(url, base):
     assert base_url(url) == base
 
 
-@pytest.mark.parametrize("url", ["", "host:8000", "ftp://host/v1", "http://", "http://host:99999",
-                                 "http://host/v1?x=1", "http://host/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host:8000",
+        "ftp://host/v1",
+        "http://",
+        "http://host:99999",
+        "http://host/v1?x=1",
+        "http://host/v1/chat/completions",
+    ],
+)
 def test_an_address_that_cannot_be_is_refused(url):
     with pytest.raises(InvalidInput, match="remote.url"):
         RemoteEngine(RemoteConfig(url=url))
@@ -495,8 +520,9 @@ def test_the_key_travels_in_a_header_and_appears_nowhere_else(monkeypatch, caplo
     assert "k3y" not in " ".join(texts) + caplog.text
 
 
-@pytest.mark.parametrize("value, words", [(None, "is not set"), ("", "is not set"), ("a\x01b", "no key"),
-                                          ("schlüssel", "no key")])
+@pytest.mark.parametrize(
+    "value, words", [(None, "is not set"), ("", "is not set"), ("a\x01b", "no key"), ("schlüssel", "no key")]
+)
 def test_a_key_that_cannot_be_is_refused_without_showing_it(monkeypatch, server, value, words):
     if value is None:
         monkeypatch.delenv("ODD_KEY", raising=False)
@@ -508,8 +534,7 @@ def test_a_key_that_cannot_be_is_refused_without_showing_it(monkeypatch, server,
     assert not value or value not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "[::ffff:8.8.8.8]",
-                                  "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "[::ffff:8.8.8.8]", "no-such-host.invalid"])
 def test_a_key_does_not_go_unencrypted_into_a_public_network(monkeypatch, host):
     monkeypatch.setenv("SERVER_KEY", "k3y")
     with pytest.raises(InvalidInput, match="neither encrypted nor in a private network"):
@@ -560,11 +585,18 @@ def test_files_need_a_shared_directory(server, folder):
 
 
 def test_an_engine_that_nobody_closed_lets_its_process_end(server):
-    code = ("from qwen3vl_ros.config import RemoteConfig; "
-            "from qwen3vl_ros.engine.remote import RemoteEngine; "
-            f"engine = RemoteEngine(RemoteConfig(url={server.url!r})); print(engine.info.model)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          cwd=Path(__file__).resolve().parents[2])
+    code = (
+        "from qwen3vl_ros.config import RemoteConfig; "
+        "from qwen3vl_ros.engine.remote import RemoteEngine; "
+        f"engine = RemoteEngine(RemoteConfig(url={server.url!r})); print(engine.info.model)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).resolve().parents[2],
+    )
     assert (done.returncode, done.stdout) == (0, "embedded\n"), done.stderr
     assert "Traceback" not in done.stderr
 
@@ -589,6 +621,7 @@ def test_a_closed_engine_says_so(server):
 
 
 # -- the self-test -------------------------------------------------------------------------------------------
+
 
 def norm(b, w, h):
     return [1000 * v / (w, h)[i % 2] for i, v in enumerate(b)]
@@ -629,9 +662,13 @@ def test_a_right_server_passes_with_one_question(server):
     engine.close()
 
 
-@pytest.mark.parametrize("says", [
-    lambda b, w, h: [400, 400, 600, 600],                                    # always the same
-    lambda b, w, h: [v + e for v, e in zip(norm(b, w, h), (-200, -150, 0, 300 * (b[0] > 200)))]])
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda b, w, h: [400, 400, 600, 600],  # always the same
+        lambda b, w, h: [v + e for v, e in zip(norm(b, w, h), (-200, -150, 0, 300 * (b[0] > 200)))],
+    ],
+)
 def test_a_model_that_sees_badly_is_inconclusive(says):
     with ModelServer(RedFinder(says)) as server:
         engine = engine_of(server, self_test=True)
@@ -643,16 +680,16 @@ def test_a_model_that_sees_badly_is_inconclusive(says):
 def test_a_model_that_sees_roughly_passes_and_says_so():
     rough = {remote_check.PLACES[0]: (559, 256, 872, 678), remote_check.PLACES[1]: (160, 420, 390, 830)}
     answers = iter(f"[{list(box)}]" for box in rough.values())
-    assert remote_check.self_test(lambda rgb, prompt: next(answers)).startswith("passed coarsely: the model "
-                                                                                "said [559")
+    assert remote_check.self_test(lambda rgb, prompt: next(answers)).startswith("passed coarsely: the model said [559")
 
 
 def verdicts(scale: float, sigma: float, count: int = 100) -> dict[str, int]:
     """How often a model that errs by sigma, on a scale that is off by a factor, is refused, passed, …"""
     rng, found = np.random.default_rng(0), Counter()
     for _ in range(count):
-        answers = [str((np.array(place) * scale + rng.normal(0, sigma, 4)).round().tolist())
-                   for place in remote_check.PLACES]
+        answers = [
+            str((np.array(place) * scale + rng.normal(0, sigma, 4)).round().tolist()) for place in remote_check.PLACES
+        ]
         try:
             found[remote_check.self_test(lambda rgb, prompt: answers.pop(0)).split(":")[0]] += 1
         except WrongModel:
@@ -690,8 +727,7 @@ def test_the_picture_holds_the_box(place):
 
 # -- reading a stream ----------------------------------------------------------------------------------------
 
-STREAM = (': ping\n\ndata: {"a": "ü"}\r\n\r\n'
-          'event: x\nid: 3\ndata: one\ndata: two\n\ndata:[DONE]\n\n').encode()
+STREAM = (': ping\n\ndata: {"a": "ü"}\r\n\r\nevent: x\nid: 3\ndata: one\ndata: two\n\ndata:[DONE]\n\n').encode()
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8).map(sorted))
@@ -750,10 +786,14 @@ def test_surrogates_over_two_events_are_one_character():
     assert answer.generation("stop", "", False, (0, 0, 0)).text == "a😀 \ufffd"
 
 
-LOGPROBS = [("missing in one chunk", None), ("not a number", [{"token": "b", "logprob": None}]),
-            ("infinite", [{"token": "b", "logprob": float("-inf")}]),
-            ("another text", [{"token": "x", "logprob": -1.0}]),
-            ("no token", [{"logprob": -1.0}]), ("no objects", [7])]
+LOGPROBS = [
+    ("missing in one chunk", None),
+    ("not a number", [{"token": "b", "logprob": None}]),
+    ("infinite", [{"token": "b", "logprob": float("-inf")}]),
+    ("another text", [{"token": "x", "logprob": -1.0}]),
+    ("no token", [{"logprob": -1.0}]),
+    ("no objects", [7]),
+]
 
 
 @pytest.mark.parametrize("second", [s for _, s in LOGPROBS], ids=[n for n, _ in LOGPROBS])
@@ -766,8 +806,12 @@ def test_log_probabilities_that_do_not_fit_the_text_are_none(second):
 
 
 THOUGHTS = [  # content, thinking model, finish, text, reasoning
-    ("<think>hm</think>[]", False, "stop", "[]", "hm"), ("hm</think>\n[]", False, "stop", "[]", "hm"),
-    ("hm", True, "length", "", "hm"), ("[]", True, "stop", "[]", ""), ("[]", False, "length", "[]", "")]
+    ("<think>hm</think>[]", False, "stop", "[]", "hm"),
+    ("hm</think>\n[]", False, "stop", "[]", "hm"),
+    ("hm", True, "length", "", "hm"),
+    ("[]", True, "stop", "[]", ""),
+    ("[]", False, "length", "[]", ""),
+]
 
 
 @pytest.mark.parametrize("content, thinking, finish, text, reasoning", THOUGHTS)
@@ -780,13 +824,32 @@ def test_thoughts_in_the_content_are_no_answer(content, thinking, finish, text, 
     assert (said.text, said.reasoning) == (text, reasoning) and len(said.logprobs) == len(text)
 
 
-FIELDS = st.sampled_from(["choices", "delta", "content", "logprobs", "usage", "error", "finish_reason",
-                          "token", "logprob", "bytes", "message", "object", "reasoning_content"])
+FIELDS = st.sampled_from(
+    [
+        "choices",
+        "delta",
+        "content",
+        "logprobs",
+        "usage",
+        "error",
+        "finish_reason",
+        "token",
+        "logprob",
+        "bytes",
+        "message",
+        "object",
+        "reasoning_content",
+    ]
+)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-                    lambda v: st.lists(v, max_size=3) | st.dictionaries(FIELDS, v, max_size=4),
-                    max_leaves=12))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda v: st.lists(v, max_size=3) | st.dictionaries(FIELDS, v, max_size=4),
+        max_leaves=12,
+    )
+)
 def test_an_event_is_taken_or_is_an_engine_error(value):
     answer = StreamedAnswer(100, 4)
     try:
@@ -797,6 +860,7 @@ def test_an_event_is_taken_or_is_an_engine_error(value):
 
 
 # -- the reference's own server, killed and started again ----------------------------------------------------
+
 
 class TransformersServe:
     """`transformers serve` with the embedded model, laid out as a hub cache so that it is listed."""
@@ -821,9 +885,25 @@ class TransformersServe:
         environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
         with open(folder / "log", "a") as log:
             self._launcher = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("serve_transformers.py")), self.MODEL,
-                 "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(self._port)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+                [
+                    sys.executable,
+                    str(Path(__file__).with_name("serve_transformers.py")),
+                    self.MODEL,
+                    "--device",
+                    "cpu",
+                    "--dtype",
+                    "float32",
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    str(self._port),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+            )
         self.pid = 0
 
     def start(self) -> None:

@@ -20,8 +20,7 @@ def scripts(tmp_path, monkeypatch):
     """The modules in scripts/, working below tmp_path."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     modules = {
-        name: importlib.import_module(name)
-        for name in ("runner", "overlay", "environment", "steps", "setup_env")
+        name: importlib.import_module(name) for name in ("runner", "overlay", "environment", "steps", "setup_env")
     }
     folders = {"VENV": ".venv", "WS": ".ws", "STAMPS": ".ws/stamps", "LOGS": ".ws/setup_logs"}
     for module in modules.values():
@@ -184,8 +183,7 @@ def test_cmake_paths_of_the_wheels_are_patched_once(scripts, monkeypatch):
     cmake = scripts.environment.VENV / "share" / "a" / "cmake" / "a.cmake"
     cmake.parent.mkdir(parents=True)
     cmake.write_text(
-        'set(i "/opt/python/cp311-cp311/include/python3.11;'
-        '/opt/python/cp313-cp313/lib/python3.13/site-packages/numpy")'
+        'set(i "/opt/python/cp311-cp311/include/python3.11;/opt/python/cp313-cp313/lib/python3.13/site-packages/numpy")'
     )
     scripts.steps.patch_cmake_paths()
     first = cmake.read_text()
@@ -198,9 +196,7 @@ def test_env_script_can_be_sourced_twice_and_keeps_what_the_user_set(scripts):
     scripts.environment.WS.mkdir()
     scripts.environment.write_env_script(wheels=True)
     script = scripts.environment.WS / "env.sh"
-    command = (
-        f'set -eu; . "{script}"; first=$PATH; . "{script}"; test "$first" = "$PATH"; echo "$MUJOCO_GL $PATH"'
-    )
+    command = f'set -eu; . "{script}"; first=$PATH; . "{script}"; test "$first" = "$PATH"; echo "$MUJOCO_GL $PATH"'
     result = subprocess.run(
         ["bash", "-c", command],
         env={"PATH": "/usr/bin:/bin", "MUJOCO_GL": "osmesa"},

@@ -16,8 +16,17 @@ from hypothesis import strategies as st
 from qwen3vl_ros.sim import household
 from qwen3vl_ros.sim.camera import SimCamera, SimCameraError
 from qwen3vl_ros.sim.replay import ReplaySource
-from qwen3vl_ros.sim.scenes import (COLOURS, GAUGE_SCALES, KINDS, CameraSpec, GaugeSpec, ObjectSpec, SceneSpec,
-                                    look_at, sample_scene)
+from qwen3vl_ros.sim.scenes import (
+    COLOURS,
+    GAUGE_SCALES,
+    KINDS,
+    CameraSpec,
+    GaugeSpec,
+    ObjectSpec,
+    SceneSpec,
+    look_at,
+    sample_scene,
+)
 from qwen3vl_ros.sim.shapes import build_meshes
 from qwen3vl_ros.sim.stream import SimStream
 from qwen3vl_ros.sim.textures import gauge_face, scale_steps
@@ -52,8 +61,9 @@ def world_points(view):
 
 # -- scenes -----------------------------------------------------------------------------------------------------------
 
+
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2 ** 31), count=st.one_of(st.none(), st.integers(1, 6)), gauge=st.booleans())
+@given(seed=st.integers(0, 2**31), count=st.one_of(st.none(), st.integers(1, 6)), gauge=st.booleans())
 def test_a_sampled_scene_is_repeatable_and_nothing_in_it_touches(seed, count, gauge):
     scene = sample_scene(seed, count, gauge)
     assert scene == sample_scene(seed, count, gauge)
@@ -100,25 +110,33 @@ def test_a_mesh_is_closed_faces_outward_and_fills_its_box(kind):
     assert (np.einsum("ij,ij->i", normals, mesh.normals[mesh.faces].sum(1)) > -1e-12).mean() > 0.99
 
 
-@pytest.mark.parametrize("build, said", [
-    (lambda: sample_scene(1, 0), "n_objects is 0"), (lambda: sample_scene(1, 7), "n_objects is 7"),
-    (lambda: ObjectSpec("sofa", "red", (1, 1, 1), (0, 0, 0), 0), "'sofa'.*cube, ball"),
-    (lambda: ObjectSpec("cube", "pink", (1, 1, 1), (0, 0, 0), 0), "'pink'.*red, green"),
-    (lambda: ObjectSpec("cube", "red", (1, -1, 1), (0, 0, 0), 0), "size_m"),
-    (lambda: GaugeSpec((0, 0, 0), 0, 0, 0.1, 5, 5, "bar", 5), "below maximum"),
-    (lambda: GaugeSpec((0, 0, 0), 0, 0, 0.1, 0, 5, "bar", 6), "outside its scale"),
-    (lambda: look_at((0, 0, 1), (0, 0, 1)), "coincide"),
-    (lambda: SimCamera(4, 4), "4x4"), (lambda: SimCamera(fovy_deg=0), "fovy_deg"),
-    (lambda: SimCamera(quality="ultra"), "'ultra'.*default, fast"),
-    (lambda: SimStream(motion="jumping"), "'jumping'.*static"), (lambda: SimStream(rate_hz=0), "rate_hz"),
-    (lambda: SimStream(scene_every_s=0), "scene_every_s"), (lambda: SimStream(n_objects=9), "n_objects"),
-])
+@pytest.mark.parametrize(
+    "build, said",
+    [
+        (lambda: sample_scene(1, 0), "n_objects is 0"),
+        (lambda: sample_scene(1, 7), "n_objects is 7"),
+        (lambda: ObjectSpec("sofa", "red", (1, 1, 1), (0, 0, 0), 0), "'sofa'.*cube, ball"),
+        (lambda: ObjectSpec("cube", "pink", (1, 1, 1), (0, 0, 0), 0), "'pink'.*red, green"),
+        (lambda: ObjectSpec("cube", "red", (1, -1, 1), (0, 0, 0), 0), "size_m"),
+        (lambda: GaugeSpec((0, 0, 0), 0, 0, 0.1, 5, 5, "bar", 5), "below maximum"),
+        (lambda: GaugeSpec((0, 0, 0), 0, 0, 0.1, 0, 5, "bar", 6), "outside its scale"),
+        (lambda: look_at((0, 0, 1), (0, 0, 1)), "coincide"),
+        (lambda: SimCamera(4, 4), "4x4"),
+        (lambda: SimCamera(fovy_deg=0), "fovy_deg"),
+        (lambda: SimCamera(quality="ultra"), "'ultra'.*default, fast"),
+        (lambda: SimStream(motion="jumping"), "'jumping'.*static"),
+        (lambda: SimStream(rate_hz=0), "rate_hz"),
+        (lambda: SimStream(scene_every_s=0), "scene_every_s"),
+        (lambda: SimStream(n_objects=9), "n_objects"),
+    ],
+)
 def test_bad_arguments_are_named(build, said):
     with pytest.raises(InvalidInput, match=said):
         build()
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------
+
 
 def test_the_same_scene_gives_the_same_picture_from_any_camera_at_any_time(camera, pictures):
     with SimCamera(320, 240) as other:
@@ -172,9 +190,9 @@ def test_a_ball_is_drawn_where_K_projects_it(camera):
         radius, (x, y, z) = 0.03, centre
         bounds = []
         for c, axis in ((x, 0), (y, 1)):
-            root = radius * np.sqrt(c * c + z * z - radius ** 2)
+            root = radius * np.sqrt(c * c + z * z - radius**2)
             for sign in (-1, 1):
-                slope = (c * z + sign * root) / (z * z - radius ** 2)
+                slope = (c * z + sign * root) / (z * z - radius**2)
                 bounds.append(view.K[axis, axis] * slope + view.K[axis, 2] + 0.5)
         x0, x1, y0, y1 = bounds
         np.testing.assert_allclose(view.truths[0].amodal_box_xyxy_px, (x0, y0, x1, y1), atol=0.1)
@@ -214,8 +232,13 @@ def test_visible_points_lie_in_the_object_they_are_labelled_with(pictures):
 
 
 def test_visibility_of_an_object_alone_is_one_for_every_kind(camera):
-    sizes = {"cube": (0.06,) * 3, "ball": (0.07,) * 3, "cylinder": (0.05, 0.05, 0.1), "mug": (0.11, 0.08, 0.1),
-             "bowl": (0.14, 0.14, 0.05)}
+    sizes = {
+        "cube": (0.06,) * 3,
+        "ball": (0.07,) * 3,
+        "cylinder": (0.05, 0.05, 0.1),
+        "mug": (0.11, 0.08, 0.1),
+        "bowl": (0.14, 0.14, 0.05),
+    }
     for kind, size in sizes.items():
         truth = camera.render(one(kind, size)).truths[0]
         assert 0.97 <= truth.visibility <= 1.0 and truth.fully_in_view, kind
@@ -257,8 +280,9 @@ def test_colours_look_like_their_names(camera):
 
 def test_a_ball_casts_its_shadow_away_from_the_lamp(camera):
     scene = one("ball", (0.08,) * 3, eye=(0.0, -0.01, 0.7))
-    scene = replace(scene, table=replace(scene.table, texture="plain"),
-                    light=replace(scene.light, direction=(0.6, 0.0, -0.8)))
+    scene = replace(
+        scene, table=replace(scene.table, texture="plain"), light=replace(scene.light, direction=(0.6, 0.0, -0.8))
+    )
     view = camera.render(scene)
     points, grey = world_points(view), view.rgb.mean(-1)
     table = view.segmentation < 0
@@ -290,15 +314,18 @@ def test_a_closed_camera_says_so():
 
 
 def test_mujoco_imported_earlier_without_a_display_does_no_harm():
-    code = ("import mujoco\nfrom qwen3vl_ros.sim.camera import SimCamera\n"
-            "from qwen3vl_ros.sim.scenes import sample_scene\n"
-            "with SimCamera(64, 48) as c: print(c.render(sample_scene(1)).rgb.std() > 5)")
+    code = (
+        "import mujoco\nfrom qwen3vl_ros.sim.camera import SimCamera\n"
+        "from qwen3vl_ros.sim.scenes import sample_scene\n"
+        "with SimCamera(64, 48) as c: print(c.render(sample_scene(1)).rgb.std() > 5)"
+    )
     environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY", "PYOPENGL_PLATFORM")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.stdout.strip() == "True", done.stderr
 
 
 # -- the dial ---------------------------------------------------------------------------------------------------------
+
 
 def dial(value, low=0.0, high=10.0, **more):
     return GaugeSpec((0.0, 0.0, 0.09), -np.pi / 2, np.deg2rad(20), 0.08, low, high, "bar", value, **more)
@@ -329,7 +356,7 @@ def test_the_needle_points_at_the_value_on_the_face_and_in_the_picture(camera, f
     truth = view.truths[0]
     assert (truth.kind, truth.label) == ("gauge", "gauge")
     assert view.gauge.needle_fraction == pytest.approx(fraction) and view.gauge.value == gauge.value
-    centre = (view.K @ np.linalg.inv(view.world_T_camera)[:3] @ (*gauge.position_m, 1))
+    centre = view.K @ np.linalg.inv(view.world_T_camera)[:3] @ (*gauge.position_m, 1)
     centre = centre[:2] / centre[2]
     seen = red_angle_rad(view.rgb, centre, 0.07 / 0.35 * view.K[0, 0])
     assert abs((seen - expected + np.pi) % (2 * np.pi) - np.pi) < np.deg2rad(3)
@@ -351,6 +378,7 @@ def test_scales_have_round_labels_with_one_in_the_middle(unit, low, high):
 
 # -- household objects ------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def asset_package(tmp_path, monkeypatch):
     """A package of one box of 6 x 4 x 10 cm, modelled lying (y up), with a red front half and a blue back half."""
@@ -359,15 +387,17 @@ def asset_package(tmp_path, monkeypatch):
     x, y, z = 0.03, 0.05, 0.02
     corners = [(i, j, k) for i in (-x, x) for j in (-y, y) for k in (-z, z)]
     faces = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-    text = "".join("v %g %g %g\n" % c for c in corners) + "".join("vt %g 0.5\n" % (0.25 if c[0] < 0 else 0.75)
-                                                                  for c in corners)
+    text = "".join("v %g %g %g\n" % c for c in corners) + "".join(
+        "vt %g 0.5\n" % (0.25 if c[0] < 0 else 0.75) for c in corners
+    )
     text += "".join("f " + " ".join(f"{i + 1}/{i + 1}" for i in f) + "\n" for f in faces)
     (folder / "tea_box.obj").write_text(text)
     cv2.imwrite(str(folder / "skin.png"), np.repeat(np.uint8([[[0, 0, 220]], [[220, 0, 0]]]).reshape(1, 2, 3), 2, 0))
     (folder / "tea_box.xml").write_text(
         '<mujoco><asset><texture file="skin.png" name="t" type="2d"/><material name="m" texture="t"/>'
         '<mesh file="tea_box.obj" name="tea"/></asset><worldbody><body><geom type="box" size="1 1 1"/>'
-        '<geom type="mesh" mesh="tea" material="m" contype="0" conaffinity="0"/></body></worldbody></mujoco>')
+        '<geom type="mesh" mesh="tea" material="m" contype="0" conaffinity="0"/></body></worldbody></mujoco>'
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     household.catalogue.cache_clear()
     yield
@@ -398,6 +428,7 @@ def test_household_objects_without_their_package_say_what_to_install(monkeypatch
 
 
 # -- the stream -------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("motion", ["static", "one_moving", "all_moving"])
 def test_a_stream_is_a_function_of_seed_and_time(motion):
@@ -453,7 +484,8 @@ def write_folder(root, n=4, npy=False, names="{:d}"):
     (root / "camera_info.yaml").write_text(
         "image_width: 160\nimage_height: 120\ndistortion_model: plumb_bob\n"
         f"camera_matrix: {{rows: 3, cols: 3, data: {K.ravel().tolist()}}}\n"
-        "distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.05, 0, 0, 0]}\n")
+        "distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.05, 0, 0, 0]}\n"
+    )
     return root
 
 
@@ -505,8 +537,17 @@ def test_a_video_comes_back(tmp_path):
         assert np.abs(frame.rgb.astype(int) - picture(i)).mean() < 6 and frame.depth_m is None
 
 
-def write_bag(path, *, plugin="mcap", colour="bgr8", depth="16UC1", compressed=False, cameras=("camera",), info=True,
-              depth_late_ms=12):
+def write_bag(
+    path,
+    *,
+    plugin="mcap",
+    colour="bgr8",
+    depth="16UC1",
+    compressed=False,
+    cameras=("camera",),
+    info=True,
+    depth_late_ms=12,
+):
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -514,15 +555,17 @@ def write_bag(path, *, plugin="mcap", colour="bgr8", depth="16UC1", compressed=F
     T = store.types
 
     def header(ns):
-        stamp = T["builtin_interfaces/msg/Time"](sec=ns // 10 ** 9, nanosec=ns % 10 ** 9)
+        stamp = T["builtin_interfaces/msg/Time"](sec=ns // 10**9, nanosec=ns % 10**9)
         return T["std_msgs/msg/Header"](stamp=stamp, frame_id="optical")
 
     def image(ns, encoding, array):
         array = np.ascontiguousarray(array)
-        return T["sensor_msgs/msg/Image"](header(ns), array.shape[0], array.shape[1], encoding, 0, array.strides[0],
-                                          array.view(np.uint8).reshape(-1))
+        return T["sensor_msgs/msg/Image"](
+            header(ns), array.shape[0], array.shape[1], encoding, 0, array.strides[0], array.view(np.uint8).reshape(-1)
+        )
 
     with Writer(path, version=9, storage_plugin=StoragePlugin[plugin.upper()]) as bag:
+
         def connect(topic, kind):
             return bag.add_connection(topic, kind, typestore=store)
 
@@ -545,19 +588,43 @@ def write_bag(path, *, plugin="mcap", colour="bgr8", depth="16UC1", compressed=F
                     write(c_rgb, ns, image(ns, colour, bgr if colour == "bgr8" else picture(i)))
                 if info:
                     roi = T["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-                    write(c_info, ns, T["sensor_msgs/msg/CameraInfo"](
-                        header(ns), 120, 160, "plumb_bob", np.zeros(5), K.ravel(), np.eye(3).ravel(),
-                        np.zeros(12), 0, 0, roi))
+                    write(
+                        c_info,
+                        ns,
+                        T["sensor_msgs/msg/CameraInfo"](
+                            header(ns),
+                            120,
+                            160,
+                            "plumb_bob",
+                            np.zeros(5),
+                            K.ravel(),
+                            np.eye(3).ravel(),
+                            np.zeros(12),
+                            0,
+                            0,
+                            roi,
+                        ),
+                    )
                 if depth:  # recorded before or after its picture, stamped 4 ms off
                     mm = depth_mm(i) if depth == "16UC1" else depth_mm(i).astype(np.float32) / 1000
                     write(c_depth, ns + depth_late_ms * 1_000_000, image(ns + 4_000_000, depth, mm))
     return path
 
 
-@pytest.mark.parametrize("case", [
-    dict(), dict(plugin="sqlite3"), dict(depth="32FC1"), dict(compressed=True), dict(colour="rgb8", depth=None),
-    dict(info=False), dict(depth_late_ms=-40), dict(depth_late_ms=-40, plugin="sqlite3"),
-], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(),
+        dict(plugin="sqlite3"),
+        dict(depth="32FC1"),
+        dict(compressed=True),
+        dict(colour="rgb8", depth=None),
+        dict(info=False),
+        dict(depth_late_ms=-40),
+        dict(depth_late_ms=-40, plugin="sqlite3"),
+    ],
+    ids=str,
+)
 def test_a_bag_comes_back(tmp_path, case):
     path = write_bag(tmp_path / "bag", **case)
     files = [p for p in path.iterdir() if p.suffix in (".mcap", ".db3")]
@@ -592,15 +659,20 @@ def _wrong_depth(root):
     cv2.imwrite(str(root / "depth" / "1.png"), np.zeros((10, 10), np.uint16))
 
 
-@pytest.mark.parametrize("spoil, said", [
-    (_broken_png, "0.png cannot be read"),
-    (lambda r: (r / "depth" / "2.png").unlink(), "2.png has no depth"),
-    (_wrong_depth, "10x10.*registered"),
-    (lambda r: cv2.imwrite(str(r / "depth" / "0.png"), np.zeros((120, 160), np.uint8)), "16-bit grey PNG"),
-    (lambda r: (r / "camera_info.yaml").write_text("image_width: 160"), "camera_info.yaml cannot be read"),
-    (lambda r: (r / "camera_info.yaml").write_text((r / "camera_info.yaml").read_text().replace("160", "640")),
-     "is for 640x120"),
-])
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (_broken_png, "0.png cannot be read"),
+        (lambda r: (r / "depth" / "2.png").unlink(), "2.png has no depth"),
+        (_wrong_depth, "10x10.*registered"),
+        (lambda r: cv2.imwrite(str(r / "depth" / "0.png"), np.zeros((120, 160), np.uint8)), "16-bit grey PNG"),
+        (lambda r: (r / "camera_info.yaml").write_text("image_width: 160"), "camera_info.yaml cannot be read"),
+        (
+            lambda r: (r / "camera_info.yaml").write_text((r / "camera_info.yaml").read_text().replace("160", "640")),
+            "is for 640x120",
+        ),
+    ],
+)
 def test_a_spoilt_folder_says_what_is_wrong(tmp_path, spoil, said):
     root = write_folder(tmp_path / "r", 3)
     spoil(root)
@@ -613,16 +685,19 @@ def _make(path, content=b""):
     return path
 
 
-@pytest.mark.parametrize("make, said", [
-    (lambda p: p / "nowhere", "does not exist"),
-    (lambda p: p, "has no pictures"),
-    (lambda p: _make(p / "a.txt"), "not a recording known here"),
-    (lambda p: _make(p / "a.bag"), "ROS 1 bag; convert it"),
-    (lambda p: _make(p / "a.mcap", b"rubbish"), "cannot be read"),
-    (lambda p: _make(p / "a.db3", b"rubbish"), "cannot be read"),
-    (lambda p: _make(p / "a.mp4", b"rubbish"), "cannot be opened"),
-    (lambda p: write_bag(p / "b", colour="bayer_rggb8x", depth=None), "bayer_rggb8x"),
-])
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda p: p / "nowhere", "does not exist"),
+        (lambda p: p, "has no pictures"),
+        (lambda p: _make(p / "a.txt"), "not a recording known here"),
+        (lambda p: _make(p / "a.bag"), "ROS 1 bag; convert it"),
+        (lambda p: _make(p / "a.mcap", b"rubbish"), "cannot be read"),
+        (lambda p: _make(p / "a.db3", b"rubbish"), "cannot be read"),
+        (lambda p: _make(p / "a.mp4", b"rubbish"), "cannot be opened"),
+        (lambda p: write_bag(p / "b", colour="bayer_rggb8x", depth=None), "bayer_rggb8x"),
+    ],
+)
 def test_what_cannot_be_played_is_refused_with_a_reason(tmp_path, make, said):
     with pytest.raises(InvalidInput, match=said):
         list(ReplaySource(make(tmp_path)))

@@ -32,6 +32,7 @@ VERSION = "1.7.1.116"
 
 # -- bundles ---------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def bundle(tmp_path) -> Bundle:
     """Of the embedded model for SM 86 and 89, with letters for engines."""
@@ -42,9 +43,20 @@ def bundle(tmp_path) -> Bundle:
             (tmp_path / engine_name(part, sm)).write_text(f"{part} {sm}")
             known = bundles.describe(tmp_path / engine_name(part, sm))
             engines[engine_name(part, sm)] = {**known, "sm": sm, "part": part}
-    written = Bundle(tmp_path, read_json(tmp_path / "config.json"), "some/model", "ab" * 32, 7, "tensorrt_rtx", VERSION,
-                     "fp16", "float16", Limits(cache_slots=512, prefill=256, max_visual=480), engines,
-                     {"measured": False})
+    written = Bundle(
+        tmp_path,
+        read_json(tmp_path / "config.json"),
+        "some/model",
+        "ab" * 32,
+        7,
+        "tensorrt_rtx",
+        VERSION,
+        "fp16",
+        "float16",
+        Limits(cache_slots=512, prefill=256, max_visual=480),
+        engines,
+        {"measured": False},
+    )
     write_manifest(written, ["config.json"])
     return written
 
@@ -57,11 +69,15 @@ def test_a_bundle_reads_as_it_was_written(bundle):
     bundle.require_patches([960, 960])
 
 
-@pytest.mark.parametrize("asked, named", [
-    (("tensorrt", VERSION, 89), ["engines of tensorrt_rtx and tensorrt is", "--module tensorrt)"]),
-    (("tensorrt_rtx", "1.8", 89), ["built with tensorrt_rtx 1.7.1.116 and 1.8 is installed"]),
-    (("tensorrt_rtx", VERSION, 120), ["SM 86, 89", "this GPU is SM 120", "--sm 120"]),
-], ids=["module", "version", "sm"])
+@pytest.mark.parametrize(
+    "asked, named",
+    [
+        (("tensorrt", VERSION, 89), ["engines of tensorrt_rtx and tensorrt is", "--module tensorrt)"]),
+        (("tensorrt_rtx", "1.8", 89), ["built with tensorrt_rtx 1.7.1.116 and 1.8 is installed"]),
+        (("tensorrt_rtx", VERSION, 120), ["SM 86, 89", "this GPU is SM 120", "--sm 120"]),
+    ],
+    ids=["module", "version", "sm"],
+)
 def test_what_does_not_fit_this_machine_is_named_with_the_command_that_does(bundle, asked, named):
     with pytest.raises(EngineError) as error:
         bundle.require(*asked)
@@ -70,8 +86,9 @@ def test_what_does_not_fit_this_machine_is_named_with_the_command_that_does(bund
 
 
 def test_another_model_and_too_large_images_are_refused(bundle):
-    with pytest.raises(WrongModel, match="made from some/model with weights abababababab…, and the model asked for "
-                                         "has cdcdcd"):
+    with pytest.raises(
+        WrongModel, match="made from some/model with weights abababababab…, and the model asked for has cdcdcd"
+    ):
         bundle.require_model("cd" * 32)
     with pytest.raises(InvalidInput, match=r"5000 patches exceeds the 4096 .*--max-patches 5000"):
         bundle.require_patches([5000])
@@ -86,17 +103,23 @@ def _flip(path: Path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("spoil, named", [
-    (lambda p: (p / "vision.sm86.engine").unlink(), "vision.sm86.engine is missing"),
-    (lambda p: (p / "vision.sm86.engine").write_text("x"), "vision.sm86.engine has 1 bytes where the manifest says "
-                                                           "9"),
-    (lambda p: _flip(p / "decoder.sm89.engine"), "decoder.sm89.engine is damaged"),
-    (lambda p: _flip(p / "config.json"), "config.json is damaged"),
-    (lambda p: (p / "manifest.json").write_text('{"tensorrt": {"format": 9}}'), "format 9"),
-    (lambda p: (p / "manifest.json").write_text('{"tensorrt": {"format": 1}}'), "no usable 'files'"),
-    (lambda p: (p / "manifest.json").write_text('{"tensorrt"'), "cannot be read as JSON"),
-    (lambda p: (p / "manifest.json").write_text('{"onnx": {}}'), "no bundle"),
-], ids=["missing", "short", "engine", "config", "format", "fields", "json", "graphs-only"])
+@pytest.mark.parametrize(
+    "spoil, named",
+    [
+        (lambda p: (p / "vision.sm86.engine").unlink(), "vision.sm86.engine is missing"),
+        (
+            lambda p: (p / "vision.sm86.engine").write_text("x"),
+            "vision.sm86.engine has 1 bytes where the manifest says 9",
+        ),
+        (lambda p: _flip(p / "decoder.sm89.engine"), "decoder.sm89.engine is damaged"),
+        (lambda p: _flip(p / "config.json"), "config.json is damaged"),
+        (lambda p: (p / "manifest.json").write_text('{"tensorrt": {"format": 9}}'), "format 9"),
+        (lambda p: (p / "manifest.json").write_text('{"tensorrt": {"format": 1}}'), "no usable 'files'"),
+        (lambda p: (p / "manifest.json").write_text('{"tensorrt"'), "cannot be read as JSON"),
+        (lambda p: (p / "manifest.json").write_text('{"onnx": {}}'), "no bundle"),
+    ],
+    ids=["missing", "short", "engine", "config", "format", "fields", "json", "graphs-only"],
+)
 def test_a_spoiled_bundle_is_refused_by_the_name_of_the_file(bundle, spoil, named):
     spoil(bundle.path)
     with pytest.raises(WrongModel) as error:
@@ -117,14 +140,25 @@ def test_a_manifest_keeps_what_it_says_of_graphs(bundle):
     assert is_bundle(bundle.path) and not is_bundle(embedded_model_dir())
 
 
-@pytest.mark.parametrize("limits", [dict(draft=0), dict(draft=600), dict(prefill=4096), dict(max_patches=3),
-                                    dict(max_patches=1201), dict(max_visual=2048)], ids=str)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        dict(draft=0),
+        dict(draft=600),
+        dict(prefill=4096),
+        dict(max_patches=3),
+        dict(max_patches=1201),
+        dict(max_visual=2048),
+    ],
+    ids=str,
+)
 def test_limits_that_no_engine_can_have_are_refused(limits):
     with pytest.raises(InvalidInput):
         Limits(**limits)
 
 
 # -- quantised graphs ------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def tools():
@@ -133,6 +167,7 @@ def tools():
     import engine_builder
     import export_onnx
     import quantize_onnx
+
     return SimpleNamespace(build=build_engine, builder=engine_builder, export=export_onnx, quantize=quantize_onnx)
 
 
@@ -143,8 +178,9 @@ def _decoder(tools, directory, precision, source=None):
 
     checkpoint = read_checkpoint(source or embedded_model_dir())
     dtype = tools.quantize.compute_dtype(precision)
-    model = tools.export.decoder_model(Sizes.read(checkpoint.config), tools.export.Weights(checkpoint), dtype,
-                                       "attention", 256)
+    model = tools.export.decoder_model(
+        Sizes.read(checkpoint.config), tools.export.Weights(checkpoint), dtype, "attention", 256
+    )
     directory.mkdir(parents=True)
     shutil.copyfile(checkpoint.weight_files[0], directory / checkpoint.weight_files[0].name)
     return tools.quantize.rewrite(model, checkpoint.path, directory / "decoder.onnx", precision)
@@ -159,11 +195,15 @@ def _logits(directory):
     sizes = Sizes.read(config)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 400, 40)
-    feeds = graph.decoder_feeds(sizes.text, ids, np.broadcast_to(np.arange(40), (3, 40)), start=0, span=256, keep=8,
-                                dtype="float16")
+    feeds = graph.decoder_feeds(
+        sizes.text, ids, np.broadcast_to(np.arange(40), (3, 40)), start=0, span=256, keep=8, dtype="float16"
+    )
     feeds |= graph.no_rows(sizes, "float16")._asdict()
-    cache = {v.name: np.zeros([256 if d == "S" else d for d in v.shape], np.float16)
-             for v in graph.decoder_values(sizes)[0] if v.name.startswith(("keys", "values"))}
+    cache = {
+        v.name: np.zeros([256 if d == "S" else d for d in v.shape], np.float16)
+        for v in graph.decoder_values(sizes)[0]
+        if v.name.startswith(("keys", "values"))
+    }
     session = onnxruntime.InferenceSession(directory / "decoder.onnx", providers=["CPUExecutionProvider"])
     return session.run(["logits"], {**feeds, **cache})[0].astype(np.float64)
 
@@ -233,10 +273,12 @@ def test_int4_refuses_a_width_that_its_blocks_do_not_divide(tools):
 
 # -- building --------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def trt():
-    return pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone "
-                                                      "(requirements/test.txt)")
+    return pytest.importorskip(
+        "tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone (requirements/test.txt)"
+    )
 
 
 @pytest.mark.timeout(600)
@@ -271,13 +313,21 @@ def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(tools, t
         bundle.require("tensorrt_rtx", trt.__version__, 90)
 
 
-@pytest.mark.parametrize("sms, precision, module, named", [
-    ([87], "fp16", "tensorrt_rtx", "cannot build for SM 87, only for 75, 80, 86, 89, .*--module tensorrt on that "
-                                   "machine"),
-    ([86], "fp8", "tensorrt_rtx", "no FP8 arithmetic for SM 86.*--precision int4 or fp16"),
-    ([75], "bf16", "tensorrt_rtx", "no bfloat16 arithmetic for SM 75.*onnxruntime or torch"),
-    ([75], "fp16", "tensorrt_rtx", "no float32 matrix products for SM 75.*onnxruntime or torch"),
-], ids=["orin", "fp8", "bf16", "turing"])
+@pytest.mark.parametrize(
+    "sms, precision, module, named",
+    [
+        (
+            [87],
+            "fp16",
+            "tensorrt_rtx",
+            "cannot build for SM 87, only for 75, 80, 86, 89, .*--module tensorrt on that machine",
+        ),
+        ([86], "fp8", "tensorrt_rtx", "no FP8 arithmetic for SM 86.*--precision int4 or fp16"),
+        ([75], "bf16", "tensorrt_rtx", "no bfloat16 arithmetic for SM 75.*onnxruntime or torch"),
+        ([75], "fp16", "tensorrt_rtx", "no float32 matrix products for SM 75.*onnxruntime or torch"),
+    ],
+    ids=["orin", "fp8", "bf16", "turing"],
+)
 def test_combinations_that_cannot_be_built_are_refused_before_building(tools, trt, sms, precision, module, named):
     with pytest.raises(EngineError, match=named):
         tools.builder.check(trt, module, sms, precision)
@@ -310,14 +360,17 @@ def test_other_directories_are_not_written_into(tools, trt, tmp_path):
 
 # -- running, without a GPU ------------------------------------------------------------------------------------------
 
+
 class Notes:
     """Stands for cuda.bindings.runtime on real host memory: notes calls, and does what is queued at once, or, while it
     captures, at each launch."""
 
-    cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor="Major",
-                                     cudaDevAttrComputeCapabilityMinor="Minor")
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="HtoD", cudaMemcpyDeviceToHost="DtoH",
-                                     cudaMemcpyDeviceToDevice="DtoD")
+    cudaDeviceAttr = SimpleNamespace(
+        cudaDevAttrComputeCapabilityMajor="Major", cudaDevAttrComputeCapabilityMinor="Minor"
+    )
+    cudaMemcpyKind = SimpleNamespace(
+        cudaMemcpyHostToDevice="HtoD", cudaMemcpyDeviceToHost="DtoH", cudaMemcpyDeviceToDevice="DtoD"
+    )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="local")
 
     def __init__(self):
@@ -335,6 +388,7 @@ class Notes:
             if name in self.fails:
                 return (self.fails[name],)
             return (0, *self._result(name, arguments))
+
         return call
 
     def _result(self, name, arguments):
@@ -360,8 +414,11 @@ class Notes:
                 work()
         if name == "cudaDeviceGetAttribute":
             return ({"Major": 8, "Minor": 9}[arguments[0]],)
-        return {"cudaGetDeviceCount": (1,), "cudaStreamCreate": (7,),
-                "cudaGetErrorString": (b"the driver's words",)}.get(name, ())
+        return {
+            "cudaGetDeviceCount": (1,),
+            "cudaStreamCreate": (7,),
+            "cudaGetErrorString": (b"the driver's words",),
+        }.get(name, ())
 
     def names(self):
         return [c[0] for c in self.calls]
@@ -440,12 +497,13 @@ def _read(context):
     """token: the sum of what each query is given; keys_0 takes the ids, in place."""
     q, k = context.shapes["ids"][0], context.shapes["last"][0]
     r = context.shapes["features"][0]
-    ids, rows, last, write = (context.tensor(name, np.int64, (size,)) for name, size in
-                              (("ids", q), ("rows", q), ("last", k), ("write", 1)))
+    ids, rows, last, write = (
+        context.tensor(name, np.int64, (size,)) for name, size in (("ids", q), ("rows", q), ("last", k), ("write", 1))
+    )
     assert context.addresses["keys_0"] == context.addresses["keys_0_out"]
     mask = context.tensor("mask", np.float16, (q, 512))
     assert ((mask == 0).sum(1) == write[0] + 1 + np.arange(q)).all()
-    context.tensor("keys_0", np.float16, (2, 512, 32))[:, write[0]:write[0] + q] = ids[:, None]
+    context.tensor("keys_0", np.float16, (2, 512, 32))[:, write[0] : write[0] + q] = ids[:, None]
     features = context.tensor("features", np.float16, (r, 256))
     deep = context.tensor("deep", np.float16, (2, r, 256))
     given = np.where(rows > 0, features[rows, 0], ids) + deep[:, rows, 0].sum(0)
@@ -459,8 +517,10 @@ def runtime(request, bundle, monkeypatch):
     """On a GPU that takes notes, with a module that is like one of the two."""
     sizes = bundle.sizes
     notes = Notes()
-    engines = {part: Engine(notes, [v.name for side in ends(sizes) for v in side], rule) for part, ends, rule in (
-        ("vision", graph.vision_values, _see), ("decoder", graph.decoder_values, _read))}
+    engines = {
+        part: Engine(notes, [v.name for side in ends(sizes) for v in side], rule)
+        for part, ends, rule in (("vision", graph.vision_values, _see), ("decoder", graph.decoder_values, _read))
+    }
     module = SimpleNamespace(__version__=VERSION, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2))
     if request.param == "tensorrt_rtx":
         module.IRuntimeConfig = RuntimeConfig
@@ -499,8 +559,15 @@ def test_a_step_is_captured_at_its_second_run_and_then_one_launch(runtime):
         return [n for n in runtime.notes.names() if n != "cudaSetDevice"]
 
     assert one(1) == ["cudaMemcpyAsync", "cudaMemcpyAsync", "cudaStreamSynchronize"]
-    assert one(2) == ["cudaStreamBeginCapture", "cudaMemcpyAsync", "cudaMemcpyAsync", "cudaStreamEndCapture",
-                      "cudaGraphInstantiate", "cudaGraphLaunch", "cudaStreamSynchronize"]
+    assert one(2) == [
+        "cudaStreamBeginCapture",
+        "cudaMemcpyAsync",
+        "cudaMemcpyAsync",
+        "cudaStreamEndCapture",
+        "cudaGraphInstantiate",
+        "cudaGraphLaunch",
+        "cudaStreamSynchronize",
+    ]
     assert one(3) == ["cudaGraphLaunch", "cudaStreamSynchronize"]
     assert not {"cudaMalloc", "cudaMallocHost"} & set(runtime.notes.names())
 
@@ -547,6 +614,7 @@ def test_a_long_prompt_goes_in_parts_and_a_broken_one_leaves_nothing(runtime):
     def cancel():
         if next(calls, "end") == "end":
             raise InterruptedError
+
     runtime.between_layers = cancel
     with pytest.raises(InterruptedError):
         runtime.prefill(ids)
@@ -645,6 +713,7 @@ def test_a_shape_the_engine_was_not_built_for_is_refused(bundle):
 
 # -- random weights and the benchmark that wait for a GPU --------------------------------------------------------------
 
+
 def test_random_weights_fill_a_network_and_no_two_are_alike(tools, tmp_path):
     import random_weights
     import torch
@@ -676,8 +745,21 @@ def test_published_sizes_have_their_number_of_weights(tools, size, text, vision)
 
 def test_the_benchmark_runs_here_at_toy_size():
     pytest.importorskip("transformers", reason="its peer (requirements/reference.txt)")
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "engine_gpu.py"), "--sizes", "toy",
-                           "--rounds", "1", "--tokens", "4"], capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "engine_gpu.py"),
+            "--sizes",
+            "toy",
+            "--rounds",
+            "1",
+            "--tokens",
+            "4",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     found = told["sizes"]["toy"]
@@ -704,5 +786,10 @@ def test_a_speed_that_drowns_in_noise_is_not_told(monkeypatch):
     lost = engine_gpu.summary(answered(2.0, -0.3, 0.0), tokens=5, read_bytes=1e9, bandwidth_gb_s=2000.0)
     assert lost["decode_tok_s"] is lost["decode_gb_s"] is lost["share_of_bandwidth"] is None
     assert "in 2 of 3 rounds 5 tokens took no longer than one" in lost["decode_unknown"]
-    found = {"peak_bytes": None, "copy_gb_s": 1.0, "bytes_per_token": 1, "runtimes": {"peer": {**lost, "ratio_vs_eager": 1}}}
+    found = {
+        "peak_bytes": None,
+        "copy_gb_s": 1.0,
+        "bytes_per_token": 1,
+        "runtimes": {"peer": {**lost, "ratio_vs_eager": 1}},
+    }
     assert "peer: no speed of decoding: in 2 of 3 rounds" in engine_gpu.table("toy", found)

@@ -113,8 +113,14 @@ def test_a_clock_that_jumped_back_starts_afresh():
 
 
 BOX = st.tuples(st.integers(0, 400), st.integers(0, 300), st.sampled_from([0, 1, 20, 200]), st.sampled_from([0, 1, 30]))
-ANSWERS = st.lists(st.tuples(st.integers(-3 * SECOND_NS, 20 * SECOND_NS), st.integers(0, 2),
-                             st.lists(st.tuples(st.sampled_from(["mug", "cube", ""]), BOX), max_size=6)), max_size=12)
+ANSWERS = st.lists(
+    st.tuples(
+        st.integers(-3 * SECOND_NS, 20 * SECOND_NS),
+        st.integers(0, 2),
+        st.lists(st.tuples(st.sampled_from(["mug", "cube", ""]), BOX), max_size=6),
+    ),
+    max_size=12,
+)
 
 
 @settings(max_examples=200, deadline=None)

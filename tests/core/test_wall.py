@@ -29,8 +29,20 @@ ALLOWED = {
 SHELLS = {"node", "demo"}
 # Reads messages by their fields alone, since bags hold the same ones; asks for cv_bridge when an encoding needs it.
 ONLY_CV_BRIDGE = "convert"
-ROS = ("rclpy", "tf2_ros", "tf2_py", "cv_bridge", "tensorrt", "message_filters", "launch", "launch_ros", "ament_index_python",
-       "rosidl_runtime_py", "builtin_interfaces", "image_transport_py")
+ROS = (
+    "rclpy",
+    "tf2_ros",
+    "tf2_py",
+    "cv_bridge",
+    "tensorrt",
+    "message_filters",
+    "launch",
+    "launch_ros",
+    "ament_index_python",
+    "rosidl_runtime_py",
+    "builtin_interfaces",
+    "image_transport_py",
+)
 
 
 def is_ros(module: str) -> bool:
@@ -50,7 +62,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return names
@@ -86,8 +98,10 @@ def test_the_rules_find_what_they_look_for(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     (tmp_path / "engine").mkdir()
     sample = tmp_path / "engine" / "sample.py"
-    sample.write_text("def f():\n    from ..perception import lift\n    import std_msgs.msg\n    from . import base\n"
-                      "    from qwen3vl_ros.msg import Generation\n    from rclpy.node import Node\n")
+    sample.write_text(
+        "def f():\n    from ..perception import lift\n    import std_msgs.msg\n    from . import base\n"
+        "    from qwen3vl_ros.msg import Generation\n    from rclpy.node import Node\n"
+    )
     assert {"qwen3vl_ros.perception", "qwen3vl_ros.perception.lift", "qwen3vl_ros.engine.base"} <= imports(sample)
     assert {m for m in imports(sample) if is_ros(m)} >= {"std_msgs.msg", "qwen3vl_ros.msg", "rclpy.node"}
 

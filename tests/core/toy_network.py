@@ -34,12 +34,17 @@ class Toy:
     each_pass(n): called inside the n-th pass, from 0.
     """
 
-    def __init__(self, next_token: Callable[[tuple[int, ...]], int], longest_step: int = 10_000, vocabulary: int = 256,
-                 each_pass: Callable[[int], None] = lambda n: None):
+    def __init__(
+        self,
+        next_token: Callable[[tuple[int, ...]], int],
+        longest_step: int = 10_000,
+        vocabulary: int = 256,
+        each_pass: Callable[[int], None] = lambda n: None,
+    ):
         self._next_token, self._vocabulary, self._each_pass = next_token, vocabulary, each_pass
         self.longest_step = longest_step
         self.cache: list[int] = []
-        self.passes: list[int] = []       # tokens fed in each
+        self.passes: list[int] = []  # tokens fed in each
         self.rollbacks: list[int] = []
 
     @classmethod
@@ -48,9 +53,10 @@ class Toy:
         script = [*token_ids, END]
 
         def next_token(said: tuple[int, ...]) -> int:
-            if list(said) == script[:len(said)] and len(said) < len(script):
+            if list(said) == script[: len(said)] and len(said) < len(script):
                 return script[len(said)]
             return 1 + hash(said) % 9
+
         return cls(next_token, **options)
 
     def prefill(self, draft: Sequence[int]) -> ToyScores:
@@ -64,17 +70,35 @@ class Toy:
     def rollback(self, count: int) -> None:
         assert 0 < count <= len(self.cache)
         self.rollbacks.append(count)
-        del self.cache[len(self.cache) - count:]
+        del self.cache[len(self.cache) - count :]
 
     def _pass(self, token_ids: Sequence[int], rows: int) -> ToyScores:
         self._each_pass(len(self.passes))
         self.cache += token_ids
         self.passes.append(len(token_ids))
         first = len(self.cache) - rows + 1
-        return ToyScores([self._next_token(tuple(self.cache[:first + i])) for i in range(rows)], self._vocabulary)
+        return ToyScores([self._next_token(tuple(self.cache[: first + i])) for i in range(rows)], self._vocabulary)
 
-    def decode(self, drafter=None, *, control: Control | None = None, max_new_tokens: int = 10_000, repeat_limit: int = 100,
-               deadline_s: float = 3600.0, bytes_of=lambda token: bytes([token]), **options):
-        return decode(self.prefill, self.step, self.rollback, stop_ids=[END], bytes_of=bytes_of, drafter=drafter,
-                      longest_step=self.longest_step, control=control or Control(),
-                      limits=Limits(max_new_tokens, time.monotonic() + deadline_s, repeat_limit), **options)
+    def decode(
+        self,
+        drafter=None,
+        *,
+        control: Control | None = None,
+        max_new_tokens: int = 10_000,
+        repeat_limit: int = 100,
+        deadline_s: float = 3600.0,
+        bytes_of=lambda token: bytes([token]),
+        **options,
+    ):
+        return decode(
+            self.prefill,
+            self.step,
+            self.rollback,
+            stop_ids=[END],
+            bytes_of=bytes_of,
+            drafter=drafter,
+            longest_step=self.longest_step,
+            control=control or Control(),
+            limits=Limits(max_new_tokens, time.monotonic() + deadline_s, repeat_limit),
+            **options,
+        )

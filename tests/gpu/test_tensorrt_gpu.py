@@ -49,8 +49,14 @@ def engines(request, checkpoint, tmp_path_factory):
     major, minor = torch.cuda.get_device_capability()
     try:
         limits = Limits(cache_slots=512, prefill=64, max_patches=1200, max_visual=480)
-        bundle = build_engine.build(checkpoint, tmp_path_factory.mktemp(request.param) / "bundle", [10 * major + minor],
-                                    request.param, MODULE, limits)
+        bundle = build_engine.build(
+            checkpoint,
+            tmp_path_factory.mktemp(request.param) / "bundle",
+            [10 * major + minor],
+            request.param,
+            MODULE,
+            limits,
+        )
     except PerceptionError as error:
         if "cannot build for SM" in str(error) or "has no FP8 arithmetic" in str(error):
             pytest.skip(str(error))  # Hopper with tensorrt_rtx; GPUs before Ada
@@ -117,7 +123,7 @@ def test_a_captured_step_says_what_the_first_one_said(engines, prompt):
         for _ in range(3):
             _read(runtime, prompt)
             tokens = runtime.step(said[:length]).best()[0]
-            assert tokens == said[1:length + 1]
+            assert tokens == said[1 : length + 1]
 
 
 def test_after_a_rollback_nothing_is_left(engines, prompt):

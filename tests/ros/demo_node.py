@@ -28,9 +28,7 @@ class Oracle(Instant):
         super().__init__(config)
         o = json.loads(os.environ["DEMO_OPTIONS"])
         assert o["motion"] == "static", "the oracle knows one picture a scene"
-        scenes = (
-            int(o["seconds"] / o["scene_seconds"]) + 6
-        )  # the demo may go on a little for a call in flight
+        scenes = int(o["seconds"] / o["scene_seconds"]) + 6  # the demo may go on a little for a call in flight
         with SimStream(o["seed"], "static", o["scene_seconds"], o["objects"] or None) as stream:
             views = [stream.frame_at(i * o["scene_seconds"])[0] for i in range(scenes)]
         self.known = [(thumbnail(view.rgb), view.truths) for view in views]

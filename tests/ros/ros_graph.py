@@ -22,12 +22,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, TransformStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from qwen3vl_ros.msg import Generation, GraspTargetArray
+from qwen3vl_ros.srv import Detect, SetPrompt
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import parameter_value_to_python
 from rclpy.parameter import Parameter as PythonParameter
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool
@@ -36,9 +38,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.demo.shared_memory import free_abandoned
-from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.srv import Detect, SetPrompt
 
 HERE = Path(__file__).parent
 OPTICAL = "camera_color_optical_frame"
@@ -50,7 +50,7 @@ RESULTS = {
     "detections_3d": Detection3DArray,
     "grasp_targets": GraspTargetArray,
     "grasp_poses": PoseArray,
-    "generation": Generation
+    "generation": Generation,
 }
 NEEDED_MIB = 12 * 64  # config/fastdds.xml's segment for each of more processes than any test has
 # For what has no limit of its own: a busy machine takes half a minute to start a process.
@@ -59,8 +59,7 @@ OK, WARN, ERROR, STALE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
 def picture(shade: int = 90) -> tuple[np.ndarray, np.ndarray]:
-    """(rgb, depth_m) of a camera that looks straight down on a cube on a table; `shade` tells pictures apart.
-    """
+    """(rgb, depth_m) of a camera that looks straight down on a cube on a table; `shade` tells pictures apart."""
     rgb = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
     depth = np.full((HEIGHT, WIDTH), TABLE_M, np.float32)
     rgb[48:72, 68:92] = (220, 30, 30)
@@ -83,9 +82,11 @@ def lacking_room(free_mib: float) -> str:
     """Why the tests cannot start with so much of /dev/shm; empty if they can."""
     if free_mib >= NEEDED_MIB:
         return ""
-    return (f"/dev/shm has {free_mib:.0f} MiB free and the ROS tests need {NEEDED_MIB}: 64 MiB for each "
-            "process (config/fastdds.xml). `fastdds shm clean` frees what killed processes left; a container "
-            "gets more by --shm-size 1g or --ipc host")
+    return (
+        f"/dev/shm has {free_mib:.0f} MiB free and the ROS tests need {NEEDED_MIB}: 64 MiB for each "
+        "process (config/fastdds.xml). `fastdds shm clean` frees what killed processes left; a container "
+        "gets more by --shm-size 1g or --ipc host"
+    )
 
 
 def claim_domain():
@@ -110,12 +111,9 @@ class Process:
     def __init__(self, command: list[str], log: Path, env: dict[str, str]):
         self.log_path = log
         with open(log, "wb") as out:
-            self.popen = subprocess.Popen(command,
-                                          stdout=out,
-                                          stderr=subprocess.STDOUT,
-                                          stdin=subprocess.DEVNULL,
-                                          env=env,
-                                          start_new_session=True)
+            self.popen = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, start_new_session=True
+            )
 
     @property
     def log(self) -> str:
@@ -139,7 +137,8 @@ class Process:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(
-                f"the process did not end within {timeout_s:g} s; the log:\n{self.log[-4000:]}") from None
+                f"the process did not end within {timeout_s:g} s; the log:\n{self.log[-4000:]}"
+            ) from None
 
     def rss_mib(self) -> float:
         return psutil.Process(self.popen.pid).memory_info().rss / 2**20
@@ -153,8 +152,7 @@ class Process:
             self.popen.wait(10)
 
     def end(self, patience_s: float = 15.0) -> None:
-        """Wait for the end, once interrupted. Killed, a process leaves its shared memory behind: only at last.
-        """
+        """Wait for the end, once interrupted. Killed, a process leaves its shared memory behind: only at last."""
         try:
             self.popen.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -174,8 +172,7 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._clients = {}
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.messages["/diagnostics"].append,
-                                      50)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.messages["/diagnostics"].append, 50)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
@@ -199,21 +196,12 @@ class Graph:
     # -- processes ---------------------------------------------------------------------------------
 
     def start(self, *command: str, name: str = "process", env: dict[str, str] | None = None) -> Process:
-        environment = {
-            **os.environ, "ROS_DOMAIN_ID": str(self.domain),
-            "PYTHONUNBUFFERED": "1",
-            **(env or {})
-        }
-        process = Process([sys.executable, *command], self.folder / f"{name}_{len(self.processes)}.log",
-                          environment)
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONUNBUFFERED": "1", **(env or {})}
+        process = Process([sys.executable, *command], self.folder / f"{name}_{len(self.processes)}.log", environment)
         self.processes.append(process)
         return process
 
-    def start_node(self,
-                   engine: str = "instant",
-                   *ros_args: str,
-                   ready: bool = True,
-                   **parameters) -> Process:
+    def start_node(self, engine: str = "instant", *ros_args: str, ready: bool = True, **parameters) -> Process:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot."""
         arguments = ["--ros-args", *ros_args]
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
@@ -237,8 +225,7 @@ class Graph:
         """Every result topic of the node, recorded."""
         return {name: self.listen(f"{prefix}/{name}", kind) for name, kind in RESULTS.items()}
 
-    def diagnosed(self, condition, timeout_s: float = PATIENCE_S, what: str = "the diagnosis",
-                  ever: bool = False):
+    def diagnosed(self, condition, timeout_s: float = PATIENCE_S, what: str = "the diagnosis", ever: bool = False):
         """The first /diagnostics status from now on (or ever) for which condition(status, values) is true."""
         seen = self.messages["/diagnostics"]
         start = 0 if ever else len(seen)
@@ -251,6 +238,7 @@ class Graph:
                             return status
                     except KeyError:  # of a state that has no such figure yet
                         continue
+
         try:
             return until(found, timeout_s, what)
         except AssertionError as error:
@@ -275,8 +263,7 @@ class Graph:
         return self.ask(Detect, name, Detect.Request(targets=list(targets), timeout=timeout))
 
     def set_prompt(self, *targets: str):
-        return self.call(SetPrompt, "/qwen3vl/perception/set_prompt",
-                         SetPrompt.Request(targets=list(targets)))
+        return self.call(SetPrompt, "/qwen3vl/perception/set_prompt", SetPrompt.Request(targets=list(targets)))
 
     def enable(self, on: bool):
         return self.call(SetBool, "/qwen3vl/perception/enable", SetBool.Request(data=on))
@@ -295,20 +282,21 @@ class Graph:
         return self.call(SetParameters, "/qwen3vl/perception/set_parameters", request).results[0]
 
     def get_parameter(self, name: str):
-        response = self.call(GetParameters, "/qwen3vl/perception/get_parameters",
-                             GetParameters.Request(names=[name]))
+        response = self.call(GetParameters, "/qwen3vl/perception/get_parameters", GetParameters.Request(names=[name]))
         return parameter_value_to_python(response.values[0])
 
 
 class FakeCamera:
     """Publishes picture() with any fault a test asks for."""
 
-    def __init__(self,
-                 graph: Graph,
-                 qos=qos_profile_sensor_data,
-                 namespace: str = "/qwen3vl",
-                 depth: bool = True,
-                 info: bool = True):
+    def __init__(
+        self,
+        graph: Graph,
+        qos=qos_profile_sensor_data,
+        namespace: str = "/qwen3vl",
+        depth: bool = True,
+        info: bool = True,
+    ):
         self.graph, self.node = graph, graph.node
         self.image = self.node.create_publisher(Image, f"{namespace}/image_raw", qos)
         self.depth = self.node.create_publisher(Image, f"{namespace}/depth/image_raw", qos) if depth else None
@@ -318,19 +306,20 @@ class FakeCamera:
     def matched(self) -> FakeCamera:
         """Wait until the node has found our topics."""
         for publisher in filter(None, (self.image, self.depth, self.info)):
-            until(publisher.get_subscription_count, START_PATIENCE_S,
-                  f"a subscriber of {publisher.topic_name}")
+            until(publisher.get_subscription_count, START_PATIENCE_S, f"a subscriber of {publisher.topic_name}")
         return self
 
-    def shoot(self,
-              shade: int = 90,
-              age_s: float = 0.0,
-              rgb=None,
-              depth_m=None,
-              info_K=K,
-              frame: str = OPTICAL,
-              edit=None,
-              apart_s: float = 0.025) -> int:
+    def shoot(
+        self,
+        shade: int = 90,
+        age_s: float = 0.0,
+        rgb=None,
+        depth_m=None,
+        info_K=K,
+        frame: str = OPTICAL,
+        edit=None,
+        apart_s: float = 0.025,
+    ) -> int:
         """One capture; returns its stamp in nanoseconds. edit(image, depth, info) may change the messages.
 
         apart_s: from the one before. Within sync_slop (0.02 s) an image may be paired with another's depth.
@@ -341,8 +330,11 @@ class FakeCamera:
         colour, metres = picture(shade)
         rgb, depth_m = colour if rgb is None else rgb, metres if depth_m is None else depth_m
         header = messages.header_of(stamp, frame)
-        parts = [messages.image(header, rgb), messages.image(messages.header_of(stamp, frame), depth_m),
-                 messages.camera_info(header, np.asarray(info_K, float), (rgb.shape[1], rgb.shape[0]))]
+        parts = [
+            messages.image(header, rgb),
+            messages.image(messages.header_of(stamp, frame), depth_m),
+            messages.camera_info(header, np.asarray(info_K, float), (rgb.shape[1], rgb.shape[0])),
+        ]
         if edit:
             edit(*parts)
         for publisher, message in zip((self.info, self.image, self.depth), (parts[2], parts[0], parts[1])):
@@ -363,17 +355,22 @@ class FakeCamera:
                 stamps.add(self.shoot(**how))
                 shot_s = time.monotonic()
             said = {name: {stamp_ns(m.header): m for m in messages[-50:]} for name, messages in heard.items()}
-            whole = ({name: of[stamp] for name, of in said.items()} for stamp in sorted(stamps)
-                     if all(stamp in of for of in said.values()))
+            whole = (
+                {name: of[stamp] for name, of in said.items()}
+                for stamp in sorted(stamps)
+                if all(stamp in of for of in said.values())
+            )
             return next((a for a in whole if a["detections_3d"].detections or not solid), None)
 
         return until(answer, what="an answer with a 3D box" if solid else "an answer")
 
     def stream(self, rate_hz: float = 20.0, **how) -> FakeCamera:
         """Shoot until stop()."""
+
         def run():
             while not self._stop.wait(1 / rate_hz):
                 self.shoot(**how)
+
         self._stop.clear()
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
@@ -393,8 +390,9 @@ class FakeCamera:
 
 def publish_static(graph: Graph, parent: str, child: str, parent_T_child: np.ndarray):
     """A latched /tf_static; keep what it returns."""
-    publisher = graph.node.create_publisher(TFMessage, "/tf_static", QoSProfile(
-        depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    publisher = graph.node.create_publisher(
+        TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    )
     stamped = TransformStamped(child_frame_id=child, transform=messages.transform_of(parent_T_child))
     stamped.header.frame_id = parent
     publisher.publish(TFMessage(transforms=[stamped]))

@@ -25,16 +25,18 @@ def said(text: str, finish: str = "stop", prompt: str = "") -> Generation:
     """`text` as tokens of up to 4 characters, each with probability 0.9."""
     ends = tuple(range(4, len(text) + 4, 4))
     ends = tuple(min(end, len(text)) for end in ends)
-    return Generation(text,
-                      tuple(range(len(ends))),
-                      np.full(len(ends), np.log(0.9), np.float32),
-                      ends,
-                      finish,
-                      prompt=prompt,
-                      generated_tokens=len(ends),
-                      prompt_tokens=10,
-                      forward_passes=len(ends),
-                      decode_s=1e-4)
+    return Generation(
+        text,
+        tuple(range(len(ends))),
+        np.full(len(ends), np.log(0.9), np.float32),
+        ends,
+        finish,
+        prompt=prompt,
+        generated_tokens=len(ends),
+        prompt_tokens=10,
+        forward_passes=len(ends),
+        decode_s=1e-4,
+    )
 
 
 class Instant:
@@ -82,8 +84,7 @@ class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
     def generate(self, images, prompt, control=None, **_):
-        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(
-            images, prompt, control)
+        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(images, prompt, control)
 
 
 class Deaf(Instant):
@@ -144,10 +145,21 @@ def load_on_second_try(config):
     return Instant(config)
 
 
-ENGINES = {"instant": Instant, "nothing": Nothing, "slow": Slow, "quick_for_mugs": QuickForMugs, "deaf": Deaf,
-           "failing": Failing, "broken": Broken, "garbage": Garbage, "slow_load": slow_load,
-           "four_second_load": four_second_load, "no_model": no_model, "broken_load": broken_load,
-           "second_try": load_on_second_try}
+ENGINES = {
+    "instant": Instant,
+    "nothing": Nothing,
+    "slow": Slow,
+    "quick_for_mugs": QuickForMugs,
+    "deaf": Deaf,
+    "failing": Failing,
+    "broken": Broken,
+    "garbage": Garbage,
+    "slow_load": slow_load,
+    "four_second_load": four_second_load,
+    "no_model": no_model,
+    "broken_load": broken_load,
+    "second_try": load_on_second_try,
+}
 
 if __name__ == "__main__":
     sys.exit(main([sys.argv[0], *sys.argv[2:]], engine_loader=ENGINES[sys.argv[1]]))

@@ -47,10 +47,23 @@ class Run:
         domain, self.lock = claim_domain()
         self.mark, self.out = uuid.uuid4().hex, folder / "out"
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
-        command = [sys.executable, "-u", str(HERE / "demo_with_engine.py"), engine, "--domain", str(domain),
-                   "--output", str(self.out), "--motion", "static", *arguments]
+        command = [
+            sys.executable,
+            "-u",
+            str(HERE / "demo_with_engine.py"),
+            engine,
+            "--domain",
+            str(domain),
+            "--output",
+            str(self.out),
+            "--motion",
+            "static",
+            *arguments,
+        ]
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
-            self.popen = subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, "DEMO_MARK": self.mark})
+            self.popen = subprocess.Popen(
+                command, stdout=stdout, stderr=stderr, env={**os.environ, "DEMO_MARK": self.mark}
+            )
 
     @property
     def stdout(self) -> str:
@@ -67,9 +80,7 @@ class Run:
         end = time.monotonic() + timeout_s
         while not condition():
             assert self.popen.poll() is None, f"the demo ended without {what}:\n{self.stdout}\n{self.stderr}"
-            assert time.monotonic() < end, (
-                f"{what} did not come within {timeout_s:g} s:\n{self.stdout}\n{self.stderr}"
-            )
+            assert time.monotonic() < end, f"{what} did not come within {timeout_s:g} s:\n{self.stdout}\n{self.stderr}"
             time.sleep(0.02)
 
     def status(self) -> int:
@@ -85,10 +96,7 @@ class Run:
         found = []
         for process in psutil.process_iter():
             try:
-                if (
-                    process.environ().get("DEMO_MARK") == self.mark
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
+                if process.environ().get("DEMO_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue  # it ended while we looked, or is not ours to look at
@@ -176,9 +184,7 @@ def test_the_recording_holds_every_answer_with_its_image(good_run):
         for _, channel, _, message in reader.iter_decoded_messages():
             topics.add(channel.topic)
             if hasattr(message, "header"):
-                stamps.setdefault(channel.topic, set()).add(
-                    (message.header.stamp.sec, message.header.stamp.nanosec)
-                )
+                stamps.setdefault(channel.topic, set()).add((message.header.stamp.sec, message.header.stamp.nanosec))
     expected = {
         f"/qwen3vl/{name}"
         for name in (
@@ -220,9 +226,7 @@ def test_seeing_nothing_is_a_failure_with_figures(demo):
 def test_a_node_that_dies_is_reported_with_its_last_words(demo):
     run = demo("crashing", "--seconds", "30")
     assert run.status() == 1
-    assert (
-        "node ended unexpectedly (exit status 9)" in run.stderr and "the last words of the node" in run.stderr
-    )
+    assert "node ended unexpectedly (exit status 9)" in run.stderr and "the last words of the node" in run.stderr
     assert run.processes() == []
 
 

@@ -17,8 +17,7 @@ RELEASED = {
     "vision_msgs/msg/BoundingBox2D": "008eacbb0cf8f26e83795547bed013eec3675485ef386ec056d80eaaf1c1ce2f",
     "vision_msgs/msg/BoundingBox3D": "bbb73a65c163d7f9bb29009c7bde9f7faa576bd2d23299c4511d19230dab4698",
     "vision_msgs/msg/ObjectHypothesis": "51da43cec11c01957a64d1e05a24acd18aae7745ec30b74348ad5f6d634f7f90",
-    "vision_msgs/msg/ObjectHypothesisWithPose":
-    "41c12344c0396c48b81df12467c192d99b2a0eb1463c5c37194e4223251c80bc",
+    "vision_msgs/msg/ObjectHypothesisWithPose": "41c12344c0396c48b81df12467c192d99b2a0eb1463c5c37194e4223251c80bc",
     "vision_msgs/msg/Detection2D": "0d12b69df5c593b3455b7346fac8205437a7d4bcb09b9e0e0b2dde787ded38ea",
     "vision_msgs/msg/Detection2DArray": "214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968",
     "vision_msgs/msg/Detection3D": "ddd703be132ab0b69d33121f1bb034132bfbb3b0ac5f9fb1516005ba1c8a265b",
@@ -37,10 +36,7 @@ def test_type_hash_is_the_released_one(name):
     description = Path(get_package_share_directory(package), kind, f"{interface}.json")
     if not description.is_file():
         pytest.skip("this distribution is older than type hashes (Iron)")
-    hashes = {
-        entry["type_name"]: entry["hash_string"]
-        for entry in json.loads(description.read_text())["type_hashes"]
-    }
+    hashes = {entry["type_name"]: entry["hash_string"] for entry in json.loads(description.read_text())["type_hashes"]}
     assert hashes[name] == f"RIHS01_{RELEASED[name]}"
 
 

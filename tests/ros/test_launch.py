@@ -113,9 +113,7 @@ def remaps_of(told):
 @pytest.fixture
 def parameter_file(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "/**:\n  ros__parameters:\n    model: from-the-file\n    device: cpu\n    autostart: true\n"
-    )
+    path.write_text("/**:\n  ros__parameters:\n    model: from-the-file\n    device: cpu\n    autostart: true\n")
     return path
 
 
@@ -178,9 +176,7 @@ def test_sim_camera_shares_the_namespace(stand_ins, parameter_file):
 
 def test_fast_dds_gets_our_profile_unless_the_user_has_one(stand_ins, parameter_file):
     argument = f"params_file:={parameter_file}"
-    own = stand_ins(argument, environment={"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"})["perception"][
-        "profile"
-    ]
+    own = stand_ins(argument, environment={"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"})["perception"]["profile"]
     assert own == "/mine.xml"
 
 

@@ -1,5 +1,4 @@
-"""What cameras do in the field: wrong QoS, old stamps, bursts, faults of depth and calibration, unplugging.
-"""
+"""What cameras do in the field: wrong QoS, old stamps, bursts, faults of depth and calibration, unplugging."""
 
 import time
 
@@ -10,8 +9,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from ros_graph import OK, OPTICAL, WARN, FakeCamera, picture, until
 from sensor_msgs.msg import CompressedImage
 
-from qwen3vl_ros.node import messages
 from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.node import messages
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,8 @@ def diagnosed_while(graph, camera, words, level=WARN, **how):
     try:
         return graph.diagnosed(
             lambda s, v: (s.level == level if level else s.level != OK) and words in s.message,
-            what=f"{words!r} in /diagnostics")
+            what=f"{words!r} in /diagnostics",
+        )
     finally:
         camera.stop()
 
@@ -39,19 +39,30 @@ def out_of_step(image, depth, info):
     depth.header = messages.header_of(stamp_ns(depth.header) - 2_000_000_000, OPTICAL)
 
 
-@pytest.mark.parametrize("name, how, words", [
-    ("no calibration", dict(info_K=np.zeros((3, 3))), "not calibrated"),
-    ("calibration of another shape", dict(edit=lambda i, d, c: setattr(c, "width", 90)),
-     "90x120 but the image is 160x120"),
-    ("unknown lens",
-     dict(edit=lambda i, d, c: (setattr(c, "distortion_model", "fish"), setattr(c, "d", [.1] * 5))),
-     "'fish'"),
-    ("unregistered size", dict(depth_m=picture()[1][::2, ::2].copy()), "not registered"),
-    ("unregistered frame", dict(edit=lambda i, d, c: setattr(d.header, "frame_id", "depth_optical")),
-     "not registered"),
-    ("depth encoding", dict(edit=lambda i, d, c: setattr(d, "encoding", "8UC1")), "8UC1"),
-    ("depth out of step", dict(edit=out_of_step), "sync_slop"),
-])
+@pytest.mark.parametrize(
+    "name, how, words",
+    [
+        ("no calibration", dict(info_K=np.zeros((3, 3))), "not calibrated"),
+        (
+            "calibration of another shape",
+            dict(edit=lambda i, d, c: setattr(c, "width", 90)),
+            "90x120 but the image is 160x120",
+        ),
+        (
+            "unknown lens",
+            dict(edit=lambda i, d, c: (setattr(c, "distortion_model", "fish"), setattr(c, "d", [0.1] * 5))),
+            "'fish'",
+        ),
+        ("unregistered size", dict(depth_m=picture()[1][::2, ::2].copy()), "not registered"),
+        (
+            "unregistered frame",
+            dict(edit=lambda i, d, c: setattr(d.header, "frame_id", "depth_optical")),
+            "not registered",
+        ),
+        ("depth encoding", dict(edit=lambda i, d, c: setattr(d, "encoding", "8UC1")), "8UC1"),
+        ("depth out of step", dict(edit=out_of_step), "sync_slop"),
+    ],
+)
 def test_a_fault_of_depth_or_calibration_leaves_2d_and_says_why(running, name, how, words):
     graph, camera, heard = running
     diagnosed_while(graph, camera, words, **how)
@@ -70,9 +81,15 @@ def test_waiting_for_depth_never_makes_an_image_too_old(running):
         assert graph.set_parameter("max_age", 0.5).successful
 
 
-@pytest.mark.parametrize("name, depth", [
-    ("NaN", np.full_like(picture()[1], np.nan)), ("zero", np.zeros_like(picture()[1])),
-    ("infinite", np.full_like(picture()[1], np.inf)), ("negative", -picture()[1])])
+@pytest.mark.parametrize(
+    "name, depth",
+    [
+        ("NaN", np.full_like(picture()[1], np.nan)),
+        ("zero", np.zeros_like(picture()[1])),
+        ("infinite", np.full_like(picture()[1], np.inf)),
+        ("negative", -picture()[1]),
+    ],
+)
 def test_depth_without_readings_leaves_2d(running, name, depth):
     graph, camera, heard = running
     answer = camera.answered(heard, depth_m=depth)
@@ -94,26 +111,33 @@ def test_millimetres_and_metres_give_the_same_place(running):
     assert boxes[0] == pytest.approx(boxes[1], abs=0.002) and 0.7 < boxes[0] < 0.8
 
 
-@pytest.mark.parametrize("encoding, pixels", [
-    ("bgr8", picture()[0][..., ::-1]), ("rgba8", np.dstack([picture()[0], picture()[0][..., :1]])),
-    ("mono8", picture()[0][..., 0])])
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [
+        ("bgr8", picture()[0][..., ::-1]),
+        ("rgba8", np.dstack([picture()[0], picture()[0][..., :1]])),
+        ("mono8", picture()[0][..., 0]),
+    ],
+)
 def test_usual_encodings_are_read(running, encoding, pixels):
     graph, camera, heard = running
     pixels = np.ascontiguousarray(pixels)
 
     def edit(image, depth, info):
         image.encoding, image.step, image.data = encoding, pixels.strides[0], pixels.tobytes()
+
     assert camera.answered(heard, edit=edit)["detections_2d"].detections
 
 
 def test_an_unknown_encoding_is_reported_and_the_next_image_works(running):
     graph, camera, heard = running
     diagnosed_while(graph, camera, "bayer_rggb8", edit=lambda i, d, c: setattr(i, "encoding", "bayer_rggb8"))
-    diagnosed_while(graph,
-                    camera,
-                    "16x9 rgb8",
-                    edit=lambda i, d, c:
-                    (setattr(i, "width", 16), setattr(i, "height", 9), setattr(i, "data", b"short")))
+    diagnosed_while(
+        graph,
+        camera,
+        "16x9 rgb8",
+        edit=lambda i, d, c: (setattr(i, "width", 16), setattr(i, "height", 9), setattr(i, "data", b"short")),
+    )
     assert camera.answered(heard)["detections_2d"].detections
 
 
@@ -135,6 +159,7 @@ def test_images_from_the_future_and_unstamped_ones_are_reported(running):
     def unstamp(image, depth, info):
         for message in (image, depth, info):
             message.header.stamp.sec = message.header.stamp.nanosec = 0
+
     diagnosed_while(graph, camera, "stamped 0", edit=unstamp)
 
 
@@ -142,15 +167,19 @@ def test_a_camera_unplugged_and_back_needs_no_restart(running):
     graph, camera, heard = running
     diagnosed_while(graph, camera, "active", OK)
     camera.unplug()
-    graph.diagnosed(lambda s, v: "no image for" in s.message and "0 publishers" in v["image topic"],
-                    what="STALE")
+    graph.diagnosed(lambda s, v: "no image for" in s.message and "0 publishers" in v["image topic"], what="STALE")
     future = graph.detect(["cube"], 0.3)
     until(future.done)
     assert not future.result().success and "newest is" in future.result().message
     back = FakeCamera(graph).matched()
     stamps = []
-    until(lambda: stamps.append(back.shoot()) or [m for m in heard["detections_3d"] if m.detections
-                                                  and stamp_ns(m.header) in stamps], what="3D again")
+    until(
+        lambda: (
+            stamps.append(back.shoot())
+            or [m for m in heard["detections_3d"] if m.detections and stamp_ns(m.header) in stamps]
+        ),
+        what="3D again",
+    )
     camera.image, camera.depth, camera.info = back.image, back.depth, back.info
 
 
@@ -186,8 +215,10 @@ def test_no_depth_publisher_at_all_gives_2d_with_a_warning(graph):
     camera = FakeCamera(graph, depth=False).matched()
     heard = graph.results()
     diagnosed_while(graph, camera, "no depth image has been received")
-    until(lambda: camera.shoot() and min((m.latency_s for m in heard["generation"]), default=1.0) < 0.1,
-          what="an answer that did not wait for depth that never came")
+    until(
+        lambda: camera.shoot() and min((m.latency_s for m in heard["generation"]), default=1.0) < 0.1,
+        what="an answer that did not wait for depth that never came",
+    )
 
 
 def test_a_missing_calibration_gives_2d_with_a_warning_until_it_comes(graph):
@@ -214,8 +245,9 @@ def test_without_use_depth_nothing_is_missing(graph):
 def test_compressed_images_are_read(graph):
     graph.start_node("instant", image_transport="compressed")
     camera = FakeCamera(graph)
-    camera.image = graph.node.create_publisher(CompressedImage, "/qwen3vl/image_raw/compressed",
-                                               qos_profile_sensor_data)
+    camera.image = graph.node.create_publisher(
+        CompressedImage, "/qwen3vl/image_raw/compressed", qos_profile_sensor_data
+    )
     camera.matched()
     heard = graph.results()
     jpeg = cv2.imencode(".jpg", picture()[0][..., ::-1])[1].tobytes()
@@ -226,14 +258,15 @@ def test_compressed_images_are_read(graph):
 
         def publish(self, image):
             self.real.publish(CompressedImage(header=image.header, format="jpeg", data=jpeg))
+
     camera.image = Compressing()
-    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections],
-          what="3D from compressed images")
+    until(
+        lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], what="3D from compressed images"
+    )
     assert heard["detections_2d"][0].header.frame_id == OPTICAL
 
 
-@pytest.mark.parametrize("asked, offered, policy",
-                         [("reliable", ReliabilityPolicy.BEST_EFFORT, "RELIABILITY")])
+@pytest.mark.parametrize("asked, offered, policy", [("reliable", ReliabilityPolicy.BEST_EFFORT, "RELIABILITY")])
 def test_qos_that_does_not_fit_is_reported_with_the_parameter_to_set(graph, asked, offered, policy):
     process = graph.start_node("instant", image_qos=asked)
     camera = FakeCamera(graph, QoSProfile(depth=5, reliability=offered))
@@ -266,6 +299,7 @@ def test_ages_are_told_by_the_node_s_clock(graph):
         for message in (image, depth, info):
             message.header.stamp.sec, message.header.stamp.nanosec = 999, 900_000_000
         clock.publish(now)
+
     until(lambda: camera.shoot(edit=simulated) and heard["generation"], what="an answer in simulated time")
     assert heard["generation"][-1].header.stamp.sec == 999
     assert 0 <= heard["generation"][-1].latency_s < 0.2

@@ -5,9 +5,8 @@ when broken.
 import signal
 
 import pytest
-from ros_graph import ERROR, FakeCamera, until
-
 from qwen3vl_ros.srv import Detect, SetPrompt
+from ros_graph import ERROR, FakeCamera, until
 
 IDLE = {"autostart": False}
 
@@ -52,8 +51,7 @@ def test_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_be_tried_ag
     assert graph.transition("configure") is False
     assert graph.state() == "unconfigured"
     assert "the network is down" in process.log
-    graph.diagnosed(lambda s, v: s.level == ERROR and "the network is down" in s.message,
-                    what="ERROR with the reason")
+    graph.diagnosed(lambda s, v: s.level == ERROR and "the network is down" in s.message, what="ERROR with the reason")
     assert graph.transition("configure") and graph.state() == "inactive"
     graph.diagnosed(lambda s, v: s.level != ERROR)
 
@@ -107,11 +105,19 @@ def test_the_shutdown_transition_ends_the_process_in_peace(graph):
     assert process.status() == 0
 
 
-@pytest.mark.parametrize("engine, state, number", [
-    ("instant", "unconfigured", signal.SIGINT), ("instant", "inactive", signal.SIGINT),
-    ("instant", "active", signal.SIGINT), ("instant", "active", signal.SIGTERM),
-    ("slow", "generating", signal.SIGINT), ("slow", "generating", signal.SIGTERM),
-    ("slow_load", "configuring", signal.SIGINT), ("slow_load", "configuring", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "engine, state, number",
+    [
+        ("instant", "unconfigured", signal.SIGINT),
+        ("instant", "inactive", signal.SIGINT),
+        ("instant", "active", signal.SIGINT),
+        ("instant", "active", signal.SIGTERM),
+        ("slow", "generating", signal.SIGINT),
+        ("slow", "generating", signal.SIGTERM),
+        ("slow_load", "configuring", signal.SIGINT),
+        ("slow_load", "configuring", signal.SIGTERM),
+    ],
+)
 def test_a_signal_ends_every_state_with_status_0(graph, engine, state, number):
     autostart = state in ("active", "generating", "configuring")
     process = graph.start_node(engine, ready=state in ("active", "generating"), autostart=autostart)
@@ -140,8 +146,12 @@ def test_a_signal_while_a_manager_configures_ends_with_status_0(graph):
     process = graph.start_node("slow_load", ready=False, **IDLE)
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
-    graph.ask(ChangeState, "/qwen3vl/perception/change_state",
-              ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+
+    graph.ask(
+        ChangeState,
+        "/qwen3vl/perception/change_state",
+        ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)),
+    )
     process.logged("loading the model")
     process.interrupt()
     assert process.status(8) == 0, process.log
@@ -160,18 +170,21 @@ def test_a_signal_while_the_engine_does_not_listen_ends_with_status_0(graph):
 
 
 def test_a_wrong_parameter_at_start_ends_with_status_2_and_its_name(graph):
-    wrong = {"max_age:=-1.0": "max_age", "image_qos:=sometimes": "'sometimes' is not one of sensor_data",
-             "gripper.max_width:=wide": "gripper.max_width", "targets:=7": "targets",
-             "generation.max_new_tokens:=0": "generation.max_new_tokens"}
-    started = [(graph.start_node("instant", "-p", given, ready=False), words)
-               for given, words in wrong.items()]
+    wrong = {
+        "max_age:=-1.0": "max_age",
+        "image_qos:=sometimes": "'sometimes' is not one of sensor_data",
+        "gripper.max_width:=wide": "gripper.max_width",
+        "targets:=7": "targets",
+        "generation.max_new_tokens:=0": "generation.max_new_tokens",
+    }
+    started = [(graph.start_node("instant", "-p", given, ready=False), words) for given, words in wrong.items()]
     for process, words in started:
         assert process.status(30) == 2, process.log
         assert words in process.log and "Traceback" not in process.log
 
 
 def test_targets_no_prompt_can_hold_fail_on_configure_with_the_reason(graph):
-    process = graph.start_node("instant", ready=False, targets='''['a "quoted" mug']''')
+    process = graph.start_node("instant", ready=False, targets="""['a "quoted" mug']""")
     assert process.status() == 1
     assert "configure failed: parameter targets" in process.log and "Traceback" not in process.log
 
@@ -194,15 +207,16 @@ def test_parameters_are_declared_changed_and_refused_with_reasons(graph):
 
 
 def test_namespace_and_remaps_move_every_topic(graph):
-    process = graph.start_node("instant", "-r", "__ns:=/robot1", "-r", "image_raw:=/cam/color", "-r",
-                               "camera_info:=/cam/info")
+    process = graph.start_node(
+        "instant", "-r", "__ns:=/robot1", "-r", "image_raw:=/cam/color", "-r", "camera_info:=/cam/info"
+    )
     assert "active: /cam/color" in process.log
     camera = FakeCamera(graph, namespace="/robot1", depth=True)
     from sensor_msgs.msg import CameraInfo, Image
+
     camera.image = graph.node.create_publisher(Image, "/cam/color", 5)
     camera.info = graph.node.create_publisher(CameraInfo, "/cam/info", 5)
     camera.matched()
     heard = graph.results("/robot1/perception")
     until(lambda: camera.shoot() and heard["detections_3d"], what="answers under the namespace")
-    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections],
-          what="3D under the namespace")
+    until(lambda: camera.shoot() and [m for m in heard["detections_3d"] if m.detections], what="3D under the namespace")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from ros_graph import (ERROR, OK, OPTICAL, STALE, TABLE_M, WARN, FakeCamera, publish_static, until)
+from qwen3vl_ros.srv import Detect
+from ros_graph import ERROR, OK, OPTICAL, STALE, TABLE_M, WARN, FakeCamera, publish_static, until
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros.convert import rotation_of, stamp_ns
-from qwen3vl_ros.srv import Detect
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,7 @@ def running(shared_graph):
 
 
 def of_stamp(heard, name, stamp, timeout_s=5.0):
-    found = until(lambda: [m for m in heard[name] if stamp_ns(m.header) == stamp], timeout_s,
-                  f"{name} of {stamp}")
+    found = until(lambda: [m for m in heard[name] if stamp_ns(m.header) == stamp], timeout_s, f"{name} of {stamp}")
     assert len(found) == 1
     return found[0]
 
@@ -132,8 +131,7 @@ def test_results_are_in_the_target_frame_of_a_static_tree(graph):
     camera = FakeCamera(graph).matched()
     heard = graph.results()
     stamps = []
-    until(lambda: stamps.append(camera.shoot()) or [m for m in heard["detections_3d"] if m.detections],
-          what="3D boxes")
+    until(lambda: stamps.append(camera.shoot()) or [m for m in heard["detections_3d"] if m.detections], what="3D boxes")
     array = next(m for m in heard["detections_3d"] if m.detections)
     assert array.header.frame_id == "base_link" and stamp_ns(array.header) in stamps
     p = array.detections[0].bbox.center.position
@@ -165,8 +163,8 @@ def test_an_answer_that_cannot_be_read_is_not_nothing(graph):
     said = until(lambda: heard["generation"], what="the generation with its error")[0]
     assert said.error.startswith("MalformedAnswer") and "cannot help" in said.text
     graph.diagnosed(
-        lambda s, v: s.level == WARN and "MalformedAnswer" in s.message and int(v["malformed"]) > 0,
-        what="WARN")
+        lambda s, v: s.level == WARN and "MalformedAnswer" in s.message and int(v["malformed"]) > 0, what="WARN"
+    )
     assert not heard["detections_2d"], "an answer that could not be read says nothing about the scene"
     response = graph.call(Detect, "/qwen3vl/perception/detect")
     assert not response.success and "MalformedAnswer" in response.message

@@ -40,20 +40,21 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_every_answer_names_its_pr
         after = len(heard["generation"])
         if "mug" in targets:
             until(lambda: len(heard["generation"]) > after + 1)
-            assert {m.prompt_id for m in heard["generation"][after + 1:]} == {latest.prompt_id}
+            assert {m.prompt_id for m in heard["generation"][after + 1 :]} == {latest.prompt_id}
             targets_ids = {m.prompt_id for m in heard["grasp_targets"][-2:]}
             assert targets_ids == {latest.prompt_id}
 
 
-@pytest.mark.parametrize("targets, words", [(["mug", " "], "empty phrase"), (['a "quoted" mug'], "quote"),
-                                            (["x" * 500], "characters")])
+@pytest.mark.parametrize(
+    "targets, words", [(["mug", " "], "empty phrase"), (['a "quoted" mug'], "quote"), (["x" * 500], "characters")]
+)
 def test_a_prompt_that_cannot_be_asked_is_refused_and_the_old_one_stays(running, targets, words):
     graph, _, heard = running
     kept = graph.set_prompt("mug")
     refused = graph.set_prompt(*targets)
     assert not refused.success and words in refused.message and refused.prompt_id == kept.prompt_id
     before = len(heard["generation"])
-    assert until(lambda: heard["generation"][before + 1:])[0].prompt_id == kept.prompt_id
+    assert until(lambda: heard["generation"][before + 1 :])[0].prompt_id == kept.prompt_id
 
 
 def test_empty_targets_pause_the_stream_but_not_detect(running):
@@ -66,8 +67,7 @@ def test_empty_targets_pause_the_stream_but_not_detect(running):
     refused = graph.detect()
     until(refused.done)
     assert not refused.result().success and "targets is empty" in refused.result().message
-    assert len(heard["generation"]
-               ) == before, "a paused stream publishes nothing, and a call answers only its caller"
+    assert len(heard["generation"]) == before, "a paused stream publishes nothing, and a call answers only its caller"
     graph.set_prompt("mug")
     until(lambda: len(heard["generation"]) > before, what="the stream again")
 

@@ -40,8 +40,10 @@ def test_closing_the_graph_of_a_killed_node_frees_its_segments_and_no_living_one
     assert owned_by(os.getpid()) == left(living) == living
 
 
-@pytest.mark.parametrize("engine, number", [("instant", signal.SIGINT), ("instant", signal.SIGTERM),
-                                            ("slow_load", signal.SIGINT), ("deaf", signal.SIGINT)])
+@pytest.mark.parametrize(
+    "engine, number",
+    [("instant", signal.SIGINT), ("instant", signal.SIGTERM), ("slow_load", signal.SIGINT), ("deaf", signal.SIGINT)],
+)
 def test_a_node_that_is_asked_to_end_frees_its_segments_itself(graph, engine, number):
     """Also when its engine does not listen, and the process ends without Python's cleaning up."""
     node = graph.start_node(engine, ready=False)
@@ -60,11 +62,13 @@ def test_a_node_that_is_asked_to_end_frees_its_segments_itself(graph, engine, nu
 def test_a_segment_is_abandoned_when_nobody_holds_its_lock(held):
     name = f"fastdds_{os.urandom(8).hex()}"
     lock = FOLDER / f"{name}_el"
-    holder = ("import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
-              "print(flush=True); input()")
+    holder = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
+    )
     (FOLDER / name).write_bytes(b"segment")
-    with subprocess.Popen([sys.executable, "-c", holder, str(lock)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         process.stdout.readline()
         if not held:
             process.kill()

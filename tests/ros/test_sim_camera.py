@@ -20,33 +20,30 @@ def start(graph, **parameters) -> Process:
 
 
 def images(graph):
-    return {"image": graph.listen("/qwen3vl/image_raw", Image, qos_profile_sensor_data),
-            "depth": graph.listen("/qwen3vl/depth/image_raw", Image, qos_profile_sensor_data),
-            "info": graph.listen("/qwen3vl/camera_info", CameraInfo, qos_profile_sensor_data)}
+    return {
+        "image": graph.listen("/qwen3vl/image_raw", Image, qos_profile_sensor_data),
+        "depth": graph.listen("/qwen3vl/depth/image_raw", Image, qos_profile_sensor_data),
+        "info": graph.listen("/qwen3vl/camera_info", CameraInfo, qos_profile_sensor_data),
+    }
 
 
 def of_one_stamp(*lists):
     """One message of each list, all of one capture; None while there is none."""
     common = set.intersection(*({stamp_ns(m.header) for m in heard} for heard in lists))
-    return [next(m for m in heard if stamp_ns(m.header) == max(common))
-            for heard in lists] if common else None
+    return [next(m for m in heard if stamp_ns(m.header) == max(common)) for heard in lists] if common else None
 
 
 def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
-    camera = start(graph,
-                   seed=5,
-                   objects=4,
-                   scene_every=0.0,
-                   width=320,
-                   height=240,
-                   quality="fast",
-                   depth_encoding="16UC1")
+    camera = start(
+        graph, seed=5, objects=4, scene_every=0.0, width=320, height=240, quality="fast", depth_encoding="16UC1"
+    )
     heard = images(graph)
     flat = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
     solid = graph.listen("/qwen3vl/sim_camera/ground_truth_3d", Detection3DArray)
     poses = graph.listen("/tf_static", TFMessage, LATCHED)
-    image, depth, info, boxes, objects = until(lambda: of_one_stamp(*heard.values(), flat, solid),
-                                               START_PATIENCE_S, "one whole capture")
+    image, depth, info, boxes, objects = until(
+        lambda: of_one_stamp(*heard.values(), flat, solid), START_PATIENCE_S, "one whole capture"
+    )
     until(lambda: poses, START_PATIENCE_S, "the pose of the camera")
 
     assert (image.encoding, depth.encoding) == ("rgb8", "16UC1")
@@ -54,17 +51,14 @@ def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
     rgb, metres = rgb_of(image), depth_of(depth)
     K, distortion, _ = intrinsics_of(info, (320, 240))
     assert rgb.shape == (240, 320, 3) and rgb.std() > 5 and distortion is None
-    assert [d.id
-            for d in boxes.detections] == [d.id
-                                           for d in objects.detections] and 1 <= len(boxes.detections) <= 4
+    assert [d.id for d in boxes.detections] == [d.id for d in objects.detections] and 1 <= len(boxes.detections) <= 4
     for box, thing in zip(boxes.detections, objects.detections):
         centre, p = box.bbox.center.position, thing.bbox.center.position
         u, v, w = K @ (p.x, p.y, p.z) / p.z
         assert abs(u + 0.5 - centre.x) < box.bbox.size_x / 2 and abs(v + 0.5 - centre.y) < box.bbox.size_y / 2
         size = thing.bbox.size
         near = metres[int(v), int(u)]
-        assert abs(near - p.z) < 0.75 * np.linalg.norm(
-            (size.x, size.y, size.z)), "its surface is about its centre"
+        assert abs(near - p.z) < 0.75 * np.linalg.norm((size.x, size.y, size.z)), "its surface is about its centre"
         assert box.results[0].hypothesis.class_id == thing.results[0].hypothesis.class_id
     stamped = poses[-1].transforms[0]
     assert (stamped.header.frame_id, stamped.child_frame_id) == ("world", image.header.frame_id)
@@ -123,7 +117,8 @@ def recording(folder):
     (folder / "camera_info.yaml").write_text(
         "image_width: 16\nimage_height: 12\n"
         "camera_matrix: {rows: 3, cols: 3, data: [20, 0, 7.5, 0, 20, 5.5, 0, 0, 1]}\n"
-        "distortion_model: plumb_bob\ndistortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}\n")
+        "distortion_model: plumb_bob\ndistortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}\n"
+    )
     return folder
 
 
@@ -151,7 +146,7 @@ def test_what_cannot_be_played_ends_with_status_2_and_the_reason(graph, tmp_path
         "motion": dict(motion="wild"),
         "rate": dict(rate=-1.0),
         "width": dict(width="wide"),
-        "depth_encoding": dict(depth_encoding="8UC1")
+        "depth_encoding": dict(depth_encoding="8UC1"),
     }
     words = {"no recording": "does not exist"}
     started = [(name, start(graph, **parameters)) for name, parameters in wrong.items()]

@@ -49,7 +49,7 @@ setup(
     data_files=shared("config/*", "launch/*.py", "model/embedded/*"),
     entry_points={
         "console_scripts": [
-            "perception = qwen3vl_ros.node.main:main",
+            "perception = qwen3vl_ros.node.perception.main:main",
             "qwen3vl = qwen3vl_ros.cli:main",
             "sim_camera = qwen3vl_ros.node.sim_camera:main",
         ]

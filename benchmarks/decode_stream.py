@@ -25,7 +25,7 @@ import numpy as np
 
 from qwen3vl_ros.config import from_flat
 from qwen3vl_ros.engine import Engine, load_engine
-from qwen3vl_ros.perception.prompts import prompt_for
+from qwen3vl_ros.questions.prompts import prompt_for
 from qwen3vl_ros.sim.stream import MOTIONS, SimStream
 from qwen3vl_ros.types import Generation, Request
 

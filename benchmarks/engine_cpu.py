@@ -29,8 +29,8 @@ import numpy as np  # noqa: E402
 
 from qwen3vl_ros.config import Config  # noqa: E402
 from qwen3vl_ros.engine import embedded_model_dir, load_engine  # noqa: E402
-from qwen3vl_ros.engine.prepare import Preparation  # noqa: E402
-from qwen3vl_ros.perception.prompts import prompt_for  # noqa: E402
+from qwen3vl_ros.engine.prompt.prepare import Preparation  # noqa: E402
+from qwen3vl_ros.questions.prompts import prompt_for  # noqa: E402
 from qwen3vl_ros.types import Request  # noqa: E402
 
 SIZE = 640, 480

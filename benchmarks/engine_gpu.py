@@ -28,9 +28,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "model")]
 
 import random_weights  # noqa: E402
 
-from qwen3vl_ros.engine.prepare import mrope_positions  # noqa: E402
-from qwen3vl_ros.engine.sizes import Sizes  # noqa: E402
-from qwen3vl_ros.engine.torch_runtime import TorchRuntime  # noqa: E402
+from qwen3vl_ros.engine.network.sizes import Sizes  # noqa: E402
+from qwen3vl_ros.engine.prompt.prepare import mrope_positions  # noqa: E402
+from qwen3vl_ros.engine.torch.runtime import TorchRuntime  # noqa: E402
 
 GRIDS = {"toy": np.array([[1, 6, 8]])}  # 128x96
 GRID = np.array([[1, 30, 40]])  # a 640x480 image in patches
@@ -201,7 +201,7 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     kv_bytes = 2 * text.layers * text.kv_heads * text.head_dim * capacity * itemsize
     runners: dict[str, Any] = {"torch": ours, **_peers(config, machine)}
     if size in options.bundle:
-        from qwen3vl_ros.engine.tensorrt_runtime import TensorrtRuntime
+        from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
 
         runners["tensorrt"] = Ours(TensorrtRuntime(options.bundle[size]), machine.wait)
     for name, runner in runners.items():

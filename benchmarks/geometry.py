@@ -32,10 +32,10 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from qwen3vl_ros.config import GripperConfig, LiftConfig  # noqa: E402
-from qwen3vl_ros.perception.answers import read_answer  # noqa: E402
-from qwen3vl_ros.perception.cloud import SceneCloud  # noqa: E402
-from qwen3vl_ros.perception.grasp import plan_grasps  # noqa: E402
-from qwen3vl_ros.perception.lift import lift_boxes  # noqa: E402
+from qwen3vl_ros.geometry.cloud import SceneCloud  # noqa: E402
+from qwen3vl_ros.geometry.lift import lift_boxes  # noqa: E402
+from qwen3vl_ros.grasping.grasps import plan_grasps  # noqa: E402
+from qwen3vl_ros.questions.parsing.objects import read_answer  # noqa: E402
 from qwen3vl_ros.types import Detection2D, Frame, Generation, Request  # noqa: E402
 
 SIZE = 640, 480

@@ -26,11 +26,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from qwen3vl_ros.engine import load_engine
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
-from qwen3vl_ros.engine.decode import Sampling
-from qwen3vl_ros.engine.grammar import Grammar
-from qwen3vl_ros.perception.answers import read_answer
-from qwen3vl_ros.perception.prompts import prompt_for
-from qwen3vl_ros.perception.schemas import schema_for
+from qwen3vl_ros.engine.decoding.grammar import Grammar
+from qwen3vl_ros.engine.decoding.loop import Sampling
+from qwen3vl_ros.questions.parsing.objects import read_answer
+from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions.schemas import schema_for
 from qwen3vl_ros.types import Generation, MalformedAnswer, Request, Task
 
 SIZE = 640, 480

@@ -101,7 +101,7 @@ def bare(folder: Path) -> None:
 def perception(folder: Path) -> int:
     """The product, with an engine that knows the answer."""
     from qwen3vl_ros.engine.base import EngineInfo
-    from qwen3vl_ros.node.main import main as run
+    from qwen3vl_ros.node.perception.main import main as run
     from qwen3vl_ros.types import Generation
 
     text = (folder / "answer.txt").read_text()

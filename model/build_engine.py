@@ -47,7 +47,10 @@ from engine_builder import (
 )
 from quantize_onnx import PRECISIONS, compute_dtype
 
-from qwen3vl_ros.engine.bundle import (
+from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint, read_json
+from qwen3vl_ros.engine.network.graph import MANIFEST
+from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.tensorrt.bundle import (
     PARTS,
     Bundle,
     Limits,
@@ -58,9 +61,6 @@ from qwen3vl_ros.engine.bundle import (
     is_bundle,
     write_manifest,
 )
-from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint, read_json
-from qwen3vl_ros.engine.graph import MANIFEST
-from qwen3vl_ros.engine.sizes import Sizes
 from qwen3vl_ros.types import EngineError, PerceptionError
 
 _MEASURED_PARAMETERS = 50_000_000
@@ -72,7 +72,7 @@ _SOURCES = (
     "model/engine_builder.py",
     "model/export_onnx.py",
     "model/quantize_onnx.py",
-    "qwen3vl_ros/engine/graph.py",
+    "qwen3vl_ros/engine/network/graph.py",
 )
 
 

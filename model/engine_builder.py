@@ -16,9 +16,9 @@ from typing import Any, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qwen3vl_ros.engine.bundle import Limits
-from qwen3vl_ros.engine.cuda import Cuda
-from qwen3vl_ros.engine.sizes import Sizes
+from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.tensorrt.bundle import Limits
+from qwen3vl_ros.engine.tensorrt.cuda import Cuda
 from qwen3vl_ros.types import EngineError
 
 MODULES = ("tensorrt_rtx", "tensorrt")

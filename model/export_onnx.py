@@ -3,7 +3,7 @@
     python model/export_onnx.py MODEL [--out DIR] [--dtype float32|float16|bfloat16] [--decomposed] [--slots S]
 
 The graphs are built operator by operator from config.json and the safetensors headers, to the contract in
-qwen3vl_ros/engine/graph.py and with the arithmetic of engine/network.py. Their initializers point into the weight
+qwen3vl_ros/engine/network/graph.py and with the arithmetic of engine/network.py. Their initializers point into the weight
 files beside them, so a graph has some 100 kB and stays valid when only the values of weights change. For the embedded
 model, after training it or changing this file:
 
@@ -31,7 +31,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint
-from qwen3vl_ros.engine.graph import (
+from qwen3vl_ros.engine.network.graph import (
     COMPUTE,
     DECODER,
     FORMAT,
@@ -45,7 +45,7 @@ from qwen3vl_ros.engine.graph import (
     safetensors_header,
     vision_values,
 )
-from qwen3vl_ros.engine.sizes import Sizes
+from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.types import InvalidInput, PerceptionError, WrongModel
 
 OPSETS = {"attention": 24, "decomposed": 18}
@@ -491,10 +491,10 @@ def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:
     """
     import torch
 
-    from qwen3vl_ros.engine.network import Network
-    from qwen3vl_ros.engine.onnx_runtime import OnnxRuntime
-    from qwen3vl_ros.engine.prepare import mrope_positions
-    from qwen3vl_ros.engine.torch_runtime import TorchRuntime
+    from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
+    from qwen3vl_ros.engine.prompt.prepare import mrope_positions
+    from qwen3vl_ros.engine.torch.network import Network
+    from qwen3vl_ros.engine.torch.runtime import TorchRuntime
 
     sizes, rng = Sizes.read(checkpoint.config), np.random.default_rng(0)
     grid = np.array([(1, 4, 6), (1, 8, 2)]) * (1, sizes.vision.merge, sizes.vision.merge)

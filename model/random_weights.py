@@ -21,8 +21,8 @@ import onnx
 import torch
 
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
-from qwen3vl_ros.engine.network import Network
-from qwen3vl_ros.engine.sizes import Sizes
+from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.types import InvalidInput
 
 # hidden, inner, layers, heads, tied; vision depth, hidden, inner, DeepStack blocks.

@@ -15,7 +15,7 @@ import numpy as np
 from data import COLOUR_IDS, KIND_IDS, Sample, Thing
 from targets import MIN_VISIBILITY, coordinates
 
-from qwen3vl_ros.perception.prompts import prompt_for
+from qwen3vl_ros.questions.prompts import prompt_for
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
 from qwen3vl_ros.types import Request, Task
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
-from qwen3vl_ros.perception.prompts import prompt_for
+from qwen3vl_ros.questions.prompts import prompt_for
 from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Request, Scene, Task
 
 _LONG_DEADLINE_S = 600.0

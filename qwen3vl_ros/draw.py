@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
-from qwen3vl_ros.perception.cloud import lens_fault, project_px
+from qwen3vl_ros.geometry.cloud import lens_fault, project_px
 from qwen3vl_ros.types import Detection3D, Frame, GraspTarget, InvalidInput, Scene
 
 # Colours that stay apart from each other and from table tops; one a target, in the order they were asked for.

@@ -6,13 +6,13 @@ import time
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine
-from qwen3vl_ros.perception.answers import read_answer
-from qwen3vl_ros.perception.cloud import SceneCloud
-from qwen3vl_ros.perception.grasp import plan_grasps
-from qwen3vl_ros.perception.lift import lift_boxes, place_model_boxes
-from qwen3vl_ros.perception.prompts import prompt_for
-from qwen3vl_ros.perception.schemas import schema_for
-from qwen3vl_ros.perception.tracks import TrackIds
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
+from qwen3vl_ros.grasping.grasps import plan_grasps
+from qwen3vl_ros.questions.parsing.objects import read_answer
+from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions.schemas import schema_for
+from qwen3vl_ros.tracking.identity import TrackIds
 from qwen3vl_ros.types import Cancelled, Control, Frame, Generation, Request, Scene
 
 

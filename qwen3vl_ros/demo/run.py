@@ -26,7 +26,7 @@ from qwen3vl_ros.types import Frame, PerceptionError
 CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
 NODE_PATIENCE_S = 1800.0  # a large model may come over the network
 LAST_ANSWER_S = 8.0  # after the camera's time is over, for the answer in flight
-NODE_MODULE, CAMERA_MODULE = "qwen3vl_ros.node.main", "qwen3vl_ros.node.sim_camera"
+NODE_MODULE, CAMERA_MODULE = "qwen3vl_ros.node.perception.main", "qwen3vl_ros.node.sim_camera"
 
 
 class Demo:
@@ -46,7 +46,7 @@ class Demo:
     def run(self) -> int:
         """Start, drive, stop; then write and print. Raises PerceptionError when a process died."""
         try:
-            from qwen3vl_ros.node.observer import Observer, message_definition
+            from qwen3vl_ros.demo.observer import Observer, message_definition
         except ImportError as error:
             raise PerceptionError(
                 f"{error}. The demo needs ROS 2 and the built interfaces: run `make demo`, or "

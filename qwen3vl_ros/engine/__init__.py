@@ -61,17 +61,17 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
         )
     try:
         if name == "remote":
-            from qwen3vl_ros.engine.remote import RemoteEngine
+            from qwen3vl_ros.engine.remote.engine import RemoteEngine
 
             return RemoteEngine(config.remote, config.generation)
         if name == "tensorrt":
-            from qwen3vl_ros.engine.on_tensorrt import load_tensorrt as load
+            from qwen3vl_ros.engine.tensorrt.load import load_tensorrt as load
         elif name == "onnxruntime":
-            from qwen3vl_ros.engine.on_onnx import load_onnxruntime as load
+            from qwen3vl_ros.engine.onnx.load import load_onnxruntime as load
         elif name == "torch":
-            from qwen3vl_ros.engine.on_torch import load_torch as load
+            from qwen3vl_ros.engine.torch.load import load_torch as load
         else:
-            from qwen3vl_ros.engine.on_torch import load_transformers as load
+            from qwen3vl_ros.engine.torch.load import load_transformers as load
         engine = load(checkpoint, config)
     except ImportError as error:
         raise EngineError(

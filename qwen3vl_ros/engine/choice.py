@@ -12,7 +12,7 @@ from functools import cache
 from importlib import metadata
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.graph import DECODER, VISION, export_command
+from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command
 
 _DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
 
@@ -60,7 +60,7 @@ def _installed(module: str) -> bool:
 
 
 def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
-    from qwen3vl_ros.engine.bundle import is_bundle
+    from qwen3vl_ros.engine.tensorrt.bundle import is_bundle
 
     if not is_bundle(checkpoint.path):
         return (

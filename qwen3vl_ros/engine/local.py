@@ -17,13 +17,13 @@ import numpy as np
 from qwen3vl_ros.config import Config, GenerationConfig
 from qwen3vl_ros.engine.base import EngineInfo, Runtime, Scores
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.decode import Constraint, Decoded, Interrupted, Limits, Sampling, decode, transcribe
-from qwen3vl_ros.engine.drafts import AnswerDrafter, Drafts
-from qwen3vl_ros.engine.prepare import Preparation, Prepared
+from qwen3vl_ros.engine.decoding.drafts import AnswerDrafter, Drafts
+from qwen3vl_ros.engine.decoding.loop import Constraint, Decoded, Interrupted, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.prompt.prepare import Preparation, Prepared
 from qwen3vl_ros.types import Control, EngineError, Generation
 
 if TYPE_CHECKING:
-    from qwen3vl_ros.engine.grammar import Grammar
+    from qwen3vl_ros.engine.decoding.grammar import Grammar
 
 SMALL_MODEL = 100_000_000  # weights; below, a second CPU thread costs more than it gives
 GPU_PASS_COST = 0.004  # of one more drafted token, in passes
@@ -141,7 +141,9 @@ class LocalEngine:
 
     def _constraint(self, schema: dict[str, Any]) -> Constraint:
         if self._grammar is None:
-            from qwen3vl_ros.engine.grammar import Grammar  # here, because only guided answers need its library
+            from qwen3vl_ros.engine.decoding.grammar import (
+                Grammar,  # here, because only guided answers need its library
+            )
 
             self._grammar = Grammar(
                 self._checkpoint.path / "tokenizer.json",

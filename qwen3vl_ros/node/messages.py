@@ -15,7 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
 from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray
-from qwen3vl_ros.node.diagnostics import Verdict
+from qwen3vl_ros.node.perception.diagnostics import Verdict
 
 _GREEN, _RED, _WHITE = (0.1, 0.8, 0.2), (0.9, 0.2, 0.1), (1.0, 1.0, 1.0)
 

@@ -33,7 +33,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.camera import qos_of
+from qwen3vl_ros.node.perception.camera import qos_of
 from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.specs import FOVY_DEG
 

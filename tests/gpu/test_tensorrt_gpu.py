@@ -4,7 +4,6 @@ rollback."""
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,16 @@ torch = pytest.importorskip("torch", reason="what the engines are compared with"
 pytest.importorskip("onnx", reason="graphs are written with onnx (requirements/model.txt)")
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "model"))
 
-import build_engine  # noqa: E402
+import build_engine
 
-from qwen3vl_ros.engine.bundle import Limits  # noqa: E402
-from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint  # noqa: E402
-from qwen3vl_ros.engine.network import Network  # noqa: E402
-from qwen3vl_ros.engine.prepare import Preparation  # noqa: E402
-from qwen3vl_ros.engine.tensorrt_runtime import TensorrtRuntime  # noqa: E402
-from qwen3vl_ros.engine.torch_runtime import TorchRuntime  # noqa: E402
-from qwen3vl_ros.types import PerceptionError  # noqa: E402
+from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint
+from qwen3vl_ros.engine.prompt.prepare import Preparation
+from qwen3vl_ros.engine.tensorrt.bundle import Limits
+from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
+from qwen3vl_ros.engine.torch.network import Network
+from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+from qwen3vl_ros.types import PerceptionError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 MODULE = next((m for m in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(m)), "")

@@ -1,0 +1,452 @@
+"""The `Engine` protocol over a server: any OpenAI-compatible chat-completions API (vLLM, SGLang, TensorRT
+Edge-LLM, …).
+
+Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
+came. access.py guards the way there, stream.py reads the answer, remote_check.py judges its
+coordinates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import random
+import re
+import ssl
+import threading
+import time
+from datetime import datetime, timezone
+from typing import Any, Awaitable, Callable, Sequence, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+
+from qwen3vl_ros.config import GenerationConfig, RemoteConfig
+from qwen3vl_ros.engine.base import EngineInfo
+from qwen3vl_ros.engine.decoding.loop import Limits
+from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
+from qwen3vl_ros.engine.remote.check import self_test
+from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, error_message
+from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, Generation, ModelNotFound
+
+T = TypeVar("T")
+
+_POLL_S = 0.02  # how soon a cancel is seen while the server is silent
+_FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
+_AFTER_END_S = 1.0  # for the counts that follow an answer's end
+_ERROR_BYTES = 1 << 16
+_SELF_TEST_TOKENS = 1024
+_TOO_LONG = re.compile(
+    r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
+    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
+    re.I | re.S,
+)
+_ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
+
+
+class _Again(Exception):
+    """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server
+    says so."""
+
+    def __init__(self, error: EngineError, after_s: float = 0.0):
+        super().__init__(str(error))
+        self.error, self.after_s = error, after_s
+
+
+class RemoteEngine:
+    """A model behind a server (see engine/base.py). `health` is the circuit breaker, `status()` is for
+    diagnostics."""
+
+    info: EngineInfo
+
+    def __init__(self, remote: RemoteConfig, generation: GenerationConfig | None = None):
+        """Connects, finds the model, and tests the server's coordinates unless `remote.self_test` is false.
+
+        Raises InvalidInput for parameters that cannot be, EngineUnavailable, ModelNotFound naming the models
+        served, WrongModel for coordinates that are off, or another EngineError.
+        """
+        self.generation = generation or GenerationConfig()
+        self.health = CircuitBreaker()
+        self._remote = remote
+        self._url = base_url(remote.url)
+        self._key = api_key(remote.api_key_env, self._url)
+        self._folder = image_folder(remote)
+        self._verify = tls_context(remote.ca_file)
+        # What servers may refuse without being useless.
+        self._optional: dict[str, Any] = {"logprobs": True, "stream_options": {"include_usage": True}}
+        self._logprobs, self._self_test, self._retries = "unknown", "off", 0
+        self._failure: EngineError | None = None
+        self._client: httpx.AsyncClient | None = None
+        self._loop = asyncio.new_event_loop()
+        # A thread of its own: the caller's may have a loop. A daemon: it must not keep a process alive.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="remote-engine", daemon=True)
+        self._thread.start()
+        try:
+            self._client = self._call(self._connect)
+            self._model = self._call(self._choose_model)
+            self.info = self._describe()
+            if remote.self_test:
+                self._self_test = self_test(self._ask)
+                self.info = self._describe()
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(
+        self,
+        images: Sequence[np.ndarray],
+        prompt: str,
+        control: Control | None = None,
+        *,
+        stream: str = "",
+        schema: dict[str, Any] | None = None,
+    ) -> Generation:
+        """See Engine.generate; `stream` is for engines that keep drafts.
+
+        Raises EngineUnavailable while the server cannot be reached (at once while `health` is open). Other
+        EngineErrors repeat until something is changed.
+        """
+        if self._client is None:
+            raise EngineError("this engine was closed; make a new one")
+        started = time.perf_counter()
+        control = control or Control()
+        limits = Limits.of(self.generation, control)
+        answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit)
+        if self.health.state == "open":
+            raise EngineUnavailable(
+                f"{self._url} is not asked for another {self.health.wait_s:.1f} s after "
+                f"{self.health.failures} failures, the last: {self.health.last_error}"
+            )
+        with image_urls(images, self._folder, self.generation.max_pixels) as urls:
+            body = self._body(urls, prompt, schema)
+            asked = time.perf_counter()
+            reason = limits.interruption(control) or self._watched(body, answer, limits, control)
+        ended = time.perf_counter()
+        prefilled = answer.first_text_s or ended
+        times_s = asked - started, prefilled - asked, ended - prefilled
+        said = answer.generation(reason, prompt, self.info.thinking, times_s)
+        if said.text:
+            self._logprobs = "no" if said.logprobs is None else "yes"
+        return said
+
+    def status(self) -> dict[str, str]:
+        """For diagnostics, from any thread: the breaker and its last error, the self-test, what the server
+        offers."""
+        health = self.health
+        return {
+            "remote_url": self._url,
+            "remote_model": self._model,
+            "circuit": health.state,
+            "failures_in_a_row": str(health.failures),
+            "last_remote_error": health.last_error,
+            "remote_retries": str(self._retries),
+            "self_test": self._self_test,
+            "logprobs": self._logprobs,
+        }
+
+    def close(self) -> None:
+        """Close the connections; the engine cannot be used afterwards."""
+        client, self._client = self._client, None
+        if self._loop.is_closed():
+            return
+        if client is not None:
+            self._call(client.aclose)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """The result of a coroutine in the loop's thread; what interrupts the wait ends it there too."""
+        future = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    # -- start -----------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        timeout = httpx.Timeout(self._remote.timeout, connect=self._remote.connect_timeout)
+        # A proxy of the environment would read what is not encrypted.
+        return httpx.AsyncClient(
+            base_url=self._url + "/",
+            headers=headers,
+            timeout=timeout,
+            verify=self._verify,
+            trust_env=self._url.startswith("https://"),
+        )
+
+    async def _choose_model(self) -> str:
+        wanted = self._remote.model
+        try:
+            deadline_s = time.monotonic() + self._remote.timeout
+            listed = await self._repeated(self._models, deadline_s, self._remote.retries + 1)
+        except ModelNotFound as error:
+            if not wanted:
+                raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
+            return wanted
+        served = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+        names = ", ".join(served) or "none"
+        if wanted and served and wanted not in served:
+            raise ModelNotFound(f"{self._url} does not serve remote.model = {wanted!r}; it serves: {names}")
+        if not wanted and len(served) != 1:
+            raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: {names}; name one")
+        return wanted or served[0]
+
+    async def _models(self) -> list:
+        try:
+            response = await self._client.get("models")
+        except httpx.HTTPError as error:
+            raise self._lost(error, 0, safe=True) from error
+        if response.status_code != 200:
+            raise self._refusal(response, response.content, False)
+        try:
+            listed = response.json()["data"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            listed = None
+        if not isinstance(listed, list):
+            raise EngineError(
+                f"{self._url}/models answered {response.content[:80]!r}, which lists no "
+                "models; check that remote.url is the base of an OpenAI-compatible API"
+            )
+        return listed
+
+    def _describe(self) -> EngineInfo:
+        why = [
+            f"remote.url names {self._url}",
+            f"images as {self._remote.image_transport} PNG",
+            f"self-test {self._self_test}",
+        ]
+        return EngineInfo(
+            runtime="remote",
+            model=self._model,
+            architecture="as served",
+            device=urlsplit(self._url).netloc,
+            dtype="as served",
+            parameters=0,
+            thinking="thinking" in self._model.lower(),
+            why="; ".join(why),
+        )
+
+    def _ask(self, rgb: np.ndarray, prompt: str) -> str:
+        limits = self.generation
+        self.generation = GenerationConfig(max_new_tokens=_SELF_TEST_TOKENS)
+        try:
+            return self.generate([rgb], prompt, Control(self._remote.timeout)).text
+        finally:
+            self.generation = limits
+
+    # -- one answer ------------------------------------------------------------------------------------------
+
+    def _body(self, urls: list[str], prompt: str, schema: dict[str, Any] | None) -> dict[str, Any]:
+        content = [
+            *({"type": "image_url", "image_url": {"url": url}} for url in urls),
+            {"type": "text", "text": prompt},
+        ]
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "stream": True,
+            "temperature": 0,
+            "max_tokens": self.generation.max_new_tokens,
+        }
+        if schema is not None:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            }
+        return body
+
+    def _watched(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
+        """Why the answer ended. The breaker hears how it went: a refusal is an answer, silence and nonsense
+        are none."""
+        since = time.monotonic()
+        try:
+            reason = self._call(self._answer, body, answer, limits, control)
+        except EngineError as error:
+            if isinstance(error, EngineUnavailable) or answer.received:
+                self.health.failed(error)
+            else:
+                self.health.succeeded()
+            raise
+        if answer.received:
+            self.health.succeeded()
+        elif reason == "deadline" and time.monotonic() - since >= self._remote.connect_timeout:
+            self.health.failed(EngineUnavailable(f"{self._url} sent nothing before the deadline"))
+        return reason
+
+    async def _answer(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
+        attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
+        self._failure = None
+        deadline_s = limits.deadline_monotonic_s
+        work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), deadline_s, attempts))
+        reason, end_s = "", float("inf")
+        try:
+            while not work.done():
+                now = time.monotonic()
+                if answer.finish_reason:
+                    end_s = min(end_s, now + _AFTER_END_S)
+                else:
+                    reason = limits.interruption(control)
+                if reason or now >= end_s:
+                    break
+                await asyncio.wait({work}, timeout=min(_POLL_S, max(deadline_s - now, 0.001)))
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+        failed = None if work.cancelled() else work.exception()
+        if answer.finish_reason:
+            return answer.finish_reason
+        if failed is None and reason == "deadline" and not answer.received:
+            failed = self._failure
+        if failed is not None:
+            raise failed
+        return reason
+
+    async def _repeated(self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int) -> T:
+        """`call`, again where it raises _Again, with exponential backoff and jitter and never past the
+        deadline."""
+        for attempt in range(1, attempts + 1):
+            try:
+                return await call()
+            except _Again as again:
+                self._failure, cause = again.error, again.__cause__
+                pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+            late = time.monotonic() + pause_s >= deadline_s
+            if late and attempt < attempts:
+                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another attempt") from cause
+            if attempt < attempts:
+                self._retries += 1
+                await asyncio.sleep(pause_s)
+        raise self._failure from cause
+
+    async def _stream(self, body: dict, answer: StreamedAnswer) -> None:
+        while True:
+            content = json.dumps(body | self._optional).encode()
+            try:
+                async with self._client.stream(
+                    "POST", "chat/completions", content=content, headers={"Content-Type": "application/json"}
+                ) as response:
+                    if response.status_code == 200:
+                        return await self._read(response, answer)
+                    refused = await _beginning(response)
+            except httpx.HTTPError as error:
+                raise self._lost(error, answer.tokens, safe=not answer.received) from error
+            refusal = self._refusal(response, refused, "response_format" in body)
+            unwanted = [name for name in self._optional if name in str(refusal)]
+            if response.status_code not in (400, 422) or not unwanted:
+                raise refusal
+            for name in unwanted:
+                del self._optional[name]
+
+    async def _read(self, response: httpx.Response, answer: StreamedAnswer) -> None:
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            answer.received = True
+            begin = self._clean((await _beginning(response))[:120].decode(errors="replace"))
+            raise EngineError(
+                f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
+                f"{begin!r}; the server must support stream=true"
+            )
+        reader = EventReader()
+        async for received in response.aiter_bytes():
+            answer.received = True
+            for event in reader.feed(received):
+                answer.add(event)
+                if answer.complete:
+                    return
+                await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
+        if not answer.finish_reason:
+            raise EngineUnavailable(
+                f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the server's log"
+            )
+
+    # -- what can go wrong -----------------------------------------------------------------------------------
+
+    def _lost(self, error: httpx.HTTPError, tokens: int, safe: bool) -> Exception:
+        """The error for a request that the transport failed. safe: nothing of an answer came."""
+        what = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
+        if _certificate_fault(error):
+            return EngineError(
+                f"the certificate of {self._url} is not trusted ({what}); name its authority "
+                "in remote.ca_file. There is no way to skip the check"
+            )
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server running?"))
+        if isinstance(error, httpx.TimeoutException):
+            return EngineUnavailable(
+                f"{self._url} was silent for more than remote.timeout = "
+                f"{self._remote.timeout:g} s, {tokens} tokens into the answer ({what})"
+            )
+        lost = EngineUnavailable(f"{self._url} broke the connection {tokens} tokens into the answer ({what})")
+        broken = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
+        return _Again(lost) if safe and broken else lost
+
+    def _refusal(self, response: httpx.Response, raw: bytes, with_schema: bool) -> Exception:
+        """The error for an HTTP status other than 200."""
+        status = response.status_code
+        try:
+            said = error_message(json.loads(raw))
+        except (ValueError, RecursionError):
+            said = ""
+        said = self._clean(said or raw[:300].decode(errors="replace").strip() or response.reason_phrase)[:600]
+        what = f"{self._url} answered {status}: {said}"
+        if status in (429, 503):
+            return _Again(EngineUnavailable(f"{what} (overloaded or starting)"), _retry_after_s(response))
+        if status >= 500:
+            return EngineUnavailable(f"{what}; see the server's log")
+        if status in (401, 403):
+            return EngineError(
+                f"{what}; put a key of this server into an environment variable and its name into remote.api_key_env"
+            )
+        if status == 404:
+            return ModelNotFound(f"{what}; check remote.url and remote.model")
+        if status < 400:
+            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
+        if with_schema and _ABOUT_SCHEMA.search(said):
+            return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
+        if _TOO_LONG.search(said):
+            return EngineError(
+                f"{what}; prompt, images and answer do not fit the server's context: lower "
+                "generation.max_new_tokens or generation.max_pixels, or raise the server's "
+                "limit"
+            )
+        return EngineError(f"{what}; the server refuses such requests")
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    """The first _ERROR_BYTES of a body."""
+    raw = b""
+    async for received in response.aiter_bytes():
+        raw += received
+        if len(raw) >= _ERROR_BYTES:
+            break
+    return raw
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0
+    without."""
+    value = response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return float(value)
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return 0.0
+    at = at.replace(tzinfo=at.tzinfo or timezone.utc)
+    return max((at - datetime.now(timezone.utc)).total_seconds(), 0.0)
+
+
+def _certificate_fault(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

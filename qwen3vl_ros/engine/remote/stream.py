@@ -1,0 +1,268 @@
+"""A streamed answer of an OpenAI-compatible server: bytes -> events -> text, log-probabilities and why it
+ended.
+
+Knows no sockets, no images and no retries. Everything malformed is an EngineError that shows what was
+received.
+
+Source: server-sent events (WHATWG HTML, 9.2) and `chat.completion.chunk` of OpenAI's API, with the reasoning
+fields of vLLM and SGLang (`reasoning_content`, `reasoning`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from qwen3vl_ros.engine.decoding.loop import THINK_CLOSE, GarbageGuard, RepeatGuard, transcribe
+from qwen3vl_ros.types import EngineError, Generation
+
+UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
+_LONGEST_EVENT = 4 << 20  # bytes
+_FINISH = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "repetition": "repeat",
+}
+_REPLACEMENT = "\ufffd".encode()
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
+
+
+class EventReader:
+    """Bytes of a text/event-stream, in any pieces, -> the data of every whole event."""
+
+    def __init__(self):
+        self._rest = bytearray()
+        self._data: list[str] = []
+
+    def feed(self, received: bytes) -> list[str]:
+        """The data of the events that `received` completes. Raises EngineError for what is no event
+        stream."""
+        self._rest += received
+        *lines, rest = self._rest.split(b"\n")
+        self._rest = bytearray(rest)
+        if len(rest) > _LONGEST_EVENT:
+            raise EngineError(
+                f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream of an answer"
+            )
+        events = []
+        for line in lines:
+            try:
+                text = line.removesuffix(b"\r").decode()
+            except UnicodeDecodeError:
+                raise EngineError(
+                    f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something "
+                    "between here and the model changes it"
+                ) from None
+            name, _, value = text.partition(":")
+            if name == "data":
+                self._data.append(value.removeprefix(" "))
+            elif not text and self._data:
+                events.append("\n".join(self._data))
+                self._data.clear()
+            elif text and name not in ("", "event", "id", "retry"):
+                raise EngineError(
+                    f"the server's answer is no event stream, it holds {text[:80]!r}; check "
+                    "that remote.url is the base of an OpenAI-compatible API"
+                )
+        return events
+
+
+class StreamedAnswer:
+    """What came so far of one answer. finish_reason is empty until the server, a limit or the repeat guard
+    ends it.
+
+    complete: no more is to be read. received: bytes of the answer came, so that it may not be asked for
+    again. first_text_s: when the first token came, on time.perf_counter()'s clock.
+    """
+
+    def __init__(self, max_new_tokens: int, repeat_limit: int):
+        self.finish_reason = ""
+        self.complete = False
+        self.received = False
+        self.tokens = 0
+        self.first_text_s: float | None = None
+        self._max_new_tokens = max_new_tokens
+        self._repeats, self._garbage = RepeatGuard(repeat_limit), GarbageGuard()
+        self._ids: dict[bytes, int] = {}
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._said: list[tuple[bytes, float]] = []
+        self._gives_logprobs = True
+        self._usage: dict[str, Any] = {}
+
+    def add(self, data: str) -> None:
+        """Take the data of the next event. Raises EngineError if it is malformed or reports an error."""
+        if data.strip() == "[DONE]":
+            if not self.finish_reason:
+                raise EngineError(f"the server ended the stream after {self.tokens} tokens without a finish_reason")
+            self.complete = True
+            return
+        chunk = _object(data)
+        if isinstance(chunk.get("usage"), dict):
+            self._usage = chunk["usage"]
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices[:1]):
+            raise EngineError(f"the server's event has no list of choices: {data[:120]!r}")
+        if choices:
+            self._take(choices[0], data)
+
+    def _take(self, choice: dict, data: str) -> None:
+        delta = choice.get("delta") or {}
+        if not isinstance(delta, dict):
+            raise EngineError(f"the server's event has a delta that is no object: {data[:120]!r}")
+        content = delta.get("content") or ""
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        if not (isinstance(content, str) and isinstance(reasoning, str)):
+            raise EngineError(f"the server's event has text that is no string: {data[:120]!r}")
+        self._content.append(content)
+        self._reasoning.append(reasoning)
+        said = _said(choice.get("logprobs"))
+        if content and not said:
+            self._gives_logprobs = False
+        if not reasoning:
+            self._said += said
+        if content or reasoning:
+            self.first_text_s = self.first_text_s or time.perf_counter()
+            self._count([piece for piece, _ in said] or [(reasoning + content).encode("utf-8", "replace")])
+        reason = choice.get("finish_reason")
+        if reason and not self.complete:
+            if reason not in _FINISH:
+                raise EngineError(
+                    f"the server ended the answer after {self.tokens} tokens with "
+                    f"finish_reason {str(reason)[:40]!r}, which is no answer; see the server's "
+                    "log"
+                )
+            self.finish_reason = _FINISH[reason]
+
+    def _count(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self.tokens += 1
+            self._garbage.add(piece)
+            if self._repeats.add(self._ids.setdefault(piece, len(self._ids)), piece):
+                self.finish_reason, self.complete = "repeat", True
+        if self.tokens > self._max_new_tokens and not self.complete:
+            self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens
+
+    def generation(
+        self, finish_reason: str, prompt: str, thinking: bool, times_s: tuple[float, float, float]
+    ) -> Generation:
+        """The answer so far. thinking: the model's template opens a <think> part. times_s: preprocess,
+        prefill, decode.
+
+        forward_passes is 0, because servers do not tell; token ids are UNKNOWN_TOKEN.
+        """
+        text, reasoning = _well_formed("".join(self._content)), _well_formed("".join(self._reasoning)).strip()
+        # A server that parses the <think> part itself leaves none in the content.
+        opened = not reasoning and (THINK_CLOSE in text or (thinking and finish_reason != "stop"))
+        aligned = _aligned(text.encode(), self._said) if self._gives_logprobs and self._said else None
+        pieces, logprobs = aligned or ([text.encode()], None)
+        said = transcribe(pieces, opened)
+        count, ends = 0, ()
+        if logprobs is not None:
+            count, ends = said.last_token - said.first_token, tuple(said.token_ends)
+            logprobs = np.array(logprobs[said.first_token : said.last_token], np.float32)
+        return Generation(
+            said.text,
+            (UNKNOWN_TOKEN,) * count,
+            logprobs,
+            ends,
+            finish_reason,
+            reasoning or said.reasoning,
+            prompt,
+            _count_of(self._usage, "prompt_tokens"),
+            _count_of(self._usage, "completion_tokens") or self.tokens,
+            0,
+            *times_s,
+        )
+
+
+def error_message(body: Any) -> str:
+    """The words of a server's error object, in any of the forms in use; empty if it is none."""
+    if not isinstance(body, dict):
+        return ""
+    if body.get("object") == "error":
+        return str(body.get("message") or "an error without a message")
+    error = body.get("error") or body.get("detail")
+    if isinstance(error, dict):
+        error = error.get("message") or json.dumps(error)
+    return error if isinstance(error, str) else json.dumps(error) if error else ""
+
+
+def _object(data: str) -> dict:
+    try:
+        chunk = json.loads(data)
+    except (ValueError, RecursionError):
+        raise EngineError(f"the server's event is no JSON: {data[:120]!r}") from None
+    if not isinstance(chunk, dict):
+        raise EngineError(f"the server's event is no JSON object: {data[:120]!r}")
+    message = error_message(chunk)
+    if message:
+        raise EngineError(f"the server failed while answering: {message[:500]}")
+    return chunk
+
+
+def _said(logprobs: Any) -> list[tuple[bytes, float]]:
+    """(bytes, log-probability) of each token of a chunk; empty when one of them cannot be read."""
+    entries = logprobs.get("content") if isinstance(logprobs, dict) else None
+    said = []
+    for entry in entries if isinstance(entries, list) else ():
+        value, token = (entry.get("logprob"), entry.get("token")) if isinstance(entry, dict) else (None, None)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return []
+        if not isinstance(token, str):
+            return []
+        raw = entry.get("bytes")
+        if not (isinstance(raw, list) and all(isinstance(b, int) and 0 <= b < 256 for b in raw)):
+            raw = token.encode("utf-8", "replace")
+        said.append((bytes(raw), float(value)))
+    return said
+
+
+def _aligned(text: bytes, said: list[tuple[bytes, float]]) -> tuple[list[bytes], list[float]] | None:
+    """(bytes, log-probabilities) of the tokens of `text`, whose pieces together are `text`; None if they do
+    not fit it.
+
+    Tokens that are no text (the end of the turn) are left out. Where tokens hold part of a character, some
+    servers give U+FFFD instead of the bytes: what is missing then belongs to the last of them.
+    """
+    pieces: list[bytes] = []
+    logprobs: list[float] = []
+    broken: list[float] = []
+    position = 0
+
+    def mend(end: int) -> None:
+        if broken and end > position:
+            pieces.extend([b""] * (len(broken) - 1) + [text[position:end]])
+            logprobs.extend(broken)
+        broken.clear()
+
+    for piece, logprob in said:
+        start = text.find(piece, position, position + len(piece) + _LONGEST_CHARACTER * len(broken))
+        if piece and start >= 0:
+            mend(start)
+            pieces.append(piece)
+            logprobs.append(logprob)
+            position = start + len(piece)
+        elif _REPLACEMENT in piece:
+            broken.append(logprob)
+    if broken:
+        mend(len(text))
+        position = len(text)
+    return (pieces, logprobs) if b"".join(pieces) == text else None
+
+
+def _well_formed(text: str) -> str:
+    """Surrogate pairs, which JSON may spread over two events, made one character; lone ones replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _count_of(usage: dict, name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,100 @@
+"""Loads a model for the two runtimes that run on torch: ours (`torch`) and the reference (`transformers`).
+
+Chooses device, precision and threads, checks the memory first, and says why. Knows nothing of prompts and answers.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from contextlib import contextmanager
+from typing import Callable
+
+import torch
+
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine.base import EngineInfo, Runtime
+from qwen3vl_ros.engine.checkpoint import Checkpoint
+from qwen3vl_ros.engine.local import GPU_PASS_COST, SMALL_MODEL, LocalEngine, cache_tokens
+from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.prompt.prepare import Preparation
+from qwen3vl_ros.engine.torch.device import (
+    choose_device,
+    choose_dtype,
+    memory_errors,
+    refuse_quantization,
+    require_memory,
+)
+from qwen3vl_ros.engine.torch.network import Network
+from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+
+_CPU_THREADS = torch.get_num_threads()  # torch's own choice, before anybody changed it
+_CPU_PASS_COST = 0.03  # of one more drafted token, in passes; measured on the embedded model
+
+
+def load_torch(checkpoint: Checkpoint, config: Config) -> LocalEngine:
+    """The model on our own network. Raises WrongModel for one that it does not compute, OutOfMemory, EngineError."""
+    Sizes.read(checkpoint.config)  # refused before its weights are read
+
+    def load(device: torch.device, dtype: torch.dtype, capacity: int) -> Runtime:
+        return TorchRuntime(Network.load(checkpoint, device, dtype), capacity)
+
+    return _load("torch", checkpoint, config, load)
+
+
+def load_transformers(checkpoint: Checkpoint, config: Config) -> LocalEngine:
+    """The model on the reference, MoE and FP8 too. Raises WrongModel, OutOfMemory, EngineError."""
+    # Here, because it takes seconds.
+    from qwen3vl_ros.engine.torch.transformers_runtime import TransformersRuntime, load_model, require_version
+
+    require_version()
+
+    def load(device: torch.device, dtype: torch.dtype, capacity: int) -> Runtime:
+        # Its cache grows with use.
+        return TransformersRuntime(load_model(checkpoint, device, dtype), checkpoint.max_positions)
+
+    return _load("transformers", checkpoint, config, load)
+
+
+def _load(
+    name: str, checkpoint: Checkpoint, config: Config, load: Callable[[torch.device, torch.dtype, int], Runtime]
+) -> LocalEngine:
+    device, why_device = choose_device(config.device)
+    dtype, why_dtype = choose_dtype(config.dtype, device)
+    refuse_quantization(checkpoint, device)
+    preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
+    require_memory(checkpoint, device, dtype)
+    small = checkpoint.parameters < SMALL_MODEL
+    threads = 1 if small and device.type == "cpu" else _CPU_THREADS
+    why = [f"{name} {importlib.metadata.version(name)}", why_device, why_dtype]
+    if device.type == "cpu":
+        why.append(f"{threads} CPU thread{'s' * (threads > 1)}" + " (small model)" * small)
+
+    @contextmanager
+    def around(doing: str):
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # per calling thread: the worker is not the thread that loaded
+        with memory_errors(doing, device):
+            yield
+
+    with memory_errors(f"loading {checkpoint.path}", device):
+        runtime = load(device, dtype, cache_tokens(checkpoint, config, preparation.rule.token_side))
+    where = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    info = EngineInfo(
+        name,
+        str(checkpoint.path),
+        checkpoint.architecture,
+        where,
+        str(dtype).removeprefix("torch."),
+        checkpoint.parameters,
+        preparation.tokens.thinking,
+        "; ".join(why),
+    )
+    return LocalEngine(
+        checkpoint,
+        preparation,
+        runtime,
+        info,
+        config.generation,
+        around=around,
+        pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST,
+    )

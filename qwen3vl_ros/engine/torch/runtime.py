@@ -1,0 +1,181 @@
+"""The PyTorch runtime (`Runtime` in base.py) on `network.py`: a CPU, or a CUDA GPU with its steps as captured graphs.
+
+The cache is allocated once; passes write it in place. On a GPU each length of a step is captured once as a CUDA graph,
+the choice of the best token included, because at batch 1 launching kernels takes longer than computing them. Knows no
+text, no stopping and no drafts: that is decode.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+
+from qwen3vl_ros.engine.network.plans import VisionPlan, plan_vision, rotary_angles
+from qwen3vl_ros.engine.network.sequence import Sequence as TokenSequence
+from qwen3vl_ros.engine.network.sequence import visual_places
+from qwen3vl_ros.engine.torch.network import Cache, Decoder, Features, Network, on_device
+from qwen3vl_ros.types import InvalidInput
+
+_PLANS_KEPT = 8
+_LONGEST_GRAPH = 32  # tokens of a step on a GPU
+_SPAN_STEP = 512  # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
+
+
+class TorchScores:
+    """Logits that stay on their device (see base.Scores); those of a captured step hold until the next step."""
+
+    def __init__(self, logits: torch.Tensor, best: torch.Tensor | None = None):
+        self._logits, self._best = logits, _best(logits) if best is None else best
+
+    def best(self) -> tuple[list[int], list[float]]:
+        ids, logprobs = self._best.tolist()
+        return [int(i) for i in ids], logprobs
+
+    def logits(self) -> np.ndarray:
+        return self._logits.float().cpu().numpy()
+
+
+def _best(logits: torch.Tensor) -> torch.Tensor:
+    """2 x k: ids and log-probabilities, in one tensor for one transfer; ids are exact in float64."""
+    logits = logits.float()
+    top, ids = logits.max(-1)
+    return torch.stack((ids.double(), (top - logits.logsumexp(-1)).double()))
+
+
+class TorchRuntime:
+    """One sequence of at most `capacity` tokens, on the network's device."""
+
+    def __init__(self, network: Network, capacity: int):
+        weight = network.text.norm.weight
+        self.network, self.capacity, self.device, self.dtype = network, capacity, weight.device, weight.dtype
+        self.between_layers: Callable[[], None] = lambda: None
+        self._cache = Cache.allocate(network.sizes.text, capacity, self.device, self.dtype)
+        self._plans: dict[tuple, VisionPlan] = {}
+        self._sequence = TokenSequence(capacity)
+        self.longest_step = _LONGEST_GRAPH if self.device.type == "cuda" else capacity
+        self._steps: dict[tuple[int, int], _CapturedStep] = {}
+        # One for all graphs: each alone would keep the memory of its intermediate results.
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    @property
+    def length(self) -> int:
+        return len(self._sequence)
+
+    @property
+    def next_position(self) -> int:
+        return self._sequence.next_position
+
+    @torch.inference_mode()
+    def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Features:
+        key = tuple(map(tuple, np.asarray(grid).tolist()))
+        if sum(t * h * w for t, h, w in key) != len(pixels):
+            raise InvalidInput(
+                f"a grid of {key} needs {sum(t * h * w for t, h, w in key)} patches, got {len(pixels)}; "
+                "pass pixels and grid of the same images"
+            )
+        if key not in self._plans:
+            while len(self._plans) >= _PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = on_device(plan_vision(self.network.sizes.vision, key), self.device)
+        patches = torch.from_numpy(pixels).to(self.device, self.dtype)
+        return self.network.vision(patches, self._plans[key], self.between_layers)
+
+    @torch.inference_mode()
+    def prefill(
+        self, ids: Sequence[int], features: Features | None = None, positions: np.ndarray | None = None, keep: int = 1
+    ) -> TorchScores:
+        if not 0 <= keep <= len(ids):
+            raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
+        sizes, seen = self.network.sizes, 0 if features is None else len(features.merged)
+        visual = visual_places(ids, (sizes.image_id, sizes.video_id), seen)
+        positions = self._sequence.places(len(ids), positions)
+        return self._pass(
+            ids,
+            positions,
+            keep,
+            visual=torch.from_numpy(visual).to(self.device) if seen else None,
+            features=features,
+            between=self.between_layers,
+        )
+
+    @torch.inference_mode()
+    def step(self, token_ids: Sequence[int]) -> TorchScores:
+        positions = self._sequence.places(len(token_ids))
+        if self.device.type != "cuda" or len(token_ids) > self.longest_step:
+            return self._pass(token_ids, positions, len(token_ids))
+        scores = self._captured(len(token_ids)).run(
+            token_ids, self.length, *rotary_angles(self.network.text.sizes, positions)
+        )
+        self._sequence.append(positions)
+        return scores
+
+    def _captured(self, count: int) -> _CapturedStep:
+        span = min(self.capacity, -(-(self.length + count) // _SPAN_STEP) * _SPAN_STEP)
+        if (count, span) not in self._steps:
+            self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span, self._pool)
+        return self._steps[count, span]
+
+    def rollback(self, count: int) -> None:
+        self._sequence.rollback(count)
+
+    def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, **prompt) -> TorchScores:
+        text, count, before = self.network.text, len(ids), self.length
+        angles = [torch.from_numpy(a).to(self.device) for a in rotary_angles(text.sizes, positions)]
+        slots = torch.arange(before, before + count, device=self.device)
+        plan = text.plan(*angles, slots, before + count, whole=count == 1, causal=count > 1 and not before)
+        ids = torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)
+        logits = text(ids, plan, self._cache, keep=keep, **prompt)
+        self._sequence.append(positions)
+        return TorchScores(logits)
+
+    def close(self) -> None:
+        self.network = self._cache = None
+        self._steps.clear()
+
+
+class _CapturedStep:
+    """A step of `count` tokens that looks at the first `span` slots, with its inputs at fixed addresses.
+
+    All inputs of a token stand in one row of one float64 tensor (id, slot, cos, sin), so that a step needs one transfer.
+    """
+
+    def __init__(self, text: Decoder, cache: Cache, count: int, span: int, pool: tuple[int, int] | None = None):
+        self._text, self._cache, self._span, self._pool = text, cache, span, pool
+        device, on_gpu = cache.keys.device, cache.keys.is_cuda
+        self._host = torch.empty(count, 2 + 2 * text.sizes.head_dim, dtype=torch.float64, pin_memory=on_gpu)
+        self._inputs = torch.empty_like(self._host, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._outputs: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def run(self, ids: Sequence[int], first_slot: int, cos: np.ndarray, sin: np.ndarray) -> TorchScores:
+        row = self._host.numpy()
+        row[:, 0], row[:, 1] = ids, np.arange(first_slot, first_slot + len(row))
+        row[:, 2 : 2 + cos.shape[1]], row[:, 2 + cos.shape[1] :] = cos, sin
+        self._inputs.copy_(self._host, non_blocking=True)
+        if not self._inputs.is_cuda:
+            return TorchScores(*self._compute())
+        if self._graph is None:
+            self._capture()
+        self._graph.replay()
+        return TorchScores(*self._outputs)
+
+    def _compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, slots = self._inputs[:, :2].long().unbind(1)
+        cos, sin = self._inputs[:, 2:].float().chunk(2, 1)
+        plan = self._text.plan(cos, sin, slots.contiguous(), self._span)
+        logits = self._text(ids, plan, self._cache, keep=len(ids))
+        return logits, _best(logits)
+
+    def _capture(self) -> None:
+        # The warm-up writes the cache where the replay will write the same again.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._compute()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=self._pool):
+            self._outputs = self._compute()

@@ -1,0 +1,261 @@
+"""From 2D boxes and measured depth to oriented 3D boxes, and from the model's own 3D boxes to ours.
+
+`lift_boxes` finds the object's pixels (foreground.py), completes the unseen side (shape.py) and says how well
+the depth supports the box. `place_model_boxes` corrects what the model could not know: the lens and the
+range. Every detection gets a box or a reason. Knows nothing of prompts, of models or of grippers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.foreground import Foreground, foreground, surface_normals, without_flying
+from qwen3vl_ros.geometry.lens import lens_fault, pixel_rays, project_px
+from qwen3vl_ros.geometry.planes import Plane
+from qwen3vl_ros.geometry.revolution import order_statistics
+from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
+from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refusal
+
+_MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
+_MAX_RESCALE = 4.0
+_TABLE_SHARE = 0.3
+_FLOATS_IF_ROUND = 0.6
+_FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Boxes in the order of the detections they came from, and why the others have none."""
+
+    detections: tuple[Detection3D, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
+    """A measured 3D box for each 2D detection, in cloud.frame_id, or a Refusal that says why not.
+
+    The score is the detection's times `trust(support)`; trust(support) alone where the detection has none
+    (NaN).
+    """
+    boxes, refusals = [], []
+    for detection in detections:
+        result = cloud.reason or _lift(cloud, detection)
+        if isinstance(result, str):
+            refusals.append(Refusal(detection.id, detection.label, result))
+        else:
+            boxes.append(result)
+    return Lifted(tuple(boxes), tuple(refusals))
+
+
+def trust(support: float) -> float:
+    """How far depth backs a box, 0..1: 1 - (1 - support)^2, mild until half the pixels disagree."""
+    return 1.0 - (1.0 - support) ** 2
+
+
+def _lift(cloud: SceneCloud, detection: Detection2D) -> Detection3D | str:
+    found, plane = _foreground_and_support(cloud, detection.box_xyxy_px)
+    if isinstance(found, str):
+        return found
+    camera_T_local, solid, points = _solid(cloud, found, plane, detection.box_xyxy_px)
+    camera_T_box = camera_T_local @ solid.local_T_box
+    hidden = solid.hidden_m @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
+    support = _support(found, camera_T_box, solid.size_m)
+    score = trust(support) if math.isnan(detection.score) else detection.score * trust(support)
+    return Detection3D(
+        detection.id,
+        detection.label,
+        score,
+        cloud.frame_id,
+        cloud.frame_T_camera @ camera_T_box,
+        solid.size_m,
+        "depth",
+        support,
+        points,
+        hidden.astype(np.float32),
+    )
+
+
+def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
+    """The object's pixels and the plane it stands on: the largest plane that is not the object's own side."""
+    first: Foreground | str | None = None
+    for plane in cloud.planes:
+        if _own_side(cloud, plane, box_px):
+            continue
+        found = foreground(cloud, box_px, plane)
+        if isinstance(found, str):
+            first = first or found
+            continue
+        heights = plane.height_m(found.points_m[found.mask])
+        low, high = order_statistics(heights, 2, 98)
+        if low < max(3 * plane.tolerance_m, _FLOATS_ABOVE * high):
+            return found, plane
+        if first is None or isinstance(first, str):
+            first, first_plane = found, plane
+    if isinstance(first, Foreground):
+        return first, first_plane
+    return first if first is not None else foreground(cloud, box_px, None), None
+
+
+def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
+    """Whether the plane is the object's side: denser in the box than around it, and no table seen in it."""
+    points = cloud.thinned_m
+    on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
+    inside = _inside(cloud.project_px(points), box_px)
+    if not inside.any() or inside.all():
+        return bool(inside.all())
+    denser = float(on_it[inside].mean()) > float(on_it[~inside].mean())
+    return denser and (plane.share < _TABLE_SHARE or on_it[inside].sum() > 0.5 * on_it.sum())
+
+
+def _inside(pixels, box_px) -> np.ndarray:
+    x0, y0, x1, y1 = box_px
+    u, v = pixels[:, 0] + 0.5, pixels[:, 1] + 0.5
+    return (u > x0) & (u < x1) & (v > y0) & (v < y1)
+
+
+def _solid(
+    cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px
+) -> tuple[np.ndarray, SolidBox, np.ndarray]:
+    """camera_T_local 4x4, the box in that frame, and the object's points in the camera frame (float32)."""
+    keep = without_flying(found.mask)
+    normals = surface_normals(found.points_m, keep, 0.0 if plane is None else plane.noise_m)
+    points, normals = found.points_m[keep], normals[keep]
+    step = max(1, math.ceil(len(points) / cloud.config.max_points))
+    points, normals = points[::step], normals[::step]
+    camera_T_local = np.eye(4)
+    up = plane.normal if plane is not None else cloud.frame.up_camera
+    if up is None:
+        return camera_T_local, free_box(points.astype(float), normals.astype(float), np.zeros(3)), points
+    camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
+    if plane is not None:
+        camera_T_local[:3, 3] = -plane.offset_m * plane.normal
+    local_T_camera = np.linalg.inv(camera_T_local)
+    local = points @ local_T_camera[:3, :3].T + local_T_camera[:3, 3]
+    normals = normals @ local_T_camera[:3, :3].T
+    eye = local_T_camera[:3, 3]
+
+    def to_camera(p):
+        return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
+
+    (bottom,) = order_statistics(local[:, 2], 0.5)
+    if plane is not None and _stands_on_another(cloud, local, normals, eye, to_camera, box_px, found.cut):
+        above = local[:, 2] > bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
+        if above.sum() * found.step**2 >= cloud.config.min_points:
+            points, local, normals = points[above], local[above], normals[above]
+    elif plane is not None:
+        bottom = 0.0
+    solid = upright_box(local, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)))
+    return camera_T_local, solid, points
+
+
+def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool) -> bool:
+    """Whether the object ends far above the plane, and that end is seen: then something else carries it."""
+    low, high = order_statistics(local[:, 2], 0.5, 98)
+    if low < _FLOATS_ABOVE * high:
+        return False
+    # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.
+    towards = eye[:2] - local[:, :2].mean(0)
+    towards /= max(float(np.linalg.norm(towards)), 1e-9)
+    strip = _ranks(local[:, :2] @ np.array((-towards[1], towards[0])), 20)
+    nearness = local[:, :2] @ towards - local[:, 2]
+    edge = np.array([members[nearness[members].argmax()] for members in strip])
+    sight = local[edge] - eye
+    facing = np.abs(np.einsum("ij,ij->i", normals[edge], sight)) / np.linalg.norm(sight, axis=1)
+    rounds_away = np.isfinite(facing).any() and np.nanmedian(facing) < 0.45
+    if rounds_away and low < _FLOATS_IF_ROUND * high:
+        return False
+    if cut:  # its surface goes on into what carries it
+        return True
+    below = local[edge].copy()
+    below[:, 2] = 0.0
+    below = to_camera(below)
+    x0, y0, x1, y1 = box_px
+    margin = 3.0 + 0.15 * min(x1 - x0, y1 - y0)  # less than that is too little of a side to have missed
+    outside = ~_inside(cloud.project_px(below), (x0 - margin, y0 - margin, x1 + margin, y1 + margin))
+    return float((outside & (cloud.look_behind(below) > -0.01)).mean()) > 0.5
+
+
+def _ranks(values: np.ndarray, count: int) -> list[np.ndarray]:
+    """Indices of values in `count` groups of about equal size, by order."""
+    return [group for group in np.array_split(np.argsort(values), count) if len(group)]
+
+
+def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) -> float:
+    """Share of the box's foreground pixels on the object and inside its 3D box.
+
+    Foreground: no reading, or above the support and not behind the object.
+    """
+    points = found.points_m
+    local = (points - camera_T_box[:3, 3].astype(np.float32)) @ camera_T_box[:3, :3].astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        agrees = found.mask & np.all(np.abs(local) < size_m / 2 + 0.003 + 0.05 * size_m.max(), axis=-1)
+        far_side = np.nanmax(np.where(found.mask, points[..., 2], np.nan)) + 0.25 * size_m.max()
+        foreground_pixels = found.box & (np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side)))
+    total = int((foreground_pixels | (agrees & found.box)).sum())
+    return float((agrees & found.box).sum() / total) if total else 0.0
+
+
+# -- the model's own boxes -----------------------------------------------------------------------------------
+
+
+def place_model_boxes(frame: Frame, boxes_3d: Sequence[ModelBox3D]) -> tuple[Detection3D, ...]:
+    """The model's own 3D boxes in the frame's target frame, source "model", ids "m0", "m1", ...
+
+    Without intrinsics the model assumes a field of view of 60 degrees on each axis. With K the centre is
+    moved to the ray of its pixel, and the range grows by the ratio of the true to the assumed focal length,
+    so that the object keeps its size in metres and in the picture. With registered depth at the projected
+    centre the whole box, range and size, is scaled so that its front meets the measured surface, unless they
+    differ by more than a factor of 4. Without K, or with a lens model that is not known, the box stays as the
+    model said.
+    """
+    frame_id = frame.frame_id if frame.target_T_camera is None else frame.target_frame
+    frame_T_camera = np.eye(4) if frame.target_T_camera is None else np.asarray(frame.target_T_camera, float)
+    placed = []
+    for index, box in enumerate(boxes_3d):
+        centre, size = np.asarray(box.center_m, float), np.asarray(box.size_m, float)
+        if frame.K is not None and not lens_fault(frame) and centre[2] > 0:
+            centre = _on_true_ray(frame, centre)
+            scale = _measured_scale(frame, centre, size, np.asarray(box.rotation, float))
+            centre, size = centre * scale, size * scale
+        camera_T_box = np.eye(4)
+        camera_T_box[:3, :3], camera_T_box[:3, 3] = box.rotation, centre
+        placed.append(
+            Detection3D(f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size, "model")
+        )
+    return tuple(placed)
+
+
+def _on_true_ray(frame: Frame, centre_m: np.ndarray) -> np.ndarray:
+    half = np.array(frame.size_px) / 2
+    assumed_focal = half / math.tan(_MODEL_HALF_FOV_RAD)
+    pixel = half - 0.5 + assumed_focal * centre_m[:2] / centre_m[2]
+    ray = pixel_rays(pixel[None], frame.K, frame.distortion, frame.distortion_model)[0]
+    growth = math.sqrt(frame.K[0, 0] * frame.K[1, 1] / np.prod(assumed_focal))
+    return centre_m[2] * growth * np.append(ray, 1.0)
+
+
+def _measured_scale(frame: Frame, centre_m: np.ndarray, size_m: np.ndarray, rotation: np.ndarray) -> float:
+    """Factor that brings the box's front, on its centre's ray, to the measured surface; 1 without depth."""
+    depth_m = frame.depth_m
+    if depth_m is None or depth_m.shape != frame.rgb.shape[:2]:
+        return 1.0
+    distance = float(np.linalg.norm(centre_m))
+    ray = centre_m / distance
+    with np.errstate(divide="ignore"):
+        to_front = float(np.min(size_m / 2 / np.abs(rotation.T @ ray)))
+    u, v = project_px(centre_m, frame.K, frame.distortion, frame.distortion_model)[0]
+    reach = max(1.0, 0.1 * float(size_m.min()) * frame.K[0, 0] / centre_m[2])
+    window = depth_m[
+        max(0, round(v - reach)) : max(0, round(v + reach) + 1),
+        max(0, round(u - reach)) : max(0, round(u + reach) + 1),
+    ]
+    readings = window[np.isfinite(window) & (window > 0)]
+    if len(readings) < 3 or to_front >= distance:
+        return 1.0
+    scale = float(np.median(readings)) / ray[2] / (distance - to_front)
+    return scale if 1 / _MAX_RESCALE <= scale <= _MAX_RESCALE else 1.0

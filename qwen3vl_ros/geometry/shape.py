@@ -1,0 +1,211 @@
+"""The whole object behind its visible side: an oriented box, and the points nobody has seen.
+
+The camera sees the front of a thing, so the middle of what is measured lies too near. A thing that stands on
+a plane reaches from its top down to that plane; its footprint is completed to a circle where the surface
+normals meet in one vertical axis (balls, cups, bowls, bottles), and otherwise by the rectangle its top and
+sides span. No completion may fill space that the camera has seen to be empty. Works in a local frame with z
+up. Knows nothing of images or labels.
+
+Source of the rectangle search: Zhang et al., "Efficient L-shape fitting for vehicle detection", IV 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.geometry.revolution import (
+    Revolution,
+    ball_through,
+    far_half,
+    handle_yaw,
+    order_statistics,
+    resting_ball,
+    revolution,
+    turned_points,
+    unit_circle,
+)
+
+_TRIM_PERCENT = 0.2
+_TOP_PERCENT = 99.5
+
+# Metres by which the camera saw past each local point; NaN where it does not know.
+LookBehind = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class SolidBox:
+    """local_T_box 4x4 (centre, axes), size_m full extents, hidden_m: Nx3 points assumed unseen."""
+
+    local_T_box: np.ndarray
+    size_m: np.ndarray
+    hidden_m: np.ndarray
+
+
+def upright_box(
+    points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_m: np.ndarray, look_behind: LookBehind
+) -> SolidBox:
+    """Box with one vertical axis around local points Nx3 with unit normals Nx3 (NaN rows where unknown).
+
+    bottom_m: height of the underside. eye_m: the camera's centre, local. look_behind: see LookBehind.
+    """
+    (top,) = order_statistics(points_m[:, 2], _TOP_PERCENT)
+    top = max(top, bottom_m + 1e-3)
+    footprint = points_m[:, :2]
+    resting = resting_ball(points_m, normals, bottom_m)
+    turned = resting or revolution(points_m, normals)
+    hidden = np.empty((0, 3))
+    if turned is not None and not _sticks_out(turned, look_behind):
+        circle = turned.axis_xy_m + turned.radius_m * unit_circle(72)
+        yaw, low, high = _rectangle(footprint, circle, handle_yaw(footprint, turned))
+        hidden = turned_points(points_m, turned)
+    else:
+        resting = turned = None
+        yaw, low, high = _rectangle(footprint)
+        low, high = _deepen(yaw, low, high, top, bottom_m, eye_m, look_behind)
+    axes = np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
+    pose = np.eye(4)
+    pose[:3, :3] = axes
+    pose[:3, 3] = axes @ (*((low + high) / 2), 0.0)
+    pose[2, 3] = (top + bottom_m) / 2
+    size = np.maximum((*(high - low), top - bottom_m), 1e-3)  # a line of points is still a thing
+    if resting is not None:
+        hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
+    elif turned is None:
+        hidden = _mirrored_points(points_m, pose)
+    hidden = hidden[~(look_behind(hidden) > 0.004)] if len(hidden) else hidden
+    return SolidBox(pose, size, hidden)
+
+
+def _sticks_out(turned: Revolution, look_behind: LookBehind) -> bool:
+    """Whether the completed circle would fill space that is known to be empty."""
+    circle = np.empty((48, 3))
+    circle[:, :2] = turned.axis_xy_m + 0.97 * turned.radius_m * unit_circle(48)
+    circle[:, 2] = turned.rim_m
+    empty = look_behind(circle) > 0.004 + 0.05 * turned.radius_m
+    return float(empty.mean()) > 0.2
+
+
+def _rectangle(
+    footprint: np.ndarray, extra: np.ndarray | None = None, yaw: float | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """yaw and the extents (low, high), along the turned axes, of the rectangle around points Nx2.
+
+    The smallest area wins; among equals (a triangle, which two seen sides make) the one whose sides carry the
+    points. extra: points that count for the extents only. yaw: the one to take, if it is known.
+    """
+    core = _without_strays(footprint)
+    hull_of = core if extra is None else np.concatenate((core, extra))
+    hull = cv2.convexHull(hull_of.astype(np.float32))[:, 0].astype(float)
+    sample = core[:: max(1, len(core) // 400)]
+    edges = np.roll(hull, -1, 0) - hull
+    long_enough = np.linalg.norm(edges, axis=1) > 1e-6
+    angles = np.concatenate(
+        (np.deg2rad(np.arange(0, 90, 3.0)), np.arctan2(edges[long_enough, 1], edges[long_enough, 0]))
+    )
+    angles = np.mod(angles, np.pi / 2) if yaw is None else np.array((yaw,))
+    axes = np.stack(
+        (np.stack((np.cos(angles), np.sin(angles)), -1), np.stack((-np.sin(angles), np.cos(angles)), -1)), 1
+    )
+    along = axes @ hull.T  # angles x 2 x hull
+    low, high = along.min(-1), along.max(-1)
+    area = np.prod(np.maximum(high - low, 1e-4), axis=1)
+    inner = axes @ sample.T
+    to_side = np.minimum(inner - low[..., None], high[..., None] - inner).min(1).mean(-1)
+    best = int((area * (1.0 + to_side / np.sqrt(area))).argmin())
+    return float(angles[best]), low[best], high[best]
+
+
+def _without_strays(footprint: np.ndarray) -> np.ndarray:
+    """Points without the outermost half percent in each of eight directions."""
+    keep = np.ones(len(footprint), bool)
+    for direction in unit_circle(16)[:4]:
+        along = footprint @ direction
+        low, high = order_statistics(along, _TRIM_PERCENT / 2, 100 - _TRIM_PERCENT / 2)
+        keep &= (along >= low) & (along <= high)
+    return footprint[keep] if keep.sum() >= 3 else footprint
+
+
+def _deepen(yaw, low, high, top, bottom, eye_m, look_behind) -> tuple[np.ndarray, np.ndarray]:
+    """Give depth to a single flat side whose top the camera cannot see, as far as that space is hidden."""
+    axes = np.array(((np.cos(yaw), np.sin(yaw)), (-np.sin(yaw), np.cos(yaw))))
+    sight = np.append(axes @ eye_m[:2] - (low + high) / 2, eye_m[2] - top)
+    looks_down = sight[2] > np.tan(np.deg2rad(8.0)) * np.linalg.norm(sight[:2])
+    size = high - low
+    thin = int(size.argmin())
+    wanted = min(size.max(), top - bottom) / 2
+    if looks_down or size[thin] > wanted or abs(sight[thin]) < abs(sight[1 - thin]):
+        return low, high
+    low, high = low.copy(), high.copy()
+    for depth in (wanted, wanted / 2, wanted / 4):
+        far = (low[thin] + depth) if sight[thin] < 0 else (high[thin] - depth)
+        if depth <= size[thin]:
+            break
+        edge = np.empty((20, 3))
+        across = np.linspace(low[1 - thin], high[1 - thin], 10)
+        corner = np.empty((10, 2))
+        corner[:, thin], corner[:, 1 - thin] = far, across
+        edge[:, :2] = np.tile(corner @ axes, (2, 1))
+        edge[:, 2] = np.repeat((bottom + 0.1 * (top - bottom), bottom + 0.9 * (top - bottom)), 10)
+        if (look_behind(edge) > 0.004).mean() < 0.1:
+            (high if sight[thin] < 0 else low)[thin] = far
+            break
+    return low, high
+
+
+def _mirrored_points(points_m, pose) -> np.ndarray:
+    """Visible points turned by half a turn about the box's vertical axis."""
+    sample = points_m[:: max(1, len(points_m) // 1000)].copy()
+    sample[:, :2] = 2 * pose[:2, 3] - sample[:, :2]
+    return sample
+
+
+def free_box(points_m: np.ndarray, normals: np.ndarray, eye_m: np.ndarray) -> SolidBox:
+    """Box around points Nx3 that stand on nothing known: a ball's, or along a flat side, or the spread.
+
+    Only what is seen, and the whole of a ball, is inside: without gravity nothing says how deep a thing is.
+    """
+    ball = ball_through(points_m, normals)
+    if ball is not None:
+        centre, radius = ball
+        pose = np.eye(4)
+        pose[:3, 3] = centre
+        return SolidBox(pose, np.full(3, 2 * radius), far_half(centre, radius, eye_m))
+    up = _largest_side(normals)
+    if up is None:
+        up = np.linalg.eigh(np.cov(points_m.T))[1][:, 0]
+    local = level_axes(up)
+    turned = points_m @ local.T
+    yaw, low, high = _rectangle(turned[:, :2])
+    floor, top = order_statistics(turned[:, 2], _TRIM_PERCENT, 100 - _TRIM_PERCENT)
+    axes = local.T @ np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
+    pose = np.eye(4)
+    pose[:3, :3] = axes
+    pose[:3, 3] = axes @ (*((low + high) / 2), (floor + top) / 2)
+    return SolidBox(pose, np.maximum((*(high - low), top - floor), 1e-3), np.empty((0, 3)))
+
+
+def level_axes(up: np.ndarray) -> np.ndarray:
+    """3x3 rotation, rows a right-handed frame with z along `up` and x near the camera's x."""
+    up = up / np.linalg.norm(up)
+    x = np.array((1.0, 0, 0)) if abs(up[0]) < 0.9 else np.array((0, 1.0, 0))
+    x = x - (x @ up) * up
+    x /= np.linalg.norm(x)
+    return np.stack((x, np.cross(up, x), up))
+
+
+def _largest_side(normals) -> np.ndarray | None:
+    """Mean normal of the largest flat side, None if no direction has a third of the normals."""
+    known = normals[np.isfinite(normals[:, 0])]
+    if len(known) < 30:
+        return None
+    known = known[:: max(1, len(known) // 800)]
+    close = known @ known[:: max(1, len(known) // 100)].T > np.cos(np.deg2rad(12.0))
+    best = int(close.sum(0).argmax())
+    if close[:, best].mean() < 0.33:
+        return None
+    mean = known[close[:, best]].mean(0)
+    return mean / np.linalg.norm(mean)

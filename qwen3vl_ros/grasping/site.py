@@ -1,0 +1,155 @@
+"""One object and what surrounds it, in a frame whose z is against the approach: what a grasp search looks at.
+
+"Down" is against the normal of the plane the object stands on, else against frame.up_camera, else along the
+camera's ray to the object. Knows nothing of contacts or quality.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.config import GripperConfig
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.shape import level_axes
+from qwen3vl_ros.types import Detection3D
+
+_CELL_M = 0.0025
+_MAX_POINTS = 2500
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One object in a local frame whose z is against the approach: camera_T_local 4x4, points Nx3 (float32).
+
+    measured: N bool, False for the assumed unseen side. rest: Mx3 of other things. floor: (a, b, c), the
+    support's height at x, y is a x + b y + c, None when there is no support. top_m: highest point.
+    middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint. box_yaw_rad: direction
+    of the box's x axis. tilt_rad: how far the approach leans.
+    """
+
+    camera_T_local: np.ndarray
+    points: np.ndarray
+    measured: np.ndarray
+    rest: np.ndarray
+    floor: tuple[float, float, float] | None
+    top_m: float
+    middle_xy_m: np.ndarray
+    centre_m: np.ndarray
+    half_m: float
+    box_yaw_rad: float
+    tilt_rad: float = 0.0
+
+
+def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig) -> Site:
+    """The detection's object with its surroundings, approached straight down."""
+    camera_T_box = np.linalg.inv(cloud.frame_T_camera) @ detection.frame_T_box
+    up, offset = _up_at(cloud, camera_T_box, float(detection.size_m[2]))
+    axes = level_axes(up)
+    stride = max(1, math.ceil(len(detection.points_camera_m) / _MAX_POINTS))
+    own = detection.points_camera_m[::stride]
+    # Heights count from the support, or from the object's lowest point.
+    offset_m = offset if offset is not None else -float((own @ up.astype(np.float32)).min())
+    camera_T_local = np.eye(4)
+    camera_T_local[:3, :3], camera_T_local[:3, 3] = axes.T, -offset_m * up
+    turn, shift = axes.T.astype(np.float32), np.array((0, 0, offset_m), np.float32)
+    points = np.concatenate((own, detection.hidden_camera_m)) @ turn + shift
+    middle = np.array([(points[:, k].min() + points[:, k].max()) / 2 for k in (0, 1)], float)
+    centre = axes @ camera_T_box[:3, 3] + shift
+    corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
+    half = float(np.hypot(*corners[:2]))
+    top = _top_of(points[: len(own)])
+    reach = half + gripper.max_width + gripper.finger_thickness
+    rest = [_surroundings(cloud, detection, camera_T_local, centre, reach, top)]
+    rest += [o.hidden_camera_m for o in others]
+    rest = np.concatenate(rest) @ turn + shift
+    near = (np.abs(rest[:, 0] - centre[0]) < reach) & (np.abs(rest[:, 1] - centre[1]) < reach)
+    lowest_m = 0.0 if offset is None else gripper.clearance  # lower is the support, or as flat as it
+    near &= rest[:, 2] > lowest_m
+    along = axes @ camera_T_box[:3, 0]
+    return Site(
+        camera_T_local,
+        points,
+        np.arange(len(points)) < len(own),
+        rest[near],
+        None if offset is None else (0.0, 0.0, 0.0),
+        top,
+        middle,
+        centre,
+        half,
+        math.atan2(along[1], along[0]),
+    )
+
+
+def leaning_site(site: Site, direction_rad: float, tilt_rad: float) -> Site:
+    """The site along an approach that leans by tilt_rad towards direction_rad, about the object's centre."""
+    axis = np.array((-math.sin(direction_rad), math.cos(direction_rad), 0.0))
+    turn = cv2.Rodrigues(axis * tilt_rad)[0]  # new_R_old
+    shift = site.centre_m - turn @ site.centre_m
+    points, rest = ((p @ turn.T + shift).astype(np.float32) for p in (site.points, site.rest))
+    old_T_new = np.eye(4)
+    old_T_new[:3, :3], old_T_new[:3, 3] = turn.T, -turn.T @ shift
+    floor = None
+    if site.floor is not None:  # the old z = 0 in the new frame: n . (p - shift) = 0 with n the turned z axis
+        normal = turn[:, 2]
+        floor = (-normal[0] / normal[2], -normal[1] / normal[2], float(normal @ shift) / normal[2])
+    middle = np.array([(points[:, k].min() + points[:, k].max()) / 2 for k in (0, 1)], float)
+    return replace(
+        site,
+        camera_T_local=site.camera_T_local @ old_T_new,
+        points=points,
+        rest=rest,
+        floor=floor,
+        top_m=_top_of(points[site.measured]),
+        middle_xy_m=middle,
+        tilt_rad=tilt_rad,
+    )
+
+
+def _top_of(points: np.ndarray) -> float:
+    heights = np.sort(points[:, 2])
+    return float(heights[-1 - len(heights) // 200])
+
+
+def _up_at(cloud: SceneCloud, camera_T_box: np.ndarray, height_m: float) -> tuple[np.ndarray, float | None]:
+    """What is up at this object, and the offset of the plane below it if there is one."""
+    below = []
+    for plane in cloud.planes:
+        if abs(camera_T_box[:3, 2] @ plane.normal) > 0.9999:
+            bottom_m = float(plane.height_m(camera_T_box[:3, 3])) - height_m / 2
+            if bottom_m > -0.5 * height_m:
+                below.append((abs(bottom_m), plane))
+    if below:
+        plane = min(below, key=lambda pair: pair[0])[1]
+        return plane.normal, plane.offset_m
+    if cloud.frame.up_camera is not None:
+        return np.asarray(cloud.frame.up_camera, float) / np.linalg.norm(cloud.frame.up_camera), None
+    return -camera_T_box[:3, 3] / np.linalg.norm(camera_T_box[:3, 3]), None
+
+
+def _surroundings(cloud: SceneCloud, detection: Detection3D, camera_T_local, centre, reach, top) -> np.ndarray:
+    """Camera-frame points near the object that are not its own, as dense as the height map needs."""
+    corners = np.array([(x, y, z) for x in (-reach, reach) for y in (-reach, reach) for z in (0.0, top + 0.1)])
+    corners[:, :2] += centre[:2]
+    pixels = cloud.project_px(corners @ camera_T_local[:3, :3].T + camera_T_local[:3, 3])
+    height, width = cloud.frame.depth_m.shape
+    low, high = np.zeros(2, int), np.array((width, height))
+    if np.isfinite(pixels).all():
+        low = np.clip(np.floor(pixels.min(0)), 0, high).astype(int)
+        high = np.clip(np.ceil(pixels.max(0)) + 1, 0, high).astype(int)
+    distance = float(np.median(detection.points_camera_m[:, 2]))
+    step = max(1, int(_CELL_M * cloud.frame.K[0, 0] / distance))
+    grid = slice(low[1], high[1], step), slice(low[0], high[0], step)
+    own = np.zeros((height, width), np.uint8)
+    column, row = np.rint(cloud.project_px(detection.points_camera_m)).astype(int).T
+    own[row, column] = 1
+    window = own[low[1] : high[1], low[0] : high[0]]
+    if window.size:
+        # Thinned points leave holes, and the pixels at its outline may show either side.
+        filled = cv2.morphologyEx(window, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
+        own[low[1] : high[1], low[0] : high[0]] = cv2.dilate(filled, np.ones((3, 3), np.uint8))
+    return cloud.window_points_m(*grid)[cloud.valid[grid] & (own[grid] == 0)]

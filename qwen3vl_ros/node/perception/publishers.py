@@ -1,0 +1,162 @@
+"""What the node says: one answer as the set of its messages, published together; pictures only while somebody
+looks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+from visualization_msgs.msg import MarkerArray
+
+from qwen3vl_ros import types
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.draw import draw_scene
+from qwen3vl_ros.msg import Generation, GraspTargetArray
+from qwen3vl_ros.node import messages
+from qwen3vl_ros.node.perception.diagnostics import Verdict
+from qwen3vl_ros.types import Frame, Scene
+
+_RESULTS = {
+    "detections_2d": Detection2DArray,
+    "detections_3d": Detection3DArray,
+    "grasp_targets": GraspTargetArray,
+    "grasp_poses": PoseArray,
+    "generation": Generation,
+}
+_PICTURES = {"annotated_image": Image, "markers": MarkerArray}
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer as messages. error: why it could not be used; then only `generation` is published, if there
+    is one.
+    """
+
+    header: Header
+    detections_2d: Detection2DArray
+    detections_3d: Detection3DArray
+    grasp_targets: GraspTargetArray
+    grasp_poses: PoseArray
+    generation: Generation | None
+    error: types.PerceptionError | None = None
+    scene: Scene | None = None
+    frame: Frame | None = None
+    config: Config | None = None
+    summary: str = ""
+
+
+class Publishers:
+    """Made on configure, closed on cleanup. `publish` is called from the engine's thread only."""
+
+    def __init__(self, node):
+        self._node = node
+        self._publishers = {
+            name: node.create_publisher(kind, f"~/{name}", 10) for name, kind in {**_RESULTS, **_PICTURES}.items()
+        }
+
+    def close(self) -> None:
+        for publisher in self._publishers.values():
+            self._node.destroy_publisher(publisher)
+
+    def answer(self, scene: Scene, frame: Frame, config: Config, no_3d: str) -> Answer:
+        """All messages of a scene. 3D that is not in the promised frame is left out, never relabelled."""
+        header = messages.header_of(scene.stamp_ns, scene.frame_id)
+        header_3d = messages.header_of(scene.stamp_ns, config.target_frame or scene.frame_id)
+        boxes = [d for d in scene.detections_3d if d.frame_id == header_3d.frame_id]
+        grasps = [g for g in scene.grasps if g.frame_id == header_3d.frame_id]
+        prompt_id = scene.request.prompt_id
+        return Answer(
+            header,
+            messages.detections_2d(header, scene.detections_2d, scene.points),
+            messages.detections_3d(header_3d, boxes),
+            messages.grasp_targets(header_3d, grasps, prompt_id),
+            messages.grasp_poses(header_3d, grasps),
+            messages.generation(header, scene.generation, prompt_id, scene.geometry_s, scene.dropped),
+            scene=scene,
+            frame=frame,
+            config=config,
+            summary=_summary(scene, len(boxes), no_3d),
+        )
+
+    def failed(
+        self, header: Header, prompt_id: int, generation: types.Generation | None, error: types.PerceptionError
+    ) -> Answer:
+        """The answer that could not be used: the model's words if it said any, and the error."""
+        said = (
+            None
+            if generation is None
+            else messages.generation(
+                header,
+                generation,
+                prompt_id,
+                dropped=getattr(error, "dropped", 0),
+                error=f"{type(error).__name__}: {error}",
+            )
+        )
+        return Answer(
+            header,
+            Detection2DArray(header=header),
+            Detection3DArray(header=header),
+            GraspTargetArray(header=header, prompt_id=prompt_id),
+            PoseArray(header=header),
+            said,
+            error,
+        )
+
+    def publish(self, answer: Answer, latency_s: float) -> None:
+        """latency_s: age of the image now."""
+        if answer.generation is not None:
+            answer.generation.latency_s = latency_s
+        names = ("generation",) if answer.error else tuple(_RESULTS)
+        for name in names:
+            if (message := getattr(answer, name)) is not None:
+                self._publishers[name].publish(message)
+        if not answer.error:
+            self._publish_pictures(answer)
+
+    def _publish_pictures(self, answer: Answer) -> None:
+        if self._publishers["markers"].get_subscription_count():
+            header = answer.detections_3d.header
+            self._publishers["markers"].publish(
+                messages.markers(
+                    header,
+                    [d for d in answer.scene.detections_3d if d.frame_id == header.frame_id],
+                    [g for g in answer.scene.grasps if g.frame_id == header.frame_id],
+                    answer.config.gripper.finger_length,
+                )
+            )
+        if self._publishers["annotated_image"].get_subscription_count():
+            self._publishers["annotated_image"].publish(
+                messages.image(answer.header, draw_scene(answer.frame, answer.scene, answer.config.gripper))
+            )
+
+
+class DiagnosticsPublisher:
+    """/diagnostics, from any thread, in every state."""
+
+    def __init__(self, node):
+        self._node, self._lock = node, threading.Lock()
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def publish(self, verdict: Verdict) -> None:
+        header = Header(stamp=self._node.get_clock().now().to_msg())
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        with self._lock:
+            self._publisher.publish(messages.diagnostics(header, verdict, name, hardware_id="qwen3vl_ros"))
+
+
+def _summary(scene: Scene, boxes: int, no_3d: str) -> str:
+    """One line for a person: what was found, and why not more."""
+    found = len(scene.detections_2d) + len(scene.points)
+    text = f"{found} objects, {boxes} with a 3D box" if found or boxes else "looked and saw nothing"
+    reasons = [no_3d] if no_3d else [f"{r.label}: {r.reason}" for r in scene.refusals]
+    for reason, times in list(Counter(reasons).items())[:3]:
+        text += f"; {reason}" + (f" ({times} times)" if times > 1 else "")
+    return text + (f"; {scene.dropped} unreadable objects left out" if scene.dropped else "")

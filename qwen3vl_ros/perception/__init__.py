@@ -1,1 +1,0 @@
-"""Text and depth in, geometry out. NumPy and OpenCV; knows no torch and no ROS."""

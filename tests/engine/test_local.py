@@ -1,0 +1,400 @@
+"""The engine around a runtime: what it reads again and what not, on a runtime that gives every difference away; and, on the
+embedded model, drafted answers beside plain ones over streams of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from contextlib import contextmanager
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_network import ToyScores
+
+from qwen3vl_ros.config import Config, from_flat
+from qwen3vl_ros.engine import embedded_model_dir, find_checkpoint, load_engine
+from qwen3vl_ros.engine.base import EngineInfo
+from qwen3vl_ros.engine.decoding.loop import Sampling
+from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
+from qwen3vl_ros.engine.network.sequence import Sequence, visual_places
+from qwen3vl_ros.engine.prompt.prepare import Preparation
+from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.types import Control, EngineError, InvalidInput, Request
+
+PROMPT = prompt_for(Request(("cube", "ball", "cylinder", "mug", "bowl")))
+
+
+@lru_cache
+def preparation() -> Preparation:
+    return Preparation(embedded_model_dir(), 1024, 16384)
+
+
+class Ledger:
+    """A runtime (base.Runtime) that writes down what it is fed; what it says depends on every entry, so that anything
+    reused wrongly changes the answer."""
+
+    longest_step = 8
+
+    def __init__(self, capacity: int = 400):
+        self.capacity, self.between_layers = capacity, lambda: None
+        self.entries: list[tuple] = []
+        self.encoded: list[int] = []  # images in each call
+        self.fed: list[int] = []  # tokens in each pass
+        self._sequence = Sequence(capacity)
+
+    @property
+    def length(self) -> int:
+        return len(self._sequence)
+
+    def encode(self, pixels: np.ndarray, grid: np.ndarray):
+        assert grid.prod(1).sum() == len(pixels)
+        self.between_layers()
+        self.encoded.append(len(grid))
+        images = np.split(pixels, np.cumsum(grid.prod(1))[:-1])
+        return [
+            (crc32(image.tobytes()), *map(int, cells), i)
+            for image, cells in zip(images, grid)
+            for i in range(cells.prod() // 4)
+        ]
+
+    def prefill(self, ids, features=None, positions=None, keep=1):
+        places = visual_places(ids, (preparation().tokens.image_id, -1), len(features or ()))
+        seen = dict(zip(places.tolist(), features or ()))
+        self.between_layers()
+        return self._pass(ids, self._sequence.places(len(ids), positions), keep, seen)
+
+    def step(self, token_ids):
+        return self._pass(token_ids, self._sequence.places(len(token_ids)), len(token_ids), {})
+
+    def rollback(self, count):
+        self._sequence.rollback(count)
+        del self.entries[len(self.entries) - count :]
+
+    def close(self):
+        self.entries = None
+
+    def _pass(self, ids, positions, keep, seen):
+        self._sequence.append(np.asarray(positions))
+        self.fed.append(len(ids))
+        self.entries += [(int(t), *map(int, p), seen.get(i)) for i, (t, p) in enumerate(zip(ids, positions.T))]
+        first = len(self.entries) - keep + 1
+        return ToyScores([self._next(self.entries[: first + i]) for i in range(keep)], 640)
+
+    def _next(self, entries):
+        said = crc32(repr(entries).encode())
+        return min(preparation().tokens.stop_ids) if said % 40 == 0 else 100 + said % 7
+
+
+def engine_on(runtime, **options) -> LocalEngine:
+    info = EngineInfo("ledger", "", "", "cpu", "float32", 0, False, "")
+    checkpoint = find_checkpoint("")
+    limits = from_flat({"generation.max_new_tokens": 30, "generation.repeat_limit": 100}).generation
+    return LocalEngine(checkpoint, preparation(), runtime, info, limits, pass_cost=0.01, **options)
+
+
+def picture(seed: int, width: int = 64, height: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+GREY, TALL_GREY = np.full((32, 64, 3), 128, np.uint8), np.full((64, 32, 3), 128, np.uint8)
+PICTURES = [picture(1), picture(2), GREY, TALL_GREY, picture(3, 96, 64)]
+requests = st.tuples(
+    st.lists(st.integers(0, len(PICTURES) - 1), max_size=3),
+    st.sampled_from(["a", "b", "a b c"]),
+    st.sampled_from(["", "left", "right"]),
+    st.booleans(),
+    st.sampled_from([None, None, 0, 1, 2]),
+)
+
+
+# -- what is read again ------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(requests, min_size=2, max_size=8))
+def test_an_engine_that_remembers_answers_as_a_fresh_one(asked):
+    """Any pictures, prompts, cameras and orders of prompt and image, some answers cut off: nothing shows."""
+    runtime = Ledger()
+    engine = engine_on(runtime)
+    for which, prompt, stream, text_first, cut in asked:
+        pictures = [PICTURES[i] for i in which]
+        fresh = engine_on(Ledger())
+        for each in (engine, fresh):
+            each.generation = dataclasses.replace(each.generation, text_first=text_first)
+        if cut is not None:
+            control = Control()
+            with cancelled_inside(runtime, control, cut):
+                engine.generate(pictures, prompt, control, stream=stream)
+            continue
+        ours, theirs = engine.generate(pictures, prompt, stream=stream), fresh.generate(pictures, prompt)
+        assert ours.token_ids == theirs.token_ids and ours.text == theirs.text
+        assert ours.finish_reason == theirs.finish_reason and ours.prompt_tokens == theirs.prompt_tokens
+        held = ours.prompt_tokens + ours.generated_tokens - 1
+        assert runtime.entries[:held] == fresh._runtime.entries[:held]
+        assert ours.forward_passes <= theirs.forward_passes
+
+
+@contextmanager
+def cancelled_inside(runtime: Ledger, control: Control, after: int):
+    """The runtime looks for a cancel before each encode and prefill; it finds one after so many looks."""
+    looks, encode, prefill = [], runtime.encode, runtime.prefill
+
+    def with_look(call):
+        def called(*arguments, **options):
+            looks.append(1)
+            if len(looks) > after:
+                control.cancel()
+            return call(*arguments, **options)
+
+        return called
+
+    runtime.encode, runtime.prefill = with_look(encode), with_look(prefill)
+    try:
+        yield
+    finally:
+        runtime.encode, runtime.prefill = encode, prefill
+
+
+def test_another_question_about_the_same_image_sees_it_no_more():
+    runtime = Ledger()
+    engine = engine_on(runtime)
+    first = engine.generate([PICTURES[0]], "what is this?")
+    second = engine.generate([PICTURES[0].copy()], "where is it?")
+    visual = 2
+    assert runtime.encoded == [1] and first.reused_tokens == 0
+    assert second.reused_tokens > visual and second.reused_tokens < second.prompt_tokens
+    third = engine.generate([PICTURES[1]], "where is it?")
+    assert runtime.encoded == [1, 1] and 0 < third.reused_tokens < second.reused_tokens
+
+
+def test_words_before_the_image_are_read_once():
+    runtime = Ledger()
+    engine = engine_on(runtime)
+    engine.generation = dataclasses.replace(engine.generation, text_first=True)
+    engine.generate([PICTURES[0]], "a long question about the image")
+    prefill = runtime.fed[0]
+    before = len(runtime.fed)
+    second = engine.generate([PICTURES[1]], "a long question about the image")
+    words = len(preparation().tokens._tokenizer.encode("a long question about the image").ids)
+    assert second.reused_tokens >= words and runtime.fed[before] == prefill - second.reused_tokens
+    again = engine.generate([PICTURES[1]], "another question")
+    assert runtime.encoded == [1, 1], "the features of the last image are kept"
+    assert again.reused_tokens < second.reused_tokens
+
+
+def test_the_same_picture_twice_is_two_images():
+    runtime = Ledger()
+    engine = engine_on(runtime)
+    twice = engine.generate([GREY, GREY], "a")
+    once = engine.generate([GREY], "a")
+    assert once.prompt_tokens < twice.prompt_tokens
+    assert once.token_ids == engine_on(Ledger()).generate([GREY], "a").token_ids
+
+
+@pytest.mark.parametrize("images, text_first", [(0, True), (1, True), (2, True), (2, False)])
+def test_the_prompt_stands_where_it_should(images, text_first):
+    prepared = preparation()("who?", PICTURES[:images], text_first=text_first)
+    tokens = preparation().tokens
+    said = b"".join(map(tokens.bytes_of, prepared.ids.tolist()))
+    assert said == b"user\nwho?\nassistant\n"
+    visual = np.flatnonzero(prepared.ids == tokens.image_id)
+    question = next(i for i, t in enumerate(prepared.ids.tolist()) if tokens.bytes_of(t).startswith(b"w"))
+    assert len(visual) == 2 * images and all((visual > question) == text_first)
+    assert prepared.positions.shape == (3, len(prepared.ids))
+
+
+# -- errors and limits ---------------------------------------------------------------------------------------------------
+
+
+def test_an_error_in_the_middle_leaves_an_engine_that_answers():
+    runtime = Ledger()
+    engine = engine_on(runtime)
+    expected = engine.generate([PICTURES[0]], "a")
+
+    def exhausted(*_, **__):
+        raise MemoryError("no more")
+
+    for name in ("encode", "prefill", "step"):
+        real = getattr(runtime, name)
+        setattr(runtime, name, exhausted)
+        with pytest.raises(MemoryError):
+            engine.generate([PICTURES[1]], "b")
+        setattr(runtime, name, real)
+        assert engine.generate([PICTURES[0]], "a").token_ids == expected.token_ids
+
+
+def test_the_device_s_errors_are_turned_into_ours():
+    @contextmanager
+    def around(doing):
+        try:
+            yield
+        except MemoryError as error:
+            raise EngineError(f"no memory while {doing}") from error
+
+    engine = engine_on(Ledger(), around=around)
+    engine._runtime.encode = lambda *_: (_ for _ in ()).throw(MemoryError())
+    with pytest.raises(EngineError, match="while answering with 1 images"):
+        engine.generate([PICTURES[0]], "a")
+
+
+def test_a_cut_answer_is_no_draft():
+    engine = engine_on(Ledger())
+    whole = engine.generate([PICTURES[0]], "a", stream="left")
+    control = Control()
+    control.cancel()
+    assert engine.generate([PICTURES[0]], "a", control, stream="left").finish_reason == "cancelled"
+    again = engine.generate([PICTURES[0]], "a", stream="left")
+    assert again.token_ids == whole.token_ids and again.accepted_tokens > 0
+
+
+def test_drafts_are_counted():
+    engine = engine_on(Ledger())
+    first = engine.generate([PICTURES[4]], "a", stream="left")
+    second = engine.generate([PICTURES[4]], "a", stream="left")
+    other = engine.generate([PICTURES[4]], "a", stream="right")
+    assert (first.drafted_tokens, first.accepted_tokens) == (other.drafted_tokens, other.accepted_tokens)
+    assert second.generated_tokens + (second.finish_reason == "stop") == second.forward_passes + second.accepted_tokens
+    assert second.forward_passes < first.forward_passes
+    unnamed = engine.generate([PICTURES[4]], "a")
+    assert unnamed.drafted_tokens == 0, "without a name nothing is known to follow"
+
+
+def test_a_prompt_that_does_not_fit():
+    engine = engine_on(Ledger(capacity=20))
+    with pytest.raises(EngineError, match="the model holds 20; shorten the text, lower generation.max_pixels"):
+        engine.generate([PICTURES[0]], "a" * 100)
+    assert engine.generate([], "a").generated_tokens + engine.generate([], "a").prompt_tokens <= 20
+
+
+def test_closed_twice():
+    engine = engine_on(Ledger())
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.generate([], "a")
+
+
+def test_chance_repeats_itself():
+    engine = engine_on(Ledger())
+    engine.sampling = Sampling(temperature=5.0, top_k=0, top_p=1.0, seed=3)
+    first, again = (engine.generate([], "a", stream="left") for _ in range(2))
+    assert first.token_ids == again.token_ids and again.accepted_tokens
+    engine.sampling = dataclasses.replace(engine.sampling, seed=4)
+    assert engine.generate([], "a").token_ids != first.token_ids
+
+
+def test_the_cache_has_room_for_what_is_configured():
+    checkpoint = find_checkpoint("")
+    assert cache_tokens(checkpoint, Config(), 32) == checkpoint.max_positions == 4096
+    large = dataclasses.replace(checkpoint, config={**checkpoint.config, "text_config": {}})
+    assert cache_tokens(large, Config(), 32) == 8192
+    wide = from_flat({"generation.max_pixels": 16777216, "generation.max_new_tokens": 4096})
+    assert cache_tokens(large, wide, 32) == 16384 + 1024 + 4096
+
+
+# -- the embedded model, drafted and plain -------------------------------------------------------------------------------
+
+
+def needs(runtime: str) -> None:
+    for module in {"torch": ["torch"], "onnxruntime": ["onnxruntime"], "transformers": ["torch", "transformers"]}[
+        runtime
+    ]:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
+SMALL_AREA = 160 * 128  # pixels; a fourth of what the model is used to, and still answered with boxes
+
+
+@lru_cache
+def stream_of_pictures() -> list[np.ndarray]:
+    """300 pictures at 5 Hz, a third at rest, a third with an object moving, a third with the camera moving; a new scene
+    every five seconds, and a sensor's noise, because no camera sends the same picture twice."""
+    pytest.importorskip("mujoco")
+    from qwen3vl_ros.sim.stream import SimStream
+
+    noise, pictures = np.random.default_rng(0), []
+    for motion in ("static", "one_moving", "all_moving"):
+        with SimStream(
+            70, motion, scene_every_s=5.0, rate_hz=5.0, n_objects=3, width=160, height=128, quality="fast"
+        ) as camera:
+            for _, view, _ in camera.frames(20.0):
+                pictures.append(np.clip(view.rgb + noise.normal(0, 2, view.rgb.shape), 0, 255).astype(np.uint8))
+    return pictures
+
+
+@pytest.mark.parametrize("runtime, every", [("onnxruntime", 1), ("torch", 1), ("transformers", 10)])
+def test_drafted_answers_are_the_plain_ones(runtime, every):
+    """Token for token. The plain one is given second, on the image that the cache already holds."""
+    needs(runtime)
+    engine = load_engine(
+        from_flat(
+            {
+                "engine": runtime,
+                "device": "cpu",
+                "generation.min_pixels": SMALL_AREA,
+                "generation.max_pixels": SMALL_AREA,
+            }
+        )
+    )
+    drafted_passes = plain_passes = 0
+    answers: set[str] = set()
+    pictures = stream_of_pictures()[::every]
+    for number, rgb in enumerate(pictures):
+        drafted = engine.generate([rgb], PROMPT, stream="camera")
+        plain = engine.generate([rgb], PROMPT)
+        assert drafted.token_ids == plain.token_ids and drafted.text == plain.text, f"picture {number}"
+        assert drafted.finish_reason == plain.finish_reason
+        np.testing.assert_allclose(drafted.logprobs, plain.logprobs, atol=1e-3)
+        assert plain.reused_tokens == plain.prompt_tokens - 1 and plain.drafted_tokens == 0
+        answers.add(plain.text)
+        drafted_passes, plain_passes = drafted_passes + drafted.forward_passes, plain_passes + plain.forward_passes
+    engine.close()
+    assert len(pictures) * every >= 300 and len(answers) > len(pictures) / 3, "answers worth comparing"
+    assert drafted_passes < plain_passes / (3 if every == 1 else 1.2)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch", "transformers"])
+def test_reading_on_gives_what_reading_anew_gives(runtime):
+    """The same answers and log-probabilities, whatever was asked before."""
+    needs(runtime)
+    config = from_flat({"engine": runtime, "device": "cpu", "generation.max_new_tokens": 12})
+    used = load_engine(config)
+    pictures = [picture(7, 320, 224), picture(8, 160, 120)]
+    for images, prompt in [
+        ((0,), "cube"),
+        ((0,), "ball"),
+        ((1,), "ball"),
+        ((0, 1), "ball"),
+        ((0, 1), "cube"),
+        ((), "ball"),
+    ]:
+        fresh = load_engine(config)
+        ours, theirs = (e.generate([pictures[i] for i in images], prompt, stream="s") for e in (used, fresh))
+        assert ours.token_ids == theirs.token_ids and theirs.reused_tokens <= 5
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-3)
+        fresh.close()
+
+
+def test_answers_held_to_a_schema():
+    pytest.importorskip("llguidance")
+    needs("onnxruntime")
+    engine = load_engine(from_flat({"engine": "onnxruntime", "device": "cpu"}))
+    schema = {
+        "type": "object",
+        "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["count"],
+        "additionalProperties": False,
+    }
+    guided = [engine.generate([picture(1, 320, 224)], "How many?", schema=schema, stream=s) for s in ("", "c", "c")]
+    for g in guided:
+        assert g.finish_reason == "stop" and '"count"' in g.text and np.all(g.logprobs <= 0)
+        assert g.token_ids == guided[0].token_ids
+    assert guided[0].accepted_tokens > 0, "what the schema forces costs no pass"
+    assert guided[2].forward_passes <= guided[0].forward_passes
+    with pytest.raises(InvalidInput):
+        engine.generate([], "a", schema={"type": "nonsense"})

@@ -1,0 +1,165 @@
+"""The perception node in a process of its own, with an engine that follows a script instead of a model.
+
+usage: scripted_node.py ENGINE [ROS arguments]; ENGINE is a name in ENGINES. Everything but the engine is the
+product.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+
+from qwen3vl_ros.engine.base import EngineInfo
+from qwen3vl_ros.node.perception.main import main
+from qwen3vl_ros.types import EngineError, Generation, ModelNotFound
+
+# The cube of ros_graph.picture(), in thousandths of the image.
+CUBE = [{"bbox_2d": [425, 400, 575, 600], "label": "cube"}]
+
+
+def said(text: str, finish: str = "stop", prompt: str = "") -> Generation:
+    """`text` as tokens of up to 4 characters, each with probability 0.9."""
+    ends = tuple(range(4, len(text) + 4, 4))
+    ends = tuple(min(end, len(text)) for end in ends)
+    return Generation(
+        text,
+        tuple(range(len(ends))),
+        np.full(len(ends), np.log(0.9), np.float32),
+        ends,
+        finish,
+        prompt=prompt,
+        generated_tokens=len(ends),
+        prompt_tokens=10,
+        forward_passes=len(ends),
+        decode_s=1e-4,
+    )
+
+
+class Instant:
+    """Sees the cube at once."""
+
+    info = EngineInfo("scripted", "instant", "none", "cpu", "none", 0, False, "a test")
+    generation = None
+
+    def __init__(self, config):
+        self.calls = 0
+
+    def generate(self, images, prompt, control=None, **_):
+        self.calls += 1
+        return said(json.dumps(CUBE), prompt=prompt)
+
+    def status(self):
+        return {"answers given": str(self.calls)}
+
+    def close(self):
+        pass
+
+
+class Nothing(Instant):
+    def generate(self, images, prompt, control=None, **_):
+        return said("[]")
+
+
+class Slow(Instant):
+    """A token every 10 ms for 3 s, looking at its control between tokens, as a real engine does."""
+
+    tokens = 300
+
+    def generate(self, images, prompt, control=None, **_):
+        text = json.dumps(CUBE)
+        for i in range(self.tokens):
+            if control.cancelled:
+                return said(text[:i], "cancelled")
+            if control.expired:
+                return said(text[:-1], "deadline")
+            time.sleep(0.01)
+        return said(text)
+
+
+class QuickForMugs(Slow):
+    """Slow unless asked for a mug, so that a test can tell who was served first."""
+
+    def generate(self, images, prompt, control=None, **_):
+        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(images, prompt, control)
+
+
+class Deaf(Instant):
+    """Computes 3 s without looking at its control, like a long prefill."""
+
+    def generate(self, images, prompt, control=None, **_):
+        time.sleep(3.0)
+        return said(json.dumps(CUBE))
+
+
+class Failing(Instant):
+    """Fails as engines may fail, then recovers."""
+
+    def generate(self, images, prompt, control=None, **_):
+        self.calls += 1
+        if self.calls % 4:
+            raise EngineError("the device was lost; it is being opened again")
+        return said(json.dumps(CUBE))
+
+
+class Broken(Instant):
+    """Has a defect."""
+
+    def generate(self, images, prompt, control=None, **_):
+        raise ZeroDivisionError("a defect in the engine")
+
+
+class Garbage(Instant):
+    def generate(self, images, prompt, control=None, **_):
+        return said("I am sorry, but I cannot help with that {{{")
+
+
+def slow_load(config):
+    for _ in range(600):
+        time.sleep(0.1)
+    return Instant(config)
+
+
+def four_second_load(config):
+    time.sleep(4.0)
+    return Instant(config)
+
+
+def no_model(config):
+    raise ModelNotFound(f"model {config.model!r} is not a directory; give a path or a hub id")
+
+
+def broken_load(config):
+    raise KeyError("a defect in the loader")
+
+
+def load_on_second_try(config):
+    """Fails once per process."""
+    if not os.environ.pop("TRIED", ""):
+        os.environ["TRIED"] = "1"
+        raise ModelNotFound("the network is down; try again")
+    os.environ["TRIED"] = "1"
+    return Instant(config)
+
+
+ENGINES = {
+    "instant": Instant,
+    "nothing": Nothing,
+    "slow": Slow,
+    "quick_for_mugs": QuickForMugs,
+    "deaf": Deaf,
+    "failing": Failing,
+    "broken": Broken,
+    "garbage": Garbage,
+    "slow_load": slow_load,
+    "four_second_load": four_second_load,
+    "no_model": no_model,
+    "broken_load": broken_load,
+    "second_try": load_on_second_try,
+}
+
+if __name__ == "__main__":
+    sys.exit(main([sys.argv[0], *sys.argv[2:]], engine_loader=ENGINES[sys.argv[1]]))

@@ -1,0 +1,177 @@
+"""The wall between the core and ROS: nothing but node/ and demo/ knows ROS, and imports run in one direction (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "qwen3vl_ros"
+
+# Part of the package -> the parts it may import. The shells on top may import everything below them.
+ALLOWED = {
+    "types": set(),
+    "config": {"types"},
+    "files": {"types"},
+    "convert": {"types"},
+    "questions": {"types", "config"},
+    "engine": {"types", "config"},
+    "geometry": {"types", "config"},
+    "grasping": {"types", "config", "geometry"},
+    "tracking": {"types", "config", "geometry"},
+    "pipeline": {"types", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "draw": {"types", "config", "geometry", "grasping"},
+    "sim": {"types", "files", "convert"},
+    "doctor": {"types", "config", "engine", "pipeline"},
+    "cli": {"types", "config", "questions", "engine", "pipeline", "draw", "doctor", "files"},
+}
+SHELLS = {"node", "demo"}
+# Reads messages by their fields alone, since bags hold the same ones; asks for cv_bridge when an encoding needs it.
+ONLY_CV_BRIDGE = "convert"
+ROS = (
+    "rclpy",
+    "tf2_ros",
+    "tf2_py",
+    "cv_bridge",
+    "tensorrt",
+    "message_filters",
+    "launch",
+    "launch_ros",
+    "ament_index_python",
+    "rosidl_runtime_py",
+    "builtin_interfaces",
+    "image_transport_py",
+)
+
+
+def is_ros(module: str) -> bool:
+    top = module.split(".")[0]
+    return top in ROS or top.endswith("_msgs") or module in ("qwen3vl_ros.msg", "qwen3vl_ros.srv")
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules a file imports, inside functions too; `from a import b` counts as a and a.b."""
+    package = ["qwen3vl_ros", *path.relative_to(PACKAGE).parts[:-1]]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_in_one_direction(path):
+    part = part_of(path)
+    assert part in ALLOWED or part in SHELLS, f"say in ALLOWED what the new part {part!r} may import"
+    imported = imports(path)
+    ours = {m.split(".")[1] for m in imported if m.startswith("qwen3vl_ros.")}
+    if part not in SHELLS:
+        assert ours <= ALLOWED[part] | {part}
+    if part not in SHELLS:
+        known = {m for m in imported if is_ros(m) and not (part == ONLY_CV_BRIDGE and m.startswith("cv_bridge"))}
+        assert not known, "only node/ and demo/ may know ROS"
+    if part in ALLOWED:
+        assert not ours & SHELLS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_geometry_knows_no_torch_and_nothing_imports_the_tooling(path):
+    tops = {m.split(".")[0] for m in imports(path)}
+    if part_of(path) != "engine":
+        assert not tops & {"torch", "transformers", "onnxruntime", "llguidance"}
+    assert not tops & {p.stem for p in (ROOT / "model").glob("*.py")}, "model/ imports the package, never the reverse"
+
+
+def test_the_rules_find_what_they_look_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "engine").mkdir()
+    sample = tmp_path / "engine" / "sample.py"
+    sample.write_text(
+        "def f():\n    from ..geometry import lift\n    import std_msgs.msg\n    from . import base\n"
+        "    from qwen3vl_ros.msg import Generation\n    from rclpy.node import Node\n"
+    )
+    assert {"qwen3vl_ros.perception", "qwen3vl_ros.geometry.lift", "qwen3vl_ros.engine.base"} <= imports(sample)
+    assert {m for m in imports(sample) if is_ros(m)} >= {"std_msgs.msg", "qwen3vl_ros.msg", "rclpy.node"}
+
+
+RUN_BEHIND_THE_WALL = '''
+import importlib, pkgutil, sys
+from pathlib import Path
+
+class Wall:
+    """Refuses every message package, installed or not."""
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0].endswith("_msgs") or name in ("qwen3vl_ros.msg", "qwen3vl_ros.srv"):
+            raise ImportError("the core asked for " + name)
+
+sys.meta_path.insert(0, Wall())
+sys.modules.update(dict.fromkeys(%(ros)r))  # None: as if not installed, also for those who only look (torch does)
+sys.path[:0] = [%(root)r, %(tests)r]
+for name in ("rclpy", "tf2_ros", "sensor_msgs.msg"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    sys.exit("the wall has a hole: " + name)
+
+import qwen3vl_ros
+shells = ("qwen3vl_ros.node", "qwen3vl_ros.demo")
+walked = [m.name for m in pkgutil.walk_packages(qwen3vl_ros.__path__, "qwen3vl_ros.", onerror=lambda name: None)
+          if not m.name.startswith(shells) and m.name not in ("qwen3vl_ros.msg", "qwen3vl_ros.srv")]
+for name in walked:
+    importlib.import_module(name)
+
+import numpy as np
+from tiny import tiny_checkpoint
+from qwen3vl_ros.config import from_flat
+from qwen3vl_ros.draw import draw_scene
+from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.types import Frame, Generation, MalformedAnswer, Request
+
+config = from_flat({"model": str(tiny_checkpoint(Path(sys.argv[1]))), "generation.max_new_tokens": 20})
+engine = load_engine(config)
+rgb = np.zeros((120, 160, 3), np.uint8)
+try:
+    Perception(engine, config).run(Frame(1, "camera", rgb), Request(("cube",)))
+except MalformedAnswer:
+    pass  # random weights say nothing that can be read
+
+class Told:
+    info = engine.info
+    generation = config.generation
+    def generate(self, images, prompt, control=None, **_):
+        text = '[{"bbox_2d": [250, 250, 750, 750], "label": "cube"}]'
+        return Generation(text, (1,), np.zeros(1, np.float32), (len(text),), "stop")
+
+depth = np.full((120, 160), 1.0, np.float32)
+depth[30:90, 40:120] = 0.8
+frame = Frame(1, "camera", rgb, depth, np.array([[150.0, 0, 79.5], [0, 150, 59.5], [0, 0, 1]]))
+scene = Perception(Told(), config).run(frame, Request(("cube",)))
+assert draw_scene(frame, scene).any()
+loaded = sorted(m for m, module in sys.modules.items() if module and (m.split(".")[0] in %(ros)r or m.split(".")[0].endswith("_msgs")))
+print(len(walked), len(scene.detections_2d), len(scene.detections_3d) + len(scene.refusals), loaded)
+'''
+
+
+def test_the_core_runs_where_no_ros_can_be_imported(tmp_path):
+    script = RUN_BEHIND_THE_WALL % {"ros": ROS, "root": str(ROOT), "tests": str(ROOT / "tests" / "helpers")}
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    modules, boxes, solids, loaded = done.stdout.splitlines()[-1].split(" ", 3)
+    assert int(modules) >= 20 and (boxes, solids, loaded) == ("1", "1", "[]")

@@ -1,0 +1,73 @@
+"""The whole thing as shipped: the simulated camera, the node, the embedded model, no remaps and no
+parameters.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ros_graph import OK, until
+from vision_msgs.msg import Detection2DArray
+
+from qwen3vl_ros.convert import stamp_ns
+
+MODEL = Path(__file__).parents[2] / "model" / "embedded"
+
+
+def iou(a, b) -> float:
+    """Of two vision_msgs/BoundingBox2D."""
+
+    def corners(box):
+        p = box.center.position
+        return p.x - box.size_x / 2, p.y - box.size_y / 2, p.x + box.size_x / 2, p.y + box.size_y / 2
+
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = corners(a), corners(b)
+    overlap = max(0, min(ax2, bx2) - max(ax1, bx1)) * max(0, min(ay2, by2) - max(ay1, by1))
+    return overlap / (a.size_x * a.size_y + b.size_x * b.size_y - overlap)
+
+
+@pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
+def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
+    node = graph.start(
+        "-m",
+        "qwen3vl_ros.node.perception.main",
+        "--ros-args",
+        "-p",
+        "diagnostics_period:=0.5",
+        "-p",
+        "max_age:=5.0",
+        name="perception",
+    )
+    camera = graph.start(
+        "-m",
+        "qwen3vl_ros.node.sim_camera",
+        "--ros-args",
+        "-p",
+        "scene_every:=0.0",
+        "-p",
+        "seed:=21",
+        "-p",
+        "objects:=3",
+        "-p",
+        "rate:=5.0",
+        name="camera",
+    )
+    node.logged("active: ", 90)
+    heard = graph.results()
+    truth = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
+    said = until(lambda: heard["generation"], 60, "an answer of the model")[0]
+    assert said.error == "" and said.tokens > 0 and said.mean_logprob < 0 and said.prefill_s > 0
+    later = until(lambda: heard["generation"][3:], 60, "more answers")[-1]
+    assert later.tokens == said.tokens and 10 * later.forward_passes < later.tokens, "the scene stands still"
+    assert later.accepted_tokens > 0 and later.reused_tokens > 0
+    found = next(m for m in heard["detections_2d"] if m.header == said.header)
+    objects = until(lambda: truth)[-1].detections  # the scene stands still
+    best = [max((iou(d.bbox, t.bbox) for d in found.detections), default=0.0) for t in objects]
+    assert np.mean(np.array(best) > 0.5) >= 0.5, (said.text, best)
+    until(lambda: [m for m in heard["detections_3d"] if m.detections], 60, "3D boxes")
+    status = graph.diagnosed(lambda s, v: s.level == OK and int(v["answers"]) > 1, 60, "OK with the real engine")
+    assert "onnxruntime" in {v.key: v.value for v in status.values}["engine"]
+    assert all(stamp_ns(m.header) for m in heard["grasp_targets"])
+    for process in (node, camera):
+        process.interrupt()
+    assert (node.status(), camera.status()) == (0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
@@ -13,7 +14,7 @@ from qwen3vl_ros.questions.parsing.objects import read_answer
 from qwen3vl_ros.questions.prompts import prompt_for
 from qwen3vl_ros.questions.schemas import schema_for
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Cancelled, Control, Frame, Generation, Request, Scene
+from qwen3vl_ros.types import Cancelled, Frame, Generation, Request, Scene
 
 
 class Perception:

@@ -10,8 +10,6 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -147,29 +145,6 @@ class Request:
             raise InvalidInput(f"Request.targets is empty; task {self.task.value!r} needs at least one phrase")
         if self.task is Task.ASK and not self.question.strip():
             raise InvalidInput("Request.question is empty; task 'ask' needs a question")
-
-
-class Control:
-    """Stops a generation from another thread: cancel(), or a deadline in seconds from now. Safe to share."""
-
-    def __init__(self, deadline_s: float | None = None):
-        self._event = threading.Event()
-        self.reason = ""
-        self.deadline_monotonic_s = None if deadline_s is None else time.monotonic() + deadline_s
-
-    def cancel(self, reason: str = "cancelled by the caller") -> None:
-        """Ask the running generation to stop after the current token; the first reason stays."""
-        if not self._event.is_set():
-            self.reason = reason
-            self._event.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._event.is_set()
-
-    @property
-    def expired(self) -> bool:
-        return self.deadline_monotonic_s is not None and time.monotonic() >= self.deadline_monotonic_s
 
 
 FINISH_REASONS = ("stop", "length", "deadline", "cancelled", "repeat")

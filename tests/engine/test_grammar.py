@@ -15,17 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.engine.base import Limits
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
 from qwen3vl_ros.engine.decoding.grammar import Grammar
-from qwen3vl_ros.engine.decoding.loop import Decoded, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.decoding.loop import Decoded, Sampling, decode
+from qwen3vl_ros.engine.decoding.transcript import transcribe
 from qwen3vl_ros.engine.prompt.tokens import ChatTokens
 from qwen3vl_ros.questions.parsing.objects import Answer, read_answer
 from qwen3vl_ros.questions.prompts import prompt_for
 from qwen3vl_ros.questions.schemas import MAX_OBJECTS, schema_for
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import Control, EngineError, Generation, InvalidInput, MalformedAnswer, Request, Task, WrongModel
+from qwen3vl_ros.types import EngineError, Generation, InvalidInput, MalformedAnswer, Request, Task, WrongModel
 
 pytest.importorskip("llguidance", reason="guided answers need llguidance")
 SIZE_PX = (640, 480)

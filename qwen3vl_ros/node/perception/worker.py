@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
-from qwen3vl_ros.types import Cancelled, Control, Request, StaleFrame
+from qwen3vl_ros.types import Cancelled, Request, StaleFrame
 
 # An engine looks at its deadline between tokens; past this much more it is stuck and the caller is told so.
 ENGINE_GRACE_S = 0.5

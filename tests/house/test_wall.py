@@ -15,15 +15,16 @@ PACKAGE = ROOT / "qwen3vl_ros"
 # Part of the package -> the parts it may import. The shells on top may import everything below them.
 ALLOWED = {
     "types": set(),
+    "control": set(),
     "config": {"types"},
     "files": {"types"},
     "convert": {"types"},
     "questions": {"types", "config"},
-    "engine": {"types", "config"},
+    "engine": {"types", "control", "config"},
     "geometry": {"types", "config"},
     "grasping": {"types", "config", "geometry"},
     "tracking": {"types", "config", "geometry"},
-    "pipeline": {"types", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking"},
     "draw": {"types", "config", "geometry", "grasping"},
     "sim": {"types", "files", "convert"},
     "doctor": {"types", "config", "questions", "engine", "pipeline"},

@@ -10,8 +10,3 @@ def order_statistics(values: np.ndarray, *percents: float) -> list[float]:
     ranks = [round(p / 100 * (len(values) - 1)) for p in percents]
     parted = np.partition(values, sorted(set(ranks)))
     return [float(parted[rank]) for rank in ranks]
-
-
-def unit_circle(count: int) -> np.ndarray:
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.stack((np.cos(angle), np.sin(angle)), 1)

@@ -117,3 +117,8 @@ def far_half(centre: np.ndarray, radius: float, eye_m: np.ndarray) -> np.ndarray
     outward = np.stack((ring * np.cos(angle), ring * np.sin(angle), z), 1)
     sight = (eye_m - centre) / np.linalg.norm(eye_m - centre)
     return centre + radius * outward[outward @ sight < 0.2]
+
+
+def unit_circle(count: int) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack((np.cos(angle), np.sin(angle)), 1)

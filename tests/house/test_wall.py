@@ -25,6 +25,7 @@ ALLOWED = {
     "grasping": {"types", "config", "geometry"},
     "tracking": {"types", "config", "geometry"},
     "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "inspection": {"types", "config", "questions", "geometry", "tracking", "pipeline"},
     "draw": {"types", "config", "geometry", "grasping"},
     "sim": {"types", "files", "convert"},
     "export": {"types", "engine"},

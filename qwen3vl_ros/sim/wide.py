@@ -94,6 +94,41 @@ def sample_wide_scene(seed: int) -> SceneSpec:
     )
 
 
+def sample_close_up(seed: int) -> SceneSpec:
+    """A dial or a sign that fills much of the picture, as a look at a part of a larger picture shows it."""
+    rng = np.random.default_rng([0x51C3, int(seed), 8])
+    share, elevation = rng.uniform(0.34, 0.82), np.deg2rad(rng.uniform(4, 42))
+    azimuth, aim = rng.uniform(-np.pi, np.pi), rng.uniform(-0.02, 0.02, 3)
+    yaw, tilt = azimuth + np.deg2rad(rng.uniform(-30, 30)), float(np.deg2rad(rng.uniform(3, 35)))
+    dial = sign = None
+    if rng.random() < 0.6:
+        radius = float(rng.uniform(0.055, 0.09))
+        height = radius * float(np.cos(tilt)) + 0.014
+        case = str(rng.choice(["black", "white", "blue", "red"], p=[0.5, 0.2, 0.15, 0.15]))
+        dial = repaint_dial(GaugeSpec((0, 0, height), float(yaw), tilt, radius, 0.0, 1.0, "bar", 0.0, case), rng)
+        extent = 2 * radius
+    else:
+        width = float(rng.uniform(0.10, 0.17))
+        height = 0.3 * width * float(np.cos(tilt)) + 0.008
+        sign = _worded(rng, (0, 0, height), float(yaw), tilt, (width, 0.6 * width))
+        extent = 0.75 * width
+    distance = extent / (share * 2 * np.tan(scenes._NOMINAL_FOVY_RAD / 2))
+    target = np.array((0, 0, height)) + aim * extent * 5
+    way = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
+    roll = float(np.deg2rad(np.clip(rng.normal(0, 3), -8, 8)))
+    camera = CameraSpec(tuple(map(float, target + max(distance, 0.16) * np.array(way))), tuple(map(float, target)), roll)
+    bench = _Bench(rng, camera, taken=[(np.zeros(2), 0.1)])
+    for _ in range(int(rng.integers(0, 3))):
+        name = _name(bench, (*KINDS, "box"))
+        size, xy = _size(rng, name[0]), bench.spot((-0.35, -0.02), 0.25)
+        if bench.free(xy, _reach(name[0], size)):
+            bench.taken.append((xy, _reach(name[0], size)))
+            bench.objects.append(_object(bench, name, size, (*xy, size[2] / 2), float(rng.uniform(-np.pi, np.pi))))
+    return SceneSpec(
+        int(seed), tuple(bench.objects), dial, _table(rng), _light(rng), camera, _background(rng), None, sign
+    )
+
+
 def _camera(rng: np.random.Generator, levels: int, upright: bool) -> CameraSpec:
     if levels:
         elevation, distance = np.deg2rad(rng.uniform(14, 32)), rng.uniform(0.78, 1.0) + 0.22 * (levels - 2)
@@ -205,24 +240,25 @@ def repaint_dial(dial: GaugeSpec, rng: np.random.Generator) -> GaugeSpec:
 
 def _sign(bench: _Bench) -> SignSpec | None:
     rng = bench.rng
-    size = float(rng.uniform(0.10, 0.17)), 0.0
-    size = (size[0], size[0] * 0.6)
+    width = float(rng.uniform(0.10, 0.17))
+    size = width, 0.6 * width
     tilt = float(np.deg2rad(rng.uniform(4, 30)))
     for _ in range(_TRIES):
         xy = bench.spot((-0.14, 0.16), 0.22)
         towards = np.arctan2(*np.subtract(bench.camera.eye_m[:2], xy)[::-1])
         height = size[1] / 2 * float(np.cos(tilt)) + 0.008
-        colour, text = (
-            str(rng.choice(list(COLOURS))),
-            str(rng.choice(SIGN_WORDS if rng.random() < 0.65 else SIGN_TEXTS)),
-        )
-        ink = "black" if colour in ("white", "yellow", "orange") else "white"
         yaw = float(towards + np.deg2rad(rng.uniform(-28, 28)))
-        sign = SignSpec((*map(float, xy), height), yaw, tilt, size, text, colour, ink)
+        sign = _worded(rng, (*map(float, xy), height), yaw, tilt, size)
         if bench.free(xy, size[0] / 2) and bench.seen(np.concatenate([box_corners(p) for p in sign_parts(sign)]), 0.01):
             bench.taken.append((xy, size[0] / 2))
             return sign
     return None
+
+
+def _worded(rng: np.random.Generator, position_m, yaw: float, tilt: float, size_m) -> SignSpec:
+    colour, text = str(rng.choice(list(COLOURS))), str(rng.choice(SIGN_WORDS if rng.random() < 0.65 else SIGN_TEXTS))
+    ink = "black" if colour in ("white", "yellow", "orange") else "white"
+    return SignSpec(position_m, yaw, tilt, size_m, text, colour, ink)
 
 
 def _tray(bench: _Bench) -> None:

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from qwen3vl_ros.convert import transform_of
+from qwen3vl_ros.convert import matrix_of
 from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 # TF of a moment often arrives just after the image of that moment.
@@ -97,7 +97,7 @@ class StaticTransforms:
     def _on_static(self, message) -> None:
         for stamped in message.transforms:
             try:
-                pose = transform_of(stamped.transform)
+                pose = matrix_of(stamped.transform)
             except InvalidInput as error:
                 self._node.get_logger().error(f"/tf_static, {stamped.child_frame_id!r} left out: {error}")
             else:
@@ -136,7 +136,7 @@ class BufferedTransforms:
         while True:
             try:
                 stamped = self._buffer.lookup_transform(_bare(target), _bare(source), Time(nanoseconds=stamp_ns))
-                return transform_of(stamped.transform)
+                return matrix_of(stamped.transform)
             except self._tf2.TransformException as error:
                 if time.monotonic() > give_up_s:
                     raise TransformUnavailable(f"tf2: {error}") from error

@@ -172,7 +172,7 @@ def stamp_ns(header: Any) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
-def transform_of(transform: Any) -> np.ndarray:
+def matrix_of(transform: Any) -> np.ndarray:
     """4x4 of a geometry_msgs/Transform. Raises InvalidInput for a rotation that is none."""
     t, q = transform.translation, transform.rotation
     matrix = np.eye(4)

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from qwen3vl_ros.convert import transform_of
+from qwen3vl_ros.convert import matrix_of
 from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 # TF of a moment often arrives just after the image of that moment.
@@ -38,6 +38,11 @@ class StaticTree:
         """Frames that /tf moves are remembered by name only, to say why they cannot be used."""
         with self._lock:
             self._moving.add(child)
+
+    def clear(self) -> None:
+        """Forget what moved; fixed transforms are true at any time."""
+        with self._lock:
+            self._moving.clear()
 
     def lookup(self, target: str, source: str) -> np.ndarray:
         """target_T_source, 4x4. Raises TransformUnavailable with the reason."""
@@ -97,7 +102,7 @@ class StaticTransforms:
     def _on_static(self, message) -> None:
         for stamped in message.transforms:
             try:
-                pose = transform_of(stamped.transform)
+                pose = matrix_of(stamped.transform)
             except InvalidInput as error:
                 self._node.get_logger().error(f"/tf_static, {stamped.child_frame_id!r} left out: {error}")
             else:
@@ -110,6 +115,10 @@ class StaticTransforms:
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         """target_T_source, 4x4: the same at any stamp. Raises TransformUnavailable."""
         return self._tree.lookup(_bare(target), _bare(source))
+
+    def clear(self) -> None:
+        """The clock jumped back."""
+        self._tree.clear()
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -136,11 +145,15 @@ class BufferedTransforms:
         while True:
             try:
                 stamped = self._buffer.lookup_transform(_bare(target), _bare(source), Time(nanoseconds=stamp_ns))
-                return transform_of(stamped.transform)
+                return matrix_of(stamped.transform)
             except self._tf2.TransformException as error:
                 if time.monotonic() > give_up_s:
                     raise TransformUnavailable(f"tf2: {error}") from error
             time.sleep(0.005)
+
+    def clear(self) -> None:
+        """The clock jumped back: tf2 drops what is older than it knows, so it must know nothing. Fixed ones stay."""
+        self._buffer.clear()
 
     def close(self) -> None:
         self._listener.unregister()

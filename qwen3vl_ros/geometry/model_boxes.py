@@ -1,0 +1,75 @@
+"""The model's own 3D boxes, corrected for what it could not know: the lens and the range.
+
+Knows nothing of prompts, of models or of grippers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import numpy as np
+
+from qwen3vl_ros.geometry.lens import lens_fault, pixel_rays, project_px
+from qwen3vl_ros.types import Detection3D, Frame, ModelBox3D
+
+_MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
+_MAX_RESCALE = 4.0
+
+
+def place_model_boxes(frame: Frame, boxes_3d: Sequence[ModelBox3D]) -> tuple[Detection3D, ...]:
+    """The model's own 3D boxes in the frame's target frame, source "model", ids "m0", "m1", ...
+
+    Without intrinsics the model assumes a field of view of 60 degrees on each axis. With K the centre is
+    moved to the ray of its pixel, and the range grows by the ratio of the true to the assumed focal length,
+    so that the object keeps its size in metres and in the picture. With registered depth at the projected
+    centre the whole box, range and size, is scaled so that its front meets the measured surface, unless they
+    differ by more than a factor of 4. Without K, or with a lens model that is not known, the box stays as the
+    model said.
+    """
+    frame_id = frame.frame_id if frame.target_T_camera is None else frame.target_frame
+    frame_T_camera = np.eye(4) if frame.target_T_camera is None else np.asarray(frame.target_T_camera, float)
+    placed = []
+    for index, box in enumerate(boxes_3d):
+        centre, size = np.asarray(box.center_m, float), np.asarray(box.size_m, float)
+        if frame.K is not None and not lens_fault(frame) and centre[2] > 0:
+            centre = _on_true_ray(frame, centre)
+            scale = _measured_scale(frame, centre, size, np.asarray(box.rotation, float))
+            centre, size = centre * scale, size * scale
+        camera_T_box = np.eye(4)
+        camera_T_box[:3, :3], camera_T_box[:3, 3] = box.rotation, centre
+        placed.append(
+            Detection3D(f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size, "model")
+        )
+    return tuple(placed)
+
+
+def _on_true_ray(frame: Frame, centre_m: np.ndarray) -> np.ndarray:
+    half = np.array(frame.size_px) / 2
+    assumed_focal = half / math.tan(_MODEL_HALF_FOV_RAD)
+    pixel = half - 0.5 + assumed_focal * centre_m[:2] / centre_m[2]
+    ray = pixel_rays(pixel[None], frame.K, frame.distortion, frame.distortion_model)[0]
+    growth = math.sqrt(frame.K[0, 0] * frame.K[1, 1] / np.prod(assumed_focal))
+    return centre_m[2] * growth * np.append(ray, 1.0)
+
+
+def _measured_scale(frame: Frame, centre_m: np.ndarray, size_m: np.ndarray, rotation: np.ndarray) -> float:
+    """Factor that brings the box's front, on its centre's ray, to the measured surface; 1 without depth."""
+    depth_m = frame.depth_m
+    if depth_m is None or depth_m.shape != frame.rgb.shape[:2]:
+        return 1.0
+    distance = float(np.linalg.norm(centre_m))
+    ray = centre_m / distance
+    with np.errstate(divide="ignore"):
+        to_front = float(np.min(size_m / 2 / np.abs(rotation.T @ ray)))
+    u, v = project_px(centre_m, frame.K, frame.distortion, frame.distortion_model)[0]
+    reach = max(1.0, 0.1 * float(size_m.min()) * frame.K[0, 0] / centre_m[2])
+    window = depth_m[
+        max(0, round(v - reach)) : max(0, round(v + reach) + 1),
+        max(0, round(u - reach)) : max(0, round(u + reach) + 1),
+    ]
+    readings = window[np.isfinite(window) & (window > 0)]
+    if len(readings) < 3 or to_front >= distance:
+        return 1.0
+    scale = float(np.median(readings)) / ray[2] / (distance - to_front)
+    return scale if 1 / _MAX_RESCALE <= scale <= _MAX_RESCALE else 1.0

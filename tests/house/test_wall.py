@@ -16,8 +16,10 @@ PACKAGE = ROOT / "qwen3vl_ros"
 ALLOWED = {
     "types": set(),
     "config": {"types"},
-    "files": {"types"},
-    "convert": {"types"},
+    "codec": {"types", "config"},
+    "calibration": {"types"},
+    "files": {"types", "codec", "calibration"},
+    "convert": {"types", "codec"},
     "questions": {"types", "config"},
     "engine": {"types", "config"},
     "geometry": {"types", "config"},
@@ -25,7 +27,7 @@ ALLOWED = {
     "tracking": {"types", "config", "geometry"},
     "pipeline": {"types", "config", "questions", "engine", "geometry", "grasping", "tracking"},
     "draw": {"types", "config", "geometry", "grasping"},
-    "sim": {"types", "files", "convert"},
+    "sim": {"types", "files", "convert", "calibration", "codec"},
     "doctor": {"types", "config", "engine", "pipeline"},
     "cli": {"types", "config", "questions", "engine", "pipeline", "draw", "doctor", "files"},
 }

@@ -11,6 +11,7 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np

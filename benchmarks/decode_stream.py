@@ -25,14 +25,14 @@ import numpy as np
 
 from qwen3vl_ros.config import from_flat
 from qwen3vl_ros.engine import Engine, load_engine
-from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.stream import MOTIONS, SimStream
-from qwen3vl_ros.types import Generation, Request
+from qwen3vl_ros.types import Generation
 
 SIZE = 640, 480
 OBJECTS, SCENE_S, FIRST_SEED = 5, 10.0, 500
-PROMPT = prompt_for(Request(("cube", "ball", "cylinder", "mug", "bowl")))
-QUESTIONS = PROMPT, prompt_for(Request(("red cube",)))
+PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
+QUESTIONS = PROMPT, Detect(("red cube",)).prompt()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

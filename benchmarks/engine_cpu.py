@@ -30,11 +30,10 @@ import numpy as np  # noqa: E402
 from qwen3vl_ros.config import Config  # noqa: E402
 from qwen3vl_ros.engine import embedded_model_dir, load_engine  # noqa: E402
 from qwen3vl_ros.engine.prompt.prepare import Preparation  # noqa: E402
-from qwen3vl_ros.questions.prompts import prompt_for  # noqa: E402
-from qwen3vl_ros.types import Request  # noqa: E402
+from qwen3vl_ros.questions import Detect
 
 SIZE = 640, 480
-PROMPT = prompt_for(Request(("cube", "ball", "cylinder", "mug", "bowl")))
+PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 THREADS = (1, 2)
 _REST_S = 0.3  # threads of the one measured before have stopped spinning by then
 

@@ -35,8 +35,8 @@ from qwen3vl_ros.config import GripperConfig, LiftConfig  # noqa: E402
 from qwen3vl_ros.geometry.cloud import SceneCloud  # noqa: E402
 from qwen3vl_ros.geometry.lift import lift_boxes  # noqa: E402
 from qwen3vl_ros.grasping.grasps import plan_grasps  # noqa: E402
-from qwen3vl_ros.questions.parsing.objects import read_answer  # noqa: E402
-from qwen3vl_ros.types import Detection2D, Frame, Generation, Request  # noqa: E402
+from qwen3vl_ros.questions import Detect  # noqa: E402
+from qwen3vl_ros.types import Detection2D, Frame, Generation, View  # noqa: E402
 
 SIZE = 640, 480
 TARGETS = ("cube", "ball", "cylinder", "mug", "bowl")
@@ -204,10 +204,10 @@ def measure_reading(rounds: int) -> tuple[Timer, Timer]:
     ends = tuple(range(3, len(text), 3)) + (len(text),)
     logprobs = rng.uniform(-0.5, 0, len(ends)).astype(np.float32)
     generation = Generation(text, tuple(range(len(ends))), logprobs, ends, "stop")
-    request = Request(TARGETS)
+    question = Detect(TARGETS)
     ours, peer = Timer(), Timer()
     for _ in range(rounds):
-        answer = ours(read_answer, generation, request, SIZE)
+        answer = ours(question.read, generation, (View(SIZE),))
         peer(json.loads, body)
     if len(answer.detections) != 50:
         raise SystemExit(f"the reader found {len(answer.detections)} of 50 objects: no figure is worth printing")

@@ -28,17 +28,15 @@ from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
 from qwen3vl_ros.engine.decoding.grammar import Grammar
 from qwen3vl_ros.engine.decoding.loop import Sampling
-from qwen3vl_ros.questions.parsing.objects import read_answer
-from qwen3vl_ros.questions.prompts import prompt_for
-from qwen3vl_ros.questions.schemas import schema_for
-from qwen3vl_ros.types import Generation, MalformedAnswer, Request, Task
+from qwen3vl_ros.questions import Detect, Point, Question
+from qwen3vl_ros.types import Generation, MalformedAnswer, View
 
 SIZE = 640, 480
-REQUESTS = (
-    Request(("cube", "ball", "cylinder", "mug", "bowl")),
-    Request(("red cube", "blue mug", "green ball")),
-    Request(("the red cube",)),
-    Request(("ball",), Task.POINT),
+QUESTIONS = (
+    Detect(("cube", "ball", "cylinder", "mug", "bowl")),
+    Detect(("red cube", "blue mug", "green ball")),
+    Detect(("the red cube",)),
+    Point(("ball",)),
 )
 QWEN_TOKENS, QWEN_SLOTS = 151643, 151936
 ENDS = ("<|im_end|>", "<|endoftext|>")
@@ -55,12 +53,12 @@ class Tally:
     cpu_ms: list[float] = field(default_factory=list)
     wrong: Counter = field(default_factory=Counter)
 
-    def add(self, said: Generation, cpu_ms: float, request: Request) -> None:
+    def add(self, said: Generation, cpu_ms: float, question: Question) -> None:
         self.passes.append(said.forward_passes)
         self.tokens.append(said.generated_tokens)
         self.answer_ms.append(1e3 * (said.prefill_s + said.decode_s))
         self.cpu_ms.append(cpu_ms)
-        self.wrong.update(faults(said, request))
+        self.wrong.update(faults(said, question))
 
     def row(self) -> dict:
         return {
@@ -74,7 +72,7 @@ class Tally:
         }
 
 
-def faults(said: Generation, request: Request) -> set[str]:
+def faults(said: Generation, question: Question) -> set[str]:
     """malformed: an object or the whole answer could not be read, for another reason than a box without area.
     not_json: a strict parser refuses it. cut: length, repeat, deadline."""
     found = {"cut"} if said.finish_reason != "stop" else set()
@@ -85,7 +83,7 @@ def faults(said: Generation, request: Request) -> set[str]:
         objects = []
         found.add("not_json")
     try:
-        answer = read_answer(said, request, SIZE)
+        answer = question.read(said, (View(SIZE),))
     except MalformedAnswer as error:
         flat = objects and all(isinstance(o, dict) and is_flat(o.get("bbox_2d", ())) for o in objects)
         return found | {"no_area" if flat and NO_AREA in str(error) else "malformed"}
@@ -102,8 +100,8 @@ def measure_answers(engine: Engine, pictures: list[np.ndarray], sampling: Sampli
     """Without, with a schema, and how many answers are the same token for token."""
     plain, guided, same = Tally(), Tally(), 0
     for k, rgb in enumerate(pictures):
-        for request in REQUESTS:
-            prompt, schema = prompt_for(request), schema_for(request)
+        for question in QUESTIONS:
+            prompt, schema = question.prompt(), question.schema()
             engine.sampling = None
             engine.generate([rgb], prompt)  # the picture and the prompt are read: what follows is answering
             if sampling:
@@ -112,7 +110,7 @@ def measure_answers(engine: Engine, pictures: list[np.ndarray], sampling: Sampli
             for tally, rule in ((plain, None), (guided, schema)):
                 cpu = time.thread_time()
                 said.append(engine.generate([rgb], prompt, schema=rule))
-                tally.add(said[-1], 1e3 * (time.thread_time() - cpu), request)
+                tally.add(said[-1], 1e3 * (time.thread_time() - cpu), question)
             same += said[0].token_ids == said[1].token_ids
     return plain, guided, same
 
@@ -157,7 +155,7 @@ def measure_grammar(path: Path, slots: int, rounds: int) -> dict:
     build_ms = 1e3 * (time.thread_time() - started)
     rows = [f'{{"bbox_2d": [{37 * k}, 7, 188, 1000], "label": "red mug"}}' for k in range(1, 9)]
     ids = tokenizer.encode("```json\n[\n\t" + ",\n\t".join(rows) + "\n]\n```", add_special_tokens=False).ids
-    schema = schema_for(Request(("cube", "red mug")))
+    schema = Detect(("cube", "red mug")).schema()
     started = time.thread_time()
     grammar.constraint(schema)
     compile_ms = 1e3 * (time.thread_time() - started)
@@ -210,9 +208,9 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f}; {engine.info.runtime} on {engine.info.device}, {engine.info.dtype}"
     )
     print(f"hardware: {hardware}")
-    print(f"input: {len(pictures)} scenes of the embedded camera, {len(REQUESTS)} requests each\n")
-    for request in REQUESTS:  # schemas are compiled once
-        engine.generate([pictures[0]], prompt_for(request), schema=schema_for(request))
+    print(f"input: {len(pictures)} scenes of the embedded camera, {len(QUESTIONS)} requests each\n")
+    for question in QUESTIONS:  # schemas are compiled once
+        engine.generate([pictures[0]], question.prompt(), schema=question.schema())
     result: dict = {"hardware": hardware, "scenes": len(pictures)}
     columns = ("answers", "tokens", "passes", "answer_ms_p50", "answer_ms_p95", "cpu_ms_p50")
     columns += ("malformed", "not_json", "no_area", "cut")

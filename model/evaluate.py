@@ -16,20 +16,20 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import cv2
 import numpy as np
 from data import KIND_IDS, sample_of, scene_of
 from tasks import LANGUAGES, Asker, Language, Question
 
+from qwen3vl_ros import questions
 from qwen3vl_ros.config import Config
-from qwen3vl_ros.demo.score import Answer, TruthObject, iou_matrix, score_answer
+from qwen3vl_ros.demo.score import Heard, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.engine import load_engine
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions import Ask, Detect, Point
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
-from qwen3vl_ros.types import Frame, MalformedAnswer, PerceptionError, Request, Scene, Task
+from qwen3vl_ros.types import Frame, MalformedAnswer, PerceptionError, Scene
 
 FIRST_SEED = 4_000_000
 # What is asked of each scene, as far as it applies, and the row of the table that it counts in.
@@ -86,7 +86,7 @@ class Evaluation:
         self._detect(frame, view, seed)
         asker, questions = self.questions(view, seed)
         for name, question in questions.items():
-            scene = self._run(frame, self._request(question))
+            scene = self._run(frame, self._asked(question))
             row = "absent" if name == "points" and not question.things else QUESTIONS[name]
             if not self.tally.add(row, scene is not None and self._right(question, scene, asker)):
                 self._show(
@@ -104,11 +104,11 @@ class Evaluation:
         fit = {name: [q for q in of if q and (name != "gauge" or q.kind == "gauge")] for name, of in tried.items()}
         return asker, {name: of[0] for name, of in fit.items() if of}
 
-    def _run(self, frame: Frame, request: Request) -> Scene | None:
+    def _run(self, frame: Frame, asked: questions.Question) -> Scene | None:
         started = time.perf_counter()
         self.tally.answers += 1
         try:
-            scene = self.perception.run(frame, request)
+            scene = self.perception.look(frame, asked)
             self.tally.malformed += bool(scene.dropped or scene.truncated)
             return scene
         except MalformedAnswer:
@@ -118,23 +118,23 @@ class Evaluation:
             self.tally.seconds.append(time.perf_counter() - started)
 
     @staticmethod
-    def _request(question: Question) -> Request:
+    def _asked(question: Question) -> questions.Question:
         if question.kind in ("locate", "locate_relation", "absent", "categories"):
-            return Request(question.targets)
+            return Detect(question.targets)
         if question.kind == "point":
-            return Request(question.targets, Task.POINT)
-        return Request(task=Task.ASK, question=question.prompt)
+            return Point(question.targets)
+        return Ask(question.prompt)
 
     def _detect(self, frame: Frame, view, seed: int) -> None:
         """All objects of all kinds: recall, precision, IoU, and whether the score knows."""
         kinds = tuple(map(self.language.name, KIND_IDS))
-        scene = self._run(frame, Request(kinds))
+        scene = self._run(frame, Detect(kinds))
         truths = [
             TruthObject(self.language.name(t.kind), t.box_xyxy_px, t.visibility, tuple(t.camera_T_object[:3, 3]))
             for t in view.truths
         ]
         found = scene.detections_2d if scene else ()
-        score = score_answer(Answer(0, kinds, found), truths)
+        score = score_answer(Heard(0, kinds, found), truths)
         for _ in score.wanted:
             self.tally.add("recall_50", False)
         for k in range(len(score.matches)):
@@ -151,7 +151,7 @@ class Evaluation:
             )
 
     def _right(self, q: Question, scene: Scene, asker: Asker) -> bool:
-        sample, said = asker.sample, scene.answer.strip()
+        sample, said = asker.sample, scene.text.strip()
         if q.kind in ("absent", "locate", "locate_relation", "categories"):
             iou = iou_matrix(
                 [d.box_xyxy_px for d in scene.detections_2d], [sample.things[i].box_xyxy_px for i in q.things]
@@ -171,7 +171,7 @@ class Evaluation:
         if q.kind == "pick_place":
             try:
                 read = self.perception.interpret(
-                    Frame(0, "camera", sample.rgb), Request(("pick", "place")), scene.generation
+                    Frame(0, "camera", sample.rgb), Detect(("pick", "place")), scene.generation
                 )
             except MalformedAnswer:
                 self.tally.malformed += 1
@@ -213,7 +213,7 @@ class Evaluation:
             x0, y0, x1, y1 = map(round, d.box_xyxy_px)
             cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 255), 2)
             cv2.putText(picture, f"{d.label} {d.score:.2f}", (x0, max(12, y0 - 4)), 0, 0.5, (0, 0, 255), 1)
-        lines = [line.replace("\n", " ") for line in (truth, scene.answer if scene else "malformed")]
+        lines = [line.replace("\n", " ") for line in (truth, scene.text if scene else "malformed")]
         for i, line in enumerate(lines):
             cv2.putText(picture, line[:110], (4, 462 + 14 * i), 0, 0.33, (255, 255, 255), 1)
         cv2.imwrite(str(self.failures / f"{name}.png"), picture)

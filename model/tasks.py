@@ -1,4 +1,4 @@
-"""Questions about a view and their true answers, in the prompts and formats of the package (perception/prompts.py).
+"""Questions about a view and their true answers, in the prompts and formats of the package (qwen3vl_ros.questions).
 
 Everything comes from the renderer's truth: boxes and masks in the image, distances in the world. A question is asked only
 when its answer is beyond doubt (margins below), in English or Chinese. Knows nothing of tokens. model/evaluate.py asks the
@@ -15,9 +15,8 @@ import numpy as np
 from data import COLOUR_IDS, KIND_IDS, Sample, Thing
 from targets import MIN_VISIBILITY, coordinates
 
-from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions import Detect, Point, gauge, put
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
-from qwen3vl_ros.types import Request, Task
 
 SIDE_MARGIN = 0.05  # of the image width, between centres, to be left or right of
 DEPTH_MARGIN_M = 0.05  # along the ground, to be in front or behind
@@ -85,8 +84,8 @@ ENGLISH = Language(
         farthest="Which object is farthest from the camera?",
     ),
     nearest="Which object is nearest to the {a}?",
-    put="Put the {a}{relation}{b}. Report the bbox coordinates of the object to pick and of the place to put it in JSON format.",
-    gauge="What does the gauge read? Answer in JSON format with value and unit.",
+    put=put.TEMPLATES["en"].format(thing="{a}", relation="{relation}", reference="{b}"),
+    gauge=gauge.PROMPTS["en"],
 )
 CHINESE = Language(
     words={
@@ -132,8 +131,8 @@ CHINESE = Language(
         farthest="哪个物体离相机最远？",
     ),
     nearest="哪个物体离{a}最近？",
-    put="把{a}放在{b}{relation}。请以JSON格式报告要抓取的物体和放置位置的bbox坐标。",
-    gauge="仪表的读数是多少？请以JSON格式回答value和unit。",
+    put=put.TEMPLATES["zh"].format(thing="{a}", relation="{relation}", reference="{b}"),
+    gauge=gauge.PROMPTS["zh"],
 )
 LANGUAGES = dict(en=ENGLISH, zh=CHINESE)
 
@@ -356,7 +355,7 @@ class Asker:
         phrase = str(self.rng.choice(pool)) if self.rng.random() < 0.85 else self.absent_phrase()
         said = self.language.name(phrase)
         items = [(i, said) for i in self.matching(phrase)]
-        prompt = prompt_for(Request((said,), Task.POINT))
+        prompt = Point((said,)).prompt()
         return Question("point", prompt, *point_list(self.sample, items), (said,), self.mention(phrase))
 
     def count(self) -> Question | None:
@@ -471,7 +470,7 @@ class Asker:
 
     def _located(self, kind: str, targets: tuple[str, ...], items: list[tuple[int, str]], mentions) -> Question:
         answer = box_list(self.sample, [(i, self.language.name(label)) for i, label in items])
-        return Question(kind, prompt_for(Request(targets)), *answer, targets, mentions)
+        return Question(kind, Detect(targets).prompt(), *answer, targets, mentions)
 
     def _said(
         self,

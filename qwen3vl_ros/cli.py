@@ -1,7 +1,7 @@
-"""`qwen3vl`, the command line: one picture in, a table or JSON out; and a look at the machine. No ROS needed.
+"""`qwen3vl`, the command line: a picture in, a table or JSON out; a look at the machine; files for runtimes. No ROS.
 
 Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read or `doctor` found something missing,
-2 bad input or no model.
+2 bad input, no model, or something that a command needs is not there.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
-from qwen3vl_ros.questions.prompts import prompt_for
-from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Request, Scene, Task
+from qwen3vl_ros.export.commands import add_commands
+from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
+from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
 
 _LONG_DEADLINE_S = 600.0
 
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qwen3vl", description="Qwen3-VL on one picture, without ROS.")
+    parser = argparse.ArgumentParser(
+        prog="qwen3vl", description="Qwen3-VL without ROS: on one picture, and what it needs to run."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default="", help="checkpoint directory or hub id; default: the embedded model")
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHAT",
         help='phrases separated by commas ("red cube, mug"), or the question of --task ask',
     )
-    detect.add_argument("--task", choices=[t.value for t in Task], default=Task.DETECT.value)
+    detect.add_argument("--task", choices=[*LOOKING_FOR, ReadText.name, Ask.name], default="detect")
     detect.add_argument("--depth", type=Path, help="16-bit PNG in mm, or .npy in m, registered to IMAGE")
     detect.add_argument("--camera-info", type=Path, help="calibration YAML of IMAGE's camera; needed for 3D")
     detect.add_argument("--output", type=Path, help="write the annotated picture here")
@@ -76,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("doctor", parents=[model], help="what is installed, what would run, what is missing")
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
+
+    add_commands(commands)
     return parser
 
 
@@ -112,10 +117,9 @@ def _value(name: str, text: str, kind: type) -> Any:
 def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
-    request = _request(Task(arguments.task), arguments.what)
+    question = _question(arguments.task, arguments.what)
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
     _check_output(arguments.output)
-    prompt_for(request)
     from qwen3vl_ros.draw import draw_scene
     from qwen3vl_ros.engine import load_engine
     from qwen3vl_ros.pipeline import Perception
@@ -124,7 +128,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     engine = load_engine(config)
     load_s = time.perf_counter() - started
     try:
-        scene = Perception(engine, config).run(frame, request)
+        scene = Perception(engine, config).look(frame, question)
     finally:
         engine.close()
     if arguments.json:
@@ -160,12 +164,14 @@ def _detect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _request(task: Task, what: str) -> Request:
-    if task is Task.ASK:
-        return Request(task=task, question=what)
-    if task is Task.READ_TEXT and what.strip():
-        raise InvalidInput(f"WHAT is {what!r}, but --task read_text reads all text; leave WHAT out")
-    return Request(tuple(w for w in what.split(",") if w.strip()), task)
+def _question(task: str, what: str) -> Question:
+    if task == Ask.name:
+        return Ask(what)
+    if task == ReadText.name:
+        if what.strip():
+            raise InvalidInput(f"WHAT is {what!r}, but --task read_text reads all text; leave WHAT out")
+        return ReadText()
+    return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
 
 
 def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
@@ -199,8 +205,8 @@ def _check_output(output: Path | None) -> None:
 def table(scene: Scene) -> str:
     """The scene for people: a line an object, then what was lost and how long it took."""
     lines: list[str] = []
-    if scene.request.task is Task.ASK:
-        lines += [scene.answer]
+    if isinstance(scene.value, str):
+        lines += [scene.text]
     solid = {d.id: d for d in scene.detections_3d}
     grasps = {g.detection_id: g for g in scene.grasps}
     refused = {r.id: r.reason for r in scene.refusals}
@@ -221,8 +227,10 @@ def table(scene: Scene) -> str:
     if rows:
         place = "x y, px" if scene.points else "x0 y0 x1 y1, px"
         lines += _columns(["id", "label", "score", place, "centre x y z, m", "size, mm", "grasp"], rows)
-    elif scene.request.task is not Task.ASK:
-        lines.append("looked and saw nothing" + f" of {', '.join(scene.request.targets)}" * bool(scene.request.targets))
+    elif scene.value is None:
+        lines.append(
+            "looked and saw nothing" + f" of {', '.join(scene.question.targets)}" * bool(scene.question.targets)
+        )
     labels = {d.id: d.label for d in scene.detections_2d}
     lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
     if scene.dropped:
@@ -275,11 +283,11 @@ def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
 def _as_dict(scene: Scene) -> dict[str, Any]:
     g = scene.generation
     return {
-        "task": scene.request.task.value,
-        "targets": scene.request.targets,
-        "question": scene.request.question,
+        "task": scene.question.name,
+        "targets": scene.question.targets,
+        "question": getattr(scene.question, "question", ""),
         "frame_id": scene.frame_id,
-        "answer": scene.answer,
+        "answer": scene.text,
         "reasoning": g.reasoning,
         "finish_reason": g.finish_reason,
         "truncated": scene.truncated,

@@ -200,7 +200,7 @@ def frame_id_of(header: Any) -> str:
     return header.frame_id.lstrip("/")
 
 
-def transform_of(transform: Any) -> np.ndarray:
+def matrix_of(transform: Any) -> np.ndarray:
     """4x4 of a geometry_msgs/Transform. Raises InvalidInput for a rotation that is none."""
     t, q = transform.translation, transform.rotation
     matrix = np.eye(4)

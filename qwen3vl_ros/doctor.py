@@ -191,7 +191,8 @@ def _run(config: Config) -> Finding:
 
     from qwen3vl_ros.engine import load_engine
     from qwen3vl_ros.pipeline import Perception
-    from qwen3vl_ros.types import Frame, MalformedAnswer, Request
+    from qwen3vl_ros.questions import Detect
+    from qwen3vl_ros.types import Frame, MalformedAnswer
 
     try:
         started = time.perf_counter()
@@ -199,7 +200,7 @@ def _run(config: Config) -> Finding:
         loaded = f"{engine.info.runtime}, {engine.info.device}, {engine.info.dtype}; loaded in {time.perf_counter() - started:.1f} s"
         try:
             grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))
-            scene = Perception(engine, config).run(grey, Request(("cube",)))
+            scene = Perception(engine, config).look(grey, Detect(("cube",)))
             said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
             detail = f"{loaded}, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
         except MalformedAnswer as error:

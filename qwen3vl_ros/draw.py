@@ -112,7 +112,7 @@ class _Colours:
     """A colour a label: by its place among the targets, else by its name."""
 
     def __init__(self, scene: Scene):
-        self._place = {t: i for i, t in enumerate(scene.request.targets)}
+        self._place = {t: i for i, t in enumerate(scene.question.targets)}
 
     def __getitem__(self, label: str) -> tuple[int, int, int]:
         place = self._place.get(label, zlib.crc32(label.encode()))

@@ -1,19 +1,18 @@
-"""Perception.run(frame, request) -> Scene, a line per stage: prompt, generate, read, lift, grasp."""
+"""Perception.look(frame, question) -> Scene, a line a stage: ask, read, name, lift, grasp."""
 
 from __future__ import annotations
 
 import time
 
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.questions.parsing.objects import read_answer
-from qwen3vl_ros.questions.prompts import prompt_for
-from qwen3vl_ros.questions.schemas import schema_for
+from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Cancelled, Control, Frame, Generation, Request, Scene
+from qwen3vl_ros.types import Cancelled, Frame, Generation, Scene, View
 
 
 class Perception:
@@ -24,29 +23,27 @@ class Perception:
         self.config = config or Config()
         self._tracks = TrackIds()
 
-    def run(self, frame: Frame, request: Request, control: Control | None = None) -> Scene:
-        """Look at `frame`, answer `request`.
+    def look(self, frame: Frame, question: Question, control: Control | None = None, prompt_id: int = 0) -> Scene:
+        """Ask `question` of `frame`. prompt_id travels to the result; tracks of different ones never meet.
 
         Raises Cancelled if `control` was cancelled, MalformedAnswer if the answer cannot be read, EngineError.
         """
-        return self.interpret(frame, request, self.generate(frame, request, control))
+        return self.interpret(frame, question, self.generate(frame, question, control), prompt_id)
 
-    def generate(self, frame: Frame, request: Request, control: Control | None = None) -> Generation:
-        """The model's part of `run`. Raises Cancelled, InvalidInput for a phrase no prompt can hold, EngineError."""
-        schema = schema_for(request) if self.config.generation.guided else None
-        generation = self.engine.generate(
-            [frame.rgb], prompt_for(request), control, stream=frame.frame_id, schema=schema
-        )
+    def generate(self, frame: Frame, question: Question, control: Control | None = None) -> Generation:
+        """The model's part of `look`. Raises Cancelled, EngineError."""
+        schema = question.schema() if self.config.generation.guided else None
+        generation = self.engine.generate([frame.rgb], question.prompt(), control, stream=frame.frame_id, schema=schema)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation
 
-    def interpret(self, frame: Frame, request: Request, generation: Generation) -> Scene:
-        """The geometry of an answer already given: everything `run` does after the model."""
+    def interpret(self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0) -> Scene:
+        """The geometry of an answer already given: everything `look` does after the model."""
         started = time.perf_counter()
-        answer = read_answer(generation, request, frame.size_px)
+        answer = question.read(generation, (View(frame.size_px),))
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
-        detections = self._tracks.assign(frame.stamp_ns, request, detections)
+        detections = self._tracks.assign(frame.stamp_ns, (prompt_id, question), detections)
         cloud = SceneCloud.of(frame, self.config.lift)
         lifted = lift_boxes(cloud, detections)
         placed = place_model_boxes(frame, answer.boxes_3d)
@@ -54,13 +51,15 @@ class Perception:
         return Scene(
             frame.stamp_ns,
             frame.frame_id,
-            request,
+            question,
             generation,
             detections,
             answer.points,
             lifted.detections + placed.detections,
             lifted.refusals + placed.refusals,
             grasps,
+            answer.value,
             answer.dropped,
             time.perf_counter() - started,
+            prompt_id,
         )

@@ -1,6 +1,6 @@
 """The values that flow through the package, and the errors that stop them.
 
-Frame -> Request -> Generation -> Detection2D[] -> Detection3D[] -> GraspTarget[] -> Scene. Plain data over NumPy;
+Frame -> Question -> Generation -> Answer -> Detection2D[] -> Detection3D[] -> GraspTarget[] -> Scene. Plain data over NumPy;
 knows nothing of ROS, of torch or of any model.
 
 Conventions: `a_T_b` is the 4x4 rigid transform that takes coordinates in frame b to frame a. The camera frame is the
@@ -10,10 +10,8 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -143,59 +141,35 @@ class Frame:
         return self.rgb.shape[1], self.rgb.shape[0]
 
 
-class Task(str, Enum):
-    """What a request wants; each has its own prompt and answer format (perception/prompts.py, perception/answers.py)."""
-
-    DETECT = "detect"  # 2D boxes of categories or of one description
-    POINT = "point"  # 2D points
-    DETECT_3D = "detect_3d"  # the model's own 3D boxes
-    READ_TEXT = "read_text"  # lines of text with boxes
-    ASK = "ask"  # a free question, answered in text
-
-
 @dataclass(frozen=True)
-class Request:
-    """What to do with a frame. targets: phrases, one or more for every task but READ_TEXT and ASK.
+class View:
+    """What of a picture the model was shown: coordinates 0..1000 of it become pixels of the whole picture.
 
-    question: the prompt of ASK. prompt_id travels to the result untouched.
+    size_px: (width, height) of the whole picture. region_xyxy_px: the part that was shown, None for all of it.
     """
 
-    targets: tuple[str, ...] = ()
-    task: Task = Task.DETECT
-    question: str = ""
-    prompt_id: int = 0
+    size_px: tuple[int, int]
+    region_xyxy_px: tuple[int, int, int, int] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "targets", tuple(t.strip() for t in self.targets))
-        if any(not t for t in self.targets):
-            raise InvalidInput("Request.targets holds an empty phrase; leave it out or name an object")
-        if self.task in (Task.DETECT, Task.POINT, Task.DETECT_3D) and not self.targets:
-            raise InvalidInput(f"Request.targets is empty; task {self.task.value!r} needs at least one phrase")
-        if self.task is Task.ASK and not self.question.strip():
-            raise InvalidInput("Request.question is empty; task 'ask' needs a question")
-
-
-class Control:
-    """Stops a generation from another thread: cancel(), or a deadline in seconds from now. Safe to share."""
-
-    def __init__(self, deadline_s: float | None = None):
-        self._event = threading.Event()
-        self.reason = ""
-        self.deadline_monotonic_s = None if deadline_s is None else time.monotonic() + deadline_s
-
-    def cancel(self, reason: str = "cancelled by the caller") -> None:
-        """Ask the running generation to stop after the current token; the first reason stays."""
-        if not self._event.is_set():
-            self.reason = reason
-            self._event.set()
+        x0, y0, x1, y1 = self.region_xyxy_px or (0, 0, *self.size_px)
+        width, height = self.size_px
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise InvalidInput(
+                f"View.region_xyxy_px {self.region_xyxy_px} must have an area inside the picture of {width}x{height} pixels"
+            )
 
     @property
-    def cancelled(self) -> bool:
-        return self._event.is_set()
+    def origin_px(self) -> tuple[int, int]:
+        return self.region_xyxy_px[:2] if self.region_xyxy_px else (0, 0)
 
     @property
-    def expired(self) -> bool:
-        return self.deadline_monotonic_s is not None and time.monotonic() >= self.deadline_monotonic_s
+    def shown_px(self) -> tuple[int, int]:
+        """(width, height) of the part that was shown."""
+        if self.region_xyxy_px is None:
+            return self.size_px
+        x0, y0, x1, y1 = self.region_xyxy_px
+        return x1 - x0, y1 - y0
 
 
 FINISH_REASONS = ("stop", "length", "deadline", "cancelled", "repeat")
@@ -272,6 +246,23 @@ class ModelBox3D:
 
 
 @dataclass(frozen=True, eq=False)
+class Answer:
+    """What an answer says. All empty means "looked and saw nothing".
+
+    dropped: objects that were begun and could not be read. repeats: exact repeats of an object, said once here. notes: what
+    was mended or dropped, for logs. value: what the question makes of it beside objects (Ask: the text, Gauge: a Reading).
+    """
+
+    detections: tuple[Detection2D, ...] = ()
+    points: tuple[Point2D, ...] = ()
+    boxes_3d: tuple[ModelBox3D, ...] = ()
+    dropped: int = 0
+    repeats: int = 0
+    notes: tuple[str, ...] = ()
+    value: Any = None
+
+
+@dataclass(frozen=True, eq=False)
 class Detection3D:
     """An oriented 3D box in `frame_id`: frame_T_box 4x4 (box centre and axes), size_m full extents along its axes.
 
@@ -325,26 +316,31 @@ class GraspTarget:
 class Scene:
     """Everything one answer says about one frame; stamp and frame are those of the image.
 
-    An empty `detections_2d` means "looked and saw nothing". dropped: objects in the answer that could not be read.
-    truncated: the answer ended before the model was done. refusals: detections without a 3D box, and why.
+    question: the questions.Question that was asked. value: what it makes of the answer beside objects. prompt_id: the
+    caller's number of the question, untouched. An empty `detections_2d` means "looked and saw nothing". dropped: objects in
+    the answer that could not be read. truncated: the answer ended before the model was done. refusals: detections without
+    a 3D box, and why.
     """
 
     stamp_ns: int
     frame_id: str
-    request: Request
+    question: Any
     generation: Generation
     detections_2d: tuple[Detection2D, ...] = ()
     points: tuple[Point2D, ...] = ()
     detections_3d: tuple[Detection3D, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     grasps: tuple[GraspTarget, ...] = ()
+    value: Any = None
     dropped: int = 0
     geometry_s: float = 0.0
+    prompt_id: int = 0
 
     @property
     def truncated(self) -> bool:
         return self.generation.finish_reason != "stop"
 
     @property
-    def answer(self) -> str:
+    def text(self) -> str:
+        """The answer in the model's own words."""
         return self.generation.text

@@ -31,7 +31,7 @@ from visualization_msgs.msg import MarkerArray
 from qwen3vl_ros.convert import rgb_of, stamp_ns
 from qwen3vl_ros.demo.reading import answer_of, frame_of, stamp_in, truths_of
 from qwen3vl_ros.demo.recording import Recording, installed_text
-from qwen3vl_ros.demo.score import Answer, TruthObject
+from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import Frame, PerceptionError
@@ -70,7 +70,7 @@ class Observer:
         prompt: Sequence[str],
         on_image: Callable[[int, np.ndarray], None],
         on_truth: Callable[[int, tuple[TruthObject, ...]], None],
-        on_answer: Callable[[Answer, Frame | None], None],
+        on_answer: Callable[[Heard, Frame | None], None],
         on_wait: Callable[[], None],
         namespace: str = "qwen3vl",
     ):
@@ -157,7 +157,7 @@ class Observer:
             self._complete(stamp)
         return reply.prompt_id
 
-    def detect(self, targets: Sequence[str], timeout_s: float = 20.0) -> tuple[Answer, str]:
+    def detect(self, targets: Sequence[str], timeout_s: float = 20.0) -> tuple[Heard, str]:
         """One look through ~/detect: the answer, its `error` set when it failed, and the node's message."""
         asked = Detect.Request(targets=list(targets), timeout=timeout_s)
         reply = self._call("detect", asked, timeout_s + 5.0)

@@ -14,9 +14,10 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 
-from qwen3vl_ros.demo.score import Answer, FrameScore
+from qwen3vl_ros.demo.score import FrameScore, Heard
 from qwen3vl_ros.draw import draw_scene
-from qwen3vl_ros.types import Frame, Generation, Request, Scene
+from qwen3vl_ros.questions import Detect
+from qwen3vl_ros.types import Frame, Generation, Scene
 
 VIDEO_HZ = 10
 STRIP_PX = 56
@@ -38,7 +39,7 @@ class _Drawn:
 class _Best:
     merit: tuple
     frame: Frame
-    answer: Answer
+    answer: Heard
 
 
 class Gallery:
@@ -53,7 +54,7 @@ class Gallery:
         """A camera frame for the video's left side."""
         self._live.append((stamp_ns, _jpeg(_fitted(rgb))))
 
-    def add_answer(self, scene: int, answer: Answer, score: FrameScore, frame: Frame) -> None:
+    def add_answer(self, scene: int, answer: Heard, score: FrameScore, frame: Frame) -> None:
         """An answer with the frame it was made from; the best one of each scene becomes a picture."""
         drawn = draw_scene(frame, _scene(answer, frame))
         found = f"{len(score.matches)} of {len(score.wanted)} found" + (
@@ -131,12 +132,12 @@ class Gallery:
         return sorted(self._best.items(), key=lambda item: item[1].merit, reverse=True)
 
 
-def _scene(answer: Answer, frame: Frame) -> Scene:
+def _scene(answer: Heard, frame: Frame) -> Scene:
     said = Generation(answer.text, (), None, (), answer.finish_reason)
     return Scene(
         answer.stamp_ns,
         frame.frame_id,
-        Request(answer.prompt),
+        Detect(answer.prompt),
         said,
         answer.detections_2d,
         detections_3d=answer.detections_3d,

@@ -9,14 +9,14 @@ import numpy as np
 
 from qwen3vl_ros.calibration import intrinsics_of
 from qwen3vl_ros.convert import rgb_of, rotation_of, stamp_ns
-from qwen3vl_ros.demo.score import Answer, TruthObject
+from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget
 
 
-def answer_of(parts: Mapping[str, Any], prompt: tuple[str, ...], error: str = "") -> Answer:
-    """An Answer from its messages by topic. `generation` must be there; what else is missing stays empty."""
+def answer_of(parts: Mapping[str, Any], prompt: tuple[str, ...], error: str = "") -> Heard:
+    """An Heard from its messages by topic. `generation` must be there; what else is missing stays empty."""
     said = parts["generation"]
-    return Answer(
+    return Heard(
         stamp_ns=stamp_ns(said.header),
         prompt=prompt,
         detections_2d=tuple(map(detection_2d_of, _items(parts, "detections_2d", "detections"))),

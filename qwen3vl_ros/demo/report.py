@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Sequence
 
-from qwen3vl_ros.demo.score import RULE, Answer, FrameScore, Tally, TruthObject, score_answer
+from qwen3vl_ros.demo.score import RULE, FrameScore, Heard, Tally, TruthObject, score_answer
 from qwen3vl_ros.types import InvalidInput
 
 
@@ -35,7 +35,7 @@ class Log:
         self.total = Tally()
         self.scenes: list[SceneLog] = []
         self.unscored = 0
-        self.scored: list[tuple[Answer, FrameScore]] = []
+        self.scored: list[tuple[Heard, FrameScore]] = []
         self._truth: dict[int, tuple[SceneLog, tuple[TruthObject, ...]]] = {}
         self._objects: set = set()
 
@@ -49,7 +49,7 @@ class Log:
         self._truth[stamp_ns] = (self.scenes[-1], tuple(truths))
         return new
 
-    def add_answer(self, answer: Answer) -> FrameScore | None:
+    def add_answer(self, answer: Heard) -> FrameScore | None:
         """Score an answer; None, and counted as unscored, when the truth of its image was never received."""
         if answer.stamp_ns not in self._truth:
             self.unscored += 1

@@ -19,7 +19,7 @@ from qwen3vl_ros.demo.pictures import Gallery
 from qwen3vl_ros.demo.processes import Children, Interrupts, tail
 from qwen3vl_ros.demo.recording import Recording
 from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table, write_transcript
-from qwen3vl_ros.demo.score import RULE, Answer, TruthObject
+from qwen3vl_ros.demo.score import RULE, Heard, TruthObject
 from qwen3vl_ros.demo.shared_memory import freed_at_the_end
 from qwen3vl_ros.types import Frame, PerceptionError
 
@@ -220,7 +220,7 @@ class Demo:
             if len(self.log.scenes) > 1:
                 self._status.say(scene_line(self.log.scenes[-2]))
 
-    def _on_answer(self, answer: Answer, frame: Frame | None) -> None:
+    def _on_answer(self, answer: Heard, frame: Frame | None) -> None:
         self._arrived += 1
         # The clock starts with the first truth that came: DDS may bring the images a second earlier.
         if not self._first_ns or not 0 <= answer.stamp_ns - self._first_ns <= self.options.seconds * 1e9:

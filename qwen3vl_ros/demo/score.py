@@ -47,7 +47,7 @@ class TruthObject:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Heard:
     """One answer of the node as its subscribers saw it; every part carries the stamp of the image.
 
     prompt: the phrases asked for. Times in seconds; latency_s is from the image's stamp to publishing,
@@ -100,7 +100,7 @@ def iou_matrix(a_xyxy: Sequence, b_xyxy: Sequence) -> np.ndarray:
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
-def score_answer(answer: Answer, truths: Sequence[TruthObject]) -> FrameScore:
+def score_answer(answer: Heard, truths: Sequence[TruthObject]) -> FrameScore:
     """Match an answer's detections to the truth of its own image, best overlaps first (RULE)."""
     named = [any(t.is_named(p) for p in answer.prompt) for t in truths]
     counted = [n and t.visible >= MIN_VISIBLE for n, t in zip(named, truths)]
@@ -142,7 +142,7 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
     overheads_s: list[float] = field(default_factory=list)
 
-    def add(self, answer: Answer, score: FrameScore) -> None:
+    def add(self, answer: Heard, score: FrameScore) -> None:
         """Count one answer; one that could not be read has found nothing."""
         self.answers += 1
         self.malformed += bool(answer.error)

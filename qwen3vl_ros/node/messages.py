@@ -35,7 +35,7 @@ def pose_of(matrix: np.ndarray) -> Pose:
     return pose
 
 
-def transform_of(matrix: np.ndarray) -> Transform:
+def transform_msg(matrix: np.ndarray) -> Transform:
     pose = pose_of(matrix)
     p = pose.position
     return Transform(translation=Vector3(x=p.x, y=p.y, z=p.z), rotation=pose.orientation)

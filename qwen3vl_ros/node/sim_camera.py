@@ -218,7 +218,7 @@ class SimCameraNode(Node):
         if not moving and self._pose_told is not None and np.array_equal(self._pose_told, world_T_camera):
             return
         self._pose_told = world_T_camera
-        stamped = TransformStamped(child_frame_id=header.frame_id, transform=messages.transform_of(world_T_camera))
+        stamped = TransformStamped(child_frame_id=header.frame_id, transform=messages.transform_msg(world_T_camera))
         stamped.header.stamp, stamped.header.frame_id = header.stamp, WORLD_FRAME
         (self._tf if moving else self._static_tf).publish(TFMessage(transforms=[stamped]))
 

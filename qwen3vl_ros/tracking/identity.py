@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import Hashable, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.types import Detection2D, Request
+from qwen3vl_ros.types import Detection2D
 
 MAX_MISSED = 5  # answers in a row without the object, after which it is forgotten
 MAX_GAP_NS = 10_000_000_000  # an object unseen for longer is another one
@@ -35,16 +35,15 @@ class TrackIds:
 
     def __init__(self):
         self._issued = 0
-        self._prompts: OrderedDict[tuple, list[_Track]] = OrderedDict()
+        self._prompts: OrderedDict[Hashable, list[_Track]] = OrderedDict()
 
-    def assign(self, stamp_ns: int, request: Request, detections: Sequence[Detection2D]) -> tuple[Detection2D, ...]:
+    def assign(self, stamp_ns: int, prompt: Hashable, detections: Sequence[Detection2D]) -> tuple[Detection2D, ...]:
         """The detections with their ids, in the same order. Call it for empty answers too, or objects never leave.
 
-        stamp_ns: capture time of the image. An answer older than the last one takes ids but does not move the tracks;
+        prompt: what was asked, and by whom. stamp_ns: capture time of the image. An answer older than the last one takes ids but does not move the tracks;
         a clock that jumped back by more than MAX_GAP_NS (a bag that loops) starts them afresh.
         """
-        key = (request.prompt_id, request.task, request.targets)
-        tracks = self._prompts.pop(key, [])
+        tracks = self._prompts.pop(prompt, [])
         tracks = [t for t in tracks if abs(stamp_ns - t.stamp_ns) <= MAX_GAP_NS]
         matched = _match(tracks, detections)
         seen, named = set(), []
@@ -63,7 +62,7 @@ class TrackIds:
                 track.missed = 0
             elif stamp_ns > track.stamp_ns:
                 track.missed += 1
-        self._prompts[key] = [t for t in tracks if t.missed <= MAX_MISSED]
+        self._prompts[prompt] = [t for t in tracks if t.missed <= MAX_MISSED]
         while len(self._prompts) > _MAX_PROMPTS:
             self._prompts.popitem(last=False)
         return tuple(named)

@@ -19,7 +19,7 @@ from qwen3vl_ros.demo.processes import ChildDied, Children
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
 from qwen3vl_ros.demo.report import Log, table, write_transcript
 from qwen3vl_ros.demo.run import Demo
-from qwen3vl_ros.demo.score import Answer, Tally, TruthObject, iou_matrix, score_answer
+from qwen3vl_ros.demo.score import Heard, Tally, TruthObject, iou_matrix, score_answer
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget, InvalidInput
 
 CUBE = TruthObject("red cube", (100, 100, 200, 200), 1.0, (0.0, 0.0, 0.5))
@@ -32,7 +32,7 @@ def saw(label, box, id=""):
 
 
 def answer(*detections, prompt=("cube", "mug"), **more):
-    return Answer(1, prompt, tuple(detections), **more)
+    return Heard(1, prompt, tuple(detections), **more)
 
 
 # -- which name means which object ---------------------------------------------------------------------------
@@ -169,9 +169,9 @@ def test_answers_belong_to_the_scene_of_their_image_however_late_they_come():
     log = Log()
     log.add_truth(1, (CUBE, MUG))
     log.add_truth(2, (HIDDEN,))
-    late = log.add_answer(Answer(1, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=0.5, engine_s=0.4))
+    late = log.add_answer(Heard(1, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=0.5, engine_s=0.4))
     assert len(late.matches) == 1 and [s.tally.answers for s in log.scenes] == [1, 0]
-    assert log.add_answer(Answer(99, ("cube",))) is None and log.figures()["unscored"] == 1
+    assert log.add_answer(Heard(99, ("cube",))) is None and log.figures()["unscored"] == 1
     assert log.total.answers == sum(s["answers"] for s in log.figures()["scenes"]) == 1
 
 
@@ -185,12 +185,12 @@ def test_the_table_has_a_dash_where_nothing_was_measured():
 def test_the_clock_starts_with_the_first_truth(tmp_path):
     demo = Demo(Namespace(seconds=2.0), tmp_path, interrupts=None)
     second = 1_000_000_000
-    demo._on_answer(Answer(5 * second, ("cube",)), None)  # the truth of its image was sent before anyone listened
+    demo._on_answer(Heard(5 * second, ("cube",)), None)  # the truth of its image was sent before anyone listened
     demo._on_truth(6 * second, (CUBE,))
     for at in (5, 6, 9):
-        demo._on_answer(Answer(at * second, ("cube",)), None)
+        demo._on_answer(Heard(at * second, ("cube",)), None)
     assert demo.log.total.answers == 1 and demo.log.unscored == 0
-    demo._on_answer(Answer(7 * second, ("cube",)), None)  # a truth lost on the way is another matter
+    demo._on_answer(Heard(7 * second, ("cube",)), None)  # a truth lost on the way is another matter
     assert demo.log.total.answers == demo.log.unscored == 1
 
 
@@ -216,7 +216,7 @@ def gallery_of(latency_s: float) -> Gallery:
     for i in range(21):
         gallery.add_live(start + i * 10**8, np.full((480, 640, 3), 60, np.uint8))
     seen = Frame(start + 5 * 10**8, "camera", np.full((480, 640, 3), 200, np.uint8), K=np.diag((600.0, 600.0, 1.0)))
-    right = Answer(seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1)
+    right = Heard(seen.stamp_ns, ("cube",), (saw("cube", CUBE.box_xyxy_px),), latency_s=latency_s, engine_s=0.1)
     gallery.add_answer(1, right, score_answer(right, (CUBE,)), seen)
     return gallery
 

@@ -15,17 +15,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.engine.base import Limits
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
 from qwen3vl_ros.engine.decoding.grammar import Grammar
-from qwen3vl_ros.engine.decoding.loop import Decoded, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.decoding.loop import Decoded, Sampling, decode
+from qwen3vl_ros.engine.decoding.transcript import transcribe
 from qwen3vl_ros.engine.prompt.tokens import ChatTokens
-from qwen3vl_ros.questions.parsing.objects import Answer, read_answer
-from qwen3vl_ros.questions.prompts import prompt_for
-from qwen3vl_ros.questions.schemas import MAX_OBJECTS, schema_for
+from qwen3vl_ros.questions import Ask, Detect, Detect3D, Point, Question, ReadText
+from qwen3vl_ros.questions.parsing.objects import Answer
+from qwen3vl_ros.questions.schemas import MAX_OBJECTS
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import Control, EngineError, Generation, InvalidInput, MalformedAnswer, Request, Task, WrongModel
+from qwen3vl_ros.types import (
+    EngineError,
+    Generation,
+    InvalidInput,
+    MalformedAnswer,
+    View,
+    WrongModel,
+)
 
 pytest.importorskip("llguidance", reason="guided answers need llguidance")
 SIZE_PX = (640, 480)
@@ -39,7 +49,7 @@ CONTROL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-ASKED = Request(("cube", "red mug"))
+ASKED = Detect(("cube", "red mug"))
 BOXES = [(100, 200, 300, 400, "red mug"), (7, 0, 88, 1000, "cube")]
 
 
@@ -160,14 +170,14 @@ class Rows:
         return self._logits
 
 
-def read(run: Decoded, request: Request, thinking: bool = False) -> Answer:
+def read(run: Decoded, request: Question, thinking: bool = False) -> Answer:
     said = transcribe(run.pieces, thinking)
     tokens = slice(said.first_token, said.last_token)
     logprobs = np.array(run.logprobs[tokens], np.float32)
     generation = Generation(
         said.text, tuple(run.token_ids[tokens]), logprobs, tuple(said.token_ends), run.finish_reason
     )
-    return read_answer(generation, request, SIZE_PX)
+    return request.read(generation, (View(SIZE_PX),))
 
 
 def objects_of(run: Decoded) -> list[dict]:
@@ -180,7 +190,7 @@ def objects_in(text: str) -> list[dict]:
 
 def in_a_prompt(targets: list[str]) -> bool:
     try:
-        return bool(prompt_for(Request(tuple(targets)))) and all(map(str.isprintable, targets))
+        return bool(Detect(tuple(targets)).prompt()) and all(map(str.isprintable, targets))
     except InvalidInput:
         return False
 
@@ -188,9 +198,9 @@ def in_a_prompt(targets: list[str]) -> bool:
 words = st.sampled_from(["cube", "the red mug", "红色的杯子", "20 °C", "it's", "none", "a\\b"])
 phrases = st.lists(words | st.text(min_size=1, max_size=12), min_size=1, max_size=3).filter(in_a_prompt)
 requests = st.builds(
-    lambda targets, task: Request(tuple(targets), task),
+    lambda targets, question: ReadText() if question is ReadText else question(tuple(targets)),
     phrases,
-    st.sampled_from([Task.DETECT, Task.POINT, Task.DETECT_3D, Task.READ_TEXT]),
+    st.sampled_from([Detect, Point, Detect3D, ReadText]),
 )
 babbling = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -202,7 +212,7 @@ def test_whatever_the_network_says_every_object_is_read(cases, request_, seed, t
     case = cases["embedded"]
     sampling = None if temperature is None else Sampling(temperature, 1.0, 0, seed=seed)
     babbler = Babbler(case, SLOTS["embedded"], seed)
-    run = babbler.answer(case.grammar.constraint(schema_for(request_)), sampling=sampling)
+    run = babbler.answer(case.grammar.constraint(request_.schema()), sampling=sampling)
     assert run.finish_reason == "stop"
     objects = objects_of(run)
     assert len(objects) <= MAX_OBJECTS
@@ -223,7 +233,7 @@ def test_whatever_the_network_says_every_object_is_read(cases, request_, seed, t
 def test_forced_tokens_are_the_only_ones_allowed(cases, name, request_, seed):
     """So taking them without asking the network changes nothing."""
     case, rng, forced_seen = cases[name], np.random.default_rng(seed), 0
-    constraint = case.grammar.constraint(schema_for(request_))
+    constraint = case.grammar.constraint(request_.schema())
     if name == "thinking":
         constraint.accept(case.encode("Hm.\n</think>\n\n"))
     for _ in range(150):
@@ -271,7 +281,7 @@ class Guesser:
 @babbling
 @given(st.sampled_from(["embedded", "padded"]), requests, st.integers(0, 2**32))
 def test_jumps_and_drafts_save_passes_and_change_no_token(cases, name, request_, seed):
-    case, schema = cases[name], schema_for(request_)
+    case, schema = cases[name], request_.schema()
     jumping, plain, drafting = (Babbler(case, 640, seed) for _ in range(3))
     jumped = jumping.answer(case.grammar.constraint(schema), most=120)
     asked = plain.answer(Unforced(case.grammar.constraint(schema)), most=120, longest_step=1)
@@ -285,7 +295,7 @@ def test_jumps_and_drafts_save_passes_and_change_no_token(cases, name, request_,
 
 def test_what_leaves_no_choice_and_the_end_cost_no_pass(cases):
     case = cases["padded"]
-    babbler, schema = Babbler(case, SLOTS["padded"], 5), schema_for(ASKED) | {"minItems": 5, "maxItems": 5}
+    babbler, schema = Babbler(case, SLOTS["padded"], 5), ASKED.schema() | {"minItems": 5, "maxItems": 5}
     schema["items"]["properties"]["label"] = {"enum": ["cylinder"]}
     run = babbler.answer(case.grammar.constraint(schema))
     assert run.finish_reason == "stop" and len(objects_of(run)) == 5
@@ -297,7 +307,7 @@ def test_what_leaves_no_choice_and_the_end_cost_no_pass(cases):
 @pytest.mark.parametrize("layout", sorted(written(BOXES)))
 def test_every_layout_the_models_use_is_allowed_and_kept(cases, name, layout):
     case = cases[name]
-    constraint, other = case.grammar.constraint(schema_for(ASKED)), case.grammar.constraint(schema_for(ASKED))
+    constraint, other = case.grammar.constraint(ASKED.schema()), case.grammar.constraint(ASKED.schema())
     for token in case.encode(written(BOXES)[layout]):
         assert constraint.forced()[:1] in ([], [token]), "forced tokens are those the tokenizer writes"
         constraint.accept([token])
@@ -312,7 +322,7 @@ def test_every_layout_the_models_use_is_allowed_and_kept(cases, name, layout):
 @pytest.mark.parametrize("text", ["[]", "```json\n[]\n```"])
 def test_nothing_seen_can_be_said(cases, text):
     for name in ("embedded", "padded"):
-        constraint = cases[name].grammar.constraint(schema_for(ASKED))
+        constraint = cases[name].grammar.constraint(ASKED.schema())
         constraint.accept(cases[name].encode(text))
         assert set(constraint.forced()) <= cases[name].chat.stop_ids
 
@@ -341,12 +351,12 @@ def test_nothing_seen_can_be_said(cases, text):
 def test_what_is_no_answer_cannot_be_said(cases, text):
     for name in ("embedded", "padded"):
         with pytest.raises(EngineError, match="none that the schema allows"):
-            cases[name].grammar.constraint(schema_for(ASKED)).accept(cases[name].encode(text))
+            cases[name].grammar.constraint(ASKED.schema()).accept(cases[name].encode(text))
 
 
 def test_a_refused_token_leaves_the_answer_as_it_was(cases):
     case = cases["embedded"]
-    constraint = case.grammar.constraint(schema_for(ASKED))
+    constraint = case.grammar.constraint(ASKED.schema())
     start = case.encode('```json\n[\n\t{"bbox_2d": [345')
     constraint.accept(start)
     with pytest.raises(EngineError):
@@ -359,11 +369,11 @@ def test_stop_and_control_tokens_and_padding_never_come_before_the_end(cases):
         case = cases[name]
         for token in (*case.chat.stop_ids, case.chat.image_id, SLOTS[name] - 1):
             with pytest.raises(EngineError):
-                case.grammar.constraint(schema_for(ASKED)).accept([token])
+                case.grammar.constraint(ASKED.schema()).accept([token])
 
 
 def test_an_answer_cut_short_is_the_beginning_of_a_whole_one(cases):
-    case, schema = cases["embedded"], schema_for(ASKED) | {"minItems": 4}
+    case, schema = cases["embedded"], ASKED.schema() | {"minItems": 4}
     whole = Babbler(case, 640, 3).answer(case.grammar.constraint(schema))
     for most in range(1, len(whole.token_ids), 9):
         cut = Babbler(case, 640, 3).answer(case.grammar.constraint(schema), most=most)
@@ -374,14 +384,14 @@ def test_an_answer_cut_short_is_the_beginning_of_a_whole_one(cases):
 
 def test_a_thinking_model_thinks_freely_and_then_answers(cases):
     case = cases["thinking"]
-    constraint = case.grammar.constraint(schema_for(ASKED))
+    constraint = case.grammar.constraint(ASKED.schema())
     for token in case.encode('Hm, "[{" is how it begins.\n é <b>'):
         assert constraint.forced() == [] and constraint.allowed()[token]
         constraint.accept([token])
     allowed = constraint.allowed()
     assert allowed[case.tokenizer.token_to_id("</think>")] and not allowed[sorted(case.chat.stop_ids)].any()
     thought, text = case.encode("Hm.\n</think>\n\n"), written(BOXES)["fenced"]
-    fresh = case.grammar.constraint(schema_for(ASKED))
+    fresh = case.grammar.constraint(ASKED.schema())
     for token in [*thought, *case.encode(text)]:
         assert fresh.allowed()[token]
         fresh.accept([token])
@@ -440,13 +450,13 @@ def test_what_does_not_belong_together_is_refused(tmp_path, cases, monkeypatch):
 
 
 def test_prose_has_no_schema():
-    assert schema_for(Request(task=Task.ASK, question="What is this?")) is None
+    assert Ask("What is this?").schema() is None
 
 
 def test_a_label_nobody_asked_for_can_be_said(cases):
     """Held to the targets, a model would have to give what else it sees one of their names."""
-    for task, place in ((Task.DETECT, '"bbox_2d": [1, 2, 3, 4]'), (Task.POINT, '"point_2d": [1, 2]')):
-        constraint = cases["embedded"].grammar.constraint(schema_for(Request(("red cube", "mug"), task)))
+    for task, place in ((Detect, '"bbox_2d": [1, 2, 3, 4]'), (Point, '"point_2d": [1, 2]')):
+        constraint = cases["embedded"].grammar.constraint(task(("red cube", "mug")).schema())
         constraint.accept(cases["embedded"].encode(f'[{{{place}, "label": "black cube"}}]'))
 
 
@@ -456,16 +466,16 @@ def test_the_embedded_models_own_answers_stay_token_for_token():
     engine, same = load_engine(), 0
     for rgb in views:
         for request in (
-            Request(("cube", "ball", "cylinder", "mug", "bowl")),
-            Request(("the red cube",)),
-            Request(("ball",), Task.POINT),
-            Request(("red cube", "blue mug")),
+            Detect(("cube", "ball", "cylinder", "mug", "bowl")),
+            Detect(("the red cube",)),
+            Point(("ball",)),
+            Detect(("red cube", "blue mug")),
         ):
-            plain = engine.generate([rgb], prompt_for(request))
-            guided = engine.generate([rgb], prompt_for(request), schema=schema_for(request))
-            assert guided.finish_reason == "stop" and read_answer(guided, request, SIZE_PX).dropped == 0
+            plain = engine.generate([rgb], request.prompt())
+            guided = engine.generate([rgb], request.prompt(), schema=request.schema())
+            assert guided.finish_reason == "stop" and request.read(guided, (View(SIZE_PX),)).dropped == 0
             try:
-                whole = plain.finish_reason == "stop" and not read_answer(plain, request, SIZE_PX).dropped
+                whole = plain.finish_reason == "stop" and not request.read(plain, (View(SIZE_PX),)).dropped
             except MalformedAnswer:
                 whole = False
             if whole:

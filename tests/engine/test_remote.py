@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from remote_server import ModelServer, RedFinder
 
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine
 from qwen3vl_ros.engine.remote import check as remote_check
 from qwen3vl_ros.engine.remote import engine as remote
@@ -37,12 +38,12 @@ from qwen3vl_ros.engine.remote import stream as remote_stream
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, base_url
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
 from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
-from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, InvalidInput, ModelNotFound, Request, WrongModel
+from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput, ModelNotFound, WrongModel
 
-PROMPT = prompt_for(Request(("cube", "ball", "cylinder", "mug", "bowl")))
+PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 RED = np.zeros((60, 100, 3), np.uint8)
 RED[10:30, 20:70] = (220, 10, 10)
 
@@ -717,7 +718,7 @@ def test_a_model_that_finds_nothing_is_inconclusive():
 
 
 def test_the_self_test_asks_as_the_package_does():
-    assert remote_check.PROMPT == prompt_for(Request(("red rectangle",)))
+    assert remote_check.PROMPT == Detect(("red rectangle",)).prompt()
     assert remote_check.SIZE_PX[0] != remote_check.SIZE_PX[1]
 
 

@@ -393,7 +393,7 @@ def publish_static(graph: Graph, parent: str, child: str, parent_T_child: np.nda
     publisher = graph.node.create_publisher(
         TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     )
-    stamped = TransformStamped(child_frame_id=child, transform=messages.transform_of(parent_T_child))
+    stamped = TransformStamped(child_frame_id=child, transform=messages.transform_msg(parent_T_child))
     stamped.header.frame_id = parent
     publisher.publish(TFMessage(transforms=[stamped]))
     return publisher

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3vl_ros.draw import draw_scene
+from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import (
     Detection2D,
     Detection3D,
@@ -16,7 +17,6 @@ from qwen3vl_ros.types import (
     GraspTarget,
     InvalidInput,
     Point2D,
-    Request,
     Scene,
 )
 
@@ -37,7 +37,7 @@ def frame(rgb=GREY, **kwargs) -> Frame:
 
 
 def scene(**kwargs) -> Scene:
-    return Scene(0, "camera", Request(("cube",)), SAID, **kwargs)
+    return Scene(0, "camera", Detect(("cube",)), SAID, **kwargs)
 
 
 def cube(T, size=0.1, frame_id="camera", id="1") -> Detection3D:
@@ -163,7 +163,7 @@ def test_without_intrinsics_only_the_image_is_drawn_on():
 
 def test_every_target_has_its_colour():
     boxes = tuple(Detection2D(label, (100 + 150 * i, 200, 200 + 150 * i, 300), 0.9) for i, label in enumerate("abc"))
-    image = draw_scene(frame(), Scene(0, "camera", Request(("a", "b", "c")), SAID, boxes))
+    image = draw_scene(frame(), Scene(0, "camera", Detect(("a", "b", "c")), SAID, boxes))
     colours = {tuple(image[250, 100 + 150 * i].tolist()) for i in range(3)}
     assert len(colours) == 3
 

@@ -16,11 +16,10 @@ import tasks
 import text
 
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.questions.parsing.objects import read_answer
-from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions import Detect, Point
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import Generation, Request, Task
+from qwen3vl_ros.types import Generation, View
 
 
 @pytest.fixture(scope="module")
@@ -172,12 +171,12 @@ def test_every_answer_is_read_back_by_the_package_s_own_parser(samples, language
         for q in filter(None, (asker.gauge() if i % 10 == 0 else asker.ask() for i in range(60))):
             kinds.add(q.kind)
             if q.kind in ("categories", "locate", "locate_relation", "absent", "pick_place"):
-                read = read_answer(answer_of(q.answer), Request(q.targets or ("pick", "place")), (320, 224))
+                read = Detect(q.targets or ("pick", "place")).read(answer_of(q.answer), (View((320, 224)),))
                 assert len(read.detections) == len(q.things) and read.dropped == 0
                 for d, i in zip(read.detections, q.things):
                     assert np.abs(np.subtract(d.box_xyxy_px, sample.things[i].box_xyxy_px)).max() < 0.5
             elif q.kind == "point":
-                read = read_answer(answer_of(q.answer), Request(q.targets, Task.POINT), (320, 224))
+                read = Point(q.targets).read(answer_of(q.answer), (View((320, 224)),))
                 hit = {int(sample.labels[int(p.xy_px[1]), int(p.xy_px[0])]) for p in read.points}
                 assert hit == set(q.things)
             elif q.kind == "gauge":
@@ -353,9 +352,7 @@ def test_evaluation_calls_right_answers_right_and_wrong_ones_wrong(language):
             answers = truth.perception.engine.answers
             answers.update((q.prompt, q.answer) for q in questions.values())
             named = [(i, language.name(asker.thing(i).kind)) for i in asker.named + asker.gauges]
-            answers[prompt_for(Request(tuple(map(language.name, data.KIND_IDS))))] = tasks.box_list(
-                asker.sample, named
-            )[0]
+            answers[Detect(tuple(map(language.name, data.KIND_IDS))).prompt()] = tasks.box_list(asker.sample, named)[0]
             for evaluation in (truth, wrong, rubbish):
                 evaluation.scene(view, seed)
     rows = {"precision_50", "recall_50", *evaluate.QUESTIONS.values()}

@@ -8,10 +8,11 @@ import time
 import pytest
 
 from qwen3vl_ros.node.perception.mailbox import Mailbox
-from qwen3vl_ros.node.perception.worker import Call, Worker
-from qwen3vl_ros.types import Cancelled, Request, StaleFrame
+from qwen3vl_ros.node.perception.worker import Asked, Call, Worker
+from qwen3vl_ros.questions import Detect
+from qwen3vl_ros.types import Cancelled, StaleFrame
 
-CUBE, MUG = Request(("cube",), prompt_id=1), Request(("mug",), prompt_id=2)
+CUBE, MUG = Asked(Detect(("cube",)), 1), Asked(Detect(("mug",)), 2)
 
 
 def until(condition, timeout_s=5.0):
@@ -47,9 +48,9 @@ class Rig:
             return
         with self.worker.publishing:
             if task.call:
-                task.call.finish(task.request)
+                task.call.finish(task.asked)
             elif self.worker.is_current(task):
-                self.done.append((task.snapshot.stamp_ns, task.request))
+                self.done.append((task.snapshot.stamp_ns, task.asked))
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_nothing_old_is_published(
     started = threading.Event()
 
     def deaf(task):  # an engine that answers in full although it was cancelled
-        if task.request == CUBE:
+        if task.asked == CUBE:
             started.set()
             until(lambda: task.control.cancelled)
 
@@ -184,7 +185,7 @@ def test_cancel_all_answers_running_and_waiting_calls_once(rig):
 
 def test_calls_are_served_in_order(rig):
     order = []
-    r = rig(lambda task: order.append(task.request))
+    r = rig(lambda task: order.append(task.asked))
     first, second = ask(r.worker, request=CUBE), ask(r.worker, request=MUG)
     r.mailbox.put_image(1, "x")
     until(lambda: first and second)

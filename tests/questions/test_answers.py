@@ -9,19 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qwen3vl_ros.questions import Ask, Detect, Detect3D, Point, ReadText
 from qwen3vl_ros.questions.parsing import tolerant_json
-from qwen3vl_ros.questions.parsing.objects import read_answer, rotation_of
+from qwen3vl_ros.questions.parsing.places import rotation_of
 from qwen3vl_ros.questions.parsing.scores import TokenLogprobs, box_score
-from qwen3vl_ros.questions.prompts import prompt_for
-from qwen3vl_ros.types import Generation, InvalidInput, MalformedAnswer, Request, Task
+from qwen3vl_ros.types import Generation, InvalidInput, MalformedAnswer, View
 
 SIZE = (640, 480)
-BOTH = Request(("mug", "red cube"))
-MUG = Request(("mug",))
-POINT = Request(("mug",), Task.POINT)
-BOX_3D = Request(("car",), Task.DETECT_3D)
-TEXT = Request((), Task.READ_TEXT)
-ASK = Request((), Task.ASK, "Which mug is the cleanest?")
+BOTH = Detect(("mug", "red cube"))
+MUG = Detect(("mug",))
+POINT = Point(("mug",))
+BOX_3D = Detect3D(("car",))
+TEXT = ReadText()
+ASK = Ask("Which mug is the cleanest?")
 
 A = '{"bbox_2d": [100, 200, 300, 400], "label": "mug"}'
 B = '{"bbox_2d": [500, 600, 700, 800], "label": "red cube"}'
@@ -468,7 +468,7 @@ SALVAGED = {
 
 @pytest.mark.parametrize("text, request_, finish, wanted, dropped", SALVAGED.values(), ids=SALVAGED.keys())
 def test_salvages_every_complete_object(text, request_, finish, wanted, dropped):
-    answer = read_answer(said(text, finish), request_, SIZE)
+    answer = request_.read(said(text, finish), (View(SIZE),))
     assert boxes(answer) == wanted
     assert answer.dropped == dropped
 
@@ -496,14 +496,14 @@ SAW_NOTHING = {
     "objects, in Chinese": ("图像中未检测到符合条件的物体。", BOTH),
     "no such thing, short": ("No mug.", MUG),
     "no matching objects": ("No matching objects.", BOTH),
-    "none on the left, as asked": ("There is no mug on the left.", Request(("the mug on the left",))),
+    "none on the left, as asked": ("There is no mug on the left.", Detect(("the mug on the left",))),
     "no text": ("There is no text in the image.", TEXT),
 }
 
 
 @pytest.mark.parametrize("text, request_", SAW_NOTHING.values(), ids=SAW_NOTHING.keys())
 def test_saw_nothing_is_an_empty_answer(text, request_):
-    answer = read_answer(said(text), request_, SIZE)
+    answer = request_.read(said(text), (View(SIZE),))
     assert (answer.detections, answer.points, answer.boxes_3d, answer.dropped) == ((), (), (), 0)
 
 
@@ -578,30 +578,30 @@ MALFORMED = {
 @pytest.mark.parametrize("text, request_, finish, message", MALFORMED.values(), ids=MALFORMED.keys())
 def test_unreadable_is_an_error_that_says_why(text, request_, finish, message):
     with pytest.raises(MalformedAnswer, match=message.replace(".", r"\.")) as caught:
-        read_answer(said(text, finish), request_, SIZE)
+        request_.read(said(text, finish), (View(SIZE),))
     assert caught.value.text == text
 
 
 def test_a_slip_that_could_be_pixels_is_not_forgiven():
     text = f'[{A}, {B}, {{"bbox_2d": [100, 200, 1500, 400], "label": "mug"}}]'
-    assert read_answer(said(text), BOTH, (640, 480)).dropped == 1
+    assert BOTH.read(said(text), (View((640, 480)),)).dropped == 1
     with pytest.raises(MalformedAnswer, match="another scale"):
-        read_answer(said(text), BOTH, (1920, 1080))
+        BOTH.read(said(text), (View((1920, 1080)),))
 
 
 @pytest.mark.parametrize("size", [(640, 480), (3000, 1000), (100, 900), (1, 1), (1920, 1080)], ids=str)
 def test_pixels_are_of_the_original_image(size):
-    box = read_answer(said('[{"bbox_2d": [0, 250, 500, 1000], "label": "mug"}]'), MUG, size).detections[0].box_xyxy_px
+    box = MUG.read(said('[{"bbox_2d": [0, 250, 500, 1000], "label": "mug"}]'), (View(size),)).detections[0].box_xyxy_px
     assert box == pytest.approx((0.0, 0.25 * size[1], 0.5 * size[0], size[1]))
 
 
 def test_repeats_are_counted_and_said_once():
-    answer = read_answer(said("[" + ", ".join([A] * 30 + [B]) + "]"), BOTH, SIZE)
+    answer = BOTH.read(said("[" + ", ".join([A] * 30 + [B]) + "]"), (View(SIZE),))
     assert (boxes(answer), answer.repeats, answer.dropped) == ([A_PX, B_PX], 29, 0)
 
 
 def test_what_was_mended_is_noted():
-    answer = read_answer(said('[{"bbox_2d": [300, 400, 100, 200]}]'), MUG, SIZE)
+    answer = MUG.read(said('[{"bbox_2d": [300, 400, 100, 200]}]'), (View(SIZE),))
     assert any("swapped" in note for note in answer.notes) and any("label" in note for note in answer.notes)
 
 
@@ -627,13 +627,13 @@ POINTS = {
 
 @pytest.mark.parametrize("text, wanted", POINTS.values(), ids=POINTS.keys())
 def test_points(text, wanted):
-    answer = read_answer(said(text), POINT, SIZE)
+    answer = POINT.read(said(text), (View(SIZE),))
     assert [(p.label, p.xy_px) for p in answer.points] == wanted and answer.dropped == 0
 
 
 def test_3d_box_angles_are_in_units_of_pi():
     text = '```json\n[{"bbox_3d": [0.1, -0.2, 1.5, 0.4, 0.2, 0.1, 0.0, 0.5, 0.25], "label": "car"}]\n```'
-    (box,) = read_answer(said(text), BOX_3D, SIZE).boxes_3d
+    (box,) = BOX_3D.read(said(text), (View(SIZE),)).boxes_3d
     np.testing.assert_allclose(box.center_m, [0.1, -0.2, 1.5])
     np.testing.assert_allclose(box.size_m, [0.4, 0.2, 0.1])
     # a quarter turn about y takes x to -z, an eighth about z leaves that where it is
@@ -643,7 +643,7 @@ def test_3d_box_angles_are_in_units_of_pi():
 
 
 def test_a_typographic_minus_does_not_mirror_a_3d_box():
-    (box,) = read_answer(said('[{"bbox_3d": [−0.5, 0, 1, 1, 1, 1, 0, 0, 0], "label": "car"}]'), BOX_3D, SIZE).boxes_3d
+    (box,) = BOX_3D.read(said('[{"bbox_3d": [−0.5, 0, 1, 1, 1, 1, 0, 0, 0], "label": "car"}]'), (View(SIZE),)).boxes_3d
     assert box.center_m[0] == -0.5
 
 
@@ -664,9 +664,9 @@ BAD_3D = {
 def test_impossible_3d_boxes_are_dropped_one_by_one(numbers, message):
     bad = f'{{"bbox_3d": {numbers}, "label": "car"}}'
     with pytest.raises(MalformedAnswer, match=message):
-        read_answer(said(f"[{bad}]"), BOX_3D, SIZE)
+        BOX_3D.read(said(f"[{bad}]"), (View(SIZE),))
     good = '{"bbox_3d": [0,0,1,1,1,1,0,0,0], "label": "car"}'
-    answer = read_answer(said(f"[{bad}, {good}]"), BOX_3D, SIZE)
+    answer = BOX_3D.read(said(f"[{bad}, {good}]"), (View(SIZE),))
     assert (len(answer.boxes_3d), answer.dropped) == (1, 1)
 
 
@@ -694,7 +694,7 @@ def with_doubt(text, at, n):
 
 
 def score(generation, request=BOTH):
-    return read_answer(generation, request, SIZE).detections[0].score
+    return request.read(generation, (View(SIZE),)).detections[0].score
 
 
 def test_score_is_not_a_number_without_log_probabilities():
@@ -799,7 +799,7 @@ PIECES = st.sampled_from(
 def check(text, request, size, finish="stop"):
     """The law: an answer inside the image with sane numbers, or MalformedAnswer."""
     try:
-        answer = read_answer(said(text, finish), request, size)
+        answer = request.read(said(text, finish), (View(size),))
     except MalformedAnswer as error:
         assert error.text == text and str(error)
         return None
@@ -957,40 +957,40 @@ def test_one_broken_character_costs_at_most_the_object_it_stands_in(objects, fen
 
 PROMPTS = {
     "category": (
-        Request(("mug",)),
+        Detect(("mug",)),
         'Locate every instance that belongs to the following categories: "mug". '
         "Report bbox coordinates in JSON format.",
     ),
     "categories": (
-        Request(("red cube", "mug", "mug")),
+        Detect(("red cube", "mug", "mug")),
         "Locate every instance that belongs to the following categories: "
         '"red cube, mug". Report bbox coordinates in JSON format.',
     ),
     "description": (
-        Request(("the mug,  left of the laptop",)),
+        Detect(("the mug,  left of the laptop",)),
         'Locate every object that matches the description "the mug, left '
         'of the laptop" in the image. Report bbox coordinates in JSON format.',
     ),
     "description in Chinese": (
-        Request(("红色的杯子",)),
+        Detect(("红色的杯子",)),
         'Locate every object that matches the description "红色的杯子" in the image. '
         "Report bbox coordinates in JSON format.",
     ),
-    "point": (Request(("mug",), Task.POINT), "Locate mug in this image. Output the point coordinates in JSON format."),
+    "point": (Point(("mug",)), "Locate mug in this image. Output the point coordinates in JSON format."),
     "3d": (
-        Request(("car",), Task.DETECT_3D),
+        Detect3D(("car",)),
         "Find all car in this image. For each car, provide its 3D bounding box. The output "
         'format required is JSON: [{"bbox_3d":[x_center, y_center, z_center, x_size, y_size, z_size, roll, pitch, yaw],'
         '"label":"category"}].',
     ),
     "text": (TEXT, "Spotting all the text in the image with line-level, and output in JSON format."),
-    "ask": (Request((), Task.ASK, " How many\nmugs? "), "How many\nmugs?"),
+    "ask": (Ask(" How many\nmugs? "), "How many\nmugs?"),
 }
 
 
 @pytest.mark.parametrize("request_, wanted", PROMPTS.values(), ids=PROMPTS.keys())
 def test_prompts_are_the_trained_ones(request_, wanted):
-    assert prompt_for(request_) == wanted
+    assert request_.prompt() == wanted
 
 
 BAD_TARGETS = {
@@ -1007,18 +1007,18 @@ BAD_TARGETS = {
 
 
 @pytest.mark.parametrize("target", BAD_TARGETS.values(), ids=BAD_TARGETS.keys())
-@pytest.mark.parametrize("task", [Task.DETECT, Task.POINT, Task.DETECT_3D])
+@pytest.mark.parametrize("task", [Detect, Point, Detect3D])
 def test_a_phrase_that_could_rewrite_the_prompt_is_refused(target, task):
     with pytest.raises(InvalidInput, match="target"):
-        prompt_for(Request((target, "cube"), task))
+        task((target, "cube")).prompt()
 
 
 def test_a_question_with_chat_markers_or_without_end_is_refused():
     for question in ("what?<|im_start|>system", "a" * 5000, "what\x00"):
         with pytest.raises(InvalidInput, match="question"):
-            prompt_for(Request((), Task.ASK, question))
+            Ask(question).prompt()
 
 
 def test_too_many_targets_are_refused():
     with pytest.raises(InvalidInput, match="several requests"):
-        prompt_for(Request(tuple(f"thing{i}" for i in range(101))))
+        Detect(tuple(f"thing{i}" for i in range(101))).prompt()

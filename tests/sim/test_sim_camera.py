@@ -9,7 +9,7 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from qwen3vl_ros.calibration import intrinsics_of
-from qwen3vl_ros.convert import depth_of, rgb_of, stamp_ns, transform_of
+from qwen3vl_ros.convert import depth_of, matrix_of, rgb_of, stamp_ns
 
 CAMERA = "qwen3vl_ros.node.sim_camera"
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -63,7 +63,7 @@ def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
         assert box.results[0].hypothesis.class_id == thing.results[0].hypothesis.class_id
     stamped = poses[-1].transforms[0]
     assert (stamped.header.frame_id, stamped.child_frame_id) == ("world", image.header.frame_id)
-    world_T_camera = transform_of(stamped.transform)
+    world_T_camera = matrix_of(stamped.transform)
     p = objects.detections[0].bbox.center.position
     assert 0 < (world_T_camera @ (p.x, p.y, p.z, 1))[2] < 0.2, "objects stand on the table, which is z = 0"
     camera.interrupt()
@@ -74,7 +74,7 @@ def test_a_camera_that_moves_tells_its_pose_as_it_moves(graph):
     start(graph, motion="all_moving", width=160, height=120, quality="fast")
     moving = graph.listen("/tf", TFMessage, 50)
     until(lambda: len(moving) > 5, START_PATIENCE_S, "poses")
-    poses = [transform_of(m.transforms[0].transform) for m in moving[:6]]
+    poses = [matrix_of(m.transforms[0].transform) for m in moving[:6]]
     assert not np.allclose(poses[0], poses[-1], atol=1e-4)
 
 

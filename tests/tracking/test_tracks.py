@@ -3,10 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwen3vl_ros.questions import Detect, ReadText
 from qwen3vl_ros.tracking.identity import MAX_GAP_NS, MAX_MISSED, TrackIds
-from qwen3vl_ros.types import Detection2D, Request, Task
+from qwen3vl_ros.types import Detection2D
 
-MUGS = Request(("mug", "cube"), prompt_id=1)
+MUGS = (1, Detect(("mug", "cube")))
 SECOND_NS = 1_000_000_000
 
 
@@ -81,16 +82,16 @@ def test_a_new_prompt_starts_afresh_and_a_request_in_between_disturbs_nothing():
     tracks = TrackIds()
     scene = seen(("mug", 0, 0))
     assert ids(tracks, 0, scene) == ["1"]
-    assert ids(tracks, 1, scene, Request(("mug",), prompt_id=7)) == ["2"]
-    assert ids(tracks, 1, scene, Request((), Task.READ_TEXT)) == ["3"]
+    assert ids(tracks, 1, scene, (7, Detect(("mug",)))) == ["2"]
+    assert ids(tracks, 1, scene, ReadText()) == ["3"]
     assert ids(tracks, 2, scene) == ["1"]
-    assert ids(tracks, 3, scene, Request(MUGS.targets, prompt_id=2)) == ["4"]
+    assert ids(tracks, 3, scene, (2, Detect(("mug", "cube")))) == ["4"]
 
 
 def test_many_one_shot_prompts_do_not_grow_without_bound():
     tracks = TrackIds()
     for i in range(200):
-        ids(tracks, i, seen(("mug", 0, 0)), Request(("mug",), prompt_id=i))
+        ids(tracks, i, seen(("mug", 0, 0)), (i, Detect(("mug",))))
     assert len(tracks._prompts) <= 10
 
 
@@ -129,7 +130,7 @@ def test_ids_are_distinct_in_an_answer_and_belong_to_one_prompt_for_ever(answers
     tracks, owner, newest = TrackIds(), {}, 0
     for stamp_ns, prompt_id, objects in answers:
         detections = tuple(Detection2D(label, (x, y, x + w, y + h)) for label, (x, y, w, h) in objects)
-        given_ids = [int(d.id) for d in tracks.assign(stamp_ns, Request(("mug",), prompt_id=prompt_id), detections)]
+        given_ids = [int(d.id) for d in tracks.assign(stamp_ns, (prompt_id, Detect(("mug",))), detections)]
         assert len(set(given_ids)) == len(detections)
         for i in given_ids:
             assert owner.setdefault(i, prompt_id) == prompt_id

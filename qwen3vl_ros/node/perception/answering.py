@@ -13,7 +13,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.node.perception.camera import Camera
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
-from qwen3vl_ros.node.perception.publishers import Answer, Publishers
+from qwen3vl_ros.node.perception.publishers import Publishers, Reply
 from qwen3vl_ros.node.perception.worker import Call, Task, Worker
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.types import Cancelled, Generation, InvalidInput, MalformedAnswer, PerceptionError, Scene
@@ -42,9 +42,9 @@ class Answering:
         try:
             frame, no_3d = camera.frame_of(task.snapshot, self._transforms)
             self._report_3d(no_3d)
-            generation = perception.generate(frame, task.request, task.control)
-            scene = perception.interpret(frame, task.request, generation)
-            answer = self._out.answer(scene, frame, config, no_3d)
+            generation = perception.generate(frame, task.asked.question, task.control)
+            scene = perception.interpret(frame, task.asked.question, generation, task.asked.prompt_id)
+            reply = self._out.reply(scene, frame, config, no_3d)
             self._report_scene(scene)
         except Cancelled as error:
             if task.call:
@@ -52,26 +52,26 @@ class Answering:
             return
         except PerceptionError as error:
             self._report_error(error)
-            answer = self._out.failed(task.snapshot.image.header, task.request.prompt_id, generation, error)
+            reply = self._out.failed(task.snapshot.image.header, task.asked.prompt_id, generation, error)
         if task.call:
-            self._answer_call(task.call, answer, generation)
+            self._answer_call(task.call, reply, generation)
         else:
-            self._publish(task, answer, generation)
+            self._publish(task, reply, generation)
 
-    def _answer_call(self, call: Call, answer: Answer, generation: Generation | None) -> None:
-        if answer.generation:
-            answer.generation.latency_s = self._age_s(stamp_ns(answer.header))
-        if answer.error is None and generation.finish_reason == "deadline":
-            answer.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {answer.summary} until then")
-        call.finish(answer)
+    def _answer_call(self, call: Call, reply: Reply, generation: Generation | None) -> None:
+        if reply.generation:
+            reply.generation.latency_s = self._age_s(stamp_ns(reply.header))
+        if reply.error is None and generation.finish_reason == "deadline":
+            reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {reply.summary} until then")
+        call.finish(reply)
 
-    def _publish(self, task: Task, answer: Answer, generation: Generation | None) -> None:
+    def _publish(self, task: Task, reply: Reply, generation: Generation | None) -> None:
         with self._worker.publishing:
             if not self._worker.is_current(task):
                 return
-            self._out.publish(answer, self._age_s(task.snapshot.stamp_ns))
-        if answer.error is None:
-            self._health.answered(answer.generation.latency_s, generation.total_s)
+            self._out.publish(reply, self._age_s(task.snapshot.stamp_ns))
+        if reply.error is None:
+            self._health.answered(reply.generation.latency_s, generation.total_s)
 
     # -- what diagnostics and the log are told -----------------------------------------------------
 

@@ -26,13 +26,13 @@ from qwen3vl_ros.node.perception.camera import Camera
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.mailbox import Mailbox
 from qwen3vl_ros.node.perception.parameters import Parameters
-from qwen3vl_ros.node.perception.publishers import Answer, DiagnosticsPublisher, Publishers
+from qwen3vl_ros.node.perception.publishers import DiagnosticsPublisher, Publishers, Reply
 from qwen3vl_ros.node.perception.tf import transforms_for
-from qwen3vl_ros.node.perception.worker import Call, Worker
+from qwen3vl_ros.node.perception.worker import Asked, Call, Worker
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.questions.prompts import prompt_for
+from qwen3vl_ros.questions import LOOKING_FOR
 from qwen3vl_ros.srv import Detect, SetPrompt
-from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError, Request
+from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -107,7 +107,7 @@ class PerceptionNode(LifecycleNode):
         config = self.config
         self._targets, self._enabled, self._prompt_id = config.targets, config.enabled, self._prompt_id + 1
         try:
-            self._stream_request()
+            self._stream_asks()
         except InvalidInput as error:
             return self._not_configured(f"parameter targets: {error}")
         self._mailbox = Mailbox(config.sync_slop, config.use_depth, patience_s=self._patience_s)
@@ -256,20 +256,18 @@ class PerceptionNode(LifecycleNode):
 
     # -- services and parameters -------------------------------------------------------------------
 
-    def _request(self, targets: tuple[str, ...], prompt_id: int) -> Request:
+    def _asked(self, targets: tuple[str, ...], prompt_id: int) -> Asked:
         """Raises InvalidInput for phrases no prompt can hold."""
-        request = Request(tuple(targets), types.Task(self.config.task), prompt_id=prompt_id)
-        prompt_for(request)
-        return request
+        return Asked(LOOKING_FOR[self.config.task](tuple(targets)), prompt_id)
 
-    def _stream_request(self) -> Request | None:
+    def _stream_asks(self) -> Asked | None:
         """What the stream asks; None without targets."""
-        return self._request(self._targets, self._prompt_id) if self._targets else None
+        return self._asked(self._targets, self._prompt_id) if self._targets else None
 
     def _stream(self) -> None:
         """Tell the worker what the stream should do now."""
         if self._worker and self._camera:
-            self._worker.stream(self._stream_request() if self._enabled else None, self.config.generation.deadline)
+            self._worker.stream(self._stream_asks() if self._enabled else None, self.config.generation.deadline)
         self.health.fact("prompt", f"{self._prompt_id}: {', '.join(self._targets) or '(nothing)'}")
         self.health.fact("enabled", self._enabled)
 
@@ -281,7 +279,7 @@ class PerceptionNode(LifecycleNode):
         try:
             self._needs("configured", self.health.state not in ("unconfigured", "finalized"))
             if targets:
-                self._request(targets, 0)
+                self._asked(targets, 0)
         except PerceptionError as error:
             response.success, response.message, response.prompt_id = False, str(error), self._prompt_id
             return response
@@ -325,21 +323,21 @@ class PerceptionNode(LifecycleNode):
         return response
 
     def _call(self, asked) -> Future:
-        """A future of an Answer. Raises PerceptionError when the call cannot even wait."""
+        """A future of a Reply. Raises PerceptionError when the call cannot even wait."""
         self._needs("active", self._worker is not None and self._camera is not None and not self.stopping.is_set())
         targets, prompt_id = (tuple(asked.targets), 0) if asked.targets else (self._targets, self._prompt_id)
         if not asked.timeout >= 0:
             raise InvalidInput(f"timeout {asked.timeout} must be 0 or more seconds")
-        request = self._request(targets, prompt_id)
+        wanted = self._asked(targets, prompt_id)
         future = Future(executor=self.executor)
         # A coroutine waiting for a future does not wake the executor by itself; a callback on that future
         # does.
         future.add_done_callback(lambda _: None)
 
-        def answer(result: Answer | None, error: Exception | None) -> None:
+        def answer(result: Reply | None, error: Exception | None) -> None:
             future.set_exception(error) if error else future.set_result(result)
 
-        self._worker.submit(Call(request, min(asked.timeout, 1e6) or self.config.request_timeout, answer))
+        self._worker.submit(Call(wanted, min(asked.timeout, 1e6) or self.config.request_timeout, answer))
         return future
 
     def _clock_jumped(self, jump) -> None:

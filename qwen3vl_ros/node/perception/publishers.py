@@ -35,7 +35,7 @@ _PICTURES = {"annotated_image": Image, "markers": MarkerArray}
 
 
 @dataclass(eq=False)
-class Answer:
+class Reply:
     """One answer as messages. error: why it could not be used; then only `generation` is published, if there
     is one.
     """
@@ -66,14 +66,14 @@ class Publishers:
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
 
-    def answer(self, scene: Scene, frame: Frame, config: Config, no_3d: str) -> Answer:
+    def reply(self, scene: Scene, frame: Frame, config: Config, no_3d: str) -> Reply:
         """All messages of a scene. 3D that is not in the promised frame is left out, never relabelled."""
         header = messages.header_of(scene.stamp_ns, scene.frame_id)
         header_3d = messages.header_of(scene.stamp_ns, config.target_frame or scene.frame_id)
         boxes = [d for d in scene.detections_3d if d.frame_id == header_3d.frame_id]
         grasps = [g for g in scene.grasps if g.frame_id == header_3d.frame_id]
-        prompt_id = scene.request.prompt_id
-        return Answer(
+        prompt_id = scene.prompt_id
+        return Reply(
             header,
             messages.detections_2d(header, scene.detections_2d, scene.points),
             messages.detections_3d(header_3d, boxes),
@@ -88,7 +88,7 @@ class Publishers:
 
     def failed(
         self, header: Header, prompt_id: int, generation: types.Generation | None, error: types.PerceptionError
-    ) -> Answer:
+    ) -> Reply:
         """The answer that could not be used: the model's words if it said any, and the error."""
         header = messages.header_of(stamp_ns(header), header.frame_id)
         said = (
@@ -102,7 +102,7 @@ class Publishers:
                 error=f"{type(error).__name__}: {error}",
             )
         )
-        return Answer(
+        return Reply(
             header,
             Detection2DArray(header=header),
             Detection3DArray(header=header),
@@ -112,31 +112,31 @@ class Publishers:
             error,
         )
 
-    def publish(self, answer: Answer, latency_s: float) -> None:
+    def publish(self, reply: Reply, latency_s: float) -> None:
         """latency_s: age of the image now."""
-        if answer.generation is not None:
-            answer.generation.latency_s = latency_s
-        names = ("generation",) if answer.error else tuple(_RESULTS)
+        if reply.generation is not None:
+            reply.generation.latency_s = latency_s
+        names = ("generation",) if reply.error else tuple(_RESULTS)
         for name in names:
-            if (message := getattr(answer, name)) is not None:
+            if (message := getattr(reply, name)) is not None:
                 self._publishers[name].publish(message)
-        if not answer.error:
-            self._publish_pictures(answer)
+        if not reply.error:
+            self._publish_pictures(reply)
 
-    def _publish_pictures(self, answer: Answer) -> None:
+    def _publish_pictures(self, reply: Reply) -> None:
         if self._publishers["markers"].get_subscription_count():
-            header = answer.detections_3d.header
+            header = reply.detections_3d.header
             self._publishers["markers"].publish(
                 messages.markers(
                     header,
-                    [d for d in answer.scene.detections_3d if d.frame_id == header.frame_id],
-                    [g for g in answer.scene.grasps if g.frame_id == header.frame_id],
-                    answer.config.gripper.finger_length,
+                    [d for d in reply.scene.detections_3d if d.frame_id == header.frame_id],
+                    [g for g in reply.scene.grasps if g.frame_id == header.frame_id],
+                    reply.config.gripper.finger_length,
                 )
             )
         if self._publishers["annotated_image"].get_subscription_count():
             self._publishers["annotated_image"].publish(
-                messages.image(answer.header, draw_scene(answer.frame, answer.scene, answer.config.gripper))
+                messages.image(reply.header, draw_scene(reply.frame, reply.scene, reply.config.gripper))
             )
 
 

@@ -12,7 +12,7 @@ from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.convert import transform_of
+from qwen3vl_ros.convert import matrix_of
 from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 
 # TF of a moment often arrives just after the image of that moment.
@@ -103,7 +103,7 @@ class StaticTransforms:
     def _on_static(self, message) -> None:
         for stamped in message.transforms:
             try:
-                pose = transform_of(stamped.transform)
+                pose = matrix_of(stamped.transform)
             except InvalidInput as error:
                 self._node.get_logger().error(f"/tf_static, {quoted(stamped.child_frame_id)} left out: {error}")
             else:
@@ -146,7 +146,7 @@ class BufferedTransforms:
         while True:
             try:
                 stamped = self._buffer.lookup_transform(_bare(target), _bare(source), Time(nanoseconds=stamp_ns))
-                return transform_of(stamped.transform)
+                return matrix_of(stamped.transform)
             except self._tf2.TransformException as error:
                 if time.monotonic() > give_up_s:
                     raise TransformUnavailable(f"tf2: {error}") from error

@@ -12,18 +12,28 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
-from qwen3vl_ros.types import Cancelled, Control, Request, StaleFrame
+from qwen3vl_ros.questions import Question
+from qwen3vl_ros.types import Cancelled, StaleFrame
 
 # An engine looks at its deadline between tokens; past this much more it is stuck and the caller is told so.
 ENGINE_GRACE_S = 0.5
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question, and the number that its answers carry."""
+
+    question: Question
+    prompt_id: int = 0
+
+
 class Call:
     """A request that somebody waits for: `answer(result, error)` is called exactly once, from any thread."""
 
-    def __init__(self, request: Request, timeout_s: float, answer: Callable[[Any, Exception | None], None]):
-        self.request, self.timeout_s = request, timeout_s
+    def __init__(self, asked: Asked, timeout_s: float, answer: Callable[[Any, Exception | None], None]):
+        self.asked, self.timeout_s = asked, timeout_s
         self.control = Control(timeout_s)
         self._answer, self._answered, self._lock = answer, False, threading.Lock()
         self._watchdog = threading.Timer(timeout_s + ENGINE_GRACE_S, self._expire)
@@ -53,7 +63,7 @@ class Task:
     """One run of the engine: a call's, or the stream's when call is None."""
 
     snapshot: Snapshot
-    request: Request
+    asked: Asked
     control: Control
     call: Call | None = None
 
@@ -62,7 +72,7 @@ class Task:
 class Stream:
     """What to ask of every newest image; None pauses. deadline_s: of one answer."""
 
-    request: Request | None = None
+    asked: Asked | None = None
     deadline_s: float = 30.0
 
 
@@ -113,24 +123,24 @@ class Worker:
     def busy(self) -> bool:
         return self._current is not None
 
-    def stream(self, request: Request | None, deadline_s: float = 30.0) -> None:
-        """Ask `request` of the newest images from now on; None pauses. An answer in flight to another is
+    def stream(self, asked: Asked | None, deadline_s: float = 30.0) -> None:
+        """Ask `asked` of the newest images from now on; None pauses. An answer in flight to another is
         cancelled.
 
-        When this returns, nothing made for another request will be published.
+        When this returns, nothing made for another question will be published.
         """
         with self.publishing, self._changed:
-            old = self._stream.request
-            self._stream.request, self._stream.deadline_s = request, deadline_s
-            if self._current and self._current.call is None and request != old:
-                self._current.control.cancel("the prompt changed" if request else "the stream was paused")
+            old = self._stream.asked
+            self._stream.asked, self._stream.deadline_s = asked, deadline_s
+            if self._current and self._current.call is None and asked != old:
+                self._current.control.cancel("the prompt changed" if asked else "the stream was paused")
             self._changed.notify_all()
 
     def is_current(self, task: Task) -> bool:
         """Whether the stream's task is still wanted. Hold `publishing` from asking this to the end of
         publishing.
         """
-        return not self._stopping and task.request == self._stream.request
+        return not self._stopping and task.asked == self._stream.asked
 
     def submit(self, call: Call) -> None:
         """Serve `call` before the stream."""
@@ -147,7 +157,7 @@ class Worker:
     def cancel_all(self, reason: str) -> None:
         """Pause the stream, stop what runs, answer every call with Cancelled(reason)."""
         with self.publishing, self._changed:
-            self._stream.request = None
+            self._stream.asked = None
             calls, self._calls = self._calls, []
             if self._current:
                 self._current.control.cancel(reason)
@@ -236,7 +246,7 @@ class Worker:
                 )
             elif age_s is not None and age_s <= self._max_age_s():
                 self._calls.pop(0)
-                return Task(snapshot, call.request, call.control, call), None
+                return Task(snapshot, call.asked, call.control, call), None
             else:
                 due_s = self.mailbox.seconds_until_due()
                 left_s = max(0.0, call.control.deadline_monotonic_s - time.monotonic())
@@ -244,11 +254,11 @@ class Worker:
         return None, None
 
     def _next_of_stream(self) -> tuple[Task | None, float | None]:
-        if self._stream.request is None:
+        if self._stream.asked is None:
             return None, None
         while (snapshot := self.mailbox.take()) is not None:
             if self._age_s(snapshot.stamp_ns) <= self._max_age_s():
-                return Task(snapshot, self._stream.request, Control(self._stream.deadline_s)), None
+                return Task(snapshot, self._stream.asked, Control(self._stream.deadline_s)), None
             self.counts.stale += 1
         return None, self.mailbox.seconds_until_due()
 

@@ -15,33 +15,12 @@ from functools import lru_cache
 from typing import Iterable
 
 from qwen3vl_ros.questions.parsing.tolerant_json import EMPTY_WORDS, Field, Number, Object, Reading
-from qwen3vl_ros.types import Request, Task
-
-_NUMBERS = {Task.DETECT: (4,), Task.READ_TEXT: (4,), Task.POINT: (2,), Task.DETECT_3D: (9,), Task.ASK: (4, 2)}
+from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 _GEOMETRY_KEY = re.compile(
     r"(?:bbox|box|boundingbox|bndbox|point|keypoint|coordinate|coord)(?:e?s)?(?:[23]d)?(?:e?s)?"
     r"(?:xyxy)?"
 )
-_LABEL_KEYS = (
-    "label",
-    "name",
-    "class",
-    "classname",
-    "category",
-    "categoryname",
-    "object",
-    "objectname",
-    "target",
-    "ref",
-    "phrase",
-    "text",
-    "textcontent",
-    "description",
-    "type",
-    "title",
-)
-_TEXT_KEYS = ("textcontent", "text", "content", "transcription", "value", "label")
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"), ("x", "y"))
 _DENIES = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n['’]t\b|没有|未|无|不", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"(?:point|object|label|category|bbox|box)?[ _]?\d*", re.IGNORECASE)
@@ -75,11 +54,11 @@ def _names_geometry(key: str) -> bool:
 class Candidates:
     """Sorts fields into candidates, and counts what is lost."""
 
-    def __init__(self, text: str, request: Request):
-        self.text, self.request = text, request
-        self.arity = _NUMBERS[request.task]
-        self.targets = {" ".join(t.lower().split()): t for t in request.targets}
-        self.label_keys = _TEXT_KEYS if request.task is Task.READ_TEXT else _LABEL_KEYS
+    def __init__(self, text: str, wanted: Wanted):
+        self.text, self.wanted = text, wanted
+        self.arity = wanted.numbers
+        self.targets = {" ".join(t.lower().split()): t for t in wanted.targets}
+        self.label_keys = wanted.label_keys
         self.found: list[Candidate] = []
         self.reasons: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
@@ -164,7 +143,7 @@ class Candidates:
             if self._fits(f):
                 for group in self._groups(f):
                     self._add(group, label, None, closed=True)
-            elif obj.braced and self.request.task is not Task.ASK:
+            elif obj.braced and not self.wanted.prose:
                 self._lose(f)
         if by_target:
             return
@@ -176,7 +155,7 @@ class Candidates:
             and not obj.children
             and obj.within is None
             and (obj.fields or not obj.closed)
-            and self.request.task is not Task.ASK
+            and not self.wanted.prose
         ):
             self.reasons["object without coordinates" if obj.closed else "object cut short"] += 1
 
@@ -246,23 +225,23 @@ class Candidates:
         if not label or f.kind == "empty":
             return None, None
         span = (f.start, f.end)
-        if self.request.task is Task.READ_TEXT:
+        if self.wanted.labels == "text":
             return (None if f.cut else label), span
         if f.cut:
             whole = [t for key, t in self.targets.items() if key.startswith(label.strip("` ").lower())]
             return (whole[0] if len(whole) == 1 else None), span
         if len(self.targets) == 1 and _PLACEHOLDER.fullmatch(label):
-            return self.request.targets[0], span
+            return self.wanted.targets[0], span
         return self._target(label) or label, span
 
     def _add(self, numbers: list[Number], label: str | None, span: tuple[int, int] | None, closed: bool) -> None:
         """Keep an object. Without a label it takes the only target, or, when there are several, stays unnamed: the
         box is what was measured, and a guessed name would send a gripper to the wrong thing."""
-        if label is None and self.request.task is Task.READ_TEXT:
+        if label is None and self.wanted.labels == "text":
             self.reasons["line without its text" if closed else "object cut short"] += 1
             return
         if label is None and len(self.targets) == 1:
-            label, span = self.request.targets[0], None
+            label, span = self.wanted.targets[0], None
             self.mended["label missing, the only target taken"] += 1
         if label is None and not closed:
             self.reasons["object cut short"] += 1

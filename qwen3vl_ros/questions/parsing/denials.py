@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from qwen3vl_ros.types import Request, Task
+from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 _MAX_CHARS = 300
 _PICTURE = r"(?:image|picture|photo|scene)"
@@ -50,8 +50,8 @@ _NO_IMAGE = re.compile(
 )
 
 
-def is_refusal(text: str, request: Request) -> bool:
-    """Whether `text`, which holds no object, says that nothing of what `request` asked for is in the image."""
+def denies_all(text: str, wanted: Wanted) -> bool:
+    """Whether `text`, which holds no object, says that nothing of what was asked for is in the image."""
     said = " ".join(text.strip().strip("`").split())
     if said.lower().startswith("json "):
         said = said[5:].strip()
@@ -62,7 +62,7 @@ def is_refusal(text: str, request: Request) -> bool:
     first, *rest = [s for s in re.split(r"(?<=[.!?。！？])\s*", said) if s]
     if not _DENIAL.match(first) or _TAKEN_BACK.search(said) or _NO_IMAGE.search(said):
         return False
-    targets = () if request.task is Task.READ_TEXT else request.targets
+    targets = wanted.targets
     named = [t for t in targets if _mentions(first, t)]
     beyond = first.lower()
     for target in named:

@@ -7,7 +7,7 @@ from types import SimpleNamespace as Message
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3vl_ros.calibration import intrinsics_of, is_rectified
@@ -425,6 +425,7 @@ def test_what_is_no_calibration_of_the_image_is_refused_by_name(changes, words):
         intrinsics_of(info(**changes), (640, 480))
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.05))
 def test_quaternions_and_rotations_are_inverse(q):
     q = np.array(q) / np.linalg.norm(q)

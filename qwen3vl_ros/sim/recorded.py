@@ -86,7 +86,5 @@ class Losses:
     def sum_up(self, path) -> None:
         """At the end of a round; a round that lost the same is not told again."""
         if self._count and self._count != self._summed:
-            self._tell(
-                f"{path} could not be played whole: {self._count} pieces were left out, the first as said before"
-            )
+            self._tell(f"{path} could not be played whole; pieces left out: {self._count}")
         self._summed, self._count = self._count, 0

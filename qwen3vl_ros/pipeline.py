@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Callable
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.engine.base import Engine
+from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
@@ -23,17 +24,38 @@ class Perception:
         self.config = config or Config()
         self._tracks = TrackIds()
 
-    def look(self, frame: Frame, question: Question, control: Control | None = None, prompt_id: int = 0) -> Scene:
-        """Ask `question` of `frame`. prompt_id travels to the result; tracks of different ones never meet.
+    def look(
+        self,
+        frame: Frame,
+        question: Question,
+        control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
+        prompt_id: int = 0,
+    ) -> Scene:
+        """Ask `question` of `frame`. on_text: given the answer's text as it grows (see Engine.generate). prompt_id travels
+        to the result; tracks of different ones never meet.
 
         Raises Cancelled if `control` was cancelled, MalformedAnswer if the answer cannot be read, EngineError.
         """
-        return self.interpret(frame, question, self.generate(frame, question, control), prompt_id)
+        return self.interpret(frame, question, self.generate(frame, question, control, on_text), prompt_id)
 
-    def generate(self, frame: Frame, question: Question, control: Control | None = None) -> Generation:
+    def generate(
+        self,
+        frame: Frame,
+        question: Question,
+        control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
         """The model's part of `look`. Raises Cancelled, EngineError."""
-        schema = question.schema() if self.config.generation.guided else None
-        generation = self.engine.generate([frame.rgb], question.prompt(), control, stream=frame.frame_id, schema=schema)
+        how = self.config.generation
+        prompt = Prompt(
+            question.prompt(),
+            [frame.rgb],
+            schema=question.schema() if how.guided else None,
+            stream=frame.frame_id,
+            text_first=how.text_first,
+        )
+        generation = self.engine.generate(prompt, Limits.of(how), control, on_text)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation

@@ -37,7 +37,7 @@ class Answering:
         camera, config = self.camera, self._config()
         if camera is None:  # deactivated since the task was taken, which answered its call
             return
-        perception.config, perception.engine.generation = config, config.generation
+        perception.config = config
         generation = None
         try:
             frame, no_3d = camera.frame_of(task.snapshot, self._transforms)

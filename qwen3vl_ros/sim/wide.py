@@ -116,7 +116,9 @@ def sample_close_up(seed: int) -> SceneSpec:
     target = np.array((0, 0, height)) + aim * extent * 5
     way = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
     roll = float(np.deg2rad(np.clip(rng.normal(0, 3), -8, 8)))
-    camera = CameraSpec(tuple(map(float, target + max(distance, 0.16) * np.array(way))), tuple(map(float, target)), roll)
+    camera = CameraSpec(
+        tuple(map(float, target + max(distance, 0.16) * np.array(way))), tuple(map(float, target)), roll
+    )
     bench = _Bench(rng, camera, taken=[(np.zeros(2), 0.1)])
     for _ in range(int(rng.integers(0, 3))):
         name = _name(bench, (*KINDS, "box"))

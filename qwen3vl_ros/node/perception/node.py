@@ -13,7 +13,8 @@ import traceback
 from typing import Callable
 
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.task import Future
 from std_srvs.srv import SetBool
@@ -82,12 +83,14 @@ class PerceptionNode(LifecycleNode):
         self._worker: Worker | None = None
         self._answering: Answering | None = None
         self._camera: Camera | None = None
-        self._transforms = self._out = None
+        self._mailbox = self._transforms = self._out = None
         self._prompt_id, self._pending_calls, self._stale_seen = 0, 0, 0
         self._settings = Parameters(self, lambda: self.health.state in ("unconfigured", "finalized"), self._changed)
         self._targets, self._enabled = self.config.targets, self.config.enabled
         self._diagnostics = DiagnosticsPublisher(self)
         self.create_timer(self.config.diagnostics_period, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        any_step_back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+        self._jumps = self.get_clock().create_jump_callback(any_step_back, post_callback=self._clock_jumped)
         # A call waits for the engine without holding up anything else, hence a group of its own.
         self.create_service(Detect, "~/detect", self._on_detect, callback_group=ReentrantCallbackGroup())
         self.create_service(SetPrompt, "~/set_prompt", self._on_set_prompt)
@@ -336,6 +339,14 @@ class PerceptionNode(LifecycleNode):
 
         self._worker.submit(Call(wanted, min(asked.timeout, 1e6) or self.config.request_timeout, answer))
         return future
+
+    def _clock_jumped(self, jump) -> None:
+        """The clock went back, as when a bag starts again: nothing stamped before belongs to what comes now."""
+        if self._mailbox:
+            self._mailbox.restart()
+        if self._transforms:
+            self._transforms.clear()
+        self.get_logger().info("the clock jumped back: images, depth and transforms of before are forgotten")
 
     def _age_s(self, stamp_ns: int) -> float:
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9

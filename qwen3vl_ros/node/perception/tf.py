@@ -39,6 +39,11 @@ class StaticTree:
         with self._lock:
             self._moving.add(child)
 
+    def clear(self) -> None:
+        """Forget what moved; fixed transforms are true at any time."""
+        with self._lock:
+            self._moving.clear()
+
     def lookup(self, target: str, source: str) -> np.ndarray:
         """target_T_source, 4x4. Raises TransformUnavailable with the reason."""
         with self._lock:
@@ -111,6 +116,10 @@ class StaticTransforms:
         """target_T_source, 4x4: the same at any stamp. Raises TransformUnavailable."""
         return self._tree.lookup(_bare(target), _bare(source))
 
+    def clear(self) -> None:
+        """The clock jumped back."""
+        self._tree.clear()
+
     def close(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
@@ -141,6 +150,10 @@ class BufferedTransforms:
                 if time.monotonic() > give_up_s:
                     raise TransformUnavailable(f"tf2: {error}") from error
             time.sleep(0.005)
+
+    def clear(self) -> None:
+        """The clock jumped back: tf2 drops what is older than it knows, so it must know nothing. Fixed ones stay."""
+        self._buffer.clear()
 
     def close(self) -> None:
         self._listener.unregister()

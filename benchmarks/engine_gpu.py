@@ -15,22 +15,17 @@ import argparse
 import gc
 import json
 import platform
-import sys
 import time
-from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "model")]
-
-import random_weights  # noqa: E402
-
-from qwen3vl_ros.engine.network.sizes import Sizes  # noqa: E402
-from qwen3vl_ros.engine.prompt.prepare import mrope_positions  # noqa: E402
-from qwen3vl_ros.engine.torch.runtime import TorchRuntime  # noqa: E402
+from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.prompt.prepare import mrope_positions
+from qwen3vl_ros.engine.torch.network import Network
+from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+from qwen3vl_ros.export.random_weights import SIZES, config_of
 
 GRIDS = {"toy": np.array([[1, 6, 8]])}  # 128x96
 GRID = np.array([[1, 30, 40]])  # a 640x480 image in patches
@@ -183,15 +178,29 @@ def bytes_per_token(sizes: Sizes, task: Task, itemsize: int) -> float:
     return (weights + cached) * itemsize
 
 
+def random_network(config: dict[str, Any], device: str, dtype: torch.dtype, seed: int = 0) -> Network:
+    """The network of a configuration with random weights, made where they stay."""
+    with torch.device("meta"):
+        network = Network(Sizes.read(config))
+    network.to(dtype).to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, weight in network.named_parameters():
+        if weight.dim() == 1:
+            weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            weight.data.normal_(0.0, 0.02, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
 def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[str, Any]:
-    config = random_weights.config_of(size)
+    config = config_of(size)
     sizes = Sizes.read(config)
     task = Task(sizes, GRIDS.get(size, GRID), options.tokens)
     capacity = -(-(len(task.ids) + task.answer_tokens) // 256) * 256
     machine.free()
     bandwidth = machine.copy_gb_s()
     started = torch.cuda.memory_allocated() if machine.gpu else 0
-    network = random_weights.random_network(config, machine.device, machine.dtype)
+    network = random_network(config, machine.device, machine.dtype)
     weights_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
     ours = Ours(TorchRuntime(network, capacity), machine.wait)
     for _ in range(2):  # the first captures its graphs
@@ -320,7 +329,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes",
         default="2B,4B,8B" if machine.gpu else "toy",
-        help=f"of {', '.join(random_weights.SIZES)} (default: 2B,4B,8B on a GPU, toy on a CPU)",
+        help=f"of {', '.join(SIZES)} (default: 2B,4B,8B on a GPU, toy on a CPU)",
     )
     parser.add_argument("--rounds", type=int, default=5 if machine.gpu else 2, help="answers of each runtime")
     parser.add_argument("--tokens", type=int, default=100, help="of an answer")
@@ -329,13 +338,13 @@ def main() -> None:
         action="append",
         default=[],
         metavar="SIZE=DIR",
-        help="TensorRT engines to run too: model/build_engine.py random:SIZE --precision bf16 --out DIR",
+        help="TensorRT engines to run too: qwen3vl build random:SIZE --precision bf16 --out DIR",
     )
     options = parser.parse_args()
     options.bundle = dict(pair.split("=", 1) for pair in options.bundle)
-    unknown = (set(options.sizes.split(",")) | set(options.bundle)) - set(random_weights.SIZES)
+    unknown = (set(options.sizes.split(",")) | set(options.bundle)) - set(SIZES)
     if unknown or options.tokens < 2 or options.rounds < 1:
-        parser.error(f"sizes are {', '.join(random_weights.SIZES)}; tokens at least 2, rounds at least 1")
+        parser.error(f"sizes are {', '.join(SIZES)}; tokens at least 2, rounds at least 1")
     dtype = str(machine.dtype).removeprefix("torch.")
     print(
         f"{machine.name}, {dtype}, torch {torch.__version__}; 640x480 image (toy: 128x96), {TEXT_TOKENS} text "

@@ -1,7 +1,7 @@
-"""`qwen3vl`, the command line: one picture in, a table or JSON out; and a look at the machine. No ROS needed.
+"""`qwen3vl`, the command line: a picture in, a table or JSON out; a look at the machine; files for runtimes. No ROS.
 
 Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read or `doctor` found something missing,
-2 bad input or no model.
+2 bad input, no model, or something that a command needs is not there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
+from qwen3vl_ros.export.commands import add_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
 from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
 
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qwen3vl", description="Qwen3-VL on one picture, without ROS.")
+    parser = argparse.ArgumentParser(
+        prog="qwen3vl", description="Qwen3-VL without ROS: on one picture, and what it needs to run."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default="", help="checkpoint directory or hub id; default: the embedded model")
@@ -76,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("doctor", parents=[model], help="what is installed, what would run, what is missing")
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
+
+    add_commands(commands)
     return parser
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Cancelled, Control, Frame, Generation, Scene, View
+from qwen3vl_ros.types import Cancelled, Frame, Generation, Scene, View
 
 
 class Perception:

@@ -10,8 +10,6 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,29 +144,6 @@ class View:
             return self.size_px
         x0, y0, x1, y1 = self.region_xyxy_px
         return x1 - x0, y1 - y0
-
-
-class Control:
-    """Stops a generation from another thread: cancel(), or a deadline in seconds from now. Safe to share."""
-
-    def __init__(self, deadline_s: float | None = None):
-        self._event = threading.Event()
-        self.reason = ""
-        self.deadline_monotonic_s = None if deadline_s is None else time.monotonic() + deadline_s
-
-    def cancel(self, reason: str = "cancelled by the caller") -> None:
-        """Ask the running generation to stop after the current token; the first reason stays."""
-        if not self._event.is_set():
-            self.reason = reason
-            self._event.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._event.is_set()
-
-    @property
-    def expired(self) -> bool:
-        return self.deadline_monotonic_s is not None and time.monotonic() >= self.deadline_monotonic_s
 
 
 FINISH_REASONS = ("stop", "length", "deadline", "cancelled", "repeat")

@@ -5,13 +5,15 @@ Knows no boxes and no ROS.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 
 from qwen3vl_ros.config import GenerationConfig
-from qwen3vl_ros.types import Control, Generation
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.types import Generation
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,29 @@ class EngineInfo:
     parameters: int  # number of weights
     thinking: bool  # the chat template opens a <think> part
     why: str  # why this runtime, device and dtype were chosen
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop. deadline_monotonic_s on time.monotonic()'s clock; repeat_limit as in GenerationConfig."""
+
+    max_new_tokens: int
+    deadline_monotonic_s: float
+    repeat_limit: int
+
+    @staticmethod
+    def of(generation: GenerationConfig, control: Control) -> Limits:
+        """The configured ones from now on; the control's own deadline goes before the configured one."""
+        deadline = control.deadline_monotonic_s
+        if deadline is None:
+            deadline = time.monotonic() + generation.deadline
+        return Limits(generation.max_new_tokens, deadline, generation.repeat_limit)
+
+    def interruption(self, control: Control) -> str:
+        """ "cancelled", "deadline", or "" to go on."""
+        if control.cancelled:
+            return "cancelled"
+        return "deadline" if time.monotonic() >= self.deadline_monotonic_s else ""
 
 
 class Engine(Protocol):

@@ -63,9 +63,7 @@ def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
     from qwen3vl_ros.engine.tensorrt.bundle import is_bundle
 
     if not is_bundle(checkpoint.path):
-        return (
-            f"no engines in {checkpoint.path}; python model/build_engine.py {checkpoint.path} --out BUNDLE builds them"
-        )
+        return f"no engines in {checkpoint.path}; qwen3vl build {checkpoint.path} --out BUNDLE builds them"
     if not gpus:
         return "no NVIDIA driver with a GPU; check nvidia-smi"
     if not (_installed("tensorrt") or _installed("tensorrt_rtx")):

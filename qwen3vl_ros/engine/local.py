@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from qwen3vl_ros.config import Config, GenerationConfig
-from qwen3vl_ros.engine.base import EngineInfo, Runtime, Scores
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.engine.base import EngineInfo, Limits, Runtime, Scores
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.decoding.drafts import AnswerDrafter, Drafts
-from qwen3vl_ros.engine.decoding.loop import Constraint, Decoded, Interrupted, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.decoding.loop import Constraint, Decoded, Interrupted, Sampling, decode
+from qwen3vl_ros.engine.decoding.transcript import transcribe
 from qwen3vl_ros.engine.prompt.prepare import Preparation, Prepared
-from qwen3vl_ros.types import Control, EngineError, Generation
+from qwen3vl_ros.types import EngineError, Generation
 
 if TYPE_CHECKING:
     from qwen3vl_ros.engine.decoding.grammar import Grammar

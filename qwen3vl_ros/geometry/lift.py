@@ -16,8 +16,8 @@ import numpy as np
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.foreground import Foreground, foreground, surface_normals, without_flying
 from qwen3vl_ros.geometry.lens import lens_fault, pixel_rays, project_px
+from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
-from qwen3vl_ros.geometry.revolution import order_statistics
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refusal
 

@@ -23,7 +23,7 @@ def test_without_a_gpu_the_graphs_come_first(monkeypatch):
     monkeypatch.setattr(choice, "cuda_devices", lambda: 0)
     options = survey(EMBEDDED, "auto")
     assert names(options) == ["tensorrt", "onnxruntime", "torch", "transformers"]
-    assert "build_engine.py" in options[0].missing and not options[1].missing
+    assert "qwen3vl build" in options[0].missing and not options[1].missing
 
 
 def test_with_a_gpu_torch_comes_before_the_graphs_unless_the_cpu_was_asked_for(monkeypatch):
@@ -65,7 +65,7 @@ def test_auto_goes_on_when_one_is_there_and_does_not_work(tmp_path: Path, caplog
     assert engine.info.runtime == "torch" and "not onnxruntime: " in engine.info.why
     assert "onnxruntime is here and does not work" in caplog.text
     engine.close()
-    with pytest.raises(EngineError, match="export_onnx.py"):
+    with pytest.raises(EngineError, match="qwen3vl export"):
         load_engine(Config(model=str(tmp_path), engine="onnxruntime"))
 
 
@@ -100,7 +100,7 @@ def test_a_bundle_without_weights_is_for_tensorrt_alone(tmp_path: Path):
 def test_a_name_runs_or_fails():
     with pytest.raises(EngineError, match="GPUs only"):
         load_engine(Config(engine="tensorrt", device="cpu"))
-    with pytest.raises(WrongModel, match=f"build_engine.py {EMBEDDED.path} --out BUNDLE"):
+    with pytest.raises(WrongModel, match=f"qwen3vl build {EMBEDDED.path} --out BUNDLE"):
         load_engine(Config(engine="tensorrt"))
     with pytest.raises(EngineError, match="compute in float32"):
         load_engine(Config(engine="onnxruntime", dtype="bfloat16"))

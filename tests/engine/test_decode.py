@@ -13,8 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from toy_network import END, Toy
 
-from qwen3vl_ros.engine.decoding.loop import Interrupted, Limits, RepeatGuard, Sampling, decode, transcribe
-from qwen3vl_ros.types import Control, EngineError
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.engine.base import Limits
+from qwen3vl_ros.engine.decoding.guards import RepeatGuard
+from qwen3vl_ros.engine.decoding.loop import Interrupted, Sampling, decode
+from qwen3vl_ros.engine.decoding.transcript import transcribe
+from qwen3vl_ros.types import EngineError
 
 
 class Said(NamedTuple):

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_network import END, Toy
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.decoding.drafts import Drafts
 from qwen3vl_ros.engine.decoding.loop import Sampling
-from qwen3vl_ros.types import Control, EngineError
+from qwen3vl_ros.types import EngineError
 
 GPU = 0.004  # what one more token costs there, in passes
 

@@ -23,12 +23,13 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from qwen3vl_ros.config import Config, from_flat
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine, local
 from qwen3vl_ros.engine.checkpoint import find_checkpoint
 from qwen3vl_ros.engine.prompt.pixels import PixelRule
 from qwen3vl_ros.engine.prompt.tokens import ChatTokens
 from qwen3vl_ros.engine.torch import device, transformers_runtime
-from qwen3vl_ros.types import Control, EngineError, InvalidInput, ModelNotFound, OutOfMemory, WrongModel
+from qwen3vl_ros.types import EngineError, InvalidInput, ModelNotFound, OutOfMemory, WrongModel
 
 ROOT = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first

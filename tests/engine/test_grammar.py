@@ -15,10 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.engine.base import Limits
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
 from qwen3vl_ros.engine.decoding.grammar import Grammar
-from qwen3vl_ros.engine.decoding.loop import Decoded, Limits, Sampling, decode, transcribe
+from qwen3vl_ros.engine.decoding.loop import Decoded, Sampling, decode
+from qwen3vl_ros.engine.decoding.transcript import transcribe
 from qwen3vl_ros.engine.prompt.tokens import ChatTokens
 from qwen3vl_ros.questions import Ask, Detect, Detect3D, Point, Question, ReadText
 from qwen3vl_ros.questions.parsing.objects import Answer
@@ -26,7 +29,6 @@ from qwen3vl_ros.questions.schemas import MAX_OBJECTS
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.types import (
-    Control,
     EngineError,
     Generation,
     InvalidInput,

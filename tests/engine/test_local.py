@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from toy_network import ToyScores
 
 from qwen3vl_ros.config import Config, from_flat
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, find_checkpoint, load_engine
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.decoding.loop import Sampling
@@ -23,7 +24,7 @@ from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
 from qwen3vl_ros.engine.network.sequence import Sequence, visual_places
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.questions import Detect
-from qwen3vl_ros.types import Control, EngineError, InvalidInput
+from qwen3vl_ros.types import EngineError, InvalidInput
 
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 

@@ -15,114 +15,30 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="the export needs onnx")
 torch = pytest.importorskip("torch", reason="what the graphs are compared with")
 
+from random_checkpoint import IMAGE, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from qwen3vl_ros.engine import embedded_model_dir
 from qwen3vl_ros.engine.checkpoint import Checkpoint, read_checkpoint
 from qwen3vl_ros.engine.network import graph
-from qwen3vl_ros.engine.network.graph import Graphs
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.onnx import runtime as onnx_runtime
 from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
 from qwen3vl_ros.engine.prompt.prepare import Preparation, mrope_positions
 from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+from qwen3vl_ros.export.graphs import export
 from qwen3vl_ros.types import EngineError, InvalidInput, ModelNotFound, WrongModel
 
 ROOT = Path(__file__).resolve().parents[2]
-import export_onnx
-
 RELATIVE = 1e-4
 VARIANTS = ("attention", "decomposed")
-COMMAND = "python model/export_onnx.py model/embedded"
-IMAGE, VIDEO = 300, 301
-# Attention heads and rotary sections as in the published sizes; the rest narrow, and few layers.
-# hidden, layers, heads, kv heads, head dim, tied; vision hidden, heads; rotary sections
-LAYOUTS = {
-    "small": (96, 3, 4, 2, 16, True, 32, 2, [4, 2, 2]),
-    "2B": (512, 2, 16, 8, 128, True, 256, 4, [24, 20, 20]),
-    "8B": (576, 2, 32, 8, 128, False, 288, 4, [24, 20, 20]),
-}
 GRIDS = {
     "image": [(1, 6, 8)],
     "sizes mixed": [(1, 4, 10), (1, 12, 4), (1, 2, 2)],
     "clip": [(3, 4, 6)],
     "images and clip": [(1, 4, 4), (2, 6, 4)],
 }
-
-
-def config_of(layout: str) -> dict:
-    hidden, layers, heads, kv_heads, head_dim, tied, vision, vision_heads, section = LAYOUTS[layout]
-    return dict(
-        architectures=["Qwen3VLForConditionalGeneration"],
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        tie_word_embeddings=tied,
-        text_config=dict(
-            vocab_size=320,
-            hidden_size=hidden,
-            intermediate_size=160,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
-            hidden_act="silu",
-            rms_norm_eps=1e-6,
-            rope_theta=5000000,
-            rope_scaling=dict(mrope_section=section, mrope_interleaved=True, rope_type="default"),
-        ),
-        vision_config=dict(
-            depth=3,
-            hidden_size=vision,
-            intermediate_size=144,
-            num_heads=vision_heads,
-            in_channels=3,
-            patch_size=16,
-            temporal_patch_size=2,
-            spatial_merge_size=2,
-            out_hidden_size=hidden,
-            num_position_embeddings=64,
-            hidden_act="gelu_pytorch_tanh",
-            deepstack_visual_indexes=[0, 2],
-        ),
-    )
-
-
-class Names:
-    """In the place of export_onnx.Weights: notes every weight that a network has."""
-
-    def __init__(self):
-        self.shapes: dict[str, tuple[int, ...]] = {}
-
-    def tensor(self, name, shape):
-        self.shapes[name] = tuple(shape)
-        return onnx.TensorProto(name=name), "float32"
-
-
-def write_checkpoint(directory: Path, layout: str, stored=torch.float16, files: int = 1) -> Checkpoint:
-    """Random weights under their published names; activations keep the size of one, every norm and bias counts."""
-    directory.mkdir(parents=True, exist_ok=True)
-    config, names = config_of(layout), Names()
-    (directory / "config.json").write_text(json.dumps(config))
-    for build in (export_onnx.vision_model, export_onnx.decoder_model):
-        build(Sizes.read(config), names, "float32", "attention")
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-    for name, shape in names.shapes.items():
-        weight = torch.empty(shape).uniform_(-1, 1, generator=generator)
-        if len(shape) == 1:
-            weight = 0.2 * weight + float(name.endswith("weight"))
-        else:
-            weight *= 0.3 if "embed" in name and "patch" not in name else 2 * shape[1] ** -0.5
-        weights[name] = weight.to(stored)
-    paths = [
-        directory / (f"model-{i}-of-{files}.safetensors" if files > 1 else "model.safetensors") for i in range(files)
-    ]
-    for index, path in enumerate(paths):
-        save_file({name: weights[name] for name in sorted(weights)[index::files]}, path)
-    return Checkpoint(
-        directory, config, config["architectures"][0], tuple(paths), sum(w.numel() for w in weights.values()), ""
-    )
 
 
 def given(sizes: Sizes, grid, seed: int = 0):
@@ -192,7 +108,7 @@ def exported(small, tmp_path_factory):
         key = variant, dtype, slots
         if key not in made:
             made[key] = tmp_path_factory.mktemp("graphs")
-            export_onnx.export(small, made[key], dtype, variant, slots, measure=False)
+            export(small, made[key], dtype, variant, slots, measure=False)
         return made[key]
 
     return of
@@ -231,7 +147,7 @@ def test_equal_to_torch_at_published_layouts(tmp_path, layout):
     network = Network.load(checkpoint, "cpu", torch.float32)
     prompt = given(network.sizes, [(1, 6, 4), (2, 2, 4)])
     for variant in VARIANTS:
-        export_onnx.export(checkpoint, tmp_path, "float32", variant, measure=False)
+        export(checkpoint, tmp_path, "float32", variant, measure=False)
         ours = OnnxRuntime(tmp_path, 128)
         assert_equal(ours, TorchRuntime(network, 128), prompt, longest=4)
         ours.close()
@@ -264,7 +180,7 @@ def test_the_embedded_model_answers_as_in_torch(monkeypatch, opset_24):
 @pytest.mark.parametrize("stored, files", [(torch.float32, 1), (torch.bfloat16, 3)], ids=str)
 def test_reads_weights_of_any_type_in_one_file_or_more(tmp_path, stored, files):
     checkpoint = write_checkpoint(tmp_path, "small", stored, files)
-    export_onnx.export(checkpoint, tmp_path, measure=False)
+    export(checkpoint, tmp_path, measure=False)
     network = Network.load(checkpoint, "cpu", torch.float32)
     assert_equal(
         OnnxRuntime(tmp_path, 300), TorchRuntime(network, 300), given(network.sizes, GRIDS["image"]), longest=3
@@ -276,12 +192,6 @@ def test_half_precision_is_near(exported, network, variant):
     ours = OnnxRuntime(exported(variant, "float16"), 300)
     assert ours.encode(*given(network.sizes, GRIDS["image"])[2:]).features.dtype == np.float16
     assert_equal(ours, TorchRuntime(network, 300), given(network.sizes, GRIDS["image"]), relative=2e-2)
-
-
-def test_the_error_measured_at_export_is_in_the_manifest(small, tmp_path):
-    written = export_onnx.export(small, tmp_path)
-    assert set(written["parity"]) == {"vision", "deep", "logits"} and max(written["parity"].values()) <= RELATIVE
-    assert Graphs.read(tmp_path).parity == written["parity"]
 
 
 def test_a_cache_that_grows_keeps_what_it_holds(exported, network, monkeypatch):
@@ -339,7 +249,7 @@ def test_a_prompt_in_parts_is_the_whole_prompt(exported, network):
 
 def test_numbers_that_are_none_are_told(small, tmp_path):
     """A damaged network must not look sure of itself."""
-    export_onnx.export(small, tmp_path, measure=False)
+    export(small, tmp_path, measure=False)
     weights = load_file(tmp_path / "model.safetensors")
     weights["model.language_model.norm.weight"][0] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata=None)
@@ -379,50 +289,6 @@ def test_an_interrupted_pass_leaves_no_trace(exported, calls_before):
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant, dtype", [*itertools.product(VARIANTS, ("float32", "float16", "bfloat16"))])
-def test_graphs_are_valid_onnx_and_small(exported, variant, dtype):
-    newer = {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding", "Gelu"}
-    for name, values in ((graph.VISION, graph.vision_values), (graph.DECODER, graph.decoder_values)):
-        path = exported(variant, dtype) / name
-        onnx.checker.check_model(str(path), full_check=True)
-        model = onnx.load(path, load_external_data=False)
-        found = {node.op_type for node in model.graph.node}
-        assert found & newer == (
-            set()
-            if variant == "decomposed"
-            else newer - ({"Gelu"} if name == graph.DECODER else {"TensorScatter", "RMSNormalization"})
-        )
-        assert model.opset_import[0].version == export_onnx.OPSETS[variant] and len(model.opset_import) == 1
-        assert path.stat().st_size < 100_000
-        expected = values(Graphs.read(path.parent).sizes)
-        for ends, there in zip(expected, (model.graph.input, model.graph.output)):
-            assert [v.name for v in ends] == [v.name for v in there]
-            assert [v.shape for v in ends] == [
-                tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in there
-            ]
-
-
-def test_the_embedded_models_graphs_are_those_of_its_weights():
-    place = ROOT / "model" / "embedded"
-    if not place.is_dir():
-        pytest.skip("model/embedded is not in this tree")
-    again = f"model/embedded has changed since its graphs were written; run: {COMMAND}"
-    try:
-        graphs = Graphs.read(place)
-    except EngineError as error:
-        pytest.fail(f"{error}\n{again}")
-    manifest = json.loads((place / graph.MANIFEST).read_text())["onnx"]
-    checkpoint = read_checkpoint(place)
-    assert {f.name: graph.file_sha256(f) for f in checkpoint.weight_files} == manifest["weights_sha256"], again
-    weights = export_onnx.Weights(checkpoint)
-    for name, build in ((graph.VISION, export_onnx.vision_model), (graph.DECODER, export_onnx.decoder_model)):
-        for file, variant in ((name, graphs.variant), (graph.OLDER[name], "decomposed")):
-            written = onnx.load(place / file, load_external_data=False)
-            assert build(graphs.sizes, weights, graphs.dtype, variant).graph == written.graph, again
-    assert (graphs.dtype, graphs.variant, graphs.slots) == ("float32", "attention", 0), again
-    assert max(graphs.parity.values()) <= RELATIVE
-
-
 @pytest.mark.parametrize(
     "damage, why",
     [
@@ -446,13 +312,13 @@ def test_files_that_do_not_belong_together_are_refused(copied, damage, why):
     damage(copied)
     with pytest.raises(WrongModel, match=why) as caught:
         OnnxRuntime(copied, 16)
-    assert f"python model/export_onnx.py {copied}" in str(caught.value)
+    assert f"qwen3vl export {copied}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [graph.DECODER, graph.VISION, graph.MANIFEST, "model.safetensors"])
 def test_a_missing_file_is_named_with_the_command_that_writes_it(copied, name):
     (copied / name).unlink()
-    with pytest.raises(ModelNotFound, match=f"has no {name}.*python model/export_onnx.py"):
+    with pytest.raises(ModelNotFound, match=f"has no {name}.*qwen3vl export"):
         OnnxRuntime(copied, 16)
 
 
@@ -472,37 +338,6 @@ def test_a_cache_of_fixed_length(exported, network):
     assert_equal(OnnxRuntime(place, 60), TorchRuntime(network, 60), given(network.sizes, GRIDS["image"]), longest=4)
     with pytest.raises(EngineError, match="a cache of 64 slots, and 65 were asked for.*--slots 65"):
         OnnxRuntime(place, 65)
-
-
-def test_what_the_export_cannot_write_is_refused(small, tmp_path, capsys):
-    assert export_onnx.main([str(tmp_path / "nothing")]) == 1
-    assert "neither an existing directory nor a hub id" in capsys.readouterr().err
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).symlink_to(small.path / name)
-    linked = Checkpoint(tmp_path, small.config, "", (tmp_path / "model.safetensors",), 1, "")
-    with pytest.raises(InvalidInput, match="is a link.*--out"):
-        export_onnx.export(linked, tmp_path)
-    config = json.loads(json.dumps(small.config))
-    config["text_config"]["intermediate_size"] = 7
-    with pytest.raises(WrongModel, match=r"gate_proj.weight is \(160, 96\) and config.json asks for \(7, 96\)"):
-        export_onnx.export(Checkpoint(small.path, config, "", small.weight_files, 1, ""), tmp_path / "out")
-    config["text_config"] |= {"intermediate_size": 160, "num_hidden_layers": 4}
-    with pytest.raises(WrongModel, match="has no weight model.language_model.layers.3"):
-        export_onnx.export(Checkpoint(small.path, config, "", small.weight_files, 1, ""), tmp_path / "out")
-    for slots in (-5, small.max_positions + 1):
-        with pytest.raises(InvalidInput, match=f"--slots {slots} is no length of a cache"):
-            export_onnx.export(small, tmp_path / "out", slots=slots)
-
-
-def test_an_export_overwrites_no_other_model(small, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"another model's")
-    for manifest in (None, "{}"):
-        if manifest:
-            (tmp_path / graph.MANIFEST).write_text(manifest)
-        with pytest.raises(InvalidInput, match=f"--out {tmp_path} holds another model"):
-            export_onnx.export(small, tmp_path, measure=False)
-    assert (tmp_path / "model.safetensors").read_bytes() == b"another model's"
 
 
 # -- the runtime -----------------------------------------------------------------------------------------------------
@@ -544,7 +379,7 @@ def test_an_onnxruntime_that_is_too_old_is_told(exported, monkeypatch):
 
     monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", old)
     with pytest.raises(
-        EngineError, match=r"cannot load .*export the graphs again: python model/export_onnx.py .*or update onnxruntime"
+        EngineError, match=r"cannot load .*export the graphs again: qwen3vl export .*or update onnxruntime"
     ):
         OnnxRuntime(exported(), 8)
 

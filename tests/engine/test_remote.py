@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from remote_server import ModelServer, RedFinder
 
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine
 from qwen3vl_ros.engine.remote import check as remote_check
 from qwen3vl_ros.engine.remote import engine as remote
@@ -40,7 +41,7 @@ from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, InvalidInput, ModelNotFound, WrongModel
+from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput, ModelNotFound, WrongModel
 
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 RED = np.zeros((60, 100, 3), np.uint8)

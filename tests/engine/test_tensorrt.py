@@ -1,5 +1,4 @@
-"""Engines for GPUs that are not here: built for real, kept or refused by name, and run against a GPU that only takes
-notes."""
+"""Bundles of engines kept or refused by name, and engines run against a GPU that only takes notes."""
 
 from __future__ import annotations
 
@@ -82,7 +81,7 @@ def test_a_bundle_reads_as_it_was_written(bundle):
 def test_what_does_not_fit_this_machine_is_named_with_the_command_that_does(bundle, asked, named):
     with pytest.raises(EngineError) as error:
         bundle.require(*asked)
-    for words in [*named, "python model/build_engine.py some/model --out", "--cache-slots 512 --prefill 256"]:
+    for words in [*named, "qwen3vl build some/model --out", "--cache-slots 512 --prefill 256"]:
         assert words in str(error.value)
 
 
@@ -156,207 +155,6 @@ def test_a_manifest_keeps_what_it_says_of_graphs(bundle):
 def test_limits_that_no_engine_can_have_are_refused(limits):
     with pytest.raises(InvalidInput):
         Limits(**limits)
-
-
-# -- quantised graphs ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tools():
-    pytest.importorskip("onnx", reason="graphs are written with onnx (requirements/model.txt)")
-    import build_engine
-    import engine_builder
-    import export_onnx
-    import quantize_onnx
-
-    return SimpleNamespace(build=build_engine, builder=engine_builder, export=export_onnx, quantize=quantize_onnx)
-
-
-def _decoder(tools, directory, precision, source=None):
-    """The decoder of the checkpoint `source`, the embedded model's if none, as a graph in `directory`; bytes by type."""
-    from qwen3vl_ros.engine.checkpoint import read_checkpoint
-    from qwen3vl_ros.engine.network.sizes import Sizes
-
-    checkpoint = read_checkpoint(source or embedded_model_dir())
-    dtype = tools.quantize.compute_dtype(precision)
-    model = tools.export.decoder_model(
-        Sizes.read(checkpoint.config), tools.export.Weights(checkpoint), dtype, "attention", 256
-    )
-    directory.mkdir(parents=True)
-    shutil.copyfile(checkpoint.weight_files[0], directory / checkpoint.weight_files[0].name)
-    return tools.quantize.rewrite(model, checkpoint.path, directory / "decoder.onnx", precision)
-
-
-def _logits(directory):
-    import onnxruntime
-
-    config = read_json(embedded_model_dir() / "config.json")
-    from qwen3vl_ros.engine.network.sizes import Sizes
-
-    sizes = Sizes.read(config)
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, 400, 40)
-    feeds = graph.decoder_feeds(
-        sizes.text, ids, np.broadcast_to(np.arange(40), (3, 40)), start=0, span=256, keep=8, dtype="float16"
-    )
-    feeds |= graph.no_rows(sizes, "float16")._asdict()
-    cache = {
-        v.name: np.zeros([256 if d == "S" else d for d in v.shape], np.float16)
-        for v in graph.decoder_values(sizes)[0]
-        if v.name.startswith(("keys", "values"))
-    }
-    session = onnxruntime.InferenceSession(directory / "decoder.onnx", providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {**feeds, **cache})[0].astype(np.float64)
-
-
-def _quantized(tools, precision, weight):
-    return getattr(tools.quantize, f"_to_{precision}")("w", weight, np.dtype(np.float16))
-
-
-def _back(quantized, shape):
-    """The weight that a quantised one stands for, float32."""
-    import ml_dtypes
-
-    scale = quantized.scale.astype(np.float32)
-    if quantized.data.dtype != np.uint8:
-        return quantized.data.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale[:, None]
-    low, high = (quantized.data & 0xF).astype(np.int8), (quantized.data >> 4).astype(np.int8)
-    whole = np.stack((low, high), 1).reshape(*scale.shape, 128)
-    return (np.where(whole > 7, whole - 16, whole) * scale[..., None]).reshape(shape)
-
-
-@pytest.mark.parametrize("precision", ["fp8", "int4"])
-def test_a_quantised_graph_says_what_the_rounded_weights_say(tools, tmp_path, precision):
-    """How far rounding moves the logits is the checkpoint's matter; that nothing else moves them is the graph's."""
-    pytest.importorskip("onnxruntime")
-    from safetensors.numpy import load_file, save_file
-
-    shutil.copytree(embedded_model_dir(), tmp_path / "rounded")
-    weights = load_file(tmp_path / "rounded" / "model.safetensors")
-    for name, weight in weights.items():
-        if name.startswith("model.language_model.layers.") and weight.ndim == 2:
-            quantized = _quantized(tools, precision, weight.astype(np.float32))
-            weights[name] = _back(quantized, weight.shape).astype(np.float16)
-    save_file(weights, tmp_path / "rounded" / "model.safetensors")
-    _decoder(tools, tmp_path / "plain", "fp16")
-    _decoder(tools, tmp_path / "expected", "fp16", tmp_path / "rounded")
-    _decoder(tools, tmp_path / "quantised", precision)
-    plain, expected, said = (_logits(tmp_path / name) for name in ("plain", "expected", "quantised"))
-    assert np.linalg.norm(said - expected) < 0.05 * np.linalg.norm(plain - expected)
-
-
-def test_quantised_graphs_have_fewer_bytes(tools, tmp_path):
-    sizes = {p: _decoder(tools, tmp_path / p, p) for p in ("fp16", "fp8", "int4")}
-    linears = sizes["fp8"]["FLOAT8E4M3FN"]
-    assert sizes["int4"]["INT4"] * 2 == linears
-    plain, fp8, int4 = (sizes[p]["FLOAT16"] for p in ("fp16", "fp8", "int4"))
-    assert plain - 2 * linears < fp8 < int4 < plain  # the scales, which INT4 has more of
-
-
-@pytest.mark.parametrize("precision", ["fp8", "int4"])
-def test_a_quantised_weight_is_off_by_half_a_step_at_most(tools, precision):
-    rng = np.random.default_rng(0)
-    weight = (rng.standard_normal((6, 256)) * np.geomspace(1e-3, 10, 6)[:, None]).astype(np.float32)
-    weight[2] = 0
-    quantized = _quantized(tools, precision, weight)
-    scale = quantized.scale.astype(np.float32)
-    if precision == "int4":
-        allowed = np.repeat(scale, 128, 1) * 0.51 * 1.01
-    else:
-        allowed = np.abs(weight) / 16 * 1.01 + scale[:, None] * 2**-10 * 1.01
-    assert (np.abs(_back(quantized, weight.shape) - weight) <= allowed + 1e-9).all()
-
-
-def test_int4_refuses_a_width_that_its_blocks_do_not_divide(tools):
-    with pytest.raises(EngineError, match="has 96 inputs and INT4 needs a multiple of 128; .*fp8 or fp16"):
-        tools.quantize._to_int4("w", np.ones((4, 96), np.float32), np.dtype(np.float16))
-
-
-# -- building --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trt():
-    return pytest.importorskip(
-        "tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone (requirements/test.txt)"
-    )
-
-
-@pytest.mark.timeout(600)
-def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(tools, trt, tmp_path):
-    from qwen3vl_ros.engine.checkpoint import read_checkpoint
-
-    checkpoint, lines = read_checkpoint(embedded_model_dir()), []
-    limits = Limits(cache_slots=512, prefill=256, max_patches=1200, max_visual=300)
-    out = tmp_path / "bundle"
-
-    def build(*sms):
-        lines.clear()
-        return tools.build.build(checkpoint, out, sms, "int4", limits=limits, say=lines.append)
-
-    assert build(89).sms == (89,)
-    assert any("%" in line for line in lines)
-    entry = read_bundle(out).engines["decoder.sm89.engine"]
-    assert entry["weight_bytes"]["INT4"] > 1e6 and entry["layers"]["counts"]["CONSTANT"]["INT4"] == 28
-    assert entry["layers"]["source"] in ("engine", "network")
-    untouched = (out / "decoder.sm89.engine").stat().st_mtime_ns
-    _flip(out / "vision.sm89.engine")
-    assert build(86, 89, 120).sms == (86, 89, 120)
-    assert "vision.sm89.engine is damaged: its sha256 is not the manifest's; removed" in lines
-    assert (out / "decoder.sm89.engine").stat().st_mtime_ns == untouched
-    build(86, 89, 120)
-    assert len(lines) == 3 and all("already built" in line for line in lines)
-    bundle = read_bundle(out)
-    # Weights in 16 bits, and in 4: how far those move this checkpoint's logits is its own matter.
-    assert 0 < bundle.parity["vision"] < 0.01 < bundle.parity["logits"] < 1
-    assert bundle.version == trt.__version__ and bundle.precision == "int4" and bundle.dtype == "float16"
-    with pytest.raises(EngineError, match="this GPU is SM 90"):
-        bundle.require("tensorrt_rtx", trt.__version__, 90)
-
-
-@pytest.mark.parametrize(
-    "sms, precision, module, named",
-    [
-        (
-            [87],
-            "fp16",
-            "tensorrt_rtx",
-            "cannot build for SM 87, only for 75, 80, 86, 89, .*--module tensorrt on that machine",
-        ),
-        ([86], "fp8", "tensorrt_rtx", "no FP8 arithmetic for SM 86.*--precision int4 or fp16"),
-        ([75], "bf16", "tensorrt_rtx", "no bfloat16 arithmetic for SM 75.*onnxruntime or torch"),
-        ([75], "fp16", "tensorrt_rtx", "no float32 matrix products for SM 75.*onnxruntime or torch"),
-    ],
-    ids=["orin", "fp8", "bf16", "turing"],
-)
-def test_combinations_that_cannot_be_built_are_refused_before_building(tools, trt, sms, precision, module, named):
-    with pytest.raises(EngineError, match=named):
-        tools.builder.check(trt, module, sms, precision)
-
-
-def test_a_missing_module_says_where_it_comes_from(tools, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineError, match="tensorrt cannot be imported.*JetPack.*--module tensorrt_rtx"):
-        tools.builder.import_module("tensorrt")
-
-
-def test_tensorrt_builds_for_the_gpu_that_is_here_and_not_before_it_has_the_layers(tools, monkeypatch):
-    monkeypatch.setattr(tools.builder, "current_sm", lambda: 90)
-    tools.builder.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [90], "fp8")
-    with pytest.raises(EngineError, match="here SM 90, and --sm asks for 89.*--module tensorrt_rtx"):
-        tools.builder.check(SimpleNamespace(__version__="10.16.1.2"), "tensorrt", [89], "fp16")
-    with pytest.raises(EngineError, match="10.3.0 has no cache and attention layers.*10.15.*onnxruntime"):
-        tools.builder.check(SimpleNamespace(__version__="10.3.0"), "tensorrt", [87], "fp16")
-
-
-def test_other_directories_are_not_written_into(tools, trt, tmp_path):
-    from qwen3vl_ros.engine.checkpoint import read_checkpoint
-
-    (tmp_path / "precious.txt").write_text("!")
-    for out, named in ((tmp_path, "holds other files"), (embedded_model_dir(), "model's own directory")):
-        with pytest.raises(EngineError, match=named):
-            tools.build.build(read_checkpoint(embedded_model_dir()), out, [89])
-    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
 # -- running, without a GPU ------------------------------------------------------------------------------------------
@@ -712,36 +510,7 @@ def test_a_shape_the_engine_was_not_built_for_is_refused(bundle):
         Pass(SimpleNamespace(), context, places, {}, {})
 
 
-# -- random weights and the benchmark that wait for a GPU --------------------------------------------------------------
-
-
-def test_random_weights_fill_a_network_and_no_two_are_alike(tools, tmp_path):
-    import random_weights
-    import torch
-
-    from qwen3vl_ros.engine.checkpoint import read_checkpoint
-    from qwen3vl_ros.engine.torch.network import Network
-
-    checkpoint = read_checkpoint(random_weights.write_checkpoint("toy", tmp_path / "toy"))
-    layers = Network.load(checkpoint, "cpu", torch.float32).text.layers
-    assert 0.015 < float(layers[0].down.weight.std()) < 0.025
-    assert not torch.equal(layers[0].down.weight, layers[1].down.weight)
-    with pytest.raises(InvalidInput, match="'3B'; choose one of 2B, 4B, 8B, toy"):
-        random_weights.write_checkpoint("3B", tmp_path / "3B")
-
-
-@pytest.mark.parametrize("size, text, vision", [("2B", 1.72e9, 0.41e9), ("4B", 4.02e9, 0.42e9), ("8B", 8.19e9, 0.58e9)])
-def test_published_sizes_have_their_number_of_weights(tools, size, text, vision):
-    import random_weights
-    import torch
-
-    from qwen3vl_ros.engine.network.sizes import Sizes
-    from qwen3vl_ros.engine.torch.network import Network
-
-    with torch.device("meta"):
-        network = Network(Sizes.read(random_weights.config_of(size)))
-    for part, wanted in ((network.text, text), (network.vision, vision)):
-        assert sum(p.numel() for p in part.parameters()) == pytest.approx(wanted, rel=0.02)
+# -- the benchmark that waits for a GPU ------------------------------------------------------------------------------
 
 
 def test_the_benchmark_runs_here_at_toy_size():

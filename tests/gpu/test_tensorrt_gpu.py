@@ -4,7 +4,6 @@ rollback."""
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +11,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="what the engines are compared with")
 pytest.importorskip("onnx", reason="graphs are written with onnx (requirements/model.txt)")
 
-ROOT = Path(__file__).resolve().parents[2]
-
-import build_engine
-
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.engine.tensorrt.bundle import Limits
 from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
 from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+from qwen3vl_ros.export.bundles import build
 from qwen3vl_ros.types import PerceptionError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
@@ -47,7 +43,7 @@ def engines(request, checkpoint, tmp_path_factory):
     major, minor = torch.cuda.get_device_capability()
     try:
         limits = Limits(cache_slots=512, prefill=64, max_patches=1200, max_visual=480)
-        bundle = build_engine.build(
+        bundle = build(
             checkpoint,
             tmp_path_factory.mktemp(request.param) / "bundle",
             [10 * major + minor],

@@ -1,4 +1,4 @@
-"""A network that is a function from the tokens so far to the next one, behind the functions that decode.py asks for."""
+"""A network that is a function from the tokens so far to the next one, behind the functions that loop.py asks for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.engine.decoding.loop import Limits, decode
-from qwen3vl_ros.types import Control
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.engine.base import Limits
+from qwen3vl_ros.engine.decoding.loop import decode
 
 END = 0
 

@@ -60,7 +60,7 @@ class Memory:
 
 
 class AnswerDrafter:
-    """Drafts of one answer (`Drafter` in decode.py). Deterministic: the same answers before give the same drafts."""
+    """Drafts of one answer (`Drafter` in loop.py). Deterministic: the same answers before give the same drafts."""
 
     def __init__(self, memory: Memory, is_digit: Callable[[int], bool], pass_cost: float):
         self._memory, self._is_digit, self._pass_cost = memory, is_digit, pass_cost
@@ -76,7 +76,7 @@ class AnswerDrafter:
         self._judged_kinds = self._old[:0]
 
     def propose(self, token_ids: Sequence[int], most: int) -> list[int]:
-        """See decode.Drafter. As long as is cheapest, by what is known of each token's chance."""
+        """See loop.Drafter. As long as is cheapest, by what is known of each token's chance."""
         self._follow(token_ids)
         self._judged_kinds = self._old[:0]
         if most <= 0:
@@ -95,7 +95,7 @@ class AnswerDrafter:
         return self._old[self._at : self._at + count].tolist()
 
     def judged(self, proposed: Sequence[int], accepted: int) -> None:
-        """See decode.Drafter."""
+        """See loop.Drafter."""
         np.add.at(self._tried, self._judged_kinds[: accepted + 1], 1)
         np.add.at(self._kept, self._judged_kinds[:accepted], 1)
 

@@ -17,7 +17,7 @@ from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.engine.decoding.loop import THINK_CLOSE
+from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE
 from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 
 _SCHEMAS_KEPT = 32
@@ -99,7 +99,7 @@ class Grammar:
 
 
 class SchemaConstraint:
-    """What may come next in one answer (`Constraint` in decode.py)."""
+    """What may come next in one answer (`Constraint` in loop.py)."""
 
     def __init__(self, matcher, slots: int, stop_ids: tuple[int, ...]):
         self._matcher, self._slots, self._stop_ids = matcher, slots, stop_ids

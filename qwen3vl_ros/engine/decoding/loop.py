@@ -1,8 +1,8 @@
-"""The decode loop: which token comes next, when to stop, and what the tokens say. One loop for every runtime.
+"""The decode loop: which token comes next, and when to stop. One loop for every runtime.
 
 A runtime gives three functions, `prefill(draft)`, `step(token_ids)` and `rollback(count)` (see base.Runtime); everything
-else (greedy or sampled choice, drafts and their verification, stop tokens, limits, cancel, deadline, guards,
-log-probabilities, text and character offsets, the <think> part) is here. Knows no tensors, no images and no boxes.
+else (greedy or sampled choice, drafts and their verification, stop tokens, limits, cancel, deadline, log-probabilities)
+is here; guards.py notices answers that go wrong, transcript.py says what the tokens say. Knows no tensors and no images.
 
 A draft is a guess at the next tokens. It goes through the network behind the token it should follow, in one pass; the
 scores then say how much of it the model would have said itself, and the rest is taken back. So a draft changes the
@@ -11,18 +11,16 @@ number of passes and never the answer: every token is chosen from the scores beh
 
 from __future__ import annotations
 
-import codecs
 import time
 from dataclasses import dataclass
 from typing import Callable, Iterable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.config import GenerationConfig
-from qwen3vl_ros.engine.base import Scores
-from qwen3vl_ros.types import Control, EngineError
-
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.engine.base import Limits, Scores
+from qwen3vl_ros.engine.decoding.guards import GarbageGuard, RepeatGuard
+from qwen3vl_ros.types import EngineError
 
 
 class Choice(NamedTuple):
@@ -57,29 +55,6 @@ class Constraint(Protocol):
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """The answer went on with these tokens; nothing accepted is ever taken back."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to stop. deadline_monotonic_s on time.monotonic()'s clock; repeat_limit as in GenerationConfig."""
-
-    max_new_tokens: int
-    deadline_monotonic_s: float
-    repeat_limit: int
-
-    @staticmethod
-    def of(generation: GenerationConfig, control: Control) -> Limits:
-        """The configured ones from now on; the control's own deadline goes before the configured one."""
-        deadline = control.deadline_monotonic_s
-        if deadline is None:
-            deadline = time.monotonic() + generation.deadline
-        return Limits(generation.max_new_tokens, deadline, generation.repeat_limit)
-
-    def interruption(self, control: Control) -> str:
-        """ "cancelled", "deadline", or "" to go on."""
-        if control.cancelled:
-            return "cancelled"
-        return "deadline" if time.monotonic() >= self.deadline_monotonic_s else ""
 
 
 @dataclass(frozen=True)
@@ -291,146 +266,3 @@ class _Chooser:
         if self._sampling is None:
             return int(logits.argmax())
         return self._sampling.pick(logits, self._answer_ids, float(self._chance.random()))
-
-
-class GarbageGuard:
-    """Notices an answer of nothing but "!", which is token 0 of Qwen's tokenizer: what a broken FP8 build says."""
-
-    TOKENS = 24  # of nothing else, from the beginning of the answer
-
-    def __init__(self):
-        self._count = 0
-
-    def add(self, piece: bytes) -> None:
-        """Take the next token. Raises EngineError when the answer is garbage."""
-        if self._count < 0:
-            return
-        self._count = self._count + 1 if piece and not piece.strip(b"!") else -1
-        if self._count >= self.TOKENS:
-            raise EngineError(
-                f'the model says nothing but "!" ({self._count} tokens of it): its weights do not fit the '
-                "precision they run in, as in a broken FP8 build; use another build of the model, or "
-                "dtype bfloat16 or float32"
-            )
-
-
-class RepeatGuard:
-    """Notices an answer that goes round in circles: whole objects `{...}`, or a few tokens for long ("!!!!")."""
-
-    LONGEST_OBJECT_CYCLE = 3  # objects: a, a, a … or a, b, a, b …
-    LONGEST_TOKEN_CYCLE = 8  # tokens in one turn
-    TOKENS_IN_CYCLES = 48  # this many tokens of nothing else
-
-    def __init__(self, object_limit: int):
-        self._object_limit = object_limit
-        self._objects: list[bytes] = []
-        self._open: list[bytes] | None = None
-        self._token_ids: list[int] = []
-        self._runs = [0] * (self.LONGEST_TOKEN_CYCLE + 1)
-
-    def add(self, token_id: int, piece: bytes) -> str:
-        """Take the next token; "repeat" when the answer should stop, else ""."""
-        return "repeat" if self._token_cycle(token_id) or self._object_cycle(piece) else ""
-
-    def _token_cycle(self, token_id: int) -> bool:
-        history = self._token_ids
-        for period in range(1, min(self.LONGEST_TOKEN_CYCLE, len(history)) + 1):
-            self._runs[period] = self._runs[period] + 1 if history[-period] == token_id else 0
-        history.append(token_id)
-        return max(self._runs) >= self.TOKENS_IN_CYCLES
-
-    def _object_cycle(self, piece: bytes) -> bool:
-        for part in _split_keeping(piece, b"{}"):
-            if part == b"{":
-                self._open = []
-            elif part == b"}" and self._open is not None:
-                self._objects.append(b"".join(b"".join(self._open).split()))
-                self._open = None
-                if self._objects_repeat():
-                    return True
-            elif self._open is not None:
-                self._open.append(part)
-        return False
-
-    def _objects_repeat(self) -> bool:
-        objects, turns = self._objects, self._object_limit
-        return any(
-            len(objects) >= period * turns and objects[-period * turns :] == objects[-period:] * turns
-            for period in range(1, self.LONGEST_OBJECT_CYCLE + 1)
-        )
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What the tokens say: the answer, the tokens of it, and the reasoning before it (see types.Generation)."""
-
-    text: str
-    reasoning: str
-    first_token: int
-    last_token: int
-    token_ends: list[int]
-
-
-def transcribe(pieces: list[bytes], thinking: bool) -> Transcript:
-    """Text of the answer and where in it each token ends; tokens [first_token, last_token) are those of the answer.
-
-    thinking: the prompt opened a <think> part. Surrounding white space and the <think> part belong to no token of
-    the answer. A character whose bytes are spread over tokens ends with the last of them.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    parts, unfinished = [], []  # unfinished: whether a token ends within a character
-    for piece in pieces:
-        parts.append(decoder.decode(piece))
-        unfinished.append(bool(decoder.getstate()[0]))
-    if parts:
-        parts[-1] += decoder.decode(b"", final=True)
-    raw = "".join(parts)
-    start, reasoning = _answer_start(raw, thinking)
-    text = raw[start:]
-    start += len(text) - len(text.lstrip())
-    text = text.strip()
-    ends: list[int] = []
-    first = last = position = 0
-    for index, part in enumerate(parts):
-        begin, position = position, position + len(part)
-        if position > start and begin < start + len(text):
-            if not ends:
-                first = _start_of_character(parts, unfinished, index)
-                ends += [0] * (index - first)
-            last = index + 1
-            ends.append(min(position - start, len(text)))
-        elif ends and begin < start + len(text):
-            last = index + 1
-            ends.append(ends[-1])
-    return Transcript(text, reasoning, first, last, ends)
-
-
-def _start_of_character(parts: list[str], unfinished: list[bool], index: int) -> int:
-    """The token that gave the first bytes to the character which token `index` completes."""
-    while index > 0 and unfinished[index - 1]:
-        index -= 1
-        if parts[index]:  # it ended another character before
-            break
-    return index
-
-
-def _answer_start(raw: str, thinking: bool) -> tuple[int, str]:
-    """Where the answer begins in `raw`, and the reasoning before it."""
-    opened = raw.lstrip().startswith(THINK_OPEN)
-    if not (thinking or opened):
-        return 0, ""
-    reasoning, closed, _ = raw.partition(THINK_CLOSE)
-    start = len(reasoning) + len(closed)
-    return start, reasoning.strip().removeprefix(THINK_OPEN).strip()
-
-
-def _split_keeping(piece: bytes, separators: bytes) -> list[bytes]:
-    if not any(s in piece for s in separators):
-        return [piece]
-    parts = [b""]
-    for byte in piece:
-        if byte in separators:
-            parts += [bytes([byte]), b""]
-        else:
-            parts[-1] += bytes([byte])
-    return parts

@@ -1,6 +1,6 @@
 """What the exported graphs look like from outside, and the host's side of running them: names, shapes, feeds, manifest.
 
-`model/export_onnx.py` writes `vision.onnx` (one frame) and `decoder.onnx` (one pass over a static cache) to this
+`qwen3vl export` writes `vision.onnx` (one frame) and `decoder.onnx` (one pass over a static cache) to this
 contract, and every runtime that reads them fills their inputs here. Needs NumPy alone: no torch, no onnx, no runtime.
 """
 
@@ -217,7 +217,7 @@ def _edge(span: int, dtype: str) -> np.ndarray:
 
 def export_command(directory: Path | str) -> str:
     """What the user runs to write the graphs."""
-    return f"python model/export_onnx.py {directory}"
+    return f"qwen3vl export {directory}"
 
 
 @dataclass(frozen=True)

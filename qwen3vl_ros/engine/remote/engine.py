@@ -24,12 +24,12 @@ import httpx
 import numpy as np
 
 from qwen3vl_ros.config import GenerationConfig, RemoteConfig
-from qwen3vl_ros.engine.base import EngineInfo
-from qwen3vl_ros.engine.decoding.loop import Limits
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.engine.base import EngineInfo, Limits
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
 from qwen3vl_ros.engine.remote.check import self_test
 from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, error_message
-from qwen3vl_ros.types import Control, EngineError, EngineUnavailable, Generation, ModelNotFound
+from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, ModelNotFound
 
 T = TypeVar("T")
 

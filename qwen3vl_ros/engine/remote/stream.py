@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from qwen3vl_ros.engine.decoding.loop import THINK_CLOSE, GarbageGuard, RepeatGuard, transcribe
+from qwen3vl_ros.engine.decoding.guards import GarbageGuard, RepeatGuard
+from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE, transcribe
 from qwen3vl_ros.types import EngineError, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text

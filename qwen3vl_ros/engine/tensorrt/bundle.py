@@ -1,6 +1,6 @@
 """Bundles: directories of engines for certain GPUs, with the files a prompt needs and a manifest of what they are.
 
-`model/build_engine.py` writes them, `runtime.py` runs them. Here they are read, checked and refused: what
+`qwen3vl build` writes them, `runtime.py` runs them. Here they are read, checked and refused: what
 does not fit the machine is named, beside the command that builds what does. Knows no TensorRT and no GPU.
 """
 
@@ -100,7 +100,7 @@ class Bundle:
             f" --{name.replace('_', '-')} {value}" for name, value in values.items() if value != getattr(Limits, name)
         )
         return (
-            f"python model/build_engine.py {self.model} --out {self.path} --sm {sm} --precision {self.precision} "
+            f"qwen3vl build {self.model} --out {self.path} --sm {sm} --precision {self.precision} "
             f"--module {self.module}{limits}"
         )
 
@@ -171,14 +171,14 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
     if not is_bundle(path):
         model, out = (path, "BUNDLE") if (path / "config.json").is_file() else ("MODEL", path)
         raise WrongModel(
-            f"{path} has no {MANIFEST} that tells of engines, so it is no bundle; make one: python "
-            f"model/build_engine.py {model} --out {out}, and give {out} as the model"
+            f"{path} has no {MANIFEST} that tells of engines, so it is no bundle; make one: "
+            f"qwen3vl build {model} --out {out}, and give {out} as the model"
         )
     manifest = read_json(path / MANIFEST)[_SECTION]
     if manifest.get("format") != FORMAT:
         raise WrongModel(
             f"{path / MANIFEST} has format {manifest.get('format')!r} and this version reads {FORMAT}; "
-            "build the bundle again with model/build_engine.py"
+            "build the bundle again with qwen3vl build"
         )
     try:
         files = manifest["files"]
@@ -201,7 +201,7 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
                 raise WrongModel(f"{path / name} {fault}; copy it again, or build again: {bundle.rebuild_command()}")
     except (KeyError, TypeError, InvalidInput) as error:
         raise WrongModel(
-            f"{path / MANIFEST} has no usable {error}; build the bundle again with model/build_engine.py"
+            f"{path / MANIFEST} has no usable {error}; build the bundle again with qwen3vl build"
         ) from error
     config = read_json(path / "config.json")
     check_family(config, str(path))

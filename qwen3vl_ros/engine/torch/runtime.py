@@ -2,7 +2,7 @@
 
 The cache is allocated once; passes write it in place. On a GPU each length of a step is captured once as a CUDA graph,
 the choice of the best token included, because at batch 1 launching kernels takes longer than computing them. Knows no
-text, no stopping and no drafts: that is decode.py's.
+text, no stopping and no drafts: that is decoding/'s.
 """
 
 from __future__ import annotations

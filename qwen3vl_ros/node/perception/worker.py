@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from qwen3vl_ros.control import Control
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.questions import Question
-from qwen3vl_ros.types import Cancelled, Control, StaleFrame
+from qwen3vl_ros.types import Cancelled, StaleFrame
 
 # An engine looks at its deadline between tokens; past this much more it is stuck and the caller is told so.
 ENGINE_GRACE_S = 0.5

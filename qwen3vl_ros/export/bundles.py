@@ -1,53 +1,24 @@
-"""Build TensorRT engines of a checkpoint and write them as a bundle that the runtime `tensorrt` loads.
-
-    python model/build_engine.py MODEL --out BUNDLE [--sm 86,89,120] [--precision fp16|bf16|fp8|int4]
-                                 [--module tensorrt|tensorrt_rtx] [--cache-slots 2048] [--draft 16]
+"""Builds TensorRT engines of a checkpoint and writes them as a bundle that the runtime `tensorrt` loads.
 
 The module tensorrt_rtx builds for any RTX GPU (SM 80 to 121) on a machine without one; tensorrt (Jetson, data-centre
-GPUs) builds for the GPU it runs on. Engines that BUNDLE already holds for the same model, settings and version are
-kept, so that a second run ends at once and another --sm adds to the first. fp8 and int4 quantise the decoder's
-weights, see quantize_onnx.py.
-
-MODEL may be `random:2B` (4B, 8B, toy): random weights at a published size, for timing.
+GPUs) builds for the GPU it runs on. Engines that a bundle already holds for the same model, settings and version are
+kept, so that a second run ends at once and another compute capability adds to the first.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
-import importlib
 import importlib.util
 import json
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Sequence
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import export_onnx
-import quantize_onnx
-from build_progress import progress_monitor
-from engine_builder import (
-    MODULES,
-    check,
-    configure,
-    current_sm,
-    import_module,
-    keep_timings,
-    layer_precisions,
-    parse,
-    profiles,
-    summary,
-)
-from quantize_onnx import PRECISIONS, compute_dtype
-
-from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint, read_json
+from qwen3vl_ros.engine.checkpoint import Checkpoint, read_json
 from qwen3vl_ros.engine.network.graph import MANIFEST
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.tensorrt.bundle import (
@@ -61,18 +32,35 @@ from qwen3vl_ros.engine.tensorrt.bundle import (
     is_bundle,
     write_manifest,
 )
-from qwen3vl_ros.types import EngineError, PerceptionError
+from qwen3vl_ros.export.builder import (
+    check,
+    configure,
+    import_module,
+    keep_timings,
+    layer_precisions,
+    parse,
+    profiles,
+    summary,
+)
+from qwen3vl_ros.export.graphs import export, parity
+from qwen3vl_ros.export.networks import decoder_model, vision_model
+from qwen3vl_ros.export.operators import Weights
+from qwen3vl_ros.export.progress import progress_monitor
+from qwen3vl_ros.export.quantize import compute_dtype, rewrite
+from qwen3vl_ros.types import EngineError
 
 _MEASURED_PARAMETERS = 50_000_000
 _COPIED = ("*.json", "*.jinja", "*.txt")
 # Kernels and tables beside the weights; more than this means that the builder widened quantised weights.
 _MOST_BESIDE_WEIGHTS = 1.25, 256 << 20
+# Of this package: what an engine's bytes depend on.
 _SOURCES = (
-    "model/build_engine.py",
-    "model/engine_builder.py",
-    "model/export_onnx.py",
-    "model/quantize_onnx.py",
-    "qwen3vl_ros/engine/network/graph.py",
+    "export/bundles.py",
+    "export/builder.py",
+    "export/operators.py",
+    "export/networks.py",
+    "export/quantize.py",
+    "engine/network/graph.py",
 )
 
 
@@ -145,15 +133,15 @@ def _build_part(
     timing_cache: Path | None,
     say: Callable[[str], None],
 ) -> Bundle:
-    sizes, weights = Sizes.read(checkpoint.config), export_onnx.Weights(checkpoint)
+    sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
     if part == "vision":
-        model, precision = export_onnx.vision_model(sizes, weights, bundle.dtype, "attention"), _sixteen_bit(bundle)
+        model, precision = vision_model(sizes, weights, bundle.dtype, "attention"), _sixteen_bit(bundle)
     else:
-        model = export_onnx.decoder_model(sizes, weights, bundle.dtype, "attention", bundle.limits.cache_slots)
+        model = decoder_model(sizes, weights, bundle.dtype, "attention", bundle.limits.cache_slots)
         precision = bundle.precision
     file = work / f"{part}.onnx"
     started = time.monotonic()
-    stored = quantize_onnx.rewrite(model, checkpoint.path, file, precision)
+    stored = rewrite(model, checkpoint.path, file, precision)
     say(
         f"{part}: graph written in {time.monotonic() - started:.1f} s, weights "
         + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(stored.items()) if size > 1e4)
@@ -231,17 +219,17 @@ def graph_parity(checkpoint: Checkpoint, precision: str, work: Path) -> dict[str
     if missing:
         return {"measured": False, "why": f"{' and '.join(missing)} not installed"}
     dtype = compute_dtype(precision)
-    written = export_onnx.export(checkpoint, work, dtype, measure=False)
-    sizes, weights = Sizes.read(checkpoint.config), export_onnx.Weights(checkpoint)
+    written = export(checkpoint, work, dtype, measure=False)
+    sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
     for part, quantized, model in (
-        ("vision", "fp16", export_onnx.vision_model(sizes, weights, dtype, "attention")),
-        ("decoder", precision, export_onnx.decoder_model(sizes, weights, dtype, "attention")),
+        ("vision", "fp16", vision_model(sizes, weights, dtype, "attention")),
+        ("decoder", precision, decoder_model(sizes, weights, dtype, "attention")),
     ):
-        quantize_onnx.rewrite(model, checkpoint.path, work / f"{part}.onnx", quantized)
+        rewrite(model, checkpoint.path, work / f"{part}.onnx", quantized)
         written["sha256"][f"{part}.onnx"] = hash_files(work / f"{part}.onnx")
     (work / MANIFEST).write_text(json.dumps({"onnx": written}))
     what = "graphs on onnxruntime's CPU against torch in float32; largest error relative to the largest number"
-    return {"measured": True, "what": what, **export_onnx.parity(checkpoint, work)}
+    return {"measured": True, "what": what, **parity(checkpoint, work)}
 
 
 # -- the bundle ------------------------------------------------------------------------------------------------------
@@ -300,69 +288,3 @@ def _key(bundle: Bundle) -> str:
         hash_files(*(root / name for name in _SOURCES)),
     ]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
-
-
-# -- command line ----------------------------------------------------------------------------------------------------
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    started = time.monotonic()
-    try:
-        sms = [current_sm()] if options.sm == "current" else [int(sm) for sm in options.sm.split(",")]
-        limits = Limits(options.cache_slots, options.draft, options.prefill, options.max_patches, options.max_visual)
-        with tempfile.TemporaryDirectory(prefix="random-") as directory:
-            model = options.model
-            if model.startswith("random:"):
-                import random_weights
-
-                print(f"writing random weights: {model}", flush=True)
-                model = str(random_weights.write_checkpoint(model.removeprefix("random:"), Path(directory)))
-            bundle = build(
-                find_checkpoint(model),
-                options.out,
-                sms,
-                options.precision,
-                options.module,
-                limits,
-                options.timing_cache,
-                options.model or "''",
-                say=lambda line: print(line, flush=True),
-            )
-    except PerceptionError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"--sm {options.sm}: {error}; give e.g. 86,89,120 or current", file=sys.stderr)
-        return 1
-    print(
-        f"{bundle.path}: SM {', '.join(map(str, bundle.sms))}, {bundle.precision}, {bundle.module} "
-        f"{bundle.version}; {time.monotonic() - started:.0f} s, peak memory "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
-    )
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    limits = Limits()
-    parser.add_argument("model", help="directory of a checkpoint, a hub id, '' for the embedded model, or random:2B")
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write or to complete")
-    parser.add_argument(
-        "--sm", default="current", help="compute capabilities, e.g. 86,89,120 (default: of the GPU here)"
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
-    parser.add_argument("--module", choices=MODULES, default=MODULES[0])
-    parser.add_argument("--cache-slots", type=int, default=limits.cache_slots, help="tokens of prompt and answer")
-    parser.add_argument("--draft", type=int, default=limits.draft, help="most tokens of one step")
-    parser.add_argument("--prefill", type=int, default=limits.prefill, help="most tokens of one pass")
-    parser.add_argument("--max-patches", type=int, default=limits.max_patches, help="of one frame, 16 x 16 pixels each")
-    parser.add_argument("--max-visual", type=int, default=limits.max_visual, help="visual tokens of one prompt")
-    parser.add_argument(
-        "--timing-cache", type=Path, help="of the module tensorrt: remembers measured kernels between builds"
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

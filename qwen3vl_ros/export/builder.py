@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Sequence
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.tensorrt.bundle import Limits
@@ -26,10 +23,11 @@ _FIRST_TENSORRT = 10, 15
 # tensorrt_rtx 1.7 refuses the graphs' float32 matrix products on SM 75, whatever the precision.
 _NEEDS_SM = {
     "fp16": (80, "float32 matrix products"),
-    "int4": (80, "float32 matrix products"),
     "bf16": (80, "bfloat16 arithmetic"),
     "fp8": (89, "FP8 arithmetic"),
+    "int4": (80, "float32 matrix products"),
 }
+PRECISIONS = tuple(_NEEDS_SM)
 
 
 # -- what can be built -----------------------------------------------------------------------------------------------

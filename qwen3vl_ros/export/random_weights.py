@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from math import prod
 from pathlib import Path
 from typing import Any, Sequence
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import export_onnx
 import numpy as np
 import onnx
-import torch
 
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
 from qwen3vl_ros.engine.network.sizes import Sizes
-from qwen3vl_ros.engine.torch.network import Network
+from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.types import InvalidInput
 
 # hidden, inner, layers, heads, tied; vision depth, hidden, inner, DeepStack blocks.
@@ -84,20 +79,6 @@ def config_of(size: str, layers: int | None = None) -> dict[str, Any]:
     }
 
 
-def random_network(config: dict[str, Any], device: str, dtype: torch.dtype, seed: int = 0) -> Network:
-    """The network of a configuration with random weights, made where they stay."""
-    with torch.device("meta"):
-        network = Network(Sizes.read(config))
-    network.to(dtype).to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, weight in network.named_parameters():
-        if weight.dim() == 1:
-            weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
-        else:
-            weight.data.normal_(0.0, 0.02, generator=generator)
-    return network.eval().requires_grad_(False)
-
-
 class _Wanted:
     """Stands for a checkpoint's weights while the graphs are written, and notes which they ask for."""
 
@@ -117,7 +98,7 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
     if size not in _SIZES:
         raise InvalidInput(f"there is no published size {size!r}; choose one of {', '.join(SIZES)}")
     config, wanted = config_of(size, layers), _Wanted()
-    for write in (export_onnx.vision_model, export_onnx.decoder_model):
+    for write in (vision_model, decoder_model):
         write(Sizes.read(config), wanted, "float16", "attention")
     directory.mkdir(parents=True, exist_ok=True)
     for name in COPIED:

@@ -23,7 +23,6 @@ from onnx import TensorProto, helper
 from qwen3vl_ros.types import EngineError
 
 BLOCK = 128  # inputs that share one INT4 scale
-PRECISIONS = ("fp16", "bf16", "fp8", "int4")
 _ARRAYS = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
@@ -43,7 +42,7 @@ def compute_dtype(precision: str) -> str:
 def rewrite(model: onnx.ModelProto, weights: Path, out: Path, precision: str) -> dict[str, int]:
     """Write the graph and its changed weights as `out`; bytes of weights by type, e.g. {"FLOAT16": 10, "INT4": 3}.
 
-    model: of export_onnx, exported in compute_dtype(precision); changed in place. weights: the directory its external
+    model: of networks.py, made in compute_dtype(precision); changed in place. weights: the directory its external
     data is in; unchanged weights stay there and are linked, unless a copy stands beside `out` (onnxruntime refuses
     links).
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Iterable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -203,12 +203,18 @@ def camera_info(
     )
 
 
-def diagnostics(header: Header, verdict: Verdict, name: str, hardware_id: str) -> DiagnosticArray:
-    status = DiagnosticStatus(
-        level=bytes([verdict.level]),
-        name=name,
-        message=verdict.message,
-        hardware_id=hardware_id,
-        values=[KeyValue(key=key, value=value) for key, value in verdict.values],
+def diagnostics(header: Header, verdicts: Mapping[str, Verdict], hardware_id: str) -> DiagnosticArray:
+    """A status a verdict, by its name."""
+    return DiagnosticArray(
+        header=header,
+        status=[
+            DiagnosticStatus(
+                level=bytes([verdict.level]),
+                name=name,
+                message=verdict.message,
+                hardware_id=hardware_id,
+                values=[KeyValue(key=key, value=value) for key, value in verdict.values],
+            )
+            for name, verdict in verdicts.items()
+        ],
     )
-    return DiagnosticArray(header=header, status=[status])

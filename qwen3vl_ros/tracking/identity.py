@@ -6,9 +6,10 @@ do, or, since a slow model skips frames in which things move, a near miss.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Hashable, Sequence
+from typing import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -30,11 +31,11 @@ class _Track:
 
 
 class TrackIds:
-    """Ids count up from "1" and are never used twice. Each prompt has its own tracks: a new one starts afresh, and a
-    request in between does not disturb the stream."""
+    """Ids count up from "1" and are never used twice; where several of these share `ids`, not by two of them either. Each
+    prompt has its own tracks: a new one starts afresh, and a request in between does not disturb the stream."""
 
-    def __init__(self):
-        self._issued = 0
+    def __init__(self, ids: Iterator[int] | None = None):
+        self._ids = ids or itertools.count(1)
         self._prompts: OrderedDict[Hashable, list[_Track]] = OrderedDict()
 
     def assign(self, stamp_ns: int, prompt: Hashable, detections: Sequence[Detection2D]) -> tuple[Detection2D, ...]:
@@ -50,8 +51,7 @@ class TrackIds:
         for i, detection in enumerate(detections):
             track = matched.get(i)
             if track is None:
-                self._issued += 1
-                track = _Track(str(self._issued), detection.label, detection.box_xyxy_px, stamp_ns)
+                track = _Track(str(next(self._ids)), detection.label, detection.box_xyxy_px, stamp_ns)
                 tracks.append(track)
             elif stamp_ns >= track.stamp_ns:
                 track.label, track.box, track.stamp_ns = detection.label, detection.box_xyxy_px, stamp_ns

@@ -179,6 +179,11 @@ class Agenda:
             raise InvalidInput(f"camera {camera!r} has no alarm {name!r} that could look again")
         standing.second_look = True
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether an alarm still waits for its second look."""
+        return any(standing.second_look for standing in self._standing.values())
+
     def is_watched(self, watch: Watch) -> bool:
         """Whether this very question is still asked under its name."""
         standing = self._standing.get((watch.camera, watch.name))

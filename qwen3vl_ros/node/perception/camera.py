@@ -28,6 +28,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+TOPICS = ("image_raw", "image_raw/compressed", "depth/image_raw", "camera_info")
 FUTURE_TOLERANCE_S = 0.05
 
 
@@ -44,10 +45,13 @@ def qos_of(name: str) -> QoSProfile:
 
 
 class Camera:
-    """Subscribed from its making to close(). All of it but `frame_of` runs on the executor's thread."""
+    """Subscribed from its making to close(). All of it but `frame_of` runs on the executor's thread. prefix: of the
+    topics, "front/" or nothing.
+    """
 
-    def __init__(self, node, config: Config, mailbox: Mailbox, health: Health):
+    def __init__(self, node, config: Config, mailbox: Mailbox, health: Health, prefix: str = ""):
         self._node, self._config, self._mailbox, self._health = node, config, mailbox, health
+        self._prefix = prefix
         self._misfits: set[str] = set()
         self._bad_clock = False
         compressed = config.image_transport == "compressed"
@@ -62,7 +66,7 @@ class Camera:
         self._subscriptions = [
             node.create_subscription(
                 kind,
-                topic,
+                prefix + topic,
                 callback,
                 qos_of(config.image_qos),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic)),
@@ -77,7 +81,7 @@ class Camera:
         self._subscriptions = []
 
     def _full(self, topic: str) -> str:
-        return self._node.resolve_topic_name(topic)
+        return self._node.resolve_topic_name(self._prefix + topic)
 
     # -- arrivals ----------------------------------------------------------------------------------
 

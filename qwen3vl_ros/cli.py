@@ -175,7 +175,7 @@ def _question(task: str, what: str) -> Question:
 
 
 def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
-    from qwen3vl_ros.files import read_camera_info, read_depth_m, read_rgb
+    from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
     rgb = read_rgb(image)
     if depth is None and camera_info is None:
@@ -184,16 +184,8 @@ def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    info = read_camera_info(camera_info)
-    (width, height), size = info.size_px, rgb.shape
-    if (height, width) != size[:2]:
-        raise InvalidInput(
-            f"camera info {camera_info} is for {width}x{height} pixels and {image} has "
-            f"{size[1]}x{size[0]}; give the calibration of this resolution"
-        )
-    return Frame(
-        0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion, info.distortion_model
-    )
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]))
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:

@@ -202,6 +202,16 @@ class Config(_Validated):
         choices=("sensor_data", "system_default", "default", "reliable", "best_effort"),
         camera=True,
     )
+    rectification: str = _p(
+        "auto",
+        "rectified: camera_info's P holds for the images, without distortion; raw: its K and D do; auto: rectified "
+        "where the image topic is named so (image_rect).",
+        choices=("auto", "raw", "rectified"),
+        camera=True,
+    )
+    max_image_pixels: int = _p(
+        67108864, "Larger images are refused before they are decoded, pixels.", range=(1, 1073741824)
+    )
     sync_slop: float = _p(
         0.02, "Largest stamp difference between an image and its depth, seconds.", range=(0.0, 1.0), camera=True
     )

@@ -21,7 +21,7 @@ _GREEN, _RED, _WHITE = (0.1, 0.8, 0.2), (0.9, 0.2, 0.1), (1.0, 1.0, 1.0)
 
 
 def header_of(stamp_ns: int, frame_id: str) -> Header:
-    header = Header(frame_id=frame_id)
+    header = Header(frame_id=frame_id.lstrip("/"))  # tf2 refuses the slash of ROS 1 names
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
     return header
 

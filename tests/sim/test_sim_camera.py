@@ -8,7 +8,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
-from qwen3vl_ros.convert import depth_of, intrinsics_of, matrix_of, rgb_of, stamp_ns
+from qwen3vl_ros.calibration import intrinsics_of
+from qwen3vl_ros.convert import depth_of, matrix_of, rgb_of, stamp_ns
 
 CAMERA = "qwen3vl_ros.node.sim_camera"
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -17,6 +17,7 @@ import numpy as np
 
 STALE_AFTER_S = 2.0  # an active node without images for longer is stale
 RECENT_S = 5.0  # a problem older than this no longer colours the level
+LONGEST_TEXT = 1000  # characters; what others send must not fill /diagnostics
 
 
 class Level(IntEnum):
@@ -91,18 +92,18 @@ class Health:
     def fact(self, name: str, value: object) -> None:
         """A value to show as it is; it replaces the last one of that name."""
         with self._lock:
-            self._facts[name] = str(value)
+            self._facts[name] = _cut(str(value))
 
     def problem(self, topic: str, level: Level, message: str, lasting: bool = False) -> None:
         """Something is wrong with `topic`: until `well(topic)`, or for RECENT_S if it is not lasting."""
         with self._lock:
-            self._problems[topic] = (level, message, None if lasting else self._now())
+            self._problems[topic] = (level, _cut(message), None if lasting else self._now())
 
     def failed(self, topic: str, level: Level, message: str, lasting: bool = False) -> None:
         """A problem that is also the last error."""
         self.problem(topic, level, message, lasting)
         with self._lock:
-            self._last_error = (message, self._now())
+            self._last_error = (_cut(message), self._now())
 
     def well(self, *topics: str) -> None:
         with self._lock:
@@ -152,6 +153,10 @@ class Health:
                 why = "" if not worst else f"; {worst[1]}"
                 return Level.STALE, f"no image for {silent_s:.1f} s{why}"
         return (worst[0], worst[1]) if worst else (Level.OK, self.state)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
 
 
 def _rate_hz(times: deque[float], now: float) -> float:

@@ -18,6 +18,7 @@ from visualization_msgs.msg import MarkerArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.draw import draw_scene
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
@@ -93,6 +94,7 @@ class Publishers:
         self, header: Header, prompt_id: int, generation: types.Generation | None, error: types.PerceptionError
     ) -> Reply:
         """The answer that could not be used: the model's words if it said any, and the error."""
+        header = messages.header_of(stamp_ns(header), header.frame_id)
         said = (
             None
             if generation is None

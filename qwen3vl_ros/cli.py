@@ -121,11 +121,11 @@ def _detect(arguments: argparse.Namespace) -> int:
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
-    from qwen3vl_ros.engine import load_engine
+    from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
 
     started = time.perf_counter()
-    engine = load_engine(config)
+    engine = load_tested_engine(config)
     load_s = time.perf_counter() - started
     try:
         scene = Perception(engine, config).look(frame, question)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Iterator
+from typing import Callable, Iterator
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.engine.base import Engine
+from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
@@ -34,24 +34,37 @@ class Perception:
         frame: Frame,
         question: Question,
         control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
         prompt_id: int = 0,
         camera: str = "",
     ) -> Scene:
-        """Ask `question` of `frame`. prompt_id travels to the result; tracks of different ones never meet. camera: whose
-        picture it is where there are several, whatever their frames; their tracks and drafts never meet.
+        """Ask `question` of `frame`. on_text: given the answer's text as it grows (see Engine.generate). prompt_id travels
+        to the result; tracks of different ones never meet. camera: whose picture it is where there are several, whatever
+        their frames; their tracks and drafts never meet.
 
         Raises Cancelled if `control` was cancelled, MalformedAnswer if the answer cannot be read, EngineError.
         """
-        generation = self.generate(frame, question, control, camera)
+        generation = self.generate(frame, question, control, on_text, camera)
         return self.interpret(frame, question, generation, prompt_id, camera)
 
     def generate(
-        self, frame: Frame, question: Question, control: Control | None = None, camera: str = ""
+        self,
+        frame: Frame,
+        question: Question,
+        control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
+        camera: str = "",
     ) -> Generation:
         """The model's part of `look`. Raises Cancelled, EngineError."""
-        schema = question.schema() if self.config.generation.guided else None
-        stream = camera or frame.frame_id
-        generation = self.engine.generate([frame.rgb], question.prompt(), control, stream=stream, schema=schema)
+        how = self.config.generation
+        prompt = Prompt(
+            question.prompt(),
+            [frame.rgb],
+            schema=question.schema() if how.guided else None,
+            stream=camera or frame.frame_id,
+            text_first=how.text_first,
+        )
+        generation = self.engine.generate(prompt, Limits.of(how), control, on_text)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation

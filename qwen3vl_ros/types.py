@@ -11,6 +11,7 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -310,6 +311,57 @@ class GraspTarget:
     quality: float
     feasible: bool
     reason: str = ""
+
+
+class Verdict(str, Enum):
+    """What is known of a statement. UNKNOWN is an answer: it was looked at and cannot be told, see Fact.reason."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of a fact: what it is ("surface", "length", "count"), its value and unit ("m", "" for a number)."""
+
+    name: str
+    value: float
+    unit: str = "m"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A spatial statement, asked (only the first three fields) or measured. docs/spatial.md has every definition.
+
+    relation: "left_of", "on", "distance" ...   arguments: ids or labels as they were asked.   view: whose left and front
+    is meant, "viewer", "robot" or "object:<id>"; "gravity" for above, below, on, in; empty where it does not matter.
+    verdict: of a quantity TRUE means that it was measured.   margin_m: how far the statement is from turning over,
+    negative where it does not hold; NaN where it has none.   sigma_m: its standard deviation.   values: what was measured,
+    the main number first.   surface: "seen", or "completed" where the verdict rests on a side that nobody has seen.
+    stamp_ns: capture time of the oldest look it rests on; age_s: how old that was.   reason: in words.
+    """
+
+    relation: str
+    arguments: tuple[str, ...] = ()
+    view: str = "viewer"
+    verdict: Verdict = Verdict.UNKNOWN
+    margin_m: float = float("nan")
+    sigma_m: float = float("nan")
+    values: tuple[Quantity, ...] = ()
+    surface: str = "seen"
+    stamp_ns: int = 0
+    age_s: float = 0.0
+    reason: str = "not measured yet"
+
+    @property
+    def value(self) -> float:
+        """The main number, NaN where there is none."""
+        return self.values[0].value if self.values else float("nan")
+
+    @property
+    def unit(self) -> str:
+        return self.values[0].unit if self.values else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,14 +43,13 @@ class Instant:
     """Sees the cube at once."""
 
     info = EngineInfo("scripted", "instant", "none", "cpu", "none", 0, False, "a test")
-    generation = None
 
     def __init__(self, config):
         self.calls = 0
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         self.calls += 1
-        return said(json.dumps(CUBE), prompt=prompt)
+        return said(json.dumps(CUBE), prompt=prompt.text)
 
     def status(self):
         return {"answers given": str(self.calls)}
@@ -60,7 +59,7 @@ class Instant:
 
 
 class Nothing(Instant):
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         return said("[]")
 
 
@@ -69,7 +68,7 @@ class Slow(Instant):
 
     tokens = 300
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         text = json.dumps(CUBE)
         for i in range(self.tokens):
             if control.cancelled:
@@ -83,14 +82,16 @@ class Slow(Instant):
 class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
-    def generate(self, images, prompt, control=None, **_):
-        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(images, prompt, control)
+    def generate(self, prompt, limits, control=None, on_text=None):
+        if "mug" in prompt.text:
+            return Instant.generate(self, prompt, limits)
+        return super().generate(prompt, limits, control)
 
 
 class Deaf(Instant):
     """Computes 3 s without looking at its control, like a long prefill."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         time.sleep(3.0)
         return said(json.dumps(CUBE))
 
@@ -98,7 +99,7 @@ class Deaf(Instant):
 class Failing(Instant):
     """Fails as engines may fail, then recovers."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         self.calls += 1
         if self.calls % 4:
             raise EngineError("the device was lost; it is being opened again")
@@ -108,12 +109,12 @@ class Failing(Instant):
 class Broken(Instant):
     """Has a defect."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         raise ZeroDivisionError("a defect in the engine")
 
 
 class Garbage(Instant):
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         return said("I am sorry, but I cannot help with that {{{")
 
 

@@ -335,8 +335,8 @@ class Scripted:
     def __init__(self, answers: dict[str, str], otherwise: str = ""):
         self.answers, self.otherwise = answers, otherwise
 
-    def generate(self, images, prompt, control=None, stream="", schema=None):
-        return answer_of(self.answers.get(prompt, self.otherwise))
+    def generate(self, prompt, limits, control=None, on_text=None):
+        return answer_of(self.answers.get(prompt.text, self.otherwise))
 
 
 @LANGUAGES

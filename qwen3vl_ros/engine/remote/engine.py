@@ -2,34 +2,34 @@
 Edge-LLM, …).
 
 Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
-came. access.py guards the way there, stream.py reads the answer, remote_check.py judges its
-coordinates.
+came. access.py guards the way there, stream.py reads the answer. Knows nothing of coordinates: server_check.py
+judges those.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import email.utils
 import json
+import queue
 import random
 import re
 import ssl
 import threading
 import time
 from datetime import datetime, timezone
-from typing import Any, Awaitable, Callable, Sequence, TypeVar
+from typing import Any, Awaitable, Callable, Iterator, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-import numpy as np
 
-from qwen3vl_ros.config import GenerationConfig, RemoteConfig
+from qwen3vl_ros.config import RemoteConfig
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.engine.base import EngineInfo, Limits
+from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
-from qwen3vl_ros.engine.remote.check import self_test
 from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, error_message
-from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, ModelNotFound
+from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 T = TypeVar("T")
 
@@ -37,7 +37,6 @@ _POLL_S = 0.02  # how soon a cancel is seen while the server is silent
 _FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0  # for the counts that follow an answer's end
 _ERROR_BYTES = 1 << 16
-_SELF_TEST_TOKENS = 1024
 _TOO_LONG = re.compile(
     r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
     r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
@@ -55,21 +54,38 @@ class _Again(Exception):
         self.error, self.after_s = error, after_s
 
 
+class _Relay:
+    """Brings the parts of an answer from the loop's thread to the caller's, whose `on_text` may then do what it likes."""
+
+    def __init__(self, on_text: Callable[[str], None]):
+        self._on_text = on_text
+        self._parts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.put = self._parts.put
+
+    def until_done(self, future: concurrent.futures.Future) -> None:
+        future.add_done_callback(lambda _: self.put(None))
+        while (part := self._parts.get()) is not None:
+            self._on_text(part)
+
+    def rest(self) -> None:
+        while not self._parts.empty():
+            self._on_text(self._parts.get())
+
+
 class RemoteEngine:
     """A model behind a server (see engine/base.py). `health` is the circuit breaker, `status()` is for
     diagnostics."""
 
     info: EngineInfo
 
-    def __init__(self, remote: RemoteConfig, generation: GenerationConfig | None = None):
-        """Connects, finds the model, and tests the server's coordinates unless `remote.self_test` is false.
+    def __init__(self, remote: RemoteConfig, max_pixels: int = 0):
+        """Connects and finds the model. max_pixels: larger images are made smaller first; 0 for never.
 
         Raises InvalidInput for parameters that cannot be, EngineUnavailable, ModelNotFound naming the models
-        served, WrongModel for coordinates that are off, or another EngineError.
+        served, or another EngineError.
         """
-        self.generation = generation or GenerationConfig()
         self.health = CircuitBreaker()
-        self._remote = remote
+        self._remote, self._max_pixels = remote, max_pixels
         self._url = base_url(remote.url)
         self._key = api_key(remote.api_key_env, self._url)
         self._folder = image_folder(remote)
@@ -86,47 +102,60 @@ class RemoteEngine:
         try:
             self._client = self._call(self._connect)
             self._model = self._call(self._choose_model)
+            # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
+            self._thinks = True if "thinking" in self._model.lower() else None
             self.info = self._describe()
-            if remote.self_test:
-                self._self_test = self_test(self._ask)
-                self.info = self._describe()
         except BaseException:
             self.close()
             raise
 
+    def self_tested(self, result: str) -> None:
+        """What a test of the server's coordinates found, for `info` and `status`."""
+        self._self_test = result
+        self.info = self._describe()
+
     def generate(
         self,
-        images: Sequence[np.ndarray],
-        prompt: str,
+        prompt: Prompt,
+        limits: Limits,
         control: Control | None = None,
-        *,
-        stream: str = "",
-        schema: dict[str, Any] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """See Engine.generate; `stream` is for engines that keep drafts.
+        """See Engine.generate. The prompt's `stream` is for engines that keep drafts, and images always come first. Until
+        the first answer has shown whether the model thinks before it answers, on_text waits for the end of the answer or
+        of its thoughts.
 
-        Raises EngineUnavailable while the server cannot be reached (at once while `health` is open). Other
-        EngineErrors repeat until something is changed.
+        Raises InvalidInput for a clip, and EngineUnavailable while the server cannot be reached (at once while
+        `health` is open). Other EngineErrors repeat until something is changed.
         """
         if self._client is None:
             raise EngineError("this engine was closed; make a new one")
         started = time.perf_counter()
-        control = control or Control()
-        limits = Limits.of(self.generation, control)
-        answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit)
+        if any(turn.clip for turn in prompt.turns):
+            raise InvalidInput(
+                "the engine 'remote' cannot send a clip: the servers' API has no pictures with times; send the clip's "
+                "pictures as images, or run the model here (engine torch, onnxruntime, tensorrt or transformers)"
+            )
+        control = (control or Control()).within(limits.deadline_s)
+        relay = _Relay(on_text) if on_text else None
+        answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit, self._thinks, relay and relay.put)
         if self.health.state == "open":
             raise EngineUnavailable(
                 f"{self._url} is not asked for another {self.health.wait_s:.1f} s after "
                 f"{self.health.failures} failures, the last: {self.health.last_error}"
             )
-        with image_urls(images, self._folder, self.generation.max_pixels) as urls:
-            body = self._body(urls, prompt, schema)
+        images = [rgb for turn in prompt.turns for rgb in turn.images]
+        with image_urls(images, self._folder, self._max_pixels) as urls:
+            body = self._body(prompt, iter(urls), limits)
             asked = time.perf_counter()
-            reason = limits.interruption(control) or self._watched(body, answer, limits, control)
+            reason = control.interruption or self._call(self._watched, body, answer, control, relay=relay)
         ended = time.perf_counter()
         prefilled = answer.first_text_s or ended
         times_s = asked - started, prefilled - asked, ended - prefilled
-        said = answer.generation(reason, prompt, self.info.thinking, times_s)
+        said = answer.generation(reason, prompt.text, times_s)
+        self._thinks = answer.thinks
+        if relay:
+            relay.rest()
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
         return said
@@ -157,10 +186,12 @@ class RemoteEngine:
         self._thread.join()
         self._loop.close()
 
-    def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any, relay: _Relay | None = None) -> T:
         """The result of a coroutine in the loop's thread; what interrupts the wait ends it there too."""
         future = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
         try:
+            if relay is not None:
+                relay.until_done(future)
             return future.result()
         finally:
             future.cancel()
@@ -227,45 +258,41 @@ class RemoteEngine:
             device=urlsplit(self._url).netloc,
             dtype="as served",
             parameters=0,
-            thinking="thinking" in self._model.lower(),
+            thinking=bool(self._thinks),
             why="; ".join(why),
         )
 
-    def _ask(self, rgb: np.ndarray, prompt: str) -> str:
-        limits = self.generation
-        self.generation = GenerationConfig(max_new_tokens=_SELF_TEST_TOKENS)
-        try:
-            return self.generate([rgb], prompt, Control(self._remote.timeout)).text
-        finally:
-            self.generation = limits
-
     # -- one answer ------------------------------------------------------------------------------------------
 
-    def _body(self, urls: list[str], prompt: str, schema: dict[str, Any] | None) -> dict[str, Any]:
-        content = [
-            *({"type": "image_url", "image_url": {"url": url}} for url in urls),
-            {"type": "text", "text": prompt},
-        ]
+    def _body(self, prompt: Prompt, urls: Iterator[str], limits: Limits) -> dict[str, Any]:
+        """urls: of the images of all turns, in their order."""
+        messages = []
+        for turn in prompt.turns:
+            content: Any = turn.text
+            if turn.role == "user":
+                shown = [{"type": "image_url", "image_url": {"url": next(urls)}} for _ in turn.images]
+                content = [*shown, {"type": "text", "text": turn.text}]
+            messages.append({"role": turn.role, "content": content})
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [{"role": "user", "content": content}],
+            "messages": messages,
             "stream": True,
             "temperature": 0,
-            "max_tokens": self.generation.max_new_tokens,
+            "max_tokens": limits.max_new_tokens,
         }
-        if schema is not None:
+        if prompt.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+                "json_schema": {"name": "answer", "schema": prompt.schema, "strict": True},
             }
         return body
 
-    def _watched(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
+    async def _watched(self, body: dict, answer: StreamedAnswer, control: Control) -> str:
         """Why the answer ended. The breaker hears how it went: a refusal is an answer, silence and nonsense
         are none."""
         since = time.monotonic()
         try:
-            reason = self._call(self._answer, body, answer, limits, control)
+            reason = await self._answer(body, answer, control)
         except EngineError as error:
             if isinstance(error, EngineUnavailable) or answer.received:
                 self.health.failed(error)
@@ -278,10 +305,10 @@ class RemoteEngine:
             self.health.failed(EngineUnavailable(f"{self._url} sent nothing before the deadline"))
         return reason
 
-    async def _answer(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
+    async def _answer(self, body: dict, answer: StreamedAnswer, control: Control) -> str:
         attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
         self._failure = None
-        deadline_s = limits.deadline_monotonic_s
+        deadline_s = control.deadline_monotonic_s
         work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), deadline_s, attempts))
         reason, end_s = "", float("inf")
         try:
@@ -290,7 +317,7 @@ class RemoteEngine:
                 if answer.finish_reason:
                     end_s = min(end_s, now + _AFTER_END_S)
                 else:
-                    reason = limits.interruption(control)
+                    reason = control.interruption
                 if reason or now >= end_s:
                     break
                 await asyncio.wait({work}, timeout=min(_POLL_S, max(deadline_s - now, 0.001)))

@@ -21,7 +21,7 @@ from qwen3vl_ros.engine.network.sequence import Sequence as TokenSequence
 from qwen3vl_ros.engine.network.sequence import visual_places
 from qwen3vl_ros.engine.tensorrt.bundle import PARTS, Bundle, engine_name, read_bundle
 from qwen3vl_ros.engine.tensorrt.cuda import Cuda, import_or_refuse
-from qwen3vl_ros.engine.tensorrt.passes import Contexts, Network, Pass, chunks, lay_out
+from qwen3vl_ros.engine.tensorrt.passes import Contexts, Part, Pass, chunks, lay_out
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 # -- features --------------------------------------------------------------------------------------------------------
@@ -209,8 +209,8 @@ class TensorrtRuntime:
             lay_out(values, self.dtype, {"Q": limits.prefill, "S": limits.cache_slots, "K": limits.draft})[1]
             for values in (self._fed, self._given)
         ]
-        self._vision = Network(cuda, self._contexts, engines["vision"], *vision, {})
-        self._decoder = Network(cuda, self._contexts, engines["decoder"], *decoder, addresses)
+        self._vision = Part(cuda, self._contexts, engines["vision"], *vision, {})
+        self._decoder = Part(cuda, self._contexts, engines["decoder"], *decoder, addresses)
         self._seeing, self._prompts = self._vision.context(0), {p: self._decoder.context(p) for p in (0, 1)}
         self._steps: dict[int, Pass] = {}
 

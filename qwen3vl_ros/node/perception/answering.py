@@ -35,12 +35,12 @@ class Answering:
         camera, out, config = channel.camera, channel.out, channel.config()
         if camera is None:  # deactivated since the turn was taken
             raise Cancelled("the node was deactivated")
-        perception.config, perception.engine.generation = config, config.generation
+        perception.config = config
         generation, question, prompt_id = None, turn.asked.question, turn.asked.prompt_id
         try:
             frame, no_3d = camera.frame_of(turn.snapshot, self._transforms)
             self._report_3d(channel.health, no_3d)
-            generation = perception.generate(frame, question, control, turn.camera)
+            generation = perception.generate(frame, question, control, camera=turn.camera)
             scene = perception.interpret(frame, question, generation, prompt_id, turn.camera)
             reply = out.reply(scene, frame, config, no_3d)
             self._report_scene(channel.health, scene)

@@ -120,7 +120,9 @@ class Camera:
         if any(offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers):
             quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
             self._subscriptions.append(
-                self._node.create_subscription(CameraInfo, "camera_info", self._on_info, LATCHED, event_callbacks=quiet)
+                self._node.create_subscription(
+                    CameraInfo, self._prefix + "camera_info", self._on_info, LATCHED, event_callbacks=quiet
+                )
             )
             self._hears_latched = True
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 PATCH, MERGE, TEMPORAL = 16, 2, 2
-VOCABULARY = 640  # the tokenizer's size, rounded up
+VOCABULARY = 1280  # the tokenizer's size, rounded up
 POINTING_LAYERS = (1, 2)  # after the DeepStack features are in, before the last layer that says the digits
 
 

@@ -220,7 +220,7 @@ def test_where_a_question_about_a_dial_ends_stands_what_it_shows(dials):
     rng, packer, seen = np.random.default_rng(7), text.PackedText(256, 70, (7, 10)), 0
     questions = [text.tokenizer().token_to_id(language.gauge) for language in tasks.LANGUAGES.values()]
     for sample in (dials.draw(rng) for _ in range(12)):
-        ids, _, _, _, said_of, fits, places, scale, reading = packer.pack(sample, rng)
+        ids, _, _, _, said_of, fits, places, scale, reading, *_ = packer.pack(sample, rng)
         named = np.flatnonzero(fits >= 0)
         assert len(named) == len(places) == len(scale) == len(reading)
         for at in np.flatnonzero(np.isin(ids, questions)):
@@ -373,7 +373,7 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
         for split in ("train", "val"):
             first = data.SPLIT_SEEDS[split]
             data.render_shard(camera, range(first, first + 20), shards / f"{split}_00000.npz", "fast")
-    steps = dict(vision_steps=2, language_steps=2, batch=2, mosaics=1, pack_tokens=128)
+    steps = dict(vision_steps=2, language_steps=2, batch=2, mosaics=1, pack_tokens=128, wide_share=0, close_share=0)
 
     def command(joint: int, *more: str) -> int:
         return train_embedded.main(

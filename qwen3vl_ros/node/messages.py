@@ -15,7 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
 from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray
-from qwen3vl_ros.node.perception.diagnostics import Verdict
+from qwen3vl_ros.node.perception.diagnostics import Status
 
 _GREEN, _RED, _WHITE = (0.1, 0.8, 0.2), (0.9, 0.2, 0.1), (1.0, 1.0, 1.0)
 
@@ -203,18 +203,18 @@ def camera_info(
     )
 
 
-def diagnostics(header: Header, verdicts: Mapping[str, Verdict], hardware_id: str) -> DiagnosticArray:
-    """A status a verdict, by its name."""
+def diagnostics(header: Header, statuses: Mapping[str, Status], hardware_id: str) -> DiagnosticArray:
+    """Each status under its name."""
     return DiagnosticArray(
         header=header,
         status=[
             DiagnosticStatus(
-                level=bytes([verdict.level]),
+                level=bytes([status.level]),
                 name=name,
-                message=verdict.message,
+                message=status.message,
                 hardware_id=hardware_id,
-                values=[KeyValue(key=key, value=value) for key, value in verdict.values],
+                values=[KeyValue(key=key, value=value) for key, value in status.values],
             )
-            for name, verdict in verdicts.items()
+            for name, status in statuses.items()
         ],
     )

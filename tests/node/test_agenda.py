@@ -1,4 +1,4 @@
-"""Whose turn it is: calls, alarms, frames and cameras, told by a clock that only the test moves."""
+"""What is done next: calls, alarms, frames and cameras, told by a clock that only the test moves."""
 
 import math
 
@@ -45,30 +45,30 @@ class Desk:
         self.agenda.call(call)
         return call
 
-    def turn(self, took_s=0.01):
-        """The next turn, carried out: "call", the watch's name, or None."""
-        turn = self.agenda.next()
-        if turn is None:
+    def job(self, took_s=0.01):
+        """The next job, carried out: "call", the watch's name, or None."""
+        job = self.agenda.next()
+        if job is None:
             return None
         self.s += took_s
-        self.agenda.done(turn, completed=True)
-        return "call" if turn.call else turn.watch.name
+        self.agenda.done(job, completed=True)
+        return "call" if job.call else job.watch.name
 
-    def turns(self, count, took_s=0.01):
-        """As many turns, with a new picture of every camera before each."""
+    def jobs(self, count, took_s=0.01):
+        """As many jobs, with a new picture of every camera before each."""
         done = []
         for _ in range(count):
             self.s += 0.033
             self.shoot()
-            done.append(self.turn(took_s))
+            done.append(self.job(took_s))
         return done
 
 
-def test_nothing_to_do_is_no_turn():
+def test_nothing_to_do_is_no_job():
     desk = Desk()
-    assert desk.turn() is None and desk.agenda.seconds_until_due() is None
+    assert desk.job() is None and desk.agenda.seconds_until_due() is None
     desk.shoot()
-    assert desk.turn() is None, "a picture that nobody asks about is left alone"
+    assert desk.job() is None, "a picture that nobody asks about is left alone"
 
 
 def test_a_stream_answers_every_frame_once_and_the_newest_wins():
@@ -77,18 +77,18 @@ def test_a_stream_answers_every_frame_once_and_the_newest_wins():
     desk.shoot()
     desk.s += 0.033
     desk.shoot()
-    turn = desk.agenda.next()
-    assert turn.snapshot.image == int(desk.s * 1e9) and turn.asked == CUBE and turn.call is None
-    desk.agenda.done(turn, completed=True)
-    assert desk.turn() is None
+    job = desk.agenda.next()
+    assert job.snapshot.image == int(desk.s * 1e9) and job.asked == CUBE and job.call is None
+    desk.agenda.done(job, completed=True)
+    assert desk.job() is None
 
 
 def test_an_old_frame_is_dropped_and_counted():
     desk = Desk()
     desk.watch()
     desk.shoot(age_s=0.6)
-    assert desk.turn() is None and desk.agenda.stale[""] == 1
-    assert desk.turn() is None and desk.agenda.stale[""] == 1, "once"
+    assert desk.job() is None and desk.agenda.stale[""] == 1
+    assert desk.job() is None and desk.agenda.stale[""] == 1, "once"
 
 
 # -- calls ------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_calls_go_before_the_stream_in_their_order():
     calls = [desk.call(), desk.call(CUBE), desk.call()]
     desk.shoot()
     assert [desk.agenda.next().call for _ in range(3)] == calls
-    assert desk.turn() == "stream", "the frame was not taken by those who called"
+    assert desk.job() == "stream", "the frame was not taken by those who called"
 
 
 def test_a_call_stops_the_stream_and_no_other_call():
@@ -122,10 +122,10 @@ def test_a_stopped_stream_goes_on_with_the_next_frame():
     desk.watch()
     desk.shoot()
     desk.agenda.done(desk.agenda.next(), completed=False)
-    assert desk.turn() is None
+    assert desk.job() is None
     desk.s += 0.033
     desk.shoot()
-    assert desk.turn() == "stream"
+    assert desk.job() == "stream"
 
 
 def test_a_call_waits_for_a_fresh_frame_and_stops_the_stream_only_when_it_came():
@@ -150,7 +150,7 @@ def test_a_call_to_a_stalled_camera_holds_up_nobody():
     later = desk.call(camera="front")
     desk.shoot("front")
     assert desk.agenda.next().call is later
-    assert desk.turn() == "stream"
+    assert desk.job() == "stream"
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, math.nan, math.inf, -math.inf, 100.1, 1e300])
@@ -159,7 +159,7 @@ def test_a_timeout_that_nobody_can_keep_is_refused(timeout_s):
     with pytest.raises(InvalidInput, match=r"timeout .*no more than 100 \(parameter request_timeout_max\)"):
         desk.call(timeout_s=timeout_s)
     desk.shoot()
-    assert desk.turn() is None and desk.agenda.seconds_to_deadline() is None
+    assert desk.job() is None and desk.agenda.seconds_to_deadline() is None
 
 
 def test_a_full_queue_refuses_by_name_and_has_room_again_after_a_turn():
@@ -169,7 +169,7 @@ def test_a_full_queue_refuses_by_name_and_has_room_again_after_a_turn():
     with pytest.raises(TooManyCalls, match=r"3 calls wait .*request_queue.* later"):
         desk.call()
     desk.shoot()
-    assert desk.turn() == "call"
+    assert desk.job() == "call"
     desk.call()
 
 
@@ -197,7 +197,7 @@ def test_a_late_call_is_not_begun():
     desk.call(timeout_s=1.0)
     desk.s += 1.0
     desk.shoot()
-    assert desk.turn() is None
+    assert desk.job() is None
 
 
 def test_clearing_hands_back_who_waits_and_wants_nothing_more():
@@ -205,7 +205,7 @@ def test_clearing_hands_back_who_waits_and_wants_nothing_more():
     desk.watch()
     calls = [desk.call(), desk.call()]
     desk.shoot()
-    assert desk.agenda.clear() == calls and desk.turn() is None and desk.agenda.clear() == []
+    assert desk.agenda.clear() == calls and desk.job() is None and desk.agenda.clear() == []
 
 
 # -- watches ----------------------------------------------------------------------------------------
@@ -220,9 +220,9 @@ def test_everything_due_is_asked_of_one_frame_before_the_next_is_taken():
     for _ in range(5):
         desk.s += 0.033
         desk.shoot()
-        turn = desk.agenda.next()
-        seen.append((turn.watch.name, turn.snapshot.image))
-        desk.agenda.done(turn, completed=True)
+        job = desk.agenda.next()
+        seen.append((job.watch.name, job.snapshot.image))
+        desk.agenda.done(job, completed=True)
     names, images = zip(*seen)
     assert names == ("gauge", "stream", "valve", "gauge", "stream"), "the valve is not due again for ten seconds"
     assert images[0] == images[1] == images[2] != images[3] == images[4]
@@ -234,7 +234,7 @@ def test_a_frame_that_took_long_is_still_asked_everything():
     for name, asked in (("gauge", GAUGE), ("stream", CUBE), ("valve", VALVE)):
         desk.watch(name, asked)
     desk.shoot()
-    assert [desk.turn(took_s=2.0) for _ in range(3)] == ["gauge", "stream", "valve"]
+    assert [desk.job(took_s=2.0) for _ in range(3)] == ["gauge", "stream", "valve"]
 
 
 def test_a_call_ends_a_frame_and_what_was_not_asked_of_it_goes_first_in_the_next():
@@ -242,21 +242,21 @@ def test_a_call_ends_a_frame_and_what_was_not_asked_of_it_goes_first_in_the_next
     desk.watch()
     desk.watch("gauge", GAUGE)
     desk.shoot()
-    assert desk.turn() == "stream"
+    assert desk.job() == "stream"
     desk.call()
-    assert desk.turns(3) == ["call", "gauge", "stream"]
+    assert desk.jobs(3) == ["call", "gauge", "stream"]
 
 
 def test_a_period_is_kept_and_the_wait_for_it_is_told():
     desk = Desk()
     desk.watch("gauge", GAUGE, period_s=5.0)
     desk.shoot()
-    assert desk.turn(took_s=1.0) == "gauge"
+    assert desk.job(took_s=1.0) == "gauge"
     desk.shoot()
-    assert desk.turn() is None and desk.agenda.seconds_until_due() == pytest.approx(4.0)
+    assert desk.job() is None and desk.agenda.seconds_until_due() == pytest.approx(4.0)
     desk.s += 4.0
     desk.shoot()
-    assert desk.turn() == "gauge"
+    assert desk.job() == "gauge"
 
 
 def test_what_was_stopped_stays_due():
@@ -264,20 +264,20 @@ def test_what_was_stopped_stays_due():
     desk.watch("gauge", GAUGE, period_s=5.0)
     desk.shoot()
     desk.agenda.done(desk.agenda.next(), completed=False)
-    assert desk.turns(2) == ["gauge", None]
+    assert desk.jobs(2) == ["gauge", None]
 
 
 def test_the_same_question_again_keeps_its_period_and_another_is_asked_at_once():
     desk = Desk()
     desk.watch("gauge", GAUGE, period_s=5.0)
-    assert desk.turns(1) == ["gauge"]
+    assert desk.jobs(1) == ["gauge"]
     desk.watch("gauge", GAUGE, period_s=5.0, answer_s=3.0)
-    assert desk.turns(1) == [None]
+    assert desk.jobs(1) == [None]
     desk.watch("gauge", VALVE, period_s=5.0)
-    assert desk.turns(1) == ["gauge"]
+    assert desk.jobs(1) == ["gauge"]
     desk.agenda.unwatch("", "gauge")
     desk.s += 5.0
-    assert desk.turns(1) == [None]
+    assert desk.jobs(1) == [None]
 
 
 def test_an_answer_is_wanted_as_long_as_its_question_stands():
@@ -307,7 +307,7 @@ def test_an_alarm_waits_for_a_bounded_number_of_calls_only():
     desk.watch()
     for _ in range(20):
         desk.call()
-    done = desk.turns(12)
+    done = desk.jobs(12)
     assert done == (["call"] * CALLS_BEFORE_ALARM + ["fire"]) * 3, "and the stream waits for its turn"
 
 
@@ -317,7 +317,7 @@ def test_each_of_several_alarms_has_its_turn_among_calls():
     desk.watch("valve", VALVE, "wrist", alarm=True)
     for _ in range(60):
         desk.call(camera="front")
-    done = desk.turns(40)
+    done = desk.jobs(40)
     for name in ("fire", "valve"):
         turns = [i for i, what in enumerate(done) if what == name]
         assert turns and max(b - a for a, b in zip(turns, turns[1:])) <= CALLS_BEFORE_ALARM + 2
@@ -329,10 +329,10 @@ def test_an_alarm_of_a_stalled_camera_holds_up_no_call():
     for _ in range(8):
         desk.call(camera="front")
         desk.shoot("front")
-        assert desk.turn() == "call"
+        assert desk.job() == "call"
     desk.shoot("wrist")
     desk.call(camera="front")
-    assert desk.turn() == "fire", "at once when it is back"
+    assert desk.job() == "fire", "at once when it is back"
 
 
 def test_an_alarm_that_runs_is_not_stopped_by_a_call():
@@ -347,10 +347,10 @@ def test_an_alarm_that_runs_is_not_stopped_by_a_call():
 def test_an_alarm_that_is_not_due_takes_no_turn_from_calls():
     desk = Desk()
     desk.watch("fire", FIRE, period_s=100.0, alarm=True)
-    assert desk.turns(1) == ["fire"]
+    assert desk.jobs(1) == ["fire"]
     for _ in range(8):
         desk.call()
-    assert desk.turns(8) == ["call"] * 8
+    assert desk.jobs(8) == ["call"] * 8
 
 
 def test_a_second_look_goes_before_calls_and_stops_the_stream_once_its_frame_is_there():
@@ -358,7 +358,7 @@ def test_a_second_look_goes_before_calls_and_stops_the_stream_once_its_frame_is_
     desk.watch("fire", FIRE, "wrist", period_s=100.0, alarm=True)
     desk.watch("stream", CUBE, "front")
     desk.shoot("wrist")
-    assert desk.turn() == "fire"
+    assert desk.job() == "fire"
     desk.agenda.look_again("wrist", "fire")
     desk.shoot("front")
     running = desk.agenda.next()
@@ -369,8 +369,8 @@ def test_a_second_look_goes_before_calls_and_stops_the_stream_once_its_frame_is_
     desk.agenda.done(running, completed=False)
     desk.call(camera="front")
     desk.shoot("front")
-    assert [desk.turn(), desk.turn()] == ["fire", "call"]
-    assert desk.turns(1) == ["stream"], "one look was asked for"
+    assert [desk.job(), desk.job()] == ["fire", "call"]
+    assert desk.jobs(1) == ["stream"], "one look was asked for"
 
 
 @pytest.mark.parametrize("camera, name", [("", "stream"), ("", "smoke"), ("wrist", "fire")])
@@ -390,7 +390,7 @@ def test_cameras_take_turns_a_frame_each():
     for camera in desk.boxes:
         desk.watch(camera, CUBE, camera)
     desk.watch("gauge", GAUGE, "rear", priority=-1)
-    done = desk.turns(400)
+    done = desk.jobs(400)
     assert [done.count(name) for name in ("front", "wrist", "rear", "gauge")] == [100] * 4
 
 
@@ -401,8 +401,8 @@ def test_a_stalled_camera_leaves_its_share_to_the_others_and_has_no_more_when_it
     for _ in range(50):
         desk.s += 0.033
         desk.shoot("front")
-        assert desk.turn() == "front"
-    assert desk.turns(10).count("wrist") == 5
+        assert desk.job() == "front"
+    assert desk.jobs(10).count("wrist") == 5
 
 
 def test_the_wait_is_that_of_the_pictures_somebody_asks_about():
@@ -422,9 +422,9 @@ def test_a_clock_that_jumps_neither_starves_nor_floods(jump_s):
     desk = Desk()
     desk.watch("gauge", GAUGE, period_s=10.0)
     desk.watch()
-    desk.turns(20)
+    desk.jobs(20)
     desk.s += jump_s
-    done = desk.turns(200)  # 4.3 ms a turn and 33 ms a frame: about 8.6 s
+    done = desk.jobs(200)  # 10 ms a job and 33 ms a frame: about 8.6 s
     assert 1 <= done.count("gauge") <= 2 and done.count("stream") >= 190
 
 
@@ -446,12 +446,12 @@ def test_whatever_the_clock_does_each_frame_is_asked_a_question_once_at_most_and
         for _ in range(30):
             desk.s += 0.033
             desk.shoot()
-            if turn := desk.agenda.next():
-                desk.agenda.done(turn, completed=True)
-                if turn.watch:
-                    assert (turn.watch.name, turn.snapshot) not in seen
-                    seen.add((turn.watch.name, turn.snapshot))
-                    asked.add(turn.watch.name)
+            if job := desk.agenda.next():
+                desk.agenda.done(job, completed=True)
+                if job.watch:
+                    assert (job.watch.name, job.snapshot) not in seen
+                    seen.add((job.watch.name, job.snapshot))
+                    asked.add(job.watch.name)
         desk.agenda.late_calls()
     assert asked == {f"w{i}" for i in range(len(periods))}
 
@@ -470,8 +470,8 @@ def test_every_call_is_served_or_late_exactly_once(events):
             except TooManyCalls:
                 assert len(waiting) - len(settled) >= 5
         elif event == "turn":
-            if (turn := desk.agenda.next()) and turn.call:
-                settled.append(turn.call)
+            if (job := desk.agenda.next()) and job.call:
+                settled.append(job.call)
         else:
             desk.shoot(event)
     desk.s += 10.0

@@ -24,9 +24,9 @@ def until(condition, timeout_s=5.0):
 
 
 class Rig:
-    """An engine's thread whose turns are scripted: `behave(turn, control)` runs in place of the engine."""
+    """An engine's thread whose jobs are scripted: `behave(job, control)` runs in place of the engine."""
 
-    def __init__(self, behave=lambda turn, control: None, load=lambda: "owner", ages=None, cameras=("",), free=None):
+    def __init__(self, behave=lambda job, control: None, load=lambda: "owner", ages=None, cameras=("",), free=None):
         self.done, self.deaths, self.freed = [], [], []
         self.behave, self.ages = behave, ages or {}
         changed = threading.Condition(threading.RLock())
@@ -37,13 +37,13 @@ class Rig:
             load, self._perform, free or self.freed.append, self.agenda, changed, self.deaths.append
         )
 
-    def _perform(self, owner, turn, control):
-        self.behave(turn, control)
-        if turn.watch:
+    def _perform(self, owner, job, control):
+        self.behave(job, control)
+        if job.watch:
             with self.thread.publishing:
-                if self.thread.is_current(turn.watch):
-                    self.done.append((turn.snapshot.stamp_ns, turn.asked))
-        return turn.asked
+                if self.thread.is_current(job.watch):
+                    self.done.append((job.snapshot.stamp_ns, job.asked))
+        return job.asked
 
     def stream(self, asked, camera="", **how):
         if asked is None:
@@ -74,7 +74,7 @@ def rig():
 def token_by_token(seconds=5.0):
     """Behave like a slow engine that looks at its control between tokens."""
 
-    def behave(turn, control):
+    def behave(job, control):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if control.cancelled:
@@ -98,7 +98,7 @@ def test_the_stream_answers_the_newest_image_and_drops_old_ones(rig):
 
 def test_a_call_stops_the_stream_between_tokens_and_the_stream_goes_on_after(rig):
     slow = token_by_token()
-    r = rig(lambda turn, control: slow(turn, control) if turn.snapshot.stamp_ns == 1 and not turn.call else None)
+    r = rig(lambda job, control: slow(job, control) if job.snapshot.stamp_ns == 1 and not job.call else None)
     r.stream(CUBE)
     r.mailbox.put_image(1, "x")
     until(lambda: r.thread.busy)
@@ -114,7 +114,7 @@ def test_a_call_stops_the_stream_between_tokens_and_the_stream_goes_on_after(rig
 
 def test_a_call_whose_image_comes_while_another_camera_s_stream_runs_stops_it_then(rig):
     slow = token_by_token()
-    r = rig(lambda turn, control: None if turn.call else slow(turn, control), cameras=("front", "wrist"))
+    r = rig(lambda job, control: None if job.call else slow(job, control), cameras=("front", "wrist"))
     r.stream(CUBE, "front")
     r.mailboxes["front"].put_image(1, "x")
     until(lambda: r.thread.busy)
@@ -128,7 +128,7 @@ def test_a_call_whose_image_comes_while_another_camera_s_stream_runs_stops_it_th
 
 def test_a_second_look_stops_the_stream_when_its_image_comes(rig):
     slow = token_by_token()
-    r = rig(lambda turn, control: None if turn.watch.alarm else slow(turn, control), cameras=("front", "wrist"))
+    r = rig(lambda job, control: None if job.watch.alarm else slow(job, control), cameras=("front", "wrist"))
     r.thread.watch(Watch("wrist", "fire", MUG, period_s=100.0, alarm=True))
     r.mailboxes["wrist"].put_image(1, "x")
     until(lambda: r.done)
@@ -144,8 +144,8 @@ def test_a_second_look_stops_the_stream_when_its_image_comes(rig):
 def test_a_new_prompt_cancels_the_answer_in_flight_and_nothing_old_is_published(rig):
     started = threading.Event()
 
-    def deaf(turn, control):  # an engine that answers in full although it was cancelled
-        if turn.asked == CUBE:
+    def deaf(job, control):  # an engine that answers in full although it was cancelled
+        if job.asked == CUBE:
             started.set()
             until(lambda: control.cancelled)
 
@@ -162,7 +162,7 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_nothing_old_is_published(
 def test_a_new_prompt_of_one_camera_leaves_the_answer_of_another_alone(rig):
     release = threading.Event()
     r = rig(
-        lambda turn, control: release.wait(5) and control.cancelled and pytest.fail("it was cancelled"), cameras="ab"
+        lambda job, control: release.wait(5) and control.cancelled and pytest.fail("it was cancelled"), cameras="ab"
     )
     r.stream(CUBE, "a")
     r.mailboxes["a"].put_image(1, "x")
@@ -204,7 +204,7 @@ def test_a_call_without_images_is_told_so_at_its_deadline(rig):
 
 def test_a_call_to_an_engine_that_does_not_stop_is_answered_all_the_same(rig):
     release = threading.Event()
-    r = rig(lambda turn, control: release.wait(10))
+    r = rig(lambda job, control: release.wait(10))
     r.mailbox.put_image(1, "x")
     answers = r.ask(timeout_s=0.1)
     until(lambda: answers)
@@ -216,7 +216,7 @@ def test_a_call_to_an_engine_that_does_not_stop_is_answered_all_the_same(rig):
 
 def test_a_call_behind_an_engine_that_does_not_stop_is_answered_at_its_deadline(rig):
     release = threading.Event()
-    r = rig(lambda turn, control: release.wait(10))
+    r = rig(lambda job, control: release.wait(10))
     r.mailbox.put_image(1, "x")
     first = r.ask()
     until(lambda: r.thread.busy)
@@ -242,7 +242,7 @@ def test_cancel_all_answers_running_and_waiting_calls_once(rig):
 
 def test_calls_are_served_in_order(rig):
     order = []
-    r = rig(lambda turn, control: order.append(turn.asked))
+    r = rig(lambda job, control: order.append(job.asked))
     first, second = r.ask(asked=CUBE), r.ask(asked=MUG)
     r.mailbox.put_image(1, "x")
     until(lambda: first and second)
@@ -262,7 +262,7 @@ def test_a_refused_call_is_never_answered_by_the_thread(rig):
 
 def test_three_thousand_calls_from_many_threads_are_each_settled_once_by_two_threads(rig):
     """Served, refused or late: in every order that threads meet in."""
-    r = rig(lambda turn, control: time.sleep(0.0005))
+    r = rig(lambda job, control: time.sleep(0.0005))
     stop, answered, refused, most = threading.Event(), [], [], []
     before = threading.active_count()
 
@@ -303,7 +303,7 @@ def test_stop_frees_the_engine_while_generating_and_refuses_later_calls():
 
 
 def test_a_defect_ends_the_thread_loudly_and_answers_everybody():
-    def explode(turn, control):
+    def explode(job, control):
         raise ZeroDivisionError("defect")
 
     r = Rig(explode)

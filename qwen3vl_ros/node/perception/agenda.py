@@ -75,7 +75,7 @@ class Watch:
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class Job:
     """One run of the engine: `asked` of one capture, for a call or for a watch."""
 
     camera: str
@@ -87,14 +87,14 @@ class Turn:
 
 @dataclass(eq=False)
 class _Standing:
-    """A watch and its history. begun_s: when its last turn began; asked_s: when the last one that was completed did.
-    turn: number of its last turn. passed_over: calls served while it was due.
+    """A watch and its history. begun_s: when its last job began; asked_s: when the last one that was completed did.
+    job: number of its last one. passed_over: calls served while it was due.
     """
 
     watch: Watch
     begun_s: float = 0.0
     asked_s: float | None = None
-    turn: int = 0
+    job: int = 0
     passed_over: int = 0
     second_look: bool = False
 
@@ -108,7 +108,7 @@ class _Standing:
 
 @dataclass(eq=False)
 class _Opened:
-    """The frame whose questions are being asked, and the watches that had their turn with it."""
+    """The frame whose questions are being asked, and the watches that were asked of it."""
 
     camera: str
     snapshot: Snapshot
@@ -140,7 +140,7 @@ class Agenda:
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._opened: _Opened | None = None
         self._taken: dict[str, Snapshot] = {}
-        self._turns = itertools.count(1)
+        self._jobs = itertools.count(1)
         self._served: Counter[str] = Counter()
 
     # -- what is wanted ----------------------------------------------------------------------------
@@ -199,18 +199,18 @@ class Agenda:
 
     # -- what is done ------------------------------------------------------------------------------
 
-    def next(self) -> Turn | None:
-        """The next turn, now: it has begun. None if there is nothing to do; then see `seconds_until_due`."""
+    def next(self) -> Job | None:
+        """The next job, now: it has begun. None if there is nothing to do; then see `seconds_until_due`."""
         now_s = self._now_s()
-        return self._alarm_turn(now_s) or self._call_turn(now_s) or self._watch_turn(now_s)
+        return self._alarm_job(now_s) or self._call_job(now_s) or self._watch_job(now_s)
 
-    def done(self, turn: Turn, completed: bool) -> None:
-        """`turn` has ended; not completed: what it asked stays due, of a later frame."""
-        standing = turn.watch and self._standing.get((turn.camera, turn.watch.name))
-        if completed and standing and standing.watch.asked == turn.asked:
+    def done(self, job: Job, completed: bool) -> None:
+        """`job` has ended; not completed: what it asked stays due, of a later frame."""
+        standing = job.watch and self._standing.get((job.camera, job.watch.name))
+        if completed and standing and standing.watch.asked == job.asked:
             standing.asked_s = standing.begun_s
 
-    def preempts(self, running: Turn) -> str:
+    def preempts(self, running: Job) -> str:
         """Why `running` should stop at its next token; empty if it should not."""
         if running.watch is None or running.watch.alarm:
             return ""
@@ -245,9 +245,9 @@ class Agenda:
         waits += [s for s in (self._cameras[camera].seconds_until_due() for camera in wanted) if s is not None]
         return min(waits, default=None)
 
-    # -- whose turn it is --------------------------------------------------------------------------
+    # -- what is next ------------------------------------------------------------------------------
 
-    def _alarm_turn(self, now_s: float) -> Turn | None:
+    def _alarm_job(self, now_s: float) -> Job | None:
         """Of an alarm that waits for no call any more."""
         waiting = [
             s
@@ -261,17 +261,17 @@ class Agenda:
                 return self._ask(standing, now_s)
         return None
 
-    def _call_turn(self, now_s: float) -> Turn | None:
+    def _call_job(self, now_s: float) -> Job | None:
         for place, call in enumerate(self._calls):
             if now_s < call.deadline_s and (snapshot := self._fresh(call.camera)):
                 del self._calls[place]
                 self._opened = None
                 for standing in self._standing.values():
                     standing.passed_over += standing.watch.alarm and not standing.seconds_left(now_s)
-                return Turn(call.camera, snapshot, call.asked, call=call)
+                return Job(call.camera, snapshot, call.asked, call=call)
         return None
 
-    def _watch_turn(self, now_s: float) -> Turn | None:
+    def _watch_job(self, now_s: float) -> Job | None:
         if self._opened and (due := self._due(self._opened.camera, now_s, self._opened.asked)):
             return self._ask(due, now_s)
         self._opened = None
@@ -282,19 +282,19 @@ class Agenda:
         return None
 
     def _due(self, camera: str, now_s: float, but: Container[str] = ()) -> _Standing | None:
-        """The camera's first due watch: of the highest priority, the one whose turn is longest ago."""
+        """The camera's first due watch: of the highest priority, the one that was asked longest ago."""
         due = [
             s
             for s in self._standing.values()
             if s.watch.camera == camera and s.watch.name not in but and not s.seconds_left(now_s)
         ]
-        return min(due, key=lambda s: (-s.watch.priority, s.turn), default=None)
+        return min(due, key=lambda s: (-s.watch.priority, s.job), default=None)
 
-    def _ask(self, standing: _Standing, now_s: float) -> Turn:
+    def _ask(self, standing: _Standing, now_s: float) -> Job:
         watch, opened = standing.watch, self._opened
         opened.asked.add(watch.name)
-        standing.begun_s, standing.turn, standing.passed_over, standing.second_look = now_s, next(self._turns), 0, False
-        return Turn(watch.camera, opened.snapshot, watch.asked, watch=watch)
+        standing.begun_s, standing.job, standing.passed_over, standing.second_look = now_s, next(self._jobs), 0, False
+        return Job(watch.camera, opened.snapshot, watch.asked, watch=watch)
 
     # -- frames ------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class Agenda:
             self.stale[camera] += 1
             return False
         self._opened = _Opened(camera, snapshot)
-        self._served[camera] = next(self._turns)
+        self._served[camera] = next(self._jobs)
         return True
 
     def _why_late(self, call: Call, before: int) -> PerceptionError:

@@ -1,4 +1,4 @@
-"""One turn of the engine, whole: capture -> frame -> generation -> scene -> messages, and every way it can fail.
+"""One job of the engine, whole: capture -> frame -> generation -> scene -> messages, and every way it can fail.
 
 Runs on the engine's thread alone. Errors this package raises on purpose are counted, logged and published
 here; any other escapes, and ends the process.
@@ -10,7 +10,7 @@ from typing import Callable, Mapping
 
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.convert import stamp_ns
-from qwen3vl_ros.node.perception.agenda import Call, Turn
+from qwen3vl_ros.node.perception.agenda import Call, Job
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
@@ -26,33 +26,33 @@ class Answering:
         self._log, self._channels, self._engine_health, self._age_s = node.get_logger(), channels, health, age_s
 
     def connect(self, thread: EngineThread, transforms) -> None:
-        """Before the first turn; transforms may be None without a target_frame."""
+        """Before the first job; transforms may be None without a target_frame."""
         self._thread, self._transforms = thread, transforms
 
-    def perform(self, perception: Perception, turn: Turn, control: Control) -> Reply:
-        """The answer of one turn, published if it is the stream's. The configuration of its beginning holds to its end."""
-        channel = self._channels[turn.camera]
+    def perform(self, perception: Perception, job: Job, control: Control) -> Reply:
+        """The answer of one job, published if it is the stream's. The configuration of its beginning holds to its end."""
+        channel = self._channels[job.camera]
         camera, out, config = channel.camera, channel.out, channel.config()
-        if camera is None:  # deactivated since the turn was taken
+        if camera is None:  # deactivated since the job was taken
             raise Cancelled("the node was deactivated")
         perception.config = config
-        generation, question, prompt_id = None, turn.asked.question, turn.asked.prompt_id
+        generation, question, prompt_id = None, job.asked.question, job.asked.prompt_id
         try:
-            frame, no_3d = camera.frame_of(turn.snapshot, self._transforms)
+            frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
             self._report_3d(channel.health, no_3d)
-            generation = perception.generate(frame, question, control, camera=turn.camera)
-            scene = perception.interpret(frame, question, generation, prompt_id, turn.camera)
+            generation = perception.generate(frame, question, control, camera=job.camera)
+            scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
             reply = out.reply(scene, frame, config, no_3d)
             self._report_scene(channel.health, scene)
         except Cancelled:
             raise
         except PerceptionError as error:
             self._report_error(channel.health, error)
-            reply = out.failed(turn.snapshot.image.header, prompt_id, generation, error)
-        if turn.call:
-            self._finish(turn.call, reply, generation)
+            reply = out.failed(job.snapshot.image.header, prompt_id, generation, error)
+        if job.call:
+            self._finish(job.call, reply, generation)
         else:
-            self._publish(turn, reply, generation)
+            self._publish(job, reply, generation)
         return reply
 
     def _finish(self, call: Call, reply: Reply, generation: Generation | None) -> None:
@@ -61,12 +61,12 @@ class Answering:
         if reply.error is None and generation.finish_reason == "deadline":
             reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {reply.summary} until then")
 
-    def _publish(self, turn: Turn, reply: Reply, generation: Generation | None) -> None:
-        channel = self._channels[turn.camera]
+    def _publish(self, job: Job, reply: Reply, generation: Generation | None) -> None:
+        channel = self._channels[job.camera]
         with self._thread.publishing:
-            if not self._thread.is_current(turn.watch):
+            if not self._thread.is_current(job.watch):
                 return
-            channel.out.publish(reply, self._age_s(turn.snapshot.stamp_ns))
+            channel.out.publish(reply, self._age_s(job.snapshot.stamp_ns))
         if reply.error is None:
             channel.health.answered(reply.generation.latency_s, generation.total_s)
 

@@ -11,7 +11,7 @@ from typing import Callable
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.node.perception.agenda import Agenda, Asked, Watch
 from qwen3vl_ros.node.perception.camera import TOPICS, Camera
-from qwen3vl_ros.node.perception.diagnostics import Health, Level, Verdict
+from qwen3vl_ros.node.perception.diagnostics import Health, Level, Status
 from qwen3vl_ros.node.perception.mailbox import Mailbox
 from qwen3vl_ros.node.perception.publishers import PICTURES, RESULTS, Publishers
 from qwen3vl_ros.questions import LOOKING_FOR, Question
@@ -89,7 +89,7 @@ class Channel:
 
     # -- diagnostics -------------------------------------------------------------------------------
 
-    def verdict(self, agenda: Agenda | None) -> Verdict:
+    def status(self, agenda: Agenda | None) -> Status:
         """Its health, with the agenda's counts."""
         self.health.fact("prompt", f"{self.prompt_id}: {', '.join(self.targets) or '(nothing)'}")
         self.health.fact("enabled", self.enabled)
@@ -97,10 +97,10 @@ class Channel:
             topic = self.camera.image_topic
             self.health.fact("image topic", f"{topic}, {self._node.count_publishers(topic)} publishers")
         if agenda is None:
-            return self.health.verdict()
+            return self.health.status()
         stale = agenda.stale[self.name]
         self._watch_staleness(stale)
-        return self.health.verdict(
+        return self.health.status(
             {
                 "dropped: stale": stale,
                 "dropped: replaced by a newer": self.mailbox.superseded,

@@ -1,7 +1,7 @@
 """What the node says about its health: counters, rates, percentiles, and the rules that make them OK, WARN,
 ERROR or STALE.
 
-Pure data and rules; `messages.py` turns the verdict into diagnostic_msgs. Thread-safe, fixed memory.
+Pure data and rules; `messages.py` turns the status into diagnostic_msgs. Thread-safe, fixed memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Status:
     level: Level
     message: str
     values: tuple[tuple[str, str], ...]
@@ -112,7 +112,7 @@ class Health:
 
     # -- what it amounts to ------------------------------------------------------------------------
 
-    def verdict(self, counters: dict[str, int] | None = None) -> Verdict:
+    def status(self, counters: dict[str, int] | None = None) -> Status:
         """The present level, one line that says why, and every figure. counters: counts kept elsewhere."""
         with self._lock:
             now = self._now()
@@ -128,7 +128,7 @@ class Health:
             values += [(f"problem: {topic}", text) for topic, (_, text, _) in sorted(self._problems.items())]
             error, at = self._last_error
             values.append(("last error", f"{error} ({now - at:.0f} s ago)" if error else "none"))
-            return Verdict(level, message, tuple(values))
+            return Status(level, message, tuple(values))
 
     def _camera_values(self, now: float) -> list[tuple[str, str]]:
         age_s = now - self._images[-1] if self._images else None

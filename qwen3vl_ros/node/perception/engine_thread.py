@@ -1,7 +1,7 @@
-"""The thread that owns the engine: it loads it, takes one turn after another, and frees it.
+"""The thread that owns the engine: it loads it, takes one job after another, and frees it.
 
-It only performs. Whose turn it is, the agenda decides; what a turn means is the `perform` function it is given. A second
-thread watches over calls: their deadlines, and whether a turn that runs should make room. However many calls there are,
+It only performs. What is next, the agenda decides; what a job means is the `perform` function it is given. A second
+thread watches over calls: their deadlines, and whether a job that runs should make room. However many calls there are,
 these two threads are all, and each call is answered exactly once. Knows no ROS and no messages.
 """
 
@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable
 
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.node.perception.agenda import Agenda, Call, Turn, Watch
+from qwen3vl_ros.node.perception.agenda import Agenda, Call, Job, Watch
 from qwen3vl_ros.types import Cancelled
 
 # An engine looks at its deadline between tokens; past this much more it is stuck and the caller is told so.
@@ -20,9 +20,9 @@ ENGINE_GRACE_S = 0.5
 
 
 class EngineThread:
-    """Runs `perform(owner, turn, control)` for every turn; `owner` is what `load()` returned on the thread.
+    """Runs `perform(owner, job, control)` for every job; `owner` is what `load()` returned on the thread.
 
-    What perform returns is the answer of the turn's call; it raises Cancelled where there is none. changed: the condition
+    What perform returns is the answer of the job's call; it raises Cancelled where there is none. changed: the condition
     that guards the agenda and its mailboxes. on_death(error): called from the thread when anything but Cancelled escapes;
     every call is then answered and the thread has ended.
     """
@@ -30,7 +30,7 @@ class EngineThread:
     def __init__(
         self,
         load: Callable[[], Any],
-        perform: Callable[[Any, Turn, Control], Any],
+        perform: Callable[[Any, Job, Control], Any],
         free: Callable[[Any], None],
         agenda: Agenda,
         changed: threading.Condition,
@@ -41,7 +41,7 @@ class EngineThread:
         self.publishing = threading.Lock()
         self.loaded = threading.Event()
         self.load_error: BaseException | None = None
-        self._running: Turn | None = None
+        self._running: Job | None = None
         self._control = Control()
         self._open: set[Call] = set()
         self._called = threading.Event()
@@ -62,7 +62,7 @@ class EngineThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a turn is being taken."""
+        """Whether a job is being done."""
         return self._running is not None
 
     def watch(self, watch: Watch) -> None:
@@ -116,7 +116,7 @@ class EngineThread:
             self._answer(call, error=Cancelled(reason))
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Whether the turn that ran ended within the time."""
+        """Whether the job that ran ended within the time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._running is None, timeout_s)
 
@@ -151,8 +151,8 @@ class EngineThread:
             return
         self.loaded.set()
         try:
-            while (turn := self._next()) is not None:
-                self._take(owner, turn)
+            while (job := self._next()) is not None:
+                self._do(owner, job)
         except BaseException as error:
             self._end(_obituary(error))
             self._on_death(error)
@@ -162,32 +162,32 @@ class EngineThread:
             except BaseException as error:
                 self._on_death(error)
 
-    def _next(self) -> Turn | None:
-        """Wait for the next turn; None when stopped."""
+    def _next(self) -> Job | None:
+        """Wait for the next job; None when stopped."""
         with self._changed:
             while not self._stopping:
-                if turn := self._agenda.next():
-                    left_s = turn.watch.answer_s if turn.watch else turn.call.deadline_s - time.monotonic()
-                    self._running, self._control = turn, Control(left_s)
-                    return turn
+                if job := self._agenda.next():
+                    left_s = job.watch.answer_s if job.watch else job.call.deadline_s - time.monotonic()
+                    self._running, self._control = job, Control(left_s)
+                    return job
                 self._changed.wait(self._agenda.seconds_until_due())
             return None
 
-    def _take(self, owner: Any, turn: Turn) -> None:
+    def _do(self, owner: Any, job: Job) -> None:
         result, error = None, None
         try:
-            result = self._perform(owner, turn, self._control)
+            result = self._perform(owner, job, self._control)
         except Cancelled as cancelled:
             error = cancelled
         except BaseException as defect:
             error = Cancelled(_obituary(defect))
             raise
         finally:
-            if turn.call:
-                self._answer(turn.call, result, error)
+            if job.call:
+                self._answer(job.call, result, error)
             with self._changed:
                 self._running = None
-                self._agenda.done(turn, completed=error is None)
+                self._agenda.done(job, completed=error is None)
                 self._changed.notify_all()
 
     def _end(self, reason: str) -> None:

@@ -1,7 +1,7 @@
 """The lifecycle node `perception`: its transitions, its parameters, its diagnostics.
 
-It decides nothing about pictures: a channel holds what belongs to a camera, the agenda says whose turn it is, answering
-turns one turn into messages, and this file makes and connects them.
+It decides nothing about pictures: a channel holds what belongs to a camera, the agenda says what is done next,
+answering makes messages of it, and this file makes and connects them.
 """
 
 from __future__ import annotations
@@ -307,6 +307,6 @@ class PerceptionNode(LifecycleNode):
         """Publish /diagnostics now."""
         for name, value in self._engine_status().items():
             self.health.fact(name, value)
-        verdicts = {} if "" in self._channels else {"": self.health.verdict()}
-        verdicts |= {name: channel.verdict(self._agenda) for name, channel in self._channels.items()}
-        self._diagnostics.publish(verdicts)
+        statuses = {} if "" in self._channels else {"": self.health.status()}
+        statuses |= {name: channel.status(self._agenda) for name, channel in self._channels.items()}
+        self._diagnostics.publish(statuses)

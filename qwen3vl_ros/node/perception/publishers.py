@@ -22,7 +22,7 @@ from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.draw import draw_scene
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.perception.diagnostics import Verdict
+from qwen3vl_ros.node.perception.diagnostics import Status
 from qwen3vl_ros.types import Frame, Scene
 
 RESULTS = {
@@ -151,11 +151,11 @@ class DiagnosticsPublisher:
         self._node, self._lock = node, threading.Lock()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
-    def publish(self, verdicts: Mapping[str, Verdict]) -> None:
-        """A verdict a camera, by its name; that of the node itself, or of the camera without a name, is under ""."""
+    def publish(self, statuses: Mapping[str, Status]) -> None:
+        """A status a camera, by its name; that of the node itself, or of the camera without a name, is under ""."""
         header = Header(stamp=self._node.get_clock().now().to_msg())
         node = self._node.get_fully_qualified_name().lstrip("/")
-        named = {f"{node}: {part}" if part else node: verdict for part, verdict in verdicts.items()}
+        named = {f"{node}: {part}" if part else node: status for part, status in statuses.items()}
         with self._lock:
             self._publisher.publish(messages.diagnostics(header, named, hardware_id="qwen3vl_ros"))
 

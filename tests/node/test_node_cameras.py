@@ -187,10 +187,10 @@ def test_ids_do_not_repeat_after_a_cleanup(running):
 
 def offers(graph, topics, services, inputs):
     """Assert that these, and no others, are the names that the node `perception` has, once all are known here."""
-    wanted = sorted(topics), sorted(services), sorted(inputs)
+    wanted, of_node = (sorted(topics), sorted(services), sorted(inputs)), ("perception", "/qwen3vl")
+    until(lambda: of_node in graph.node.get_node_names_and_namespaces(), what="the node")
 
     def found():
-        of_node = "perception", "/qwen3vl"
         published = dict(graph.node.get_publisher_names_and_types_by_node(*of_node))
         subscribed = dict(graph.node.get_subscriber_names_and_types_by_node(*of_node))
         offered = dict(graph.node.get_service_names_and_types_by_node(*of_node))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from data import INPUT_SIZE, Sample
-from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
+from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched, Windows
 from people import WideAsker
 from targets import SCALES, coordinates, places_of, shown_by, zone_of
 from tasks import CHINESE, ENGLISH, PHRASES, WORDS, Question
@@ -36,6 +37,7 @@ SPECIAL = (
     "<|video_pad|>",
 )
 POINTING_WEIGHT = 0.3
+WINDOW = 128  # tokens that see no others but those of the prefix
 ALONE = 1000  # segments from here on do not see the picture
 MOST = 6  # things that fit a name are counted up to this
 TEMPLATE = (
@@ -175,10 +177,27 @@ class GroundingHead(nn.Module):
         return total, parts
 
 
-class PackedText:
-    """Questions and answers of one image, packed behind its shared prefix into a fixed number of tokens.
+@dataclass
+class _Window:
+    """What stands in one window of a packed sequence, a list a token; first: the first thing that each name fits, or None."""
 
-    chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    said_of: list[int] = field(default_factory=list)
+    fits: list[int] = field(default_factory=list)
+    first: list[int | None] = field(default_factory=list)
+
+
+def padded(values: list, width: int, fill) -> np.ndarray:
+    return np.array(values + [fill] * (width - len(values)))
+
+
+class PackedText:
+    """Questions and answers of one image, packed behind its shared prefix into windows, a fixed number of tokens in all.
+
+    A question that is longer than a window is left out. chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
     """
 
     def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int], chinese_share: float = 0.25):
@@ -190,6 +209,9 @@ class PackedText:
         self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
         self.pad, self.capacity, self.chinese_share = ids["<|endoftext|>"], pack_tokens, chinese_share
+        self.window = WINDOW
+        if pack_tokens % WINDOW:
+            raise ValueError(f"pack_tokens {pack_tokens} must be a multiple of a window's {WINDOW} tokens")
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
         self.closers = {tokenizer().token_to_id(p) for p in PHRASES if p.startswith('"}')} - self.openers
         self.digits = {tokenizer().token_to_id(d) for d in "0123456789"}
@@ -277,39 +299,32 @@ class PackedText:
         bits), how many things fit the name that ends here T (-1: no name does); and of the first of them, for each token with
         such a name: places 4,100, scale, reading 100, zone, word (GroundingHead)."""
         asker = WideAsker(sample, rng, wide=sample.wide or bool(rng.random() < 0.6))
-        ids, positions, segments = list(self.prefix), [self.positions], [0] * len(self.prefix)
-        weights, room, segment = [0.0] * len(self.prefix), self.capacity, 0
-        said_of, fits, first = [0] * len(self.prefix), [-1] * len(self.prefix), []
-        size_px = sample.labels.shape[::-1]
+        windows = [_Window() for _ in range(self.capacity // self.window)]
+        size_px, segment = sample.labels.shape[::-1], 0
         wanted = [asker.gauge, asker.dial_face, asker.gauge] if asker.dial is not None else []
         wanted += [asker.written] if sample.signs else []
         wanted += [asker.level, asker.located_on] if any(sample.levels) else []
-        for _ in range(40):
+        for _ in range(50):
             asker.language = CHINESE if rng.random() < self.chinese_share else ENGLISH
             question = wanted.pop()() if wanted else asker.ask()
             if question is None:
                 continue
-            tokens, weight, things, names = self.pair(question)
-            if len(tokens) > room:
-                if room < 60:
-                    break
+            tokens, weights, said_of, names = self.pair(question)
+            window = next((w for w in windows if len(w.ids) + len(tokens) <= self.window), None)
+            if window is None:
                 continue
             segment += 1
-            start = self.next_position if question.pictured else 0
-            ids += tokens
-            weights += weight
-            said_of += things
-            fits += [min(len(names[i]), MOST) if i in names else -1 for i in range(len(tokens))]
-            first += [names[i][0] if names[i] else None for i in sorted(names)]
-            segments += [segment + (0 if question.pictured else ALONE)] * len(tokens)
-            positions.append(np.tile(np.arange(len(tokens)) + start, (3, 1)))
-            room -= len(tokens)
-        ids += [self.pad] * room
-        weights += [0.0] * room
-        said_of += [0] * room
-        fits += [-1] * room
-        segments += [-1] * room
-        positions.append(np.zeros((3, room)))
+            window.ids += tokens
+            window.weights += weights
+            window.said_of += said_of
+            window.fits += [min(len(names[i]), MOST) if i in names else -1 for i in range(len(tokens))]
+            window.first += [names[i][0] if names[i] else None for i in sorted(names)]
+            window.segments += [segment + (0 if question.pictured else ALONE)] * len(tokens)
+            window.positions += range(start := self.next_position if question.pictured else 0, start + len(tokens))
+        first = [k for window in windows for k in window.first]
+        size = len(self.prefix)
+        positions = [self.positions]
+        positions += [np.tile(padded(w.positions, self.window, 0), (3, 1)) for w in windows]
         places = np.zeros((len(first), 4, 100), np.float32)
         scale, reading = np.full(len(first), -1), np.zeros((len(first), 100), np.float32)
         zone, word = np.zeros(len(first), int), np.full(len(first), -1)
@@ -321,13 +336,16 @@ class PackedText:
                 zone[n] = zone_of(sample.dials[k])
             elif k in sample.signs and sample.things[k].visibility > 0.8:
                 word[n] = SIGN_TEXTS.index(sample.signs[k]["text"])
+        row = lambda name, before, fill: np.concatenate(  # noqa: E731
+            [before, *(padded(getattr(w, name), self.window, fill) for w in windows)]
+        )
         return (
-            np.array(ids),
+            row("ids", self.prefix, self.pad),
             np.concatenate(positions, 1),
-            np.array(segments),
-            np.array(weights, np.float32),
-            np.array(said_of),
-            np.array(fits),
+            row("segments", [0] * size, -1),
+            row("weights", [0.0] * size, 0.0).astype(np.float32),
+            row("said_of", [0] * size, 0),
+            row("fits", [-1] * size, -1),
             places,
             scale,
             reading,
@@ -349,10 +367,7 @@ class PackedText:
         ids, positions, segments, weights, said_of, fits = (torch.from_numpy(np.stack(x)).to(device) for x in packed)
         shown = dict(places=places, scale=scale, reading=reading, zone=zone, word=word)
         shown = {name: torch.from_numpy(np.concatenate(x)).to(device) for name, x in shown.items()}
-        allowed = segments[:, None] == segments[:, :, None]
-        allowed |= (segments == 0)[:, None] & (segments < ALONE)[:, :, None]
-        allowed &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
-        mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, -1e4)[:, None]
+        mask = Windows(segments, len(self.prefix), self.window, ALONE)
         looks: list[tuple[torch.Tensor, torch.Tensor]] = []
         hidden = net.read(merged, deep, ids, positions.transpose(0, 1), mask, self.visual, looks)
         at = weights[:, 1:] > 0

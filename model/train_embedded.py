@@ -477,16 +477,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
     try:
         settings = chosen_settings(args.run, args.set)
+        if settings.batch % args.workers or settings.mosaics % args.workers:
+            raise ValueError(
+                f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
+            )
         for split in settings.splits():
             Views(args.data, split, limit=1)
             Views(args.data, HELD_OUT[split], limit=1)
         args.run.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    if settings.batch % args.workers or settings.mosaics % args.workers:
-        parser.error(
-            f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
-        )
     if args.workers == 1:
         train(0, 1, args, settings)
     else:

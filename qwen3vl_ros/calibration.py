@@ -46,6 +46,17 @@ def intrinsics_of(
     return (K, None, "plumb_bob") if rectified else (K, *_lens_of(message, name))
 
 
+def why_unregistered(depth_size_px: tuple[int, int], depth_frame: str, size_px: tuple[int, int], frame: str) -> str:
+    """Why depth is not that of an image's pixels; empty if it may be. A frame without a name is not compared."""
+    if depth_size_px != size_px:
+        what = "{}x{} but the image is {}x{}".format(*depth_size_px, *size_px)
+    elif depth_frame and frame and depth_frame != frame:
+        what = f"in frame {quoted(depth_frame)} but the image in {quoted(frame)}"
+    else:
+        return ""
+    return f"depth is {what}: it is not registered; publish depth aligned to colour (RealSense: align_depth.enable)"
+
+
 def _fitted(K: np.ndarray, message: Any, size_px: tuple[int, int], name: str) -> np.ndarray:
     """K for pictures of size_px, which may be a region, binned or resized."""
     width, height = message.width or size_px[0], message.height or size_px[1]

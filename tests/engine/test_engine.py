@@ -232,6 +232,18 @@ def test_thinking_goes_to_reasoning(checkpoints):
         assert g.text == "" and g.reasoning and g.token_ids == () and g.generated_tokens == 40
 
 
+@pytest.mark.parametrize("kind", ["dense", "moe", "thinking"])
+def test_the_answer_is_heard_while_it_grows(checkpoints, kind):
+    """Random weights say bytes that are no text, which every part has to bear."""
+    engine, odd = load_engine(config(checkpoints[kind])), 0
+    for seed in range(4):
+        heard: list[str] = []
+        said = ask(engine, [picture(seed)], "Locate the red cube.", on_text=heard.append)
+        assert "".join(heard) == said.text and (len(heard) > 5 or not said.text)
+        odd += "\ufffd" in said.text
+    assert odd or kind == "thinking"
+
+
 def test_engine_repeats_itself_and_keeps_nothing(engine):
     first = ask(engine, [picture(1)], "Locate the red cube.")
     ask(engine, [picture(2, 320, 200), picture(3)], "something else")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from zlib import crc32
@@ -20,7 +21,7 @@ from toy_network import ToyScores
 from qwen3vl_ros.config import Config, from_flat
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, find_checkpoint, load_engine
-from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
+from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt, Turn
 from qwen3vl_ros.engine.decoding.loop import Sampling
 from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
 from qwen3vl_ros.engine.network.sequence import Sequence, visual_places
@@ -28,7 +29,8 @@ from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import EngineError, InvalidInput
 
-ask = functools.partial(asking.ask, limits=Limits(max_new_tokens=30, deadline_s=30.0, repeat_limit=100))
+LIMITS = Limits(max_new_tokens=30, deadline_s=30.0, repeat_limit=100)
+ask = functools.partial(asking.ask, limits=LIMITS)
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 
 
@@ -209,6 +211,124 @@ def test_the_prompt_stands_where_it_should(images, text_first):
     assert prepared.positions.shape == (3, len(prepared.ids))
 
 
+# -- chats -------------------------------------------------------------------------------------------------------------
+
+turns = st.tuples(
+    st.sampled_from(["begin", "go on", "go on", "again"]),
+    st.lists(st.integers(0, len(PICTURES) - 1), max_size=2),
+    st.sampled_from(["a", "b", "a b c"]),
+    st.sampled_from(["", "left"]),
+    st.sampled_from([None, None, None, 0, 1, 4]),
+)
+
+
+class Gone(Exception):
+    """Of a listener that has heard enough."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(turns, min_size=2, max_size=7), st.booleans())
+def test_a_chat_is_answered_as_by_an_engine_that_hears_it_for_the_first_time(spoken, text_first):
+    """It goes on, begins anew or asks the same again, with further pictures, drafted or not; listeners leave early."""
+    runtime = Ledger()
+    engine, history = engine_on(runtime), ()
+    for how, which, text, stream, leaves_after in spoken:
+        history = () if how == "begin" else history[: -2 * (how == "again")] if history else ()
+        prompt = Prompt(text, [PICTURES[i] for i in which], history=history, stream=stream, text_first=text_first)
+        heard: list[str] = []
+
+        def listen(part: str) -> None:
+            heard.append(part)
+            if len(heard) - 1 == leaves_after:
+                raise Gone
+
+        plain = dataclasses.replace(prompt, stream="")
+        fresh = engine_on(Ledger(1000))
+        theirs = fresh.generate(plain, LIMITS)
+        try:
+            ours = engine.generate(prompt, LIMITS, None, listen)
+        except Gone:
+            assert theirs.text.startswith("".join(heard))
+            continue
+        assert ours.token_ids == theirs.token_ids and "".join(heard) == ours.text == theirs.text
+        assert ours.prompt_tokens == theirs.prompt_tokens > ours.reused_tokens
+        held = ours.prompt_tokens + ours.generated_tokens - 1
+        assert runtime.entries[:held] == fresh._runtime.entries[:held]
+        history = (*prompt.turns, Turn("assistant", ours.text))
+
+
+def test_a_chat_that_goes_on_reads_only_what_is_new():
+    engine = load_engine(from_flat({"engine": "onnxruntime", "device": "cpu"}))
+    first = asking.ask(engine, [picture(7, 320, 224)], PROMPT)
+    assert first.finish_reason == "stop"
+    history = [Turn("user", PROMPT, [picture(7, 320, 224)]), Turn("assistant", first.text)]
+    second = asking.ask(engine, [], "And the mug?", history=history)
+    assert second.reused_tokens == first.prompt_tokens + first.generated_tokens
+    other = asking.ask(engine, [picture(8, 320, 224)], "cube")
+    again = asking.ask(engine, [], "And the mug?", history=history)
+    assert again.reused_tokens < 5 < other.prompt_tokens, "one sequence lives in the cache"
+    assert again.text == second.text
+    np.testing.assert_allclose(again.logprobs, second.logprobs, atol=1e-3)
+    engine.close()
+
+
+def test_a_history_is_seen_again_only_after_something_else_ran():
+    runtime = Ledger(1000)
+    engine = engine_on(runtime)
+    said = ask(engine, [PICTURES[0]], "what is this?")
+    history = (Turn("user", "what is this?", [PICTURES[0]]), Turn("assistant", said.text))
+    ask(engine, [PICTURES[1]], "and this?", history=history)
+    assert runtime.encoded == [1, 1], "only the new picture"
+    ask(engine, [PICTURES[4]], "and that?")
+    ask(engine, [PICTURES[1]], "and this?", history=history)
+    assert runtime.encoded == [1, 1, 1, 2], "both, because another question had the cache"
+
+
+# -- while the answer grows --------------------------------------------------------------------------------------------
+
+
+def test_a_listener_is_called_by_the_thread_that_asks_and_between_tokens():
+    runtime, heard = Ledger(), []
+    engine = engine_on(runtime)
+    said = ask(
+        engine, [PICTURES[4]], "a", on_text=lambda part: heard.append((threading.get_ident(), len(runtime.fed), part))
+    )
+    assert {thread for thread, _, _ in heard} == {threading.get_ident()}
+    assert "".join(part for _, _, part in heard) == said.text
+    assert len({passes for _, passes, _ in heard}) > 3, "not all at the end"
+
+
+def test_a_cancel_by_the_listener_ends_the_answer_within_a_token():
+    runtime, control, heard = Ledger(), Control(), []
+
+    def listen(part: str) -> None:
+        heard.append(part)
+        control.cancel()
+
+    engine = engine_on(runtime)
+    said = ask(engine, [PICTURES[4]], "a", control, on_text=listen)
+    passes = len(runtime.fed)
+    assert said.finish_reason == "cancelled" and said.text == "".join(heard) and said.forward_passes == passes
+    assert ask(engine, [PICTURES[4]], "a").text.startswith(said.text)
+
+
+@pytest.mark.parametrize(
+    "error", [Gone("left"), RuntimeError("a defect"), EngineError("of another engine"), KeyboardInterrupt()]
+)
+def test_what_a_listener_raises_comes_out_as_it_is_and_the_engine_answers_on(error):
+    engine = engine_on(Ledger())
+    expected = ask(engine, [PICTURES[4]], "a", stream="left")
+
+    def listen(part: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ask(engine, [PICTURES[4]], "a", stream="left", on_text=listen)
+    assert caught.value is error
+    again = ask(engine, [PICTURES[4]], "a", stream="left")
+    assert again.token_ids == expected.token_ids and again.accepted_tokens > 0
+
+
 # -- errors and limits ---------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +500,23 @@ def test_reading_on_gives_what_reading_anew_gives(runtime):
         assert ours.token_ids == theirs.token_ids and theirs.reused_tokens <= 5
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-3)
         fresh.close()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch", "transformers"])
+def test_every_runtime_answers_a_chat_with_pictures_and_is_heard_while_it_does(runtime):
+    needs(runtime)
+    engine, fresh = (load_engine(from_flat({"engine": runtime, "device": "cpu"})) for _ in range(2))
+    shown, heard = np.full((480, 640, 3), 170, np.uint8), []
+    shown[200:300, 250:350] = (200, 30, 30)
+    first = asking.ask(engine, [shown, picture(8, 96, 64)], PROMPT, on_text=heard.append)
+    history = [Turn("user", PROMPT, [shown, picture(8, 96, 64)]), Turn("assistant", first.text)]
+    parts: list[str] = []
+    second = asking.ask(engine, [picture(9, 128, 96)], "And here?", history=history, on_text=parts.append)
+    assert "".join(heard) == first.text and "".join(parts) == second.text and len(heard) > 2
+    assert second.reused_tokens >= first.prompt_tokens
+    anew = asking.ask(fresh, [picture(9, 128, 96)], "And here?", history=history)
+    assert second.token_ids == anew.token_ids and anew.reused_tokens < 10
+    np.testing.assert_allclose(second.logprobs, anew.logprobs, atol=1e-3)
 
 
 def test_answers_held_to_a_schema():

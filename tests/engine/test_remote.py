@@ -31,7 +31,7 @@ from remote_server import ModelServer, RedFinder
 from qwen3vl_ros.config import Config, GenerationConfig, RemoteConfig
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine
-from qwen3vl_ros.engine.base import Limits
+from qwen3vl_ros.engine.base import Clip, Limits, Turn
 from qwen3vl_ros.engine.remote import engine as remote
 from qwen3vl_ros.engine.remote import stream as remote_stream
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, base_url
@@ -203,6 +203,120 @@ def test_what_is_no_image_is_refused_before_it_is_sent(server, engine, bad):
     with pytest.raises(InvalidInput, match="HxWx3 uint8"):
         ask(engine, [bad], "?")
     assert not server.requests
+
+
+# -- chats ---------------------------------------------------------------------------------------------------
+
+
+class Listener(RedFinder):
+    """Keeps what it was asked."""
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.prompt = prompt
+        return super().generate(prompt, limits)
+
+
+def test_a_history_arrives_with_its_pictures_at_their_turns():
+    pictures = [np.full((20 + n, 30, 3), n, np.uint8) for n in range(4)]
+    history = [
+        Turn("user", "看这两张", pictures[:2]),
+        Turn("assistant", "两个杯子"),
+        Turn("user", "and this?", [pictures[2]]),
+        Turn("assistant", "a bowl"),
+    ]
+    with ModelServer(served := Listener()) as server:
+        engine = engine_of(server)
+        ask(engine, [pictures[3]], "which is nearest?", history=history)
+        engine.close()
+    arrived = served.prompt.turns
+    assert [(t.role, t.text) for t in arrived] == [(t.role, t.text) for t in history] + [("user", "which is nearest?")]
+    for turn, sent in zip(arrived, [pictures[:2], [], [pictures[2]], [], [pictures[3]]], strict=True):
+        for ours, theirs in zip(turn.images, sent, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert server.requests[0]["messages"][1] == {"role": "assistant", "content": "两个杯子"}
+
+
+@pytest.mark.parametrize("where", ["now", "before"])
+def test_a_clip_is_refused_by_name_and_not_sent(server, engine, where):
+    clip = Clip([RED, RED], [0.0, 0.5])
+    history = [Turn("user", "?", clip=clip), Turn("assistant", "!")] if where == "before" else []
+    with pytest.raises(InvalidInput, match="'remote' cannot send a clip.*as images, or run the model here"):
+        ask(engine, [RED], "?", clip=clip if where == "now" else None, history=history)
+    assert not server.requests and engine.health.state == "closed"
+
+
+# -- the answer while it grows -------------------------------------------------------------------------------
+
+
+def test_the_parts_of_an_answer_come_to_the_thread_that_asked(server, engine):
+    ask(engine, [RED], "?")  # after its first answer it is known that the model does not think
+    heard = []
+    said = ask(engine, [RED], "?", on_text=lambda part: heard.append((threading.get_ident(), part)))
+    assert "".join(part for _, part in heard) == said.text and len(heard) > 20
+    assert {thread for thread, _ in heard} == {threading.get_ident()}
+
+
+def test_a_part_is_heard_before_the_server_says_the_next(server, engine):
+    """This one never does: only a listener that was called can end the answer."""
+    whole = ask(engine, [RED], "?").text
+    server.faults.append("hang mid-stream")
+    control, heard = Control(), []
+
+    def listen(part: str) -> None:
+        heard.append(part)
+        control.cancel()
+
+    said = ask(engine, [RED], "?", control, on_text=listen)
+    assert said.finish_reason == "cancelled" and "".join(heard) == said.text and whole.startswith(said.text)
+
+
+def test_the_first_answer_of_a_model_nobody_knows_comes_when_it_is_known_to_be_no_thought(server):
+    for _ in range(2):
+        engine, heard = engine_of(server), []
+        said = ask(engine, [RED], "?", on_text=heard.append)
+        assert heard == [said.text]
+        heard.clear()
+        ask(engine, [RED], "?", on_text=heard.append)
+        assert len(heard) > 20 and "".join(heard) == said.text
+        engine.close()
+
+
+def test_an_answer_begins_at_once_where_the_server_takes_the_thoughts_apart(server):
+    server.reasoning = "I see a red thing"
+    engine, heard = engine_of(server), []
+    said = ask(engine, [RED], "?", on_text=heard.append)
+    assert "".join(heard) == said.text and len(heard) > 20
+    engine.close()
+
+
+class Stop(Exception):
+    """Of a listener that has heard enough."""
+
+
+@pytest.mark.parametrize("error", [Stop(), EngineError("of the listener"), KeyboardInterrupt()], ids=repr)
+def test_what_a_listener_raises_ends_the_request_and_is_no_failure_of_the_server(server, engine, error):
+    ask(engine, [RED], "?")
+    server.token_delay_s = 0.03
+
+    def listen(part: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ask(engine, [RED], "?", on_text=listen)
+    assert caught.value is error and server.cut.wait(2), "the server was not told"
+    assert engine.health.failures == 0
+    server.token_delay_s = 0
+    assert ask(engine, [RED], "?").finish_reason == "stop"
+
+
+def test_what_was_heard_before_a_failure_was_not_heard_twice(server, engine):
+    """An answer that has begun is not asked for again."""
+    whole = ask(engine, [RED], "?").text
+    server.faults.append("end mid-stream")
+    heard: list[str] = []
+    with pytest.raises(EngineUnavailable):
+        ask(engine, [RED], "?", on_text=heard.append)
+    assert heard and whole.startswith("".join(heard)) and len(server.requests) == 2
 
 
 # -- cancel and deadline -------------------------------------------------------------------------------------
@@ -724,6 +838,30 @@ def test_thoughts_in_the_content_are_no_answer(content, thinking, finish, text, 
         answer.add(event(delta={"content": letter}, logprobs={"content": [token]}))
     said = answer.generation(finish, "", (0, 0, 0))
     assert (said.text, said.reasoning) == (text, reasoning) and len(said.logprobs) == len(text)
+
+
+SPOKEN = st.lists(
+    st.sampled_from(["<think>", "</think>", "</thi", "nk>", " ", "\n", "杯", "[1]", "\ud83d", "\ude00"])
+    | st.text(st.characters(), max_size=4),
+    max_size=10,
+)
+
+
+@settings(max_examples=300)
+@given(SPOKEN, SPOKEN, st.sampled_from([None, True, False]), st.sampled_from(["stop", "length", "cancelled"]))
+def test_the_parts_are_together_the_answer_however_it_was_cut(reasoning, content, thinks, finish):
+    heard: list[str] = []
+    answer, silent = StreamedAnswer(1000, 100, thinks, heard.append), StreamedAnswer(1000, 100, thinks)
+    for each in (answer, silent):
+        for piece in reasoning:
+            each.add(event(delta={"reasoning_content": piece}))
+        for piece in content:
+            each.add(event(delta={"content": piece}))
+    said, unheard = (each.generation(finish, "", (0, 0, 0)) for each in (answer, silent))
+    assert "".join(heard) == said.text
+    if thinks is not False:
+        assert (said.text, said.reasoning) == (unheard.text, unheard.reasoning)
+    assert answer.thinks in (thinks, True, False) and (thinks is None or answer.thinks is not None)
 
 
 FIELDS = st.sampled_from(

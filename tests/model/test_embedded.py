@@ -264,17 +264,24 @@ def test_packed_questions_are_what_the_official_network_says_to_each_alone(sampl
         hidden = net.read(
             merged, deep, torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None], mask, packer.visual
         )
-        ours = model.lm_head(hidden)[0]
-        for k in (1, int(segments.max())):
-            alone = torch.from_numpy(np.concatenate([packed[segments == 0], packed[segments == k]]))[None]
-            official = model(
-                input_ids=alone,
-                pixel_values=patches,
-                image_grid_thw=torch.tensor([[1, rows, columns]]),
-                mm_token_type_ids=(alone == ids["<|image_pad|>"]).long(),
-            ).logits[0]
+        plain = model.lm_head(hidden)[0]
+        windows = embedded.Windows(segment, len(packer.prefix), packer.window, text.ALONE)
+        packed_ids, packed_positions = torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None]
+        ours = model.lm_head(net.read(merged, deep, packed_ids, packed_positions, windows, packer.visual))[0]
+        pictured, alone = segments[(segments > 0) & (segments < text.ALONE)], segments[segments >= text.ALONE]
+        for k in {1, int(pictured.max()), int(alone.max(initial=0))} - {0}:
+            seen = k < text.ALONE
+            tokens = np.concatenate([packed[segments == 0], packed[segments == k]]) if seen else packed[segments == k]
+            picture = dict(pixel_values=patches, image_grid_thw=torch.tensor([[1, rows, columns]])) if seen else {}
+            tokens = torch.from_numpy(tokens)[None]
+            if seen:
+                picture["mm_token_type_ids"] = (tokens == ids["<|image_pad|>"]).long()
+            model.model.rope_deltas = None
+            official = model(input_ids=tokens, **picture).logits[0]
             mine = ours[segments == k]
             assert torch.allclose(mine, official[-len(mine) :], atol=2e-4, rtol=1e-3)
+            if seen:
+                assert torch.allclose(mine, plain[segments == k], atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from rclpy.qos import (
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from qwen3vl_ros.calibration import intrinsics_of, is_rectified
+from qwen3vl_ros.calibration import intrinsics_of, is_rectified, why_unregistered
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.convert import depth_of, frame_id_of, rgb_of, stamp_ns
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.node.perception.tf import TransformUnavailable
-from qwen3vl_ros.types import Frame, InvalidInput, quoted
+from qwen3vl_ros.types import Frame, InvalidInput
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -213,15 +213,7 @@ class Camera:
         return Frame(snapshot.stamp_ns, camera_frame, rgb, **what), "; ".join(reasons)
 
     def _registered_depth(self, message: Image, camera_frame: str, size_px: tuple[int, int]):
-        if (message.width, message.height) != size_px:
-            raise InvalidInput(
-                f"depth is {message.width}x{message.height} but the image is {size_px[0]}x{size_px[1]}: it "
-                "is not registered; publish depth aligned to colour (RealSense: align_depth.enable)"
-            )
-        frame = frame_id_of(message.header)
-        if frame and camera_frame and frame != camera_frame:
-            raise InvalidInput(
-                f"depth is in frame {quoted(frame)} but the image in {quoted(camera_frame)}: it is not registered; "
-                "publish depth aligned to colour (RealSense: align_depth.enable)"
-            )
+        depth_size_px = message.width, message.height
+        if fault := why_unregistered(depth_size_px, frame_id_of(message.header), size_px, camera_frame):
+            raise InvalidInput(fault)
         return depth_of(message, self._config.max_image_pixels)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 
@@ -56,6 +58,23 @@ class Instant:
 
     def close(self):
         pass
+
+
+class Echo(Instant):
+    """Sees at once what it is asked for, where the cube is; knows whose pictures it saw."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.streams = Counter()
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.streams[prompt.stream] += 1
+        quoted = re.search(r'"([^"]*)"', prompt.text)
+        phrases = quoted[1].split(", ") if quoted else ["thing"]
+        return said(json.dumps([{**CUBE[0], "label": phrase} for phrase in phrases]), prompt=prompt.text)
+
+    def status(self):
+        return {f"answers to {stream}": str(count) for stream, count in sorted(self.streams.items())}
 
 
 class Nothing(Instant):
@@ -148,6 +167,7 @@ def load_on_second_try(config):
 
 ENGINES = {
     "instant": Instant,
+    "echo": Echo,
     "nothing": Nothing,
     "slow": Slow,
     "quick_for_mugs": QuickForMugs,

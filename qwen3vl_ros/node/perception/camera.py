@@ -32,6 +32,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+TOPICS = ("image_raw", "image_raw/compressed", "depth/image_raw", "camera_info")
 FUTURE_TOLERANCE_S = 0.05
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 LOOK_FOR_LATCHED_S = 0.5
@@ -50,10 +51,13 @@ def qos_of(name: str) -> QoSProfile:
 
 
 class Camera:
-    """Subscribed from its making to close(). All of it but `frame_of` runs on the executor's thread."""
+    """Subscribed from its making to close(). All of it but `frame_of` runs on the executor's thread. prefix: of the
+    topics, "front/" or nothing.
+    """
 
-    def __init__(self, node, config: Config, mailbox: Mailbox, health: Health):
+    def __init__(self, node, config: Config, mailbox: Mailbox, health: Health, prefix: str = ""):
         self._node, self._config, self._mailbox, self._health = node, config, mailbox, health
+        self._prefix = prefix
         self._misfits: set[str] = set()
         self._bad_clock = False
         compressed = config.image_transport == "compressed"
@@ -68,7 +72,7 @@ class Camera:
         self._subscriptions = [
             node.create_subscription(
                 kind,
-                topic,
+                prefix + topic,
                 callback,
                 qos_of(config.image_qos),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic)),
@@ -86,7 +90,7 @@ class Camera:
         self._subscriptions = []
 
     def _full(self, topic: str) -> str:
-        return self._node.resolve_topic_name(topic)
+        return self._node.resolve_topic_name(self._prefix + topic)
 
     # -- arrivals ----------------------------------------------------------------------------------
 
@@ -116,7 +120,9 @@ class Camera:
         if any(offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers):
             quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
             self._subscriptions.append(
-                self._node.create_subscription(CameraInfo, "camera_info", self._on_info, LATCHED, event_callbacks=quiet)
+                self._node.create_subscription(
+                    CameraInfo, self._prefix + "camera_info", self._on_info, LATCHED, event_callbacks=quiet
+                )
             )
             self._hears_latched = True
 

@@ -309,7 +309,7 @@ def main(args: list[str] | None = None) -> int:
         spinning.start()
         node.play(stop)
         return 0
-    except (types.PerceptionError, ParameterException) as error:
+    except (types.PerceptionError, ParameterException, OSError) as error:
         print(f"sim_camera: {error}", file=sys.stderr)
         return 2
     finally:

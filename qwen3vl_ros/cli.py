@@ -120,7 +120,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
     question = _question(arguments.task, arguments.what)
-    frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
     from qwen3vl_ros.loading import load_tested_engine
@@ -176,18 +176,20 @@ def _question(task: str, what: str) -> Question:
     return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
 
 
-def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
+def _frame(image: Path, depth: Path | None, camera_info: Path | None, config: Config) -> Frame:
     from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
-    rgb = read_rgb(image)
+    limit = config.max_image_pixels
+    rgb = read_rgb(image, limit)
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]))
-    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), *intrinsics)
+    rectified = config.rectification == "rectified"
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]), rectified)
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth, limit), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:

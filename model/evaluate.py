@@ -24,7 +24,7 @@ from tasks import LANGUAGES, Asker, Language, Question
 from qwen3vl_ros import questions
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.demo.score import Heard, TruthObject, iou_matrix, score_answer
-from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import Ask, Detect, Point
 from qwen3vl_ros.sim.camera import SimCamera
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.scenes < 1 or not 0 <= args.seed < 1_000_000:
         parser.error(f"--scenes {args.scenes} must be 1 or more and --seed {args.seed} 0 to 999999")
     try:
-        engine = load_engine(Config(model=args.model, engine=args.engine))
+        engine = load_tested_engine(Config(model=args.model, engine=args.engine))
     except PerceptionError as error:
         parser.error(str(error))
     print(f"{engine.info.model}: {engine.info.runtime}, {engine.info.dtype} on {engine.info.device}")

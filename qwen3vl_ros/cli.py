@@ -123,11 +123,11 @@ def _detect(arguments: argparse.Namespace) -> int:
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
-    from qwen3vl_ros.engine import load_engine
+    from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
 
     started = time.perf_counter()
-    engine = load_engine(config)
+    engine = load_tested_engine(config)
     load_s = time.perf_counter() - started
     try:
         scene = Perception(engine, config).look(frame, question)
@@ -177,7 +177,7 @@ def _question(task: str, what: str) -> Question:
 
 
 def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
-    from qwen3vl_ros.files import read_camera_info, read_depth_m, read_rgb
+    from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
     rgb = read_rgb(image)
     if depth is None and camera_info is None:
@@ -186,16 +186,8 @@ def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    info = read_camera_info(camera_info)
-    (width, height), size = info.size_px, rgb.shape
-    if (height, width) != size[:2]:
-        raise InvalidInput(
-            f"camera info {camera_info} is for {width}x{height} pixels and {image} has "
-            f"{size[1]}x{size[0]}; give the calibration of this resolution"
-        )
-    return Frame(
-        0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion, info.distortion_model
-    )
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]))
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:

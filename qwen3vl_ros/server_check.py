@@ -1,7 +1,7 @@
 """The self-test of a server: where does it say that a rectangle is, which we drew and therefore know?
 
 Qwen3-VL speaks 0..1000 of the image's own width and height. A server that resizes, pads or crops, or serves a
-model of another family, answers on another scale, and every box would be wrong by it. Knows nothing of HTTP.
+model of another family, answers on another scale, and every box would be wrong by it. Knows nothing of HTTP and engines.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from typing import Callable
 
 import numpy as np
 
+from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import WrongModel
 
-# The standard prompt for a description; perception/prompts.py may not be imported here, a test compares them.
-PROMPT = (
-    'Locate every object that matches the description "red rectangle" in the image. '
-    "Report bbox coordinates in JSON format."
-)
+PROMPT = Detect(("red rectangle",)).prompt()
 SIZE_PX = (640, 256)  # neither square nor close to 1000, so that no other scale looks like the right one
 PLACES = ((580, 200, 820, 700), (150, 450, 350, 850))  # xyxy in 0..1000, one image each
 _SAME = 0.75  # IoU from which a box is the rectangle: off by 4 % in scale is below it

@@ -42,11 +42,11 @@ class _Surface:
         self._size = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
         # The texture at nearly the size it has in the view, so that no line aliases.
         width = int(np.clip(1.3 * max(self._size), 96, 320)) if max(self._size) > 125 else 160
-        self._texture = width, round(width * old.shape[0] / old.shape[1])
+        self.texture_px = width, round(width * old.shape[0] / old.shape[1])
         # Pixel edges to centres, on both sides.
         centres = np.array(((1, 0, -0.5), (0, 1, -0.5), (0, 0, 1)))
         window_T_view = np.array(((1, 0, -xs.min()), (0, 1, -ys.min()), (0, 0, 1.0)))
-        to_view = homography @ np.diag((1 / self._texture[0], 1 / self._texture[1], 1))
+        to_view = homography @ np.diag((1 / self.texture_px[0], 1 / self.texture_px[1], 1))
         self._window_H_texture = window_T_view @ centres @ to_view @ np.linalg.inv(centres)
         mask = (self._seen(opaque) > 250) & mine[self._window]
         self._mask = mask[..., None]
@@ -56,7 +56,7 @@ class _Surface:
         self._light = light.astype(np.float16)
 
     def _seen(self, face: np.ndarray) -> np.ndarray:
-        face = cv2.resize(face, self._texture, interpolation=cv2.INTER_AREA)
+        face = cv2.resize(face, self.texture_px, interpolation=cv2.INTER_AREA)
         return cv2.warpPerspective(face, self._window_H_texture, self._size).astype(np.float32)
 
     def paint(self, rgb: np.ndarray, face: np.ndarray) -> np.ndarray:
@@ -88,7 +88,11 @@ class Face:
             new = replace(self.scene.gauge, unit=unit, minimum=low, maximum=high, value=value, needle_colour=needle)
         dial = dict(value=new.value, minimum=new.minimum, maximum=new.maximum, unit=new.unit, zone=new.zone)
         dial |= pointed(self._points_px(new.needle_fraction))
-        return replace(sample, rgb=self._surface.paint(sample.rgb, gauge_face(new)), dials={self.index: dial})
+        return replace(
+            sample,
+            rgb=self._surface.paint(sample.rgb, gauge_face(new, self._surface.texture_px[0])),
+            dials={self.index: dial},
+        )
 
     def _points_px(self, fraction: float) -> dict[str, tuple[float, float]]:
         points = {}

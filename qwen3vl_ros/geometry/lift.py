@@ -8,13 +8,13 @@ grippers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.foreground import Foreground, surface_normals, without_flying
+from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
@@ -22,14 +22,6 @@ from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, st
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
 
 _FLOATS_IF_ROUND = 0.6
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """Boxes in the order of the detections they came from, and why the others have none."""
-
-    detections: tuple[Detection3D, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
 
 
 def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
@@ -42,10 +34,11 @@ def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
         return Lifted((), tuple(Refusal(d.id, d.label, cloud.reason) for d in detections))
     boxes, refusals = [], []
     for detection, one in zip(detections, standing_objects(cloud, [d.box_xyxy_px for d in detections])):
-        if isinstance(one, str):
-            refusals.append(Refusal(detection.id, detection.label, one))
+        result = one if isinstance(one, str) else finite_or_reason(_complete(cloud, detection, one))
+        if isinstance(result, str):
+            refusals.append(Refusal(detection.id, detection.label, result))
         else:
-            boxes.append(_complete(cloud, detection, one))
+            boxes.append(result)
     return Lifted(tuple(boxes), tuple(refusals))
 
 

@@ -88,9 +88,10 @@ def needle_angle_rad(fraction: float) -> float:
     return float(np.deg2rad(225.0) - fraction * GAUGE_SWEEP_RAD)
 
 
-def gauge_face(gauge: GaugeSpec) -> np.ndarray:
-    """GAUGE_TEXTURE_PX square, RGB uint8, upright: ticks, numbers, unit and the needle at its value."""
-    big = 2 * GAUGE_TEXTURE_PX
+def gauge_face(gauge: GaugeSpec, side_px: int = GAUGE_TEXTURE_PX) -> np.ndarray:
+    """side_px square, RGB uint8, upright: zones, ticks, numbers, unit and the needle at its value."""
+    big = 2 * side_px
+    wide, thin = (max(1, round(n * side_px / GAUGE_TEXTURE_PX)) for n in (12, 5))
     c, r = big / 2, big / 2
     image = np.empty((big, big, 3), np.uint8)
     image[:] = _FACE[gauge.face]
@@ -110,7 +111,12 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
     for i in range(ticks + 1):
         major = i % minors == 0
         cv2.line(
-            image, at(i / ticks, 0.76 if major else 0.83), at(i / ticks, 0.90), ink, 12 if major else 5, cv2.LINE_AA
+            image,
+            at(i / ticks, 0.76 if major else 0.83),
+            at(i / ticks, 0.90),
+            ink,
+            wide if major else thin,
+            cv2.LINE_AA,
         )
     for i in range(intervals + 1):
         _text(image, f"{gauge.minimum + span * i / intervals:g}", at(i / intervals, 0.57), 0.085 * big, ink)
@@ -125,7 +131,7 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
     blade = np.round([tail + side * width, tail - side * width, tip - side * 0.35 * width, tip + side * 0.35 * width])
     cv2.fillPoly(image, [blade.astype(np.int32)], _INK["red" if red else "black"], cv2.LINE_AA)
     cv2.circle(image, (round(c), round(c)), round(0.085 * r), ink, -1, cv2.LINE_AA)
-    return cv2.resize(image, (GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
 
 
 def _inner_scale(image: np.ndarray, gauge: GaugeSpec, at) -> None:
@@ -136,7 +142,7 @@ def _inner_scale(image: np.ndarray, gauge: GaugeSpec, at) -> None:
     whole = (gauge.maximum - gauge.minimum) * (BAR_IN_PSI if unit == "psi" else 1 / BAR_IN_PSI)
     for i in range(intervals + 1):
         share = maximum * i / intervals / whole
-        cv2.line(image, at(share, 0.40), at(share, 0.46), ink, 5, cv2.LINE_AA)
+        cv2.line(image, at(share, 0.40), at(share, 0.46), ink, max(1, round(5 * big / 768)), cv2.LINE_AA)
         _text(image, f"{maximum * i / intervals:g}", at(share, 0.31), 0.045 * big, ink)
     _text(image, unit, (big // 2, round(0.64 * big)), 0.05 * big, ink)
 

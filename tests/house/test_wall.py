@@ -17,20 +17,24 @@ ALLOWED = {
     "types": set(),
     "control": set(),
     "config": {"types"},
-    "files": {"types"},
-    "convert": {"types"},
+    "codec": {"types", "config"},
+    "calibration": {"types"},
+    "files": {"types", "codec", "calibration"},
+    "convert": {"types", "codec"},
     "questions": {"types", "config"},
     "engine": {"types", "control", "config"},
     "geometry": {"types", "config"},
     "grasping": {"types", "config", "geometry"},
     "tracking": {"types", "config", "geometry"},
     "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "server_check": {"types", "questions"},
+    "loading": {"types", "control", "config", "engine", "server_check"},
     "inspection": {"types", "config", "questions", "geometry", "tracking", "pipeline"},
     "draw": {"types", "config", "geometry", "grasping"},
-    "sim": {"types", "files", "convert"},
+    "sim": {"types", "config", "files", "convert", "calibration", "codec"},
     "export": {"types", "engine"},
-    "doctor": {"types", "config", "questions", "engine", "pipeline"},
-    "cli": {"types", "config", "questions", "engine", "pipeline", "draw", "doctor", "files", "export"},
+    "doctor": {"types", "config", "questions", "engine", "loading", "pipeline"},
+    "cli": {"types", "config", "questions", "engine", "loading", "pipeline", "draw", "doctor", "files", "export"},
 }
 SHELLS = {"node", "demo"}
 # Reads messages by their fields alone, since bags hold the same ones; asks for cv_bridge when an encoding needs it.
@@ -160,8 +164,7 @@ except MalformedAnswer:
 
 class Told:
     info = engine.info
-    generation = config.generation
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         text = '[{"bbox_2d": [250, 250, 750, 750], "label": "cube"}]'
         return Generation(text, (1,), np.zeros(1, np.float32), (len(text),), "stop")
 

@@ -103,7 +103,8 @@ class _Companion:
 
 
 class Mailbox:
-    """Stores only the newest complete capture. `changed` guards it and is notified on every arrival.
+    """Stores only the newest complete capture. `changed` guards it and is notified on every arrival; several
+    mailboxes may share it.
 
     patience_s(stamp_ns): how long a capture may still wait before it is of no use.
     superseded: images that were replaced before anybody took them, which is normal when the reader is slower.
@@ -115,8 +116,9 @@ class Mailbox:
         expects_depth: bool = True,
         monotonic_s: Callable[[], float] = time.monotonic,
         patience_s: Callable[[int], float] = lambda stamp_ns: math.inf,
+        changed: threading.Condition | None = None,
     ):
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = changed or threading.Condition(threading.RLock())
         self._slop_ns, self._expects_depth = int(sync_slop_s * 1e9), expects_depth
         self._monotonic_s, self._patience_s = monotonic_s, patience_s
         self.superseded = 0

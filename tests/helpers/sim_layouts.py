@@ -43,7 +43,9 @@ def exact_layout(spec: SceneSpec, world_T_camera: np.ndarray, only: Iterable[int
             board = box_corners(level_space(shelf, level))
             border = board[board[:, 2] < board[:, 2].mean()]
             room = shelf.room_m(level) if level < shelf.levels else np.inf
-            surfaces.append(Surface(f"{name}/level {level}", f"shelf level {level}", border, UP, clear_m=room, level=level))
+            surfaces.append(
+                Surface(f"{name}/level {level}", f"shelf level {level}", border, UP, clear_m=room, level=level)
+            )
     return Layout(things, Viewpoint(world_T_camera, UP), surfaces, **known)
 
 

@@ -34,7 +34,19 @@ ALLOWED = {
     "sim": {"types", "config", "files", "convert", "calibration", "codec"},
     "export": {"types", "engine"},
     "doctor": {"types", "config", "questions", "engine", "loading", "pipeline"},
-    "cli": {"types", "config", "questions", "engine", "loading", "pipeline", "draw", "doctor", "files", "export"},
+    "cli": {
+        "types",
+        "config",
+        "questions",
+        "engine",
+        "loading",
+        "pipeline",
+        "draw",
+        "doctor",
+        "files",
+        "export",
+        "sim",
+    },
 }
 SHELLS = {"node", "demo"}
 # Reads messages by their fields alone, since bags hold the same ones; asks for cv_bridge when an encoding needs it.

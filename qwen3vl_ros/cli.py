@@ -23,7 +23,7 @@ from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
 from qwen3vl_ros.questions import commands as question_commands
-from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.types import DeadlinePassed, Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
 
 _LONG_DEADLINE_S = 600.0
 
@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except MalformedAnswer as error:
         print(f"qwen3vl: the answer could not be read: {error}\nthe answer was: {error.text}", file=sys.stderr)
+        return 1
+    except DeadlinePassed as error:
+        print(f"qwen3vl: {error}", file=sys.stderr)
         return 1
     except PerceptionError as error:
         print(f"qwen3vl: {error}", file=sys.stderr)

@@ -67,6 +67,9 @@ PARAMETERS = {
     "camera_info_topic": ("", "Topic in a rosbag2; empty chooses."),
 }
 LATE_S = 0.02  # a recording later than this goes on from where it is, with its own gaps
+MATCHED_S = (
+    0.5  # DDS tells a publisher of a subscriber before the subscriber hears it, and of one topic after the other
+)
 LAST_ONES_S = 0.5  # pictures still on their way when a recording is over
 
 
@@ -157,7 +160,7 @@ class SimCameraNode(Node):
             if time.monotonic() - began_s > longest_s:
                 self.get_logger().warning(f"nobody has subscribed to {topic}; the recording starts unseen")
                 break
-        return True
+        return not stop.wait(MATCHED_S)
 
     def _publish(self, shot: Shot, stamp_ns: int) -> None:
         frame = shot.frame

@@ -3,7 +3,8 @@
     ros2 launch qwen3vl_ros perception.launch.py use_sim_camera:=true
     ros2 launch qwen3vl_ros perception.launch.py --show-args
 
-An argument left empty leaves the value of the parameter file as it is.
+An argument left empty leaves the value of the parameter file as it is. A parameter file that is not there is refused; one
+that is of another node, and an argument that is misspelt, are warnings.
 """
 
 import os
@@ -15,8 +16,9 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
+from launch import LaunchDescription, logging
 from qwen3vl_ros.config import parameters
+from qwen3vl_ros.node.launching import check_parameter_file, misspelt
 
 SHARE = get_package_share_directory("qwen3vl_ros")
 # Described where they are declared (qwen3vl_ros/config.py).
@@ -69,8 +71,8 @@ def generate_launch_description():
         [
             *arguments,
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            OpaqueFunction(function=start_perception),  # first: what it refuses starts nothing
             sim_camera,
-            OpaqueFunction(function=start_perception),
         ]
     )
 
@@ -80,6 +82,12 @@ def start_perception(context):
         name: LaunchConfiguration(name).perform(context)
         for name in (*NODE_PARAMETERS, *TOPICS, "params_file", "namespace")
     }
+    warnings = misspelt(context.launch_configurations, (*given, "use_sim_camera"))
+    if given["params_file"]:
+        node = f"/{given['namespace'].strip('/')}/perception".replace("//", "/")
+        warnings.append(check_parameter_file(given["params_file"], node))
+    for warning in filter(None, warnings):
+        logging.get_logger("perception.launch.py").warning(warning)
     # Values stay of the declared type: without value_type a model called "8" would become a number.
     overrides = {
         name: ParameterValue(LaunchConfiguration(name), value_type=type(parameter.default))

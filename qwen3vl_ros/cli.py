@@ -1,7 +1,7 @@
 """`qwen3vl`, the command line: a picture in, a table or JSON out; a look at the machine; files for runtimes. No ROS.
 
 Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read or `doctor` found something missing,
-2 bad input, no model, or something that a command needs is not there.
+2 bad input, no model, or something that a command needs is not there; `read` tells a malformed answer by 3.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
-from qwen3vl_ros.export.commands import add_commands
+from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
+from qwen3vl_ros.questions import commands as question_commands
 from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
 
 _LONG_DEADLINE_S = 600.0
@@ -80,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
 
-    add_commands(commands)
+    question_commands.add_commands(commands)
+    export_commands.add_commands(commands)
     return parser
 
 

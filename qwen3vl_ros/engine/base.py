@@ -58,6 +58,8 @@ class Turn:
             raise InvalidInput(f"the role of a turn is {self.role!r}; it must be user or assistant")
         if not isinstance(self.text, str):
             raise InvalidInput(f"the text of a turn is {type(self.text).__name__}; give a string")
+        if any("\ud800" <= c <= "\udfff" for c in self.text):
+            raise InvalidInput("the text of a turn holds half of a character (a lone surrogate); leave it out")
         if self.clip is not None and not isinstance(self.clip, Clip):
             raise InvalidInput(f"the clip of a turn is {type(self.clip).__name__}; give a Clip of pictures and times")
         object.__setattr__(self, "images", _pictures(self.images, "an image"))

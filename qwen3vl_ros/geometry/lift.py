@@ -8,9 +8,10 @@ range. Every detection gets a box or a reason. Knows nothing of prompts, of mode
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -19,11 +20,13 @@ from qwen3vl_ros.geometry.lens import lens_fault, pixel_rays, project_px
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
+from qwen3vl_ros.geometry.supports import LevelPatch, carries, level_patches
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refusal
 
 _MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
 _MAX_RESCALE = 4.0
 _TABLE_SHARE = 0.3
+_PARALLEL = math.cos(math.radians(10.0))
 _FLOATS_IF_ROUND = 0.6
 _FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
 
@@ -42,9 +45,11 @@ def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
     The score is the detection's times `trust(support)`; trust(support) alone where the detection has none
     (NaN).
     """
+    seen = [cloud.reason or _seen(cloud, detection) for detection in detections]
+    _give_back_what_is_carried(cloud, [one for one in seen if not isinstance(one, str)])
     boxes, refusals = [], []
-    for detection in detections:
-        result = cloud.reason or _finite(_lift(cloud, detection))
+    for detection, one in zip(detections, seen):
+        result = one if isinstance(one, str) else _finite(_complete(cloud, detection, one))
         if isinstance(result, str):
             refusals.append(Refusal(detection.id, detection.label, result))
         else:
@@ -64,11 +69,60 @@ def trust(support: float) -> float:
     return 1.0 - (1.0 - support) ** 2
 
 
-def _lift(cloud: SceneCloud, detection: Detection2D) -> Detection3D | str:
-    found, plane = _foreground_and_support(cloud, detection.box_xyxy_px)
+@dataclass(eq=False)
+class _Seen:
+    """An object's pixels and what carries it; patch: the part of that which is seen around its foot, if it is no plane."""
+
+    found: Foreground
+    plane: Plane | None
+    patch: LevelPatch | None = None
+
+
+def _seen(cloud: SceneCloud, detection: Detection2D) -> _Seen | str:
+    """The object in the detection's box over the highest surface under it, or why there is none."""
+    found, plane = _above_a_plane(cloud, detection.box_xyxy_px)
     if isinstance(found, str):
         return found
-    camera_T_local, solid, points = _solid(cloud, found, plane, detection.box_xyxy_px)
+    top = -math.inf if plane is None else order_statistics(plane.height_m(found.points_m[found.mask]), 98)[0]
+    for patch in level_patches(found.points_m, found.standing, plane) if plane is not None else ():
+        if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
+            continue  # its own top
+        higher = foreground(cloud, detection.box_xyxy_px, patch.plane)
+        if isinstance(higher, Foreground) and carries(patch, higher, found):
+            return _Seen(higher, patch.plane, patch)
+    return _Seen(found, plane)
+
+
+def _give_back_what_is_carried(cloud: SceneCloud, seen: Sequence[_Seen]) -> None:
+    """Take the pixels of what stands on an object out of that object's own."""
+    for upper in seen:
+        if upper.patch is None:
+            continue
+        surface, carried = (_in_image(cloud, upper.found, mask) for mask in (upper.patch.mask, upper.found.mask))
+        carried = cv2.dilate(carried, np.ones((5, 5), np.uint8))
+        for lower in seen:
+            window = lower.found.rows, lower.found.columns
+            on_it = int((surface[window] & lower.found.mask).sum()) * lower.found.step**2
+            if lower is upper or on_it < 0.5 * surface.sum():
+                continue
+            rest = lower.found.mask & (carried[window] == 0)
+            if rest.sum() * lower.found.step**2 >= cloud.config.min_points:
+                lower.found = replace(lower.found, mask=rest)
+
+
+def _in_image(cloud: SceneCloud, found: Foreground, mask: np.ndarray) -> np.ndarray:
+    """A mask of a window as a mask of the whole image, HxW uint8."""
+    image = np.zeros(cloud.frame.depth_m.shape, np.uint8)
+    rows, columns = (slice(s.start, s.stop) for s in (found.rows, found.columns))
+    whole = np.repeat(np.repeat(mask, found.step, 0), found.step, 1)
+    image[rows, columns] = whole[: rows.stop - rows.start, : columns.stop - columns.start]
+    return image
+
+
+def _complete(cloud: SceneCloud, detection: Detection2D, seen: _Seen) -> Detection3D:
+    """The whole object behind its pixels."""
+    found = seen.found
+    camera_T_local, solid, points = _solid(cloud, found, seen.plane, detection.box_xyxy_px)
     camera_T_box = camera_T_local @ solid.local_T_box
     hidden = solid.hidden_m @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
     support = _support(found, camera_T_box, solid.size_m)
@@ -87,12 +141,15 @@ def _lift(cloud: SceneCloud, detection: Detection2D) -> Detection3D | str:
     )
 
 
-def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
-    """The object's pixels and the plane it stands on: the largest plane that is not the object's own side."""
+def _above_a_plane(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
+    """The object's pixels over the largest plane that may carry it and is not its own side."""
     first: Foreground | str | None = None
+    under: Plane | None = None
     for plane in cloud.planes:
         if _own_side(cloud, plane, box_px):
             continue
+        if under is not None and abs(under.normal @ plane.normal) > _PARALLEL:
+            continue  # another level: whether it carries the thing is seen around the foot
         found = foreground(cloud, box_px, plane)
         if isinstance(found, str):
             first = first or found
@@ -101,11 +158,9 @@ def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str
         low, high = order_statistics(heights, 2, 98)
         if low < max(3 * plane.tolerance_m, _FLOATS_ABOVE * high):
             return found, plane
-        if first is None or isinstance(first, str):
-            first, first_plane = found, plane
-    if isinstance(first, Foreground):
-        return first, first_plane
-    return first if first is not None else foreground(cloud, box_px, None), None
+        if under is None:
+            first, under = found, plane
+    return (foreground(cloud, box_px, None) if first is None else first), under
 
 
 def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:

@@ -1,8 +1,8 @@
 """The messages of a rosbag2, in the order of their recording, also of one that is damaged or was cut off.
 
 A folder with or without its metadata.yaml, or a single .mcap or .db3 file; compressed by message or by file. What cannot
-be read is told to `lost` with the command that repairs it, and reading goes on behind it. Needs no ROS: storage is read
-by `mcap` and SQLite, messages are decoded by `rosbags`. Knows nothing of pictures.
+be read is told with the command that repairs it, and reading goes on behind it. Needs no ROS: storage is read by `mcap`
+and SQLite, messages are decoded by `rosbags`. Knows nothing of pictures.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 from urllib.parse import quote
 
+from qwen3vl_ros.sim.recorded import Losses
 from qwen3vl_ros.types import InvalidInput, quoted
 
 SUFFIXES = (".mcap", ".db3")
@@ -32,24 +33,24 @@ def is_bag(path: Path) -> bool:
 
 
 class Bag:
-    """topics: {name: type}. lost(reason) is told of everything that cannot be read; it may raise to end the reading.
+    """topics: {name: type}. losses is told of everything that cannot be read; it may raise to end the reading.
 
     Use it as a context manager. Raises InvalidInput where nothing can be read at all.
     """
 
-    def __init__(self, path: Path, lost: Callable[[str], None]):
-        self.path, self._lost = path, lost
+    def __init__(self, path: Path, losses: Losses):
+        self.path, self._losses = path, losses
         self._unpacked = tempfile.TemporaryDirectory(prefix="bag_")
+        files = [path] if path.is_file() else _storages_in(path)
         try:
             from rosbags.typesys import Stores, get_typestore
 
-            files = [path] if path.is_file() else _storages_in(path)
             self._storages = [self._storage(file) for file in files]
         except ImportError as error:
             raise InvalidInput(f"{path} is a rosbag2, which needs `pip install rosbags mcap`: {error}") from error
         self._types = get_typestore(Stores.ROS2_HUMBLE)
         if path.is_dir() and not (path / "metadata.yaml").is_file():
-            lost(
+            losses.warn(
                 f"{path} has no metadata.yaml, as after a recording that was killed; `ros2 bag reindex {path}` writes it"
             )
         self.topics: dict[str, str] = {}
@@ -66,37 +67,40 @@ class Bag:
         self._unpacked.cleanup()
 
     def first(self, topic: str) -> Any | None:
-        """The first message of a topic, None without one."""
-        return next((message for _, _, message in self.messages([topic])), None)
+        """The first message of a topic that can be read, None without one. What cannot be is told by `messages`."""
+        return next((message for _, _, message in self._decoded([topic], Losses(lambda _: None))), None)
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
         """(topic, nanoseconds of the recorder's clock, message) of these topics."""
+        return self._decoded(topics, self._losses)
+
+    def _decoded(self, topics: Collection[str], losses: Losses) -> Iterator[tuple[str, int, Any]]:
         for storage in self._storages:
-            for topic, logged_ns, raw in self._records(storage, topics):
+            for topic, logged_ns, raw in self._records(storage, topics, losses):
                 try:
                     raw = _inflated(raw) if bytes(raw[:4]) == _ZSTD else raw
                     message = self._types.deserialize_cdr(raw, self.topics[topic])
                 except Exception as error:  # whatever a decoder raises on damaged bytes
-                    self._lost(f"a message of {topic} in {storage.path} cannot be read: {_why(error)}")
+                    losses.lose(f"a message of {topic} in {storage.name} cannot be read ({_why(error)})")
                     continue
                 yield topic, logged_ns, message
 
-    def _records(self, storage: _Mcap | _Sqlite, topics: Collection[str]) -> Iterator[Record]:
+    def _records(self, storage: _Storage, topics: Collection[str], losses: Losses) -> Iterator[Record]:
         """In the order of their times; from the first damage on, in the order in which they were written."""
         records, last_ns = storage.ordered(topics), -1
         while True:
             try:
                 record = next(records, None)
             except Exception as error:
-                self._lost(f"{storage.path} is damaged or cut off ({_why(error)}); `{storage.repair}` repairs it")
+                losses.warn(storage.damage(error))
                 break
             if record is None:
                 return
             last_ns = record[1]
             yield record
-        yield from (record for record in storage.salvaged(topics, self._lost) if record[1] > last_ns)
+        yield from (record for record in storage.salvaged(topics, losses) if record[1] > last_ns)
 
-    def _topics_of(self, storage: _Mcap | _Sqlite) -> dict[str, str]:
+    def _topics_of(self, storage: _Storage) -> dict[str, str]:
         try:
             return storage.topics()
         except Exception as error:
@@ -105,13 +109,12 @@ class Bag:
             except Exception:
                 found = {}
             if not found:
-                raise InvalidInput(
-                    f"rosbag2 {storage.path} cannot be read ({_why(error)}); try `{storage.repair}`"
-                ) from error
-            self._lost(f"{storage.path} is damaged or cut off ({_why(error)}); `{storage.repair}` repairs it")
+                raise InvalidInput(f"rosbag2 cannot be read: {storage.damage(error)}") from error
+            self._losses.warn(storage.damage(error))
             return found
 
-    def _storage(self, path: Path) -> _Mcap | _Sqlite:
+    def _storage(self, path: Path) -> _Storage:
+        unpacked = path
         if path.suffix == ".zstd":
             import zstandard
 
@@ -120,16 +123,26 @@ class Bag:
                 with path.open("rb") as packed, unpacked.open("wb") as out:
                     shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed), out)
             except (OSError, zstandard.ZstdError) as error:
-                self._lost(f"{path} is damaged or cut off ({_why(error)}); `zstd -d {path}` says where")
-            path = unpacked
-        return _Mcap(path) if path.suffix == ".mcap" else _Sqlite(path)
+                self._losses.warn(f"{path} is damaged or cut off ({_why(error)}); `zstd -d {path}` unpacks what it can")
+        return (_Mcap if unpacked.suffix == ".mcap" else _Sqlite)(unpacked, path)
 
 
-class _Mcap:
+class _Storage:
+    """One file of a bag. path: where it is read, which for a packed one is not where it is, `name`."""
+
+    repair: str
+
+    def __init__(self, path: Path, name: Path):
+        self.path, self.name = path, name
+
+    def damage(self, error: Exception) -> str:
+        return f"{self.name} is damaged or cut off ({_why(error)}); `{self.repair.format(self.name)}` repairs it"
+
+
+class _Mcap(_Storage):
     """https://mcap.dev/spec"""
 
-    def __init__(self, path: Path):
-        self.path, self.repair = path, f"mcap recover {path} -o mended.mcap"
+    repair = "mcap recover {} -o mended.mcap"
 
     def topics(self) -> dict[str, str]:
         from mcap.reader import make_reader
@@ -154,21 +167,21 @@ class _Mcap:
     def salvaged_topics(self) -> dict[str, str]:
         from mcap.records import Channel, Schema
 
-        records = list(r for r in self._written(lambda reason: None) if isinstance(r, (Channel, Schema)))
+        records = [r for r in self._written(Losses(lambda _: None)) if isinstance(r, (Channel, Schema))]
         names = {r.id: r.name for r in records if isinstance(r, Schema)}
         return {r.topic: names[r.schema_id] for r in records if isinstance(r, Channel) and r.schema_id in names}
 
-    def salvaged(self, topics: Collection[str], lost: Callable[[str], None]) -> Iterator[Record]:
+    def salvaged(self, topics: Collection[str], losses: Losses) -> Iterator[Record]:
         from mcap.records import Channel, Message
 
         names: dict[int, str] = {}
-        for record in self._written(lost):
+        for record in self._written(losses):
             if isinstance(record, Channel):
                 names[record.id] = record.topic
             elif isinstance(record, Message) and names.get(record.channel_id) in topics:
                 yield names[record.channel_id], record.log_time, record.data
 
-    def _written(self, lost: Callable[[str], None]) -> Iterator[Any]:
+    def _written(self, losses: Losses) -> Iterator[Any]:
         """Every record up to the first of no length; a damaged chunk is left out."""
         from mcap.records import Chunk
         from mcap.stream_reader import StreamReader, breakup_chunk
@@ -179,7 +192,7 @@ class _Mcap:
                 try:
                     record = next(records, None)
                 except Exception as error:
-                    lost(f"{self.path} ends in the middle, after {file.tell()} bytes ({_why(error)})")
+                    losses.lose(f"{self.name} ends in the middle, after {file.tell()} bytes ({_why(error)})")
                     return
                 if record is None:
                     return
@@ -189,27 +202,30 @@ class _Mcap:
                 try:
                     parts = breakup_chunk(record, validate_crc=True)
                 except Exception as error:
-                    lost(f"a stretch of {len(record.data)} bytes of {self.path} is damaged ({_why(error)})")
+                    losses.lose(f"a stretch of {len(record.data)} bytes of {self.name} is damaged ({_why(error)})")
                     continue
                 yield from parts
 
 
-class _Sqlite:
+class _Sqlite(_Storage):
     """rosbag2_storage_sqlite3's tables `topics` and `messages`."""
 
-    def __init__(self, path: Path):
-        self.path, self.repair = path, f"sqlite3 {path} .recover | sqlite3 mended.db3"
+    repair = "sqlite3 {} .recover | sqlite3 mended.db3"
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, forgiving: bool = False) -> sqlite3.Connection:
         # A recording that was killed leaves its last messages in the -wal file, which "immutable" does not look at.
         how = "mode=ro" if self.path.with_name(self.path.name + "-wal").exists() else "immutable=1"
-        return sqlite3.connect(f"file:{quote(str(self.path))}?{how}", uri=True)
+        connection = sqlite3.connect(f"file:{quote(str(self.path))}?{how}", uri=True)
+        if forgiving:  # a file shorter than its header says is otherwise refused whole
+            connection.execute("PRAGMA writable_schema=ON")
+        return connection
 
-    def topics(self) -> dict[str, str]:
-        with closing(self._connect()) as connection:
+    def topics(self, forgiving: bool = False) -> dict[str, str]:
+        with closing(self._connect(forgiving)) as connection:
             return dict(connection.execute("SELECT name, type FROM topics"))
 
-    salvaged_topics = topics
+    def salvaged_topics(self) -> dict[str, str]:
+        return self.topics(forgiving=True)
 
     def ordered(self, topics: Collection[str]) -> Iterator[Record]:
         with closing(self._connect()) as connection:
@@ -219,9 +235,9 @@ class _Sqlite:
                 tuple(topics),
             )
 
-    def salvaged(self, topics: Collection[str], lost: Callable[[str], None]) -> Iterator[Record]:
+    def salvaged(self, topics: Collection[str], losses: Losses) -> Iterator[Record]:
         """Row by row: a damaged page takes only its own rows with it."""
-        with closing(self._connect()) as connection:
+        with closing(self._connect(forgiving=True)) as connection:
             names = dict(connection.execute("SELECT id, name FROM topics"))
             row, missed, damaged = 0, 0, 0
             while missed < _MISSES:
@@ -237,12 +253,12 @@ class _Sqlite:
                 if found is None:
                     continue
                 if damaged:
-                    lost(f"{damaged} messages in the middle of {self.path} are damaged")
+                    losses.lose(f"{damaged} messages in the middle of {self.name} are damaged")
                 missed = damaged = 0
                 if names.get(found[0]) in topics:
                     yield names[found[0]], found[1], found[2]
             if damaged:
-                lost(f"the end of {self.path} is damaged or missing")
+                losses.lose(f"the end of {self.name} is damaged or missing")
 
 
 def _storages_in(folder: Path) -> list[Path]:
@@ -265,4 +281,4 @@ def _inflated(raw: bytes) -> bytes:
 
 
 def _why(error: Exception) -> str:
-    return quoted(f"{type(error).__name__}: {error}", 200).strip("'\"")
+    return quoted(f"{type(error).__name__}: {error}".rstrip(": "), 150).strip("'\"")

@@ -71,6 +71,12 @@ class Losses:
         if len(self._said) < _SAID:
             self.note(reason)
 
+    def warn(self, reason: str) -> None:
+        """The recording is damaged, and how to repair it; what is left out because of it is lost one by one."""
+        if self._tell is None:
+            raise InvalidInput(reason)
+        self.note(reason)
+
     def note(self, what: str) -> None:
         """Something to know, said once; nothing is missing that was recorded."""
         if what not in self._said:
@@ -80,5 +86,5 @@ class Losses:
     def sum_up(self, path) -> None:
         """At the end of a round; a round that lost the same is not told again."""
         if self._count and self._count != self._summed:
-            self._tell(f"{path} could not be played whole: {self._count} times something was left out, as said before")
+            self._tell(f"{path} could not be played whole; pieces left out: {self._count}")
         self._summed, self._count = self._count, 0

@@ -65,7 +65,7 @@ class ReplaySource:
         suffix = self.path.suffix.lower()
         if is_bag(self.path):
             self._read = self._bag
-            with Bag(self.path, self._losses.lose) as bag:
+            with Bag(self.path, self._losses) as bag:
                 self._chosen = choose_topics(bag, *topics)
         elif any(topics):
             raise InvalidInput(f"{self.path} is no rosbag2, so it has no topics to choose; leave them out")
@@ -185,7 +185,7 @@ class ReplaySource:
             capture.release()
 
     def _bag(self) -> Iterator[Recorded]:
-        with Bag(self.path, self._losses.lose) as bag:
+        with Bag(self.path, self._losses) as bag:
             yield from pictures(bag, self._chosen, self._rectification, self._max_pixels, self._losses)
 
 

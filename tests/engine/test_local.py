@@ -24,7 +24,7 @@ from qwen3vl_ros.engine import embedded_model_dir, find_checkpoint, load_engine
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt, Turn
 from qwen3vl_ros.engine.decoding.loop import Sampling
 from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
-from qwen3vl_ros.engine.network.sequence import Sequence, visual_places
+from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import EngineError, InvalidInput
@@ -39,22 +39,17 @@ def preparation() -> Preparation:
     return Preparation(embedded_model_dir(), 1024, 16384)
 
 
-class Ledger:
+class Ledger(TokenSequence):
     """A runtime (base.Runtime) that writes down what it is fed; what it says depends on every entry, so that anything
     reused wrongly changes the answer."""
 
     longest_step = 8
 
     def __init__(self, capacity: int = 400):
-        self.capacity, self.between_layers = capacity, lambda: None
+        super().__init__(capacity)
         self.entries: list[tuple] = []
         self.encoded: list[int] = []  # images in each call
         self.fed: list[int] = []  # tokens in each pass
-        self._sequence = Sequence(capacity)
-
-    @property
-    def length(self) -> int:
-        return len(self._sequence)
 
     def encode(self, pixels: np.ndarray, grid: np.ndarray):
         assert grid.prod(1).sum() == len(pixels)
@@ -71,20 +66,20 @@ class Ledger:
         places = visual_places(ids, (preparation().tokens.image_id, -1), len(features or ()))
         seen = dict(zip(places.tolist(), features or ()))
         self.between_layers()
-        return self._pass(ids, self._sequence.places(len(ids), positions), keep, seen)
+        return self._pass(ids, self._places(len(ids), positions), keep, seen)
 
     def step(self, token_ids):
-        return self._pass(token_ids, self._sequence.places(len(token_ids)), len(token_ids), {})
+        return self._pass(token_ids, self._places(len(token_ids)), len(token_ids), {})
 
     def rollback(self, count):
-        self._sequence.rollback(count)
+        super().rollback(count)
         del self.entries[len(self.entries) - count :]
 
     def close(self):
         self.entries = None
 
     def _pass(self, ids, positions, keep, seen):
-        self._sequence.append(np.asarray(positions))
+        self._append(np.asarray(positions))
         self.fed.append(len(ids))
         self.entries += [(int(t), *map(int, p), seen.get(i)) for i, (t, p) in enumerate(zip(ids, positions.T))]
         first = len(self.entries) - keep + 1

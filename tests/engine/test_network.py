@@ -439,9 +439,9 @@ def test_a_captured_step_computes_what_a_step_computes(small):
     captured = _CapturedStep(small[0].text, fixed._cache, 2, 48)
     for ids in ([4, 5], [6, 7]):
         expected = plain.step(ids)
-        positions = fixed._sequence.places(2)
+        positions = fixed._places(2)
         scores = captured.run(ids, fixed.length, *rotary_angles(small[0].sizes.text, positions))
-        fixed._sequence.append(positions)
+        fixed._append(positions)
         assert_close(scores, expected, "captured step")
         assert scores.best()[0] == expected.best()[0]
 

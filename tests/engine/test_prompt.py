@@ -32,6 +32,7 @@ MALFORMED = {
     "an image is empty": (lambda: Prompt("?", [RED[:0]]), "is empty"),
     "the text is none": (lambda: Prompt(None), "NoneType; give a string"),
     "the text is bytes": (lambda: Turn("user", b"a"), "bytes; give a string"),
+    "half a character": (lambda: Prompt("a\ud83d"), "half of a character"),
     "an image of the history": (lambda: Turn("user", "?", [RED.tolist()]), "got list"),
     "a picture of a clip": (lambda: Clip([RED, "b.png"], [0, 1]), "a picture of a clip must be"),
     "times of a clip missing": (lambda: Clip([RED, RED], [0.0]), "one for each picture"),

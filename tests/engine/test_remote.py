@@ -32,7 +32,7 @@ from qwen3vl_ros.config import Config, GenerationConfig, RemoteConfig
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine
 from qwen3vl_ros.engine.base import Clip, Limits, Turn
-from qwen3vl_ros.engine.remote import engine as remote
+from qwen3vl_ros.engine.remote import faults
 from qwen3vl_ros.engine.remote import stream as remote_stream
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, base_url
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
@@ -429,7 +429,7 @@ def test_retries_are_counted_and_end(server, retries, requests):
 
 
 def retry_after_s(value):
-    return remote._retry_after_s(httpx.Response(503, headers={"Retry-After": value}))
+    return faults.retry_after_s(httpx.Response(503, headers={"Retry-After": value}))
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ class Graph:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot."""
         arguments = ["--ros-args", *ros_args]
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
+            if value is None:  # not given at all
+                continue
             text = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
             arguments += ["-p", f"{name.replace('__', '.')}:={text}"]
         process = self.start(str(HERE / "scripted_node.py"), engine, *arguments, name="perception")

@@ -194,6 +194,31 @@ def test_a_wrong_choice_is_refused(graph):
     assert "maybe" in process.log
 
 
+def test_a_parameter_file_that_is_not_there_is_refused(graph):
+    process = graph.start(
+        "-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), "params_file:=/no/such.yaml", name="launch"
+    )
+    assert process.status() != 0
+    assert "params_file /no/such.yaml does not exist" in process.log
+
+
+def test_a_file_of_another_node_and_a_misspelt_argument_are_warnings(graph, tmp_path):
+    (tmp_path / "mine.yaml").write_text("perception:\n  ros__parameters:\n    device: cpu\n")
+    process = graph.start(
+        "-c",
+        LAUNCH,
+        str(ROOT / "launch/perception.launch.py"),
+        f"params_file:={tmp_path / 'mine.yaml'}",
+        "use_sim_camra:=true",
+        "autostart:=false",
+        name="launch",
+    )
+    process.logged("nothing of it applies; begin it with /qwen3vl/perception:")
+    process.logged("launch argument 'use_sim_camra' is unknown and ignored; did you mean 'use_sim_camera'?")
+    process.interrupt()
+    process.status()
+
+
 def test_every_argument_is_described():
     from launch.actions import DeclareLaunchArgument
     from launch.launch_description_sources import get_launch_description_from_python_launch_file

@@ -2,23 +2,19 @@
 Edge-LLM, …).
 
 Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
-came. access.py guards the way there, stream.py reads the answer. Knows nothing of coordinates: server_check.py
-judges those.
+came. access.py guards the way there, stream.py reads the answer, faults.py names what went wrong. Knows nothing of
+coordinates.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import email.utils
 import json
 import queue
 import random
-import re
-import ssl
 import threading
 import time
-from datetime import datetime, timezone
 from typing import Any, Awaitable, Callable, Iterator, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,7 +24,8 @@ from qwen3vl_ros.config import RemoteConfig
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, error_message
+from qwen3vl_ros.engine.remote.faults import Again, Faults
+from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
 from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 T = TypeVar("T")
@@ -37,21 +34,6 @@ _POLL_S = 0.02  # how soon a cancel is seen while the server is silent
 _FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0  # for the counts that follow an answer's end
 _ERROR_BYTES = 1 << 16
-_TOO_LONG = re.compile(
-    r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
-    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
-    re.I | re.S,
-)
-_ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
-
-
-class _Again(Exception):
-    """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server
-    says so."""
-
-    def __init__(self, error: EngineError, after_s: float = 0.0):
-        super().__init__(str(error))
-        self.error, self.after_s = error, after_s
 
 
 class _Relay:
@@ -88,6 +70,7 @@ class RemoteEngine:
         self._remote, self._max_pixels = remote, max_pixels
         self._url = base_url(remote.url)
         self._key = api_key(remote.api_key_env, self._url)
+        self._faults = Faults(self._url, self._key, remote.timeout)
         self._folder = image_folder(remote)
         self._verify = tls_context(remote.ca_file)
         # What servers may refuse without being useless.
@@ -231,9 +214,9 @@ class RemoteEngine:
         try:
             response = await self._client.get("models")
         except httpx.HTTPError as error:
-            raise self._lost(error, 0, safe=True) from error
+            raise self._faults.lost(error, 0, safe=True) from error
         if response.status_code != 200:
-            raise self._refusal(response, response.content, False)
+            raise self._faults.refusal(response, response.content, False)
         try:
             listed = response.json()["data"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -334,12 +317,12 @@ class RemoteEngine:
         return reason
 
     async def _repeated(self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int) -> T:
-        """`call`, again where it raises _Again, with exponential backoff and jitter and never past the
+        """`call`, again where it raises Again, with exponential backoff and jitter and never past the
         deadline."""
         for attempt in range(1, attempts + 1):
             try:
                 return await call()
-            except _Again as again:
+            except Again as again:
                 self._failure, cause = again.error, again.__cause__
                 pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             late = time.monotonic() + pause_s >= deadline_s
@@ -361,8 +344,8 @@ class RemoteEngine:
                         return await self._read(response, answer)
                     refused = await _beginning(response)
             except httpx.HTTPError as error:
-                raise self._lost(error, answer.tokens, safe=not answer.received) from error
-            refusal = self._refusal(response, refused, "response_format" in body)
+                raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
+            refusal = self._faults.refusal(response, refused, "response_format" in body)
             unwanted = [name for name in self._optional if name in str(refusal)]
             if response.status_code not in (400, 422) or not unwanted:
                 raise refusal
@@ -373,7 +356,7 @@ class RemoteEngine:
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             answer.received = True
-            begin = self._clean((await _beginning(response))[:120].decode(errors="replace"))
+            begin = self._faults.clean((await _beginning(response))[:120].decode(errors="replace"))
             raise EngineError(
                 f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
                 f"{begin!r}; the server must support stream=true"
@@ -391,61 +374,6 @@ class RemoteEngine:
                 f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the server's log"
             )
 
-    # -- what can go wrong -----------------------------------------------------------------------------------
-
-    def _lost(self, error: httpx.HTTPError, tokens: int, safe: bool) -> Exception:
-        """The error for a request that the transport failed. safe: nothing of an answer came."""
-        what = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
-        if _certificate_fault(error):
-            return EngineError(
-                f"the certificate of {self._url} is not trusted ({what}); name its authority "
-                "in remote.ca_file. There is no way to skip the check"
-            )
-        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server running?"))
-        if isinstance(error, httpx.TimeoutException):
-            return EngineUnavailable(
-                f"{self._url} was silent for more than remote.timeout = "
-                f"{self._remote.timeout:g} s, {tokens} tokens into the answer ({what})"
-            )
-        lost = EngineUnavailable(f"{self._url} broke the connection {tokens} tokens into the answer ({what})")
-        broken = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
-        return _Again(lost) if safe and broken else lost
-
-    def _refusal(self, response: httpx.Response, raw: bytes, with_schema: bool) -> Exception:
-        """The error for an HTTP status other than 200."""
-        status = response.status_code
-        try:
-            said = error_message(json.loads(raw))
-        except (ValueError, RecursionError):
-            said = ""
-        said = self._clean(said or raw[:300].decode(errors="replace").strip() or response.reason_phrase)[:600]
-        what = f"{self._url} answered {status}: {said}"
-        if status in (429, 503):
-            return _Again(EngineUnavailable(f"{what} (overloaded or starting)"), _retry_after_s(response))
-        if status >= 500:
-            return EngineUnavailable(f"{what}; see the server's log")
-        if status in (401, 403):
-            return EngineError(
-                f"{what}; put a key of this server into an environment variable and its name into remote.api_key_env"
-            )
-        if status == 404:
-            return ModelNotFound(f"{what}; check remote.url and remote.model")
-        if status < 400:
-            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
-        if with_schema and _ABOUT_SCHEMA.search(said):
-            return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
-        if _TOO_LONG.search(said):
-            return EngineError(
-                f"{what}; prompt, images and answer do not fit the server's context: lower "
-                "generation.max_new_tokens or generation.max_pixels, or raise the server's "
-                "limit"
-            )
-        return EngineError(f"{what}; the server refuses such requests")
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
-
 
 async def _beginning(response: httpx.Response) -> bytes:
     """The first _ERROR_BYTES of a body."""
@@ -455,25 +383,3 @@ async def _beginning(response: httpx.Response) -> bytes:
         if len(raw) >= _ERROR_BYTES:
             break
     return raw
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0
-    without."""
-    value = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        at = email.utils.parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return 0.0
-    at = at.replace(tzinfo=at.tzinfo or timezone.utc)
-    return max((at - datetime.now(timezone.utc)).total_seconds(), 0.0)
-
-
-def _certificate_fault(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

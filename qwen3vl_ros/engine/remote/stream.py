@@ -83,9 +83,9 @@ class StreamedAnswer:
     complete: no more is to be read. received: bytes of the answer came, so that it may not be asked for
     again. first_text_s: when the first token came, on time.perf_counter()'s clock.
 
-    thinks: whether the model writes its thoughts, up to </think>, before the answer and into the same text; None as long
-    as nobody knows. Servers that take them apart make it False. on_text: as in Engine.generate, but called by whoever
-    calls `add` and `generation`.
+    thinks: whether the model writes its thoughts, up to </think>, before the answer and into the same text, unless the
+    server takes them apart; None as long as nobody knows. on_text: as in Engine.generate, but called by whoever calls
+    `add` and `generation`.
     """
 
     def __init__(
@@ -195,8 +195,8 @@ class StreamedAnswer:
             self._open(bool(self.thinks) and finish_reason != "stop")
         if self._text:
             self._text.add(b"", last=True)
-        if self._opened or reasoning:
-            self.thinks = not reasoning  # a server that takes the thoughts apart leaves none in the content
+        if self._opened:
+            self.thinks = True
         elif self.thinks is None and text and finish_reason == "stop":
             self.thinks = False
         aligned = _aligned(text.encode(), self._said) if self._gives_logprobs and self._said else None

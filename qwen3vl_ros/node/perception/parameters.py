@@ -50,13 +50,15 @@ class Parameters:
         values = {}
         for p in parameters:
             try:
-                values[p.name] = self._node.declare_parameter(p.name, _plain(p.default), descriptor_of(p)).value
+                values[p.name] = _given(
+                    p, self._node.declare_parameter(p.name, _plain(p.default), descriptor_of(p)).value
+                )
             except ParameterException as error:
                 raise InvalidInput(f"parameter {p.name}: {error}; see config/perception.yaml") from error
         return {name: value for name, value in values.items() if value is not None}
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
-        ours = {p.name: p.value for p in parameters if p.name in self._known}
+        ours = {p.name: _given(self._known[p.name], p.value) for p in parameters if p.name in self._known}
         with self._lock:
             for name in ours:
                 if name in _READ_AT_START:
@@ -112,6 +114,12 @@ def descriptor_of(parameter: configuration.Parameter) -> ParameterDescriptor:
                 FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
             ]
     return descriptor
+
+
+def _given(parameter: configuration.Parameter, value):
+    """An empty list has no type in ROS: it comes as nothing at all, or as an empty list of anything."""
+    no_items = value is None or (not isinstance(value, (str, bool, int, float)) and len(value) == 0)
+    return () if isinstance(parameter.default, tuple) and no_items else value
 
 
 def _plain(value):

@@ -40,7 +40,7 @@ from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.recorded import Depth
 from qwen3vl_ros.sim.specs import FOVY_DEG
 
-WORLD_FRAME, CAMERA_FRAME = "world", "camera_color_optical_frame"
+WORLD_FRAME = "world"
 PARAMETERS = {
     # name: (default, doc)
     "source": ("sim", "sim, or the path of a recording: a folder of pictures, a video, a rosbag2."),
@@ -58,6 +58,7 @@ PARAMETERS = {
         "Scenes of the wider world: boxes, trays, shelves, signs, dials; objects and gauge are left to it.",
     ),
     "depth_noise": (True, "Depth with a real camera's noise, steps and holes; false gives exact depth."),
+    "frame": ("camera_color_optical_frame", "Frame of the simulated pictures, and of recorded ones that name none."),
     "width": (640, "Width of the simulated picture, pixels."),
     "height": (480, "Height of the simulated picture, pixels."),
     "fovy_deg": (FOVY_DEG, "Vertical field of view of the simulated camera, degrees."),
@@ -213,8 +214,8 @@ class SimCameraNode(Node):
                 view, _ = stream.frame_at(t_s)
                 drawings_s.append(time.monotonic() - begun_s)
                 pose = {"target_T_camera": view.world_T_camera, "target_frame": WORLD_FRAME}
-                frame = types.Frame(0, CAMERA_FRAME, view.rgb, view.depth_m, view.K, **pose)
-                yield Shot(t_s, frame, Depth(0, CAMERA_FRAME, view.depth_m), view.truths)
+                frame = types.Frame(0, p["frame"], view.rgb, view.depth_m, view.K, **pose)
+                yield Shot(t_s, frame, Depth(0, p["frame"], view.depth_m), view.truths)
                 # The next that can be drawn by its time, if drawing takes as long as it usually does: a process
                 # that was stopped while it drew would be silent as long again.
                 k = max(k + 1, math.ceil((elapsed_s() + statistics.median(drawings_s)) * rate_hz))
@@ -243,7 +244,7 @@ class SimCameraNode(Node):
 
     def _publish(self, shot: Shot, stamp_ns: int) -> None:
         frame = shot.frame
-        header = messages.header_of(stamp_ns, frame.frame_id or CAMERA_FRAME)
+        header = messages.header_of(stamp_ns, frame.frame_id or self.settings["frame"])
         picture = messages.image(header, frame.rgb)
         if frame.target_T_camera is not None:
             self._tell_pose(header, frame.target_T_camera)

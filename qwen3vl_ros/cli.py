@@ -23,7 +23,7 @@ from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
 from qwen3vl_ros.questions import commands as question_commands
-from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.types import DeadlinePassed, Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
 
 _LONG_DEADLINE_S = 600.0
 
@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except MalformedAnswer as error:
         print(f"qwen3vl: the answer could not be read: {error}\nthe answer was: {error.text}", file=sys.stderr)
+        return 1
+    except DeadlinePassed as error:
+        print(f"qwen3vl: {error}", file=sys.stderr)
         return 1
     except PerceptionError as error:
         print(f"qwen3vl: {error}", file=sys.stderr)
@@ -120,7 +123,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
     question = _question(arguments.task, arguments.what)
-    frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
     from qwen3vl_ros.loading import load_tested_engine
@@ -176,18 +179,20 @@ def _question(task: str, what: str) -> Question:
     return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
 
 
-def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
+def _frame(image: Path, depth: Path | None, camera_info: Path | None, config: Config) -> Frame:
     from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
-    rgb = read_rgb(image)
+    limit = config.max_image_pixels
+    rgb = read_rgb(image, limit)
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]))
-    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), *intrinsics)
+    rectified = config.rectification == "rectified"
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]), rectified)
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth, limit), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:

@@ -53,6 +53,10 @@ class Cancelled(PerceptionError):
     """The caller, a request of higher priority or a new prompt stopped the generation."""
 
 
+class DeadlinePassed(PerceptionError):
+    """The time for an answer ran out before anything could be read of it; nothing is wrong with what was said."""
+
+
 class MalformedAnswer(PerceptionError):
     """The answer could not be read at all, which is not the same as "saw nothing".
 

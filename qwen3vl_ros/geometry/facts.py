@@ -195,7 +195,7 @@ def _on(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
 
 def _in(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
     a, b = layout.different(asked.arguments)
-    if b.rim is not None or (isinstance(b.thing, Surface) and math.isfinite(b.thing.clear_m)):
+    if b.rim is not None or (isinstance(b.thing, Surface) and b.thing.level > 0):
         return _contact(relations.within(a, b))
     verdict, margin = _contact(relations.beside_all_of(a, b))
     if verdict is Verdict.FALSE:

@@ -16,7 +16,15 @@ from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.types import Cancelled, Generation, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.types import (
+    Cancelled,
+    DeadlinePassed,
+    Generation,
+    InvalidInput,
+    MalformedAnswer,
+    PerceptionError,
+    Scene,
+)
 
 
 class Answering:
@@ -58,8 +66,13 @@ class Answering:
     def _finish(self, call: Call, reply: Reply, generation: Generation | None) -> None:
         if reply.generation:
             reply.generation.latency_s = self._age_s(stamp_ns(reply.header))
-        if reply.error is None and generation.finish_reason == "deadline":
-            reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {reply.summary} until then")
+        if (
+            generation
+            and generation.finish_reason == "deadline"
+            and isinstance(reply.error, (DeadlinePassed, type(None)))
+        ):
+            read = reply.summary or "nothing could be read"
+            reply.error = DeadlinePassed(f"the deadline of {call.timeout_s:g} s passed; {read} until then")
 
     def _publish(self, job: Job, reply: Reply, generation: Generation | None) -> None:
         channel = self._channels[job.camera]
@@ -96,7 +109,7 @@ class Answering:
     def _report_error(self, health: Health, error: PerceptionError) -> None:
         kind = type(error).__name__
         about, level = "engine", Level.ERROR
-        if isinstance(error, (InvalidInput, MalformedAnswer)):
+        if isinstance(error, (InvalidInput, MalformedAnswer, DeadlinePassed)):
             about, level = "image" if isinstance(error, InvalidInput) else "answer", Level.WARN
         health.count("malformed" if isinstance(error, MalformedAnswer) else kind)
         where = self._engine_health if about == "engine" else health

@@ -13,7 +13,7 @@ from typing import Iterator, NamedTuple
 
 from qwen3vl_ros.questions.parsing import keys
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
-from qwen3vl_ros.questions.parsing.tokens import blanked
+from qwen3vl_ros.questions.parsing.tokens import Quoted, Token, blanked, tokens_of
 from qwen3vl_ros.questions.parsing.tolerant_json import EMPTY_WORDS, Field, Object, read
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
@@ -32,12 +32,15 @@ _TAGGED = re.compile(
     re.IGNORECASE,
 )
 # What begins at a marker ends at the closing one, else with the answer.
-_MARKED = (
-    (r"<[|｜](?P<what>tool[▁_]?calls?(?:[▁_]section)?)[▁_]begin[|｜]>", r"<[|｜]{what}[▁_]end[|｜]>"),
-    (r"<\|tool_call(?:_start)?\|?>", r"<\|?/?tool_call(?:_end)?\|>|</tool_call>"),
-    (r"<start_function_call>", r"<end_function_call>"),
-    (r"<\|channel\|>commentary to=", r"<\|call\|>"),
-    (r"<\|python_tag\|>|\[TOOL_CALLS\]|✿FUNCTION✿", r"<\|eom_id\|>|✿RETURN✿"),
+_MARKED = tuple(
+    (re.compile(beginning), ending)
+    for beginning, ending in (
+        (r"<[|｜](?P<what>tool[▁_]?calls?(?:[▁_]section)?)[▁_]begin[|｜]>", r"<[|｜]{what}[▁_]end[|｜]>"),
+        (r"<\|tool_call(?:_start)?\|?>", r"<\|?/?tool_call(?:_end)?\|>|</tool_call>"),
+        (r"<start_function_call>", r"<end_function_call>"),
+        (r"<\|channel\|>commentary to=", r"<\|call\|>"),
+        (r"<\|python_tag\|>|\[TOOL_CALLS\]|✿FUNCTION✿", r"<\|eom_id\|>|✿RETURN✿"),
+    )
 )
 _FENCED = re.compile(r"```[ \t]*(?:tool_?\w*|function_?calls?|action)[ \t]*\r?\n", re.IGNORECASE)
 _NAME = r"[\"'`]?(?P<name>[A-Za-z_][\w.\-]{0,80})[\"'`]?"
@@ -54,7 +57,9 @@ _IN_WORDS = re.compile(
     rf"(?:\b(?:call|calling|use|using|invoke|invoking|run|running)|调用|使用)\s*(?:the )?(?:tool|function|工具|函数)?\s*{_NAME}[^\[{{\n]{{0,60}}(?=[\[{{])",
     re.IGNORECASE,
 )
-_CODE = re.compile(r"(?<![\w.])(?P<name>[A-Za-z_][\w.]{0,80})\((?P<keyword>\s*(?:\w+\s*=|\{))?")
+_KEYWORD = re.compile(r"\s*(?:\w+\s*=|\{)")
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*$|\w+$")
+_MAX_NAME = 80
 _TWO_NUMBERS = re.compile(r"\d\s*,\s*[-+]?\d")
 # Code that makes a thing rather than calling a tool: Box(…), Detection(…), dict(…).
 _CONSTRUCTED = set(
@@ -98,14 +103,15 @@ def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call
 
 def _marked(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
     """Between tags, markers and fences; a call that is never closed goes on to the end."""
-    pairs = [(_TAGGED, r"</{tag}\s*>"), (_FENCED, "```"), *((re.compile(begin), end) for begin, end in _MARKED)]
-    for beginning, ending in pairs:
+    quoted = Quoted(text, start)
+    for beginning, ending in ((_TAGGED, r"</{tag}\s*>"), (_FENCED, "```"), *_MARKED):
         at = start
         while (match := beginning.search(text, at)) is not None:
-            closing = re.compile(
-                ending.format(**{k: re.escape(v) for k, v in match.groupdict().items()}), re.IGNORECASE
-            )
-            end = closing.search(text, match.end())
+            at = match.end()
+            if match.start() in quoted:
+                continue
+            groups = {name: re.escape(group) for name, group in match.groupdict().items()}
+            end = re.compile(ending.format(**groups), re.IGNORECASE).search(text, at)
             at = end.end() if end else len(text)
             yield Call(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
 
@@ -128,20 +134,21 @@ def _react(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
 
 
 def _code(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
-    pairs = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
-    if not pairs:
-        return
-    closing, at = _closing_parentheses(text), start
-    while (match := _CODE.search(text, at)) is not None:
-        opening = match.end("name")
-        end = closing.get(opening, len(text))
-        first = bisect_left(pairs, opening)
-        holds_numbers = first < len(pairs) and pairs[first] < end
-        if holds_numbers and _calls_by(match["name"], match["keyword"] is not None, wanted):
-            yield Call(match.start(), end, match["name"])
+    """name(…) with numbers in it, outside of strings."""
+    numbers = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
+    tokens = tokens_of(text, start) if numbers else []
+    closing = _closing_parentheses(tokens, len(text))
+    at = start
+    for word, following in zip(tokens, tokens[1:]):
+        if word.kind != "word" or following.kind != "(" or following.start != word.end or word.start < at:
+            continue
+        end = closing[following.start]
+        first = bisect_left(numbers, following.end)
+        holds_numbers = first < len(numbers) and numbers[first] < end
+        name = _DOTTED.search(text, max(start, word.start - _MAX_NAME), word.end)[0]
+        if holds_numbers and _calls_by(name, bool(_KEYWORD.match(text, following.end)), wanted):
             at = end
-        else:
-            at = opening + 1
+            yield Call(word.end - len(name), end, name)
 
 
 def _calls_by(name: str, keyword: bool, wanted: Wanted) -> bool:
@@ -152,14 +159,15 @@ def _calls_by(name: str, keyword: bool, wanted: Wanted) -> bool:
     return keyword or "_" in name.strip("_") or "." in name or words[0] in _VERBS
 
 
-def _closing_parentheses(text: str) -> dict[int, int]:
-    """For each opening parenthesis the end of its pair."""
+def _closing_parentheses(tokens: list[Token], at_the_end: int) -> dict[int, int]:
+    """For the start of each opening parenthesis the end of its pair."""
     pairs, stack = {}, []
-    for match in re.finditer(r"[()]", text):
-        if match.group() == "(":
-            stack.append(match.start())
-        elif stack:
-            pairs[stack.pop()] = match.end()
+    for token in tokens:
+        if token.kind == "(":
+            stack.append(token.start)
+            pairs[token.start] = at_the_end
+        elif token.kind == ")" and stack:
+            pairs[stack.pop()] = token.end
     return pairs
 
 

@@ -16,7 +16,15 @@ from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, Generation, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.types import (
+    Cancelled,
+    DeadlinePassed,
+    Generation,
+    InvalidInput,
+    MalformedAnswer,
+    PerceptionError,
+    Scene,
+)
 
 
 class Answering:

@@ -23,7 +23,7 @@ from qwen3vl_ros.types import Detection3D, Refusal
 
 _COS_LEVEL = math.cos(math.radians(15.0))
 _BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover to be a level
-_HAND_M = 0.08  # least room between two levels
+_HAND_M = 0.14  # least room between two levels
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
 _WINDOW_PIXELS = 40000

@@ -52,6 +52,7 @@ PARAMETERS = {
         "Scenes of the wider world: boxes, trays, shelves, signs, dials; objects and gauge are left to it.",
     ),
     "depth_noise": (True, "Depth with a real camera's noise, steps and holes; false gives exact depth."),
+    "frame": (CAMERA_FRAME, "Frame of the simulated pictures, and of recorded ones that name none."),
     "width": (640, "Width of the simulated picture, pixels."),
     "height": (480, "Height of the simulated picture, pixels."),
     "fovy_deg": (FOVY_DEG, "Vertical field of view of the simulated camera, degrees."),
@@ -164,7 +165,7 @@ class SimCameraNode(Node):
 
     def _publish(self, shot: Shot, stamp_ns: int) -> None:
         frame = shot.frame
-        header = messages.header_of(stamp_ns, frame.frame_id or CAMERA_FRAME)
+        header = messages.header_of(stamp_ns, frame.frame_id or self.settings["frame"])
         picture = messages.image(header, frame.rgb)
         if frame.target_T_camera is not None:
             self._tell_pose(header, frame.target_T_camera)

@@ -16,7 +16,15 @@ from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, Generation, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.types import (
+    Cancelled,
+    DeadlinePassed,
+    Generation,
+    InvalidInput,
+    MalformedAnswer,
+    PerceptionError,
+    Scene,
+)
 
 
 class Answering:
@@ -58,7 +66,11 @@ class Answering:
     def _finish(self, call: Call, reply: Reply, generation: Generation | None) -> None:
         if reply.generation:
             reply.generation.latency_s = self._age_s(stamp_ns(reply.header))
-        if generation and generation.finish_reason == "deadline" and isinstance(reply.error, (DeadlinePassed, type(None))):
+        if (
+            generation
+            and generation.finish_reason == "deadline"
+            and isinstance(reply.error, (DeadlinePassed, type(None)))
+        ):
             read = reply.summary or "nothing could be read"
             reply.error = DeadlinePassed(f"the deadline of {call.timeout_s:g} s passed; {read} until then")
 

@@ -21,8 +21,8 @@ from qwen3vl_ros.questions.parsing.shapes import (
     Shape,
     asked,
     chosen,
+    gather,
     is_geometry,
-    lift_corners,
     shape_of,
     shapes,
 )
@@ -32,6 +32,8 @@ from qwen3vl_ros.questions.parsing.wanted import Wanted
 _CORNERS_IN_WORDS = re.compile(
     r"corner|box|\bfrom\s*[\[(]|top[- ]left|bottom[- ]right|框|角|左上|右下", re.IGNORECASE | re.DOTALL
 )
+
+_INTENTION = re.compile(r"\b(?:zoom(?:ing)?|crop(?:ping)?|closer look|look closer|take a look)\b|放大|裁剪|点击")
 
 
 @dataclass(eq=False)
@@ -71,7 +73,7 @@ class Candidates:
             for f in obj.fields:
                 if f.kind == "text" and keys.form_of(f.key) and absence.is_nothing(f.text):
                     f.kind = "empty"  # a box that is "none"; a label or a line of text may well be "None"
-            lift_corners(obj)
+        gather(objects)
         self._labels = Labels(objects, self.wanted, self.mended)
         self._places = {id(obj): [f for f in obj.fields if is_geometry(f)] for obj in objects}
         self._absent_ids: set[int] = set()
@@ -87,8 +89,8 @@ class Candidates:
         self.found.sort(key=lambda c: c.shape.numbers[0].start)
 
     def take_bare(self, reading: Reading) -> None:
-        """Lists of numbers without keys, unless the prose around them denies something."""
-        if denies_something(self.text, self.wanted):
+        """Lists of numbers without keys, unless the prose around them denies something, or says what to do next."""
+        if denies_something(self.text, self.wanted) or _INTENTION.search(self.wanted.marked(self.text)):
             return
         for text, group in reading.rows:
             (name,) = self._labels.names([Said("", (text,))], 1)
@@ -153,7 +155,7 @@ class Candidates:
         Without a label it takes the only target, or, when there are several, stays unnamed: the box is what was
         measured, and a guessed name would send a gripper to the wrong thing.
         """
-        denial = absence.of_label(name.text, self.wanted) if name and self.wanted.labels == "phrase" else absence.NAMES
+        denial = absence.of_label(name.said, self.wanted) if name and self.wanted.labels == "phrase" else absence.NAMES
         if shape is None or denial == absence.DENIES:
             self.absent += 1
         elif denial == absence.UNCLEAR:

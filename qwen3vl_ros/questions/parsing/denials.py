@@ -84,9 +84,8 @@ _LEAVES_WHOLE = set(
 
 def denies_all(text: str, wanted: Wanted) -> bool:
     """Whether `text`, which holds no object, says that nothing of what was asked for is in the image."""
-    said = " ".join(text.strip().strip('`"').split())
-    if said.lower().startswith("json "):
-        said = said[5:].strip()
+    said = " ".join(re.sub(r"</?\w+>", " ", text).split()).strip('`"*_#> ')
+    said = re.sub(r"^(?:json |(?:final )?answer ?: ?)", "", said, flags=re.IGNORECASE).strip("*_ ")
     if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}()]|\d\d", said):
         return False
     said = wanted.marked(said.replace("’", "'"))

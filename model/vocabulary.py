@@ -109,7 +109,10 @@ def words() -> list[str]:
     openers = {w[0].lower() + w[1:] for w in found} | {w.capitalize() for w in _openers()}
     seldom = [w for text in SENTENCES["en"] for w in re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", "", text))]
     often = {w for w in seldom if seldom.count(w) >= 3}
-    return sorted((found | openers | often | set(WORDS)) - {"a", "I", "A", "V", "L"})
+    ascii_words = {
+        w for w in WORDS if w.isascii()
+    }  # byte-level decoding takes the degree sign of an added token for a byte
+    return sorted((found | openers | often | ascii_words) - {"a", "I", "A", "V", "L"})
 
 
 def _openers() -> set[str]:

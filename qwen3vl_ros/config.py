@@ -240,7 +240,7 @@ class Config(_Validated):
         live=True,
     )
     request_queue: int = _p(
-        64, "Calls that may wait for the engine at a time; one more is refused.", range=(1, 10000), live=True
+        64, "Calls that may wait at a time, for each camera; one more is refused.", range=(1, 10000), live=True
     )
     autostart: bool = _p(True, "Configure and activate at start; false waits for a lifecycle manager.")
     # -- groups ---------------------------------------------------------------------------------------------------

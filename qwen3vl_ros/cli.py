@@ -86,7 +86,24 @@ def _parser() -> argparse.ArgumentParser:
 
     question_commands.add_commands(commands)
     export_commands.add_commands(commands)
+    _add_sample(commands)
     return parser
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser(
+        "sample", help="write a simulated picture, its depth and its calibration, to try things with"
+    )
+    sample.add_argument("folder", type=Path, metavar="FOLDER")
+    sample.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from qwen3vl_ros.sim.sample import write_sample  # the simulator takes a second to import
+
+    for path in write_sample(arguments.folder):
+        print(path)
+    return 0
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -123,7 +140,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
     question = _question(arguments.task, arguments.what)
-    frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
     from qwen3vl_ros.loading import load_tested_engine
@@ -179,18 +196,20 @@ def _question(task: str, what: str) -> Question:
     return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
 
 
-def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
+def _frame(image: Path, depth: Path | None, camera_info: Path | None, config: Config) -> Frame:
     from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
-    rgb = read_rgb(image)
+    limit = config.max_image_pixels
+    rgb = read_rgb(image, limit)
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]))
-    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), *intrinsics)
+    rectified = config.rectification == "rectified"
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]), rectified)
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth, limit), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:
@@ -237,7 +256,10 @@ def table(scene: Scene) -> str:
             "looked and saw nothing" + f" of {', '.join(scene.question.targets)}" * bool(scene.question.targets)
         )
     labels = {d.id: d.label for d in scene.detections_2d}
-    lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
+    if len(refused) > 1 and len(set(refused.values())) == 1:
+        lines.append(f"no 3D boxes: {next(iter(refused.values()))}")
+    else:
+        lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
     if scene.dropped:
         lines.append(f"{scene.dropped} object{'s' * (scene.dropped != 1)} in the answer could not be read")
     if scene.truncated:

@@ -10,7 +10,8 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
+from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.model_boxes import place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds

@@ -15,7 +15,8 @@ from typing import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.tracking.flow import COVERED, Followed, Glimpse, advance, same_view
+from qwen3vl_ros.tracking.flow import COVERED, Followed, advance
+from qwen3vl_ros.tracking.glimpse import Glimpse, same_view
 from qwen3vl_ros.tracking.identity import MAX_GAP_NS, MAX_MISSED, Look, TrackIds, colours_of, costs, match
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 
@@ -306,8 +307,9 @@ def _was(f: Followed, base_m: np.ndarray, now: Glimpse) -> _Was:
 
 def _share_in_picture(box: np.ndarray, glimpse: Glimpse) -> float:
     height, width = glimpse.grey.shape
-    inside = np.clip(box, 0, (width, height, width, height))
-    return float((inside[2:] - inside[:2]).prod() / max((box[2:] - box[:2]).prod(), 1e-9))
+    x0, y0, x1, y1 = box.tolist()
+    inside = max(min(x1, width) - max(x0, 0), 0) * max(min(y1, height) - max(y0, 0), 0)
+    return inside / max((x1 - x0) * (y1 - y0), 1e-9)
 
 
 def _part_of(box: np.ndarray, was: _Was) -> bool:
@@ -340,10 +342,10 @@ def _at(trail: deque, stamp_ns: int) -> _Was:
 
 def _size_m(f: Followed) -> float:
     """The larger side of the box at the distance of what is seen in it; NaN without depth."""
-    if f.key.K is None or not len(f.front_m):
+    if not f.front.known:
         return float("nan")
-    z = (f.centre_m - f.key.frame_T_camera[:3, 3]) @ f.key.frame_T_camera[:3, 2]
-    return float((f.box[2:] - f.box[:2]).max() * z / f.key.K[0, 0])
+    z = f.key.depth_of_m(f.front.centre_m)
+    return float((f.key_box[2:] - f.key_box[:2]).max() * z / f.key.K[0, 0])
 
 
 def _expired(thing: _Thing, now_ns: int) -> bool:

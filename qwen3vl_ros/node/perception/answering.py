@@ -66,7 +66,11 @@ class Answering:
     def _finish(self, call: Call, reply: Reply, generation: Generation | None) -> None:
         if reply.generation:
             reply.generation.latency_s = self._age_s(stamp_ns(reply.header))
-        if generation and generation.finish_reason == "deadline" and isinstance(reply.error, (DeadlinePassed, type(None))):
+        if (
+            generation
+            and generation.finish_reason == "deadline"
+            and isinstance(reply.error, (DeadlinePassed, type(None)))
+        ):
             read = reply.summary or "nothing could be read"
             reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {read} until then")
 

@@ -12,9 +12,10 @@ from bisect import bisect_left
 from typing import Iterator, NamedTuple
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import EMPTY_WORDS, Field
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
 from qwen3vl_ros.questions.parsing.tokens import Quoted, Token, blanked, tokens_of
-from qwen3vl_ros.questions.parsing.tolerant_json import EMPTY_WORDS, Field, Object, read
+from qwen3vl_ros.questions.parsing.tolerant_json import Object, read
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 

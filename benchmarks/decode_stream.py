@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen3vl_ros.config import from_flat
-from qwen3vl_ros.engine import Engine, load_engine
+from qwen3vl_ros.config import Config, from_flat
+from qwen3vl_ros.engine import Engine, Limits, Prompt, load_engine
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.stream import MOTIONS, SimStream
 from qwen3vl_ros.types import Generation
@@ -32,6 +32,7 @@ from qwen3vl_ros.types import Generation
 SIZE = 640, 480
 OBJECTS, SCENE_S, FIRST_SEED = 5, 10.0, 500
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
+LIMITS = Limits.of(Config().generation)
 QUESTIONS = PROMPT, Detect(("red cube",)).prompt()
 
 
@@ -70,7 +71,7 @@ class Side:
 
     def answer(self, rgb: np.ndarray) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
-        self.answers.append(self.engine.generate([rgb], PROMPT, stream=self.stream))
+        self.answers.append(self.engine.generate(Prompt(PROMPT, [rgb], stream=self.stream), LIMITS))
         self.cpu_ms.append(1e3 * (time.process_time() - cpu))
         self.wall_ms.append(1e3 * (time.perf_counter() - wall))
 
@@ -114,15 +115,14 @@ def measure_stream(engines: tuple[Engine, Engine], motion: str, taken: list[Pict
 def measure_prefix(engine: Engine, taken: list[Picture]) -> dict:
     """Tokens of the prompt that a pass reads, and milliseconds until it has (the vision tower included): for a new picture,
     image first and words first, and for another question about the same picture. One token is answered."""
-    limits, found = engine.generation, {}
+    limits, found = dataclasses.replace(LIMITS, max_new_tokens=1), {}
     cases = ("image_first", False, False), ("text_first", True, False), ("second_question", False, True)
     for name, text_first, again in cases:
-        engine.generation = dataclasses.replace(limits, max_new_tokens=1, text_first=text_first)
         read, ms = [], []
         for picture in taken:
-            said = engine.generate([picture.rgb], QUESTIONS[0])
+            said = engine.generate(Prompt(QUESTIONS[0], [picture.rgb], text_first=text_first), limits)
             if again:
-                said = engine.generate([picture.rgb], QUESTIONS[1])
+                said = engine.generate(Prompt(QUESTIONS[1], [picture.rgb], text_first=text_first), limits)
             read.append(said.prompt_tokens - said.reused_tokens)
             ms.append(1e3 * said.prefill_s)
         found[name] = {
@@ -130,7 +130,6 @@ def measure_prefix(engine: Engine, taken: list[Picture]) -> dict:
             "tokens_read": int(np.median(read)),
             "prefill_ms": round(float(np.median(ms)), 2),
         }
-    engine.generation = limits
     return found
 
 

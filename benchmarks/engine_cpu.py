@@ -28,7 +28,7 @@ from typing import Callable  # noqa: E402
 import numpy as np  # noqa: E402
 
 from qwen3vl_ros.config import Config  # noqa: E402
-from qwen3vl_ros.engine import embedded_model_dir, load_engine  # noqa: E402
+from qwen3vl_ros.engine import Limits, Prompt, embedded_model_dir, load_engine  # noqa: E402
 from qwen3vl_ros.engine.prompt.prepare import Preparation  # noqa: E402
 from qwen3vl_ros.questions import Detect
 
@@ -83,7 +83,8 @@ def our_answer() -> Callable:
     """picture -> Generation."""
     engine = load_engine(Config(engine="onnxruntime", device="cpu"))
     print(f"ours: {engine.info.why}", file=sys.stderr)
-    return lambda picture: engine.generate([picture], PROMPT)
+    limits = Limits.of(Config().generation)
+    return lambda picture: engine.generate(Prompt(PROMPT, [picture]), limits)
 
 
 def peer_answer() -> Callable:
@@ -98,7 +99,7 @@ def peer_answer() -> Callable:
 
     @torch.inference_mode()
     def answer(picture: np.ndarray) -> list[int]:
-        x = prepare(PROMPT, [picture])
+        x = prepare(Prompt(PROMPT, [picture]))
         ids = torch.from_numpy(x.ids)[None]
         said = model.generate(
             input_ids=ids,

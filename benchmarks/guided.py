@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine import Limits, Prompt, load_engine
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
 from qwen3vl_ros.engine.decoding.grammar import Grammar
@@ -32,6 +33,7 @@ from qwen3vl_ros.questions import Detect, Point, Question
 from qwen3vl_ros.types import Generation, MalformedAnswer, View
 
 SIZE = 640, 480
+LIMITS = Limits.of(Config().generation)
 QUESTIONS = (
     Detect(("cube", "ball", "cylinder", "mug", "bowl")),
     Detect(("red cube", "blue mug", "green ball")),
@@ -103,13 +105,15 @@ def measure_answers(engine: Engine, pictures: list[np.ndarray], sampling: Sampli
         for question in QUESTIONS:
             prompt, schema = question.prompt(), question.schema()
             engine.sampling = None
-            engine.generate([rgb], prompt)  # the picture and the prompt are read: what follows is answering
+            engine.generate(
+                Prompt(prompt, [rgb]), LIMITS
+            )  # the picture and the prompt are read: what follows is answering
             if sampling:
                 engine.sampling = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, seed=k)
             said = []
             for tally, rule in ((plain, None), (guided, schema)):
                 cpu = time.thread_time()
-                said.append(engine.generate([rgb], prompt, schema=rule))
+                said.append(engine.generate(Prompt(prompt, [rgb], schema=rule), LIMITS))
                 tally.add(said[-1], 1e3 * (time.thread_time() - cpu), question)
             same += said[0].token_ids == said[1].token_ids
     return plain, guided, same
@@ -210,7 +214,7 @@ def main() -> None:
     print(f"hardware: {hardware}")
     print(f"input: {len(pictures)} scenes of the embedded camera, {len(QUESTIONS)} requests each\n")
     for question in QUESTIONS:  # schemas are compiled once
-        engine.generate([pictures[0]], question.prompt(), schema=question.schema())
+        engine.generate(Prompt(question.prompt(), [pictures[0]], schema=question.schema()), LIMITS)
     result: dict = {"hardware": hardware, "scenes": len(pictures)}
     columns = ("answers", "tokens", "passes", "answer_ms_p50", "answer_ms_p95", "cpu_ms_p50")
     columns += ("malformed", "not_json", "no_area", "cut")

@@ -2,8 +2,9 @@
 
     python model/evaluate.py --scenes 300 --seed 0 [--language zh] [--model DIR] [--engine auto] [--failures DIR]
 
-Each scene is rendered as the sim camera does (640x480), and each kind of question that applies to it is asked once. Prints
-a table with 95 % intervals, and as its last line one JSON object. Seeds are 4,000,000 + --seed and on: outside every split.
+Each scene is rendered as the sim camera does (640x480), and each kind of question that applies to it is asked once; then as many
+scenes of the wider world (evaluate_wide.py). Prints a table with 95 % intervals, and as its last line one JSON object. Seeds are
+4,000,000 + --seed and on, of the wider world 5,000,000: outside every split.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from data import KIND_IDS, sample_of, scene_of
+from evaluate_wide import ROWS, WideEvaluation
 from tasks import LANGUAGES, Asker, Language, Question
 
 from qwen3vl_ros import questions
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.demo.score import Heard, TruthObject, iou_matrix, score_answer
-from qwen3vl_ros.engine import load_engine
+from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import Ask, Detect, Point
 from qwen3vl_ros.sim.camera import SimCamera
@@ -199,6 +201,12 @@ class Evaluation:
         self.tally.malformed += said not in self.words[q.kind]
         return said == q.answer
 
+    def note(self, row: str, text: str) -> None:
+        """A wrong answer without a picture."""
+        if self.failures is not None:
+            with (self.failures / "answers.txt").open("a", encoding="utf-8") as file:
+                print(row, text, sep="\n    ", file=file)
+
     def _show(self, frame: Frame, scene: Scene | None, name: str, truth: str, truth_boxes: list) -> None:
         """The truth in green, what was said in red."""
         if self.failures is None:
@@ -237,6 +245,9 @@ def wilson(values: list[float]) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
+_KEYS = dict(places="places_50", facts="facts_said", answers_known="answers_known", dial_points="dial_points")
+
+
 def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
     """Print the table; return the figures of the last line. A figure without a single answer is null."""
     share = {
@@ -253,6 +264,7 @@ def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
             "relation",
             "pick_place",
             "gauge",
+            *ROWS,
         )
     }
     print(f"{'measure':<22}{'value':>8}   95 % interval    answers")
@@ -292,6 +304,7 @@ def report(tally: Tally, scenes: int) -> dict[str, float | int | None]:
         malformed=round(tally.malformed / max(tally.answers, 1), 5),
         score_auroc=None if math.isnan(area) else round(area, 4),
         scenes=scenes,
+        **{_KEYS.get(row, f"{row}_ok"): mean(row) for row in ROWS},
     )
 
 
@@ -311,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.scenes < 1 or not 0 <= args.seed < 1_000_000:
         parser.error(f"--scenes {args.scenes} must be 1 or more and --seed {args.seed} 0 to 999999")
     try:
-        engine = load_engine(Config(model=args.model, engine=args.engine))
+        engine = load_tested_engine(Config(model=args.model, engine=args.engine))
     except PerceptionError as error:
         parser.error(str(error))
     print(f"{engine.info.model}: {engine.info.runtime}, {engine.info.dtype} on {engine.info.device}")
@@ -322,6 +335,11 @@ def main(argv: list[str] | None = None) -> int:
             evaluation.scene(camera.render(scene_of(seed)), seed)
             if (i + 1) % 25 == 0:
                 print(f"{i + 1} of {args.scenes} scenes", file=sys.stderr, flush=True)
+        wide = WideEvaluation(evaluation.perception, LANGUAGES[args.language], evaluation.tally, evaluation.note)
+        for i in range(args.scenes):
+            wide.scene(camera.render(wide.spec(args.seed + i)), args.seed + i)
+            if (i + 1) % 25 == 0:
+                print(f"{i + 1} of {args.scenes} wide scenes", file=sys.stderr, flush=True)
     engine.close()
     print(json.dumps(report(evaluation.tally, args.scenes)))
     return 0

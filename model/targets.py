@@ -10,15 +10,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import COLOUR_IDS, KIND_IDS, Sample
+from data import COLOUR_IDS, KIND_IDS, WIDE_KIND_IDS, Sample
 from torch import nn
 
 from qwen3vl_ros.sim.scenes import GAUGE_SCALES, KINDS
+from qwen3vl_ros.sim.specs import MORE_GAUGE_SCALES, MORE_KINDS, SIGN_TEXTS, ZONES
 
 MIN_VISIBILITY = 0.4  # less of an object than this is not expected to be named
 PLACE_SIGMA = 7.0  # softness of the places, in thousandths of the image
 READING_SIGMA = 12.0  # softness of the dial's reading, in thousandths of its range
 NAMES = len(COLOUR_IDS) * len(KINDS)
+SCALES = GAUGE_SCALES + MORE_GAUGE_SCALES
+MARKS = ("centre", "first", "last")  # of a dial, beside the needle's tip
 
 _BINS = np.arange(0, 1000, 10) + 5.0
 
@@ -36,19 +39,33 @@ def places_of(value: np.ndarray, sigma: float = PLACE_SIGMA) -> np.ndarray:
 
 
 def shown_by(dial: dict) -> tuple[int, np.ndarray]:
-    """A dial's scale, as an index into GAUGE_SCALES, and the distribution (100) of where the needle stands in its range."""
+    """A dial's scale, as an index into SCALES, and the distribution (100) of where the needle stands in its range."""
     fraction = (dial["value"] - dial["minimum"]) / (dial["maximum"] - dial["minimum"])
     return (
-        GAUGE_SCALES.index((dial["unit"], dial["minimum"], dial["maximum"])),
+        SCALES.index((dial["unit"], dial["minimum"], dial["maximum"])),
         places_of([1000 * fraction], READING_SIGMA)[0],
     )
+
+
+def zone_of(dial: dict) -> int:
+    """The zone the needle is in: 0 for none, else 1 and on as in ZONES."""
+    return 1 + ZONES.index(dial["zone"]) if dial.get("zone") else 0
+
+
+def name_of(thing) -> int:
+    """Kind and colour as one number; 0 for what has no name of both."""
+    colour = COLOUR_IDS.get(thing.colour, 0) - 1
+    if thing.kind in KINDS:
+        return 1 + colour * len(KINDS) + KINDS.index(thing.kind)
+    return 1 + NAMES + colour * len(MORE_KINDS) + MORE_KINDS.index(thing.kind) if thing.kind in MORE_KINDS else 0
 
 
 def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
     """Per merged token (N = rows*columns): kind, colour, name (0 none), anchor (holds the box centre), box 0..1, places.
 
     name: colour and kind as one. places: N,4,100 float, the distribution of each coordinate. Of a dial: scale, an index into
-    GAUGE_SCALES or -1; reading N,100, where the needle stands in its range; tip N,2,100, where it ends in the image.
+    SCALES or -1; reading N,100, where the needle stands in its range; tip N,2,100, where it ends in the image; marks N,3,2,100,
+    where MARKS are; zone (zone_of). word: index into SIGN_TEXTS of what a sign says, or -1.
     owner: N, index of the thing, or -1; once: N, one over the number of its tokens. A mosaic of dials has more in it than is
     labelled: kind is -1 there, of all tokens.
     """
@@ -73,36 +90,46 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
         scale=np.full(n, -1, np.int64),
         reading=np.zeros((n, 100), np.float32),
         tip=np.zeros((n, 2, 100), np.float32),
+        marks=np.zeros((n, len(MARKS), 2, 100), np.float32),
+        zone=np.zeros(n, np.int64),
+        word=np.full(n, -1, np.int64),
         once=np.zeros(n, np.float32),
     )
     owner = np.full(n, -1)
     if count:
         best = share.argmax(1)
         owner = np.where(share[np.arange(n), best] >= 0.15, best, -1)
-    for k, thing in enumerate(sample.things):
+    # The shelf first: what stands in its middle is what one sees there.
+    for k in sorted(range(count), key=lambda k: sample.things[k].kind != "shelf"):
+        thing = sample.things[k]
         if not named[k]:
             continue
         x0, y0, x1, y1 = thing.box_xyxy_px
         anchor = min(int((y0 + y1) / 2 / h * rows), rows - 1) * columns + min(
             int((x0 + x1) / 2 / w * columns), columns - 1
         )
-        owner[anchor] = k
-        out["anchor"][anchor] = 1
+        if thing.kind != "shelf" or owner[anchor] in (-1, k):
+            owner[anchor] = k
+            out["anchor"][anchor] = 1
     for k, thing in enumerate(sample.things):
         mine = owner == k
         if not mine.any():
             continue
         value = coordinates(thing.box_xyxy_px, (w, h))
-        out["kind"][mine] = KIND_IDS[thing.kind]
+        out["kind"][mine] = WIDE_KIND_IDS[thing.kind]
         out["colour"][mine] = COLOUR_IDS.get(thing.colour, 0)
         out["once"][mine] = 1 / mine.sum()
         out["box"][mine] = value / 1000
         out["places"][mine] = places_of(value)
-        if thing.kind in KINDS:
-            out["name"][mine] = 1 + (COLOUR_IDS[thing.colour] - 1) * len(KINDS) + KINDS.index(thing.kind)
+        out["name"][mine] = name_of(thing)
+        if k in sample.signs and thing.visibility > 0.8:
+            out["word"][mine] = SIGN_TEXTS.index(sample.signs[k]["text"])
         elif "tip_px" in (g := sample.dials.get(k, {})):
             out["scale"][mine], out["reading"][mine] = shown_by(g)
             out["tip"][mine] = places_of(coordinates(g["tip_px"] * 2, (w, h))[:2])
+            out["zone"][mine] = zone_of(g)
+            for m, mark in enumerate(MARKS):
+                out["marks"][mine, m] = places_of(coordinates(g["points_px"][mark] * 2, (w, h))[:2])
     if len(sample.dials) > 1:
         out["kind"][:] = -1
         out["name"][:] = 0
@@ -111,7 +138,10 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
 
 
 class DenseHead(nn.Module):
-    """One linear layer on the merged features, so that what it learns is there for the language side to copy."""
+    """One linear layer on the merged features, so that what it learns is there for the language side to copy.
+
+    `wide` says what the wider world adds to each part, so that the heads of a checkpoint without it still fit.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -126,21 +156,32 @@ class DenseHead(nn.Module):
             reading=100,
             tip=200,
         )
+        self.more = dict(
+            kind=len(WIDE_KIND_IDS) - len(KIND_IDS),
+            name=len(COLOUR_IDS) * len(MORE_KINDS),
+            scale=len(MORE_GAUGE_SCALES),
+            marks=200 * len(MARKS),
+            zone=len(ZONES) + 1,
+            word=len(SIGN_TEXTS),
+        )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sum(self.sizes.values()))
+        self.wide = nn.Linear(width, sum(self.more.values()))
 
     def forward(self, merged: torch.Tensor) -> dict[str, torch.Tensor]:
-        parts = self.out(self.norm(merged.float())).split(list(self.sizes.values()), -1)
-        return dict(zip(self.sizes, parts))
+        merged = self.norm(merged.float())
+        parts = dict(zip(self.sizes, self.out(merged).split(list(self.sizes.values()), -1)))
+        more = dict(zip(self.more, self.wide(merged).split(list(self.more.values()), -1)))
+        return {k: torch.cat([x[k] for x in (parts, more) if k in x], -1) for k in parts | more}
 
 
 def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted sum, and its parts for the log."""
     mine, labelled, dial = truth["kind"] > 0, truth["kind"] >= 0, truth["scale"] >= 0
 
-    def of_dials(part: str, *shape: int) -> torch.Tensor:
-        known = (x[part][dial].view(shape) if shape else x[part][dial] for x in (said, truth))
-        return F.cross_entropy(*known) if dial.any() else torch.zeros(())
+    def of_dials(part: str, *shape: int, known: torch.Tensor = dial) -> torch.Tensor:
+        both = (x[part][known].view(shape) if shape else x[part][known] for x in (said, truth))
+        return F.cross_entropy(*both) if known.any() else torch.zeros(())
 
     def once_a_thing(part: str) -> torch.Tensor:
         """Small things are the ones that are mistaken, and have few tokens: counted by tokens they hardly count."""
@@ -169,10 +210,28 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
     ).sum()
     # Colour and kind as one thing: read apart, a red cube and a green ball add up to a red ball.
     parts |= dict(
-        name=once_a_thing("name"), scale=of_dials("scale"), reading=of_dials("reading"), tip=of_dials("tip", -1, 100)
+        name=once_a_thing("name"),
+        scale=of_dials("scale"),
+        reading=of_dials("reading"),
+        tip=of_dials("tip", -1, 100),
+        marks=of_dials("marks", -1, 100),
+        zone=of_dials("zone"),
+        word=of_dials("word", known=truth["word"] >= 0),
     )
     weights = dict(
-        kind=1.5, shape=3.0, colour=0.5, anchor=1.0, places=0.7, box=10.0, name=1.2, scale=1.0, reading=0.5, tip=0.3
+        kind=1.5,
+        shape=3.0,
+        colour=0.5,
+        anchor=1.0,
+        places=0.7,
+        box=10.0,
+        name=1.2,
+        scale=1.0,
+        reading=0.5,
+        tip=0.3,
+        marks=0.3,
+        zone=0.5,
+        word=0.7,
     )
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
 
@@ -191,10 +250,14 @@ def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -
         dict(
             reading_off=float(reading.median()) / 100,
             scale=float((said["scale"][dial].argmax(-1) == truth["scale"][dial]).float().mean()),
+            zone=float((said["zone"][dial].argmax(-1) == truth["zone"][dial]).float().mean()),
         )
         if dial.any()
         else {}
     )
+    signs = truth["word"] >= 0
+    if signs.any():
+        scores["word"] = float((said["word"][signs].argmax(-1) == truth["word"][signs]).float().mean())
     return scores | dict(
         iou=float(iou(said["box"][at].float(), box).mean()),
         iou_places=float(iou(by_place, box).mean()),

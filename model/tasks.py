@@ -12,14 +12,17 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from data import COLOUR_IDS, KIND_IDS, Sample, Thing
+from data import COLOUR_IDS, KIND_IDS, WIDE_KIND_IDS, Sample, Thing
 from targets import MIN_VISIBILITY, coordinates
 
 from qwen3vl_ros.questions import Detect, Point, gauge, put
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS
+from qwen3vl_ros.sim.specs import MORE_KINDS
 
 SIDE_MARGIN = 0.05  # of the image width, between centres, to be left or right of
 DEPTH_MARGIN_M = 0.05  # along the ground, to be in front or behind
+TOLD_APART_M = 0.012  # by which a relation of facts.py must hold in the world as well
+FIXTURES = ("gauge", "shelf", "sign")
 SIDES = ("to the left of", "to the right of")
 RELATIONS = (*SIDES, "in front of", "behind")
 
@@ -69,7 +72,7 @@ class Language:
 
 
 ENGLISH = Language(
-    words={relation: f" {relation} the " for relation in (*RELATIONS, "in", "next to")},
+    words={relation: f" {relation} the " for relation in (*RELATIONS, "in", "next to", "on")},
     joint=" ",
     article="the ",
     plural="s",
@@ -95,6 +98,11 @@ CHINESE = Language(
         "mug": "杯子",
         "bowl": "碗",
         "gauge": "仪表",
+        "box": "盒子",
+        "tray": "托盘",
+        "shelf": "架子",
+        "sign": "标牌",
+        "table": "桌子",
         "object": "物体",
         "red": "红色",
         "green": "绿色",
@@ -114,6 +122,7 @@ CHINESE = Language(
         "behind": "后面",
         "in": "里面",
         "next to": "旁边",
+        "on": "上面",
         "yes": "是",
         "no": "否",
     },
@@ -142,7 +151,8 @@ class Question:
     """kind: the task's name in the evaluation table. things: indices the answer means, in its order.
 
     mentions: the names in the prompt, in its order, each with the things it fits; None where something half hidden leaves
-    that open. What a reader of the prompt should look up before it answers.
+    that open. What a reader of the prompt should look up before it answers. pictured: the picture stands before the prompt.
+    loose: a mention that the prompt no longer holds, as in a plural, is left out.
     """
 
     kind: str
@@ -151,6 +161,8 @@ class Question:
     things: tuple[int, ...] = ()
     targets: tuple[str, ...] = ()
     mentions: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
+    pictured: bool = True
+    loose: bool = False
 
 
 def box_list(sample: Sample, items: list[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
@@ -191,13 +203,21 @@ def point_inside(sample: Sample, index: int) -> tuple[float, float]:
 
 
 class Asker:
-    """Asks random questions about one sample. rng decides; the sample decides what is true."""
+    """Asks random questions about one sample. rng decides; the sample decides what is true.
 
-    def __init__(self, sample: Sample, rng: np.random.Generator, language: Language = ENGLISH):
+    wide: speak of the wider world's kinds, also where there are none; None where the sample is of it.
+    """
+
+    def __init__(
+        self, sample: Sample, rng: np.random.Generator, language: Language = ENGLISH, wide: bool | None = None
+    ):
         self.sample, self.rng, self.language = sample, rng, language
+        self.wide = sample.wide if wide is None else wide
+        self.kinds = (*KINDS, *MORE_KINDS) if self.wide else KINDS
         seen = [i for i, t in enumerate(sample.things) if t.visibility >= MIN_VISIBILITY and (sample.labels == i).any()]
-        self.named = [i for i in seen if self.thing(i).kind != "gauge"]
-        self.gauges = [i for i in seen if i not in self.named]
+        self.named = [i for i in seen if self.thing(i).kind not in FIXTURES]
+        self.seen = seen
+        self.gauges = [i for i in seen if self.thing(i).kind == "gauge"]
         # Something seen less than that could be meant or not: no count, yes or no hangs on it.
         hidden = [i for i, t in enumerate(sample.things) if i not in seen and t.visibility > 0]
         self.doubtful = {self.thing(i).kind for i in hidden} | {self.name(i) for i in hidden}
@@ -209,7 +229,8 @@ class Asker:
         return self.sample.things[i]
 
     def name(self, i: int) -> str:
-        return f"{self.sample.things[i].colour} {self.sample.things[i].kind}"
+        thing = self.sample.things[i]
+        return thing.kind if thing.kind in FIXTURES else f"{thing.colour} {thing.kind}"
 
     def centre_x(self, i: int) -> float:
         x0, _, x1, _ = self.thing(i).box_xyxy_px
@@ -219,7 +240,7 @@ class Asker:
         words = phrase.split()
         return [
             i
-            for i in self.named + self.gauges
+            for i in self.seen
             if self.thing(i).kind == words[-1] and (len(words) == 1 or self.thing(i).colour == words[0])
         ]
 
@@ -234,7 +255,7 @@ class Asker:
 
     def unique(self) -> list[int]:
         """Things whose colour and kind no other thing has, seen or half hidden."""
-        names = [self.name(i) for i, t in enumerate(self.sample.things) if t.kind != "gauge" and t.visibility > 0]
+        names = [self.name(i) for i, t in enumerate(self.sample.things) if t.kind not in FIXTURES and t.visibility > 0]
         return [i for i in self.named if names.count(self.name(i)) == 1]
 
     def is_absent(self, phrase: str) -> bool:
@@ -242,7 +263,7 @@ class Asker:
 
     def absent_phrase(self) -> str:
         while True:
-            phrase = f"{self.rng.choice(list(COLOURS))} {self.rng.choice(KINDS)}"
+            phrase = f"{self.rng.choice(list(COLOURS))} {self.rng.choice(self.kinds)}"
             if self.is_absent(phrase):
                 return phrase
 
@@ -250,10 +271,18 @@ class Asker:
         """Which of left, right, front, behind holds of a against b; None where it is too close to say."""
         dx = self.centre_x(a) - self.centre_x(b)
         dz = self.thing(a).forward_m - self.thing(b).forward_m
-        side = None if abs(dx) < SIDE_MARGIN else dx < 0
-        front = None if abs(dz) < DEPTH_MARGIN_M else dz < 0
+        side = self._agreed(None if abs(dx) < SIDE_MARGIN else dx < 0, 0, a, b)
+        front = self._agreed(None if abs(dz) < DEPTH_MARGIN_M else dz < 0, 1, a, b)
         flip = lambda v: None if v is None else not v  # noqa: E731
         return {"to the left of": side, "to the right of": flip(side), "in front of": front, "behind": flip(front)}
+
+    def _agreed(self, less: bool | None, axis: int, a: int, b: int) -> bool | None:
+        """`less`, as the picture or the centres have it, where the measured extents along the axis say so too."""
+        (a0, a1), (b0, b1) = self.thing(a).span_m[axis], self.thing(b).span_m[axis]
+        overlap = min(a1 - a0, b1 - b0) / 2
+        centres = (b0 + b1 - a0 - a1) / 2
+        margin = max(b0 - a1, centres - overlap) if less else max(a0 - b1, -centres - overlap)
+        return less if less is not None and margin > TOLD_APART_M else None
 
     def extreme(self, among: list[int]) -> list[tuple[str, int]]:
         """("leftmost", i) and the like, where one stands out."""
@@ -272,12 +301,12 @@ class Asker:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def categories(self) -> Question:
-        kinds = tuple(KIND_IDS)
+        kinds = tuple(WIDE_KIND_IDS if self.wide else KIND_IDS)
         if self.rng.random() < 0.3:
-            targets = list(kinds[: self.rng.integers(len(KINDS), len(kinds) + 1)])
+            targets = list(kinds[: self.rng.integers(len(self.kinds), len(kinds) + 1)])
         else:
             targets = [str(k) for k in self.rng.permutation(kinds)[: self.rng.integers(1, 5)]]
-        items = [(i, self.thing(i).kind) for i in self.named + self.gauges if self.thing(i).kind in targets]
+        items = [(i, self.thing(i).kind) for i in self.seen if self.thing(i).kind in targets]
         return self._boxes("categories", targets, items)
 
     def phrases(self) -> Question | None:
@@ -291,7 +320,7 @@ class Asker:
         return self._boxes("categories", targets, items) if len(targets) > 1 else None
 
     def absent(self) -> Question | None:
-        kinds = [k for k in KIND_IDS if self.is_absent(k)]
+        kinds = [k for k in (WIDE_KIND_IDS if self.wide else KIND_IDS) if self.is_absent(k)]
         if kinds and self.rng.random() < 0.5:
             targets = [str(k) for k in self.rng.permutation(kinds)[: self.rng.integers(1, len(kinds) + 1)]]
         else:
@@ -320,7 +349,7 @@ class Asker:
         return self._boxes("locate", [phrase], [(i, phrase) for i in self.matching(phrase)])
 
     def locate_extreme(self) -> Question | None:
-        kind = str(self.rng.choice(KINDS))
+        kind = str(self.rng.choice(self.kinds))
         if kind in self.doubtful:
             return None
         found = self.extreme(self.matching(kind))
@@ -349,7 +378,7 @@ class Asker:
         return self._located("locate_relation", (target,), [(right[0], kind)], tuple(mentions))
 
     def points(self) -> Question | None:
-        pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.named + self.gauges})
+        pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.seen})
         if not pool:
             return None
         phrase = str(self.rng.choice(pool)) if self.rng.random() < 0.85 else self.absent_phrase()
@@ -363,7 +392,7 @@ class Asker:
             phrase, found = "object", self.named
         else:
             phrase = (
-                str(self.rng.choice(KINDS))
+                str(self.rng.choice(self.kinds))
                 if self.rng.random() < 0.7 or not self.named
                 else self.name(int(self.rng.choice(self.named)))
             )
@@ -566,5 +595,5 @@ WORDS = [
     "%",
     "the",
 ]
-PHRASES = tuple(dict.fromkeys(_STRUCTURE + _LITERALS))
+PHRASES = tuple(dict.fromkeys(_STRUCTURE + _LITERALS))  # of the plain table-top; vocabulary.py has the wider world's
 assert COLOUR_IDS.keys() == COLOURS.keys()

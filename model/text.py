@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from data import INPUT_SIZE, Sample
-from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched
-from targets import coordinates, places_of, shown_by
-from tasks import CHINESE, ENGLISH, PHRASES, WORDS, Asker, Question
+from embedded import MERGE, PATCH, POINTING_LAYERS, TEMPORAL, VOCABULARY, Batched, Windows
+from people import WideAsker
+from targets import SCALES, coordinates, places_of, shown_by, zone_of
+from tasks import CHINESE, ENGLISH, PHRASES, WORDS, Question
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
+from vocabulary import LITERALS, characters, words
 
 from qwen3vl_ros.sim.scenes import GAUGE_SCALES
+from qwen3vl_ros.sim.specs import SIGN_TEXTS, ZONES
 
 SPECIAL = (
     "<|endoftext|>",
@@ -33,6 +37,8 @@ SPECIAL = (
     "<|video_pad|>",
 )
 POINTING_WEIGHT = 0.3
+WINDOW = 128  # tokens that see no others but those of the prefix
+ALONE = 1000  # segments from here on do not see the picture
 MOST = 6  # things that fit a name are counted up to this
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
@@ -67,7 +73,10 @@ def tokenizer() -> Tokenizer:
         ]
     )
     result.decoder = decoders.ByteLevel()
-    result.add_tokens([AddedToken(p, normalized=False, special=False) for p in PHRASES])
+    result.add_tokens([AddedToken(p, normalized=False, special=False) for p in (*PHRASES, *LITERALS)])
+    spelt = {w for w in words() if len(result.encode(w, add_special_tokens=False).ids) > 1}
+    result.add_tokens([AddedToken(w, normalized=False, special=False, single_word=True) for w in sorted(spelt)])
+    result.add_tokens([AddedToken(c, normalized=False, special=False) for c in characters()])
     result.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
     if result.get_vocab_size() > VOCABULARY:
         raise ValueError(
@@ -122,7 +131,7 @@ def write_processor(folder: Path) -> None:
 
 class GroundingHead(nn.Module):
     """What a name in a prompt should have become once it was looked up: how many things fit it, where the first is, and, if
-    that is a dial, what it shows.
+    that is a dial or a sign, what it shows.
 
     Reads the decoder in its middle, at the last token of each name. Whether there is such a thing at all, yes or no, which
     box, which value: all answers hang on this, and none of them says it as plainly. No part of the exported checkpoint.
@@ -131,53 +140,78 @@ class GroundingHead(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.sizes = MOST + 1, 400, len(GAUGE_SCALES), 100
+        self.more = len(SCALES) - len(GAUGE_SCALES), len(ZONES) + 1, len(SIGN_TEXTS)
         self.out = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes))) for _ in POINTING_LAYERS
         )
+        self.wide = nn.ModuleList(nn.Linear(width, sum(self.more)) for _ in POINTING_LAYERS)
 
     def loss(
-        self,
-        states: list[torch.Tensor],
-        count: torch.Tensor,
-        places: torch.Tensor,
-        scale: torch.Tensor,
-        reading: torch.Tensor,
+        self, states: list[torch.Tensor], count: torch.Tensor, shown: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """states: M,D of each layer; count M; places M,4,100, zero where there is nothing; of dials, scale M (-1: no dial) and
-        reading M,100, as the tower learns them (targets.py)."""
-        some, dial, total, parts = count > 0, scale >= 0, 0.0, {}
+        """states: M,D of each layer; count M; shown: places M,4,100, zero where there is nothing; of dials, scale M (-1: no
+        dial), zone M and reading M,100; of signs, word M (-1: no sign); as the tower learns them (targets.py)."""
+        some, dial, sign = count > 0, shown["scale"] >= 0, shown["word"] >= 0
+        total, parts = 0.0, {}
         if not some.any():  # too small a batch; a mean of nothing would spoil the whole step
             return torch.zeros((), device=count.device), {}
-        for head, state in zip(self.out, states):
-            said, where, which, shows = head(state.float()).split(self.sizes, -1)
+        for head, wide, state in zip(self.out, self.wide, states):
+            normed = head[0](state.float())
+            said, where, which, reading = head[1](normed).split(self.sizes, -1)
+            more, zone, word = wide(normed).split(self.more, -1)
             number = F.cross_entropy(said, count)
-            place = -(where[some].view(-1, 4, 100).log_softmax(-1) * places[some]).sum(-1).mean()
+            place = -(where[some].view(-1, 4, 100).log_softmax(-1) * shown["places"][some]).sum(-1).mean()
             total = total + 0.3 * number + 0.1 * place
-            parts = dict(fits=float((said.argmax(-1) == count).float().mean()), found=float(place.detach()))
+            parts |= dict(fits=float((said.argmax(-1) == count).float().mean()), found=float(place.detach()))
             if dial.any():
-                shown = F.cross_entropy(shows[dial], reading[dial])
-                total = total + 0.3 * F.cross_entropy(which[dial], scale[dial]) + 0.3 * shown
+                which, read = torch.cat([which, more], -1), F.cross_entropy(reading[dial], shown["reading"][dial])
+                total = total + 0.3 * F.cross_entropy(which[dial], shown["scale"][dial]) + 0.3 * read
+                total = total + 0.15 * F.cross_entropy(zone[dial], shown["zone"][dial])
                 parts |= dict(
-                    told_scale=float((which.argmax(-1) == scale)[dial].float().mean()),
-                    told_reading=float(shown.detach()),
+                    told_scale=float((which.argmax(-1) == shown["scale"])[dial].float().mean()),
+                    told_reading=float(read.detach()),
                 )
+            if sign.any():
+                total = total + 0.3 * F.cross_entropy(word[sign], shown["word"][sign])
+                parts |= dict(told_word=float((word.argmax(-1) == shown["word"])[sign].float().mean()))
         return total, parts
 
 
-class PackedText:
-    """Questions and answers of one image, packed behind its shared prefix into a fixed number of tokens.
+@dataclass
+class _Window:
+    """What stands in one window of a packed sequence, a list a token; first: the first thing that each name fits, or None."""
 
-    chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    said_of: list[int] = field(default_factory=list)
+    fits: list[int] = field(default_factory=list)
+    first: list[int | None] = field(default_factory=list)
+
+
+def padded(values: list, width: int, fill) -> np.ndarray:
+    return np.array(values + [fill] * (width - len(values)))
+
+
+class PackedText:
+    """Questions and answers of one image, packed behind its shared prefix into windows, a fixed number of tokens in all.
+
+    A question that is longer than a window is left out. chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
     """
 
     def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int], chinese_share: float = 0.25):
         ids = special_ids()
         encode = self.encode
+        self.opening = encode("<|im_start|>user\n")  # of a question without a picture
         head = encode("<|im_start|>user\n<|vision_start|>")
         self.visual = slice(len(head), len(head) + visual_tokens)
         self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
         self.pad, self.capacity, self.chinese_share = ids["<|endoftext|>"], pack_tokens, chinese_share
+        self.window = WINDOW
+        if pack_tokens % WINDOW:
+            raise ValueError(f"pack_tokens {pack_tokens} must be a multiple of a window's {WINDOW} tokens")
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
         self.closers = {tokenizer().token_to_id(p) for p in PHRASES if p.startswith('"}')} - self.openers
         self.digits = {tokenizer().token_to_id(d) for d in "0123456789"}
@@ -199,12 +233,15 @@ class PackedText:
     def pair(self, question: Question) -> tuple[list[int], list[float], list[int], dict[int, tuple[int, ...]]]:
         """Token ids, the weight of each as a thing to be predicted (0: the prompt), the things each is said of as bits, and
         the things that fit the name which ends at a token of the prompt."""
-        prompt = self.encode(question.prompt) + self.between
+        prompt = [] if question.pictured else list(self.opening)
+        prompt += self.encode(question.prompt) + self.between
         answer = self.encode(question.answer) + [self.end]
         names, said_of, at = {}, [0] * len(prompt), 0
         for name, things in question.mentions:
             ids = self.encode(name)
             found = [i for i in range(at, len(prompt)) if prompt[i : i + len(ids)] == ids]
+            if not found and question.loose:
+                continue
             if not found:
                 raise ValueError(
                     f"the prompt {question.prompt!r} does not hold the name {name!r} that it is said to mention"
@@ -212,10 +249,10 @@ class PackedText:
             at = found[0] + len(ids)
             if things is not None:
                 names[at - 1], said_of[at - 1] = things, sum(1 << i for i in things)
-        if not question.answer.startswith("```"):  # a word or a number decides all, and is one token among a hundred
+        if not question.answer.startswith("```"):
             return (
                 prompt + answer,
-                [0.0] * len(prompt) + [3.0] * len(answer[:-1]) + [1.0],
+                [0.0] * len(prompt) + self._weights_of_words(question, answer),
                 said_of + [sum(1 << i for i in question.things)] * len(answer),
                 names,
             )
@@ -242,57 +279,78 @@ class PackedText:
             )
         return prompt + answer, [0.0] * len(prompt) + weights, said_of, names
 
+    def _weights_of_words(self, question: Question, answer: list[int]) -> list[float]:
+        """A word or a number that decides all is one token among a hundred; in a sentence each counts; without a picture, less:
+        such questions are many, and learned sooner."""
+        if len(answer) <= 6:
+            return [3.0] * len(answer[:-1]) + [1.0]
+        weights = [1.5 if question.pictured else 0.7] * len(answer)
+        if question.kind == "dial":  # the last digit of a coordinate, after the brackets open
+            inside = False
+            for i, token in enumerate(answer):
+                text = tokenizer().decode([token], skip_special_tokens=False)
+                inside = (inside or text.endswith("[")) and "]}" not in text
+                if inside and token in self.digits:
+                    weights[i] = 1.0 if i + 1 < len(answer) and answer[i + 1] in self.digits else 0.15
+        return weights
+
     def pack(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """ids T, positions 3,T, segment T (0 prefix, -1 padding), weights T, said_of T (things as bits), how many things fit the
-        name that ends here T (-1: no name does), places 4,100 of the first of them for each token with such a name."""
-        asker = Asker(sample, rng)
-        ids, positions, segments = list(self.prefix), [self.positions], [0] * len(self.prefix)
-        weights, room, segment = [0.0] * len(self.prefix), self.capacity, 0
-        said_of, fits, first = [0] * len(self.prefix), [-1] * len(self.prefix), []
-        size_px = sample.labels.shape[::-1]
-        wanted = [asker.gauge, asker.gauge] if asker.dial is not None else []
-        for _ in range(40):
+        """ids T, positions 3,T, segment T (0 prefix, -1 padding, ALONE and on without the prefix), weights T, said_of T (things as
+        bits), how many things fit the name that ends here T (-1: no name does); and of the first of them, for each token with
+        such a name: places 4,100, scale, reading 100, zone, word (GroundingHead)."""
+        asker = WideAsker(sample, rng, wide=sample.wide or bool(rng.random() < 0.6))
+        windows = [_Window() for _ in range(self.capacity // self.window)]
+        size_px, segment = sample.labels.shape[::-1], 0
+        wanted = [asker.gauge, asker.dial_face, asker.gauge] if asker.dial is not None else []
+        wanted += [asker.written] if sample.signs else []
+        wanted += [asker.level, asker.located_on] if any(sample.levels) else []
+        for _ in range(50):
             asker.language = CHINESE if rng.random() < self.chinese_share else ENGLISH
             question = wanted.pop()() if wanted else asker.ask()
             if question is None:
                 continue
-            tokens, weight, things, names = self.pair(question)
-            if len(tokens) > room:
-                if room < 60:
-                    break
+            tokens, weights, said_of, names = self.pair(question)
+            window = next((w for w in windows if len(w.ids) + len(tokens) <= self.window), None)
+            if window is None:
                 continue
             segment += 1
-            ids += tokens
-            weights += weight
-            said_of += things
-            fits += [min(len(names[i]), MOST) if i in names else -1 for i in range(len(tokens))]
-            first += [names[i][0] if names[i] else None for i in sorted(names)]
-            segments += [segment] * len(tokens)
-            positions.append(np.tile(np.arange(len(tokens)) + self.next_position, (3, 1)))
-            room -= len(tokens)
-        ids += [self.pad] * room
-        weights += [0.0] * room
-        said_of += [0] * room
-        fits += [-1] * room
-        segments += [-1] * room
-        positions.append(np.zeros((3, room)))
+            window.ids += tokens
+            window.weights += weights
+            window.said_of += said_of
+            window.fits += [min(len(names[i]), MOST) if i in names else -1 for i in range(len(tokens))]
+            window.first += [names[i][0] if names[i] else None for i in sorted(names)]
+            window.segments += [segment + (0 if question.pictured else ALONE)] * len(tokens)
+            window.positions += range(start := self.next_position if question.pictured else 0, start + len(tokens))
+        first = [k for window in windows for k in window.first]
+        size = len(self.prefix)
+        positions = [self.positions]
+        positions += [np.tile(padded(w.positions, self.window, 0), (3, 1)) for w in windows]
         places = np.zeros((len(first), 4, 100), np.float32)
         scale, reading = np.full(len(first), -1), np.zeros((len(first), 100), np.float32)
+        zone, word = np.zeros(len(first), int), np.full(len(first), -1)
         for n, k in enumerate(first):
             if k is not None:
                 places[n] = places_of(coordinates(sample.things[k].box_xyxy_px, size_px))
             if k in sample.dials:
                 scale[n], reading[n] = shown_by(sample.dials[k])
+                zone[n] = zone_of(sample.dials[k])
+            elif k in sample.signs and sample.things[k].visibility > 0.8:
+                word[n] = SIGN_TEXTS.index(sample.signs[k]["text"])
+        row = lambda name, before, fill: np.concatenate(  # noqa: E731
+            [before, *(padded(getattr(w, name), self.window, fill) for w in windows)]
+        )
         return (
-            np.array(ids),
+            row("ids", self.prefix, self.pad),
             np.concatenate(positions, 1),
-            np.array(segments),
-            np.array(weights, np.float32),
-            np.array(said_of),
-            np.array(fits),
+            row("segments", [0] * size, -1),
+            row("weights", [0.0] * size, 0.0).astype(np.float32),
+            row("said_of", [0] * size, 0),
+            row("fits", [-1] * size, -1),
             places,
             scale,
             reading,
+            zone,
+            word,
         )
 
     def loss(
@@ -305,12 +363,11 @@ class PackedText:
         training on finding out that words refer to places.
         """
         device = merged.device
-        *packed, places, scale, reading = zip(*(self.pack(s, rng) for s in samples))
+        *packed, places, scale, reading, zone, word = zip(*(self.pack(s, rng) for s in samples))
         ids, positions, segments, weights, said_of, fits = (torch.from_numpy(np.stack(x)).to(device) for x in packed)
-        named = [torch.from_numpy(np.concatenate(x)).to(device) for x in (places, scale, reading)]
-        allowed = (segments[:, None] == segments[:, :, None]) | (segments == 0)[:, None]
-        allowed &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
-        mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, -1e4)[:, None]
+        shown = dict(places=places, scale=scale, reading=reading, zone=zone, word=word)
+        shown = {name: torch.from_numpy(np.concatenate(x)).to(device) for name, x in shown.items()}
+        mask = Windows(segments, len(self.prefix), self.window, ALONE)
         looks: list[tuple[torch.Tensor, torch.Tensor]] = []
         hidden = net.read(merged, deep, ids, positions.transpose(0, 1), mask, self.visual, looks)
         at = weights[:, 1:] > 0
@@ -324,7 +381,7 @@ class PackedText:
         share = torch.cat([look for look, _ in looks], 1)[batch, :, token]  # M, heads, N
         on_it_share = share.masked_fill(~on_it[:, None], -1e4).logsumexp(-1)
         pointing = -on_it_share[on_it.any(-1)].mean()
-        grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], *named)
+        grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], shown)
         return words + POINTING_WEIGHT * pointing + grounded, parts | dict(
             words=float(words.detach()),
             tokens_right=float(right.float().mean()),

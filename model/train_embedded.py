@@ -26,9 +26,11 @@ import embedded
 import numpy as np
 import torch
 import torch.distributed as dist
-from data import INPUT_SIZE, Views, augment, plain
+from data import INPUT_SIZE, Mixture, Views, augment, plain
 from targets import DenseHead, dense_loss, dense_score, dense_targets
 from text import GroundingHead
+
+HELD_OUT = dict(train="val", wide="wideval", close="closeval")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class Settings:
     decay_share: float = 0.5  # the last share of each phase, in which the rate falls to a fiftieth
     weight_decay: float = 0.03
     clip: float = 1.0
-    pack_tokens: int = 256  # question-answer tokens an image
-    chinese_share: float = 0.25  # of the questions: things look the same in every language, only the words are new
+    pack_tokens: int = 384  # question-answer tokens an image
+    chinese_share: float = 0.4  # of the questions: things look the same in every language, only the words are new
+    plain_share: float = 0.35  # of the views, by their split (data.py)
+    wide_share: float = 0.45
+    close_share: float = 0.2
     dense_weight_joint: float = 1.0
     mosaics: int = 4  # of dials, seen by the tower beside each batch
     dial_share: float = 0.3  # of the views are drawn among those with a dial; of the others a sixth has one too
@@ -65,6 +70,11 @@ class Settings:
                 raise ValueError(f"setting {f.name} = {value!r} is a share: 0 to 1")
             if f.name in ("batch", "warmup_steps", "pool_batches", "pool_reuse") and value == 0:
                 raise ValueError(f"setting {f.name} must be 1 or more")
+
+    def splits(self) -> dict[str, float]:
+        """Shares of the splits that views are drawn from."""
+        shares = dict(train=self.plain_share, wide=self.wide_share, close=self.close_share)
+        return {split: share for split, share in shares.items() if share > 0}
 
     def phase(self, step: int) -> tuple[str, int, int, float]:
         """(name, step within the phase, its steps, its peak rate)."""
@@ -165,28 +175,28 @@ class Run:
     def start_from(self, folder: Path) -> None:
         """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads.
 
-        Its tokenizer may be an older one: a token it lacks begins as the seed has it.
+        Its tokenizer and heads may be older ones: a token or a head's part they lack begins as the seed has it.
         """
         from safetensors.torch import load_file
         from text import tokenizer
         from tokenizers import Tokenizer
 
+        weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
+        tables = [weights.pop(k) for k in list(weights) if k.endswith(("embed_tokens.weight", "lm_head.weight"))]
+        self.model.load_state_dict(weights, strict=False)
         embedding = self.model.get_input_embeddings().weight.data
-        fresh = embedding.clone()
-        self.model.load_state_dict(
-            {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False
-        )
+        embedding *= tables[0].std() / embedding.std()  # new tokens begin no louder and no fainter than the others
         theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
         ours_at, theirs_at = torch.tensor(
             [(i, theirs[token]) for token, i in tokenizer().get_vocab().items() if token in theirs]
         ).T
-        fresh[ours_at] = embedding[theirs_at]
-        embedding.copy_(fresh)
+        embedding[ours_at] = tables[0][theirs_at]
         self.model.tie_weights()
         if (path := heads_of(folder)).exists():
             saved = load_file(path)
             for name, module in self.heads().items():
-                module.load_state_dict({k: saved[f"{name}.{k}"].float() for k in module.state_dict()})
+                known = {k: saved[f"{name}.{k}"].float() for k in module.state_dict() if f"{name}.{k}" in saved}
+                module.load_state_dict(known, strict=False)
 
 
 def heads_of(folder: Path) -> Path:
@@ -260,9 +270,12 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         run.load(args.run / "last.pt")
     elif args.start:
         run.start_from(args.start)
-    views = Views(args.data, "train")
-    unseen = Views(args.data, "val", limit=200) if rank == 0 else ()
-    held_out = [plain(unseen[i]) for i in range(min(len(unseen), 200))]
+    shares = settings.splits()
+    views = Mixture(args.data, shares)
+    held_out = []
+    for split in shares if rank == 0 else ():
+        unseen = Views(args.data, HELD_OUT[split], limit=100)
+        held_out += [plain(unseen[i]) for i in range(min(len(unseen), 100))]
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
     rng = np.random.default_rng([settings.seed, run.step, rank])
     share = settings.batch // workers
@@ -464,15 +477,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
     try:
         settings = chosen_settings(args.run, args.set)
-        for split in ("train", "val"):
+        if settings.batch % args.workers or settings.mosaics % args.workers:
+            raise ValueError(
+                f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
+            )
+        for split in settings.splits():
             Views(args.data, split, limit=1)
+            Views(args.data, HELD_OUT[split], limit=1)
         args.run.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    if settings.batch % args.workers or settings.mosaics % args.workers:
-        parser.error(
-            f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
-        )
     if args.workers == 1:
         train(0, 1, args, settings)
     else:

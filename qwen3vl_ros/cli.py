@@ -1,7 +1,7 @@
 """`qwen3vl`, the command line: a picture in, a table or JSON out; a look at the machine; files for runtimes. No ROS.
 
 Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read or `doctor` found something missing,
-2 bad input, no model, or something that a command needs is not there.
+2 bad input, no model, or something that a command needs is not there; `read` tells a malformed answer by 3.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
-from qwen3vl_ros.export.commands import add_commands
+from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
-from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.questions import commands as question_commands
+from qwen3vl_ros.types import DeadlinePassed, Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
 
 _LONG_DEADLINE_S = 600.0
 
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except MalformedAnswer as error:
         print(f"qwen3vl: the answer could not be read: {error}\nthe answer was: {error.text}", file=sys.stderr)
+        return 1
+    except DeadlinePassed as error:
+        print(f"qwen3vl: {error}", file=sys.stderr)
         return 1
     except PerceptionError as error:
         print(f"qwen3vl: {error}", file=sys.stderr)
@@ -80,8 +84,26 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
 
-    add_commands(commands)
+    question_commands.add_commands(commands)
+    export_commands.add_commands(commands)
+    _add_sample(commands)
     return parser
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser(
+        "sample", help="write a simulated picture, its depth and its calibration, to try things with"
+    )
+    sample.add_argument("folder", type=Path, metavar="FOLDER")
+    sample.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from qwen3vl_ros.sim.sample import write_sample  # the simulator takes a second to import
+
+    for path in write_sample(arguments.folder):
+        print(path)
+    return 0
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -118,14 +140,14 @@ def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
     question = _question(arguments.task, arguments.what)
-    frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
-    from qwen3vl_ros.engine import load_engine
+    from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
 
     started = time.perf_counter()
-    engine = load_engine(config)
+    engine = load_tested_engine(config)
     load_s = time.perf_counter() - started
     try:
         scene = Perception(engine, config).look(frame, question)
@@ -174,26 +196,20 @@ def _question(task: str, what: str) -> Question:
     return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
 
 
-def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
-    from qwen3vl_ros.files import read_camera_info, read_depth_m, read_rgb
+def _frame(image: Path, depth: Path | None, camera_info: Path | None, config: Config) -> Frame:
+    from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
-    rgb = read_rgb(image)
+    limit = config.max_image_pixels
+    rgb = read_rgb(image, limit)
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    info = read_camera_info(camera_info)
-    (width, height), size = info.size_px, rgb.shape
-    if (height, width) != size[:2]:
-        raise InvalidInput(
-            f"camera info {camera_info} is for {width}x{height} pixels and {image} has "
-            f"{size[1]}x{size[0]}; give the calibration of this resolution"
-        )
-    return Frame(
-        0, "camera", rgb, None if depth is None else read_depth_m(depth), info.K, info.distortion, info.distortion_model
-    )
+    rectified = config.rectification == "rectified"
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]), rectified)
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth, limit), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:
@@ -240,7 +256,10 @@ def table(scene: Scene) -> str:
             "looked and saw nothing" + f" of {', '.join(scene.question.targets)}" * bool(scene.question.targets)
         )
     labels = {d.id: d.label for d in scene.detections_2d}
-    lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
+    if len(refused) > 1 and len(set(refused.values())) == 1:
+        lines.append(f"no 3D boxes: {next(iter(refused.values()))}")
+    else:
+        lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
     if scene.dropped:
         lines.append(f"{scene.dropped} object{'s' * (scene.dropped != 1)} in the answer could not be read")
     if scene.truncated:

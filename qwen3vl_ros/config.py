@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from qwen3vl_ros.types import InvalidInput
 
@@ -25,9 +26,11 @@ def _p(
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
     live: bool = False,
+    camera: bool = False,
 ):
-    """A parameter: range is inclusive; live ones may change while the node is active, the others need a configure."""
-    meta = {"doc": doc, "range": range, "choices": choices, "live": live}
+    """A parameter: range is inclusive; live ones may change while the node is active, the others need a configure. Of
+    those marked camera, each camera may have its own value."""
+    meta = {"doc": doc, "range": range, "choices": choices, "live": live, "camera": camera}
     return field(default=default, metadata=meta)
 
 
@@ -172,32 +175,72 @@ class Config(_Validated):
     targets: tuple[str, ...] = _p(
         ("cube", "ball", "cylinder", "mug", "bowl"),
         "Categories or descriptions to detect at start; change with ~/set_prompt.",
+        camera=True,
     )
-    task: str = _p("detect", "What the stream asks for.", choices=("detect", "point", "detect_3d"))
-    enabled: bool = _p(True, "Run inference on the stream; change with ~/enable.")
+    task: str = _p("detect", "What the stream asks for.", choices=("detect", "point", "detect_3d"), camera=True)
+    enabled: bool = _p(True, "Run inference on the stream; change with ~/enable.", camera=True)
     # -- inputs -----------------------------------------------------------------------------------------------------
-    image_transport: str = _p(
-        "raw", "raw subscribes to image_raw, compressed to image_raw/compressed.", choices=("raw", "compressed")
+    cameras: tuple[str, ...] = _p(
+        (),
+        "Names of the cameras, each with its own topics (front/image_raw, ~/front/detections_2d), services and, as "
+        "camera.front.targets, parameters; empty = one camera without a name.",
     )
-    use_depth: bool = _p(True, "Subscribe to depth/image_raw; without depth there are no measured 3D boxes or grasps.")
+    image_transport: str = _p(
+        "raw",
+        "raw subscribes to image_raw, compressed to image_raw/compressed.",
+        choices=("raw", "compressed"),
+        camera=True,
+    )
+    use_depth: bool = _p(
+        True,
+        "Subscribe to depth/image_raw; without depth there are no measured 3D boxes or grasps.",
+        camera=True,
+    )
     image_qos: str = _p(
         "sensor_data",
         "QoS of the image topics.",
         choices=("sensor_data", "system_default", "default", "reliable", "best_effort"),
+        camera=True,
     )
-    sync_slop: float = _p(0.02, "Largest stamp difference between an image and its depth, seconds.", range=(0.0, 1.0))
+    rectification: str = _p(
+        "auto",
+        "rectified: camera_info's P holds for the images, without distortion; raw: its K and D do; auto: rectified "
+        "where the image topic is named so (image_rect).",
+        choices=("auto", "raw", "rectified"),
+        camera=True,
+    )
+    max_image_pixels: int = _p(
+        67108864, "Larger images are refused before they are decoded, pixels.", range=(1, 1073741824)
+    )
+    sync_slop: float = _p(
+        0.02, "Largest stamp difference between an image and its depth, seconds.", range=(0.0, 1.0), camera=True
+    )
     max_age: float = _p(
         0.5,
         "An image older than this when its turn comes is dropped and counted, seconds.",
         range=(0.01, 60.0),
         live=True,
+        camera=True,
     )
     # -- outputs --------------------------------------------------------------------------------------------------
-    target_frame: str = _p("", "Frame of 3D results, by TF at capture; empty = the camera's optical frame.")
-    min_score: float = _p(0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True)
+    target_frame: str = _p(
+        "", "Frame of 3D results, by TF at capture; empty = the camera's optical frame.", camera=True
+    )
+    min_score: float = _p(
+        0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True, camera=True
+    )
     diagnostics_period: float = _p(1.0, "Time between two /diagnostics messages, seconds.", range=(0.1, 60.0))
     request_timeout: float = _p(
         30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True
+    )
+    request_timeout_max: float = _p(
+        3600.0,
+        "Longest deadline that a call may name, seconds; a longer one is refused.",
+        range=(0.1, 86400.0),
+        live=True,
+    )
+    request_queue: int = _p(
+        64, "Calls that may wait for the engine at a time; one more is refused.", range=(1, 10000), live=True
     )
     autostart: bool = _p(True, "Configure and activate at start; false waits for a lifecycle manager.")
     # -- groups ---------------------------------------------------------------------------------------------------
@@ -206,10 +249,22 @@ class Config(_Validated):
     gripper: GripperConfig = field(default_factory=GripperConfig)
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in self.cameras:
+            if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+                raise InvalidInput(
+                    f"parameter cameras: {name!r} is no name of a camera; a letter and then letters, digits and _ make one"
+                )
+            if self.cameras.count(name) > 1:
+                raise InvalidInput(
+                    f"parameter cameras names {name!r} more than once; each camera has a name of its own"
+                )
+
 
 @dataclass(frozen=True)
 class Parameter:
-    """One leaf of Config under its ROS name (`gripper.max_width`)."""
+    """One leaf of Config under its ROS name (`gripper.max_width`). camera: each camera may have its own value."""
 
     name: str
     default: Any
@@ -217,6 +272,7 @@ class Parameter:
     range: tuple[float, float] | None
     choices: tuple[str, ...] | None
     live: bool
+    camera: bool
 
 
 def parameters(config_type: type = Config, prefix: str = "") -> Iterator[Parameter]:
@@ -233,7 +289,35 @@ def parameters(config_type: type = Config, prefix: str = "") -> Iterator[Paramet
                 f.metadata["range"],
                 f.metadata["choices"],
                 f.metadata["live"],
+                f.metadata["camera"],
             )
+
+
+def camera_parameters(cameras: Sequence[str]) -> Iterator[Parameter]:
+    """What each of the named cameras may have a value of its own of: `camera.front.max_age`. The default is None: the
+    value of `max_age`."""
+    for name in cameras:
+        for p in parameters():
+            if p.camera:
+                doc = f"As {p.name}, for camera {name}; not set: the value of {p.name}."
+                yield dataclasses.replace(p, name=f"camera.{name}.{p.name}", default=None, doc=doc)
+
+
+def by_camera(config: Config, values: dict[str, Any]) -> dict[str, Config]:
+    """The Config of each camera: `config` with the camera's own values in place, {"camera.front.max_age": 1.0}; of the
+    one camera without a name, under "", it is `config` itself.
+
+    Raises InvalidInput as from_flat, by the camera's own name of the parameter.
+    """
+    configs = {}
+    for camera in config.cameras or ("",):
+        prefix = f"camera.{camera}."
+        own = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        try:
+            configs[camera] = from_flat(own, config) if camera else config
+        except InvalidInput as error:
+            raise InvalidInput(str(error).replace("parameter ", f"parameter {prefix}", 1)) from None
+    return configs
 
 
 def from_flat(values: dict[str, Any], base: Config | None = None) -> Config:
@@ -300,10 +384,12 @@ def to_yaml() -> str:
 
 
 def to_markdown() -> str:
-    """README's parameter table; `live` parameters may change while the node is active."""
-    rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
+    """README's parameter table; `live` parameters may change while the node is active, and each camera may have its own
+    value of those marked `per camera`."""
+    rows = ["| parameter | default | allowed | live | per camera | meaning |", "|---|---|---|---|---|---|"]
     rows += [
-        f"| `{p.name}` | `{_yaml_value(p.default)}` | {_allowed(p)} | {'yes' if p.live else ''} | {p.doc} |"
+        f"| `{p.name}` | `{_yaml_value(p.default)}` | {_allowed(p)} | {'yes' if p.live else ''} | "
+        f"{'yes' if p.camera else ''} | {p.doc} |"
         for p in parameters()
     ]
     return "\n".join(rows) + "\n"

@@ -1,69 +1,130 @@
-"""Camera messages to our types: pixels as NumPy views, depth in metres by its encoding, intrinsics checked.
+"""Messages to our types: pixels as NumPy views, depth in metres by its encoding, poses as matrices.
 
-Takes sensor_msgs Image, CompressedImage and CameraInfo by their fields alone, so it imports no ROS and is
-tested without one. Exotic encodings go to the distribution's cv_bridge where there is one. Source:
-sensor_msgs' image_encodings and CameraInfo definitions.
+Takes sensor_msgs Image and CompressedImage by their fields alone, so it imports no ROS and is tested without
+one. Whatever is wrong with a message, or whatever foreign code raises on it, is InvalidInput. Rare encodings go to
+the distribution's cv_bridge where there is one. Source: sensor_msgs' image_encodings,
+compressed_depth_image_transport.
 """
 
 from __future__ import annotations
 
 import sys
+from struct import unpack_from
 from typing import Any
 
 import cv2
 import numpy as np
 
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.codec import MAX_PIXELS, check_size, decode_grey16, decode_rgb
+from qwen3vl_ros.types import InvalidInput, quoted
 
-# encoding -> (dtype, channels, OpenCV's code to RGB or None)
+# encoding -> (dtype, channels, OpenCV's code to RGB or None). OpenCV names a Bayer pattern by its second row.
 _COLOUR = {
     "rgb8": (np.uint8, 3, None),
     "bgr8": (np.uint8, 3, cv2.COLOR_BGR2RGB),
     "rgba8": (np.uint8, 4, cv2.COLOR_RGBA2RGB),
     "bgra8": (np.uint8, 4, cv2.COLOR_BGRA2RGB),
+    "rgb16": (np.uint16, 3, None),
+    "bgr16": (np.uint16, 3, cv2.COLOR_BGR2RGB),
+    "rgba16": (np.uint16, 4, cv2.COLOR_RGBA2RGB),
+    "bgra16": (np.uint16, 4, cv2.COLOR_BGRA2RGB),
     "mono8": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
     "mono16": (np.uint16, 1, cv2.COLOR_GRAY2RGB),
     "8UC1": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
     "8UC3": (np.uint8, 3, cv2.COLOR_BGR2RGB),
     "8UC4": (np.uint8, 4, cv2.COLOR_BGRA2RGB),
+    **{name: (np.uint8, 2, cv2.COLOR_YUV2RGB_UYVY) for name in ("yuv422", "uyvy")},
+    **{name: (np.uint8, 2, cv2.COLOR_YUV2RGB_YUY2) for name in ("yuv422_yuy2", "yuyv")},
+    **{
+        f"bayer_{pattern}{8 * np.dtype(dtype).itemsize}": (dtype, 1, code)
+        for dtype in (np.uint8, np.uint16)
+        for pattern, code in {
+            "rggb": cv2.COLOR_BayerBG2RGB,
+            "bggr": cv2.COLOR_BayerRG2RGB,
+            "gbrg": cv2.COLOR_BayerGR2RGB,
+            "grbg": cv2.COLOR_BayerGB2RGB,
+        }.items()
+    },
 }
+# A plane of luma, then one of chroma with half as many rows.
+_TWO_PLANES = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+_NV24 = "nv24"  # the same with all of the chroma, which OpenCV has no code for: BT.601, studio range
+_BT601 = 255 * np.linalg.inv(
+    np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
+)
 # encoding -> (dtype, metres per unit), REP 118
 _DEPTH = {"16UC1": (np.uint16, 0.001), "mono16": (np.uint16, 0.001), "32FC1": (np.float32, 1.0)}
-_DISTORTION_TERMS = {"plumb_bob": (4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
 
 
-def rgb_of(message: Any) -> np.ndarray:
+def rgb_of(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """HxWx3 uint8 of an Image or CompressedImage; a read-only view of the message where nothing must change.
 
-    Raises InvalidInput for an unknown encoding or a buffer that does not fit its size.
+    Raises InvalidInput for an unknown encoding, a buffer that does not fit its size, a picture cut short, or one of
+    more than max_pixels.
     """
     if hasattr(message, "format"):
-        return _decode(message)
+        return decode_rgb(message.data, f"compressed image ({quoted(message.format)})", max_pixels)
+    check_size(message.width, message.height, "image", max_pixels)
+    if message.encoding in _TWO_PLANES:
+        return _converted(_luma_and_chroma(message), _TWO_PLANES[message.encoding], message)
+    if message.encoding == _NV24:
+        return _from_nv24(message)
     if message.encoding not in _COLOUR:
         return _through_cv_bridge(message)
     dtype, channels, to_rgb = _COLOUR[message.encoding]
     pixels = _view(message, dtype, channels, "image")
     if dtype is np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    return pixels if to_rgb is None else cv2.cvtColor(pixels, to_rgb)
+    return pixels if to_rgb is None else _converted(pixels, to_rgb, message)
 
 
-def depth_of(message: Any) -> np.ndarray:
-    """HxW float32 metres of a depth Image: 16UC1 is millimetres, 32FC1 metres. No reading is NaN or 0."""
+def is_depth(message: Any) -> bool:
+    """Whether an Image or CompressedImage is depth by what it says of itself."""
+    kind = message.format if hasattr(message, "format") else message.encoding
+    return "compressedDepth" in kind or kind.split(";")[0].strip() in _DEPTH
+
+
+def depth_of(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """HxW float32 metres of a depth Image or CompressedImage: 16UC1 is millimetres, 32FC1 metres.
+
+    No reading is NaN or 0. Compressed depth is a PNG, bare (image_transport's `compressed`) or after the 12 bytes of
+    `compressedDepth`.
+    """
+    if hasattr(message, "format"):
+        return _compressed_depth(message, max_pixels)
     if message.encoding not in _DEPTH:
         raise InvalidInput(
-            f"depth image has encoding {message.encoding!r}; depth is 16UC1 (millimetres) or 32FC1 "
+            f"depth image has encoding {quoted(message.encoding)}; depth is 16UC1 (millimetres) or 32FC1 "
             "(metres): point depth/image_raw at the registered depth image"
         )
+    check_size(message.width, message.height, "depth image", max_pixels)
     dtype, metres = _DEPTH[message.encoding]
     depth = _view(message, dtype, 1, "depth image")
     return depth if dtype is np.float32 else np.multiply(depth, np.float32(metres), dtype=np.float32)
 
 
-def _view(message: Any, dtype: type, channels: int, name: str) -> np.ndarray:
-    """HxW or HxWxC over message.data in the machine's byte order."""
+def _compressed_depth(message: Any, max_pixels: int) -> np.ndarray:
+    name, data = f"compressed depth ({quoted(message.format)})", bytes(message.data)
+    kind = message.format.split(";")[0].strip()
+    with_header = "compressedDepth" in message.format
+    if kind not in _DEPTH or "rvl" in message.format.lower() or (kind == "32FC1" and not with_header):
+        raise InvalidInput(f"{name} cannot be read; publish it as PNG (png_level instead of rvl), or raw")
+    if with_header and len(data) < 12:
+        raise InvalidInput(f"{name} is cut short: it has {len(data)} bytes")
+    stored = decode_grey16(data[12:] if with_header else data, name, max_pixels)
+    if kind != "32FC1":
+        return np.multiply(stored, np.float32(0.001), dtype=np.float32)
+    # Inverse depth in steps: the header holds a format and the two numbers that undo it.
+    _, a, b = unpack_from("<iff", data)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        depth = np.float32(a) / (stored.astype(np.float32) - np.float32(b))
+    return np.where((stored > 0) & np.isfinite(depth), depth, np.float32(np.nan)).astype(np.float32)
+
+
+def _view(message: Any, dtype: type, channels: int, name: str, rows: int = 0) -> np.ndarray:
+    """HxW or HxWxC over message.data in the machine's byte order. rows: where it has more than the image is high."""
     itemsize = np.dtype(dtype).itemsize
-    height, width, step = message.height, message.width, message.step
+    height, width, step = rows or message.height, message.width, message.step
     row = width * channels * itemsize
     data = np.frombuffer(message.data, np.uint8)
     if height < 1 or width < 1:
@@ -85,91 +146,58 @@ def _view(message: Any, dtype: type, channels: int, name: str) -> np.ndarray:
     return view.astype(dtype) if swapped else view
 
 
-def _decode(message: Any) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR) if len(message.data) else None
-    if picture is None:
-        raise InvalidInput(
-            f"compressed image ({message.format!r}, {len(message.data)} bytes) cannot be decoded; it must "
-            "be JPEG or PNG"
-        )
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+def _luma_and_chroma(message: Any) -> np.ndarray:
+    if message.width % 2 or message.height % 2:
+        raise InvalidInput(f"{message.encoding} image is {message.width}x{message.height}; both must be even")
+    return np.ascontiguousarray(_view(message, np.uint8, 1, "image", rows=message.height * 3 // 2))
+
+
+def _from_nv24(message: Any) -> np.ndarray:
+    height, width = message.height, message.width
+    planes = _view(message, np.uint8, 1, "image", rows=3 * height)
+    if message.step != width:
+        raise InvalidInput(f"nv24 image has step {message.step} for {width} pixels; rows must not be padded")
+    yuv = np.dstack((planes[:height], planes[height:].reshape(height, width, 2)))
+    return cv2.transform(yuv, np.column_stack((_BT601, -_BT601 @ (16, 128, 128))))
+
+
+def _converted(pixels: np.ndarray, code: int, message: Any) -> np.ndarray:
+    try:
+        return cv2.cvtColor(pixels, code)
+    except cv2.error as error:
+        size = f"{message.width}x{message.height}"
+        raise InvalidInput(f"{message.encoding} image of {size} cannot be converted: {error.err or error}") from error
 
 
 def _through_cv_bridge(message: Any) -> np.ndarray:
+    encoding, known = quoted(message.encoding), ", ".join((*_COLOUR, *_TWO_PLANES, _NV24))
     try:
-        from cv_bridge import CvBridge, CvBridgeError
+        from cv_bridge import CvBridge
+
+        pixels = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except ImportError:
         raise InvalidInput(
-            f"image encoding {message.encoding!r} needs cv_bridge, which is not installed; without it "
-            f"these work: {', '.join(_COLOUR)}"
+            f"image encoding {encoding} needs cv_bridge, which is not installed; without it these work: {known}"
         ) from None
-    try:
-        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
-    except CvBridgeError as error:
+    except Exception as error:  # it lets through whatever OpenCV, NumPy or Boost raise
         raise InvalidInput(
-            f"image encoding {message.encoding!r}: cv_bridge says {error}; use one of {', '.join(_COLOUR)}"
+            f"image encoding {encoding}: cv_bridge says {quoted(error, 300)}; use one of {known}"
         ) from error
-
-
-def intrinsics_of(message: Any, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """(K 3x3, distortion coefficients or None, distortion model) for an image of size_px, from a CameraInfo.
-
-    Region of interest, binning and a proportional resize are applied to K. Raises InvalidInput when the
-    message is not a calibration of such an image.
-    """
-    K = np.array(message.k, float).reshape(3, 3)
-    if not K.any():
-        raise InvalidInput("camera_info has K of zeros: the camera is not calibrated; publish its calibration")
-    if not np.all(np.isfinite(K)) or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise InvalidInput(f"camera_info has K = {np.round(K, 3).tolist()}: focal lengths must be finite and positive")
-    width, height = message.width or size_px[0], message.height or size_px[1]
-    roi = message.roi
-    if roi.width and roi.height:
-        K = _shifted(K, roi.x_offset, roi.y_offset)
-        width, height = roi.width, roi.height
-    bins = max(1, message.binning_x), max(1, message.binning_y)
-    K = _scaled(K, 1 / bins[0], 1 / bins[1])
-    width, height = width / bins[0], height / bins[1]
-    scale = size_px[0] / width, size_px[1] / height
-    # A resize rounds to whole pixels, hence the tolerance of one.
-    if abs(scale[0] * height - size_px[1]) > 1 and abs(scale[1] * width - size_px[0]) > 1:
+    if pixels.dtype != np.uint8 or pixels.shape != (message.height, message.width, 3):
         raise InvalidInput(
-            f"camera_info is for {width:g}x{height:g} but the image is {size_px[0]}x{size_px[1]}, "
-            "another shape; publish the camera_info of this image"
+            f"image encoding {encoding}: cv_bridge made {pixels.dtype} {pixels.shape} of it; use one of {known}"
         )
-    K = _scaled(K, *scale)
-    coefficients = np.array(message.d, float)
-    if not coefficients.any():
-        return K, None, "plumb_bob"
-    model = message.distortion_model or "plumb_bob"
-    terms = _DISTORTION_TERMS.get(model)
-    if terms is None:
-        raise InvalidInput(
-            f"camera_info has distortion model {model!r}; known are {', '.join(_DISTORTION_TERMS)}: "
-            "publish rectified images instead"
-        )
-    if len(coefficients) not in terms or not np.all(np.isfinite(coefficients)):
-        raise InvalidInput(
-            f"camera_info has {len(coefficients)} {model} coefficients; it needs "
-            f"{' or '.join(map(str, terms))} finite ones"
-        )
-    return K, np.pad(coefficients, (0, terms[-1] - len(coefficients))), model
-
-
-def _shifted(K: np.ndarray, x_px: float, y_px: float) -> np.ndarray:
-    return K - np.array([[0, 0, x_px], [0, 0, y_px], [0, 0, 0]])
-
-
-def _scaled(K: np.ndarray, x: float, y: float) -> np.ndarray:
-    # Principal points count from the first pixel's centre, sizes from its corner.
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    back = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
-    return back @ np.diag([x, y, 1.0]) @ half @ K
+    return pixels
 
 
 def stamp_ns(header: Any) -> int:
     """Nanoseconds of a std_msgs/Header's stamp."""
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+
+
+def frame_id_of(header: Any) -> str:
+    """A std_msgs/Header's frame, without the leading slash of ROS 1 names, which tf2 refuses."""
+    return header.frame_id.lstrip("/")
 
 
 def matrix_of(transform: Any) -> np.ndarray:

@@ -189,14 +189,14 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
 def _run(config: Config) -> Finding:
     import numpy as np
 
-    from qwen3vl_ros.engine import load_engine
+    from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
     from qwen3vl_ros.questions import Detect
     from qwen3vl_ros.types import Frame, MalformedAnswer
 
     try:
         started = time.perf_counter()
-        engine = load_engine(replace(config, generation=replace(config.generation, max_new_tokens=64)))
+        engine = load_tested_engine(replace(config, generation=replace(config.generation, max_new_tokens=64)))
         loaded = f"{engine.info.runtime}, {engine.info.device}, {engine.info.dtype}; loaded in {time.perf_counter() - started:.1f} s"
         try:
             grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))

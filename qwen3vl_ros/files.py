@@ -1,82 +1,94 @@
-"""Pictures, depth and camera calibrations on disk -> the arrays of a Frame. Knows no ROS and no model.
+"""Pictures, depth and camera calibrations on disk -> the arrays of a Frame: the only readers. Knows no ROS and no model.
 
 Calibrations are YAML as ROS's camera_calibration writes them, or as `ros2 topic echo --once camera_info` prints them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import yaml
 
+from qwen3vl_ros.calibration import intrinsics_of
+from qwen3vl_ros.codec import MAX_PIXELS, check_size, decode_grey16, decode_rgb
 from qwen3vl_ros.types import InvalidInput
 
 
-@dataclass(frozen=True, eq=False)
-class CameraInfo:
-    """A calibration; the fields of Frame, and the image size it was made for."""
-
-    size_px: tuple[int, int]
-    K: np.ndarray
-    distortion: np.ndarray | None
-    distortion_model: str
-
-
-def read_rgb(path: Path) -> np.ndarray:
+def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """HxWx3 uint8 RGB of an image file, as the sensor saw it (EXIF rotation is not applied)."""
-    bgr = cv2.imread(str(_existing(path, "image")), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
-        raise InvalidInput(f"image {path} cannot be decoded; give a PNG, JPEG or other picture OpenCV reads")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return decode_rgb(_bytes_of(path, "image"), f"image {path}", max_pixels)
 
 
-def read_depth_m(path: Path) -> np.ndarray:
+def read_depth_m(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """HxW float32 metres from a 16-bit PNG in millimetres (0 = no reading), or a .npy of floats in metres."""
     path = _existing(path, "depth")
     if path.suffix.lower() == ".npy":
-        try:
-            depth = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"depth {path} cannot be read as .npy: {error}") from error
-        if depth.ndim != 2 or depth.dtype.kind != "f":
-            raise InvalidInput(
-                f"depth {path} is {depth.dtype} {depth.shape}; it must be HxW floats in metres: divide "
-                "millimetres by 1000"
-            )
-        return depth.astype(np.float32)
-    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
-        what = "cannot be decoded" if raw is None else f"is {raw.dtype} {raw.shape}"
-        raise InvalidInput(f"depth {path} {what}; it must be a 16-bit grey PNG in millimetres, or a .npy in metres")
-    return raw.astype(np.float32) * np.float32(0.001)
+        return _npy_m(path, max_pixels)
+    millimetres = decode_grey16(_bytes_of(path, "depth"), f"depth {path}", max_pixels)
+    return millimetres.astype(np.float32) * np.float32(0.001)
 
 
-def read_camera_info(path: Path) -> CameraInfo:
-    """A calibration file. Raises InvalidInput naming what is missing."""
-    path = _existing(path, "camera info")
+def _npy_m(path: Path, max_pixels: int) -> np.ndarray:
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)  # which reads no more than the header
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(f"depth {path} cannot be read as .npy: {error}") from error
+    if stored.ndim != 2 or stored.dtype.kind != "f":
+        raise InvalidInput(
+            f"depth {path} is {stored.dtype} {stored.shape}; it must be HxW floats in metres: divide millimetres by 1000"
+        )
+    check_size(stored.shape[1], stored.shape[0], f"depth {path}", max_pixels)
+    with np.errstate(over="ignore"):  # what no float32 holds is no distance
+        return np.array(stored, np.float32)
+
+
+def read_intrinsics(
+    path: Path, size_px: tuple[int, int], rectified: bool = False
+) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """(K 3x3, distortion coefficients or None, distortion model) of a calibration file for pictures of size_px.
+
+    rectified: as in intrinsics_of. Raises InvalidInput naming what is missing, or the other size it is for.
+    """
+    info = _camera_info(_existing(path, "camera info"))
+    if (info.width, info.height) != tuple(size_px):
+        raise InvalidInput(
+            f"camera info {path} is for {info.width}x{info.height} pixels and the picture has "
+            f"{size_px[0]}x{size_px[1]}; give the calibration of this resolution"
+        )
+    return intrinsics_of(info, size_px, rectified, name=f"camera info {path}")
+
+
+def _camera_info(path: Path) -> SimpleNamespace:
+    """The fields of a sensor_msgs/CameraInfo."""
     try:
         data = next(d for d in yaml.safe_load_all(path.read_text()) if d is not None)
         if "camera_matrix" in data:
-            size = int(data["image_width"]), int(data["image_height"])
-            k, d = data["camera_matrix"]["data"], (data.get("distortion_coefficients") or {}).get("data")
+            size = data["image_width"], data["image_height"]
+            k, p, d = (
+                (data.get(name) or {}).get("data")
+                for name in ("camera_matrix", "projection_matrix", "distortion_coefficients")
+            )
         else:
-            size, k, d = (int(data["width"]), int(data["height"])), data["k"], data.get("d")
-        K, distortion = np.array(k, float).reshape(3, 3), np.array(d or [], float)
-    except (yaml.YAMLError, StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
+            size, k, p, d = (data["width"], data["height"]), data["k"], data.get("p"), data.get("d")
+        return SimpleNamespace(
+            width=int(size[0]),
+            height=int(size[1]),
+            k=np.array(k, float).reshape(9),
+            p=np.zeros(12) if p is None else np.array(p, float).reshape(12),
+            d=np.array([] if d is None else d, float).reshape(-1),
+            distortion_model=str(data.get("distortion_model") or ""),
+            binning_x=0,
+            binning_y=0,
+            roi=SimpleNamespace(width=0, height=0),
+        )
+    except (OSError, yaml.YAMLError, StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
             f"camera info {path} cannot be read ({type(error).__name__}: {error}); it must be YAML with "
             "image_width, image_height and camera_matrix.data (9 numbers), as camera_calibration writes "
             "it, or the output of `ros2 topic echo --once camera_info`"
         ) from error
-    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
-        raise InvalidInput(
-            f"camera info {path} has K = {K.tolist()}; the camera is not calibrated: its focal lengths must be positive"
-        )
-    model = str(data.get("distortion_model") or "plumb_bob")
-    return CameraInfo(size, K, distortion if distortion.any() else None, model)
 
 
 def _existing(path: Path, what: str) -> Path:
@@ -84,3 +96,10 @@ def _existing(path: Path, what: str) -> Path:
     if not path.is_file():
         raise InvalidInput(f"{what} {path} does not exist or is no file")
     return path
+
+
+def _bytes_of(path: Path, what: str) -> bytes:
+    try:
+        return _existing(path, what).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{what} {path} cannot be read: {error.strerror}") from error

@@ -2,48 +2,87 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from typing import Callable, Iterator
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.engine.base import Engine
+from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
+from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.model_boxes import place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Cancelled, Frame, Generation, Scene, View
+from qwen3vl_ros.types import Answer, Cancelled, DeadlinePassed, Frame, Generation, MalformedAnswer, Scene, View
 
 
 class Perception:
-    """The whole path from a frame to grasp targets. One thread at a time, because the engine is."""
+    """The whole path from a frame to grasp targets. One thread at a time, because the engine is.
 
-    def __init__(self, engine: Engine, config: Config | None = None):
+    ids: where objects get theirs from; several Perceptions that share one never give the same twice.
+    """
+
+    def __init__(self, engine: Engine, config: Config | None = None, ids: Iterator[int] | None = None):
         self.engine = engine
         self.config = config or Config()
-        self._tracks = TrackIds()
+        self._ids = ids or itertools.count(1)
+        self._tracks: dict[str, TrackIds] = {}
 
-    def look(self, frame: Frame, question: Question, control: Control | None = None, prompt_id: int = 0) -> Scene:
-        """Ask `question` of `frame`. prompt_id travels to the result; tracks of different ones never meet.
+    def look(
+        self,
+        frame: Frame,
+        question: Question,
+        control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
+        prompt_id: int = 0,
+        camera: str = "",
+    ) -> Scene:
+        """Ask `question` of `frame`. on_text: given the answer's text as it grows (see Engine.generate). prompt_id travels
+        to the result; tracks of different ones never meet. camera: whose picture it is where there are several, whatever
+        their frames; their tracks and drafts never meet.
 
-        Raises Cancelled if `control` was cancelled, MalformedAnswer if the answer cannot be read, EngineError.
+        Raises Cancelled if `control` was cancelled, DeadlinePassed if time ran out before anything could be read,
+        MalformedAnswer if the answer cannot be read, EngineError.
         """
-        return self.interpret(frame, question, self.generate(frame, question, control), prompt_id)
+        generation = self.generate(frame, question, control, on_text, camera)
+        return self.interpret(frame, question, generation, prompt_id, camera)
 
-    def generate(self, frame: Frame, question: Question, control: Control | None = None) -> Generation:
+    def generate(
+        self,
+        frame: Frame,
+        question: Question,
+        control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
+        camera: str = "",
+    ) -> Generation:
         """The model's part of `look`. Raises Cancelled, EngineError."""
-        schema = question.schema() if self.config.generation.guided else None
-        generation = self.engine.generate([frame.rgb], question.prompt(), control, stream=frame.frame_id, schema=schema)
+        how = self.config.generation
+        prompt = Prompt(
+            question.prompt(),
+            [frame.rgb],
+            schema=question.schema() if how.guided else None,
+            stream=camera or frame.frame_id,
+            text_first=how.text_first,
+        )
+        generation = self.engine.generate(prompt, Limits.of(how), control, on_text)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation
 
-    def interpret(self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0) -> Scene:
-        """The geometry of an answer already given: everything `look` does after the model."""
+    def interpret(
+        self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0, camera: str = ""
+    ) -> Scene:
+        """The geometry of an answer already given: everything `look` does after the model.
+
+        Raises DeadlinePassed, MalformedAnswer.
+        """
         started = time.perf_counter()
-        answer = question.read(generation, (View(frame.size_px),))
+        answer = _read(question, generation, View(frame.size_px))
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
-        detections = self._tracks.assign(frame.stamp_ns, (prompt_id, question), detections)
+        tracks = self._tracks.setdefault(camera, TrackIds(self._ids))
+        detections = tracks.assign(frame.stamp_ns, (prompt_id, question), detections)
         cloud = SceneCloud.of(frame, self.config.lift)
         lifted = lift_boxes(cloud, detections)
         placed = place_model_boxes(frame, answer.boxes_3d)
@@ -55,11 +94,25 @@ class Perception:
             generation,
             detections,
             answer.points,
-            lifted.detections + placed,
-            lifted.refusals,
+            lifted.detections + placed.detections,
+            lifted.refusals + placed.refusals,
             grasps,
             answer.value,
             answer.dropped,
             time.perf_counter() - started,
             prompt_id,
         )
+
+
+def _read(question: Question, generation: Generation, view: View) -> Answer:
+    """As Question.read; but where time ran out, that is the error, and not what the answer had come to."""
+    try:
+        return question.read(generation, (view,))
+    except MalformedAnswer as error:
+        if generation.finish_reason != "deadline":
+            raise
+        said = f"{generation.text[-80:]!r} at its end" if generation.text.strip() else "nothing"
+        raise DeadlinePassed(
+            f"the deadline passed before an object could be read; after {generation.total_s:.1f} s the answer was {said}: "
+            "allow it more time (a call's timeout, generation.deadline), or ask for less"
+        ) from error

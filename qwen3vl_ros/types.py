@@ -11,6 +11,7 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,10 @@ class Cancelled(PerceptionError):
     """The caller, a request of higher priority or a new prompt stopped the generation."""
 
 
+class DeadlinePassed(PerceptionError):
+    """The time for an answer ran out before anything could be read of it; nothing is wrong with what was said."""
+
+
 class MalformedAnswer(PerceptionError):
     """The answer could not be read at all, which is not the same as "saw nothing".
 
@@ -61,6 +66,32 @@ class MalformedAnswer(PerceptionError):
     def __init__(self, message: str, text: str = "", dropped: int = 0):
         super().__init__(message)
         self.text, self.dropped = text, dropped
+
+
+def quoted(text: object, limit: int = 80) -> str:
+    """Text of others as an error may show it: in quotes, control characters escaped, and cut."""
+    text = str(text)
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text)} characters)"
+
+
+# Lens model -> how many coefficients it may have, as OpenCV counts them; shorter lists are filled with zeros.
+DISTORTION_LENGTHS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+_STEEPEST_RAY, _LONGEST_LENS = 100.0, 1e6
+
+
+def pinhole_fault(K: np.ndarray, size_px: tuple[int, int]) -> str:
+    """Why K (3x3) cannot be that of a camera with such pictures (width, height); empty if it can."""
+    K = np.asarray(K, float)
+    shown = np.array2string(K, precision=4, separator=", ").replace("\n", "")
+    if not np.all(np.isfinite(K)) or K[0, 0] <= 0 or K[1, 1] <= 0:
+        return f"K = {shown}: focal lengths must be finite and positive"
+    if np.any(K[2] != (0, 0, 1)) or K[1, 0] != 0:
+        return f"K = {shown}: it must be fx s cx, 0 fy cy, 0 0 1"
+    size, focal, centre = np.array(size_px), K[(0, 1), (0, 1)], K[:2, 2]
+    steepest = (np.maximum(np.abs(centre), np.abs(size - centre)) + abs(K[0, 1])) / focal
+    if np.any(steepest > _STEEPEST_RAY) or np.any(focal > _LONGEST_LENS * size):
+        return f"K = {shown}: no lens makes pictures of {size_px[0]}x{size_px[1]} pixels like that"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +132,10 @@ class Frame:
             value = getattr(self, name)
             if value is not None and (np.shape(value) != shape or not np.all(np.isfinite(value))):
                 raise InvalidInput(f"Frame.{name} must be a finite {shape} array, got shape {np.shape(value)}")
-        if self.K is not None and not (self.K[0, 0] > 0 and self.K[1, 1] > 0):
+        if self.K is not None and (fault := pinhole_fault(self.K, self.size_px)):
             raise InvalidInput(
-                "Frame.K has no positive focal length; the camera is not calibrated: publish a real "
-                "CameraInfo, or pass K=None and do without 3D"
+                f"Frame.{fault}; the camera is not calibrated: publish a real CameraInfo, or pass K=None and do "
+                "without 3D"
             )
         if self.target_T_camera is not None and not self.target_frame:
             raise InvalidInput("Frame.target_T_camera is set but target_frame is empty; name the frame it leads to")
@@ -284,6 +315,57 @@ class GraspTarget:
     quality: float
     feasible: bool
     reason: str = ""
+
+
+class Verdict(str, Enum):
+    """What is known of a statement. UNKNOWN is an answer: it was looked at and cannot be told, see Fact.reason."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of a fact: what it is ("surface", "length", "count"), its value and unit ("m", "" for a number)."""
+
+    name: str
+    value: float
+    unit: str = "m"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A spatial statement, asked (only the first three fields) or measured. docs/spatial.md has every definition.
+
+    relation: "left_of", "on", "distance" ...   arguments: ids or labels as they were asked.   view: whose left and front
+    is meant, "viewer", "robot" or "object:<id>"; "gravity" for above, below, on, in; empty where it does not matter.
+    verdict: of a quantity TRUE means that it was measured.   margin_m: how far the statement is from turning over,
+    negative where it does not hold; NaN where it has none.   sigma_m: its standard deviation.   values: what was measured,
+    the main number first.   surface: "seen", or "completed" where the verdict rests on a side that nobody has seen.
+    stamp_ns: capture time of the oldest look it rests on; age_s: how old that was.   reason: in words.
+    """
+
+    relation: str
+    arguments: tuple[str, ...] = ()
+    view: str = "viewer"
+    verdict: Verdict = Verdict.UNKNOWN
+    margin_m: float = float("nan")
+    sigma_m: float = float("nan")
+    values: tuple[Quantity, ...] = ()
+    surface: str = "seen"
+    stamp_ns: int = 0
+    age_s: float = 0.0
+    reason: str = "not measured yet"
+
+    @property
+    def value(self) -> float:
+        """The main number, NaN where there is none."""
+        return self.values[0].value if self.values else float("nan")
+
+    @property
+    def unit(self) -> str:
+        return self.values[0].unit if self.values else ""
 
 
 @dataclass(frozen=True, eq=False)

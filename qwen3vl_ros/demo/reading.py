@@ -7,7 +7,8 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from qwen3vl_ros.convert import intrinsics_of, rgb_of, rotation_of, stamp_ns
+from qwen3vl_ros.calibration import intrinsics_of
+from qwen3vl_ros.convert import rgb_of, rotation_of, stamp_ns
 from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget
 

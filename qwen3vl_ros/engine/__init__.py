@@ -6,17 +6,30 @@ import dataclasses
 import logging
 
 from qwen3vl_ros.config import Config
-from qwen3vl_ros.engine.base import Engine, EngineInfo
+from qwen3vl_ros.engine.base import Clip, Engine, EngineInfo, Limits, Prompt, Turn
 from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
 from qwen3vl_ros.engine.choice import Option, survey
 from qwen3vl_ros.types import EngineError, OutOfMemory, WrongModel
 
-__all__ = ["Engine", "EngineInfo", "Option", "embedded_model_dir", "find_checkpoint", "load_engine", "survey"]
+__all__ = [
+    "Clip",
+    "Engine",
+    "EngineInfo",
+    "Limits",
+    "Option",
+    "Prompt",
+    "Turn",
+    "embedded_model_dir",
+    "find_checkpoint",
+    "load_engine",
+    "survey",
+]
 _log = logging.getLogger(__name__)
 
 
 def load_engine(config: Config | None = None) -> Engine:
-    """Load `config.model` on `config.device` and run it once; what was chosen, and why, is in `.info`.
+    """Load `config.model` on `config.device` and run it once; what was chosen, and why, is in `.info`. A server is only
+    connected to: `loading.load_tested_engine` also asks it where a drawn rectangle is.
 
     Without a configuration: the embedded model on the best device. A runtime asked for by name runs or fails; `auto` is the
     first that works in the order of `survey`, and a server wherever `remote.url` names one.
@@ -63,7 +76,7 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
         if name == "remote":
             from qwen3vl_ros.engine.remote.engine import RemoteEngine
 
-            return RemoteEngine(config.remote, config.generation)
+            return RemoteEngine(config.remote, config.generation.max_pixels)
         if name == "tensorrt":
             from qwen3vl_ros.engine.tensorrt.load import load_tensorrt as load
         elif name == "onnxruntime":

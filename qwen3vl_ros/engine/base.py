@@ -1,11 +1,12 @@
-"""The two protocols: `Engine`, images and text in, text out; and `Runtime`, one network fed token by token.
+"""What an engine is asked (`Prompt`, `Limits`), and the two protocols: `Engine`, a prompt in, text out; and `Runtime`, one
+network fed token by token.
 
 Knows no boxes and no ROS.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol, Sequence
 
@@ -13,7 +14,131 @@ import numpy as np
 
 from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.types import Generation
+from qwen3vl_ros.types import Generation, InvalidInput
+
+# -- what is asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Pictures of one camera in order, each HxWx3 uint8 RGB, and the time of each in seconds from the clip's start."""
+
+    pictures: Sequence[np.ndarray]
+    times_s: Sequence[float]
+
+    def __post_init__(self):
+        object.__setattr__(self, "pictures", _pictures(self.pictures, "a picture of a clip"))
+        object.__setattr__(self, "times_s", tuple(map(float, self.times_s)))
+        if len(self.pictures) != len(self.times_s):
+            raise InvalidInput(
+                f"a clip of {len(self.pictures)} pictures has {len(self.times_s)} times; give one for each picture"
+            )
+        if len({picture.shape for picture in self.pictures}) > 1:
+            raise InvalidInput(
+                f"the pictures of a clip differ in size ({self.pictures[0].shape}, …); send pictures of one camera"
+            )
+        if not all(map(math.isfinite, self.times_s)):
+            raise InvalidInput(f"the times of a clip are not all finite ({self.times_s[:8]}, …); give seconds")
+        if any(late < early for early, late in zip(self.times_s, self.times_s[1:])):
+            raise InvalidInput(f"the times of a clip run backwards ({self.times_s[:8]}, …); sort its pictures by time")
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """One message of a chat. role: "user" or "assistant". A user's images (each HxWx3 uint8 RGB) and clip stand before
+    the text; an assistant has none. Valid once made, or InvalidInput."""
+
+    role: str
+    text: str
+    images: Sequence[np.ndarray] = ()
+    clip: Clip | None = None
+
+    def __post_init__(self):
+        if self.role not in ("user", "assistant"):
+            raise InvalidInput(f"the role of a turn is {self.role!r}; it must be user or assistant")
+        if not isinstance(self.text, str):
+            raise InvalidInput(f"the text of a turn is {type(self.text).__name__}; give a string")
+        if any("\ud800" <= c <= "\udfff" for c in self.text):
+            raise InvalidInput("the text of a turn holds half of a character (a lone surrogate); leave it out")
+        if self.clip is not None and not isinstance(self.clip, Clip):
+            raise InvalidInput(f"the clip of a turn is {type(self.clip).__name__}; give a Clip of pictures and times")
+        object.__setattr__(self, "images", _pictures(self.images, "an image"))
+        if self.role == "assistant" and (self.images or self.clip):
+            raise InvalidInput("a turn of the assistant has images; only the user's may, so put them there")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What an engine is asked: images (each HxWx3 uint8 RGB), a clip and `text`, after the turns of `history`.
+
+    history: turns of the user and the assistant in turn, the user's first; an assistant's text as its Generation has
+    it. schema: a JSON schema that the answer has to keep. stream: a name for the camera these images follow each other
+    on; the last answer to the same text there may be tried as a draft, which changes the time and not the tokens.
+    text_first: the text of each turn before its images. Valid once made, or InvalidInput that names the rule.
+    """
+
+    text: str
+    images: Sequence[np.ndarray] = ()
+    clip: Clip | None = None
+    history: Sequence[Turn] = ()
+    schema: dict[str, Any] | None = None
+    stream: str = ""
+    text_first: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "images", Turn("user", self.text, self.images, self.clip).images)
+        object.__setattr__(self, "history", tuple(self.history))
+        for number, turn in enumerate(self.history):
+            role = ("user", "assistant")[number % 2]
+            if not isinstance(turn, Turn) or turn.role != role:
+                found = turn.role if isinstance(turn, Turn) else type(turn).__name__
+                raise InvalidInput(
+                    f"turn {number + 1} of the history is of {found!r} and must be a Turn of {role!r}: user and "
+                    "assistant take turns, the user begins"
+                )
+        if len(self.history) % 2:
+            raise InvalidInput("the history ends with the user's turn; add the answer to it, or leave the turn out")
+        if not (self.schema is None or isinstance(self.schema, dict)):
+            raise InvalidInput(f"the schema of a prompt is {type(self.schema).__name__}; give a JSON schema as a dict")
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The whole chat: the history, and what is asked now."""
+        return (*self.history, Turn("user", self.text, self.images, self.clip))
+
+
+def _pictures(pictures: Sequence[np.ndarray], what: str) -> tuple[np.ndarray, ...]:
+    for rgb in pictures:
+        if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+            found = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+            raise InvalidInput(f"{what} must be HxWx3 uint8 RGB, got {found}; convert it first")
+        if not rgb.size:
+            raise InvalidInput(f"{what} must be HxWx3 uint8 RGB and is empty, {rgb.shape}; pass a decoded image")
+    return tuple(pictures)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When an answer has to end. deadline_s: from the call on, where the call's Control has no deadline of its own.
+    repeat_limit: as in GenerationConfig."""
+
+    max_new_tokens: int
+    deadline_s: float
+    repeat_limit: int
+
+    def __post_init__(self):
+        if not (self.max_new_tokens >= 1 and self.deadline_s > 0 and self.repeat_limit >= 2):
+            raise InvalidInput(
+                f"{self} cannot be kept: max_new_tokens must be 1 or more, deadline_s above 0, repeat_limit 2 or more"
+            )
+
+    @staticmethod
+    def of(generation: GenerationConfig) -> Limits:
+        """The configured ones."""
+        return Limits(generation.max_new_tokens, generation.deadline, generation.repeat_limit)
+
+
+# -- who answers -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -30,55 +155,25 @@ class EngineInfo:
     why: str  # why this runtime, device and dtype were chosen
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When to stop. deadline_monotonic_s on time.monotonic()'s clock; repeat_limit as in GenerationConfig."""
-
-    max_new_tokens: int
-    deadline_monotonic_s: float
-    repeat_limit: int
-
-    @staticmethod
-    def of(generation: GenerationConfig, control: Control) -> Limits:
-        """The configured ones from now on; the control's own deadline goes before the configured one."""
-        deadline = control.deadline_monotonic_s
-        if deadline is None:
-            deadline = time.monotonic() + generation.deadline
-        return Limits(generation.max_new_tokens, deadline, generation.repeat_limit)
-
-    def interruption(self, control: Control) -> str:
-        """ "cancelled", "deadline", or "" to go on."""
-        if control.cancelled:
-            return "cancelled"
-        return "deadline" if time.monotonic() >= self.deadline_monotonic_s else ""
-
-
 class Engine(Protocol):
-    """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another.
-
-    generation: the limits of the next answers; its owner may replace it between two of them. The image areas in it
-    count only when the model is loaded.
-    """
+    """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another."""
 
     info: EngineInfo
-    generation: GenerationConfig  # may be replaced between two calls
 
     def generate(
         self,
-        images: Sequence[np.ndarray],
-        prompt: str,
+        prompt: Prompt,
+        limits: Limits,
         control: Control | None = None,
-        *,
-        stream: str = "",
-        schema: dict[str, Any] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """Greedy answer to `images` (each HxWx3 uint8 RGB) followed by `prompt`.
+        """Greedy answer to `prompt`.
 
-        stream: a name for the camera these images follow each other on; the last answer to the same prompt there may
-        be tried as a draft, which changes the time and not the tokens. schema: a JSON schema the answer has to keep.
+        on_text: called by this thread between tokens with each new part of the answer, in whole characters; the parts
+        together are the Generation's text. What it raises ends the answer and comes out of here.
 
         Always returns what was generated so far with its finish_reason: cancellation and deadline are results here,
-        not errors. Raises OutOfMemory and EngineError.
+        not errors. Raises InvalidInput for what this engine cannot be asked, OutOfMemory and EngineError.
         """
 
     def status(self) -> dict[str, str]:

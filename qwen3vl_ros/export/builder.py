@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Sequence
 
 from qwen3vl_ros.engine.network.sizes import Sizes
-from qwen3vl_ros.engine.tensorrt.bundle import Limits
+from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits
 from qwen3vl_ros.engine.tensorrt.cuda import Cuda
 from qwen3vl_ros.types import EngineError
 
@@ -113,7 +113,7 @@ def parse(trt: ModuleType, logger: Any, file: Path) -> tuple[Any, Any, Any]:
     return builder, network, parser
 
 
-def profiles(part: str, sizes: Sizes, limits: Limits) -> list[dict[str, tuple[int, int, int]]]:
+def profiles(part: str, sizes: Sizes, limits: ShapeLimits) -> list[dict[str, tuple[int, int, int]]]:
     """Least, usual and most of each dimension that a pass decides, by its letter in graph.py; one for each profile.
 
     The decoder has two: steps of 1 to draft tokens, and prompts of more.

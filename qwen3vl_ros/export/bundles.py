@@ -24,7 +24,7 @@ from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.tensorrt.bundle import (
     PARTS,
     Bundle,
-    Limits,
+    ShapeLimits,
     describe,
     engine_name,
     fault_of,
@@ -70,7 +70,7 @@ def build(
     sms: Sequence[int],
     precision: str = "fp16",
     module: str = "tensorrt_rtx",
-    limits: Limits = Limits(),
+    limits: ShapeLimits = ShapeLimits(),
     timing_cache: Path | None = None,
     model: str = "",
     say: Callable[[str], None] = print,
@@ -193,7 +193,7 @@ def _build_part(
 # -- one model -------------------------------------------------------------------------------------------------------
 
 
-def _within(checkpoint: Checkpoint, limits: Limits) -> Limits:
+def _within(checkpoint: Checkpoint, limits: ShapeLimits) -> ShapeLimits:
     if limits.cache_slots > checkpoint.max_positions:
         raise EngineError(
             f"--cache-slots {limits.cache_slots} exceeds the {checkpoint.max_positions} positions of "

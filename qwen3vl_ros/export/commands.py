@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwen3vl_ros.engine.checkpoint import find_checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, HOST_DTYPES, VISION
-from qwen3vl_ros.engine.tensorrt.bundle import Limits
+from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits
 from qwen3vl_ros.export import require
 from qwen3vl_ros.export.builder import MODULES, PRECISIONS, current_sm
 from qwen3vl_ros.types import InvalidInput
@@ -49,7 +49,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         epilog="The module tensorrt_rtx builds for any RTX GPU (SM 80 to 121) on a machine without one; tensorrt "
         "(Jetson, data-centre GPUs) builds for the GPU it runs on. fp8 and int4 quantise the decoder's weights.",
     )
-    limits = Limits()
+    limits = ShapeLimits()
     build.add_argument(
         "model",
         metavar="MODEL",
@@ -97,7 +97,7 @@ def _build(options: argparse.Namespace) -> int:
 
     started = time.monotonic()
     sms = _compute_capabilities(options.sm)
-    limits = Limits(options.cache_slots, options.draft, options.prefill, options.max_patches, options.max_visual)
+    limits = ShapeLimits(options.cache_slots, options.draft, options.prefill, options.max_patches, options.max_visual)
     with tempfile.TemporaryDirectory(prefix="random-") as directory:
         model = options.model
         if model.startswith(_RANDOM):

@@ -109,10 +109,30 @@ class SceneCloud:
         result[inside] = depth_m - points_m[inside, 2]
         return result
 
+    def noise_m(self, points_m: np.ndarray) -> float:
+        """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
+
+        Residuals of straight lines through three readings two pixels apart, along rows and columns. NaN where fewer
+        than ten of the points have such neighbours.
+        """
+        pixels = self.project_px(points_m)
+        column, row = np.rint(pixels[np.isfinite(pixels[:, 0])]).astype(np.int32).T
+        height, width = self.frame.depth_m.shape
+        depth_m = np.where(self.valid, self.frame.depth_m, np.nan)
+        residuals = []
+        for along, across, limit, step in ((column, row, width, (0, 2)), (row, column, height, (2, 0))):
+            inside = (along >= 2) & (along < limit - 2) & (across >= 0) & (across < depth_m.shape[step[0] == 2])
+            r, c = row[inside], column[inside]
+            ahead, back = depth_m[r + step[0], c + step[1]], depth_m[r - step[0], c - step[1]]
+            residuals.append((ahead - 2 * depth_m[r, c] + back) / np.sqrt(6))
+        residuals = np.concatenate(residuals)
+        residuals = residuals[np.isfinite(residuals)]
+        return 1.4826 * float(np.median(np.abs(residuals))) if len(residuals) >= 10 else float("nan")
+
 
 def _why_no_depth(frame: Frame) -> str:
     if frame.depth_m is None:
-        return "no depth image came with this frame; publish one and remap depth/image_raw to it"
+        return "the frame has no depth: publish a depth image and remap depth/image_raw to it, or give --depth with a picture"
     if frame.K is None:
         return "no camera intrinsics came with this frame; publish camera_info of the colour camera"
     height, width = frame.depth_m.shape

@@ -10,18 +10,18 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from qwen3vl_ros.types import Frame
-
-_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+from qwen3vl_ros.types import DISTORTION_LENGTHS, Frame, quoted
 
 
 def lens_fault(frame: Frame) -> str:
     """What is wrong with the frame's distortion, empty if nothing is."""
     model, count = frame.distortion_model, 0 if frame.distortion is None else np.size(frame.distortion)
-    if count and model not in _COEFFICIENTS:
-        return f"distortion model {model!r} is unknown; publish one of {', '.join(_COEFFICIENTS)}"
-    if count and count not in _COEFFICIENTS[model]:
-        expected = " or ".join(map(str, _COEFFICIENTS[model]))
+    if count and model not in DISTORTION_LENGTHS:
+        return f"distortion model {quoted(model)} is unknown; publish one of {', '.join(DISTORTION_LENGTHS)}"
+    if count and not np.all(np.isfinite(frame.distortion)):
+        return f"distortion model {model} has coefficients that are not finite; correct camera_info"
+    if count and count not in DISTORTION_LENGTHS[model]:
+        expected = " or ".join(map(str, DISTORTION_LENGTHS[model]))
         return f"distortion model {model} needs {expected} coefficients, not {count}; correct camera_info"
     return ""
 
@@ -55,7 +55,8 @@ def pixel_rays(
     ]
     # A lens model is a polynomial: beyond its range it folds back and the inverse is no ray of this pixel.
     back = project_px(np.column_stack((rays, np.ones(len(rays)))), K, distortion, model)
-    rays[~(np.abs(back - pixels).max(1) < 0.5)] = np.nan
+    with np.errstate(invalid="ignore"):  # inf - inf, where the polynomial ran away
+        rays[~(np.abs(back - pixels).max(1) < 0.5)] = np.nan
     return rays
 
 

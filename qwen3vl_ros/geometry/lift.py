@@ -1,39 +1,27 @@
-"""From 2D boxes and measured depth to oriented 3D boxes, and from the model's own 3D boxes to ours.
+"""From 2D boxes and measured depth to oriented 3D boxes.
 
-`lift_boxes` finds the object's pixels (foreground.py), completes the unseen side (shape.py) and says how well
-the depth supports the box. `place_model_boxes` corrects what the model could not know: the lens and the
-range. Every detection gets a box or a reason. Knows nothing of prompts, of models or of grippers.
+`lift_boxes` finds the objects' pixels and what they stand on (standing.py), completes the unseen side (shape.py) and says
+how well the depth supports the box. Every detection gets a box or a reason. Knows nothing of prompts, of models or of
+grippers.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import Foreground, foreground, surface_normals, without_flying
-from qwen3vl_ros.geometry.lens import lens_fault, pixel_rays, project_px
+from qwen3vl_ros.geometry.foreground import Foreground, surface_normals, without_flying
+from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
+from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
-from qwen3vl_ros.geometry.revolution import order_statistics
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
-from qwen3vl_ros.types import Detection2D, Detection3D, Frame, ModelBox3D, Refusal
+from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, standing_objects
+from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
 
-_MODEL_HALF_FOV_RAD = math.radians(30.0)  # the field of view the model assumes, 60 degrees on each axis
-_MAX_RESCALE = 4.0
-_TABLE_SHARE = 0.3
 _FLOATS_IF_ROUND = 0.6
-_FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """Boxes in the order of the detections they came from, and why the others have none."""
-
-    detections: tuple[Detection3D, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
 
 
 def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
@@ -42,9 +30,11 @@ def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
     The score is the detection's times `trust(support)`; trust(support) alone where the detection has none
     (NaN).
     """
+    if cloud.reason:
+        return Lifted((), tuple(Refusal(d.id, d.label, cloud.reason) for d in detections))
     boxes, refusals = [], []
-    for detection in detections:
-        result = cloud.reason or _lift(cloud, detection)
+    for detection, one in zip(detections, standing_objects(cloud, [d.box_xyxy_px for d in detections])):
+        result = one if isinstance(one, str) else finite_or_reason(_complete(cloud, detection, one))
         if isinstance(result, str):
             refusals.append(Refusal(detection.id, detection.label, result))
         else:
@@ -57,11 +47,10 @@ def trust(support: float) -> float:
     return 1.0 - (1.0 - support) ** 2
 
 
-def _lift(cloud: SceneCloud, detection: Detection2D) -> Detection3D | str:
-    found, plane = _foreground_and_support(cloud, detection.box_xyxy_px)
-    if isinstance(found, str):
-        return found
-    camera_T_local, solid, points = _solid(cloud, found, plane, detection.box_xyxy_px)
+def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> Detection3D:
+    """The whole object behind its pixels."""
+    found = standing.found
+    camera_T_local, solid, points = _solid(cloud, found, standing.plane, detection.box_xyxy_px)
     camera_T_box = camera_T_local @ solid.local_T_box
     hidden = solid.hidden_m @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
     support = _support(found, camera_T_box, solid.size_m)
@@ -78,44 +67,6 @@ def _lift(cloud: SceneCloud, detection: Detection2D) -> Detection3D | str:
         points,
         hidden.astype(np.float32),
     )
-
-
-def _foreground_and_support(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
-    """The object's pixels and the plane it stands on: the largest plane that is not the object's own side."""
-    first: Foreground | str | None = None
-    for plane in cloud.planes:
-        if _own_side(cloud, plane, box_px):
-            continue
-        found = foreground(cloud, box_px, plane)
-        if isinstance(found, str):
-            first = first or found
-            continue
-        heights = plane.height_m(found.points_m[found.mask])
-        low, high = order_statistics(heights, 2, 98)
-        if low < max(3 * plane.tolerance_m, _FLOATS_ABOVE * high):
-            return found, plane
-        if first is None or isinstance(first, str):
-            first, first_plane = found, plane
-    if isinstance(first, Foreground):
-        return first, first_plane
-    return first if first is not None else foreground(cloud, box_px, None), None
-
-
-def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
-    """Whether the plane is the object's side: denser in the box than around it, and no table seen in it."""
-    points = cloud.thinned_m
-    on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
-    inside = _inside(cloud.project_px(points), box_px)
-    if not inside.any() or inside.all():
-        return bool(inside.all())
-    denser = float(on_it[inside].mean()) > float(on_it[~inside].mean())
-    return denser and (plane.share < _TABLE_SHARE or on_it[inside].sum() > 0.5 * on_it.sum())
-
-
-def _inside(pixels, box_px) -> np.ndarray:
-    x0, y0, x1, y1 = box_px
-    u, v = pixels[:, 0] + 0.5, pixels[:, 1] + 0.5
-    return (u > x0) & (u < x1) & (v > y0) & (v < y1)
 
 
 def _solid(
@@ -156,7 +107,7 @@ def _solid(
 def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool) -> bool:
     """Whether the object ends far above the plane, and that end is seen: then something else carries it."""
     low, high = order_statistics(local[:, 2], 0.5, 98)
-    if low < _FLOATS_ABOVE * high:
+    if low < FLOATS_ABOVE * high:
         return False
     # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.
     towards = eye[:2] - local[:, :2].mean(0)
@@ -176,7 +127,7 @@ def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool)
     below = to_camera(below)
     x0, y0, x1, y1 = box_px
     margin = 3.0 + 0.15 * min(x1 - x0, y1 - y0)  # less than that is too little of a side to have missed
-    outside = ~_inside(cloud.project_px(below), (x0 - margin, y0 - margin, x1 + margin, y1 + margin))
+    outside = ~inside_box(cloud.project_px(below), (x0 - margin, y0 - margin, x1 + margin, y1 + margin))
     return float((outside & (cloud.look_behind(below) > -0.01)).mean()) > 0.5
 
 
@@ -198,64 +149,3 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
         foreground_pixels = found.box & (np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side)))
     total = int((foreground_pixels | (agrees & found.box)).sum())
     return float((agrees & found.box).sum() / total) if total else 0.0
-
-
-# -- the model's own boxes -----------------------------------------------------------------------------------
-
-
-def place_model_boxes(frame: Frame, boxes_3d: Sequence[ModelBox3D]) -> tuple[Detection3D, ...]:
-    """The model's own 3D boxes in the frame's target frame, source "model", ids "m0", "m1", ...
-
-    Without intrinsics the model assumes a field of view of 60 degrees on each axis. With K the centre is
-    moved to the ray of its pixel, and the range grows by the ratio of the true to the assumed focal length,
-    so that the object keeps its size in metres and in the picture. With registered depth at the projected
-    centre the whole box, range and size, is scaled so that its front meets the measured surface, unless they
-    differ by more than a factor of 4. Without K, or with a lens model that is not known, the box stays as the
-    model said.
-    """
-    frame_id = frame.frame_id if frame.target_T_camera is None else frame.target_frame
-    frame_T_camera = np.eye(4) if frame.target_T_camera is None else np.asarray(frame.target_T_camera, float)
-    placed = []
-    for index, box in enumerate(boxes_3d):
-        centre, size = np.asarray(box.center_m, float), np.asarray(box.size_m, float)
-        if frame.K is not None and not lens_fault(frame) and centre[2] > 0:
-            centre = _on_true_ray(frame, centre)
-            scale = _measured_scale(frame, centre, size, np.asarray(box.rotation, float))
-            centre, size = centre * scale, size * scale
-        camera_T_box = np.eye(4)
-        camera_T_box[:3, :3], camera_T_box[:3, 3] = box.rotation, centre
-        placed.append(
-            Detection3D(f"m{index}", box.label, box.score, frame_id, frame_T_camera @ camera_T_box, size, "model")
-        )
-    return tuple(placed)
-
-
-def _on_true_ray(frame: Frame, centre_m: np.ndarray) -> np.ndarray:
-    half = np.array(frame.size_px) / 2
-    assumed_focal = half / math.tan(_MODEL_HALF_FOV_RAD)
-    pixel = half - 0.5 + assumed_focal * centre_m[:2] / centre_m[2]
-    ray = pixel_rays(pixel[None], frame.K, frame.distortion, frame.distortion_model)[0]
-    growth = math.sqrt(frame.K[0, 0] * frame.K[1, 1] / np.prod(assumed_focal))
-    return centre_m[2] * growth * np.append(ray, 1.0)
-
-
-def _measured_scale(frame: Frame, centre_m: np.ndarray, size_m: np.ndarray, rotation: np.ndarray) -> float:
-    """Factor that brings the box's front, on its centre's ray, to the measured surface; 1 without depth."""
-    depth_m = frame.depth_m
-    if depth_m is None or depth_m.shape != frame.rgb.shape[:2]:
-        return 1.0
-    distance = float(np.linalg.norm(centre_m))
-    ray = centre_m / distance
-    with np.errstate(divide="ignore"):
-        to_front = float(np.min(size_m / 2 / np.abs(rotation.T @ ray)))
-    u, v = project_px(centre_m, frame.K, frame.distortion, frame.distortion_model)[0]
-    reach = max(1.0, 0.1 * float(size_m.min()) * frame.K[0, 0] / centre_m[2])
-    window = depth_m[
-        max(0, round(v - reach)) : max(0, round(v + reach) + 1),
-        max(0, round(u - reach)) : max(0, round(u + reach) + 1),
-    ]
-    readings = window[np.isfinite(window) & (window > 0)]
-    if len(readings) < 3 or to_front >= distance:
-        return 1.0
-    scale = float(np.median(readings)) / ray[2] / (distance - to_front)
-    return scale if 1 / _MAX_RESCALE <= scale <= _MAX_RESCALE else 1.0

@@ -89,9 +89,9 @@ def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, floa
         near = np.abs(heights) < max(min(3.0 * sigma, tolerance_m), _TOLERANCE_FLOOR_M) * growth
         if near.sum() < 3:
             return None
-        inliers = points_m[near].astype(float)
-        centre = inliers.mean(0)
-        normal = np.linalg.eigh(np.cov((inliers - centre).T))[1][:, 0]
+        inliers, trust = points_m[near].astype(float), 1.0 / np.square(growth[near])  # far readings are worth less
+        centre = trust @ inliers / trust.sum()
+        normal = np.linalg.eigh((inliers - centre).T @ ((inliers - centre) * trust[:, None]))[1][:, 0]
         offset = -float(normal @ centre)
         sigma = 1.4826 * float(np.median(np.abs(inliers @ normal + offset) / growth[near]))
     if sigma > _MAX_SPREAD * tolerance_m:  # as many points at the border of the slab as in it: clutter, no surface

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qwen3vl_ros.geometry.order_statistics import order_statistics
+
 _MIN_RADIUS_M = 0.004
 _AXIS_POINTS = 600
 
@@ -115,13 +117,6 @@ def far_half(centre: np.ndarray, radius: float, eye_m: np.ndarray) -> np.ndarray
     outward = np.stack((ring * np.cos(angle), ring * np.sin(angle), z), 1)
     sight = (eye_m - centre) / np.linalg.norm(eye_m - centre)
     return centre + radius * outward[outward @ sight < 0.2]
-
-
-def order_statistics(values: np.ndarray, *percents: float) -> list[float]:
-    """The values at these percents of the sorted array; np.percentile interpolates at ten times the cost."""
-    ranks = [round(p / 100 * (len(values) - 1)) for p in percents]
-    parted = np.partition(values, sorted(set(ranks)))
-    return [float(parted[rank]) for rank in ranks]
 
 
 def unit_circle(count: int) -> np.ndarray:

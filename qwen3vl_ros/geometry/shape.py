@@ -17,12 +17,12 @@ from typing import Callable
 import cv2
 import numpy as np
 
+from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.revolution import (
     Revolution,
     ball_through,
     far_half,
     handle_yaw,
-    order_statistics,
     resting_ball,
     revolution,
     turned_points,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Iterable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -15,13 +15,13 @@ from visualization_msgs.msg import Marker, MarkerArray
 from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
 from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray
-from qwen3vl_ros.node.perception.diagnostics import Verdict
+from qwen3vl_ros.node.perception.diagnostics import Status
 
 _GREEN, _RED, _WHITE = (0.1, 0.8, 0.2), (0.9, 0.2, 0.1), (1.0, 1.0, 1.0)
 
 
 def header_of(stamp_ns: int, frame_id: str) -> Header:
-    header = Header(frame_id=frame_id)
+    header = Header(frame_id=frame_id.lstrip("/"))  # tf2 refuses the slash of ROS 1 names
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
     return header
 
@@ -203,12 +203,18 @@ def camera_info(
     )
 
 
-def diagnostics(header: Header, verdict: Verdict, name: str, hardware_id: str) -> DiagnosticArray:
-    status = DiagnosticStatus(
-        level=bytes([verdict.level]),
-        name=name,
-        message=verdict.message,
-        hardware_id=hardware_id,
-        values=[KeyValue(key=key, value=value) for key, value in verdict.values],
+def diagnostics(header: Header, statuses: Mapping[str, Status], hardware_id: str) -> DiagnosticArray:
+    """Each status under its name."""
+    return DiagnosticArray(
+        header=header,
+        status=[
+            DiagnosticStatus(
+                level=bytes([status.level]),
+                name=name,
+                message=status.message,
+                hardware_id=hardware_id,
+                values=[KeyValue(key=key, value=value) for key, value in status.values],
+            )
+            for name, status in statuses.items()
+        ],
     )
-    return DiagnosticArray(header=header, status=[status])

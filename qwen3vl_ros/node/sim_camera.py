@@ -5,48 +5,54 @@ Publishes image_raw, depth/image_raw, camera_info (sensor-data QoS), the pose of
 ~/ground_truth_3d: `score` is the visible share of the object, boxes are around the visible pixels, poses are
 in the camera's optical frame. As with a real camera, a stamp is the time at which the scene looked so, and a
 picture for which there was no time is left out: the simulation's clock never waits. Of a recording every
-picture is shown, as if taken now.
+picture is shown, as if taken now, with its own gaps, frame and depth: the node judges it as it would have judged
+the camera.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from typing import Callable, Iterator
 
 import numpy as np
 import rclpy
 from geometry_msgs.msg import TransformStamped
-from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from qwen3vl_ros import types
+from qwen3vl_ros.config import Config
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.perception.camera import qos_of
 from qwen3vl_ros.node.signals import StopSignals
+from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME, Shot, recorded, simulated
 from qwen3vl_ros.sim.specs import FOVY_DEG
 
-WORLD_FRAME, CAMERA_FRAME = "world", "camera_color_optical_frame"
 PARAMETERS = {
     # name: (default, doc)
     "source": ("sim", "sim, or the path of a recording: a folder of pictures, a video, a rosbag2."),
-    "rate": (10.0, "Pictures a second; for a recording 0 keeps its own times."),
+    "rate": (
+        0.0,
+        "Of the simulation: pictures a second, 0 is 10. Of a recording: how much faster than it was, 0 is 1.",
+    ),
     "seed": (0, "Scene k of the simulation has seed + k."),
     "motion": ("static", "static, one_moving (an object slides) or all_moving (the camera orbits)."),
     "scene_every": (4.0, "A new scene after this many seconds; 0 keeps the first."),
     "objects": (0, "Objects in a scene, 1 to 6; 0 leaves it to chance."),
     "gauge": (False, "Stand a dial on the table."),
+    "wide": (
+        False,
+        "Scenes of the wider world: boxes, trays, shelves, signs, dials; objects and gauge are left to it.",
+    ),
+    "depth_noise": (True, "Depth with a real camera's noise, steps and holes; false gives exact depth."),
+    "frame": (CAMERA_FRAME, "Frame of the simulated pictures, and of recorded ones that name none."),
     "width": (640, "Width of the simulated picture, pixels."),
     "height": (480, "Height of the simulated picture, pixels."),
     "fovy_deg": (FOVY_DEG, "Vertical field of view of the simulated camera, degrees."),
@@ -54,27 +60,18 @@ PARAMETERS = {
     "depth_encoding": ("32FC1", "32FC1 (metres) or 16UC1 (millimetres)."),
     "qos": ("sensor_data", "QoS of the images, as the node's image_qos."),
     "loop": (True, "Start a recording again at its end; false ends the process there."),
+    "wait": (20.0, "Longest time that a recording waits for a subscriber of image_raw before it starts, seconds."),
+    "rectification": (Config.rectification, "As the node's parameter: whether the recorded pictures are rectified."),
+    "max_image_pixels": (Config.max_image_pixels, "As the node's parameter: larger recorded pictures are left out."),
     "image_topic": ("", "Topic in a rosbag2; empty chooses."),
     "depth_topic": ("", "Topic in a rosbag2; empty chooses."),
     "camera_info_topic": ("", "Topic in a rosbag2; empty chooses."),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Shot:
-    """One picture to publish. due_s: when, after the start. world_T_camera and truths: of the simulation
-    only.
-    """
-
-    due_s: float
-    frame_id: str
-    rgb: np.ndarray
-    depth_m: np.ndarray | None = None
-    K: np.ndarray | None = None
-    distortion: np.ndarray | None = None
-    distortion_model: str = "plumb_bob"
-    world_T_camera: np.ndarray | None = None
-    truths: tuple = ()
+LATE_S = 0.02  # a recording later than this goes on from where it is, with its own gaps
+MATCHED_S = (
+    0.5  # DDS tells a publisher of a subscriber before the subscriber hears it, and of one topic after the other
+)
+LAST_ONES_S = 0.5  # pictures still on their way when a recording is over
 
 
 class SimCameraNode(Node):
@@ -114,99 +111,75 @@ class SimCameraNode(Node):
         return value
 
     def play(self, stop: StopSignals) -> None:
-        """Publish every shot at its time, or at once if that has passed. The clock starts with the first;
-        that of a recording starts anew with every late one.
-        """
-        simulated, start_s = self.settings["source"] == "sim", None
-        for shot in self._simulated(lambda: time.monotonic() - start_s) if simulated else self._recorded():
-            now_s = time.monotonic()
-            if start_s is None or not simulated:
-                start_s = max(start_s or 0.0, now_s - shot.due_s)
-            if stop.wait(max(0.0, start_s + shot.due_s - now_s)):
+        """Publish every shot at its time, until `stop` is set or a recording is over."""
+        if self.settings["source"] == "sim":
+            self._play_simulation(stop)
+        else:
+            self._play_recording(stop)
+
+    def _play_simulation(self, stop: StopSignals) -> None:
+        """The clock starts with the first shot and never waits; a late one keeps the stamp of its time."""
+        start_s = None
+        for shot in simulated(self.settings, lambda: time.monotonic() - start_s, self.get_logger().info):
+            start_s = time.monotonic() if start_s is None else start_s
+            if stop.wait(max(0.0, start_s + shot.due_s - time.monotonic())):
                 return
-            late = Duration(seconds=time.monotonic() - start_s - shot.due_s)
-            self._publish(shot, self.get_clock().now() - late)
+            late_ns = round((time.monotonic() - start_s - shot.due_s) * 1e9)
+            self._publish(shot, self.get_clock().now().nanoseconds - late_ns)
 
-    def _simulated(self, elapsed_s: Callable[[], float]) -> Iterator[Shot]:
-        """Without end. elapsed_s(): the camera's clock, which the first shot starts."""
-        from qwen3vl_ros.sim.camera import SimCameraError
-        from qwen3vl_ros.sim.stream import SimStream
+    def _play_recording(self, stop: StopSignals) -> None:
+        """The clock waits for whoever is late: a subscriber, the disk, a process that was stopped for a while."""
+        start_s, count, rate = None, 0, self._recording_rate()
+        for shot in recorded(self.settings, self.get_logger().info, self.get_logger().warning):
+            if start_s is None:
+                if not self._wait_for_subscriber(stop):
+                    return
+                start_s = time.monotonic()
+            if stop.wait(max(0.0, start_s + shot.due_s / rate - time.monotonic())):
+                return
+            late_s = time.monotonic() - start_s - shot.due_s / rate
+            start_s += late_s if late_s > LATE_S else 0.0
+            self._publish(shot, self.get_clock().now().nanoseconds)
+            count += 1
+        stop.wait(LAST_ONES_S)
+        self.get_logger().info(f"the recording is over: {count} pictures")
 
-        p = self.settings
-        try:
-            stream = SimStream(
-                p["seed"],
-                p["motion"],
-                p["scene_every"] or None,
-                p["objects"] or None,
-                p["rate"],
-                gauge=p["gauge"],
-                width=p["width"],
-                height=p["height"],
-                fovy_deg=p["fovy_deg"],
-                quality=p["quality"],
-            )
-        except SimCameraError as error:
-            raise types.PerceptionError(f"the simulated camera cannot draw here: {error}") from error
-        with stream:
-            self.get_logger().info(f"simulated camera, {p['width']}x{p['height']} at {p['rate']:g} Hz")
-            stream.frame_at(0.0)  # the first picture has the shaders to wait for: before the clock starts
-            k = 0
-            while True:
-                t_s, begun_s = k / p["rate"], time.monotonic()
-                view, _ = stream.frame_at(t_s)
-                drawing_s = time.monotonic() - begun_s
-                yield Shot(
-                    t_s,
-                    CAMERA_FRAME,
-                    view.rgb,
-                    view.depth_m,
-                    view.K,
-                    world_T_camera=view.world_T_camera,
-                    truths=view.truths,
-                )
-                # The next that can be drawn by its time, if drawing takes as long as it did.
-                k = max(k + 1, math.ceil((elapsed_s() + drawing_s) * p["rate"]))
+    def _recording_rate(self) -> float:
+        rate = self.settings["rate"] or 1.0
+        if not 0.001 <= rate <= 1000:
+            raise types.InvalidInput(f"parameter rate is {rate:g}; a recording plays 0.001 to 1000 times as fast")
+        return rate
 
-    def _recorded(self) -> Iterator[Shot]:
-        from qwen3vl_ros.sim.replay import ReplaySource
+    def _wait_for_subscriber(self, stop: StopSignals) -> bool:
+        """False if asked to stop meanwhile."""
+        topic, longest_s, began_s = self._image.topic_name, self.settings["wait"], time.monotonic()
+        if not self._image.get_subscription_count():
+            self.get_logger().info(f"waiting up to {longest_s:g} s for a subscriber of {topic}")
+        while not self._image.get_subscription_count():
+            if stop.wait(0.02):
+                return False
+            if time.monotonic() - began_s > longest_s:
+                self.get_logger().warning(f"nobody has subscribed to {topic}; the recording starts unseen")
+                break
+        return not stop.wait(MATCHED_S)
 
-        p = self.settings
-        source = ReplaySource(
-            p["source"],
-            p["rate"] or None,
-            p["loop"],
-            image_topic=p["image_topic"] or None,
-            depth_topic=p["depth_topic"] or None,
-            camera_info_topic=p["camera_info_topic"] or None,
-        )
-        self.get_logger().info(f"playing {source.path}")
-        first_ns = None
-        for frame in source:
-            first_ns = frame.stamp_ns if first_ns is None else first_ns
-            yield Shot(
-                (frame.stamp_ns - first_ns) / 1e9,
-                frame.frame_id or CAMERA_FRAME,
-                frame.rgb,
-                frame.depth_m,
-                frame.K,
-                frame.distortion,
-                frame.distortion_model,
-            )
-
-    def _publish(self, shot: Shot, stamp: Time) -> None:
-        picture = messages.image(messages.header_of(stamp.nanoseconds, shot.frame_id), shot.rgb)
-        depth = None if shot.depth_m is None else messages.image(picture.header, self._encoded(shot.depth_m))
-        header = picture.header
-        if shot.world_T_camera is not None:
-            self._tell_pose(header, shot.world_T_camera)
+    def _publish(self, shot: Shot, stamp_ns: int) -> None:
+        frame = shot.frame
+        header = messages.header_of(stamp_ns, frame.frame_id or self.settings["frame"])
+        picture = messages.image(header, frame.rgb)
+        if frame.target_T_camera is not None:
+            self._tell_pose(header, frame.target_T_camera)
             self._tell_truth(header, shot)
-        if shot.K is not None:
-            size_px = shot.rgb.shape[1], shot.rgb.shape[0]
-            self._info.publish(messages.camera_info(header, shot.K, size_px, shot.distortion, shot.distortion_model))
+        if frame.K is not None:
+            self._info.publish(
+                messages.camera_info(header, frame.K, frame.size_px, frame.distortion, frame.distortion_model)
+            )
         self._image.publish(picture)
-        if depth is not None:
-            self._depth.publish(depth)
+        if shot.depth is not None:
+            # Played faster, pictures are closer together, and so is the depth between them.
+            apart_ns = round((shot.depth.stamp_ns - frame.stamp_ns) / max(1.0, self.settings["rate"] or 1.0))
+            depth_header = messages.header_of(stamp_ns + apart_ns, shot.depth.frame_id or header.frame_id)
+            self._depth.publish(messages.image(depth_header, self._encoded(shot.depth.metres)))
 
     def _encoded(self, depth_m: np.ndarray) -> np.ndarray:
         if self.settings["depth_encoding"] == "32FC1":
@@ -258,7 +231,7 @@ def main(args: list[str] | None = None) -> int:
         spinning.start()
         node.play(stop)
         return 0
-    except (types.PerceptionError, ParameterException) as error:
+    except (types.PerceptionError, ParameterException, OSError) as error:
         print(f"sim_camera: {error}", file=sys.stderr)
         return 2
     finally:

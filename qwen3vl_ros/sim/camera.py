@@ -11,22 +11,29 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from qwen3vl_ros.sim.furniture import box_corners, shelf_parts, sign_parts
 from qwen3vl_ros.sim.renderer import TABLE, Renderer, SimCameraError
-from qwen3vl_ros.sim.shading import contact_shade, lamp_pose, lit_fraction
+from qwen3vl_ros.sim.shading import LAMP_MAP_HALF_M, LAMP_MAP_HALF_SHELF_M, contact_shade, lamp_pose, lit_fraction
 from qwen3vl_ros.sim.shapes import build_meshes
 from qwen3vl_ros.sim.specs import FOVY_DEG, SceneSpec
 from qwen3vl_ros.sim.truth import (
     GaugeTruth,
+    LevelTruth,
     ObjectTruth,
+    SignTruth,
     foot_size_m,
     footprint_m,
+    gauge_truth,
+    hull_on_table_m,
     scene_truths,
+    shelf_truths,
+    sign_truth,
     world_T_foot,
     world_T_object,
 )
 from qwen3vl_ros.types import InvalidInput
 
-__all__ = ["GaugeTruth", "ObjectTruth", "SimCamera", "SimCameraError", "View"]
+__all__ = ["GaugeTruth", "LevelTruth", "ObjectTruth", "SignTruth", "SimCamera", "SimCameraError", "View"]
 
 _CONTACT_STRENGTH = 0.55
 _SAMPLES = {"default": 4, "fast": 2}
@@ -38,7 +45,7 @@ class View:
 
     rgb: HxWx3 uint8. depth_m: HxW float32, distance along the optical axis, 0 where nothing was measured.
     K: 3x3, whole numbers are pixel centres. world_T_camera: 4x4, ROS optical frame (x right, y down, z forward).
-    segmentation: HxW int16, index of the object, -1 elsewhere, the dial is number len(objects).
+    segmentation: HxW int16, index of the object, -1 elsewhere; dial, shelf and sign follow the objects in this order.
     """
 
     rgb: np.ndarray | None
@@ -48,6 +55,8 @@ class View:
     segmentation: np.ndarray
     truths: tuple[ObjectTruth, ...]
     gauge: GaugeTruth | None = None
+    levels: tuple[LevelTruth, ...] = ()
+    sign: SignTruth | None = None
 
 
 class SimCamera:
@@ -94,17 +103,24 @@ class SimCamera:
         draw = self._renderer
         draw.begin(spec)
         lamp_T = lamp_pose(spec.light.direction)
-        lamp_depth_m = draw.draw_lamp_depth(lamp_T) if rgb else None
+        half_m = LAMP_MAP_HALF_M if spec.shelf is None else LAMP_MAP_HALF_SHELF_M
+        lamp_depth_m = draw.draw_lamp_depth(lamp_T, half_m) if rgb else None
         draw.aim(pose)
         labels, depth_m = draw.draw_labels(depth or rgb)
-        colour = self._shaded(spec, pose, labels, depth_m, lamp_T, lamp_depth_m) if rgb else None
-        gauge = None
-        if spec.gauge is not None:
-            g = spec.gauge
-            gauge = GaugeTruth(len(spec.objects), g.value, g.minimum, g.maximum, g.unit, g.needle_fraction)
+        colour = self._shaded(spec, pose, labels, depth_m, lamp_T, lamp_depth_m, half_m) if rgb else None
         labels[labels >= TABLE] = -1
         truths = scene_truths(spec, self._meshes, labels, self.K, pose)
-        return View(colour, depth_m if depth else None, self.K.copy(), pose.copy(), labels, truths, gauge)
+        return View(
+            colour,
+            depth_m if depth else None,
+            self.K.copy(),
+            pose.copy(),
+            labels,
+            truths,
+            gauge_truth(spec, self.K, pose) if spec.gauge is not None else None,
+            shelf_truths(spec.shelf, self.K, pose, labels.shape) if spec.shelf is not None else (),
+            sign_truth(spec, self.K, pose) if spec.sign is not None else None,
+        )
 
     def _new_renderer(self) -> Renderer:
         return Renderer(self.width, self.height, self.fovy_deg, self._samples, self._meshes, self._assets)
@@ -118,12 +134,15 @@ class SimCamera:
         self._renderer.close()
         self._renderer = self._new_renderer()
 
-    def _shaded(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m) -> np.ndarray:
+    def _shaded(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m, half_m) -> np.ndarray:
         without, everything = self._renderer.draw_colour(spec, key=False), self._renderer.draw_colour(spec, key=True)
-        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < TABLE))
+        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < TABLE), half_m)
         footprints = [footprint_m(self._meshes[o.mesh], world_T_object(o), o.size_m) for o in spec.objects]
         if spec.gauge is not None:
             footprints.append(footprint_m(self._meshes["cube"], world_T_foot(spec.gauge), foot_size_m(spec.gauge)))
+        parts = shelf_parts(spec.shelf) if spec.shelf is not None else []
+        parts += sign_parts(spec.sign) if spec.sign is not None else []
+        footprints += [hull_on_table_m(box_corners(part)) for part in parts]
         shade = contact_shade(footprints, self.K, pose, labels.shape)
         shade[labels != TABLE] = 0.0
         shade = 1.0 - np.float32(_CONTACT_STRENGTH) * shade

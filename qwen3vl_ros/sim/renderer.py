@@ -15,11 +15,12 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
+from qwen3vl_ros.sim.furniture import shelf_parts, sign_parts, world_T_sign
 from qwen3vl_ros.sim.household import Asset
-from qwen3vl_ros.sim.shading import LAMP_DISTANCE_M, LAMP_MAP_HALF_M
+from qwen3vl_ros.sim.shading import LAMP_DISTANCE_M
 from qwen3vl_ros.sim.shapes import Mesh
-from qwen3vl_ros.sim.specs import COLOURS, TABLE_TEXTURES, ObjectSpec, SceneSpec
-from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, gauge_face, table_texture
+from qwen3vl_ros.sim.specs import COLOURS, MORE_TABLE_TEXTURES, TABLE_TEXTURES, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, SIGN_TEXTURE_PX, gauge_face, sign_face, table_texture
 from qwen3vl_ros.sim.truth import (
     dial_size_m,
     face_side_m,
@@ -92,7 +93,7 @@ class Renderer:
         self._meshes = {n: m for n, m in meshes.items() if n not in assets} | {n: p.mesh for n, p in parts.items()}
         self._skins = {name: part.texture for name, part in parts.items() if part.texture is not None}
         self._model = self._compile(samples)
-        self._gauge_drawn = None
+        self._painted = dict(gauge=None, sign=None)  # what the textures of dial and sign show
         self._open()
 
     @property
@@ -122,6 +123,11 @@ class Renderer:
             )
         if spec.gauge is not None:
             self._add_gauge(spec)
+        if spec.shelf is not None:
+            for pose, size in shelf_parts(spec.shelf):
+                self._add_block(pose, size, spec.shelf.rgb, spec.shelf_index, specular=0.15)
+        if spec.sign is not None:
+            self._add_sign(spec)
         self._casters = self._scene.ngeom
         self._add_room(spec)
 
@@ -142,9 +148,10 @@ class Renderer:
                 m.usertexcoord = mesh.uv.ravel()
                 m.userfacetexcoord = mesh.faces.ravel()
             spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name)
-        pictures = {name: table_texture(name) for name in TABLE_TEXTURES}
+        pictures = {name: table_texture(name) for name in TABLE_TEXTURES + MORE_TABLE_TEXTURES}
         pictures |= {name: skin[::-1] for name, skin in self._skins.items()}  # MuJoCo's uv of files runs downwards
         pictures["gauge"] = np.full((GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX, 3), 255, np.uint8)
+        pictures["sign"] = np.full((*SIGN_TEXTURE_PX[::-1], 3), 255, np.uint8)
         for name, picture in pictures.items():
             spec.add_texture(
                 name=name,
@@ -189,7 +196,7 @@ class Renderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._rect = mujoco.MjrRect(0, 0, self.width, self.height)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=64)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=128)
         self._scene.flags[:] = 0
 
     def aim(self, world_T_camera: np.ndarray) -> None:
@@ -277,10 +284,7 @@ class Renderer:
 
     def _add_gauge(self, spec: SceneSpec) -> None:
         gauge, segment = spec.gauge, len(spec.objects)
-        if gauge != self._gauge_drawn:
-            self._write_texture(self._model, "gauge", gauge_face(gauge))
-            mujoco.mjr_uploadTexture(self._model, self._context, self._texture_id["gauge"])
-            self._gauge_drawn = gauge
+        self._paint("gauge", gauge, gauge_face)
         rim = dict(rgb=COLOURS[gauge.colour], segment=segment, specular=0.5, shininess=0.6)
         self._add_mesh("drum", world_T_case(gauge), dial_size_m(gauge), **rim)
         self._add_mesh("cube", world_T_foot(gauge), foot_size_m(gauge), **rim)
@@ -289,6 +293,28 @@ class Renderer:
         disc = self._add_mesh("disc", face, (face_side_m(gauge),) * 2 + (0.01,), (1, 1, 1), segment, emission=0.15)
         self._texture(disc, "gauge")
         disc.texcoord = 1
+
+    def _add_sign(self, spec: SceneSpec) -> None:
+        sign, segment = spec.sign, spec.sign_index
+        self._paint("sign", sign, sign_face)
+        for pose, size in sign_parts(sign):
+            self._add_block(pose, size, np.multiply(COLOURS[sign.colour], 0.85), segment, specular=0.2)
+        face = world_T_sign(sign)
+        face[:3, 3] += 0.001 * face[:3, 2]
+        plate = self._add_mesh("plate", face, (*sign.size_m, 0.01), (1, 1, 1), segment, emission=0.08)
+        self._texture(plate, "sign")
+        plate.texcoord = 1
+
+    def _add_block(self, pose, size, rgb, segment: int, **look) -> None:
+        box = mujoco.mjtGeom.mjGEOM_BOX
+        self._add(box, np.asarray(size) / 2, pose[:3, 3], pose[:3, :3], rgb, segment, **look)
+
+    def _paint(self, texture: str, thing, face) -> None:
+        """Write face(thing) into a texture, if it does not show that already."""
+        if thing != self._painted[texture]:
+            self._write_texture(self._model, texture, face(thing))
+            mujoco.mjr_uploadTexture(self._model, self._context, self._texture_id[texture])
+            self._painted[texture] = thing
 
     def _set_lights(self, spec: SceneSpec, key: bool) -> None:
         """The fill light with the ambient term, and the key light (the lamp) if asked for."""
@@ -311,16 +337,19 @@ class Renderer:
         light.cutoff, light.exponent = 45.0, 10.0
         light.headlight = light.castshadow = 0
 
-    def draw_lamp_depth(self, world_T_lamp: np.ndarray) -> np.ndarray:
-        """nxn float32 orthographic depth of what casts shadows, 0 where nothing does. Call `aim` after it."""
+    def draw_lamp_depth(self, world_T_lamp: np.ndarray, half_m: float) -> np.ndarray:
+        """nxn float32 orthographic depth of what casts shadows within half_m of the work area, 0 where nothing does.
+
+        Call `aim` after it.
+        """
         n = min(_LAMP_MAP_PX, self.width, self.height)
         near, far = 0.1, 2 * LAMP_DISTANCE_M
         for camera in self._scene.camera:
             camera.pos, camera.forward = world_T_lamp[:3, 3], world_T_lamp[:3, 2]
             camera.up = -world_T_lamp[:3, 1]
             camera.orthographic = 1
-            camera.frustum_bottom, camera.frustum_top = -LAMP_MAP_HALF_M, LAMP_MAP_HALF_M
-            camera.frustum_center, camera.frustum_width = 0.0, LAMP_MAP_HALF_M
+            camera.frustum_bottom, camera.frustum_top = -half_m, half_m
+            camera.frustum_center, camera.frustum_width = 0.0, half_m
             camera.frustum_near, camera.frustum_far = near, far
         everything, self._scene.ngeom = self._scene.ngeom, self._casters
         _, window = self._draw_ids(mujoco.MjrRect(0, 0, n, n), depth=True)

@@ -46,12 +46,21 @@ _NOMINAL_ASPECT = 4.0 / 3.0
 _WORK_AREA_HALF_M = (0.225, 0.175)
 
 
-def sample_scene(seed: int, n_objects: int | None = None, gauge: bool = False, household: bool = False) -> SceneSpec:
+def sample_scene(
+    seed: int, n_objects: int | None = None, gauge: bool = False, household: bool = False, wide: bool = False
+) -> SceneSpec:
     """A scene that depends on its arguments alone.
 
     n_objects: 1 to 6, or None for a random number of them. gauge: also stand a dial on the table.
     household: most objects are textured ones of the installed asset package (InvalidInput where there is none).
+    wide: a scene of the wider world (`sim.wide`), which decides by itself what is in it.
     """
+    if wide:
+        from qwen3vl_ros.sim.wide import sample_wide_scene
+
+        if n_objects is not None or gauge or household:
+            raise InvalidInput("a wide scene decides by itself what is in it; leave n_objects, gauge and household out")
+        return sample_wide_scene(seed)
     if n_objects is not None and not 1 <= n_objects <= 6:
         raise InvalidInput(f"n_objects is {n_objects}; a scene holds 1 to 6 objects")
     rng = np.random.default_rng([0x51C3, int(seed), int(gauge)] + [1] * household)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-LAMP_MAP_HALF_M = 0.40
+LAMP_MAP_HALF_M = 0.40  # of the work area; with a shelf on it, what casts shadows reaches farther
+LAMP_MAP_HALF_SHELF_M = 0.75
 LAMP_DISTANCE_M = 2.0
 _CENTRE_M = np.array((0.0, 0.0, 0.04))
 _LAMP_SPREAD = 0.16  # diameter of the lamp over its distance: how fast a shadow's edge widens
@@ -38,15 +39,16 @@ def lit_fraction(
     lamp_depth_m: np.ndarray,
     world_T_lamp: np.ndarray,
     on_object: np.ndarray,
+    half_m: float = LAMP_MAP_HALF_M,
 ) -> np.ndarray:
     """How much of the lamp each pixel sees, HxW float32 in 0..1.
 
     on_object: HxW bool, the pixels of what casts shadows itself.
-    lamp_depth_m: nxn orthographic depth of everything that casts shadows, 0 where there is nothing.
+    lamp_depth_m: nxn orthographic depth of everything that casts shadows, 0 where there is nothing; half_m: half its side.
     """
     height, width = depth_m.shape
     n = lamp_depth_m.shape[0]
-    texel_m = 2 * LAMP_MAP_HALF_M / n
+    texel_m = 2 * half_m / n
     lamp_T_camera = np.linalg.inv(world_T_lamp) @ world_T_camera
     x = ((np.arange(width) - k[0, 2]) / k[0, 0]).astype(np.float32)[None, :]
     y = ((np.arange(height) - k[1, 2]) / k[1, 1]).astype(np.float32)[:, None]
@@ -94,6 +96,8 @@ def contact_shade(
     scale = _CONTACT_PX / (2 * _CONTACT_HALF_M)
     top = np.zeros((_CONTACT_PX, _CONTACT_PX), np.float32)
     for points in footprints_m:
+        if not len(points):  # it stands on something else
+            continue
         cv2.fillConvexPoly(top, np.round((points + _CONTACT_HALF_M) * scale * 16).astype(np.int32), 1.0, cv2.LINE_AA, 4)
     top = cv2.GaussianBlur(top, (0, 0), _CONTACT_SIGMA_M * scale)
     camera_T_world = np.linalg.inv(world_T_camera)

@@ -1,8 +1,8 @@
-"""Unit meshes of the five kinds of objects and of the dial's parts, and their silhouettes.
+"""Unit meshes of the kinds of objects and of the parts of dials and signs, and their silhouettes.
 
 Every mesh fills the box [-0.5, 0.5]^3 exactly, so that an object is its mesh times `size_m`. Knows numpy
 only. `parts` are vertex groups whose convex hulls together have the object's outline: a mug is its body and
-a chain of handle links, everything else one convex piece.
+a chain of handle links, a tray its floor and walls, everything else one convex piece.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ class Mesh:
 
 
 def build_meshes() -> dict[str, Mesh]:
-    """The meshes by name: the KINDS of `scenes`, `disc` (the dial's face) and `drum` (its case)."""
+    """The meshes by name: the kinds of `specs`, `disc` (the dial's face), `drum` (its case) and `plate` (a sign's face)."""
     return {
         "cube": _rounded_cube(),
+        "box": _rounded_cube(0.025),
+        "tray": _tray(),
+        "plate": _plate(),
         "ball": _ball(),
         "cylinder": _cylinder(0.04),
         "mug": _mug(),
@@ -208,3 +211,36 @@ def _disc(segments: int = 48) -> Mesh:
     normals = np.repeat([(0, 0, 1.0), (0, 0, -1.0)], segments + 1, axis=0)
     uv = vertices[:, :2] + 0.5
     return Mesh(vertices, np.concatenate([front, back]), normals, uv, (np.arange(len(vertices)),))
+
+
+def _tray(wall: float = 0.035, floor: float = 0.25) -> Mesh:
+    """A floor with four walls, each a box."""
+    boxes = [((0, 0, (floor - 1) / 2), (1, 1, floor))]
+    for side in (-0.5, 0.5):
+        boxes.append(((side - np.sign(side) * wall / 2, 0, 0), (wall, 1, 1)))
+        boxes.append(((0, side - np.sign(side) * wall / 2, 0), (1 - 2 * wall, wall, 1)))
+    vertices, faces, normals, parts = [], [], [], []
+    for centre, size in boxes:
+        start = sum(map(len, vertices))
+        for axis in range(3):
+            for sign in (-1.0, 1.0):
+                corners = np.empty((4, 3))
+                corners[:, axis] = 0.5 * sign
+                corners[:, (axis + 1) % 3] = (-0.5, 0.5, 0.5, -0.5)
+                corners[:, (axis + 2) % 3] = (-0.5, -0.5, 0.5, 0.5)
+                order = np.array(((0, 1, 2), (0, 2, 3))) if sign > 0 else np.array(((0, 2, 1), (0, 3, 2)))
+                faces.append(order + sum(map(len, vertices)))
+                vertices.append(corners * size + centre)
+                normals.append(np.tile(sign * np.eye(3)[axis], (4, 1)))
+        parts.append(np.arange(start, sum(map(len, vertices))))
+    return _finish(np.concatenate(vertices), np.concatenate(faces), np.concatenate(normals), parts=tuple(parts))
+
+
+def _plate() -> Mesh:
+    """Flat square of side 1 in the x-y plane, looking at +z; uv upright with x right and y up."""
+    front = np.array(((-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0)), float)
+    # MuJoCo refuses a mesh without volume, so the middle of the back sits a little behind.
+    vertices = np.concatenate([front, front, [(0, 0, -0.02)]])
+    faces = [(0, 1, 2), (0, 2, 3), (8, 5, 4), (8, 6, 5), (8, 7, 6), (8, 4, 7)]
+    normals = np.repeat([(0, 0, 1.0), (0, 0, -1.0)], (4, 5), axis=0)
+    return Mesh(vertices, np.array(faces), normals, vertices[:, :2] + 0.5, (np.arange(4),))

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from qwen3vl_ros.sim.camera import SimCamera, View
+from qwen3vl_ros.sim.depth_noise import noisy_depth
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
 from qwen3vl_ros.types import InvalidInput
@@ -28,7 +29,8 @@ class SimStream:
     seed: of the first scene; scene k has seed + k. motion: "static", "one_moving" (one object slides to and fro) or
     "all_moving" (the camera orbits gently, so everything moves in the picture). scene_every_s: how long a scene
     lasts, None for one scene forever. n_objects: 1 to 6 or None for a random number. rate_hz: of `frames`.
-    gauge, household: as of sample_scene. camera: arguments of SimCamera. Use it as a context manager and from one thread.
+    gauge, household, wide: as of sample_scene. depth_noise: depth as a
+    real camera measures it (`depth_noise`), anew at each t. camera: arguments of SimCamera. Use it as a context manager and from one thread.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class SimStream:
         *,
         gauge: bool = False,
         household: bool = False,
+        wide: bool = False,
+        depth_noise: bool = False,
         **camera,
     ):
         if motion not in MOTIONS:
@@ -51,7 +55,7 @@ class SimStream:
             raise InvalidInput(f"SimStream.rate_hz is {rate_hz}; it must be above 0 and at most 1000 Hz")
         self.seed, self.motion, self.scene_every_s = int(seed), motion, scene_every_s
         self.n_objects, self.rate_hz = n_objects, float(rate_hz)
-        self.gauge, self.household = gauge, household
+        self.gauge, self.household, self.wide, self.depth_noise = gauge, household, wide, depth_noise
         self._base: SceneSpec | None = None
         self._last: tuple[SceneSpec, View] | None = None
         self._slide: tuple[int, np.ndarray] | None = None
@@ -82,14 +86,17 @@ class SimStream:
         return _orbited(self._base, since) if self.motion == "all_moving" else self._base
 
     def _sample(self, index: int) -> SceneSpec:
-        return sample_scene(self.seed + index, self.n_objects, self.gauge, self.household)
+        return sample_scene(self.seed + index, self.n_objects, self.gauge, self.household, self.wide)
 
     def frame_at(self, t_s: float) -> tuple[View, SceneSpec]:
         """The picture with its truth, and the scene, at t_s >= 0 seconds."""
         spec = self.scene_at(t_s)
         if self._last is None or self._last[0] != spec:  # a camera over a still scene need not draw it again
             self._last = spec, self.camera.render(spec)
-        return self._last[1], spec
+        view = self._last[1]
+        if self.depth_noise:
+            view = replace(view, depth_m=noisy_depth(view.depth_m, view.K, [self.seed & 0xFFFFFFFF, round(t_s * 1e6)]))
+        return view, spec
 
     def frames(self, duration_s: float | None = None) -> Iterator[tuple[float, View, SceneSpec]]:
         """(t_s, view, scene) at rate_hz, as fast as they are asked for; without end where duration_s is None."""
@@ -101,7 +108,7 @@ class SimStream:
 
 def _footprint_radius_m(thing: ObjectSpec) -> float:
     x, y, _ = thing.size_m
-    return float(np.hypot(x, y) / 2 if thing.asset or thing.kind in ("cube", "mug") else x / 2)
+    return float(np.hypot(x, y) / 2 if thing.asset or thing.kind in ("cube", "mug", "box", "tray") else x / 2)
 
 
 def _longest_slide(scene: SceneSpec) -> tuple[int, np.ndarray]:

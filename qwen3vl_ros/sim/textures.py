@@ -1,4 +1,4 @@
-"""Pictures painted with numpy and OpenCV: tinted table tops and the face of a dial gauge.
+"""Pictures painted with numpy and OpenCV: tinted table tops, the face of a dial gauge and the plate of a sign.
 
 Knows nothing of MuJoCo. Table textures are light greys that tile seamlessly and are tinted when drawn.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from qwen3vl_ros.sim.specs import GAUGE_SWEEP_RAD, GaugeSpec
+from qwen3vl_ros.sim.specs import BAR_IN_PSI, COLOURS, GAUGE_SWEEP_RAD, GaugeSpec, SignSpec
 from qwen3vl_ros.types import InvalidInput
 
 TABLE_TEXTURE_PX = 512
 GAUGE_TEXTURE_PX = 384
+SIGN_TEXTURE_PX = (320, 192)
 NEEDLE_REACH = 0.80  # from the middle of the face, in halves of its side
+MARK_REACH = 0.83  # of the middle of a labelled mark
 
 _INK = {"red": (200, 20, 20), "black": (25, 25, 28)}
+_ZONE = {"green": (40, 165, 60), "yellow": (240, 200, 30), "red": (215, 30, 25)}
 _FACE = {"white": (248, 248, 246), "cream": (246, 238, 214)}
 
 
@@ -60,6 +63,15 @@ def table_texture(name: str) -> np.ndarray:
         cloud = sum(_noise(rng, 3 * 2**k, 3 * 2**k, n) / 2**k for k in range(5))
         vein = np.abs(np.sin(2 * np.pi * (x + y) + 2.2 * cloud))
         tone += 0.05 * cloud - 0.20 * np.exp(-((vein / 0.10) ** 2))
+    elif name == "cork":
+        grain = _noise(rng, 120, 120, n) + 0.6 * _noise(rng, 48, 48, n)
+        tone += 0.05 * grain - 0.12 * (grain > 1.0)
+    elif name == "concrete":
+        tone += sum(0.035 * _noise(rng, 4 * 3**k, 4 * 3**k, n) for k in range(4))
+    elif name == "checked":
+        tone += np.where(((x * 8).astype(int) + (y * 8).astype(int)) % 2, 0.04, -0.14) + 0.02 * _noise(rng, 128, 128, n)
+    elif name == "striped":
+        tone += np.where((x * 12 % 1) < 0.5, 0.04, -0.10) + 0.015 * _noise(rng, 64, 64, n)
     elif name == "tiles":
         seam = np.minimum.reduce([x * 6 % 1, 1 - x * 6 % 1, y * 6 % 1, 1 - y * 6 % 1])
         cell = rng.uniform(-0.05, 0.05, (6, 6)).astype(np.float32)
@@ -76,9 +88,10 @@ def needle_angle_rad(fraction: float) -> float:
     return float(np.deg2rad(225.0) - fraction * GAUGE_SWEEP_RAD)
 
 
-def gauge_face(gauge: GaugeSpec) -> np.ndarray:
-    """GAUGE_TEXTURE_PX square, RGB uint8, upright: ticks, numbers, unit and the needle at its value."""
-    big = 2 * GAUGE_TEXTURE_PX
+def gauge_face(gauge: GaugeSpec, side_px: int = GAUGE_TEXTURE_PX) -> np.ndarray:
+    """side_px square, RGB uint8, upright: zones, ticks, numbers, unit and the needle at its value."""
+    big = 2 * side_px
+    wide, thin = (max(1, round(n * side_px / GAUGE_TEXTURE_PX)) for n in (12, 5))
     c, r = big / 2, big / 2
     image = np.empty((big, big, 3), np.uint8)
     image[:] = _FACE[gauge.face]
@@ -88,16 +101,28 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
         a = needle_angle_rad(fraction)
         return round(c + radius * r * np.cos(a)), round(c - radius * r * np.sin(a))
 
+    span = gauge.maximum - gauge.minimum
+    for low, high, colour in gauge.zones:
+        edges = np.linspace((low - gauge.minimum) / span, (high - gauge.minimum) / span, 48)
+        arc = [at(f, 0.975) for f in edges] + [at(f, 0.885) for f in edges[::-1]]
+        cv2.fillPoly(image, [np.array(arc, np.int32)], _ZONE[colour], cv2.LINE_AA)
     intervals, minors = scale_steps(gauge.minimum, gauge.maximum)
-    span, ticks = gauge.maximum - gauge.minimum, intervals * minors
+    ticks = intervals * minors
     for i in range(ticks + 1):
         major = i % minors == 0
         cv2.line(
-            image, at(i / ticks, 0.76 if major else 0.83), at(i / ticks, 0.90), ink, 12 if major else 5, cv2.LINE_AA
+            image,
+            at(i / ticks, 0.76 if major else 0.83),
+            at(i / ticks, 0.90),
+            ink,
+            wide if major else thin,
+            cv2.LINE_AA,
         )
     for i in range(intervals + 1):
         _text(image, f"{gauge.minimum + span * i / intervals:g}", at(i / intervals, 0.57), 0.085 * big, ink)
     _text(image, gauge.unit, (round(c), round(c + 0.60 * r)), 0.088 * big, ink)
+    if gauge.inner[0]:
+        _inner_scale(image, gauge, at)
     red = gauge.needle_colour == "red"
     a = needle_angle_rad(gauge.needle_fraction)
     side = np.array((np.sin(a), np.cos(a)))
@@ -106,7 +131,37 @@ def gauge_face(gauge: GaugeSpec) -> np.ndarray:
     blade = np.round([tail + side * width, tail - side * width, tip - side * 0.35 * width, tip + side * 0.35 * width])
     cv2.fillPoly(image, [blade.astype(np.int32)], _INK["red" if red else "black"], cv2.LINE_AA)
     cv2.circle(image, (round(c), round(c)), round(0.085 * r), ink, -1, cv2.LINE_AA)
-    return cv2.resize(image, (GAUGE_TEXTURE_PX, GAUGE_TEXTURE_PX), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
+
+
+def _inner_scale(image: np.ndarray, gauge: GaugeSpec, at) -> None:
+    """The second scale of a dual face, small and blue; its unit stands above the middle."""
+    unit, maximum = gauge.inner
+    ink, big = (30, 60, 150), image.shape[0]
+    intervals, _ = scale_steps(0.0, maximum)
+    whole = (gauge.maximum - gauge.minimum) * (BAR_IN_PSI if unit == "psi" else 1 / BAR_IN_PSI)
+    for i in range(intervals + 1):
+        share = maximum * i / intervals / whole
+        cv2.line(image, at(share, 0.40), at(share, 0.46), ink, max(1, round(5 * big / 768)), cv2.LINE_AA)
+        _text(image, f"{maximum * i / intervals:g}", at(share, 0.31), 0.045 * big, ink)
+    _text(image, unit, (big // 2, round(0.64 * big)), 0.05 * big, ink)
+
+
+def sign_face(sign: SignSpec) -> np.ndarray:
+    """SIGN_TEXTURE_PX, RGB uint8, upright: the text as large as the plate allows, inside a border."""
+    width, height = (2 * n for n in SIGN_TEXTURE_PX)
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = 255 * np.asarray(COLOURS[sign.colour])
+    ink = (25, 25, 28) if sign.ink == "black" else (248, 248, 246)
+    cv2.rectangle(image, (14, 14), (width - 15, height - 15), ink, 8)
+    scale = 1.0
+    (w, h), _ = cv2.getTextSize(sign.text, cv2.FONT_HERSHEY_SIMPLEX, scale, 12)
+    scale = min((width - 90) / w, (height - 110) / h)
+    thickness = max(10, round(4.5 * scale))
+    (w, h), _ = cv2.getTextSize(sign.text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    at = round((width - w) / 2), round((height + h) / 2)
+    cv2.putText(image, sign.text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
+    return cv2.resize(image, SIGN_TEXTURE_PX, interpolation=cv2.INTER_AREA)
 
 
 def scale_steps(minimum: float, maximum: float) -> tuple[int, int]:

@@ -6,13 +6,22 @@ K follows the ROS and OpenCV convention in which whole numbers are pixel CENTRES
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
+from qwen3vl_ros.sim.furniture import (
+    box_corners,
+    level_space,
+    shelf_parts,
+    sign_corners_m,
+    sign_parts,
+    world_T_shelf,
+)
 from qwen3vl_ros.sim.shapes import Mesh
-from qwen3vl_ros.sim.specs import GaugeSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.specs import GaugeSpec, ObjectSpec, SceneSpec, ShelfSpec
+from qwen3vl_ros.sim.textures import MARK_REACH, NEEDLE_REACH, needle_angle_rad
 
 _OVERSAMPLING = 4
 _MAX_RASTER_PX = 4096
@@ -25,7 +34,7 @@ class ObjectTruth:
     box_xyxy_px: around the visible pixels (all zero when none is). amodal_box_xyxy_px: around the whole
     outline, cut at the picture's border. visibility: visible pixels over the pixels of the whole outline,
     including what lies outside the picture. camera_T_object: 4x4, optical frame from object frame (origin in
-    the centre of its box, z up). size_m: extents in the object's frame.
+    the centre of its box, z up). size_m: extents in the object's frame. on, level: what it stands on, as of ObjectSpec.
     """
 
     index: int
@@ -38,11 +47,40 @@ class ObjectTruth:
     fully_in_view: bool
     camera_T_object: np.ndarray
     size_m: tuple[float, float, float]
+    on: int | None = None
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class LevelTruth:
+    """A level of the shelf, counted from 1 below: its free space in the picture, cut at the border, and in 3D.
+
+    box_xyxy_px: around the outline of the space above its board. camera_T_space, size_m: that space, x out of the front.
+    """
+
+    level: int
+    box_xyxy_px: tuple[float, float, float, float]
+    fully_in_view: bool
+    camera_T_space: np.ndarray
+    size_m: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SignTruth:
+    """What the sign says; corners_px: 4x2, of its face, from the upper left as one reads it, clockwise."""
+
+    index: int
+    text: str
+    corners_px: np.ndarray
 
 
 @dataclass(frozen=True)
 class GaugeTruth:
-    """What the dial says; needle_fraction is 0 at the minimum and 1 at the maximum."""
+    """What the dial says; needle_fraction is 0 at the minimum and 1 at the maximum.
+
+    zone: colour of the zone the needle is in, "" for none. points_px: where centre, tip, first and last mark of the
+    scale are in the picture, pixel edges.
+    """
 
     index: int
     value: float
@@ -50,6 +88,8 @@ class GaugeTruth:
     maximum: float
     unit: str
     needle_fraction: float
+    zone: str = ""
+    points_px: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def world_T_object(spec: ObjectSpec) -> np.ndarray:
@@ -64,7 +104,13 @@ def world_T_object(spec: ObjectSpec) -> np.ndarray:
 def footprint_m(mesh: Mesh, world_T_thing: np.ndarray, size_m) -> np.ndarray:
     """Convex outline, Nx2 in the world, of what of a thing is within 1.5 cm of the table."""
     points = _place(mesh, world_T_thing, size_m)
-    return cv2.convexHull(points[points[:, 2] < 0.015, :2].astype(np.float32))[:, 0]
+    return hull_on_table_m(points)
+
+
+def hull_on_table_m(points_m: np.ndarray) -> np.ndarray:
+    """Convex outline, Nx2, of those of Nx3 points in the world that are within 1.5 cm of the table; empty for none."""
+    low = points_m[points_m[:, 2] < 0.015, :2].astype(np.float32)
+    return cv2.convexHull(low)[:, 0] if len(low) else low
 
 
 def world_T_dial(gauge: GaugeSpec) -> np.ndarray:
@@ -114,9 +160,9 @@ def face_side_m(gauge: GaugeSpec) -> float:
 def scene_truths(
     spec: SceneSpec, meshes: dict[str, Mesh], segmentation: np.ndarray, k: np.ndarray, world_T_camera: np.ndarray
 ) -> tuple[ObjectTruth, ...]:
-    """One ObjectTruth an object in the scene's order, the dial last."""
+    """One ObjectTruth an object in the scene's order, then the dial, the shelf and the sign."""
     camera_T_world = np.linalg.inv(world_T_camera)
-    boxes, counts = _visible_boxes(segmentation, len(spec.objects) + (spec.gauge is not None))
+    boxes, counts = _visible_boxes(segmentation, spec.sign_index + (spec.sign is not None))
     truths = []
     for index, thing in enumerate(spec.objects):
         pose, mesh = camera_T_world @ world_T_object(thing), meshes[thing.mesh]
@@ -134,6 +180,8 @@ def scene_truths(
                 k,
                 boxes[index],
                 counts[index],
+                thing.on,
+                thing.level,
             )
         )
     if spec.gauge is not None:
@@ -158,7 +206,66 @@ def scene_truths(
                 counts[index],
             )
         )
+    for index, kind, colour, pose, size, parts in _furniture(spec):
+        pieces = [box_corners(part) @ camera_T_world[:3, :3].T + camera_T_world[:3, 3] for part in parts]
+        pose = camera_T_world @ pose
+        truths.append(
+            _truth(index, kind, colour, kind, pose, size, pieces, segmentation.shape, k, boxes[index], counts[index])
+        )
     return tuple(truths)
+
+
+def _furniture(spec: SceneSpec):
+    """(index, kind, colour, world pose of its box, extents, parts) of the shelf and the sign."""
+    if (shelf := spec.shelf) is not None:
+        pose = world_T_shelf(shelf)
+        pose[2, 3] = shelf.height_m / 2
+        yield spec.shelf_index, "shelf", "", pose, (*shelf.size_m[::-1], shelf.height_m), shelf_parts(shelf)
+    if (sign := spec.sign) is not None:
+        parts = sign_parts(sign)
+        yield spec.sign_index, "sign", sign.colour, parts[0][0], parts[0][1], parts
+
+
+def shelf_truths(
+    shelf: ShelfSpec, k: np.ndarray, world_T_camera: np.ndarray, shape: tuple[int, int]
+) -> tuple[LevelTruth, ...]:
+    """The levels of the shelf, from below. shape: height, width of the picture."""
+    camera_T_world = np.linalg.inv(world_T_camera)
+    levels = []
+    for level in range(1, shelf.levels + 1):
+        pose, size = level_space(shelf, level)
+        points = project(box_corners((pose, size)), k, world_T_camera)
+        low, high = points.min(0), points.max(0)
+        inside = bool((low >= 0).all() and (high <= shape[::-1]).all())
+        box = np.clip((*low, *high), 0, (*shape[::-1], *shape[::-1]))
+        levels.append(LevelTruth(level, tuple(float(v) for v in box), inside, camera_T_world @ pose, size))
+    return tuple(levels)
+
+
+def sign_truth(spec: SceneSpec, k: np.ndarray, world_T_camera: np.ndarray) -> SignTruth:
+    return SignTruth(spec.sign_index, spec.sign.text, project(sign_corners_m(spec.sign), k, world_T_camera))
+
+
+def gauge_truth(spec: SceneSpec, k: np.ndarray, world_T_camera: np.ndarray) -> GaugeTruth:
+    g, face = spec.gauge, world_T_dial(spec.gauge)
+    places = dict(centre=(0.0, 0.0)) | {
+        name: (reach * np.cos(angle), reach * np.sin(angle))
+        for name, reach, angle in (
+            ("tip", NEEDLE_REACH, needle_angle_rad(g.needle_fraction)),
+            ("first", MARK_REACH, needle_angle_rad(0.0)),
+            ("last", MARK_REACH, needle_angle_rad(1.0)),
+        )
+    }
+    half = face_side_m(g) / 2
+    world = np.array([(x * half, y * half, 0.0) for x, y in places.values()]) @ face[:3, :3].T + face[:3, 3]
+    points = {n: (float(u), float(v)) for n, (u, v) in zip(places, project(world, k, world_T_camera))}
+    return GaugeTruth(len(spec.objects), g.value, g.minimum, g.maximum, g.unit, g.needle_fraction, g.zone, points)
+
+
+def project(points_m: np.ndarray, k: np.ndarray, world_T_camera: np.ndarray) -> np.ndarray:
+    """Nx2 pixel edges of Nx3 points in the world; what is behind the camera is pulled to just before it."""
+    local = (points_m - world_T_camera[:3, 3]) @ world_T_camera[:3, :3]
+    return local[:, :2] / np.maximum(local[:, 2:], 1e-3) * (k[0, 0], k[1, 1]) + (k[0, 2] + 0.5, k[1, 2] + 0.5)
 
 
 def _place(mesh: Mesh, camera_T_object: np.ndarray, size_m) -> np.ndarray:
@@ -166,7 +273,19 @@ def _place(mesh: Mesh, camera_T_object: np.ndarray, size_m) -> np.ndarray:
 
 
 def _truth(
-    index, kind, colour, label, camera_T_object, size_m, pieces: list[np.ndarray], shape, k, box, visible
+    index,
+    kind,
+    colour,
+    label,
+    camera_T_object,
+    size_m,
+    pieces: list[np.ndarray],
+    shape,
+    k,
+    box,
+    visible,
+    on=None,
+    level=0,
 ) -> ObjectTruth:
     height, width = shape
     if min(piece[:, 2].min() for piece in pieces) <= 1e-3:  # partly behind the camera: no outline can be drawn
@@ -190,6 +309,8 @@ def _truth(
         inside,
         camera_T_object,
         tuple(size_m),
+        on,
+        level,
     )
 
 

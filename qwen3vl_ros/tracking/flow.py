@@ -17,7 +17,9 @@ from qwen3vl_ros.tracking.glimpse import Front, Glimpse, corners, median, standi
 MIN_POINTS = 4  # fewer agreeing ones and the box is not followed
 MAX_RETURN_PX = 1.0  # forward-backward error, small pixels
 MAX_RESIDUAL_PX = 1.5
-DEPTH_GATE_M = 0.03  # a point's depth changes by less from one picture to the next, beyond what the camera's own motion explains
+DEPTH_GATE_M = (
+    0.03  # a point's depth changes by less from one picture to the next, beyond what the camera's own motion explains
+)
 DEPTH_GATE_SHARE = 0.02  # and this share of its depth: sensors get worse with distance
 SAME_WAY_M = 0.012  # points of one thing went the same way, within this
 RATE_S = 0.08  # a thing's own motion is averaged over about this
@@ -156,7 +158,9 @@ def _follow(live: Sequence[Followed], before: Glimpse, now: Glimpse, dt_s: float
     """All points of all boxes in one flow."""
     counts = [len(f.pixels) for f in live]
     start = np.concatenate([f.pixels for f in live])
-    points_m = np.concatenate([f.points_m if f.frame_id == now.frame_id else np.full_like(f.points_m, np.nan) for f in live])
+    points_m = np.concatenate(
+        [f.points_m if f.frame_id == now.frame_id else np.full_like(f.points_m, np.nan) for f in live]
+    )
     own_m = np.repeat([f.rate_m_s * dt_s for f in live], counts, axis=0)
     there, expected = now.project_px(points_m + own_m)
     step = there - before.project_px(points_m)[0] if before.frame_id == now.frame_id else np.full_like(start, np.nan)
@@ -302,7 +306,12 @@ def _similarity(before: np.ndarray, now: np.ndarray, good: np.ndarray) -> tuple[
     if len(usable) < MIN_POINTS:
         return None, usable
     transform, inliers = cv2.estimateAffinePartial2D(
-        before[usable], now[usable], method=cv2.RANSAC, ransacReprojThreshold=MAX_RESIDUAL_PX, maxIters=100, confidence=0.99
+        before[usable],
+        now[usable],
+        method=cv2.RANSAC,
+        ransacReprojThreshold=MAX_RESIDUAL_PX,
+        maxIters=100,
+        confidence=0.99,
     )
     keep = usable[np.flatnonzero(inliers)]
     if transform is None or len(keep) < max(MIN_POINTS, 0.4 * len(usable)):

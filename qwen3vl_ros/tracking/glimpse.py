@@ -191,7 +191,9 @@ def surface_around(glimpse: Glimpse, rows: slice, columns: slice) -> tuple[np.nd
     tall = slice(max(rows.start - h // 4 - 2, 0), min(rows.stop + h // 4 + 2, height))
     wide = slice(max(columns.start - w // 4 - 2, 0), min(columns.stop + w // 4 + 2, width))
     inverse = 1.0 / glimpse.nearest_m[tall, wide]
-    inverse[rows.start - tall.start : rows.stop - tall.start, columns.start - wide.start : columns.stop - wide.start] = 0.0
+    inverse[
+        rows.start - tall.start : rows.stop - tall.start, columns.start - wide.start : columns.stop - wide.start
+    ] = 0.0
     v, u = np.nonzero(inverse)
     if min(h, w) == 0 or len(v) < 20:
         return None

@@ -62,7 +62,7 @@ def say(
         stop_ids=[END],
         bytes_of=lambda token: bytes([token]),
         control=control or Control(),
-        limits=Limits(max_new_tokens, time.monotonic() + deadline_s, repeat_limit),
+        limits=Limits(max_new_tokens, deadline_s, repeat_limit),
     )
 
 
@@ -220,7 +220,7 @@ def test_scores_that_are_not_numbers(sampling):
             stop_ids=[END],
             bytes_of=lambda t: b"x",
             control=Control(),
-            limits=Limits(9, time.monotonic() + 9, 4),
+            limits=Limits(9, 9.0, 4),
             sampling=sampling,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import asking
 import numpy as np
 import pytest
 import torch
@@ -25,14 +27,17 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from qwen3vl_ros.config import Config, from_flat
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine, local
+from qwen3vl_ros.engine.base import Limits
 from qwen3vl_ros.engine.checkpoint import find_checkpoint
 from qwen3vl_ros.engine.prompt.pixels import PixelRule
-from qwen3vl_ros.engine.prompt.tokens import ChatTokens
+from qwen3vl_ros.engine.prompt.tokens import ChatTokens, Message
 from qwen3vl_ros.engine.torch import device, transformers_runtime
 from qwen3vl_ros.types import EngineError, InvalidInput, ModelNotFound, OutOfMemory, WrongModel
 
 ROOT = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
+LIMITS = Limits(max_new_tokens=40, deadline_s=30.0, repeat_limit=100)
+ask = functools.partial(asking.ask, limits=LIMITS)
 SIZES = [(640, 480), (32, 32), (100, 300), (641, 90), (31, 33)]
 
 
@@ -58,7 +63,6 @@ def engine(checkpoints):
 
 
 def config(model: Path | str, **generation) -> Config:
-    generation = {"max_new_tokens": 40, "repeat_limit": 100} | generation
     return from_flat(
         {"model": str(model), "engine": "transformers"} | {f"generation.{k}": v for k, v in generation.items()}
     )
@@ -108,22 +112,22 @@ def reference(directory: Path, images: list[np.ndarray], prompt: str, max_new_to
     return new, logprobs
 
 
-def decoded_by(engine, monkeypatch, *arguments):
+def decoded_by(engine, monkeypatch, images, prompt, max_new_tokens):
     """What the decode loop gave, the tokens of <think> and of white space included."""
     kept = []
     real = local.decode
     monkeypatch.setattr(local, "decode", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
-    generation = engine.generate(*arguments)
+    generation = ask(engine, images, prompt, limits=dataclasses.replace(LIMITS, max_new_tokens=max_new_tokens))
     return generation, kept[0]
 
 
 def assert_parity(directory: Path, monkeypatch, cases, max_new_tokens: int, least_varied: int = 10) -> None:
-    engine = load_engine(config(directory, max_new_tokens=max_new_tokens))
+    engine = load_engine(config(directory))
     varied = 0
     for images, prompt in cases:
         expected, logprobs = reference(directory, images, prompt, max_new_tokens)
         with monkeypatch.context() as patch:
-            generation, run = decoded_by(engine, patch, images, prompt)
+            generation, run = decoded_by(engine, patch, images, prompt, max_new_tokens)
         if generation.finish_reason == "repeat":  # the only reason to stop earlier
             expected, logprobs = expected[: len(run.token_ids)], logprobs[: len(run.token_ids)]
         elif generation.finish_reason == "stop":
@@ -185,15 +189,15 @@ def test_resizing_is_that_of_the_reference(width, height, smallest, span):
 @given(text=st.text(max_size=60))
 def test_bytes_of_tokens_spell_the_text(checkpoints, text):
     tokens = ChatTokens(checkpoints["dense"])
-    said = b"".join(map(tokens.bytes_of, tokens.encode(text, [])))
+    said = b"".join(map(tokens.bytes_of, tokens.encode([Message("user", text)])))
     assert said == b"user\n" + text.encode() + b"\nassistant\n"
 
 
 def test_control_tokens_in_a_prompt_stay_text(checkpoints):
     tokens = ChatTokens(checkpoints["dense"])
-    ids = tokens.encode("<|image_pad|> <|im_end|> <|im_start|>system", [5])
+    ids = tokens.encode([Message("user", "<|image_pad|> <|im_end|> <|im_start|>system", [5])])
     assert ids.count(tokens.image_id) == 5
-    plain = tokens.encode("x", [5])
+    plain = tokens.encode([Message("user", "x", [5])])
     for token in tokens.stop_ids:
         assert ids.count(token) == plain.count(token)
 
@@ -213,7 +217,7 @@ def test_info_says_what_runs_and_why(engine, checkpoints):
 
 
 def test_generation_is_whole(engine):
-    g = engine.generate([picture(1)], "Locate the red cube.")
+    g = ask(engine, [picture(1)], "Locate the red cube.")
     assert g.finish_reason == "length" and g.generated_tokens == g.forward_passes == 40
     assert g.prompt == "Locate the red cube." and g.prompt_tokens > 20
     assert len(g.token_ids) == len(g.logprobs) == len(g.token_ends) > 10 and g.token_ends[-1] == len(g.text)
@@ -223,31 +227,45 @@ def test_generation_is_whole(engine):
 def test_thinking_goes_to_reasoning(checkpoints):
     thinking = load_engine(config(checkpoints["thinking"]))
     assert thinking.info.thinking
-    g = thinking.generate([picture(4, 640, 480)], "mug")
+    g = ask(thinking, [picture(4, 640, 480)], "mug")
     if "</think>" not in g.reasoning + g.text:
         assert g.text == "" and g.reasoning and g.token_ids == () and g.generated_tokens == 40
 
 
+@pytest.mark.parametrize("kind", ["dense", "moe", "thinking"])
+def test_the_answer_is_heard_while_it_grows(checkpoints, kind):
+    """Random weights say bytes that are no text, which every part has to bear."""
+    engine, odd = load_engine(config(checkpoints[kind])), 0
+    for seed in range(4):
+        heard: list[str] = []
+        said = ask(engine, [picture(seed)], "Locate the red cube.", on_text=heard.append)
+        assert "".join(heard) == said.text and (len(heard) > 5 or not said.text)
+        odd += "\ufffd" in said.text
+    assert odd or kind == "thinking"
+
+
 def test_engine_repeats_itself_and_keeps_nothing(engine):
-    first = engine.generate([picture(1)], "Locate the red cube.")
-    engine.generate([picture(2, 320, 200), picture(3)], "something else")
-    again = engine.generate([picture(1)], "Locate the red cube.")
+    first = ask(engine, [picture(1)], "Locate the red cube.")
+    ask(engine, [picture(2, 320, 200), picture(3)], "something else")
+    again = ask(engine, [picture(1)], "Locate the red cube.")
     assert again.token_ids == first.token_ids
     np.testing.assert_allclose(again.logprobs, first.logprobs, atol=1e-4)  # sums of other lengths round otherwise
 
 
-def test_limits_change_between_answers(checkpoints):
-    live = load_engine(config(checkpoints["dense"]))
-    live.generation = dataclasses.replace(live.generation, max_new_tokens=3)
-    assert live.generate([picture(1)], "a").generated_tokens == 3
+def test_limits_change_between_answers(engine):
+    for most in (3, 40, 5):
+        assert (
+            ask(engine, [picture(1)], "a", limits=dataclasses.replace(LIMITS, max_new_tokens=most)).generated_tokens
+            == most
+        )
 
 
 def test_cancel_and_deadline_before_the_first_token(engine):
     control = Control()
     control.cancel()
-    g = engine.generate([picture(1)], "a", control)
+    g = ask(engine, [picture(1)], "a", control)
     assert (g.finish_reason, g.text, g.token_ids, g.forward_passes) == ("cancelled", "", (), 0)
-    assert engine.generate([picture(1)], "a", Control(deadline_s=0.0)).finish_reason == "deadline"
+    assert ask(engine, [picture(1)], "a", Control(deadline_s=0.0)).finish_reason == "deadline"
 
 
 def test_cancel_inside_the_prompt_pass(engine):
@@ -265,16 +283,16 @@ def test_cancel_inside_the_prompt_pass(engine):
         layers[2].register_forward_hook(lambda *_: visited.append(False)),
     ]
     try:
-        g = engine.generate([picture(1)], "a", control)
+        g = ask(engine, [picture(1)], "a", control)
     finally:
         for handle in handles:
             handle.remove()
     assert g.finish_reason == "cancelled" and visited == [True]
-    assert engine.generate([picture(1)], "a").finish_reason == "length", "the next answer is not affected"
+    assert ask(engine, [picture(1)], "a").finish_reason == "length", "the next answer is not affected"
 
 
 def test_cancel_from_another_thread_stops_within_a_token(checkpoints):
-    long = load_engine(config(checkpoints["dense"], max_new_tokens=4000, deadline=600))
+    long = load_engine(config(checkpoints["dense"]))
     control, stepped = Control(), threading.Event()
     seen_after_cancel = []
 
@@ -285,7 +303,7 @@ def test_cancel_from_another_thread_stops_within_a_token(checkpoints):
 
     long._runtime.model.model.language_model.register_forward_pre_hook(watch)
     threading.Thread(target=lambda: (stepped.wait(), control.cancel("enough"))).start()
-    g = long.generate([picture(1)], "a", control)
+    g = ask(long, [picture(1)], "a", control, limits=Limits(4000, 600.0, 100))
     # "repeat" is how random weights may end; the fixture's do not that early.
     assert g.finish_reason == "cancelled" and len(seen_after_cancel) <= 1
 
@@ -294,7 +312,7 @@ def test_closed_engine_says_so(checkpoints):
     closed = load_engine(config(checkpoints["dense"]))
     closed.close()
     with pytest.raises(EngineError, match="closed"):
-        closed.generate([picture(1)], "a")
+        ask(closed, [picture(1)], "a")
 
 
 def test_prompt_longer_than_the_model(copy):
@@ -302,15 +320,15 @@ def test_prompt_longer_than_the_model(copy):
     values["text_config"]["max_position_embeddings"] = 60
     (copy / "config.json").write_text(json.dumps(values))
     short = load_engine(config(copy, min_pixels=1024, max_pixels=4096))
-    assert short.generate([picture(1)], "a").generated_tokens < 40, "the answer ends where the model's memory does"
+    assert ask(short, [picture(1)], "a").generated_tokens < 40, "the answer ends where the model's memory does"
     with pytest.raises(EngineError, match="60; shorten the text, lower generation.max_pixels"):
-        short.generate([picture(1)], "a" * 100)
+        ask(short, [picture(1)], "a" * 100)
 
 
 def test_pixel_limits_of_the_configuration_count(checkpoints):
     small = load_engine(config(checkpoints["dense"], min_pixels=1024, max_pixels=4096))
     large = load_engine(config(checkpoints["dense"], min_pixels=1024, max_pixels=640 * 480))
-    a, b = (e.generate([picture(1, 640, 480)], "a").prompt_tokens for e in (small, large))
+    a, b = (ask(e, [picture(1, 640, 480)], "a").prompt_tokens for e in (small, large))
     assert b - a == 300 - 2  # 640x480 in tokens of 32x32, and what fits into 4096 pixels at 4:3
     with pytest.raises(InvalidInput, match="max_pixels"):
         load_engine(config(checkpoints["dense"], max_pixels=100))
@@ -328,7 +346,7 @@ def test_pixel_limits_of_the_configuration_count(checkpoints):
 )
 def test_bad_images_are_refused(engine, image):
     with pytest.raises(InvalidInput):
-        engine.generate([image], "a")
+        ask(engine, [image], "a")
 
 
 # -- other layouts of the same files --------------------------------------------------------------------------------
@@ -341,11 +359,11 @@ def test_template_and_processor_in_their_other_places(copy, engine):
     processor = json.loads((copy / "preprocessor_config.json").read_text())
     (copy / "preprocessor_config.json").unlink()
     (copy / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
-    expected = engine.generate([picture(1)], "a").token_ids
-    assert load_engine(config(copy)).generate([picture(1)], "a").token_ids == expected
+    expected = ask(engine, [picture(1)], "a").token_ids
+    assert ask(load_engine(config(copy)), [picture(1)], "a").token_ids == expected
     (copy / "chat_template.json").unlink()
     edit(copy / "tokenizer_config.json", chat_template=template)
-    assert load_engine(config(copy)).generate([picture(1)], "a").token_ids == expected
+    assert ask(load_engine(config(copy)), [picture(1)], "a").token_ids == expected
 
 
 def test_weights_in_shards(copy, engine):
@@ -361,7 +379,7 @@ def test_weights_in_shards(copy, engine):
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     sharded = load_engine(config(copy))
     assert sharded.info.parameters == engine.info.parameters
-    assert sharded.generate([picture(1)], "a").token_ids == engine.generate([picture(1)], "a").token_ids
+    assert ask(sharded, [picture(1)], "a").token_ids == ask(engine, [picture(1)], "a").token_ids
     (copy / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(WrongModel, match="lacks model-00002-of-00002.safetensors"):
         find_checkpoint(str(copy))
@@ -501,7 +519,7 @@ def test_running_out_of_memory_while_answering(engine, monkeypatch):
 
     monkeypatch.setattr(engine._runtime.model.model.language_model, "forward", exhausted)
     with pytest.raises(OutOfMemory, match="20.00 GiB.*lower generation.max_pixels"):
-        engine.generate([picture(1)], "a")
+        ask(engine, [picture(1)], "a")
 
 
 def test_other_failures_of_torch_are_not_called_memory(engine, monkeypatch):
@@ -510,7 +528,7 @@ def test_other_failures_of_torch_are_not_called_memory(engine, monkeypatch):
 
     monkeypatch.setattr(engine._runtime.model.model.language_model, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        engine.generate([picture(1)], "a")
+        ask(engine, [picture(1)], "a")
 
 
 def test_runtime_that_is_too_old_or_missing(checkpoints, monkeypatch):
@@ -528,7 +546,7 @@ def test_precision_asked_for_is_the_one_that_runs(checkpoints, dtype):
     chosen = load_engine(dataclasses.replace(config(checkpoints["dense"]), dtype=dtype, device="cpu"))
     assert chosen.info.dtype == dtype and f"dtype {dtype} was asked for" in chosen.info.why
     assert {str(p.dtype) for p in chosen._runtime.model.parameters()} == {f"torch.{dtype}"}
-    assert chosen.generate([picture(1)], "a").token_ids
+    assert ask(chosen, [picture(1)], "a").token_ids
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------
@@ -574,6 +592,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
 ASK_THE_HUB = """
 import json, sys
+from qwen3vl_ros.engine.base import Limits
 from qwen3vl_ros.engine.checkpoint import find_checkpoint
 for model in sys.argv[1:]:
     try:

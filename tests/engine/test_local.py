@@ -4,11 +4,14 @@ embedded model, drafted answers beside plain ones over streams of pictures."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
+import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from zlib import crc32
 
+import asking
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,14 +21,16 @@ from toy_network import ToyScores
 from qwen3vl_ros.config import Config, from_flat
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, find_checkpoint, load_engine
-from qwen3vl_ros.engine.base import EngineInfo
+from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt, Turn
 from qwen3vl_ros.engine.decoding.loop import Sampling
 from qwen3vl_ros.engine.local import LocalEngine, cache_tokens
-from qwen3vl_ros.engine.network.sequence import Sequence, visual_places
+from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import EngineError, InvalidInput
 
+LIMITS = Limits(max_new_tokens=30, deadline_s=30.0, repeat_limit=100)
+ask = functools.partial(asking.ask, limits=LIMITS)
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 
 
@@ -34,22 +39,17 @@ def preparation() -> Preparation:
     return Preparation(embedded_model_dir(), 1024, 16384)
 
 
-class Ledger:
+class Ledger(TokenSequence):
     """A runtime (base.Runtime) that writes down what it is fed; what it says depends on every entry, so that anything
     reused wrongly changes the answer."""
 
     longest_step = 8
 
     def __init__(self, capacity: int = 400):
-        self.capacity, self.between_layers = capacity, lambda: None
+        super().__init__(capacity)
         self.entries: list[tuple] = []
         self.encoded: list[int] = []  # images in each call
         self.fed: list[int] = []  # tokens in each pass
-        self._sequence = Sequence(capacity)
-
-    @property
-    def length(self) -> int:
-        return len(self._sequence)
 
     def encode(self, pixels: np.ndarray, grid: np.ndarray):
         assert grid.prod(1).sum() == len(pixels)
@@ -66,20 +66,20 @@ class Ledger:
         places = visual_places(ids, (preparation().tokens.image_id, -1), len(features or ()))
         seen = dict(zip(places.tolist(), features or ()))
         self.between_layers()
-        return self._pass(ids, self._sequence.places(len(ids), positions), keep, seen)
+        return self._pass(ids, self._places(len(ids), positions), keep, seen)
 
     def step(self, token_ids):
-        return self._pass(token_ids, self._sequence.places(len(token_ids)), len(token_ids), {})
+        return self._pass(token_ids, self._places(len(token_ids)), len(token_ids), {})
 
     def rollback(self, count):
-        self._sequence.rollback(count)
+        super().rollback(count)
         del self.entries[len(self.entries) - count :]
 
     def close(self):
         self.entries = None
 
     def _pass(self, ids, positions, keep, seen):
-        self._sequence.append(np.asarray(positions))
+        self._append(np.asarray(positions))
         self.fed.append(len(ids))
         self.entries += [(int(t), *map(int, p), seen.get(i)) for i, (t, p) in enumerate(zip(ids, positions.T))]
         first = len(self.entries) - keep + 1
@@ -93,8 +93,7 @@ class Ledger:
 def engine_on(runtime, **options) -> LocalEngine:
     info = EngineInfo("ledger", "", "", "cpu", "float32", 0, False, "")
     checkpoint = find_checkpoint("")
-    limits = from_flat({"generation.max_new_tokens": 30, "generation.repeat_limit": 100}).generation
-    return LocalEngine(checkpoint, preparation(), runtime, info, limits, pass_cost=0.01, **options)
+    return LocalEngine(checkpoint, preparation(), runtime, info, pass_cost=0.01, **options)
 
 
 def picture(seed: int, width: int = 64, height: int = 32) -> np.ndarray:
@@ -124,14 +123,13 @@ def test_an_engine_that_remembers_answers_as_a_fresh_one(asked):
     for which, prompt, stream, text_first, cut in asked:
         pictures = [PICTURES[i] for i in which]
         fresh = engine_on(Ledger())
-        for each in (engine, fresh):
-            each.generation = dataclasses.replace(each.generation, text_first=text_first)
         if cut is not None:
             control = Control()
             with cancelled_inside(runtime, control, cut):
-                engine.generate(pictures, prompt, control, stream=stream)
+                ask(engine, pictures, prompt, control, stream=stream, text_first=text_first)
             continue
-        ours, theirs = engine.generate(pictures, prompt, stream=stream), fresh.generate(pictures, prompt)
+        ours = ask(engine, pictures, prompt, stream=stream, text_first=text_first)
+        theirs = ask(fresh, pictures, prompt, text_first=text_first)
         assert ours.token_ids == theirs.token_ids and ours.text == theirs.text
         assert ours.finish_reason == theirs.finish_reason and ours.prompt_tokens == theirs.prompt_tokens
         held = ours.prompt_tokens + ours.generated_tokens - 1
@@ -163,26 +161,26 @@ def cancelled_inside(runtime: Ledger, control: Control, after: int):
 def test_another_question_about_the_same_image_sees_it_no_more():
     runtime = Ledger()
     engine = engine_on(runtime)
-    first = engine.generate([PICTURES[0]], "what is this?")
-    second = engine.generate([PICTURES[0].copy()], "where is it?")
+    first = ask(engine, [PICTURES[0]], "what is this?")
+    second = ask(engine, [PICTURES[0].copy()], "where is it?")
     visual = 2
     assert runtime.encoded == [1] and first.reused_tokens == 0
     assert second.reused_tokens > visual and second.reused_tokens < second.prompt_tokens
-    third = engine.generate([PICTURES[1]], "where is it?")
+    third = ask(engine, [PICTURES[1]], "where is it?")
     assert runtime.encoded == [1, 1] and 0 < third.reused_tokens < second.reused_tokens
 
 
 def test_words_before_the_image_are_read_once():
     runtime = Ledger()
     engine = engine_on(runtime)
-    engine.generation = dataclasses.replace(engine.generation, text_first=True)
-    engine.generate([PICTURES[0]], "a long question about the image")
+    ask_words_first = functools.partial(ask, engine, text_first=True)
+    ask_words_first([PICTURES[0]], "a long question about the image")
     prefill = runtime.fed[0]
     before = len(runtime.fed)
-    second = engine.generate([PICTURES[1]], "a long question about the image")
+    second = ask_words_first([PICTURES[1]], "a long question about the image")
     words = len(preparation().tokens._tokenizer.encode("a long question about the image").ids)
     assert second.reused_tokens >= words and runtime.fed[before] == prefill - second.reused_tokens
-    again = engine.generate([PICTURES[1]], "another question")
+    again = ask_words_first([PICTURES[1]], "another question")
     assert runtime.encoded == [1, 1], "the features of the last image are kept"
     assert again.reused_tokens < second.reused_tokens
 
@@ -190,15 +188,15 @@ def test_words_before_the_image_are_read_once():
 def test_the_same_picture_twice_is_two_images():
     runtime = Ledger()
     engine = engine_on(runtime)
-    twice = engine.generate([GREY, GREY], "a")
-    once = engine.generate([GREY], "a")
+    twice = ask(engine, [GREY, GREY], "a")
+    once = ask(engine, [GREY], "a")
     assert once.prompt_tokens < twice.prompt_tokens
-    assert once.token_ids == engine_on(Ledger()).generate([GREY], "a").token_ids
+    assert once.token_ids == ask(engine_on(Ledger()), [GREY], "a").token_ids
 
 
 @pytest.mark.parametrize("images, text_first", [(0, True), (1, True), (2, True), (2, False)])
 def test_the_prompt_stands_where_it_should(images, text_first):
-    prepared = preparation()("who?", PICTURES[:images], text_first=text_first)
+    prepared = preparation()(Prompt("who?", PICTURES[:images], text_first=text_first))
     tokens = preparation().tokens
     said = b"".join(map(tokens.bytes_of, prepared.ids.tolist()))
     assert said == b"user\nwho?\nassistant\n"
@@ -208,13 +206,131 @@ def test_the_prompt_stands_where_it_should(images, text_first):
     assert prepared.positions.shape == (3, len(prepared.ids))
 
 
+# -- chats -------------------------------------------------------------------------------------------------------------
+
+turns = st.tuples(
+    st.sampled_from(["begin", "go on", "go on", "again"]),
+    st.lists(st.integers(0, len(PICTURES) - 1), max_size=2),
+    st.sampled_from(["a", "b", "a b c"]),
+    st.sampled_from(["", "left"]),
+    st.sampled_from([None, None, None, 0, 1, 4]),
+)
+
+
+class Gone(Exception):
+    """Of a listener that has heard enough."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(turns, min_size=2, max_size=7), st.booleans())
+def test_a_chat_is_answered_as_by_an_engine_that_hears_it_for_the_first_time(spoken, text_first):
+    """It goes on, begins anew or asks the same again, with further pictures, drafted or not; listeners leave early."""
+    runtime = Ledger()
+    engine, history = engine_on(runtime), ()
+    for how, which, text, stream, leaves_after in spoken:
+        history = () if how == "begin" else history[: -2 * (how == "again")] if history else ()
+        prompt = Prompt(text, [PICTURES[i] for i in which], history=history, stream=stream, text_first=text_first)
+        heard: list[str] = []
+
+        def listen(part: str) -> None:
+            heard.append(part)
+            if len(heard) - 1 == leaves_after:
+                raise Gone
+
+        plain = dataclasses.replace(prompt, stream="")
+        fresh = engine_on(Ledger(1000))
+        theirs = fresh.generate(plain, LIMITS)
+        try:
+            ours = engine.generate(prompt, LIMITS, None, listen)
+        except Gone:
+            assert theirs.text.startswith("".join(heard))
+            continue
+        assert ours.token_ids == theirs.token_ids and "".join(heard) == ours.text == theirs.text
+        assert ours.prompt_tokens == theirs.prompt_tokens > ours.reused_tokens
+        held = ours.prompt_tokens + ours.generated_tokens - 1
+        assert runtime.entries[:held] == fresh._runtime.entries[:held]
+        history = (*prompt.turns, Turn("assistant", ours.text))
+
+
+def test_a_chat_that_goes_on_reads_only_what_is_new():
+    engine = load_engine(from_flat({"engine": "onnxruntime", "device": "cpu"}))
+    first = asking.ask(engine, [picture(7, 320, 224)], PROMPT)
+    assert first.finish_reason == "stop"
+    history = [Turn("user", PROMPT, [picture(7, 320, 224)]), Turn("assistant", first.text)]
+    second = asking.ask(engine, [], "And the mug?", history=history)
+    assert second.reused_tokens == first.prompt_tokens + first.generated_tokens
+    other = asking.ask(engine, [picture(8, 320, 224)], "cube")
+    again = asking.ask(engine, [], "And the mug?", history=history)
+    assert again.reused_tokens < 5 < other.prompt_tokens, "one sequence lives in the cache"
+    assert again.text == second.text
+    np.testing.assert_allclose(again.logprobs, second.logprobs, atol=1e-3)
+    engine.close()
+
+
+def test_a_history_is_seen_again_only_after_something_else_ran():
+    runtime = Ledger(1000)
+    engine = engine_on(runtime)
+    said = ask(engine, [PICTURES[0]], "what is this?")
+    history = (Turn("user", "what is this?", [PICTURES[0]]), Turn("assistant", said.text))
+    ask(engine, [PICTURES[1]], "and this?", history=history)
+    assert runtime.encoded == [1, 1], "only the new picture"
+    ask(engine, [PICTURES[4]], "and that?")
+    ask(engine, [PICTURES[1]], "and this?", history=history)
+    assert runtime.encoded == [1, 1, 1, 2], "both, because another question had the cache"
+
+
+# -- while the answer grows --------------------------------------------------------------------------------------------
+
+
+def test_a_listener_is_called_by_the_thread_that_asks_and_between_tokens():
+    runtime, heard = Ledger(), []
+    engine = engine_on(runtime)
+    said = ask(
+        engine, [PICTURES[4]], "a", on_text=lambda part: heard.append((threading.get_ident(), len(runtime.fed), part))
+    )
+    assert {thread for thread, _, _ in heard} == {threading.get_ident()}
+    assert "".join(part for _, _, part in heard) == said.text
+    assert len({passes for _, passes, _ in heard}) > 3, "not all at the end"
+
+
+def test_a_cancel_by_the_listener_ends_the_answer_within_a_token():
+    runtime, control, heard = Ledger(), Control(), []
+
+    def listen(part: str) -> None:
+        heard.append(part)
+        control.cancel()
+
+    engine = engine_on(runtime)
+    said = ask(engine, [PICTURES[4]], "a", control, on_text=listen)
+    passes = len(runtime.fed)
+    assert said.finish_reason == "cancelled" and said.text == "".join(heard) and said.forward_passes == passes
+    assert ask(engine, [PICTURES[4]], "a").text.startswith(said.text)
+
+
+@pytest.mark.parametrize(
+    "error", [Gone("left"), RuntimeError("a defect"), EngineError("of another engine"), KeyboardInterrupt()]
+)
+def test_what_a_listener_raises_comes_out_as_it_is_and_the_engine_answers_on(error):
+    engine = engine_on(Ledger())
+    expected = ask(engine, [PICTURES[4]], "a", stream="left")
+
+    def listen(part: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ask(engine, [PICTURES[4]], "a", stream="left", on_text=listen)
+    assert caught.value is error
+    again = ask(engine, [PICTURES[4]], "a", stream="left")
+    assert again.token_ids == expected.token_ids and again.accepted_tokens > 0
+
+
 # -- errors and limits ---------------------------------------------------------------------------------------------------
 
 
 def test_an_error_in_the_middle_leaves_an_engine_that_answers():
     runtime = Ledger()
     engine = engine_on(runtime)
-    expected = engine.generate([PICTURES[0]], "a")
+    expected = ask(engine, [PICTURES[0]], "a")
 
     def exhausted(*_, **__):
         raise MemoryError("no more")
@@ -223,9 +339,9 @@ def test_an_error_in_the_middle_leaves_an_engine_that_answers():
         real = getattr(runtime, name)
         setattr(runtime, name, exhausted)
         with pytest.raises(MemoryError):
-            engine.generate([PICTURES[1]], "b")
+            ask(engine, [PICTURES[1]], "b")
         setattr(runtime, name, real)
-        assert engine.generate([PICTURES[0]], "a").token_ids == expected.token_ids
+        assert ask(engine, [PICTURES[0]], "a").token_ids == expected.token_ids
 
 
 def test_the_device_s_errors_are_turned_into_ours():
@@ -239,36 +355,36 @@ def test_the_device_s_errors_are_turned_into_ours():
     engine = engine_on(Ledger(), around=around)
     engine._runtime.encode = lambda *_: (_ for _ in ()).throw(MemoryError())
     with pytest.raises(EngineError, match="while answering with 1 images"):
-        engine.generate([PICTURES[0]], "a")
+        ask(engine, [PICTURES[0]], "a")
 
 
 def test_a_cut_answer_is_no_draft():
     engine = engine_on(Ledger())
-    whole = engine.generate([PICTURES[0]], "a", stream="left")
+    whole = ask(engine, [PICTURES[0]], "a", stream="left")
     control = Control()
     control.cancel()
-    assert engine.generate([PICTURES[0]], "a", control, stream="left").finish_reason == "cancelled"
-    again = engine.generate([PICTURES[0]], "a", stream="left")
+    assert ask(engine, [PICTURES[0]], "a", control, stream="left").finish_reason == "cancelled"
+    again = ask(engine, [PICTURES[0]], "a", stream="left")
     assert again.token_ids == whole.token_ids and again.accepted_tokens > 0
 
 
 def test_drafts_are_counted():
     engine = engine_on(Ledger())
-    first = engine.generate([PICTURES[4]], "a", stream="left")
-    second = engine.generate([PICTURES[4]], "a", stream="left")
-    other = engine.generate([PICTURES[4]], "a", stream="right")
+    first = ask(engine, [PICTURES[4]], "a", stream="left")
+    second = ask(engine, [PICTURES[4]], "a", stream="left")
+    other = ask(engine, [PICTURES[4]], "a", stream="right")
     assert (first.drafted_tokens, first.accepted_tokens) == (other.drafted_tokens, other.accepted_tokens)
     assert second.generated_tokens + (second.finish_reason == "stop") == second.forward_passes + second.accepted_tokens
     assert second.forward_passes < first.forward_passes
-    unnamed = engine.generate([PICTURES[4]], "a")
+    unnamed = ask(engine, [PICTURES[4]], "a")
     assert unnamed.drafted_tokens == 0, "without a name nothing is known to follow"
 
 
 def test_a_prompt_that_does_not_fit():
     engine = engine_on(Ledger(capacity=20))
     with pytest.raises(EngineError, match="the model holds 20; shorten the text, lower generation.max_pixels"):
-        engine.generate([PICTURES[0]], "a" * 100)
-    assert engine.generate([], "a").generated_tokens + engine.generate([], "a").prompt_tokens <= 20
+        ask(engine, [PICTURES[0]], "a" * 100)
+    assert ask(engine, [], "a").generated_tokens + ask(engine, [], "a").prompt_tokens <= 20
 
 
 def test_closed_twice():
@@ -276,16 +392,16 @@ def test_closed_twice():
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
-        engine.generate([], "a")
+        ask(engine, [], "a")
 
 
 def test_chance_repeats_itself():
     engine = engine_on(Ledger())
     engine.sampling = Sampling(temperature=5.0, top_k=0, top_p=1.0, seed=3)
-    first, again = (engine.generate([], "a", stream="left") for _ in range(2))
+    first, again = (ask(engine, [], "a", stream="left") for _ in range(2))
     assert first.token_ids == again.token_ids and again.accepted_tokens
     engine.sampling = dataclasses.replace(engine.sampling, seed=4)
-    assert engine.generate([], "a").token_ids != first.token_ids
+    assert ask(engine, [], "a").token_ids != first.token_ids
 
 
 def test_the_cache_has_room_for_what_is_configured():
@@ -346,8 +462,8 @@ def test_drafted_answers_are_the_plain_ones(runtime, every):
     answers: set[str] = set()
     pictures = stream_of_pictures()[::every]
     for number, rgb in enumerate(pictures):
-        drafted = engine.generate([rgb], PROMPT, stream="camera")
-        plain = engine.generate([rgb], PROMPT)
+        drafted = asking.ask(engine, [rgb], PROMPT, stream="camera")
+        plain = asking.ask(engine, [rgb], PROMPT)
         assert drafted.token_ids == plain.token_ids and drafted.text == plain.text, f"picture {number}"
         assert drafted.finish_reason == plain.finish_reason
         np.testing.assert_allclose(drafted.logprobs, plain.logprobs, atol=1e-3)
@@ -363,7 +479,7 @@ def test_drafted_answers_are_the_plain_ones(runtime, every):
 def test_reading_on_gives_what_reading_anew_gives(runtime):
     """The same answers and log-probabilities, whatever was asked before."""
     needs(runtime)
-    config = from_flat({"engine": runtime, "device": "cpu", "generation.max_new_tokens": 12})
+    config, limits = from_flat({"engine": runtime, "device": "cpu"}), Limits(12, 30.0, 4)
     used = load_engine(config)
     pictures = [picture(7, 320, 224), picture(8, 160, 120)]
     for images, prompt in [
@@ -375,10 +491,27 @@ def test_reading_on_gives_what_reading_anew_gives(runtime):
         ((), "ball"),
     ]:
         fresh = load_engine(config)
-        ours, theirs = (e.generate([pictures[i] for i in images], prompt, stream="s") for e in (used, fresh))
+        ours, theirs = (ask(e, [pictures[i] for i in images], prompt, stream="s", limits=limits) for e in (used, fresh))
         assert ours.token_ids == theirs.token_ids and theirs.reused_tokens <= 5
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-3)
         fresh.close()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch", "transformers"])
+def test_every_runtime_answers_a_chat_with_pictures_and_is_heard_while_it_does(runtime):
+    needs(runtime)
+    engine, fresh = (load_engine(from_flat({"engine": runtime, "device": "cpu"})) for _ in range(2))
+    shown, heard = np.full((480, 640, 3), 170, np.uint8), []
+    shown[200:300, 250:350] = (200, 30, 30)
+    first = asking.ask(engine, [shown, picture(8, 96, 64)], PROMPT, on_text=heard.append)
+    history = [Turn("user", PROMPT, [shown, picture(8, 96, 64)]), Turn("assistant", first.text)]
+    parts: list[str] = []
+    second = asking.ask(engine, [picture(9, 128, 96)], "And here?", history=history, on_text=parts.append)
+    assert "".join(heard) == first.text and "".join(parts) == second.text and len(heard) > 2
+    assert second.reused_tokens >= first.prompt_tokens
+    anew = asking.ask(fresh, [picture(9, 128, 96)], "And here?", history=history)
+    assert second.token_ids == anew.token_ids and anew.reused_tokens < 10
+    np.testing.assert_allclose(second.logprobs, anew.logprobs, atol=1e-3)
 
 
 def test_answers_held_to_a_schema():
@@ -391,11 +524,11 @@ def test_answers_held_to_a_schema():
         "required": ["count"],
         "additionalProperties": False,
     }
-    guided = [engine.generate([picture(1, 320, 224)], "How many?", schema=schema, stream=s) for s in ("", "c", "c")]
+    guided = [asking.ask(engine, [picture(1, 320, 224)], "How many?", schema=schema, stream=s) for s in ("", "c", "c")]
     for g in guided:
         assert g.finish_reason == "stop" and '"count"' in g.text and np.all(g.logprobs <= 0)
         assert g.token_ids == guided[0].token_ids
     assert guided[0].accepted_tokens > 0, "what the schema forces costs no pass"
     assert guided[2].forward_passes <= guided[0].forward_passes
     with pytest.raises(InvalidInput):
-        engine.generate([], "a", schema={"type": "nonsense"})
+        ask(engine, [], "a", schema={"type": "nonsense"})

@@ -20,13 +20,14 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
+from qwen3vl_ros.engine.base import Clip, Prompt, Turn
 from qwen3vl_ros.engine.checkpoint import read_checkpoint
 from qwen3vl_ros.engine.network.plans import rotary_angles
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.prompt.pixels import PixelRule
-from qwen3vl_ros.engine.prompt.prepare import Clip, Preparation
+from qwen3vl_ros.engine.prompt.prepare import Preparation, Prepared
 from qwen3vl_ros.engine.prompt.resample import resize_bicubic
-from qwen3vl_ros.engine.prompt.tokens import ChatTokens
+from qwen3vl_ros.engine.prompt.tokens import ChatTokens, Message
 from qwen3vl_ros.engine.torch.network import Network, _place
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
 from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
@@ -59,16 +60,47 @@ def clip(seed: int, width: int, height: int, times_s) -> Clip:
 
 
 CASES = {
-    "text": ("Where is the mug?", [], []),
-    "one image": ("Locate the red cube.", [picture(1, 160, 120)], []),
-    "sizes mixed": ("Was ist anders? é 杯子", [picture(2, 64, 200), picture(3, 200, 70), picture(4, 333, 222)], []),
-    "clip": ("When?", [], [clip(5, 130, 90, [0.0, 0.5, 1.0, 1.5, 2.04])]),
-    "all": (
+    "text": Prompt("Where is the mug?"),
+    "one image": Prompt("Locate the red cube.", [picture(1, 160, 120)]),
+    "sizes mixed": Prompt("Was ist anders? é 杯子", [picture(2, 64, 200), picture(3, 200, 70), picture(4, 333, 222)]),
+    "clip": Prompt("When?", clip=clip(5, 130, 90, [0.0, 0.5, 1.0, 1.5, 2.04])),
+    "all": Prompt(
         "Compare.",
         [picture(6, 96, 96), picture(7, 40, 50)],
-        [clip(8, 64, 64, [0, 0.25]), clip(9, 90, 120, [3, 4, 5, 6])],
+        clip(9, 90, 120, [3, 4, 5, 6]),
+        [Turn("user", "看这个", clip=clip(8, 64, 64, [0, 0.25])), Turn("assistant", "好的。\n")],
+    ),
+    "a chat": Prompt(
+        "还有几个杯子?",
+        [picture(10, 120, 90)],
+        history=[
+            Turn("user", "Where is the mug?", [picture(11, 64, 64), picture(12, 200, 70)]),
+            Turn("assistant", '```json\n[{"bbox_2d": [12, 345, 678, 910], "label": "red mug"}]\n```'),
+            Turn("user", "压力表的读数是多少?"),
+            Turn("assistant", "1.8 MPa,超过红色警戒线。"),
+        ],
+    ),
+    "a chat, words first": Prompt(
+        "And now?",
+        [picture(13, 40, 50)],
+        history=[Turn("user", "Before", [picture(14, 96, 64)]), Turn("assistant", "")],
+        text_first=True,
     ),
 }
+
+
+PIXELS = {"image_": "pixel_values", "video_": "pixel_values_videos"}
+
+
+def by_kind(prompt: Prompt, prepared: Prepared) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Patches and grid of the images and of the clips, as the reference takes them apart; those that there are."""
+    kinds = [k for turn in prompt.turns for k in ["image_"] * len(turn.images) + ["video_"] * bool(turn.clip)]
+    patches = np.split(prepared.pixels, np.cumsum(prepared.grid.prod(1))[:-1])
+    found = {}
+    for kind in sorted(set(kinds)):
+        which = [i for i, k in enumerate(kinds) if k == kind]
+        found[kind] = np.concatenate([patches[i] for i in which]), prepared.grid[which]
+    return found
 
 
 def published(size: str) -> dict:
@@ -211,16 +243,15 @@ def test_clips_are_resized_as_the_reference_does(width, height, pictures, smalle
 
 @pytest.mark.parametrize("case", CASES)
 def test_preparation_is_the_official_one(directory, small, case):
-    prompt, images, clips = CASES[case]
-    ours = Preparation(directory)(prompt, images, clips)
-    official = official_inputs(directory, prompt, images, [(c.pictures, c.times_s) for c in clips])
+    prompt = CASES[case]
+    ours = Preparation(directory)(prompt)
+    official = official_inputs(directory, prompt)
     assert ours.ids.tolist() == official["input_ids"][0].tolist()
-    parts = [official[k] for k in ("pixel_values", "pixel_values_videos") if k in official]
     grids = [official[k] for k in ("image_grid_thw", "video_grid_thw") if k in official]
     assert ours.visual_tokens == sum(int(g.prod(1).sum()) // 4 for g in grids)
-    if parts:
-        assert ours.grid.tolist() == torch.cat(grids).tolist()
-        np.testing.assert_allclose(ours.pixels, torch.cat(parts), atol=1e-6)
+    for name, (pixels, grid) in by_kind(prompt, ours).items():
+        assert grid.tolist() == official[name + "grid_thw"].tolist()
+        np.testing.assert_allclose(pixels, official[PIXELS[name]], atol=1e-6)
     positions, _ = small[1].model.get_rope_index(
         official["input_ids"],
         official["mm_token_type_ids"],
@@ -234,7 +265,9 @@ def test_preparation_is_the_official_one(directory, small, case):
 @settings(deadline=None, max_examples=60)
 def test_token_ids_are_the_official_ones_for_any_text(directory, prompt):
     tokens = ChatTokens(directory)
-    assert tokens.encode(prompt, []) == official_inputs(directory, prompt)["input_ids"][0].tolist()
+    assert (
+        tokens.encode([Message("user", prompt)]) == official_inputs(directory, Prompt(prompt))["input_ids"][0].tolist()
+    )
 
 
 def test_a_seam_between_template_and_prompt_does_not_split_words(directory, tmp_path):
@@ -255,8 +288,8 @@ def test_a_seam_between_template_and_prompt_does_not_split_words(directory, tmp_
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    ids = ChatTokens(tmp_path).encode("\nmug", [])
-    assert merged["ĊĊ"] in ids and ids == official_inputs(tmp_path, "\nmug")["input_ids"][0].tolist()
+    ids = ChatTokens(tmp_path).encode([Message("user", "\nmug")])
+    assert merged["ĊĊ"] in ids and ids == official_inputs(tmp_path, Prompt("\nmug"))["input_ids"][0].tolist()
 
 
 def test_images_are_the_official_ones_where_noise_is_clipped(directory):
@@ -273,13 +306,13 @@ def test_what_is_no_clip_is_refused(directory, tmp_path):
     with pytest.raises(InvalidInput, match="run backwards"):
         Clip([picture(1, 64, 64)] * 2, [1.0, 0.5])
     with pytest.raises(InvalidInput, match="send an image instead"):
-        prepare("?", [], [Clip([picture(1, 64, 64)], [0.0])])
+        prepare(Prompt("?", clip=Clip([picture(1, 64, 64)], [0.0])))
     with pytest.raises(InvalidInput, match="differ in size"):
-        prepare("?", [], [Clip([picture(1, 64, 64), picture(1, 64, 80)], [0.0, 1.0])])
+        prepare(Prompt("?", clip=Clip([picture(1, 64, 64), picture(1, 64, 80)], [0.0, 1.0])))
     tiny_checkpoint(tmp_path)
     (tmp_path / "processor_config.json").write_text("{}")
     with pytest.raises(WrongModel, match="no usable 'patch_size'"):
-        Preparation(tmp_path)("?", [], [clip(1, 64, 64, [0, 1])])
+        Preparation(tmp_path)(Prompt("?", clip=clip(1, 64, 64, [0, 1])))
 
 
 # -- the network -----------------------------------------------------------------------------------------------------
@@ -296,8 +329,7 @@ def assert_close(ours, reference, what: str) -> None:
 def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: int = 4) -> list[int]:
     """Features, DeepStack features, logits and greedy tokens of one case; returns the answer."""
     network, reference = pair
-    prompt, images, clips = case
-    given = prepare(prompt, images, clips)
+    given = prepare(case)
     runtime = TorchRuntime(network, len(given.ids) + answer_tokens + draft)
     features = runtime.encode(given.pixels, given.grid) if len(given.grid) else None
     official = {
@@ -307,20 +339,15 @@ def assert_parity(pair, prepare: Preparation, case, answer_tokens: int, draft: i
     official["mm_token_type_ids"] = (official["input_ids"] == prepare.tokens.image_id).int() + 2 * (
         official["input_ids"] == prepare.tokens.video_id
     ).int()
-    grid, stills = torch.from_numpy(given.grid), int(given.grid[: len(images)].prod(1).sum())
+    grid = torch.from_numpy(given.grid)
     if features is not None:
         seen = reference.model.visual(torch.from_numpy(given.pixels), grid_thw=grid)
         assert_close(features.merged, seen.pooler_output, "vision features")
         assert len(features.deep) == len(seen.deepstack_features) > 0
         for index, (ours, theirs) in enumerate(zip(features.deep, seen.deepstack_features)):
             assert_close(ours, theirs, f"DeepStack {index}")
-    if images:
-        official |= {"pixel_values": torch.from_numpy(given.pixels[:stills]), "image_grid_thw": grid[: len(images)]}
-    if clips:
-        official |= {
-            "pixel_values_videos": torch.from_numpy(given.pixels[stills:]),
-            "video_grid_thw": grid[len(images) :],
-        }
+    for kind, (pixels, of_kind) in by_kind(case, given).items():
+        official |= {PIXELS[kind]: torch.from_numpy(pixels), f"{kind}grid_thw": torch.from_numpy(of_kind)}
     out = reference.generate(
         **official, do_sample=False, max_new_tokens=answer_tokens, output_logits=True, return_dict_in_generate=True
     )
@@ -365,7 +392,10 @@ def test_embedded_size_says_what_the_reference_says(small, directory):
 def test_two_layers_of_each_published_size(size, directory):
     pair = twins(slice_of(size))
     assert_parity(
-        pair, Preparation(directory), ("Go?", [picture(1, 64, 96), picture(2, 70, 64)], [clip(3, 64, 64, [0, 1, 2])]), 6
+        pair,
+        Preparation(directory),
+        Prompt("Go?", [picture(1, 64, 96), picture(2, 70, 64)], clip(3, 64, 64, [0, 1, 2])),
+        6,
     )
 
 
@@ -383,7 +413,7 @@ def test_every_frequency_turns_with_its_axis(which):
 def test_a_prompt_in_parts_is_the_whole_prompt(small, directory):
     """Prefix reuse: the text before an image keeps its place, another image follows, and any rollback finds its position."""
     prepare, (network, _) = Preparation(directory), small
-    first, second = (prepare("Locate the red cube.", [picture(seed, 160, 120)]) for seed in (1, 2))
+    first, second = (prepare(Prompt("Locate the red cube.", [picture(seed, 160, 120)])) for seed in (1, 2))
     fresh = TorchRuntime(network, 200)
     expected = fresh.prefill(second.ids, fresh.encode(second.pixels, second.grid), second.positions)
     runtime = TorchRuntime(network, 200)
@@ -409,9 +439,9 @@ def test_a_captured_step_computes_what_a_step_computes(small):
     captured = _CapturedStep(small[0].text, fixed._cache, 2, 48)
     for ids in ([4, 5], [6, 7]):
         expected = plain.step(ids)
-        positions = fixed._sequence.places(2)
+        positions = fixed._places(2)
         scores = captured.run(ids, fixed.length, *rotary_angles(small[0].sizes.text, positions))
-        fixed._sequence.append(positions)
+        fixed._append(positions)
         assert_close(scores, expected, "captured step")
         assert scores.best()[0] == expected.best()[0]
 
@@ -436,7 +466,7 @@ def test_text_needs_no_positions_and_an_interrupted_pass_leaves_no_trace(small):
 
 def test_what_does_not_fit_is_refused(small, directory):
     runtime = TorchRuntime(small[0], 8)
-    given = Preparation(directory)("?", [picture(1, 64, 64)])
+    given = Preparation(directory)(Prompt("?", [picture(1, 64, 64)]))
     with pytest.raises(EngineError, match="do not fit a cache of 8"):
         runtime.prefill(range(9))
     with pytest.raises(InvalidInput, match="visual tokens and the features are of 0"):
@@ -504,7 +534,7 @@ def test_the_embedded_models_files_give_the_reference(tmp_path):
     reference.generation_config.eos_token_id = None
     prompt = 'Locate every instance that belongs to the following categories: "cube, ball". Report bbox coordinates in JSON format.'
     gradient = np.indices((480, 640)).sum(0)[..., None].repeat(3, 2).astype(np.uint8)
-    assert_parity((network, reference), Preparation(place), (prompt, [gradient], []), 40)
+    assert_parity((network, reference), Preparation(place), Prompt(prompt, [gradient]), 40)
 
 
 @pytest.mark.parametrize(
@@ -566,9 +596,10 @@ def test_runs_without_transformers(directory):
         "from pathlib import Path\n"
         "from qwen3vl_ros.engine.checkpoint import read_checkpoint\n"
         "from qwen3vl_ros.engine.torch.network import Network\n"
+        "from qwen3vl_ros.engine.base import Prompt\n"
         "from qwen3vl_ros.engine.prompt.prepare import Preparation\n"
         "from qwen3vl_ros.engine.torch.runtime import TorchRuntime\n"
-        "given = Preparation(Path(sys.argv[1]))('mug', [np.zeros((90, 70, 3), np.uint8)])\n"
+        "given = Preparation(Path(sys.argv[1]))(Prompt('mug', [np.zeros((90, 70, 3), np.uint8)]))\n"
         "runtime = TorchRuntime(Network.load(read_checkpoint(Path(sys.argv[1])), 'cpu', torch.float32), 99)\n"
         "scores = runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)\n"
         "assert np.isfinite(runtime.step(scores.best()[0]).logits()).all()"

@@ -19,6 +19,7 @@ from random_checkpoint import IMAGE, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from qwen3vl_ros.engine import embedded_model_dir
+from qwen3vl_ros.engine.base import Prompt
 from qwen3vl_ros.engine.checkpoint import Checkpoint, read_checkpoint
 from qwen3vl_ros.engine.network import graph
 from qwen3vl_ros.engine.network.sizes import Sizes
@@ -164,7 +165,7 @@ def test_the_embedded_model_answers_as_in_torch(monkeypatch, opset_24):
     network = Network.load(read_checkpoint(place), "cpu", torch.float32)
     prompt = 'Locate every instance that belongs to the following categories: "cube, ball". Report bbox coordinates in JSON format.'
     gradient = np.indices((480, 640)).sum(0)[..., None].repeat(3, 2).astype(np.uint8)
-    x = Preparation(place)(prompt, [gradient])
+    x = Preparation(place)(Prompt(prompt, [gradient]))
     runtimes = OnnxRuntime(place, 400), TorchRuntime(network, 400)
     assert_equal(*runtimes, (x.ids, x.positions, x.pixels, x.grid))
     answers = []

@@ -10,14 +10,12 @@ import email.utils
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -25,23 +23,25 @@ import numpy as np
 import psutil
 import pytest
 import trustme
+from asking import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from remote_server import ModelServer, RedFinder
 
-from qwen3vl_ros.config import GenerationConfig, RemoteConfig
+from qwen3vl_ros.config import Config, GenerationConfig, RemoteConfig
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import embedded_model_dir, load_engine
-from qwen3vl_ros.engine.remote import check as remote_check
-from qwen3vl_ros.engine.remote import engine as remote
+from qwen3vl_ros.engine.base import Clip, Limits, Turn
+from qwen3vl_ros.engine.remote import faults
 from qwen3vl_ros.engine.remote import stream as remote_stream
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, base_url
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
 from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
+from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
-from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput, ModelNotFound, WrongModel
+from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput, ModelNotFound
 
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 RED = np.zeros((60, 100, 3), np.uint8)
@@ -74,9 +74,13 @@ def engine(server):
     engine.close()
 
 
-def engine_of(server: ModelServer, generation: GenerationConfig | None = None, **values) -> RemoteEngine:
-    values = {"url": server.url, "self_test": False, "timeout": 1.0, "connect_timeout": 10.0} | values
-    return RemoteEngine(RemoteConfig(**values), generation)
+def engine_of(server: ModelServer, max_pixels: int = 0, **values) -> RemoteEngine:
+    values = {"url": server.url, "timeout": 1.0, "connect_timeout": 10.0} | values
+    return RemoteEngine(RemoteConfig(**values), max_pixels)
+
+
+def limits(**values) -> Limits:
+    return Limits.of(GenerationConfig(**values))
 
 
 def event(**choice) -> str:
@@ -88,12 +92,11 @@ def event(**choice) -> str:
 
 @pytest.mark.parametrize("tokens_per_event", [1, 7])
 def test_the_remote_engine_says_what_the_served_engine_says(local, scene, tokens_per_event):
-    limits = GenerationConfig(max_new_tokens=200, repeat_limit=100)
-    local.generation = limits
-    direct = local.generate([scene], PROMPT)
+    enough = limits(max_new_tokens=200, repeat_limit=100)
+    direct = ask(local, [scene], PROMPT, limits=enough)
     with ModelServer(local, tokens_per_event=tokens_per_event) as server:
-        engine = engine_of(server, limits, timeout=30.0)
-        said = engine.generate([scene], PROMPT, stream="front")
+        engine = engine_of(server, timeout=30.0)
+        said = ask(engine, [scene], PROMPT, stream="front", limits=enough)
         engine.close()
     assert said.text == direct.text and len(said.text) > 30
     assert (said.finish_reason, said.token_ends) == (direct.finish_reason, direct.token_ends)
@@ -106,8 +109,8 @@ def test_the_remote_engine_says_what_the_served_engine_says(local, scene, tokens
 
 def test_max_new_tokens_is_the_servers_limit(local, scene):
     with ModelServer(local) as server:
-        engine = engine_of(server, GenerationConfig(max_new_tokens=5), timeout=30.0)
-        said = engine.generate([scene], PROMPT)
+        engine = engine_of(server, timeout=30.0)
+        said = ask(engine, [scene], PROMPT, limits=limits(max_new_tokens=5))
         engine.close()
     assert (said.finish_reason, said.generated_tokens) == ("length", 5)
 
@@ -115,7 +118,7 @@ def test_max_new_tokens_is_the_servers_limit(local, scene):
 def test_a_server_without_logprobs_gives_none(server):
     server.logprobs = False
     engine = engine_of(server)
-    said = engine.generate([RED], "?")
+    said = ask(engine, [RED], "?")
     assert said.text.startswith("```json") and said.logprobs is None
     assert said.token_ends == () == said.token_ids
     assert engine.status()["logprobs"] == "no" and said.generated_tokens > 10
@@ -126,24 +129,24 @@ def test_a_server_without_logprobs_gives_none(server):
 def test_fields_a_server_refuses_are_left_out_from_then_on(server, engine, refused):
     server.refuses = refused
     for _ in range(2):
-        assert engine.generate([RED], "?").finish_reason == "stop"
+        assert ask(engine, [RED], "?").finish_reason == "stop"
     assert len(server.requests) == 2 + len(refused) and not set(refused) & set(server.requests[-1])
     assert engine.status()["remote_retries"] == "0"
 
 
 def test_a_schema_is_passed_on_and_its_refusal_explained(server, engine):
     schema = {"type": "array", "items": {"type": "object"}}
-    engine.generate([RED], "?", schema=schema)
+    ask(engine, [RED], "?", schema=schema)
     assert server.requests[-1]["response_format"]["json_schema"]["schema"] == schema
     server.refuses = ("response_format",)
     with pytest.raises(EngineError, match="JSON schema: ask without one"):
-        engine.generate([RED], "?", schema=schema)
+        ask(engine, [RED], "?", schema=schema)
 
 
 def test_reasoning_of_the_server_is_no_part_of_the_answer(server):
     server.reasoning = "I see a red thing"
     engine = engine_of(server)
-    said = engine.generate([RED], "?")
+    said = ask(engine, [RED], "?")
     assert said.reasoning == "I see a red thing" and said.text.startswith("```json")
     assert said.logprobs is not None and said.token_ends[-1] == len(said.text)
     engine.close()
@@ -155,9 +158,9 @@ def test_reasoning_of_the_server_is_no_part_of_the_answer(server):
 class Recorder(RedFinder):
     """Keeps what it was shown."""
 
-    def generate(self, images, prompt):
-        self.images = images
-        return super().generate(images, prompt)
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.images = prompt.images
+        return super().generate(prompt, limits)
 
 
 @pytest.mark.parametrize("transport", ["base64", "file"])
@@ -169,7 +172,7 @@ def test_images_arrive_lossless_and_in_order(tmp_path, transport):
     with ModelServer(seen := Recorder()) as server:
         folder = str(shared) if transport == "file" else ""
         engine = engine_of(server, image_transport=transport, image_dir=folder)
-        engine.generate([*images, images[0][:, ::2]], "?")
+        ask(engine, [*images, images[0][:, ::2]], "?")
         engine.close()
     for sent, arrived in zip([*images, images[0][:, ::2]], seen.images, strict=True):
         np.testing.assert_array_equal(sent, arrived)
@@ -182,15 +185,15 @@ def test_files_are_removed_also_when_the_answer_fails(server, tmp_path):
     engine = engine_of(server, image_transport="file", image_dir=str(tmp_path))
     server.faults.append("reset mid-stream")
     with pytest.raises(EngineUnavailable):
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
     assert list(tmp_path.iterdir()) == []
     engine.close()
 
 
 def test_max_pixels_makes_images_smaller_and_keeps_their_shape(tmp_path):
     with ModelServer(seen := Recorder()) as server:
-        engine = engine_of(server, GenerationConfig(max_pixels=5000))
-        engine.generate([np.zeros((200, 400, 3), np.uint8), np.zeros((50, 100, 3), np.uint8)], "?")
+        engine = engine_of(server, max_pixels=5000)
+        ask(engine, [np.zeros((200, 400, 3), np.uint8), np.zeros((50, 100, 3), np.uint8)], "?")
         engine.close()
     assert [i.shape for i in seen.images] == [(50, 100, 3), (50, 100, 3)]
 
@@ -198,8 +201,122 @@ def test_max_pixels_makes_images_smaller_and_keeps_their_shape(tmp_path):
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), [1]])
 def test_what_is_no_image_is_refused_before_it_is_sent(server, engine, bad):
     with pytest.raises(InvalidInput, match="HxWx3 uint8"):
-        engine.generate([bad], "?")
+        ask(engine, [bad], "?")
     assert not server.requests
+
+
+# -- chats ---------------------------------------------------------------------------------------------------
+
+
+class Listener(RedFinder):
+    """Keeps what it was asked."""
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.prompt = prompt
+        return super().generate(prompt, limits)
+
+
+def test_a_history_arrives_with_its_pictures_at_their_turns():
+    pictures = [np.full((20 + n, 30, 3), n, np.uint8) for n in range(4)]
+    history = [
+        Turn("user", "看这两张", pictures[:2]),
+        Turn("assistant", "两个杯子"),
+        Turn("user", "and this?", [pictures[2]]),
+        Turn("assistant", "a bowl"),
+    ]
+    with ModelServer(served := Listener()) as server:
+        engine = engine_of(server)
+        ask(engine, [pictures[3]], "which is nearest?", history=history)
+        engine.close()
+    arrived = served.prompt.turns
+    assert [(t.role, t.text) for t in arrived] == [(t.role, t.text) for t in history] + [("user", "which is nearest?")]
+    for turn, sent in zip(arrived, [pictures[:2], [], [pictures[2]], [], [pictures[3]]], strict=True):
+        for ours, theirs in zip(turn.images, sent, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert server.requests[0]["messages"][1] == {"role": "assistant", "content": "两个杯子"}
+
+
+@pytest.mark.parametrize("where", ["now", "before"])
+def test_a_clip_is_refused_by_name_and_not_sent(server, engine, where):
+    clip = Clip([RED, RED], [0.0, 0.5])
+    history = [Turn("user", "?", clip=clip), Turn("assistant", "!")] if where == "before" else []
+    with pytest.raises(InvalidInput, match="'remote' cannot send a clip.*as images, or run the model here"):
+        ask(engine, [RED], "?", clip=clip if where == "now" else None, history=history)
+    assert not server.requests and engine.health.state == "closed"
+
+
+# -- the answer while it grows -------------------------------------------------------------------------------
+
+
+def test_the_parts_of_an_answer_come_to_the_thread_that_asked(server, engine):
+    ask(engine, [RED], "?")  # after its first answer it is known that the model does not think
+    heard = []
+    said = ask(engine, [RED], "?", on_text=lambda part: heard.append((threading.get_ident(), part)))
+    assert "".join(part for _, part in heard) == said.text and len(heard) > 20
+    assert {thread for thread, _ in heard} == {threading.get_ident()}
+
+
+def test_a_part_is_heard_before_the_server_says_the_next(server, engine):
+    """This one never does: only a listener that was called can end the answer."""
+    whole = ask(engine, [RED], "?").text
+    server.faults.append("hang mid-stream")
+    control, heard = Control(), []
+
+    def listen(part: str) -> None:
+        heard.append(part)
+        control.cancel()
+
+    said = ask(engine, [RED], "?", control, on_text=listen)
+    assert said.finish_reason == "cancelled" and "".join(heard) == said.text and whole.startswith(said.text)
+
+
+def test_the_first_answer_of_a_model_nobody_knows_comes_when_it_is_known_to_be_no_thought(server):
+    for _ in range(2):
+        engine, heard = engine_of(server), []
+        said = ask(engine, [RED], "?", on_text=heard.append)
+        assert heard == [said.text]
+        heard.clear()
+        ask(engine, [RED], "?", on_text=heard.append)
+        assert len(heard) > 20 and "".join(heard) == said.text
+        engine.close()
+
+
+def test_an_answer_begins_at_once_where_the_server_takes_the_thoughts_apart(server):
+    server.reasoning = "I see a red thing"
+    engine, heard = engine_of(server), []
+    said = ask(engine, [RED], "?", on_text=heard.append)
+    assert "".join(heard) == said.text and len(heard) > 20
+    engine.close()
+
+
+class Stop(Exception):
+    """Of a listener that has heard enough."""
+
+
+@pytest.mark.parametrize("error", [Stop(), EngineError("of the listener"), KeyboardInterrupt()], ids=repr)
+def test_what_a_listener_raises_ends_the_request_and_is_no_failure_of_the_server(server, engine, error):
+    ask(engine, [RED], "?")
+    server.token_delay_s = 0.03
+
+    def listen(part: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ask(engine, [RED], "?", on_text=listen)
+    assert caught.value is error and server.cut.wait(2), "the server was not told"
+    assert engine.health.failures == 0
+    server.token_delay_s = 0
+    assert ask(engine, [RED], "?").finish_reason == "stop"
+
+
+def test_what_was_heard_before_a_failure_was_not_heard_twice(server, engine):
+    """An answer that has begun is not asked for again."""
+    whole = ask(engine, [RED], "?").text
+    server.faults.append("end mid-stream")
+    heard: list[str] = []
+    with pytest.raises(EngineUnavailable):
+        ask(engine, [RED], "?", on_text=heard.append)
+    assert heard and whole.startswith("".join(heard)) and len(server.requests) == 2
 
 
 # -- cancel and deadline -------------------------------------------------------------------------------------
@@ -210,7 +327,7 @@ def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engin
     control = Control()
     threading.Timer(0.4, control.cancel).start()
     started = time.monotonic()
-    said = engine.generate([RED], "?", control)
+    said = ask(engine, [RED], "?", control)
     took = time.monotonic() - started
     assert said.finish_reason == "cancelled" and 2 < said.generated_tokens < 40 and took < 0.8
     assert said.text == '```json\n[{"bbox_2d": [200, 166.667, 700, 500], "label": "red'[: len(said.text)]
@@ -218,7 +335,7 @@ def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engin
     assert server.cut.wait(2), "the server was not told"
     assert engine.health.state == "closed" and engine.health.failures == 0
     server.token_delay_s = 0
-    assert engine.generate([RED], "?").finish_reason == "stop"
+    assert ask(engine, [RED], "?").finish_reason == "stop"
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang after headers", "hang mid-stream"])
@@ -230,24 +347,24 @@ def test_cancel_and_deadline_do_not_wait_for_a_silent_server(server, engine, fau
         if reason == "cancelled":
             threading.Timer(0.4, control.cancel).start()
         started = time.monotonic()
-        said = engine.generate([RED], "?", control)
+        said = ask(engine, [RED], "?", control)
         assert said.finish_reason == reason and time.monotonic() - started < 0.9
         assert bool(said.text) == (fault == "hang mid-stream")
         assert server.cut.wait(2)
 
 
 def test_the_deadline_of_the_configuration_counts_without_one_of_the_caller(server):
-    engine = engine_of(server, GenerationConfig(deadline=0.3))
+    engine = engine_of(server)
     server.token_delay_s = 0.05
-    assert engine.generate([RED], "?").finish_reason == "deadline"
+    assert ask(engine, [RED], "?", limits=limits(deadline=0.3)).finish_reason == "deadline"
     engine.close()
 
 
 def test_a_request_that_is_over_is_not_sent(server, engine):
     control = Control()
     control.cancel()
-    assert engine.generate([RED], "?", control).finish_reason == "cancelled"
-    assert engine.generate([RED], "?", Control(0.0)).finish_reason == "deadline"
+    assert ask(engine, [RED], "?", control).finish_reason == "cancelled"
+    assert ask(engine, [RED], "?", Control(0.0)).finish_reason == "deadline"
     assert not server.requests
 
 
@@ -283,9 +400,9 @@ FAULTS = [  # fault, error, words of the message
 def test_a_fault_is_named_and_not_asked_for_again(server, engine, fault, error, words):
     server.faults.append(fault)
     with pytest.raises(error, match=words) as caught:
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
     assert type(caught.value) is error and len(server.requests) == 1
-    assert engine.generate([RED], "?").finish_reason == "stop", "one failure must not harm the next answer"
+    assert ask(engine, [RED], "?").finish_reason == "stop", "one failure must not harm the next answer"
 
 
 @pytest.mark.parametrize("fault", ["reset", "closed", "503", "429", "503 later"])
@@ -293,7 +410,7 @@ def test_what_gave_no_answer_is_asked_again(server, engine, fault):
     retries = int(engine.status()["remote_retries"])
     server.faults.append(fault)
     started = time.monotonic()
-    said = engine.generate([RED], "?")
+    said = ask(engine, [RED], "?")
     assert said.finish_reason == "stop" and len(server.requests) == 2
     assert engine.status()["remote_retries"] == str(retries + 1)
     if fault == "503 later":
@@ -306,13 +423,13 @@ def test_retries_are_counted_and_end(server, retries, requests):
     engine = engine_of(server, retries=retries)
     server.faults.extend(["503"] * 9)
     with pytest.raises(EngineUnavailable, match="answered 503: loading"):
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
     assert len(server.requests) == requests
     engine.close()
 
 
 def retry_after_s(value):
-    return remote._retry_after_s(httpx.Response(503, headers={"Retry-After": value}))
+    return faults.retry_after_s(httpx.Response(503, headers={"Retry-After": value}))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +447,7 @@ def test_no_attempt_is_made_past_the_deadline(server, engine):
     server.faults.append("503 much later")
     started = time.monotonic()
     with pytest.raises(EngineUnavailable, match="503.*leaves no time for another attempt"):
-        engine.generate([RED], "?", Control(5.0))
+        ask(engine, [RED], "?", Control(5.0))
     assert time.monotonic() - started < 1 and len(server.requests) == 1
 
 
@@ -338,7 +455,7 @@ def test_what_follows_the_end_of_an_answer_cannot_spoil_it(server, engine):
     for fault in ("hang after end", "reset after end"):
         server.faults.append(fault)
         started = time.monotonic()
-        said = engine.generate([RED], "?")
+        said = ask(engine, [RED], "?")
         assert said.finish_reason == "stop" and said.text.endswith("```") and time.monotonic() - started < 1.6
 
 
@@ -359,8 +476,8 @@ def test_an_answer_of_exclamation_marks_names_the_broken_build():
 @pytest.mark.parametrize("with_logprobs", [True, False])
 def test_an_answer_that_goes_round_in_circles_is_stopped(with_logprobs):
     class Parrot(RedFinder):
-        def generate(self, images, prompt):
-            said = super().generate(images, prompt)
+        def generate(self, prompt, limits, control=None, on_text=None):
+            said = super().generate(prompt, limits)
             text = "[" + '{"bbox_2d": [1, 2, 3, 4], "label": "cube"}, ' * 50
             n = len(text)
             return dataclasses.replace(
@@ -372,8 +489,8 @@ def test_an_answer_that_goes_round_in_circles_is_stopped(with_logprobs):
             )
 
     with ModelServer(Parrot(), logprobs=with_logprobs) as server:
-        engine = engine_of(server, GenerationConfig(repeat_limit=4))
-        said = engine.generate([RED], "?")
+        engine = engine_of(server)
+        said = ask(engine, [RED], "?", limits=limits(repeat_limit=4))
         engine.close()
     assert said.finish_reason == "repeat" and said.text.count("bbox_2d") in (4, 5)
 
@@ -401,31 +518,31 @@ def test_an_open_breaker_answers_at_once_and_lets_one_attempt_through_later(serv
     server.faults.extend(["500"] * 3 + ["503"])
     for _ in range(3):
         with pytest.raises(EngineUnavailable, match="500"):
-            engine.generate([RED], "?")
+            ask(engine, [RED], "?")
     assert engine.status()["circuit"] == "open" and "boom" in engine.status()["last_remote_error"]
     started = time.monotonic()
     with pytest.raises(EngineUnavailable, match="not asked for another .* after 3 failures.*boom"):
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
     assert time.monotonic() - started < 0.1 and len(server.requests) == 3
     time.sleep(engine.health.wait_s)
     assert engine.status()["circuit"] == "half-open"
     with pytest.raises(EngineUnavailable, match="503"):
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
     assert len(server.requests) == 4, "half-open, one attempt is all"
     assert engine.health.state == "open" and engine.health.wait_s > 1.2
     time.sleep(engine.health.wait_s)
-    assert engine.generate([RED], "?").finish_reason == "stop" and engine.status()["circuit"] == "closed"
+    assert ask(engine, [RED], "?").finish_reason == "stop" and engine.status()["circuit"] == "closed"
 
 
 def test_refusals_do_not_open_the_breaker_but_nonsense_does(server, engine):
     server.faults.extend(["401"] * 4 + ["malformed"] * 3)
     for _ in range(4):
         with pytest.raises(EngineError, match="401"):
-            engine.generate([RED], "?")
+            ask(engine, [RED], "?")
     assert engine.health.state == "closed"
     for _ in range(3):
         with pytest.raises(EngineError, match="bogus"):
-            engine.generate([RED], "?")
+            ask(engine, [RED], "?")
     assert engine.health.state == "open"
 
 
@@ -447,7 +564,7 @@ def test_the_model_must_be_served():
         with pytest.raises(ModelNotFound, match="serves 2 models: a, b/c; name one"):
             engine_of(server)
         engine = engine_of(server, model="b/c")
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
         assert engine.info.model == "b/c" == server.requests[-1]["model"] == engine.status()["remote_model"]
         engine.close()
         server.models = ["Qwen/Qwen3-VL-2B-Thinking"]
@@ -464,7 +581,7 @@ def test_the_model_must_be_served():
 def test_an_address_that_is_no_api_says_so(tmp_path):
     with ModelServer(RedFinder()) as server:
         with pytest.raises(ModelNotFound, match="check remote.url"):
-            RemoteEngine(RemoteConfig(url=server.url.replace("/v1", "/v2"), self_test=False))
+            RemoteEngine(RemoteConfig(url=server.url.replace("/v1", "/v2")))
 
 
 @pytest.mark.parametrize(
@@ -508,13 +625,13 @@ def test_the_key_travels_in_a_header_and_appears_nowhere_else(monkeypatch, caplo
     monkeypatch.setenv("SERVER_KEY", " k3y-5ecret\n")
     with ModelServer(RedFinder(), api_key="k3y-5ecret") as server:
         engine = engine_of(server, api_key_env="SERVER_KEY")
-        engine.generate([RED], "?")
+        ask(engine, [RED], "?")
         assert server.headers[-1]["Authorization"] == "Bearer k3y-5ecret"
         texts = [repr(engine.__dict__["_client"].headers), str(engine.status()), str(engine.info)]
         for fault in ("401", "403"):
             server.faults.append(fault)
             with pytest.raises(EngineError, match=r"\[key\]") as caught:
-                engine.generate([RED], "?")
+                ask(engine, [RED], "?")
             texts.append(str(caught.value))
         engine.close()
         monkeypatch.setenv("SERVER_KEY", "wrong-k3y")
@@ -551,7 +668,7 @@ def test_nothing_unencrypted_goes_through_a_proxy_of_the_environment(monkeypatch
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     engine = engine_of(server)
-    assert engine.generate([RED], "?").finish_reason == "stop"
+    assert ask(engine, [RED], "?").finish_reason == "stop"
     engine.close()
 
 
@@ -575,7 +692,7 @@ def test_certificates_are_verified(monkeypatch, certificate, tmp_path):
             engine_of(server, api_key_env="SERVER_KEY")
         assert not isinstance(caught.value, EngineUnavailable), "waiting does not help"
         engine = engine_of(server, api_key_env="SERVER_KEY", ca_file=certificate[2])
-        assert engine.generate([RED], "?").finish_reason == "stop"
+        assert ask(engine, [RED], "?").finish_reason == "stop"
         engine.close()
     for path in (tmp_path / "none.pem", Path(__file__)):
         with pytest.raises(InvalidInput, match="remote.ca_file"):
@@ -606,14 +723,14 @@ def test_an_engine_that_nobody_closed_lets_its_process_end(server):
 
 
 def test_the_engine_works_inside_somebody_elses_event_loop(server):
-    async def ask():
+    async def ask_there():
         engine = engine_of(server)
         try:
-            return engine.generate([RED], "?").finish_reason
+            return ask(engine, [RED], "?").finish_reason
         finally:
             engine.close()
 
-    assert asyncio.run(ask()) == "stop"
+    assert asyncio.run(ask_there()) == "stop"
 
 
 def test_a_closed_engine_says_so(server):
@@ -621,112 +738,7 @@ def test_a_closed_engine_says_so(server):
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
-        engine.generate([RED], "?")
-
-
-# -- the self-test -------------------------------------------------------------------------------------------
-
-
-def norm(b, w, h):
-    return [1000 * v / (w, h)[i % 2] for i, v in enumerate(b)]
-
-
-def corner_and_size(b, w, h):
-    return [*norm(b, w, h)[:2], *norm((b[2] - b[0], b[3] - b[1]), w, h)]
-
-
-SCALES = [  # words of the refusal, how the server says the box; b is xyxy in pixels of the image
-    ("pixels of the image", lambda b, w, h: b),
-    ("pixels of an image of about 12[78][0-9]x51[0-9]", lambda b, w, h: [2 * v for v in b]),
-    ("pixels of an image of about 44[89]x44[789]", lambda b, w, h: [0.448 * v for v in norm(b, w, h)]),
-    ("pixels of an image of about 9[23][0-9]x9[23][0-9]", lambda b, w, h: [0.93 * v for v in norm(b, w, h)]),
-    ("fractions 0..1", lambda b, w, h: [v / 1000 for v in norm(b, w, h)]),
-    ("per cent", lambda b, w, h: [v / 10 for v in norm(b, w, h)]),
-    ("longer side on both axes", lambda b, w, h: norm(b, w, w)),
-    ("shorter side on both axes", lambda b, w, h: norm(b, h, h)),
-    ("square that the image was padded to", lambda b, w, h: np.add(norm(b, w, w), (0, 300, 0, 300))),
-    ("y before x", lambda b, w, h: [norm(b, w, h)[i] for i in (1, 0, 3, 2)]),
-    ("corner and size", corner_and_size),
-    (r"times \(1.1[0-9], 1\) plus", lambda b, w, h: norm((b[0] - 35, b[1], b[2] - 35, b[3]), w - 80, h)),
-]
-
-
-@pytest.mark.parametrize("words, says", SCALES, ids=[s[0][:30] for s in SCALES])
-def test_a_server_whose_coordinates_are_off_is_refused_and_told_why(words, says):
-    with ModelServer(RedFinder(says)) as server:
-        with pytest.raises(WrongModel, match=f"coordinates are off: they are .*{words}"):
-            engine_of(server, self_test=True)
-        engine_of(server, self_test=False).close()
-
-
-def test_a_right_server_passes_with_one_question(server):
-    engine = engine_of(server, self_test=True)
-    assert engine.status()["self_test"] == "passed" and "self-test passed" in engine.info.why
-    assert len(server.requests) == 1 and engine.generation == GenerationConfig()
-    engine.close()
-
-
-@pytest.mark.parametrize(
-    "says",
-    [
-        lambda b, w, h: [400, 400, 600, 600],  # always the same
-        lambda b, w, h: [v + e for v, e in zip(norm(b, w, h), (-200, -150, 0, 300 * (b[0] > 200)))],
-    ],
-)
-def test_a_model_that_sees_badly_is_inconclusive(says):
-    with ModelServer(RedFinder(says)) as server:
-        engine = engine_of(server, self_test=True)
-    assert engine.status()["self_test"].startswith("inconclusive")
-    assert "which no one scale explains" in engine.info.why
-    engine.close()
-
-
-def test_a_model_that_sees_roughly_passes_and_says_so():
-    rough = {remote_check.PLACES[0]: (559, 256, 872, 678), remote_check.PLACES[1]: (160, 420, 390, 830)}
-    answers = iter(f"[{list(box)}]" for box in rough.values())
-    assert remote_check.self_test(lambda rgb, prompt: next(answers)).startswith("passed coarsely: the model said [559")
-
-
-def verdicts(scale: float, sigma: float, count: int = 100) -> dict[str, int]:
-    """How often a model that errs by sigma, on a scale that is off by a factor, is refused, passed, …"""
-    rng, found = np.random.default_rng(0), Counter()
-    for _ in range(count):
-        answers = [
-            str((np.array(place) * scale + rng.normal(0, sigma, 4)).round().tolist()) for place in remote_check.PLACES
-        ]
-        try:
-            found[remote_check.self_test(lambda rgb, prompt: answers.pop(0)).split(":")[0]] += 1
-        except WrongModel:
-            found["refused"] += 1
-    return found
-
-
-@pytest.mark.parametrize("sigma", [5, 20, 40, 80, 200])
-def test_imprecision_is_not_taken_for_another_scale(sigma):
-    assert verdicts(1.0, sigma)["refused"] <= 1
-    assert sigma > 5 or verdicts(1.0, sigma)["passed"] == 100
-
-
-@pytest.mark.parametrize("scale", [0.5, 0.85, 0.9, 0.93, 1.07, 1.15, 2.0])
-def test_a_scale_that_is_a_little_off_is_seen_through_noise(scale):
-    assert verdicts(scale, 3)["refused"] >= 99
-
-
-def test_a_model_that_finds_nothing_is_inconclusive():
-    assert remote_check.self_test(lambda rgb, prompt: "[]").startswith("inconclusive: the model did not find")
-    assert remote_check.self_test(lambda rgb, prompt: "I see no rectangle.").startswith("inconclusive")
-
-
-def test_the_self_test_asks_as_the_package_does():
-    assert remote_check.PROMPT == Detect(("red rectangle",)).prompt()
-    assert remote_check.SIZE_PX[0] != remote_check.SIZE_PX[1]
-
-
-@pytest.mark.parametrize("place", remote_check.PLACES)
-def test_the_picture_holds_the_box(place):
-    shown = remote_check.picture(place)
-    numbers = re.findall(r"[\d.]+", RedFinder().generate([shown.rgb], "").text.split("[", 2)[2])[:4]
-    np.testing.assert_allclose([float(n) for n in numbers], place, atol=2.5)
+        ask(engine, [RED], "?")
 
 
 # -- reading a stream ----------------------------------------------------------------------------------------
@@ -778,7 +790,7 @@ def test_a_character_over_two_tokens_whose_bytes_the_server_hides():
     first, last = {"token": "a", "logprob": -0.1, "bytes": None}, {"token": "b", "logprob": -0.2}
     for content, token in (("a", first), ("", broken), ("😀", broken), ("b", last)):
         answer.add(event(delta={"content": content}, logprobs={"content": [token]}))
-    said = answer.generation("stop", "", False, (0, 0, 0))
+    said = answer.generation("stop", "", (0, 0, 0))
     assert said.text == "a😀b" and said.token_ends == (1, 1, 2, 3)
     np.testing.assert_allclose(said.logprobs, [-0.1, -0.5, -0.5, -0.2])
 
@@ -787,7 +799,7 @@ def test_surrogates_over_two_events_are_one_character():
     answer = StreamedAnswer(100, 4)
     answer.add('{"choices": [{"delta": {"content": "a\\ud83d"}}]}')
     answer.add('{"choices": [{"delta": {"content": "\\ude00 \\ud83d"}, "finish_reason": "stop"}]}')
-    assert answer.generation("stop", "", False, (0, 0, 0)).text == "a😀 \ufffd"
+    assert answer.generation("stop", "", (0, 0, 0)).text == "a😀 \ufffd"
 
 
 LOGPROBS = [
@@ -805,27 +817,51 @@ def test_log_probabilities_that_do_not_fit_the_text_are_none(second):
     answer = StreamedAnswer(100, 4)
     answer.add(event(delta={"content": "a"}, logprobs={"content": [{"token": "a", "logprob": -0.1}]}))
     answer.add(event(delta={"content": "b"}, logprobs={"content": second} if second else None))
-    said = answer.generation("stop", "", False, (0, 0, 0))
+    said = answer.generation("stop", "", (0, 0, 0))
     assert said.text == "ab" and said.logprobs is None and said.token_ends == ()
 
 
 THOUGHTS = [  # content, thinking model, finish, text, reasoning
-    ("<think>hm</think>[]", False, "stop", "[]", "hm"),
-    ("hm</think>\n[]", False, "stop", "[]", "hm"),
+    ("<think>hm</think>[]", None, "stop", "[]", "hm"),
+    ("hm</think>\n[]", None, "stop", "[]", "hm"),
     ("hm", True, "length", "", "hm"),
     ("[]", True, "stop", "[]", ""),
-    ("[]", False, "length", "[]", ""),
+    ("[]", None, "length", "[]", ""),
 ]
 
 
 @pytest.mark.parametrize("content, thinking, finish, text, reasoning", THOUGHTS)
 def test_thoughts_in_the_content_are_no_answer(content, thinking, finish, text, reasoning):
-    answer = StreamedAnswer(100, 4)
+    answer = StreamedAnswer(100, 4, thinking)
     for letter in content:
         token = {"token": letter, "logprob": -0.1}
         answer.add(event(delta={"content": letter}, logprobs={"content": [token]}))
-    said = answer.generation(finish, "", thinking, (0, 0, 0))
+    said = answer.generation(finish, "", (0, 0, 0))
     assert (said.text, said.reasoning) == (text, reasoning) and len(said.logprobs) == len(text)
+
+
+SPOKEN = st.lists(
+    st.sampled_from(["<think>", "</think>", "</thi", "nk>", " ", "\n", "杯", "[1]", "\ud83d", "\ude00"])
+    | st.text(st.characters(), max_size=4),
+    max_size=10,
+)
+
+
+@settings(max_examples=300)
+@given(SPOKEN, SPOKEN, st.sampled_from([None, True, False]), st.sampled_from(["stop", "length", "cancelled"]))
+def test_the_parts_are_together_the_answer_however_it_was_cut(reasoning, content, thinks, finish):
+    heard: list[str] = []
+    answer, silent = StreamedAnswer(1000, 100, thinks, heard.append), StreamedAnswer(1000, 100, thinks)
+    for each in (answer, silent):
+        for piece in reasoning:
+            each.add(event(delta={"reasoning_content": piece}))
+        for piece in content:
+            each.add(event(delta={"content": piece}))
+    said, unheard = (each.generation(finish, "", (0, 0, 0)) for each in (answer, silent))
+    assert "".join(heard) == said.text
+    if thinks is not False:
+        assert (said.text, said.reasoning) == (unheard.text, unheard.reasoning)
+    assert answer.thinks in (thinks, True, False) and (thinks is None or answer.thinks is not None)
 
 
 FIELDS = st.sampled_from(
@@ -860,7 +896,7 @@ def test_an_event_is_taken_or_is_an_engine_error(value):
         answer.add(json.dumps(value))
     except EngineError:
         return
-    answer.generation("stop", "", False, (0, 0, 0))
+    answer.generation("stop", "", (0, 0, 0))
 
 
 # -- the reference's own server, killed and started again ----------------------------------------------------
@@ -952,14 +988,13 @@ def early(serve):
 
 def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, local, scene, monkeypatch):
     serve.start()
-    limits = GenerationConfig(max_new_tokens=200, repeat_limit=100)
-    local.generation = limits
-    direct = local.generate([scene], PROMPT)
+    enough = limits(max_new_tokens=200, repeat_limit=100)
+    direct = ask(local, [scene], PROMPT, limits=enough)
     config = RemoteConfig(url=serve.url, timeout=20.0, connect_timeout=1.0, retries=1)
-    engine = RemoteEngine(config, limits)
+    engine = load_tested_engine(Config(remote=config))
     assert engine.info.model == serve.MODEL
     assert engine.status()["self_test"].split(":")[0] in ("passed", "inconclusive")
-    said = engine.generate([scene], PROMPT)
+    said = ask(engine, [scene], PROMPT, limits=enough)
     assert said.finish_reason == "stop" == direct.finish_reason and said.text == direct.text
     assert said.logprobs is None and engine.status()["logprobs"] == "no"
     assert (said.prompt_tokens, said.generated_tokens) == (direct.prompt_tokens, direct.generated_tokens + 1)
@@ -973,7 +1008,7 @@ def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, 
 
     with monkeypatch.context() as patch:  # a fast machine has answered before any deadline
         patch.setattr(StreamedAnswer, "add", take_slowly)
-        assert engine.generate([scene], PROMPT, Control(0.3)).finish_reason == "deadline"
+        assert ask(engine, [scene], PROMPT, Control(0.3)).finish_reason == "deadline"
 
     def take_and_kill(answer, data):
         take(answer, data)
@@ -983,15 +1018,15 @@ def test_transformers_serve_is_one_of_the_servers_and_survives_its_death(serve, 
     with monkeypatch.context() as patch:
         patch.setattr(StreamedAnswer, "add", take_and_kill)
         with pytest.raises(EngineUnavailable, match=r"broke the connection \d+ tokens into the answer"):
-            engine.generate([scene], PROMPT)
+            ask(engine, [scene], PROMPT)
     for _ in range(2):
         with pytest.raises(EngineUnavailable, match="cannot connect"):
-            engine.generate([scene], PROMPT)
+            ask(engine, [scene], PROMPT)
     assert engine.status()["circuit"] == "open" and "cannot connect" in engine.status()["last_remote_error"]
 
     serve.start()
     time.sleep(engine.health.wait_s)
     assert engine.status()["circuit"] == "half-open"
-    assert engine.generate([scene], PROMPT).text == said.text
+    assert ask(engine, [scene], PROMPT).text == said.text
     assert engine.status()["circuit"] == "closed" and engine.status()["failures_in_a_row"] == "0"
     engine.close()

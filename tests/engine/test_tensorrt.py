@@ -21,7 +21,7 @@ from qwen3vl_ros.engine.network import graph
 from qwen3vl_ros.engine.tensorrt import bundle as bundles
 from qwen3vl_ros.engine.tensorrt import cuda
 from qwen3vl_ros.engine.tensorrt import runtime as tensorrt_runtime
-from qwen3vl_ros.engine.tensorrt.bundle import Bundle, Limits, engine_name, is_bundle, read_bundle, write_manifest
+from qwen3vl_ros.engine.tensorrt.bundle import Bundle, ShapeLimits, engine_name, is_bundle, read_bundle, write_manifest
 from qwen3vl_ros.engine.tensorrt.cuda import Cuda
 from qwen3vl_ros.engine.tensorrt.passes import Pass, chunks, lay_out
 from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
@@ -53,7 +53,7 @@ def bundle(tmp_path) -> Bundle:
         VERSION,
         "fp16",
         "float16",
-        Limits(cache_slots=512, prefill=256, max_visual=480),
+        ShapeLimits(cache_slots=512, prefill=256, max_visual=480),
         engines,
         {"measured": False},
     )
@@ -92,7 +92,7 @@ def test_another_model_and_too_large_images_are_refused(bundle):
         bundle.require_model("cd" * 32)
     with pytest.raises(InvalidInput, match=r"5000 patches exceeds the 4096 .*--max-patches 5000"):
         bundle.require_patches([5000])
-    small = dataclasses.replace(bundle, limits=Limits(cache_slots=512, prefill=256, max_visual=300))
+    small = dataclasses.replace(bundle, limits=ShapeLimits(cache_slots=512, prefill=256, max_visual=300))
     with pytest.raises(InvalidInput, match=r"600 visual tokens .* the 300 .*--max-visual 600"):
         small.require_patches([1200, 1200])
 
@@ -154,7 +154,7 @@ def test_a_manifest_keeps_what_it_says_of_graphs(bundle):
 )
 def test_limits_that_no_engine_can_have_are_refused(limits):
     with pytest.raises(InvalidInput):
-        Limits(**limits)
+        ShapeLimits(**limits)
 
 
 # -- running, without a GPU ------------------------------------------------------------------------------------------

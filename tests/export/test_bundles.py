@@ -12,7 +12,7 @@ pytest.importorskip("onnx", reason="graphs are written with onnx")
 
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint
 from qwen3vl_ros.engine.network.sizes import Sizes
-from qwen3vl_ros.engine.tensorrt.bundle import Limits, read_bundle
+from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits, read_bundle
 from qwen3vl_ros.export import builder, bundles, random_weights
 from qwen3vl_ros.types import EngineError, InvalidInput
 
@@ -33,7 +33,7 @@ def flip(path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(trt, tmp_path):
     checkpoint, lines = read_checkpoint(embedded_model_dir()), []
-    limits = Limits(cache_slots=512, prefill=256, max_patches=1200, max_visual=300)
+    limits = ShapeLimits(cache_slots=512, prefill=256, max_patches=1200, max_visual=300)
     out = tmp_path / "bundle"
 
     def build(*sms):

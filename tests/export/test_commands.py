@@ -15,7 +15,7 @@ from qwen3vl_ros.cli import _parser, main
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint, read_json
 from qwen3vl_ros.engine.choice import survey
 from qwen3vl_ros.engine.network.graph import Graphs, export_command
-from qwen3vl_ros.engine.tensorrt.bundle import Bundle, Limits
+from qwen3vl_ros.engine.tensorrt.bundle import Bundle, ShapeLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,7 @@ def test_nothing_heavy_is_imported_before_a_command_runs():
 def told(model: Path) -> list[str]:
     """Commands as our own messages give them."""
     checkpoint = read_checkpoint(model)
-    limits = Limits(cache_slots=512, prefill=256, max_visual=300)
+    limits = ShapeLimits(cache_slots=512, prefill=256, max_visual=300)
     config = read_json(model / "config.json")
     of = (model, config, "some/model", "", 1, "tensorrt_rtx", "1.7", "int4", "float16", limits, {}, {})
     missing = " ".join(option.missing for option in survey(checkpoint, "cpu"))

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lens import pixel_rays, project_px, ray_table
-from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes, trust
-from qwen3vl_ros.types import Detection2D, Detection3D, ModelBox3D
+from qwen3vl_ros.geometry.lift import lift_boxes, trust
+from qwen3vl_ros.geometry.model_boxes import place_model_boxes
+from qwen3vl_ros.types import Detection2D, Detection3D, InvalidInput, ModelBox3D
 
 CONFIG = LiftConfig()
 few = settings(max_examples=20, deadline=None, derandomize=True)
@@ -412,7 +413,7 @@ def model_box(centre=(0.1, -0.05, 1.0), size=(0.1, 0.2, 0.3)) -> ModelBox3D:
 
 def test_without_intrinsics_a_model_box_stays_as_it_is():
     frame = ds.Scene([SOLIDS["cube"]]).frame(K=None, depth_m=None)
-    (placed,) = place_model_boxes(frame, [model_box()])
+    (placed,) = place_model_boxes(frame, [model_box()]).detections
     np.testing.assert_allclose(placed.frame_T_box, ds.pose(ds.turn_x(0.3), (0.1, -0.05, 1.0)))
     assert (placed.source, placed.id, placed.support, placed.score, placed.label) == (
         "model",
@@ -428,14 +429,14 @@ def test_a_camera_with_the_assumed_lens_changes_nothing():
     half = np.array((ds.WIDTH, ds.HEIGHT)) / 2
     focal = half / math.tan(math.radians(30))
     K = np.array(((focal[0], 0, half[0] - 0.5), (0, focal[1], half[1] - 0.5), (0, 0, 1.0)))
-    (placed,) = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()])
+    (placed,) = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()]).detections
     np.testing.assert_allclose(placed.frame_T_box[:3, 3], (0.1, -0.05, 1.0), atol=1e-9)
 
 
 @pytest.mark.parametrize("focal", (0.6, 1.4))
 def test_the_true_lens_keeps_the_pixel_and_the_size(focal):
     K = ds.intrinsics(focal=focal)
-    (placed,) = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()])
+    (placed,) = place_model_boxes(ds.Scene([SOLIDS["cube"]]).frame(K=K, depth_m=None), [model_box()]).detections
     half = np.array((ds.WIDTH, ds.HEIGHT)) / 2
     expected = half - 0.5 + half / math.tan(math.radians(30)) * (0.1, -0.05)
     np.testing.assert_allclose(project_px(placed.frame_T_box[:3, 3], K)[0], expected, atol=1e-6)
@@ -451,8 +452,8 @@ def test_measured_depth_corrects_range_and_size():
     half = np.array((ds.WIDTH, ds.HEIGHT)) / 2
     ray = np.append((np.array((u, v)) + 0.5 - half) * math.tan(math.radians(30)) / half, 1.0)
     guess = ModelBox3D("ball", 1.7 * ray, np.full(3, 0.1 * 1.7 / truth[2, 3]), np.eye(3))
-    (placed,) = place_model_boxes(scene.frame(), [guess])
-    (bare,) = place_model_boxes(scene.frame(depth_m=None), [guess])
+    (placed,) = place_model_boxes(scene.frame(), [guess]).detections
+    (bare,) = place_model_boxes(scene.frame(depth_m=None), [guess]).detections
     error = np.linalg.norm(placed.frame_T_box[:3, 3] - truth[:3, 3])
     assert error < 0.02 < np.linalg.norm(bare.frame_T_box[:3, 3] - truth[:3, 3])
     ratio = placed.size_m[0] / guess.size_m[0]
@@ -462,9 +463,98 @@ def test_measured_depth_corrects_range_and_size():
 def test_model_boxes_go_to_the_target_frame():
     target_T_camera = ds.pose(ds.turn_z(1.0), (1, 2, 3))
     frame = ds.Scene([SOLIDS["cube"]]).frame(K=None, depth_m=None, target_T_camera=target_T_camera, target_frame="base")
-    first, second = place_model_boxes(frame, [model_box(), model_box()])
+    first, second = place_model_boxes(frame, [model_box(), model_box()]).detections
     np.testing.assert_allclose(first.frame_T_box[:3, 3], (target_T_camera @ (0.1, -0.05, 1.0, 1))[:3])
     assert first.frame_id == "base" and second.id == "m1"
+
+
+STRONG = dict(
+    K=np.array(((320.0, 0, 320), (0, 320, 240), (0, 0, 1))),
+    distortion=np.array((-0.35, 0.12, 0, 0, -0.02)),
+    distortion_model="plumb_bob",
+)
+
+
+def blank(size_px=(640, 480), **changes) -> ds.Frame:
+    rgb = np.zeros((size_px[1], size_px[0], 3), np.uint8)
+    return ds.Frame(0, "camera", rgb, np.full(rgb.shape[:2], 1.0, np.float32), **{**STRONG, **changes})
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        {},
+        dict(distortion=np.array((-0.9, 0.2, 0, 0, 0.1))),
+        dict(distortion_model="rational_polynomial", distortion=np.array((-1.5, 0.8, 0, 0, -0.1, 0.2, 0, 0))),
+        dict(distortion_model="equidistant", distortion=np.array((-0.4, 0.2, -0.1, 0.01))),
+        dict(distortion=np.full(5, 1e200)),
+        dict(distortion=np.array((0, 0, 50.0, 50.0, 0))),
+    ],
+    ids=lambda lens: str(lens.get("distortion_model", "")) + str(lens.get("distortion", "as in the field")),
+)
+@pytest.mark.parametrize("depth", [True, False])
+def test_a_model_box_has_a_finite_place_or_a_reason_whatever_the_lens(lens, depth):
+    frame = blank(**lens) if depth else blank_without_depth(**lens)
+    boxes = [model_box(centre) for centre in ((0.5, 0.5, 1.0), (0.02, 0.01, 0.5), (3.0, -3.0, 0.2), (0.1, 0, -1.0))]
+    placed = place_model_boxes(frame, boxes)
+    assert len(placed.detections) + len(placed.refusals) == len(boxes)
+    for found in placed.detections:
+        assert np.isfinite(found.frame_T_box).all() and np.isfinite(found.size_m).all()
+    for refusal in placed.refusals:
+        assert refusal.label == "mug" and ("no ray" in refusal.reason or "not finite" in refusal.reason)
+
+
+def blank_without_depth(**lens) -> ds.Frame:
+    return ds.Frame(0, "camera", np.zeros((480, 640, 3), np.uint8), None, **{**STRONG, **lens})
+
+
+def test_a_pixel_without_a_ray_is_a_reason_that_names_it():
+    """(0.5, 0.5, 1.0) is at (874, 655) px of 640x480 for the field of view that the model assumes."""
+    placed = place_model_boxes(blank(), [model_box((0.5, 0.5, 1.0), (0.5, 0.5, 0.9))])
+    assert not placed.detections and "no ray through (596.6, 447.3) px" in placed.refusals[0].reason
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e160, 5e-324])
+@pytest.mark.parametrize("field", ["centre x", "centre z", "size"])
+def test_numbers_that_no_object_has_are_finite_or_a_reason(field, value):
+    centre = {"centre x": (value, 0.0, 1.0), "centre z": (0.1, 0.0, abs(value))}.get(field, (0.1, 0.0, 1.0))
+    box = model_box(centre, (abs(value),) * 3 if field == "size" else (0.1, 0.2, 0.3))
+    for frame in (blank(), blank(distortion=None), blank_without_depth()):
+        placed = place_model_boxes(frame, [box])
+        assert len(placed.detections) + len(placed.refusals) == 1
+        for found in placed.detections:
+            assert np.isfinite(found.frame_T_box).all() and np.isfinite(found.size_m).all()
+
+
+@pytest.mark.parametrize(
+    "K",
+    [
+        [[320.0, 0, 1e9], [0, 320, 240], [0, 0, 1]],
+        [[320.0, 0, 320], [0, 320, -1e12], [0, 0, 1]],
+        [[1e-6, 0, 320], [0, 320, 240], [0, 0, 1]],
+        [[1e15, 0, 320], [0, 1e15, 240], [0, 0, 1]],
+        [[320.0, 0, 320], [0, 320, 240], [0, 0, 0]],
+        [[320.0, 1e8, 320], [0, 320, 240], [0, 0, 1]],
+        [[-320.0, 0, 320], [0, 320, 240], [0, 0, 1]],
+    ],
+    ids=str,
+)
+def test_a_frame_refuses_intrinsics_that_no_camera_has(K):
+    with pytest.raises(InvalidInput, match="Frame.K = .*not calibrated"):
+        blank(K=np.array(K))
+
+
+@pytest.mark.parametrize(
+    "lens, words",
+    [
+        (dict(distortion=np.array((np.nan, 0, 0, 0, 0))), "not finite"),
+        (dict(distortion=np.full(4, np.inf), distortion_model="equidistant"), "not finite"),
+        (dict(distortion=np.ones(6)), "coefficients"),
+        (dict(distortion=np.ones(5), distortion_model="x" * 10_000), "10000 characters"),
+    ],
+)
+def test_a_lens_that_is_none_leaves_no_box_and_says_why(lens, words):
+    assert words in why_not(blank(**lens))
 
 
 # -- the embedded camera -------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="what the engines are compared with")
 pytest.importorskip("onnx", reason="graphs are written with onnx (requirements/model.txt)")
 
+from qwen3vl_ros.engine.base import Prompt
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint
 from qwen3vl_ros.engine.prompt.prepare import Preparation
-from qwen3vl_ros.engine.tensorrt.bundle import Limits
+from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits
 from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
 from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
@@ -42,7 +43,7 @@ def engines(request, checkpoint, tmp_path_factory):
     """(precision, runtime) on the embedded model; its limits make the prompt of the test go in parts."""
     major, minor = torch.cuda.get_device_capability()
     try:
-        limits = Limits(cache_slots=512, prefill=64, max_patches=1200, max_visual=480)
+        limits = ShapeLimits(cache_slots=512, prefill=64, max_patches=1200, max_visual=480)
         bundle = build(
             checkpoint,
             tmp_path_factory.mktemp(request.param) / "bundle",
@@ -69,7 +70,7 @@ def reference(checkpoint):
 def prompt(checkpoint):
     picture = np.full((96, 128, 3), 200, np.uint8)
     picture[30:70, 40:90] = (200, 30, 30)
-    return Preparation(checkpoint.path)("Locate the red cube.", [picture, picture[:64, ::-1].copy()])
+    return Preparation(checkpoint.path)(Prompt("Locate the red cube.", [picture, picture[:64, ::-1].copy()]))
 
 
 def _read(runtime, prompt, keep=8):

@@ -33,34 +33,35 @@ class Oracle(Instant):
             views = [stream.frame_at(i * o["scene_seconds"])[0] for i in range(scenes)]
         self.known = [(thumbnail(view.rgb), view.truths) for view in views]
 
-    def generate(self, images, prompt, control=None, **_):
-        seen = thumbnail(images[0])
+    def generate(self, prompt, limits, control=None, on_text=None):
+        rgb = prompt.images[0]
+        seen = thumbnail(rgb)
         truths = min(self.known, key=lambda known: np.abs(known[0] - seen).mean())[1]
-        phrases = [p.strip() for p in re.search(r'"([^"]*)"', prompt)[1].split(",")]
-        scale = 1000 / np.array((images[0].shape[1], images[0].shape[0]) * 2)
+        phrases = [p.strip() for p in re.search(r'"([^"]*)"', prompt.text)[1].split(",")]
+        scale = 1000 / np.array((rgb.shape[1], rgb.shape[0]) * 2)
         found = [
             {"bbox_2d": np.round(t.box_xyxy_px * scale).astype(int).tolist(), "label": phrase}
             for phrase in phrases
             for t in truths
             if phrase.removeprefix("the ") in (t.kind, t.label) and t.visibility >= 0.4
         ]
-        return said(f"```json\n{json.dumps(found)}\n```", prompt=prompt)
+        return said(f"```json\n{json.dumps(found)}\n```", prompt=prompt.text)
 
 
 class Blind(Instant):
-    def generate(self, images, prompt, control=None, **_):
-        return said("[]", prompt=prompt)
+    def generate(self, prompt, limits, control=None, on_text=None):
+        return said("[]", prompt=prompt.text)
 
 
 class Crashing(Blind):
     """Two answers, then the process is gone, as when the system runs out of memory."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         self.calls += 1
         if self.calls > 2:
             print("the last words of the node", flush=True)
             os._exit(9)
-        return super().generate(images, prompt, control)
+        return super().generate(prompt, limits, control)
 
 
 ENGINES = {"oracle": Oracle, "blind": Blind, "crashing": Crashing}

@@ -15,6 +15,7 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
+from qwen3vl_ros.engine.base import Prompt, Turn
 from qwen3vl_ros.engine.checkpoint import read_json
 
 
@@ -59,22 +60,31 @@ def official_clip(directory: Path, pictures) -> tuple[torch.Tensor, torch.Tensor
     return patches[0], torch.tensor([grid])
 
 
+def _message(turn: Turn, text_first: bool) -> dict:
+    if turn.role == "assistant":
+        return {"role": turn.role, "content": turn.text}
+    seen = [{"type": "image"}] * len(turn.images) + [{"type": "video"}] * bool(turn.clip)
+    text = [{"type": "text", "text": turn.text}]
+    return {"role": turn.role, "content": text + seen if text_first else seen + text}
+
+
 @lru_cache(4)
 def _tokenizer(directory: Path):
     return AutoTokenizer.from_pretrained(directory)
 
 
-def official_inputs(directory: Path, prompt: str, images=(), clips=()) -> dict[str, torch.Tensor]:
-    """Everything the official processor gives the model for images, then clips (pictures, times_s), then a prompt."""
+def official_inputs(directory: Path, prompt: Prompt) -> dict[str, torch.Tensor]:
+    """Everything the official processor gives the model for a chat; images before the clip of each turn."""
     tokenizer = _tokenizer(directory)
     processor = object.__new__(Qwen3VLProcessor)
     processor.tokenizer, processor.image_token, processor.video_token = tokenizer, "<|image_pad|>", "<|video_pad|>"
     processor.vision_start_token, processor.vision_end_token = "<|vision_start|>", "<|vision_end|>"
     processor.image_processor = SimpleNamespace(merge_size=2)
     processor.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
-    content = [{"type": "image"}] * len(images) + [{"type": "video"}] * len(clips) + [{"type": "text", "text": prompt}]
+    images = [rgb for turn in prompt.turns for rgb in turn.images]
+    clips = [(turn.clip.pictures, turn.clip.times_s) for turn in prompt.turns if turn.clip]
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        [_message(turn, prompt.text_first) for turn in prompt.turns], add_generation_prompt=True, tokenize=False
     )
     found: dict[str, torch.Tensor] = {}
     expanded: list[list[str]] = [[], []]

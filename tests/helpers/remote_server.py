@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 
-from qwen3vl_ros.config import GenerationConfig
+from qwen3vl_ros.engine.base import Limits, Prompt, Turn
 from qwen3vl_ros.types import Generation
 
 STATUS_FAULTS = {
@@ -52,7 +52,7 @@ STATUS_FAULTS = {
 
 
 class ModelServer(ThreadingHTTPServer):
-    """engine: anything with generate(images, prompt) and `generation`. Close with `with`.
+    """engine: anything with generate(prompt, limits). Close with `with`.
 
     requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between
     tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for.
@@ -93,18 +93,14 @@ class ModelServer(ThreadingHTTPServer):
         return f"{self._scheme}://127.0.0.1:{self.server_address[1]}/v1"
 
     @lru_cache(64)
-    def _answered(self, pngs: tuple[bytes, ...], prompt: str, max_tokens: int) -> Generation:
-        images = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) for png in pngs]
-        images = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images]
+    def _answered(self, chat: tuple[tuple[str, str, tuple[bytes, ...]], ...], max_tokens: int) -> Generation:
+        *history, asked = (Turn(role, text, [_decoded(png) for png in pngs]) for role, text, pngs in chat)
         with self._lock:
-            self._engine.generation = GenerationConfig(max_new_tokens=max_tokens, repeat_limit=100)
-            return self._engine.generate(images, prompt)
+            prompt = Prompt(asked.text, asked.images, history=history)
+            return self._engine.generate(prompt, Limits(max_tokens, 60.0, 100))
 
     def answer(self, body: dict) -> Generation:
-        parts = body["messages"][0]["content"]
-        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        prompt = "".join(part["text"] for part in parts if part["type"] == "text")
-        return self._answered(tuple(_bytes_at(url) for url in urls), prompt, body["max_tokens"])
+        return self._answered(tuple(map(_turn, body["messages"])), body["max_tokens"])
 
     def server_close(self) -> None:
         self.shutdown()
@@ -112,6 +108,20 @@ class ModelServer(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address) -> None:
         """Broken connections are what is tested here; they are counted, not printed."""
+
+
+def _turn(message: dict) -> tuple[str, str, tuple[bytes, ...]]:
+    """Role, text, images."""
+    parts = message["content"]
+    if isinstance(parts, str):
+        return message["role"], parts, ()
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    return message["role"], text, tuple(map(_bytes_at, urls))
+
+
+def _decoded(png: bytes) -> np.ndarray:
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def _bytes_at(url: str) -> bytes:
@@ -283,13 +293,13 @@ class RedFinder:
     scale."""
 
     def __init__(self, says=None):
-        self.generation = GenerationConfig()
         self.info = SimpleNamespace(thinking=False)
         self._says = says or (lambda b, w, h: [1000 * v / (w, h)[i % 2] for i, v in enumerate(b)])
 
-    def generate(self, images, prompt: str) -> Generation:
-        height, width = images[0].shape[:2]
-        red = (images[0][..., 0] > 150) & (images[0][..., 1:].max(axis=2) < 90)
+    def generate(self, prompt: Prompt, limits: Limits, control=None, on_text=None) -> Generation:
+        rgb = prompt.images[0]
+        height, width = rgb.shape[:2]
+        red = (rgb[..., 0] > 150) & (rgb[..., 1:].max(axis=2) < 90)
         ys, xs = np.nonzero(red)
         text = "[]"
         if len(xs):

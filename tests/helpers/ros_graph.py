@@ -205,6 +205,8 @@ class Graph:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot."""
         arguments = ["--ros-args", *ros_args]
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
+            if value is None:  # not given at all
+                continue
             text = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
             arguments += ["-p", f"{name.replace('__', '.')}:={text}"]
         process = self.start(str(HERE / "scripted_node.py"), engine, *arguments, name="perception")
@@ -259,14 +261,14 @@ class Graph:
         until(future.done, timeout_s, f"a response of {name}")
         return future.result()
 
-    def detect(self, targets=(), timeout: float = 0.0, name: str = "/qwen3vl/perception/detect"):
-        return self.ask(Detect, name, Detect.Request(targets=list(targets), timeout=timeout))
+    def detect(self, targets=(), timeout: float = 0.0, name: str = "/qwen3vl/perception/detect", **fields):
+        return self.ask(Detect, name, Detect.Request(targets=list(targets), timeout=timeout, **fields))
 
-    def set_prompt(self, *targets: str):
-        return self.call(SetPrompt, "/qwen3vl/perception/set_prompt", SetPrompt.Request(targets=list(targets)))
+    def set_prompt(self, *targets: str, prefix: str = "/qwen3vl/perception"):
+        return self.call(SetPrompt, f"{prefix}/set_prompt", SetPrompt.Request(targets=list(targets)))
 
-    def enable(self, on: bool):
-        return self.call(SetBool, "/qwen3vl/perception/enable", SetBool.Request(data=on))
+    def enable(self, on: bool, prefix: str = "/qwen3vl/perception"):
+        return self.call(SetBool, f"{prefix}/enable", SetBool.Request(data=on))
 
     def transition(self, name: str, timeout_s: float = PATIENCE_S) -> bool:
         number = getattr(Transition, f"TRANSITION_{name.upper()}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 
@@ -43,14 +45,13 @@ class Instant:
     """Sees the cube at once."""
 
     info = EngineInfo("scripted", "instant", "none", "cpu", "none", 0, False, "a test")
-    generation = None
 
     def __init__(self, config):
         self.calls = 0
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         self.calls += 1
-        return said(json.dumps(CUBE), prompt=prompt)
+        return said(json.dumps(CUBE), prompt=prompt.text)
 
     def status(self):
         return {"answers given": str(self.calls)}
@@ -59,8 +60,25 @@ class Instant:
         pass
 
 
+class Echo(Instant):
+    """Sees at once what it is asked for, where the cube is; knows whose pictures it saw."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.streams = Counter()
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.streams[prompt.stream] += 1
+        quoted = re.search(r'"([^"]*)"', prompt.text)
+        phrases = quoted[1].split(", ") if quoted else ["thing"]
+        return said(json.dumps([{**CUBE[0], "label": phrase} for phrase in phrases]), prompt=prompt.text)
+
+    def status(self):
+        return {f"answers to {stream}": str(count) for stream, count in sorted(self.streams.items())}
+
+
 class Nothing(Instant):
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         return said("[]")
 
 
@@ -69,7 +87,7 @@ class Slow(Instant):
 
     tokens = 300
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         text = json.dumps(CUBE)
         for i in range(self.tokens):
             if control.cancelled:
@@ -83,14 +101,16 @@ class Slow(Instant):
 class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
-    def generate(self, images, prompt, control=None, **_):
-        return Instant.generate(self, images, prompt) if "mug" in prompt else super().generate(images, prompt, control)
+    def generate(self, prompt, limits, control=None, on_text=None):
+        if "mug" in prompt.text:
+            return Instant.generate(self, prompt, limits)
+        return super().generate(prompt, limits, control)
 
 
 class Deaf(Instant):
     """Computes 3 s without looking at its control, like a long prefill."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         time.sleep(3.0)
         return said(json.dumps(CUBE))
 
@@ -98,7 +118,7 @@ class Deaf(Instant):
 class Failing(Instant):
     """Fails as engines may fail, then recovers."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         self.calls += 1
         if self.calls % 4:
             raise EngineError("the device was lost; it is being opened again")
@@ -108,12 +128,12 @@ class Failing(Instant):
 class Broken(Instant):
     """Has a defect."""
 
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         raise ZeroDivisionError("a defect in the engine")
 
 
 class Garbage(Instant):
-    def generate(self, images, prompt, control=None, **_):
+    def generate(self, prompt, limits, control=None, on_text=None):
         return said("I am sorry, but I cannot help with that {{{")
 
 
@@ -147,6 +167,7 @@ def load_on_second_try(config):
 
 ENGINES = {
     "instant": Instant,
+    "echo": Echo,
     "nothing": Nothing,
     "slow": Slow,
     "quick_for_mugs": QuickForMugs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Callable, Sequence
 
 import numpy as np
@@ -100,6 +99,6 @@ class Toy:
             drafter=drafter,
             longest_step=self.longest_step,
             control=control or Control(),
-            limits=Limits(max_new_tokens, time.monotonic() + deadline_s, repeat_limit),
+            limits=Limits(max_new_tokens, deadline_s, repeat_limit),
             **options,
         )

@@ -36,9 +36,9 @@ class Scripted:
         self.text, self.finish_reason = text, finish_reason
         self.prompts, self.images, self.config, self.closed = [], [], None, False
 
-    def generate(self, images, prompt, control=None, **_):
-        self.prompts.append(prompt)
-        self.images += images
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.prompts.append(prompt.text)
+        self.images += prompt.images
         n = len(self.text)
         return Generation(
             self.text,
@@ -46,7 +46,7 @@ class Scripted:
             np.full(n, -0.01, np.float32),
             tuple(range(1, n + 1)),
             self.finish_reason,
-            prompt=prompt,
+            prompt=prompt.text,
             generated_tokens=n,
             decode_s=0.5,
         )
@@ -220,6 +220,10 @@ BAD = {
     "no question": (["{photo}", "--task", "ask"], "needs a question"),
     "text with targets": (["{photo}", "sign", "--task", "read_text"], "leave WHAT out"),
     "a quote in a phrase": (["{photo}", 'the "mug"'], "quotation mark"),
+    "too large": (
+        ["{photo}", "cube", "--set", "max_image_pixels=1000"],
+        "320x240 pixels, more than the 1000 of parameter",
+    ),
     "depth alone": (["{photo}", "cube", "--depth", "{depth}"], "add --camera-info"),
     "no such depth": (
         ["{photo}", "cube", "--depth", "no.png", "--camera-info", "{camera}"],

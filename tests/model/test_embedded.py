@@ -220,7 +220,7 @@ def test_where_a_question_about_a_dial_ends_stands_what_it_shows(dials):
     rng, packer, seen = np.random.default_rng(7), text.PackedText(256, 70, (7, 10)), 0
     questions = [text.tokenizer().token_to_id(language.gauge) for language in tasks.LANGUAGES.values()]
     for sample in (dials.draw(rng) for _ in range(12)):
-        ids, _, _, _, said_of, fits, places, scale, reading = packer.pack(sample, rng)
+        ids, _, _, _, said_of, fits, places, scale, reading, *_ = packer.pack(sample, rng)
         named = np.flatnonzero(fits >= 0)
         assert len(named) == len(places) == len(scale) == len(reading)
         for at in np.flatnonzero(np.isin(ids, questions)):
@@ -264,17 +264,24 @@ def test_packed_questions_are_what_the_official_network_says_to_each_alone(sampl
         hidden = net.read(
             merged, deep, torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None], mask, packer.visual
         )
-        ours = model.lm_head(hidden)[0]
-        for k in (1, int(segments.max())):
-            alone = torch.from_numpy(np.concatenate([packed[segments == 0], packed[segments == k]]))[None]
-            official = model(
-                input_ids=alone,
-                pixel_values=patches,
-                image_grid_thw=torch.tensor([[1, rows, columns]]),
-                mm_token_type_ids=(alone == ids["<|image_pad|>"]).long(),
-            ).logits[0]
+        plain = model.lm_head(hidden)[0]
+        windows = embedded.Windows(segment, len(packer.prefix), packer.window, text.ALONE)
+        packed_ids, packed_positions = torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None]
+        ours = model.lm_head(net.read(merged, deep, packed_ids, packed_positions, windows, packer.visual))[0]
+        pictured, alone = segments[(segments > 0) & (segments < text.ALONE)], segments[segments >= text.ALONE]
+        for k in {1, int(pictured.max()), int(alone.max(initial=0))} - {0}:
+            seen = k < text.ALONE
+            tokens = np.concatenate([packed[segments == 0], packed[segments == k]]) if seen else packed[segments == k]
+            picture = dict(pixel_values=patches, image_grid_thw=torch.tensor([[1, rows, columns]])) if seen else {}
+            tokens = torch.from_numpy(tokens)[None]
+            if seen:
+                picture["mm_token_type_ids"] = (tokens == ids["<|image_pad|>"]).long()
+            model.model.rope_deltas = None
+            official = model(input_ids=tokens, **picture).logits[0]
             mine = ours[segments == k]
             assert torch.allclose(mine, official[-len(mine) :], atol=2e-4, rtol=1e-3)
+            if seen:
+                assert torch.allclose(mine, plain[segments == k], atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -335,8 +342,8 @@ class Scripted:
     def __init__(self, answers: dict[str, str], otherwise: str = ""):
         self.answers, self.otherwise = answers, otherwise
 
-    def generate(self, images, prompt, control=None, stream="", schema=None):
-        return answer_of(self.answers.get(prompt, self.otherwise))
+    def generate(self, prompt, limits, control=None, on_text=None):
+        return answer_of(self.answers.get(prompt.text, self.otherwise))
 
 
 @LANGUAGES
@@ -373,7 +380,7 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
         for split in ("train", "val"):
             first = data.SPLIT_SEEDS[split]
             data.render_shard(camera, range(first, first + 20), shards / f"{split}_00000.npz", "fast")
-    steps = dict(vision_steps=2, language_steps=2, batch=2, mosaics=1, pack_tokens=128)
+    steps = dict(vision_steps=2, language_steps=2, batch=2, mosaics=1, pack_tokens=128, wide_share=0, close_share=0)
 
     def command(joint: int, *more: str) -> int:
         return train_embedded.main(

@@ -253,3 +253,25 @@ def test_a_burst_is_held_in_fixed_memory(clock):
     assert held < 100
     clock.s += 5
     assert box.take().image == 9_999
+
+
+def test_after_a_jump_of_the_clock_nothing_of_before_is_left_but_the_calibration(clock):
+    box = filled(clock)
+    box.put_image(30 * PERIOD, "waiting for its depth")
+    box.restart()
+    assert box.newest() is None and box.take() is None
+    box.put_image(0, "r0 of the second round")
+    clock.s += 0.6
+    snapshot = box.take()
+    assert (snapshot.image, snapshot.depth, snapshot.info) == ("r0 of the second round", None, "info29")
+
+
+def test_a_source_that_starts_again_keeps_a_calibration_that_was_said_once(clock):
+    box = Mailbox(0.02, False, clock)
+    box.put_info(0, "once")
+    for round_of in range(3):
+        for i in range(40):
+            clock.s += 0.033
+            box.put_image((100 + i) * PERIOD, f"{round_of} {i}")
+            snapshot = box.take()
+            assert (snapshot.image, snapshot.info) == (f"{round_of} {i}", "once")

@@ -131,7 +131,7 @@ def test_usual_encodings_are_read(running, encoding, pixels):
 
 def test_an_unknown_encoding_is_reported_and_the_next_image_works(running):
     graph, camera, heard = running
-    diagnosed_while(graph, camera, "bayer_rggb8", edit=lambda i, d, c: setattr(i, "encoding", "bayer_rggb8"))
+    diagnosed_while(graph, camera, "bayer_rggb12", edit=lambda i, d, c: setattr(i, "encoding", "bayer_rggb12"))
     diagnosed_while(
         graph,
         camera,

@@ -26,19 +26,19 @@ def health(clock):
 
 
 def values(health, **counters):
-    return dict(health.verdict(counters).values)
+    return dict(health.status(counters).values)
 
 
 def test_an_active_node_with_images_is_ok(health):
-    assert health.verdict().level is Level.OK
+    assert health.status().level is Level.OK
 
 
 def test_silence_makes_an_active_node_stale_and_only_an_active_one(health, clock):
     clock.s += STALE_AFTER_S + 1
-    verdict = health.verdict()
-    assert verdict.level is Level.STALE and "3.0 s" in verdict.message
+    status = health.status()
+    assert status.level is Level.STALE and "3.0 s" in status.message
     health.enter("inactive")
-    assert health.verdict().level is Level.OK
+    assert health.status().level is Level.OK
 
 
 def test_a_problem_fades_unless_it_lasts(health, clock):
@@ -46,31 +46,31 @@ def test_a_problem_fades_unless_it_lasts(health, clock):
     health.problem("QoS", Level.WARN, "misfit", lasting=True)
     clock.s += RECENT_S + 1
     health.image_arrived()
-    verdict = health.verdict()
-    assert verdict.message == "misfit" and "problem: 3D" not in dict(verdict.values)
+    status = health.status()
+    assert status.message == "misfit" and "problem: 3D" not in dict(status.values)
     health.well("QoS")
-    assert health.verdict().level is Level.OK
+    assert health.status().level is Level.OK
 
 
 def test_the_worst_problem_is_the_message_and_an_error_beats_silence(health, clock):
     health.problem("3D", Level.WARN, "no depth")
     health.failed("engine", Level.ERROR, "device lost", lasting=True)
     clock.s += 60
-    assert health.verdict().level is Level.ERROR and health.verdict().message == "device lost"
+    assert health.status().level is Level.ERROR and health.status().message == "device lost"
     assert "device lost (60 s ago)" in values(health)["last error"]
 
 
 def test_silence_names_its_likely_cause(health, clock):
     health.problem("QoS", Level.WARN, "misfit", lasting=True)
     clock.s += 10
-    assert "misfit" in health.verdict().message and health.verdict().level is Level.STALE
+    assert "misfit" in health.status().message and health.status().level is Level.STALE
 
 
 def test_a_failed_configure_is_remembered_while_unconfigured(health):
     health.problem("3D", Level.WARN, "no depth", lasting=True)
     health.failed("configure", Level.ERROR, "no model", lasting=True)
     health.enter("unconfigured")
-    assert health.verdict().message == "no model" and "problem: 3D" not in values(health)
+    assert health.status().message == "no model" and "problem: 3D" not in values(health)
 
 
 def test_rates_fall_when_the_stream_stops(health, clock):

@@ -1,9 +1,13 @@
 """Prompts and calls: no answer under an old prompt, no call without an answer, calls before the stream."""
 
 import time
+from collections import Counter
 
 import pytest
-from ros_graph import FakeCamera, until
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from ros_graph import START_PATIENCE_S, FakeCamera, until
+
+from qwen3vl_ros.srv import Detect
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +157,28 @@ def test_deactivating_answers_the_calls_in_flight(graph):
     until(lambda: all(f.done() for f in futures), 2, "all three answers")
     assert all(not f.result().success and "deactivated" in f.result().message for f in futures)
     camera.stop()
+
+
+@pytest.mark.parametrize("engine", ["instant", "slow"])
+def test_two_thousand_calls_at_once_are_each_answered_or_refused_without_a_thread_more(graph, engine):
+    process = graph.start_node(engine, enabled=False)
+    camera = FakeCamera(graph).matched().stream(10)
+    client = graph.node.create_client(
+        Detect,
+        "/qwen3vl/perception/detect",
+        qos_profile=QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE),
+    )
+    assert client.wait_for_service(START_PATIENCE_S)
+    first = client.call_async(Detect.Request(timeout=5.0))
+    until(first.done, what="a first answer, so that every thread there is has started")
+    threads, seen = process.threads(), []
+    futures = [client.call_async(Detect.Request(timeout=1.0)) for _ in range(2000)]
+    until(lambda: seen.append(process.threads()) or all(f.done() for f in futures), 120, "2000 replies")
+    camera.stop()
+    messages = Counter("" if f.result().success else f.result().message.split(":")[0] for f in futures)
+    assert set(messages) <= {"", "TooManyCalls", "Cancelled", "StaleFrame"}
+    if engine == "slow":
+        assert messages["TooManyCalls"] > 1000
+        assert "request_queue" in next(f.result().message for f in futures if "TooMany" in f.result().message)
+    assert max(seen) <= threads, f"{threads} threads became {max(seen)}"
+    assert process.popen.poll() is None

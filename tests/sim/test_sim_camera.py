@@ -8,7 +8,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
-from qwen3vl_ros.convert import depth_of, intrinsics_of, matrix_of, rgb_of, stamp_ns
+from qwen3vl_ros.calibration import intrinsics_of
+from qwen3vl_ros.convert import depth_of, matrix_of, rgb_of, stamp_ns
 
 CAMERA = "qwen3vl_ros.node.sim_camera"
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -34,9 +35,8 @@ def of_one_stamp(*lists):
 
 
 def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
-    camera = start(
-        graph, seed=5, objects=4, scene_every=0.0, width=320, height=240, quality="fast", depth_encoding="16UC1"
-    )
+    still = dict(objects=4, scene_every=0.0, width=320, height=240, quality="fast")
+    camera = start(graph, seed=5, depth_encoding="16UC1", depth_noise=False, **still)
     heard = images(graph)
     flat = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
     solid = graph.listen("/qwen3vl/sim_camera/ground_truth_3d", Detection3DArray)
@@ -67,6 +67,15 @@ def test_pictures_depth_intrinsics_pose_and_truth_belong_together(graph):
     assert 0 < (world_T_camera @ (p.x, p.y, p.z, 1))[2] < 0.2, "objects stand on the table, which is z = 0"
     camera.interrupt()
     assert camera.status() == 0
+
+
+def test_depth_comes_as_a_real_camera_measures_it_and_anew_in_each_picture(graph):
+    start(graph, seed=5, scene_every=0.0, width=320, height=240, quality="fast", objects=4)
+    heard = images(graph)["depth"]
+    until(lambda: len(heard) >= 2, START_PATIENCE_S, "two depth pictures of a still scene")
+    one, other = map(depth_of, heard[-2:])
+    both = (one > 0) & (other > 0)
+    assert 0.0005 < (one - other)[both].std() / np.sqrt(2) < 0.01 and 0.9 < both.mean() < 0.998
 
 
 def test_a_camera_that_moves_tells_its_pose_as_it_moves(graph):

@@ -120,17 +120,20 @@ def decode(
     drafter: Drafter | None = None,
     constraint: Constraint | None = None,
     sampling: Sampling | None = None,
+    on_bytes: Callable[[bytes], None] | None = None,
 ) -> Decoded:
     """Decode until the model ends its answer or a limit does.
 
     prefill(draft): the pass over the prompt and a draft behind it; scores of the prompt's last token and of the
-    draft's. Raises EngineError where the network's output is no number, or garbage.
+    draft's. on_bytes: called after each pass with the bytes of the tokens it gave; what it raises comes out of here.
+    Raises EngineError where the network's output is no number, or garbage.
     """
+    control = control.within(limits.deadline_s)
     answer = _Answer(frozenset(stop_ids), bytes_of, limits, control)
     chooser = _Chooser(sampling, constraint, answer.token_ids)
     passes = drafted = accepted = 0
     started = prefilled = time.perf_counter()
-    reason = limits.interruption(control)
+    reason = control.interruption
     try:
         while not reason:
             most = max(0, min(longest_step, limits.max_new_tokens - len(answer.token_ids)) - 1)
@@ -149,8 +152,11 @@ def decode(
                 drafter.judged(guess, max(0, agreed - len(forced)))
             if agreed < len(draft):
                 rollback(len(draft) - agreed)
+            if on_bytes is not None:
+                on_bytes(answer.news())
+                reason = reason or control.interruption
     except Interrupted:
-        reason = limits.interruption(control)
+        reason = control.interruption
     ended = time.perf_counter()
     prefill_s = prefilled - started if passes else ended - started
     return Decoded(
@@ -175,6 +181,12 @@ class _Answer:
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.pieces: list[bytes] = []
+        self._told = 0
+
+    def news(self) -> bytes:
+        """What the tokens say that came since it was last asked for."""
+        told, self._told = self._told, len(self.pieces)
+        return b"".join(self.pieces[told:])
 
     def take(self, chooser: _Chooser, draft: Sequence[int]) -> tuple[int, str]:
         """Take what the scores of a pass say: the draft as far as they agree, and the token after it.
@@ -202,7 +214,7 @@ class _Answer:
         return (
             self._repeat.add(token_id, piece)
             or ("length" if len(self.token_ids) >= self._limits.max_new_tokens else "")
-            or self._limits.interruption(self._control)
+            or self._control.interruption
         )
 
 

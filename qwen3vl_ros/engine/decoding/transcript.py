@@ -1,4 +1,5 @@
-"""From the tokens of an answer to its text: where the <think> part ends, and which token ends at which character.
+"""From the tokens of an answer to its text: where the <think> part ends, which token ends at which character, and the text
+while it grows.
 
 Knows bytes and characters, no tokenizer and no network.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass
+from typing import Callable
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
@@ -73,3 +75,39 @@ def _answer_start(raw: str, thinking: bool) -> tuple[int, str]:
     reasoning, closed, _ = raw.partition(THINK_CLOSE)
     start = len(reasoning) + len(closed)
     return start, reasoning.strip().removeprefix(THINK_OPEN).strip()
+
+
+class TextStream:
+    """Hands out the text of an answer while its bytes come: the parts together are the text that `transcribe` finds.
+
+    So a part has no half of a character, nothing of the <think> part and no white space around the answer: what may
+    still become one of these waits for the bytes behind it. encoding: of the bytes, which may be cut anywhere.
+    """
+
+    def __init__(self, on_text: Callable[[str], None], thinking: bool, encoding: str = "utf-8"):
+        self._on_text = on_text
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._thinks: bool | None = thinking or None  # None: not known yet
+        self._begun = False
+        self._held = ""
+
+    def add(self, piece: bytes, last: bool = False) -> None:
+        """Take the next bytes of the answer; with the last ones, what waits is handed out or left out."""
+        held = self._held + self._decoder.decode(piece, last)
+        if self._thinks is None:
+            begin = held.lstrip()
+            if not begin.startswith(THINK_OPEN) and THINK_OPEN.startswith(begin) and not last:
+                self._held = held
+                return
+            self._thinks = begin.startswith(THINK_OPEN)
+        if self._thinks:
+            _, closed, answer = held.partition(THINK_CLOSE)
+            if not closed:
+                self._held = held[1 - len(THINK_CLOSE) :]
+                return
+            held, self._thinks = answer, False
+        text = held.rstrip() if self._begun else held.strip()
+        self._held = held[len(held.rstrip()) :]
+        if text:
+            self._begun = True
+            self._on_text(text)

@@ -53,6 +53,5 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
         preparation,
         runtime,
         info,
-        config.generation,
         pass_cost=_CPU_PASS_COST if device == "cpu" else GPU_PASS_COST,
     )

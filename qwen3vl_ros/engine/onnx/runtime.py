@@ -17,8 +17,7 @@ import onnxruntime as ort
 
 from qwen3vl_ros.engine.network import graph
 from qwen3vl_ros.engine.network.graph import Graphs, VisualRows
-from qwen3vl_ros.engine.network.sequence import Sequence as TokenSequence
-from qwen3vl_ros.engine.network.sequence import visual_places
+from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
@@ -75,7 +74,7 @@ class _Pass:
         return OnnxScores(*(array[:keep].copy() for array in self._scores))
 
 
-class OnnxRuntime:
+class OnnxRuntime(TokenSequence):
     """One sequence of at most `capacity` tokens on the graphs in `directory`.
 
     device: "cpu", "cuda" or "cuda:N"; one that is not there is an error and never another one. threads: of one pass
@@ -85,10 +84,10 @@ class OnnxRuntime:
     """
 
     def __init__(self, directory: Path | str, capacity: int, device: str = "cpu", threads: int = 0):
+        super().__init__(capacity)
         self.graphs = Graphs.read(directory)
         self.sizes, self.dtype = self.graphs.sizes, self.graphs.dtype
-        self.capacity = self.longest_step = capacity
-        self.between_layers: Callable[[], None] = lambda: None
+        self.longest_step = capacity
         if 0 < self.graphs.slots < capacity:
             raise EngineError(
                 f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} "
@@ -109,18 +108,9 @@ class OnnxRuntime:
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
         # Kept, because a busy machine takes milliseconds to start a thread.
         self._watcher = ThreadPoolExecutor(1, "between_layers")
-        self._sequence = TokenSequence(capacity)
         self._span = 0
         self._cache: dict[str, ort.OrtValue] = {}
         self._grow(1)
-
-    @property
-    def length(self) -> int:
-        return len(self._sequence)
-
-    @property
-    def next_position(self) -> int:
-        return self._sequence.next_position
 
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> VisualRows:
         frames = []
@@ -135,22 +125,19 @@ class OnnxRuntime:
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
         seen = 0 if features is None else features.count
         visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), seen)
-        positions = self._sequence.places(len(ids), positions)
+        positions = self._places(len(ids), positions)
         # At least one: reductions over nothing get the wrong shape.
         bound = self._bound(ids, positions, max(keep, 1), features or self._no_rows, visual)
         self._watched(lambda options: self._decoder.run_with_iobinding(bound.binding, options))
-        self._sequence.append(positions)
+        self._append(positions)
         return bound.said(keep)
 
     def step(self, token_ids: Sequence[int]) -> OnnxScores:
-        positions = self._sequence.places(len(token_ids))
+        positions = self._places(len(token_ids))
         bound = self._bound(token_ids, positions, len(token_ids), self._no_rows)
         _run(lambda options: self._decoder.run_with_iobinding(bound.binding, options))
-        self._sequence.append(positions)
+        self._append(positions)
         return bound.said(len(token_ids))
-
-    def rollback(self, count: int) -> None:
-        self._sequence.rollback(count)
 
     def close(self) -> None:
         self._vision = self._decoder = None

@@ -40,8 +40,14 @@ class PixelRule:
 
     @staticmethod
     def read_video(directory: Path, min_area: int = 0, max_area: int = 0) -> PixelRule:
-        """The rule for clips, from video_preprocessor_config.json or processor_config.json; WrongModel without."""
-        return PixelRule._read(directory, "video_preprocessor_config.json", "video_processor", min_area, max_area)
+        """The rule for clips, from video_preprocessor_config.json or processor_config.json; InvalidInput without."""
+        name = "video_preprocessor_config.json"
+        if not any((directory / file).is_file() for file in (name, "processor_config.json")):
+            raise InvalidInput(
+                f"the model in {directory} cannot be shown a clip, because it has no {name}; send the clip's pictures as "
+                "images, or use a model that has this file"
+            )
+        return PixelRule._read(directory, name, "video_processor", min_area, max_area)
 
     @staticmethod
     def _read(directory: Path, name: str, part: str, min_area: int, max_area: int) -> PixelRule:
@@ -114,12 +120,6 @@ class PixelRule:
             raise InvalidInput(
                 f"a clip of {len(pictures)} pictures is no clip: it needs {self.temporal}; send an image instead"
             )
-        for picture in pictures:
-            _check(picture)
-        if len({picture.shape for picture in pictures}) > 1:
-            raise InvalidInput(
-                f"the pictures of a clip differ in size ({pictures[0].shape}, …); send pictures of one camera"
-            )
         size = self.resized(pictures[0].shape[1], pictures[0].shape[0], len(pictures))
         missing = -len(pictures) % self.temporal
         values = np.stack([self._values(picture, size) for picture in pictures])
@@ -127,7 +127,6 @@ class PixelRule:
         return self._cut(values.reshape(-1, self.temporal, *values.shape[1:]))
 
     def _patches(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        _check(image)
         values = self._values(image, self.resized(image.shape[1], image.shape[0]))
         flat, grid = self._cut(np.broadcast_to(values, (1, self.temporal, *values.shape)))
         return flat, grid[0]
@@ -145,11 +144,3 @@ class PixelRule:
         blocks = values.reshape(frames, temporal, rows // m, m, p, columns // m, m, p, 3)
         flat = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(frames * rows * columns, -1)
         return flat, np.array([[frames, rows, columns]], np.int64)
-
-
-def _check(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InvalidInput(f"an image must be HxWx3 uint8 RGB, got {what}; convert it first")
-    if 0 in image.shape:
-        raise InvalidInput(f"an image is empty, shape {image.shape}; pass a decoded image")

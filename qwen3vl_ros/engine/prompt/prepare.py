@@ -1,4 +1,4 @@
-"""From images, clips and a prompt to what every runtime reads: token ids, patches, their grid, and M-RoPE positions.
+"""From a prompt with its images to what every runtime reads: token ids, patches, their grid, and M-RoPE positions.
 
 Needs neither torch nor transformers; equal to the official processor, and a test says so. Knows nothing of runtimes.
 """
@@ -7,31 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
+from qwen3vl_ros.engine.base import Clip, Prompt
 from qwen3vl_ros.engine.prompt.pixels import PixelRule
-from qwen3vl_ros.engine.prompt.tokens import ChatTokens, ClipTokens
-from qwen3vl_ros.types import InvalidInput
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Pictures of one camera in order, each HxWx3 uint8 RGB, and the time of each in seconds from the clip's start."""
-
-    pictures: Sequence[np.ndarray]
-    times_s: Sequence[float]
-
-    def __post_init__(self):
-        if len(self.pictures) != len(self.times_s):
-            raise InvalidInput(
-                f"a clip of {len(self.pictures)} pictures has {len(self.times_s)} times; give one for each picture"
-            )
-        if any(late < early for early, late in zip(self.times_s, self.times_s[1:])):
-            raise InvalidInput(
-                f"the times of a clip run backwards ({list(self.times_s)[:8]}, …); sort its pictures by time"
-            )
+from qwen3vl_ros.engine.prompt.tokens import ChatTokens, ClipTokens, Message
 
 
 @dataclass(frozen=True)
@@ -58,22 +39,21 @@ class Preparation:
         self.rule = PixelRule.read(self._directory, min_area, max_area)
         self._video_rule: PixelRule | None = None
 
-    def __call__(
-        self, prompt: str, images: Sequence[np.ndarray] = (), clips: Sequence[Clip] = (), text_first: bool = False
-    ) -> Prepared:
-        """One user message: images, then clips, then `prompt`; or `prompt` first.
-
-        Raises InvalidInput and, where there are clips but no rule for them, WrongModel.
-        """
-        rule = self.rule
-        parts = [rule.patches(images)] if images else []
-        parts += [self._of_clips().clip_patches(clip.pictures) for clip in clips]
-        values = 3 * rule.temporal * rule.patch**2
-        pixels = np.concatenate([p for p, _ in parts]) if parts else np.empty((0, values), np.float32)
-        grid = np.concatenate([g for _, g in parts]) if parts else np.empty((0, 3), np.int64)
-        per_frame = (grid[:, 1] * grid[:, 2] // rule.merge**2).tolist()
-        in_clips = [ClipTokens(self._frame_times_s(c), n) for c, n in zip(clips, per_frame[len(images) :])]
-        ids = np.array(self.tokens.encode(prompt, per_frame[: len(images)], in_clips, text_first), np.int64)
+    def __call__(self, prompt: Prompt) -> Prepared:
+        """Raises InvalidInput for what the model cannot be shown, WrongModel for a damaged checkpoint."""
+        rule, patches, grids, chat = self.rule, [], [], []
+        for turn in prompt.turns:
+            seen = [rule.patches([image]) for image in turn.images]
+            if turn.clip is not None:
+                seen.append(self._of_clips().clip_patches(turn.clip.pictures))
+            tokens = [int(grid[0, 1] * grid[0, 2]) // rule.merge**2 for _, grid in seen]  # of a frame
+            clip = ClipTokens(self._frame_times_s(turn.clip), tokens.pop()) if turn.clip is not None else None
+            chat.append(Message(turn.role, turn.text, tokens, clip))
+            patches += [p for p, _ in seen]
+            grids += [g for _, g in seen]
+        pixels = np.concatenate(patches) if patches else np.empty((0, 3 * rule.temporal * rule.patch**2), np.float32)
+        grid = np.concatenate(grids) if grids else np.empty((0, 3), np.int64)
+        ids = np.array(self.tokens.encode(chat, prompt.text_first), np.int64)
         visual = (ids == self.tokens.image_id) | (ids == self.tokens.video_id)
         return Prepared(ids, mrope_positions(visual, grid, rule.merge), pixels, grid, int(visual.sum()))
 

@@ -1,4 +1,4 @@
-"""From a prompt to token ids, and from token ids to bytes: the tokenizer and the chat template of a checkpoint.
+"""From a chat to token ids, and from token ids to bytes: the tokenizer and the chat template of a checkpoint.
 
 Knows nothing of images and clips but how many tokens each takes and when its frames were, and nothing of any runtime.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Sequence
 
@@ -17,18 +18,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from qwen3vl_ros.engine.checkpoint import read_json
-from qwen3vl_ros.types import EngineError, WrongModel
+from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 ENDS = ("<|im_end|>", "<|endoftext|>")
 THINK = "<think>"
-_PROMPT = "\ue000prompt\ue000"
+_TEXT = "\ue002text\ue002"  # stands for one, to see what a template does with it
+_MARK, _OWN_MARK = "\ue000", "\ue001"  # in a control token that is text, and behind a mark that is text itself
 
 
 @dataclass(frozen=True)
 class ClipTokens:
-    """A clip in a prompt: the time of each of its frames (pairs of pictures) and the visual tokens each takes."""
+    """A clip in a chat: the time of each of its frames (pairs of pictures) and the visual tokens each takes."""
 
     times_s: tuple[float, ...]
     frame_tokens: int
@@ -40,17 +42,27 @@ class ClipTokens:
         return "".join(f"<{t:.1f} seconds>{VISION_START}{VIDEO}{VISION_END}" for t in self.times_s)
 
 
+@dataclass(frozen=True)
+class Message:
+    """A turn of a chat (`Turn` in base.py): images of so many tokens each, then a clip, then text."""
+
+    role: str
+    text: str
+    image_tokens: Sequence[int] = ()
+    clip: ClipTokens | None = None
+
+
 class ChatTokens:
     """Tokenizer and chat template of one checkpoint. `thinking`: the template opens a <think> part."""
 
     def __init__(self, directory: Path):
+        self._directory = directory
         path = directory / "tokenizer.json"
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
             raise WrongModel(f"{path} is no tokenizer: {error}; copy it again from the original model") from error
         self._template = _chat_template(directory)
-        self._around: dict[tuple[int, bool], _Around] = {}
         self.image_id, self.video_id = self._required(IMAGE), self._required(VIDEO)
         self.stop_ids = frozenset(
             {self._required(ENDS[0])}
@@ -60,36 +72,51 @@ class ChatTokens:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {i for i, token in added.items() if token.special}
         self._literal = {i: token.content for i, token in added.items() if not token.special}
-        self._control = re.compile("|".join(re.escape(token.content) for token in added.values() if token.special))
+        control = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        self._control = re.compile(f"({'|'.join(map(re.escape, control))})")
         if '"ByteLevel"' not in json.dumps(json.loads(self._tokenizer.to_str()).get("decoder")):
             raise WrongModel(f"{path} is not a byte-level tokenizer, as every Qwen3-VL has; copy the original")
         self._byte_of = _bytes_of_byte_level()
         self._bytes: dict[int, bytes] = {}
-        self.thinking = self._render(0).rstrip().endswith(THINK)
         # Text that looks like a control token must stay text: a phrase may not end the prompt or add an image.
         self._tokenizer.encode_special_tokens = True
+        alone = self._render([Message("user", _TEXT)])
+        if alone.count(_TEXT) != 1:
+            raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
+        self.thinking = alone.rstrip().endswith(THINK)
 
-    def encode(
-        self, prompt: str, image_tokens: Sequence[int], clips: Sequence[ClipTokens] = (), text_first: bool = False
-    ) -> list[int]:
-        """Token ids of one user message, ready for the answer: images of so many tokens each, clips, then `prompt`; or
-        `prompt` first."""
-        key = len(image_tokens), text_first
-        around = self._around.get(key) if not clips else None
-        if around is None:
-            around = self._encode_template(len(image_tokens), clips, text_first)
-        if not clips:
-            self._around[key] = around
-        said = self._tokenizer.encode(around.lead + prompt + around.trail, add_special_tokens=False).ids
+    def encode(self, chat: Sequence[Message], text_first: bool = False) -> list[int]:
+        """Token ids of a chat whose last message waits for its answer. text_first: before the images of its message.
+
+        Raises InvalidInput for a chat of several turns where the template has none.
+        """
+        if len(chat) > 1 and not self._keeps_turns:
+            raise InvalidInput(
+                f"the chat template of {self._directory} keeps no earlier turns, so no history can be asked about; ask "
+                "without one, or restore the model's original template"
+            )
+        text = self._render(chat, text_first)
+        clips = [message.clip for message in chat if message.clip]
+        images = [count for message in chat for count in message.image_tokens]
+        for pad, count, what in ((IMAGE, len(images), "images"), (VIDEO, len(clips), "clips")):
+            if text.count(pad) != count:
+                raise WrongModel(
+                    f"the chat template makes {text.count(pad)} {pad} of {count} {what}; restore the original one"
+                )
+        texts = iter([clip.text for clip in clips])
+        text = re.sub(re.escape(VIDEO), lambda _: next(texts), text)
         lengths = {
-            self.image_id: iter(image_tokens),
-            self.video_id: iter([clip.frame_tokens for clip in clips for _ in clip.times_s]),
+            IMAGE: iter(images),
+            VIDEO: iter([clip.frame_tokens for clip in clips for _ in clip.times_s]),
         }
-        head, tail = (
-            [i for token in part for i in ([token] * next(lengths[token]) if token in lengths else [token])]
-            for part in (around.head, around.tail)
-        )
-        return head + said + tail
+        ids: list[int] = []
+        # What stands between two control tokens is encoded as one, because words may join across its seams.
+        for number, part in enumerate(self._control.split(text)):
+            if number % 2:
+                ids += [self._tokenizer.token_to_id(part)] * (next(lengths[part]) if part in lengths else 1)
+            else:
+                ids += self._tokenizer.encode(_revealed(part), add_special_tokens=False).ids
+        return ids
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; none for control tokens and ids the tokenizer does not know."""
@@ -106,38 +133,31 @@ class ChatTokens:
         piece = self._tokenizer.id_to_token(token_id)
         return b"" if piece is None else bytes(self._byte_of[c] for c in piece)
 
-    def _encode_template(self, images: int, clips: Sequence[ClipTokens], text_first: bool) -> _Around:
-        before, found, after = self._render(images, len(clips), text_first).partition(_PROMPT)
-        if not found or _PROMPT in after:
-            raise WrongModel("the chat template does not use the prompt exactly once; restore the original one")
-        for pad, count, what in ((IMAGE, images, "images"), (VIDEO, len(clips), "clips")):
-            made = (after if text_first else before).count(pad)
-            if made != count:
-                raise WrongModel(
-                    f"the chat template makes {made} {pad} of {count} {what} "
-                    f"{'behind' if text_first else 'before'} the prompt; restore the original one"
-                )
-        texts = iter([clip.text for clip in clips])
-        before, after = (re.sub(re.escape(VIDEO), lambda _: next(texts), part) for part in (before, after))
-        # Plain text beside the prompt is encoded with it, because words may join across the seam; control tokens cannot.
-        head = max((m.end() for m in self._control.finditer(before)), default=0)
-        first = self._control.search(after)
-        tail = first.start() if first else len(after)
-        self._tokenizer.encode_special_tokens = False
+    @cached_property
+    def _keeps_turns(self) -> bool:
+        """Whether the template has every turn of a chat, in order."""
+        texts = [f"{_TEXT}{n}{_TEXT}" for n in range(3)]
         try:
-            ids = [self._tokenizer.encode(t, add_special_tokens=False).ids for t in (before[:head], after[tail:])]
-        finally:
-            self._tokenizer.encode_special_tokens = True
-        return _Around(ids[0], before[head:], after[:tail], ids[1])
+            chat = self._render([Message(role, t) for role, t in zip(("user", "assistant", "user"), texts)])
+        except WrongModel:
+            return False
+        return re.findall("|".join(texts), chat) == texts
 
-    def _render(self, images: int, clips: int = 0, text_first: bool = False) -> str:
-        content = [{"type": "image"}] * images + [{"type": "video"}] * clips
-        text = [{"type": "text", "text": _PROMPT}]
-        content = text + content if text_first else content + text
+    def _render(self, chat: Sequence[Message], text_first: bool = False) -> str:
+        """The chat in the template's words, with one IMAGE or VIDEO for each, and control tokens of our texts hidden."""
+        messages = []
+        for message in chat:
+            seen = [{"type": "image"}] * len(message.image_tokens) + [{"type": "video"}] * bool(message.clip)
+            text = [{"type": "text", "text": self._hidden(message.text)}]
+            messages.append({"role": message.role, "content": text + seen if text_first else seen + text})
         try:
-            return self._template.render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
+            return self._template.render(messages=messages, add_generation_prompt=True)
         except TemplateError as error:
             raise WrongModel(f"the chat template fails: {error}; restore the original one") from error
+
+    def _hidden(self, text: str) -> str:
+        """Text without control tokens: a mark stands in each. `_revealed` takes the marks out again."""
+        return self._control.sub(lambda m: m[0][0] + _MARK + m[0][1:], text.replace(_MARK, _MARK + _OWN_MARK))
 
     def _required(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -146,14 +166,8 @@ class ChatTokens:
         return token_id
 
 
-@dataclass(frozen=True)
-class _Around:
-    """What the template puts around a prompt: control tokens as ids, and the plain text between them and the prompt."""
-
-    head: list[int]
-    lead: str
-    trail: str
-    tail: list[int]
+def _revealed(text: str) -> str:
+    return re.sub(f"{_MARK}({_OWN_MARK}?)", lambda m: _MARK if m[1] else "", text)
 
 
 def _chat_template(directory: Path):

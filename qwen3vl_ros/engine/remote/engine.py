@@ -2,34 +2,31 @@
 Edge-LLM, …).
 
 Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
-came. access.py guards the way there, stream.py reads the answer, remote_check.py judges its
+came. access.py guards the way there, stream.py reads the answer, faults.py names what went wrong. Knows nothing of
 coordinates.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
+import concurrent.futures
 import json
+import queue
 import random
-import re
-import ssl
 import threading
 import time
-from datetime import datetime, timezone
-from typing import Any, Awaitable, Callable, Sequence, TypeVar
+from typing import Any, Awaitable, Callable, Iterator, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-import numpy as np
 
-from qwen3vl_ros.config import GenerationConfig, RemoteConfig
+from qwen3vl_ros.config import RemoteConfig
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.engine.base import EngineInfo, Limits
+from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
-from qwen3vl_ros.engine.remote.check import self_test
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, error_message
-from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, ModelNotFound
+from qwen3vl_ros.engine.remote.faults import Again, Faults
+from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
+from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 T = TypeVar("T")
 
@@ -37,22 +34,24 @@ _POLL_S = 0.02  # how soon a cancel is seen while the server is silent
 _FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0  # for the counts that follow an answer's end
 _ERROR_BYTES = 1 << 16
-_SELF_TEST_TOKENS = 1024
-_TOO_LONG = re.compile(
-    r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
-    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
-    re.I | re.S,
-)
-_ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
 
 
-class _Again(Exception):
-    """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server
-    says so."""
+class _Relay:
+    """Brings the parts of an answer from the loop's thread to the caller's, whose `on_text` may then do what it likes."""
 
-    def __init__(self, error: EngineError, after_s: float = 0.0):
-        super().__init__(str(error))
-        self.error, self.after_s = error, after_s
+    def __init__(self, on_text: Callable[[str], None]):
+        self._on_text = on_text
+        self._parts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.put = self._parts.put
+
+    def until_done(self, future: concurrent.futures.Future) -> None:
+        future.add_done_callback(lambda _: self.put(None))
+        while (part := self._parts.get()) is not None:
+            self._on_text(part)
+
+    def rest(self) -> None:
+        while not self._parts.empty():
+            self._on_text(self._parts.get())
 
 
 class RemoteEngine:
@@ -61,17 +60,17 @@ class RemoteEngine:
 
     info: EngineInfo
 
-    def __init__(self, remote: RemoteConfig, generation: GenerationConfig | None = None):
-        """Connects, finds the model, and tests the server's coordinates unless `remote.self_test` is false.
+    def __init__(self, remote: RemoteConfig, max_pixels: int = 0):
+        """Connects and finds the model. max_pixels: larger images are made smaller first; 0 for never.
 
         Raises InvalidInput for parameters that cannot be, EngineUnavailable, ModelNotFound naming the models
-        served, WrongModel for coordinates that are off, or another EngineError.
+        served, or another EngineError.
         """
-        self.generation = generation or GenerationConfig()
         self.health = CircuitBreaker()
-        self._remote = remote
+        self._remote, self._max_pixels = remote, max_pixels
         self._url = base_url(remote.url)
         self._key = api_key(remote.api_key_env, self._url)
+        self._faults = Faults(self._url, self._key, remote.timeout)
         self._folder = image_folder(remote)
         self._verify = tls_context(remote.ca_file)
         # What servers may refuse without being useless.
@@ -86,47 +85,60 @@ class RemoteEngine:
         try:
             self._client = self._call(self._connect)
             self._model = self._call(self._choose_model)
+            # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
+            self._thinks = True if "thinking" in self._model.lower() else None
             self.info = self._describe()
-            if remote.self_test:
-                self._self_test = self_test(self._ask)
-                self.info = self._describe()
         except BaseException:
             self.close()
             raise
 
+    def self_tested(self, result: str) -> None:
+        """What a test of the server's coordinates found, for `info` and `status`."""
+        self._self_test = result
+        self.info = self._describe()
+
     def generate(
         self,
-        images: Sequence[np.ndarray],
-        prompt: str,
+        prompt: Prompt,
+        limits: Limits,
         control: Control | None = None,
-        *,
-        stream: str = "",
-        schema: dict[str, Any] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """See Engine.generate; `stream` is for engines that keep drafts.
+        """See Engine.generate. The prompt's `stream` is for engines that keep drafts, and images always come first. Until
+        the first answer has shown whether the model thinks before it answers, on_text waits for the end of the answer or
+        of its thoughts.
 
-        Raises EngineUnavailable while the server cannot be reached (at once while `health` is open). Other
-        EngineErrors repeat until something is changed.
+        Raises InvalidInput for a clip, and EngineUnavailable while the server cannot be reached (at once while
+        `health` is open). Other EngineErrors repeat until something is changed.
         """
         if self._client is None:
             raise EngineError("this engine was closed; make a new one")
         started = time.perf_counter()
-        control = control or Control()
-        limits = Limits.of(self.generation, control)
-        answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit)
+        if any(turn.clip for turn in prompt.turns):
+            raise InvalidInput(
+                "the engine 'remote' cannot send a clip: the servers' API has no pictures with times; send the clip's "
+                "pictures as images, or run the model here (engine torch, onnxruntime, tensorrt or transformers)"
+            )
+        control = (control or Control()).within(limits.deadline_s)
+        relay = _Relay(on_text) if on_text else None
+        answer = StreamedAnswer(limits.max_new_tokens, limits.repeat_limit, self._thinks, relay and relay.put)
         if self.health.state == "open":
             raise EngineUnavailable(
                 f"{self._url} is not asked for another {self.health.wait_s:.1f} s after "
                 f"{self.health.failures} failures, the last: {self.health.last_error}"
             )
-        with image_urls(images, self._folder, self.generation.max_pixels) as urls:
-            body = self._body(urls, prompt, schema)
+        images = [rgb for turn in prompt.turns for rgb in turn.images]
+        with image_urls(images, self._folder, self._max_pixels) as urls:
+            body = self._body(prompt, iter(urls), limits)
             asked = time.perf_counter()
-            reason = limits.interruption(control) or self._watched(body, answer, limits, control)
+            reason = control.interruption or self._call(self._watched, body, answer, control, relay=relay)
         ended = time.perf_counter()
         prefilled = answer.first_text_s or ended
         times_s = asked - started, prefilled - asked, ended - prefilled
-        said = answer.generation(reason, prompt, self.info.thinking, times_s)
+        said = answer.generation(reason, prompt.text, times_s)
+        self._thinks = answer.thinks
+        if relay:
+            relay.rest()
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
         return said
@@ -157,10 +169,12 @@ class RemoteEngine:
         self._thread.join()
         self._loop.close()
 
-    def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any, relay: _Relay | None = None) -> T:
         """The result of a coroutine in the loop's thread; what interrupts the wait ends it there too."""
         future = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
         try:
+            if relay is not None:
+                relay.until_done(future)
             return future.result()
         finally:
             future.cancel()
@@ -200,9 +214,9 @@ class RemoteEngine:
         try:
             response = await self._client.get("models")
         except httpx.HTTPError as error:
-            raise self._lost(error, 0, safe=True) from error
+            raise self._faults.lost(error, 0, safe=True) from error
         if response.status_code != 200:
-            raise self._refusal(response, response.content, False)
+            raise self._faults.refusal(response, response.content, False)
         try:
             listed = response.json()["data"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -227,45 +241,41 @@ class RemoteEngine:
             device=urlsplit(self._url).netloc,
             dtype="as served",
             parameters=0,
-            thinking="thinking" in self._model.lower(),
+            thinking=bool(self._thinks),
             why="; ".join(why),
         )
 
-    def _ask(self, rgb: np.ndarray, prompt: str) -> str:
-        limits = self.generation
-        self.generation = GenerationConfig(max_new_tokens=_SELF_TEST_TOKENS)
-        try:
-            return self.generate([rgb], prompt, Control(self._remote.timeout)).text
-        finally:
-            self.generation = limits
-
     # -- one answer ------------------------------------------------------------------------------------------
 
-    def _body(self, urls: list[str], prompt: str, schema: dict[str, Any] | None) -> dict[str, Any]:
-        content = [
-            *({"type": "image_url", "image_url": {"url": url}} for url in urls),
-            {"type": "text", "text": prompt},
-        ]
+    def _body(self, prompt: Prompt, urls: Iterator[str], limits: Limits) -> dict[str, Any]:
+        """urls: of the images of all turns, in their order."""
+        messages = []
+        for turn in prompt.turns:
+            content: Any = turn.text
+            if turn.role == "user":
+                shown = [{"type": "image_url", "image_url": {"url": next(urls)}} for _ in turn.images]
+                content = [*shown, {"type": "text", "text": turn.text}]
+            messages.append({"role": turn.role, "content": content})
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [{"role": "user", "content": content}],
+            "messages": messages,
             "stream": True,
             "temperature": 0,
-            "max_tokens": self.generation.max_new_tokens,
+            "max_tokens": limits.max_new_tokens,
         }
-        if schema is not None:
+        if prompt.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+                "json_schema": {"name": "answer", "schema": prompt.schema, "strict": True},
             }
         return body
 
-    def _watched(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
+    async def _watched(self, body: dict, answer: StreamedAnswer, control: Control) -> str:
         """Why the answer ended. The breaker hears how it went: a refusal is an answer, silence and nonsense
         are none."""
         since = time.monotonic()
         try:
-            reason = self._call(self._answer, body, answer, limits, control)
+            reason = await self._answer(body, answer, control)
         except EngineError as error:
             if isinstance(error, EngineUnavailable) or answer.received:
                 self.health.failed(error)
@@ -278,10 +288,10 @@ class RemoteEngine:
             self.health.failed(EngineUnavailable(f"{self._url} sent nothing before the deadline"))
         return reason
 
-    async def _answer(self, body: dict, answer: StreamedAnswer, limits: Limits, control: Control) -> str:
+    async def _answer(self, body: dict, answer: StreamedAnswer, control: Control) -> str:
         attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
         self._failure = None
-        deadline_s = limits.deadline_monotonic_s
+        deadline_s = control.deadline_monotonic_s
         work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), deadline_s, attempts))
         reason, end_s = "", float("inf")
         try:
@@ -290,7 +300,7 @@ class RemoteEngine:
                 if answer.finish_reason:
                     end_s = min(end_s, now + _AFTER_END_S)
                 else:
-                    reason = limits.interruption(control)
+                    reason = control.interruption
                 if reason or now >= end_s:
                     break
                 await asyncio.wait({work}, timeout=min(_POLL_S, max(deadline_s - now, 0.001)))
@@ -307,12 +317,12 @@ class RemoteEngine:
         return reason
 
     async def _repeated(self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int) -> T:
-        """`call`, again where it raises _Again, with exponential backoff and jitter and never past the
+        """`call`, again where it raises Again, with exponential backoff and jitter and never past the
         deadline."""
         for attempt in range(1, attempts + 1):
             try:
                 return await call()
-            except _Again as again:
+            except Again as again:
                 self._failure, cause = again.error, again.__cause__
                 pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             late = time.monotonic() + pause_s >= deadline_s
@@ -334,8 +344,8 @@ class RemoteEngine:
                         return await self._read(response, answer)
                     refused = await _beginning(response)
             except httpx.HTTPError as error:
-                raise self._lost(error, answer.tokens, safe=not answer.received) from error
-            refusal = self._refusal(response, refused, "response_format" in body)
+                raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
+            refusal = self._faults.refusal(response, refused, "response_format" in body)
             unwanted = [name for name in self._optional if name in str(refusal)]
             if response.status_code not in (400, 422) or not unwanted:
                 raise refusal
@@ -346,7 +356,7 @@ class RemoteEngine:
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             answer.received = True
-            begin = self._clean((await _beginning(response))[:120].decode(errors="replace"))
+            begin = self._faults.clean((await _beginning(response))[:120].decode(errors="replace"))
             raise EngineError(
                 f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
                 f"{begin!r}; the server must support stream=true"
@@ -364,61 +374,6 @@ class RemoteEngine:
                 f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the server's log"
             )
 
-    # -- what can go wrong -----------------------------------------------------------------------------------
-
-    def _lost(self, error: httpx.HTTPError, tokens: int, safe: bool) -> Exception:
-        """The error for a request that the transport failed. safe: nothing of an answer came."""
-        what = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
-        if _certificate_fault(error):
-            return EngineError(
-                f"the certificate of {self._url} is not trusted ({what}); name its authority "
-                "in remote.ca_file. There is no way to skip the check"
-            )
-        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return _Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server running?"))
-        if isinstance(error, httpx.TimeoutException):
-            return EngineUnavailable(
-                f"{self._url} was silent for more than remote.timeout = "
-                f"{self._remote.timeout:g} s, {tokens} tokens into the answer ({what})"
-            )
-        lost = EngineUnavailable(f"{self._url} broke the connection {tokens} tokens into the answer ({what})")
-        broken = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
-        return _Again(lost) if safe and broken else lost
-
-    def _refusal(self, response: httpx.Response, raw: bytes, with_schema: bool) -> Exception:
-        """The error for an HTTP status other than 200."""
-        status = response.status_code
-        try:
-            said = error_message(json.loads(raw))
-        except (ValueError, RecursionError):
-            said = ""
-        said = self._clean(said or raw[:300].decode(errors="replace").strip() or response.reason_phrase)[:600]
-        what = f"{self._url} answered {status}: {said}"
-        if status in (429, 503):
-            return _Again(EngineUnavailable(f"{what} (overloaded or starting)"), _retry_after_s(response))
-        if status >= 500:
-            return EngineUnavailable(f"{what}; see the server's log")
-        if status in (401, 403):
-            return EngineError(
-                f"{what}; put a key of this server into an environment variable and its name into remote.api_key_env"
-            )
-        if status == 404:
-            return ModelNotFound(f"{what}; check remote.url and remote.model")
-        if status < 400:
-            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
-        if with_schema and _ABOUT_SCHEMA.search(said):
-            return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
-        if _TOO_LONG.search(said):
-            return EngineError(
-                f"{what}; prompt, images and answer do not fit the server's context: lower "
-                "generation.max_new_tokens or generation.max_pixels, or raise the server's "
-                "limit"
-            )
-        return EngineError(f"{what}; the server refuses such requests")
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
-
 
 async def _beginning(response: httpx.Response) -> bytes:
     """The first _ERROR_BYTES of a body."""
@@ -428,25 +383,3 @@ async def _beginning(response: httpx.Response) -> bytes:
         if len(raw) >= _ERROR_BYTES:
             break
     return raw
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0
-    without."""
-    value = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        at = email.utils.parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return 0.0
-    at = at.replace(tzinfo=at.tzinfo or timezone.utc)
-    return max((at - datetime.now(timezone.utc)).total_seconds(), 0.0)
-
-
-def _certificate_fault(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

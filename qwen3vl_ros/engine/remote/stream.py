@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from qwen3vl_ros.engine.decoding.guards import GarbageGuard, RepeatGuard
-from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE, transcribe
+from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE, TextStream, transcribe
 from qwen3vl_ros.types import EngineError, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
@@ -31,6 +31,7 @@ _FINISH = {
     "max_tokens": "length",
     "repetition": "repeat",
 }
+_JSON_TEXT = "utf-16-le"  # how JSON cuts text: between two surrogates of a character, too
 _REPLACEMENT = "\ufffd".encode()
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
@@ -81,9 +82,20 @@ class StreamedAnswer:
 
     complete: no more is to be read. received: bytes of the answer came, so that it may not be asked for
     again. first_text_s: when the first token came, on time.perf_counter()'s clock.
+
+    thinks: whether the model writes its thoughts, up to </think>, before the answer and into the same text, unless the
+    server takes them apart; None as long as nobody knows. on_text: as in Engine.generate, but called by whoever calls
+    `add` and `generation`.
     """
 
-    def __init__(self, max_new_tokens: int, repeat_limit: int):
+    def __init__(
+        self,
+        max_new_tokens: int,
+        repeat_limit: int,
+        thinks: bool | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ):
+        self.thinks = thinks
         self.finish_reason = ""
         self.complete = False
         self.received = False
@@ -97,6 +109,12 @@ class StreamedAnswer:
         self._said: list[tuple[bytes, float]] = []
         self._gives_logprobs = True
         self._usage: dict[str, Any] = {}
+        self._on_text = on_text
+        self._text: TextStream | None = None
+        self._opened: bool | None = None  # whether the content begins with thoughts, as soon as that is known
+        self._waiting = ""  # content, until then
+        if on_text and thinks is False:  # what was handed out cannot become a thought any more
+            self._open(False)
 
     def add(self, data: str) -> None:
         """Take the data of the next event. Raises EngineError if it is malformed or reports an error."""
@@ -124,6 +142,7 @@ class StreamedAnswer:
             raise EngineError(f"the server's event has text that is no string: {data[:120]!r}")
         self._content.append(content)
         self._reasoning.append(reasoning)
+        self._hand_out(content, reasoning)
         said = _said(choice.get("logprobs"))
         if content and not said:
             self._gives_logprobs = False
@@ -142,6 +161,21 @@ class StreamedAnswer:
                 )
             self.finish_reason = _FINISH[reason]
 
+    def _hand_out(self, content: str, reasoning: str) -> None:
+        if self._opened is None:
+            self._waiting += content
+            if THINK_CLOSE in self._waiting or reasoning.strip():
+                self._open(not reasoning.strip())
+        elif self._text:
+            self._text.add(content.encode(_JSON_TEXT, "surrogatepass"))
+
+    def _open(self, thinking: bool) -> None:
+        self._opened = thinking
+        if self._on_text:
+            self._text = TextStream(self._on_text, thinking, _JSON_TEXT)
+            self._text.add(self._waiting.encode(_JSON_TEXT, "surrogatepass"))
+        self._waiting = ""
+
     def _count(self, pieces: list[bytes]) -> None:
         for piece in pieces:
             self.tokens += 1
@@ -151,20 +185,23 @@ class StreamedAnswer:
         if self.tokens > self._max_new_tokens and not self.complete:
             self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens
 
-    def generation(
-        self, finish_reason: str, prompt: str, thinking: bool, times_s: tuple[float, float, float]
-    ) -> Generation:
-        """The answer so far. thinking: the model's template opens a <think> part. times_s: preprocess,
-        prefill, decode.
+    def generation(self, finish_reason: str, prompt: str, times_s: tuple[float, float, float]) -> Generation:
+        """The answer so far, at its end. times_s: preprocess, prefill, decode.
 
         forward_passes is 0, because servers do not tell; token ids are UNKNOWN_TOKEN.
         """
         text, reasoning = _well_formed("".join(self._content)), _well_formed("".join(self._reasoning)).strip()
-        # A server that parses the <think> part itself leaves none in the content.
-        opened = not reasoning and (THINK_CLOSE in text or (thinking and finish_reason != "stop"))
+        if self._opened is None:
+            self._open(bool(self.thinks) and finish_reason != "stop")
+        if self._text:
+            self._text.add(b"", last=True)
+        if self._opened:
+            self.thinks = True
+        elif self.thinks is None and text and finish_reason == "stop":
+            self.thinks = False
         aligned = _aligned(text.encode(), self._said) if self._gives_logprobs and self._said else None
         pieces, logprobs = aligned or ([text.encode()], None)
-        said = transcribe(pieces, opened)
+        said = transcribe(pieces, self._opened)
         count, ends = 0, ()
         if logprobs is not None:
             count, ends = said.last_token - said.first_token, tuple(said.token_ends)
@@ -261,7 +298,7 @@ def _aligned(text: bytes, said: list[tuple[bytes, float]]) -> tuple[list[bytes],
 
 def _well_formed(text: str) -> str:
     """Surrogate pairs, which JSON may spread over two events, made one character; lone ones replaced."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text.encode(_JSON_TEXT, "surrogatepass").decode(_JSON_TEXT, "replace")
 
 
 def _count_of(usage: dict, name: str) -> int:

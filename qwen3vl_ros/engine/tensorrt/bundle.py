@@ -23,7 +23,7 @@ PARTS = ("vision", "decoder")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ShapeLimits:
     """The shapes engines are built for; a pass outside them cannot run.
 
     cache_slots: tokens of a sequence, prompt and answer. draft: most tokens of one step, and most tokens whose logits
@@ -73,7 +73,7 @@ class Bundle:
     version: str
     precision: str
     dtype: str
-    limits: Limits
+    limits: ShapeLimits
     engines: dict[str, dict[str, Any]]
     parity: dict[str, Any]
 
@@ -97,7 +97,9 @@ class Bundle:
         sm = sm if sm is not None else ",".join(map(str, self.sms)) or "current"
         values = {**asdict(self.limits), **options}
         limits = "".join(
-            f" --{name.replace('_', '-')} {value}" for name, value in values.items() if value != getattr(Limits, name)
+            f" --{name.replace('_', '-')} {value}"
+            for name, value in values.items()
+            if value != getattr(ShapeLimits, name)
         )
         return (
             f"qwen3vl build {self.model} --out {self.path} --sm {sm} --precision {self.precision} "
@@ -192,7 +194,7 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
             manifest["version"],
             manifest["precision"],
             manifest["dtype"],
-            Limits(**manifest["limits"]),
+            ShapeLimits(**manifest["limits"]),
             manifest["engines"],
             manifest["parity"],
         )

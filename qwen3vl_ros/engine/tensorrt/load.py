@@ -39,4 +39,4 @@ def load_tensorrt(checkpoint: Checkpoint, config: Config) -> LocalEngine:
         preparation.tokens.thinking,
         why,
     )
-    return LocalEngine(checkpoint, preparation, runtime, info, config.generation, pass_cost=GPU_PASS_COST)
+    return LocalEngine(checkpoint, preparation, runtime, info, pass_cost=GPU_PASS_COST)

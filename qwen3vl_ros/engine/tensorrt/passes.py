@@ -107,7 +107,7 @@ class Contexts:
             _log.warning("compiled kernels cannot be kept for the next start: %s", error)
 
 
-class Network:
+class Part:
     """One engine and the memory its contexts share: inputs, outputs, and what is the same for all (`fixed`)."""
 
     def __init__(self, cuda: Cuda, contexts: Contexts, engine: Any, inputs: int, outputs: int, fixed: dict[str, int]):
@@ -120,11 +120,11 @@ class Network:
 
 
 class Pass:
-    """One network at one set of shapes: feeds in, chosen outputs back. `captured` ones become one CUDA graph."""
+    """One part at one set of shapes: feeds in, chosen outputs back. `captured` ones become one CUDA graph."""
 
     def __init__(
         self,
-        network: Network,
+        part: Part,
         context: Any,
         inputs: dict[str, Place],
         outputs: dict[str, Place],
@@ -134,8 +134,8 @@ class Pass:
         elsewhere: Mapping[str, int] = {},
     ):
         """shapes: of inputs in fixed memory. returned: the first of `outputs`, copied to the host. elsewhere:
-        addresses that differ from the network's fixed ones."""
-        self._network, self._context, self._inputs, self._outputs = network, context, inputs, outputs
+        addresses that differ from the part's fixed ones."""
+        self._part, self._context, self._inputs, self._outputs = part, context, inputs, outputs
         self._returned, self._captured, self._graph, self._runs = tuple(returned), captured, None, 0
         for name, shape in {**{n: p.shape for n, p in inputs.items()}, **shapes}.items():
             if not context.set_input_shape(name, shape):
@@ -143,17 +143,17 @@ class Pass:
                     f"the engine was not built for {name} of shape {shape}; build the bundle with larger limits"
                 )
         for name, place in inputs.items():
-            context.set_tensor_address(name, network.inputs + place.offset)
+            context.set_tensor_address(name, part.inputs + place.offset)
         for name, place in outputs.items():
-            context.set_tensor_address(name, network.outputs + place.offset)
-        for name, address in {**network.fixed, **elsewhere}.items():
+            context.set_tensor_address(name, part.outputs + place.offset)
+        for name, address in {**part.fixed, **elsewhere}.items():
             context.set_tensor_address(name, address)
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs in `returned`, copied; the others stay on the GPU."""
-        network, cuda = self._network, self._network.cuda
+        part, cuda = self._part, self._part.cuda
         for name, place in self._inputs.items():
-            place.view(network.host_inputs)[...] = feeds[name]
+            place.view(part.host_inputs)[...] = feeds[name]
         self._runs += 1
         if self._graph is None and self._captured and self._runs > 1:  # the first run may allocate and compile
             self._capture()
@@ -162,13 +162,13 @@ class Pass:
         else:
             self._queue()
         cuda.wait()
-        return {name: self._outputs[name].view(network.host_outputs).copy() for name in self._returned}
+        return {name: self._outputs[name].view(part.host_outputs).copy() for name in self._returned}
 
     def address_of(self, output: str) -> int:
-        return self._network.outputs + self._outputs[output].offset
+        return self._part.outputs + self._outputs[output].offset
 
     def _capture(self) -> None:
-        cuda, context = self._network.cuda, self._context
+        cuda, context = self._part.cuda, self._context
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(cuda.stream)):
             _log.warning(
                 "TensorRT cannot capture a step of shapes %s as a CUDA graph; its kernels are launched one by one",
@@ -179,14 +179,14 @@ class Pass:
         self._graph = cuda.capture(self._queue)
 
     def _queue(self) -> None:
-        network, cuda = self._network, self._network.cuda
-        cuda.copy(network.inputs, network.host_inputs.ctypes.data, _end(self._inputs.values()), "HostToDevice")
+        part, cuda = self._part, self._part.cuda
+        cuda.copy(part.inputs, part.host_inputs.ctypes.data, _end(self._inputs.values()), "HostToDevice")
         if not self._context.execute_async_v3(int(cuda.stream)):
             raise EngineError("TensorRT could not run a pass; its reason is in the log above")
         if self._returned:
             cuda.copy(
-                network.host_outputs.ctypes.data,
-                network.outputs,
+                part.host_outputs.ctypes.data,
+                part.outputs,
                 _end(self._outputs[name] for name in self._returned),
                 "DeviceToHost",
             )

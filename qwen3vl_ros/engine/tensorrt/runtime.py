@@ -17,11 +17,10 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from qwen3vl_ros.engine.network import graph
-from qwen3vl_ros.engine.network.sequence import Sequence as TokenSequence
-from qwen3vl_ros.engine.network.sequence import visual_places
+from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.engine.tensorrt.bundle import PARTS, Bundle, engine_name, read_bundle
 from qwen3vl_ros.engine.tensorrt.cuda import Cuda, import_or_refuse
-from qwen3vl_ros.engine.tensorrt.passes import Contexts, Network, Pass, chunks, lay_out
+from qwen3vl_ros.engine.tensorrt.passes import Contexts, Part, Pass, chunks, lay_out
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 # -- features --------------------------------------------------------------------------------------------------------
@@ -59,7 +58,7 @@ class TensorrtScores:
 # -- the runtime -----------------------------------------------------------------------------------------------------
 
 
-class TensorrtRuntime:
+class TensorrtRuntime(TokenSequence):
     """One sequence on the engines of a bundle, on the GPU `device`.
 
     warm: run and capture every length of a step now (seconds; at the first start ever, as long as compiling takes), so
@@ -74,20 +73,12 @@ class TensorrtRuntime:
         self._cuda = Cuda(device)
         files = self.bundle.require(self.bundle.module, self._trt.__version__, self._cuda.sm)
         self.sizes, self.dtype, self.limits = self.bundle.sizes, self.bundle.dtype, self.bundle.limits
-        self.capacity, self.longest_step = self.limits.cache_slots, self.limits.draft
-        self.between_layers: Callable[[], None] = lambda: None
-        self._sequence, self._passes = TokenSequence(self.capacity), 0
+        super().__init__(self.limits.cache_slots)
+        self.longest_step = self.limits.draft
+        self._passes = 0
         self._open({part: self._load(files[part]) for part in PARTS})
         if warm:
             self._capture_steps()
-
-    @property
-    def length(self) -> int:
-        return len(self._sequence)
-
-    @property
-    def next_position(self) -> int:
-        return self._sequence.next_position
 
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> DeviceFeatures:
         vision, frames = self.sizes.vision, [h * w for count, h, w in np.asarray(grid).tolist() for _ in range(count)]
@@ -128,7 +119,7 @@ class TensorrtRuntime:
             )
         seen = 0 if features is None else features.count
         visual = visual_places(ids, (self.sizes.image_id, self.sizes.video_id), seen)
-        positions, before = self._sequence.places(len(ids), positions), self.length
+        positions, before = self._places(len(ids), positions), self.length
         rows = np.zeros(len(ids), np.int64)
         rows[visual] = 1 + np.arange(seen)
         self._cuda.use()
@@ -138,7 +129,7 @@ class TensorrtRuntime:
                 self.between_layers()
                 scores = self._prompt(ids[part], positions[:, part], rows[part], seen + 1, max(keep, 1), keep)
         except BaseException:
-            self._sequence.rollback(self.length - before)
+            self.rollback(self.length - before)
             raise
         return scores
 
@@ -149,16 +140,13 @@ class TensorrtRuntime:
                 f"a step of {count} tokens exceeds the {self.longest_step} that the engines were "
                 f"built for; build with a longer --draft: {self.bundle.rebuild_command(draft=count)}"
             )
-        positions = self._sequence.places(count)
+        positions = self._places(count)
         self._cuda.use()
         if count not in self._steps:
             self._steps[count] = self._pass(self._decoder.context(0, one_shape=True), count, count, 1, captured=True)
         scores = self._run(self._steps[count], self._feeds(token_ids, positions, count), count)
-        self._sequence.append(positions)
+        self._append(positions)
         return scores
-
-    def rollback(self, count: int) -> None:
-        self._sequence.rollback(count)
 
     def close(self) -> None:
         """Keep what was compiled for the next start, and free the GPU's memory."""
@@ -209,8 +197,8 @@ class TensorrtRuntime:
             lay_out(values, self.dtype, {"Q": limits.prefill, "S": limits.cache_slots, "K": limits.draft})[1]
             for values in (self._fed, self._given)
         ]
-        self._vision = Network(cuda, self._contexts, engines["vision"], *vision, {})
-        self._decoder = Network(cuda, self._contexts, engines["decoder"], *decoder, addresses)
+        self._vision = Part(cuda, self._contexts, engines["vision"], *vision, {})
+        self._decoder = Part(cuda, self._contexts, engines["decoder"], *decoder, addresses)
         self._seeing, self._prompts = self._vision.context(0), {p: self._decoder.context(p) for p in (0, 1)}
         self._steps: dict[int, Pass] = {}
 
@@ -265,7 +253,7 @@ class TensorrtRuntime:
         context = self._prompts[int(len(ids) > self.limits.draft)]
         feeds = self._feeds(ids, positions, computed) | {"rows": rows}
         scores = self._run(self._pass(context, len(ids), computed, row_count), feeds, keep)
-        self._sequence.append(positions)
+        self._append(positions)
         return scores
 
     def _run(self, work: Pass, feeds: dict[str, np.ndarray], keep: int) -> TensorrtScores:

@@ -94,7 +94,6 @@ def _load(
         preparation,
         runtime,
         info,
-        config.generation,
         around=around,
         pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST,
     )

@@ -7,14 +7,13 @@ text, no stopping and no drafts: that is decoding/'s.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 import torch
 
 from qwen3vl_ros.engine.network.plans import VisionPlan, plan_vision, rotary_angles
-from qwen3vl_ros.engine.network.sequence import Sequence as TokenSequence
-from qwen3vl_ros.engine.network.sequence import visual_places
+from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.engine.torch.network import Cache, Decoder, Features, Network, on_device
 from qwen3vl_ros.types import InvalidInput
 
@@ -44,28 +43,19 @@ def _best(logits: torch.Tensor) -> torch.Tensor:
     return torch.stack((ids.double(), (top - logits.logsumexp(-1)).double()))
 
 
-class TorchRuntime:
+class TorchRuntime(TokenSequence):
     """One sequence of at most `capacity` tokens, on the network's device."""
 
     def __init__(self, network: Network, capacity: int):
+        super().__init__(capacity)
         weight = network.text.norm.weight
-        self.network, self.capacity, self.device, self.dtype = network, capacity, weight.device, weight.dtype
-        self.between_layers: Callable[[], None] = lambda: None
+        self.network, self.device, self.dtype = network, weight.device, weight.dtype
         self._cache = Cache.allocate(network.sizes.text, capacity, self.device, self.dtype)
         self._plans: dict[tuple, VisionPlan] = {}
-        self._sequence = TokenSequence(capacity)
         self.longest_step = _LONGEST_GRAPH if self.device.type == "cuda" else capacity
         self._steps: dict[tuple[int, int], _CapturedStep] = {}
         # One for all graphs: each alone would keep the memory of its intermediate results.
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
-
-    @property
-    def length(self) -> int:
-        return len(self._sequence)
-
-    @property
-    def next_position(self) -> int:
-        return self._sequence.next_position
 
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Features:
@@ -90,7 +80,7 @@ class TorchRuntime:
             raise InvalidInput(f"keep {keep} does not fit {len(ids)} tokens")
         sizes, seen = self.network.sizes, 0 if features is None else len(features.merged)
         visual = visual_places(ids, (sizes.image_id, sizes.video_id), seen)
-        positions = self._sequence.places(len(ids), positions)
+        positions = self._places(len(ids), positions)
         return self._pass(
             ids,
             positions,
@@ -102,13 +92,13 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> TorchScores:
-        positions = self._sequence.places(len(token_ids))
+        positions = self._places(len(token_ids))
         if self.device.type != "cuda" or len(token_ids) > self.longest_step:
             return self._pass(token_ids, positions, len(token_ids))
         scores = self._captured(len(token_ids)).run(
             token_ids, self.length, *rotary_angles(self.network.text.sizes, positions)
         )
-        self._sequence.append(positions)
+        self._append(positions)
         return scores
 
     def _captured(self, count: int) -> _CapturedStep:
@@ -117,9 +107,6 @@ class TorchRuntime:
             self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span, self._pool)
         return self._steps[count, span]
 
-    def rollback(self, count: int) -> None:
-        self._sequence.rollback(count)
-
     def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, **prompt) -> TorchScores:
         text, count, before = self.network.text, len(ids), self.length
         angles = [torch.from_numpy(a).to(self.device) for a in rotary_angles(text.sizes, positions)]
@@ -127,7 +114,7 @@ class TorchRuntime:
         plan = text.plan(*angles, slots, before + count, whole=count == 1, causal=count > 1 and not before)
         ids = torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)
         logits = text(ids, plan, self._cache, keep=keep, **prompt)
-        self._sequence.append(positions)
+        self._append(positions)
         return TorchScores(logits)
 
     def close(self) -> None:

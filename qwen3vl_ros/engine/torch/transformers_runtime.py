@@ -7,7 +7,7 @@ torchvision.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ import transformers
 from transformers import DynamicCache, Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.network.sequence import Sequence as TokenSequence
-from qwen3vl_ros.engine.network.sequence import visual_places
+from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.engine.torch.device import memory_errors
 from qwen3vl_ros.engine.torch.runtime import TorchScores
 from qwen3vl_ros.types import EngineError, WrongModel
@@ -35,19 +34,14 @@ def require_version() -> None:
         )
 
 
-class TransformersRuntime:
+class TransformersRuntime(TokenSequence):
     """One sequence of at most `capacity` tokens; its cache grows as it is used."""
 
     def __init__(self, model: Qwen3VLForConditionalGeneration | Qwen3VLMoeForConditionalGeneration, capacity: int):
-        self.model, self.capacity, self.longest_step = model, capacity, _LONGEST_STEP
-        self.between_layers: Callable[[], None] = lambda: None
+        super().__init__(capacity)
+        self.model, self.longest_step = model, _LONGEST_STEP
         self._visual_ids = (model.config.image_token_id, model.config.video_token_id)
         self._cache = DynamicCache(config=model.config.get_text_config())
-        self._sequence = TokenSequence(capacity)
-
-    @property
-    def length(self) -> int:
-        return len(self._sequence)
 
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -69,7 +63,7 @@ class TransformersRuntime:
         keep: int = 1,
     ) -> TorchScores:
         places = visual_places(ids, self._visual_ids, 0 if features is None else len(features[0]))
-        positions = self._sequence.places(len(ids), positions)
+        positions = self._places(len(ids), positions)
         visual = {}
         embedded = self._embedded(ids)
         if features is not None:
@@ -82,10 +76,10 @@ class TransformersRuntime:
 
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> TorchScores:
-        return self._pass(self._embedded(token_ids), self._sequence.places(len(token_ids)), len(token_ids))
+        return self._pass(self._embedded(token_ids), self._places(len(token_ids)), len(token_ids))
 
     def rollback(self, count: int) -> None:
-        self._sequence.rollback(count)
+        super().rollback(count)
         self._trim()
 
     def close(self) -> None:
@@ -104,7 +98,7 @@ class TransformersRuntime:
             out = self.model.model.language_model(
                 inputs_embeds=embedded, position_ids=places, past_key_values=self._cache, use_cache=True, **visual
             )
-            self._sequence.append(positions)
+            self._append(positions)
         finally:
             self._trim()  # a pass that was cut short has filled the first layers only
         hidden = out.last_hidden_state[0]

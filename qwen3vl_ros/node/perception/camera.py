@@ -6,7 +6,10 @@ images which get an answer are ever converted.
 
 from __future__ import annotations
 
+import time
+
 from rclpy.qos import (
+    DurabilityPolicy,
     HistoryPolicy,
     QoSProfile,
     ReliabilityPolicy,
@@ -16,8 +19,9 @@ from rclpy.qos import (
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from qwen3vl_ros.calibration import intrinsics_of, is_rectified, why_unregistered
 from qwen3vl_ros.config import Config
-from qwen3vl_ros.convert import depth_of, intrinsics_of, rgb_of, stamp_ns
+from qwen3vl_ros.convert import depth_of, frame_id_of, rgb_of, stamp_ns
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.node.perception.tf import TransformUnavailable
@@ -28,7 +32,10 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+TOPICS = ("image_raw", "image_raw/compressed", "depth/image_raw", "camera_info")
 FUTURE_TOLERANCE_S = 0.05
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
+LOOK_FOR_LATCHED_S = 0.5
 
 
 def qos_of(name: str) -> QoSProfile:
@@ -44,10 +51,13 @@ def qos_of(name: str) -> QoSProfile:
 
 
 class Camera:
-    """Subscribed from its making to close(). All of it but `frame_of` runs on the executor's thread."""
+    """Subscribed from its making to close(). All of it but `frame_of` runs on the executor's thread. prefix: of the
+    topics, "front/" or nothing.
+    """
 
-    def __init__(self, node, config: Config, mailbox: Mailbox, health: Health):
+    def __init__(self, node, config: Config, mailbox: Mailbox, health: Health, prefix: str = ""):
         self._node, self._config, self._mailbox, self._health = node, config, mailbox, health
+        self._prefix = prefix
         self._misfits: set[str] = set()
         self._bad_clock = False
         compressed = config.image_transport == "compressed"
@@ -62,7 +72,7 @@ class Camera:
         self._subscriptions = [
             node.create_subscription(
                 kind,
-                topic,
+                prefix + topic,
                 callback,
                 qos_of(config.image_qos),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic)),
@@ -70,6 +80,9 @@ class Camera:
             for topic, kind, callback in self._topics
         ]
         self.image_topic, self.depth_topic = self._full(self._topics[0][0]), self._full("depth/image_raw")
+        self._hears_latched, self._looked_s = False, 0.0
+        self._rectified = is_rectified(config.rectification, self.image_topic)
+        health.fact("calibration", "P of camera_info, rectified" if self._rectified else "K and D of camera_info, raw")
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -77,7 +90,7 @@ class Camera:
         self._subscriptions = []
 
     def _full(self, topic: str) -> str:
-        return self._node.resolve_topic_name(topic)
+        return self._node.resolve_topic_name(self._prefix + topic)
 
     # -- arrivals ----------------------------------------------------------------------------------
 
@@ -86,6 +99,8 @@ class Camera:
         self._health.image_arrived()
         self._check_clock(stamp)
         self._received("image_raw", "image_raw/compressed")
+        if not self._hears_latched and time.monotonic() - self._looked_s > LOOK_FOR_LATCHED_S:
+            self._look_for_latched_info()
         self._mailbox.put_image(stamp, message)
 
     def _on_depth(self, message) -> None:
@@ -95,6 +110,21 @@ class Camera:
     def _on_info(self, message) -> None:
         self._received("camera_info")
         self._mailbox.put_info(stamp_ns(message.header), message)
+
+    def _look_for_latched_info(self) -> None:
+        """A calibration published once and kept for late comers is sent only to who asks for it, and asking all
+        publishers for it would hear nothing of the others: so there are two subscriptions where it is offered.
+        """
+        self._looked_s = time.monotonic()
+        offers = self._node.get_publishers_info_by_topic(self._full("camera_info"))
+        if any(offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers):
+            quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
+            self._subscriptions.append(
+                self._node.create_subscription(
+                    CameraInfo, self._prefix + "camera_info", self._on_info, LATCHED, event_callbacks=quiet
+                )
+            )
+            self._hears_latched = True
 
     def _check_clock(self, stamp: int) -> None:
         ahead_s = (stamp - self._node.get_clock().now().nanoseconds) / 1e9
@@ -151,15 +181,17 @@ class Camera:
         pose is not known carries neither depth nor intrinsics, so that nothing in the wrong frame can come of
         it. Raises InvalidInput for an image that cannot be read.
         """
-        rgb = rgb_of(snapshot.image)
-        camera_frame, size_px = snapshot.image.header.frame_id, (rgb.shape[1], rgb.shape[0])
+        rgb = rgb_of(snapshot.image, self._config.max_image_pixels)
+        camera_frame, size_px = frame_id_of(snapshot.image.header), (rgb.shape[1], rgb.shape[0])
         what: dict = {}
         reasons: list[str] = []
         if snapshot.info is None:
             reasons.append(f"{snapshot.info_reason} ({self._full('camera_info')})")
         else:
             try:
-                what["K"], what["distortion"], what["distortion_model"] = intrinsics_of(snapshot.info, size_px)
+                what["K"], what["distortion"], what["distortion_model"] = intrinsics_of(
+                    snapshot.info, size_px, self._rectified
+                )
             except InvalidInput as error:
                 reasons.append(str(error))
         if snapshot.depth is None:
@@ -170,7 +202,7 @@ class Camera:
                 what["depth_m"] = self._registered_depth(snapshot.depth, camera_frame, size_px)
             except InvalidInput as error:
                 reasons.append(str(error))
-        target = self._config.target_frame
+        target = self._config.target_frame.lstrip("/")
         if target:
             try:
                 what["target_T_camera"] = transforms.lookup(target, camera_frame, snapshot.stamp_ns)
@@ -181,15 +213,7 @@ class Camera:
         return Frame(snapshot.stamp_ns, camera_frame, rgb, **what), "; ".join(reasons)
 
     def _registered_depth(self, message: Image, camera_frame: str, size_px: tuple[int, int]):
-        if (message.width, message.height) != size_px:
-            raise InvalidInput(
-                f"depth is {message.width}x{message.height} but the image is {size_px[0]}x{size_px[1]}: it "
-                "is not registered; publish depth aligned to colour (RealSense: align_depth.enable)"
-            )
-        frame = message.header.frame_id
-        if frame and camera_frame and frame != camera_frame:
-            raise InvalidInput(
-                f"depth is in frame {frame!r} but the image in {camera_frame!r}: it is not registered; "
-                "publish depth aligned to colour (RealSense: align_depth.enable)"
-            )
-        return depth_of(message)
+        depth_size_px = message.width, message.height
+        if fault := why_unregistered(depth_size_px, frame_id_of(message.header), size_px, camera_frame):
+            raise InvalidInput(fault)
+        return depth_of(message, self._config.max_image_pixels)

@@ -45,10 +45,11 @@ class _Companion:
         self.name, self.tolerance_ns, self._opened_s = name, tolerance_ns, opened_s
         self._lags_s: deque[float] = deque(maxlen=10)
         self.arrived_s: float | None = None
+        self.last: Any | None = None
         self.forget()
 
     def forget(self) -> None:
-        """Stamps of two runs must not meet."""
+        """Stamps of two runs must not meet; `last` stays, for what is true of every run."""
         self.recent: deque[tuple[int, Any]] = deque(maxlen=16)
         self._stamps: deque[int] = deque(maxlen=16)
 
@@ -61,6 +62,7 @@ class _Companion:
         if self._stamps and stamp_ns < self._stamps[-1] - CLOCK_JUMP_NS:
             self.forget()
         self.recent.append((stamp_ns, message))
+        self.last = message
         self._stamps.append(stamp_ns)
         self.arrived_s = now_s
         image_s = image_arrival_s(stamp_ns, self.tolerance_ns)
@@ -101,7 +103,8 @@ class _Companion:
 
 
 class Mailbox:
-    """Stores only the newest complete capture. `changed` guards it and is notified on every arrival.
+    """Stores only the newest complete capture. `changed` guards it and is notified on every arrival; several
+    mailboxes may share it.
 
     patience_s(stamp_ns): how long a capture may still wait before it is of no use.
     superseded: images that were replaced before anybody took them, which is normal when the reader is slower.
@@ -113,8 +116,9 @@ class Mailbox:
         expects_depth: bool = True,
         monotonic_s: Callable[[], float] = time.monotonic,
         patience_s: Callable[[int], float] = lambda stamp_ns: math.inf,
+        changed: threading.Condition | None = None,
     ):
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = changed or threading.Condition(threading.RLock())
         self._slop_ns, self._expects_depth = int(sync_slop_s * 1e9), expects_depth
         self._monotonic_s, self._patience_s = monotonic_s, patience_s
         self.superseded = 0
@@ -130,6 +134,15 @@ class Mailbox:
             self._info_in_step = False
             self._restart_images()
 
+    def restart(self) -> None:
+        """Forget every stamp, as when the clock jumps back. The calibration stays: one that is said only once
+        is true of the next run, too.
+        """
+        with self.changed:
+            self._restart_images()
+            for companion in filter(None, (self._depth, self._info)):
+                companion.forget()
+
     def _restart_images(self) -> None:
         self._pending: deque[tuple[int, Any, float]] = deque(maxlen=16)
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=32)
@@ -143,9 +156,7 @@ class Mailbox:
             newest_ns = self._arrivals[-1][0] if self._arrivals else stamp_ns
             self.images += 1
             if stamp_ns < newest_ns - CLOCK_JUMP_NS:
-                self._restart_images()
-                for companion in filter(None, (self._depth, self._info)):
-                    companion.forget()
+                self.restart()
             elif stamp_ns < newest_ns:
                 self.superseded += 1
                 return
@@ -222,8 +233,9 @@ class Mailbox:
             )
             if waiting and self._left_s(index, now_s) > 0:
                 continue
-            if info is None and self._info.recent:
-                info = max(self._info.recent, key=lambda entry: (entry[0] <= stamp_ns, entry[0]))[1]
+            if info is None:
+                earlier = max(self._info.recent, key=lambda entry: (entry[0] <= stamp_ns, entry[0]), default=None)
+                info = self._info.last if earlier is None else earlier[1]
             self.superseded += index + (self._slot is not None)
             for _ in range(index + 1):
                 self._pending.popleft()

@@ -39,7 +39,7 @@ ANSWERS_PATIENCE_S = 2.0
 
 
 def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine] | None = None) -> int:
-    """Run the node until it is told to stop; returns the exit status. engine_loader: as engine.load_engine."""
+    """Run the node until it is told to stop; returns the exit status. engine_loader: as load_tested_engine."""
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -61,9 +61,9 @@ def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine
 
 
 def _load_engine(config: Config) -> Engine:
-    from qwen3vl_ros.engine import load_engine  # takes seconds: the node answers meanwhile
+    from qwen3vl_ros.loading import load_tested_engine  # takes seconds: the node answers meanwhile
 
-    return load_engine(config)
+    return load_tested_engine(config)
 
 
 def _run(node: PerceptionNode, asked: StopSignals) -> tuple[int, bool]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from typing import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
@@ -17,20 +18,21 @@ from visualization_msgs.msg import MarkerArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.draw import draw_scene
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.perception.diagnostics import Verdict
+from qwen3vl_ros.node.perception.diagnostics import Status
 from qwen3vl_ros.types import Frame, Scene
 
-_RESULTS = {
+RESULTS = {
     "detections_2d": Detection2DArray,
     "detections_3d": Detection3DArray,
     "grasp_targets": GraspTargetArray,
     "grasp_poses": PoseArray,
     "generation": Generation,
 }
-_PICTURES = {"annotated_image": Image, "markers": MarkerArray}
+PICTURES = {"annotated_image": Image, "markers": MarkerArray}
 
 
 @dataclass(eq=False)
@@ -53,12 +55,15 @@ class Reply:
 
 
 class Publishers:
-    """Made on configure, closed on cleanup. `publish` is called from the engine's thread only."""
+    """Of one camera; made on configure, closed on cleanup. `publish` is called from the engine's thread only.
 
-    def __init__(self, node):
+    prefix: of the topics, "~/" or "~/front/".
+    """
+
+    def __init__(self, node, prefix: str = "~/"):
         self._node = node
         self._publishers = {
-            name: node.create_publisher(kind, f"~/{name}", 10) for name, kind in {**_RESULTS, **_PICTURES}.items()
+            name: node.create_publisher(kind, prefix + name, 10) for name, kind in {**RESULTS, **PICTURES}.items()
         }
 
     def close(self) -> None:
@@ -89,6 +94,7 @@ class Publishers:
         self, header: Header, prompt_id: int, generation: types.Generation | None, error: types.PerceptionError
     ) -> Reply:
         """The answer that could not be used: the model's words if it said any, and the error."""
+        header = messages.header_of(stamp_ns(header), header.frame_id)
         said = (
             None
             if generation is None
@@ -114,7 +120,7 @@ class Publishers:
         """latency_s: age of the image now."""
         if reply.generation is not None:
             reply.generation.latency_s = latency_s
-        names = ("generation",) if reply.error else tuple(_RESULTS)
+        names = ("generation",) if reply.error else tuple(RESULTS)
         for name in names:
             if (message := getattr(reply, name)) is not None:
                 self._publishers[name].publish(message)
@@ -145,11 +151,13 @@ class DiagnosticsPublisher:
         self._node, self._lock = node, threading.Lock()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
-    def publish(self, verdict: Verdict) -> None:
+    def publish(self, statuses: Mapping[str, Status]) -> None:
+        """A status a camera, by its name; that of the node itself, or of the camera without a name, is under ""."""
         header = Header(stamp=self._node.get_clock().now().to_msg())
-        name = self._node.get_fully_qualified_name().lstrip("/")
+        node = self._node.get_fully_qualified_name().lstrip("/")
+        named = {f"{node}: {part}" if part else node: status for part, status in statuses.items()}
         with self._lock:
-            self._publisher.publish(messages.diagnostics(header, verdict, name, hardware_id="qwen3vl_ros"))
+            self._publisher.publish(messages.diagnostics(header, named, hardware_id="qwen3vl_ros"))
 
 
 def _summary(scene: Scene, boxes: int, no_3d: str) -> str:

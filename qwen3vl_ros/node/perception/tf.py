@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Callable
 
 import numpy as np
 
 from qwen3vl_ros.convert import matrix_of
-from qwen3vl_ros.types import InvalidInput, PerceptionError
+from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 
 # TF of a moment often arrives just after the image of that moment.
 PATIENCE_S = 0.1
@@ -39,6 +40,11 @@ class StaticTree:
         with self._lock:
             self._moving.add(child)
 
+    def clear(self) -> None:
+        """Forget what moved; fixed transforms are true at any time."""
+        with self._lock:
+            self._moving.clear()
+
     def lookup(self, target: str, source: str) -> np.ndarray:
         """target_T_source, 4x4. Raises TransformUnavailable with the reason."""
         with self._lock:
@@ -54,7 +60,7 @@ class StaticTree:
         while frame in self._parents:
             frame, parent_T_child = self._parents[frame]
             if frame in chain:
-                raise TransformUnavailable(f"/tf_static has a loop through frame {frame!r}; fix its publishers")
+                raise TransformUnavailable(f"/tf_static has a loop through frame {quoted(frame)}; fix its publishers")
             pose = parent_T_child @ pose
             chain[frame] = pose
         return chain
@@ -63,17 +69,17 @@ class StaticTree:
         moving = sorted(self._moving & (set(chains[target]) | set(chains[source])))
         if moving:
             return (
-                f"{source!r} to {target!r} passes the dynamic transform of {', '.join(map(repr, moving))}, "
+                f"{quoted(source)} to {quoted(target)} passes the dynamic transform of {_names(moving)}, "
                 "which needs tf2_ros; source a ROS distribution, or choose a target_frame fixed to it"
             )
         known = set(self._parents) | {parent for parent, _ in self._parents.values()}
-        unknown = [repr(frame) for frame in (target, source) if frame not in known]
+        unknown = [quoted(frame) for frame in (target, source) if frame not in known]
         if unknown:
             return (
                 f"frame {' and '.join(unknown)} is not in /tf_static; publish it or correct target_frame "
-                f"(known: {', '.join(sorted(known)) or 'none'})"
+                f"(known: {_names(sorted(known), str) or 'none'})"
             )
-        return f"/tf_static does not connect {source!r} to {target!r}; publish the missing transform"
+        return f"/tf_static does not connect {quoted(source)} to {quoted(target)}; publish the missing transform"
 
 
 class StaticTransforms:
@@ -99,7 +105,7 @@ class StaticTransforms:
             try:
                 pose = matrix_of(stamped.transform)
             except InvalidInput as error:
-                self._node.get_logger().error(f"/tf_static, {stamped.child_frame_id!r} left out: {error}")
+                self._node.get_logger().error(f"/tf_static, {quoted(stamped.child_frame_id)} left out: {error}")
             else:
                 self._tree.add(_bare(stamped.header.frame_id), _bare(stamped.child_frame_id), pose)
 
@@ -110,6 +116,10 @@ class StaticTransforms:
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         """target_T_source, 4x4: the same at any stamp. Raises TransformUnavailable."""
         return self._tree.lookup(_bare(target), _bare(source))
+
+    def clear(self) -> None:
+        """The clock jumped back."""
+        self._tree.clear()
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -142,6 +152,10 @@ class BufferedTransforms:
                     raise TransformUnavailable(f"tf2: {error}") from error
             time.sleep(0.005)
 
+    def clear(self) -> None:
+        """The clock jumped back: tf2 drops what is older than it knows, so it must know nothing. Fixed ones stay."""
+        self._buffer.clear()
+
     def close(self) -> None:
         self._listener.unregister()
 
@@ -153,6 +167,11 @@ def transforms_for(node) -> StaticTransforms | BufferedTransforms:
     except ImportError:
         return StaticTransforms(node)
     return BufferedTransforms(node)
+
+
+def _names(frames: list[str], shown: Callable[[str], str] = quoted) -> str:
+    more = f" and {len(frames) - 20} more" if len(frames) > 20 else ""
+    return ", ".join(shown(frame)[:100] for frame in frames[:20]) + more
 
 
 def _bare(frame: str) -> str:

@@ -1,7 +1,7 @@
-"""The objects of an answer -> candidates: the right number of coordinates, a label, and where both were said.
+"""The objects of an answer -> candidates: coordinates of the asked kind, a label, and where both were said.
 
-Decides which keys name coordinates and labels, which label belongs to which box when braces are lost, and counts what
-is begun and cannot be saved. Knows nothing of pixels, scales or images.
+Joins what `shapes`, `labels` and `absence` say of one object, pairs fields where braces are lost, and counts what is begun
+and cannot be saved. Knows nothing of pixels, scales or images.
 """
 
 from __future__ import annotations
@@ -11,58 +11,54 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Iterable
+from typing import Sequence
 
-from qwen3vl_ros.questions.parsing.tolerant_json import EMPTY_WORDS, Field, Number, Object, Reading
+from qwen3vl_ros.questions.parsing import absence, keys
+from qwen3vl_ros.questions.parsing.denials import denies_something
+from qwen3vl_ros.questions.parsing.labels import UNNAMED, Labels, Name, Said
+from qwen3vl_ros.questions.parsing.shapes import (
+    CUT_SHORT,
+    Shape,
+    asked,
+    chosen,
+    gather,
+    is_geometry,
+    shape_of,
+    shapes,
+)
+from qwen3vl_ros.questions.parsing.tolerant_json import Field, Object, Reading
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
-_GEOMETRY_KEY = re.compile(
-    r"(?:bbox|box|boundingbox|bndbox|point|keypoint|coordinate|coord)(?:e?s)?(?:[23]d)?(?:e?s)?"
-    r"(?:xyxy)?"
+_CORNERS_IN_WORDS = re.compile(
+    r"corner|box|\bfrom\s*[\[(]|top[- ]left|bottom[- ]right|框|角|左上|右下", re.IGNORECASE | re.DOTALL
 )
-_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"), ("x", "y"))
-_DENIES = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n['’]t\b|没有|未|无|不", re.IGNORECASE)
-_PLACEHOLDER = re.compile(r"(?:point|object|label|category|bbox|box)?[ _]?\d*", re.IGNORECASE)
+
+_INTENTION = re.compile(r"\b(?:zoom(?:ing)?|crop(?:ping)?|closer look|look closer|take a look)\b|放大|裁剪|点击")
 
 
 @dataclass(eq=False)
 class Candidate:
-    """An object with the right number of coordinates, in the answer's own scale."""
+    """An object with coordinates of the kind that was asked, in the answer's own scale."""
 
-    numbers: list[Number]
+    shape: Shape
     label: str
     label_span: tuple[int, int] | None
 
-    def __post_init__(self):
-        self.values = tuple(n.value for n in self.numbers)
-
-
-@lru_cache(maxsize=1024)
-def _plain(key: str) -> tuple[str, str]:
-    """(key without case, separators and trailing index, that index): "BBox_2D-3" -> ("bbox2d", "3")."""
-    key = re.sub(r"[\W_]", "", key[:48].lower())
-    match = re.fullmatch(r"(.*?(?:[23]d)?)(\d*)", key)
-    return match.group(1), match.group(2)
-
-
-@lru_cache(maxsize=1024)
-def _names_geometry(key: str) -> bool:
-    return _GEOMETRY_KEY.fullmatch(_plain(key)[0]) is not None
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self.shape.values
 
 
 class Candidates:
-    """Sorts fields into candidates, and counts what is lost."""
+    """Sorts objects into candidates, and counts what is lost (reasons), what is mended, and what is said to be absent."""
 
     def __init__(self, text: str, wanted: Wanted):
         self.text, self.wanted = text, wanted
-        self.arity = wanted.numbers
-        self.targets = {" ".join(t.lower().split()): t for t in wanted.targets}
-        self.label_keys = wanted.label_keys
         self.found: list[Candidate] = []
         self.reasons: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
         self.absent = 0
+        self._only_target = Name(wanted.targets[0]) if len(wanted.targets) == 1 else None
 
     @property
     def dropped(self) -> int:
@@ -71,188 +67,218 @@ class Candidates:
     def notes(self) -> tuple[str, ...]:
         return tuple(f"{n} x {why}" for counter in (self.reasons, self.mended) for why, n in counter.items())
 
-    def take(self, reading: Reading) -> None:
-        """Every object with keys."""
-        for obj in reading.objects:
+    def take(self, objects: Sequence[Object]) -> None:
+        """Every object with keys, parents before what they enclose."""
+        for obj in objects:
             for f in obj.fields:
-                if f.kind == "text" and f.text.strip().lower() in EMPTY_WORDS and _names_geometry(f.key):
+                if f.kind == "text" and keys.form_of(f.key) and absence.is_nothing(f.text):
                     f.kind = "empty"  # a box that is "none"; a label or a line of text may well be "None"
-            self._lift_corners(obj)
-        for obj in reading.objects:
+        gather(objects)
+        self._labels = Labels(objects, self.wanted, self.mended)
+        self._places = {id(obj): [f for f in obj.fields if is_geometry(f)] for obj in objects}
+        self._absent_ids: set[int] = set()
+        self._names_given: dict[int, list[Name | None]] = {}
+        self._order: dict[int, int] = {}  # of an object with coordinates among those of the same parent
+        self._siblings: Counter[int] = Counter()
+        for obj in objects:
+            if obj.parent is not None and self._places[id(obj)]:
+                self._order[id(obj)] = self._siblings[id(obj.parent)]
+                self._siblings[id(obj.parent)] += 1
+        for obj in objects:
             self._take_object(obj)
-        self.found.sort(key=lambda c: c.numbers[0].start)
+        self.found.sort(key=lambda c: c.shape.numbers[0].start)
 
     def take_bare(self, reading: Reading) -> None:
-        """Lists of numbers without keys, unless the prose around them denies something."""
-        if _DENIES.search(self.text):
+        """Lists of numbers without keys, unless the prose around them denies something, or says what to do next."""
+        if denies_something(self.text, self.wanted) or _INTENTION.search(self.wanted.marked(self.text)):
+            return
+        for text, group in reading.rows:
+            (name,) = self._labels.names([Said("", (text,))], 1)
+            self._keep(shape_of(group, keys.PLACE, self.wanted) or self._too_many(group), name, closed=True)
+        if reading.rows:
+            return
+        if self._may_be_corners(reading.bare):
+            self.reasons["pairs of numbers that may be the corners of a box"] += 1
             return
         for group in reading.bare:
-            if len(group) in self.arity:
-                self._add(group, None, None, closed=True)
+            shape = shape_of(group, keys.PLACE, self.wanted)
+            if shape:
+                self._keep(shape, None, closed=True)
                 self.mended["list of numbers without a key"] += 1
             elif len(group) > 1:
-                self.reasons[f"{len(group)} numbers where {self._asked()} were asked"] += 1
+                self.reasons[self._too_many(group)] += 1
 
-    def _asked(self) -> str:
-        return " or ".join(map(str, self.arity))
+    def _too_many(self, group: Sequence) -> str:
+        return f"{len(group)} numbers where {asked(self.wanted)} were asked"
 
-    def _lift_corners(self, obj: Object) -> None:
-        """Give {"x1": …, "y1": …} to the field it is the value of, or make it a field of its own object."""
-        values = {
-            _plain(f.key)[0] + _plain(f.key)[1]: f.groups[0]
-            for f in obj.fields
-            if f.kind == "numbers" and len(f.groups) == 1 and len(f.groups[0]) == 1
-        }
-        names = next((c for c in _CORNERS if len(c) in self.arity and all(n in values for n in c)), None)
-        if names is None:
-            return
-        numbers = [values[name][0] for name in names]
-        if obj.within is not None and _names_geometry(obj.within.key):
-            obj.within.kind, obj.within.groups = "numbers", obj.within.groups + [numbers]
-            obj.fields.clear()
-            obj.closed = True
-        elif not any(self._is_geometry(f) for f in obj.fields):
-            first = obj.fields[0]
-            obj.fields.append(Field("bbox", first.key_start, "numbers", [numbers], start=first.start, end=first.end))
+    def _may_be_corners(self, bare: Sequence[list]) -> bool:
+        """Whether points were asked, and two pairs stand as a box is marked up: (100,200),(300,400)."""
+        if 2 not in self.wanted.numbers or len(bare) != 2 or any(len(group) != 2 for group in bare):
+            return False
+        between = self.text[bare[0][-1].end : bare[1][0].start]
+        return re.fullmatch(r"\s*\)\s*,?\s*\(\s*", between) is not None or bool(
+            _CORNERS_IN_WORDS.search(self.wanted.marked(self.text))
+        )
 
-    def _is_geometry(self, f: Field) -> bool:
-        """A key that names coordinates; a word such as "box" with text behind it is a label."""
-        return f.kind != "text" and f.kind != "open" and _names_geometry(f.key)
+    # -- one object ---------------------------------------------------------------------------------------------------
 
     def _take_object(self, obj: Object) -> None:
-        geometry = [f for f in obj.fields if self._is_geometry(f)]
-        if not geometry:
-            self._take_without_geometry(obj)
+        if self._labels.is_name(obj) or self._is_part_of_a_geometry(obj):
             return
-        fitting_keys = {_plain(f.key)[0] for f in geometry if self._fits(f)}
-        inherited = self._inherited(obj)
-        for f, label_field in self._pair(geometry, obj):
-            if f.kind == "empty" and not f.cut:
+        if self._is_absent(obj):
+            self._absent_ids.add(id(obj))
+            self.absent += 1
+            return
+        by_key = self._named_by_keys(obj)
+        if by_key or not self._places[id(obj)]:
+            self._take_without_geometry(obj, by_key)
+            return
+        places = chosen(self._places[id(obj)], self.wanted)
+        names = [_beside(places, fields) for fields in self._labels.fields(obj)]
+        denying = [_beside(places, fields) for fields in _denying(obj)]
+        for i, place in enumerate(places):
+            if any(fields[i] and absence.of_field(fields[i]) for fields in denying):
                 self.absent += 1
-            elif self._fits(f):
-                label, span = self._said_label(label_field) if label_field else (None, None)
-                for group in self._groups(f):
-                    self._add(group, label or inherited, span, obj.closed)
-            elif not fitting_keys - {_plain(f.key)[0]}:  # no other key of the object says what was asked
-                self._lose(f)
+            else:
+                said = self._labels.said([fields[i] for fields in names if fields[i]])
+                self._take_place(place, said, self._from_outside(obj), obj.closed)
 
-    def _take_without_geometry(self, obj: Object) -> None:
-        """{"mug": [...]} names its boxes by key; anything else that was begun is lost, but wrappers are no objects."""
-        by_target = [(f, label) for f in obj.fields if f.kind == "numbers" and (label := self._named_by_key(f, obj))]
-        for f, label in by_target:
-            if self._fits(f):
-                for group in self._groups(f):
-                    self._add(group, label, None, closed=True)
-            elif obj.braced and not self.wanted.prose:
-                self._lose(f)
-        if by_target:
-            return
-        empty = [f.kind == "empty" and not f.cut and _plain(f.key)[0] not in self.label_keys for f in obj.fields]
-        if empty and all(empty):
-            self.absent += 1  # {"objects": []}, {"mug": null}
-        elif (
-            obj.braced
-            and not obj.children
-            and obj.within is None
-            and (obj.fields or not obj.closed)
-            and not self.wanted.prose
+    def _take_place(self, place: Field, said: list, inherited: Name | None, closed: bool) -> None:
+        """All that one field of coordinates holds, each with its name."""
+        found = shapes(place, self.wanted)
+        for shape, name in zip(found, self._labels.names(said, len(found))):
+            self._keep(shape, name or inherited, closed)
+
+    def _keep(self, shape: Shape | str | None, name: Name | None, closed: bool) -> None:
+        """Keep an object, or count why not.
+
+        Without a label it takes the only target, or, when there are several, stays unnamed: the box is what was
+        measured, and a guessed name would send a gripper to the wrong thing.
+        """
+        denial = absence.of_label(name.said, self.wanted) if name and self.wanted.labels == "phrase" else absence.NAMES
+        if shape is None or denial == absence.DENIES:
+            self.absent += 1
+        elif denial == absence.UNCLEAR:
+            self.reasons["label that may say that there is none"] += 1
+        elif isinstance(shape, str):
+            self.reasons[shape] += 1
+        elif (self.wanted.labels == "text" and not (name and name.text)) or (
+            name is None and not self._only_target and not closed
         ):
-            self.reasons["object without coordinates" if obj.closed else "object cut short"] += 1
+            self.reasons["line without its text" if closed else CUT_SHORT] += 1
+        else:
+            if name is None:
+                self.mended["label missing, the only target taken" if self._only_target else "label missing"] += 1
+            name = name or self._only_target or UNNAMED
+            self.found.append(Candidate(shape, name.text, name.span))
 
-    def _inherited(self, obj: Object) -> str | None:
-        """The label that an enclosing object gives: {"mug": [{…}]} or {"label": "mug", "instances": [{…}]}."""
-        if obj.within is not None and self._target(obj.within.key):
-            return self._target(obj.within.key)
-        if obj.parent is None or any(self._is_geometry(f) for f in obj.parent.fields[:8]):
-            return None
-        found = next(
-            (f for f in obj.parent.fields[:8] if f.kind == "text" and _plain(f.key)[0] in self.label_keys), None
+    def _take_without_geometry(self, obj: Object, by_key: list[tuple[Field, str]]) -> None:
+        """{"mug": [...]} names its boxes by key; anything else that was begun is lost, but wrappers are no objects."""
+        for f, target in by_key:
+            if absence.of_value(f):
+                self.absent += 1
+                continue
+            for shape in shapes(f, self.wanted, keys.PLACE):
+                if isinstance(shape, Shape) or (obj.braced and not self.wanted.prose):
+                    self._keep(shape, Name(target), closed=True)
+        if by_key:
+            return
+        if self._says_nothing(obj):
+            self.absent += 1
+        elif obj.braced and not obj.children and not self.wanted.prose and (obj.fields or not obj.closed):
+            if obj.within is None:
+                self.reasons["object without coordinates" if obj.closed else CUT_SHORT] += 1
+            elif keys.form_of(obj.within.key) and any(f.kind == "numbers" for f in obj.fields):
+                self.reasons["coordinates that are not named as corners are"] += 1
+
+    def _says_nothing(self, obj: Object) -> bool:
+        """{"objects": []}, {"mug": null}, {"mug": "not found"}, {"label": "no mug"}."""
+        labels = [same[0] for same in self._labels.fields(obj)]
+        if labels:
+            texts = [text for said in self._labels.said(labels) for text in said.texts if text]
+            denies = all(absence.of_label(text.value, self.wanted) == absence.DENIES for text in texts)
+            return bool(texts) and denies and self.wanted.labels == "phrase" and not obj.children
+        denied = [self.wanted.target(f.key) for f in obj.fields if absence.of_value(f) or f.kind == "empty"]
+        if not obj.braced and not set(self.wanted.targets) <= set(denied):
+            return False  # lines of prose, of which each denies one
+        return bool(obj.fields) and all(
+            (f.kind == "empty" and not f.cut and keys.plain(f.key) not in self.wanted.label_keys)
+            or (f.kind == "text" and absence.is_nothing(f.text) and keys.holds_all(f.key))
+            or (self.wanted.target(f.key) is not None and absence.of_value(f))
+            for f in obj.fields
         )
-        return self._said_label(found)[0] if found else None
 
-    def _pair(self, geometry: list[Field], obj: Object) -> Iterable[tuple[Field, Field | None]]:
-        """Coordinates and labels of one pair of braces, which after a lost brace may hold several objects."""
-        present = {_plain(f.key)[0] for f in obj.fields if f.kind != "open"}
-        key = next((k for k in self.label_keys if k in present), None)
-        labels = [f for f in obj.fields if _plain(f.key)[0] == key and not self._is_geometry(f)]
-        if len(labels) == len(geometry):
-            return list(zip(geometry, labels))
-        if len({_plain(f.key)[0] for f in geometry}) == len(geometry):  # bbox_2d and point_2d of one object
-            return [(f, labels[0] if labels else None) for f in geometry]
-        pairs = []
-        before = bool(labels) and labels[0].key_start < geometry[0].key_start
-        starts = [f.key_start for f in labels]
-        for i, f in enumerate(geometry):
-            low = (geometry[i - 1].key_start if i else -1) if before else f.key_start
-            high = f.key_start if before else geometry[i + 1].key_start if i + 1 < len(geometry) else math.inf
-            nearest = bisect_right(starts, low)
-            pairs.append((f, labels[nearest] if nearest < len(labels) and starts[nearest] < high else None))
-        return pairs
+    def _is_absent(self, obj: Object) -> bool:
+        """Whether a field beside the label says so, here or in an object around this one."""
+        if id(obj.parent) in self._absent_ids:
+            return True
+        places = self._places[id(obj)]
+        if len(places) > 1 or not (obj.braced or places) or not any(map(absence.of_field, obj.fields)):
+            return False
+        # A status alone may be a server's: {"status": "not found"}.
+        return bool(places or self._labels.fields(obj)) or any(
+            absence.of_field(f) and keys.denied_by(f.key) != "words" for f in obj.fields
+        )
 
-    def _fits(self, f: Field) -> bool:
-        return f.kind == "numbers" and not f.cut and bool(self._groups(f))
+    def _is_part_of_a_geometry(self, obj: Object) -> bool:
+        """Whether it stands in an object's coordinates of another form: {"keypoints": [{"name": "handle", "x": …}]}."""
+        if obj.within is None or obj.parent is None:
+            return False
+        form = keys.form_of(obj.within.key)
+        if form in (keys.OUTLINE, keys.KEYPOINT):
+            return True
+        beside = chosen(self._places[id(obj.parent)], self.wanted) if form else []
+        return any(isinstance(shape, Shape) for f in beside for shape in shapes(f, self.wanted))
 
-    def _groups(self, f: Field) -> list[list[Number]]:
-        """The coordinate lists in f: each of its lists, or all its numbers together ([[x1, y1], [x2, y2]])."""
-        if all(len(g) in self.arity for g in f.groups):
-            return f.groups
-        joined = [n for g in f.groups for n in g]
-        return [joined] if len(joined) in self.arity else []
+    # -- what it is called --------------------------------------------------------------------------------------------
 
-    def _lose(self, f: Field) -> None:
-        n = sum(len(g) for g in f.groups)
-        self.reasons[
-            "object cut short"
-            if f.cut
-            else "coordinates that are not numbers"
-            if f.kind != "numbers"
-            else f"{n} numbers where {self._asked()} were asked"
-        ] += 1
-
-    def _target(self, label: str) -> str | None:
-        return self.targets.get(" ".join(label.lower().split()).strip("\"'`. "))
+    def _named_by_keys(self, obj: Object) -> list[tuple[Field, str]]:
+        """The fields whose key is a target, and that target: {"red cube": [...]}."""
+        places = self._places[id(obj)]
+        if places and (self._labels.fields(obj) or not any(self.wanted.target(f.key) for f in places)):
+            return []
+        numbers = [f for f in obj.fields if f.kind == "numbers"]
+        return [(f, target) for f in numbers if (target := self._named_by_key(f, obj))]
 
     def _named_by_key(self, f: Field, obj: Object) -> str | None:
         """The target that is the key of f: {"red cube": [...]}, or, without braces, `the red cube: [...]`."""
         if obj.braced:
-            return self._target(f.key)
-        before = self.text[max(0, f.key_start - 200) : f.key_start + len(f.key)].lower()
-        return next((self.targets[t] for t in sorted(self.targets, key=len, reverse=True) if before.endswith(t)), None)
+            return self.wanted.target(f.key) or self.wanted.target(re.sub(r"[\s_-]*\d+$", "", f.key))
+        return self.wanted.target_ending(self.text[max(0, f.key_start - 200) : f.key_start + len(f.key)])
 
-    def _said_label(self, f: Field) -> tuple[str | None, tuple[int, int] | None]:
-        """The label in f and its characters; None when there is none, or it is cut and could be several targets."""
-        label = _clean(f.text)
-        if not label or f.kind == "empty":
-            return None, None
-        span = (f.start, f.end)
-        if self.wanted.labels == "text":
-            return (None if f.cut else label), span
-        if f.cut:
-            whole = [t for key, t in self.targets.items() if key.startswith(label.strip("` ").lower())]
-            return (whole[0] if len(whole) == 1 else None), span
-        if len(self.targets) == 1 and _PLACEHOLDER.fullmatch(label):
-            return self.wanted.targets[0], span
-        return self._target(label) or label, span
-
-    def _add(self, numbers: list[Number], label: str | None, span: tuple[int, int] | None, closed: bool) -> None:
-        """Keep an object. Without a label it takes the only target, or, when there are several, stays unnamed: the
-        box is what was measured, and a guessed name would send a gripper to the wrong thing."""
-        if label is None and self.wanted.labels == "text":
-            self.reasons["line without its text" if closed else "object cut short"] += 1
-            return
-        if label is None and len(self.targets) == 1:
-            label, span = self.wanted.targets[0], None
-            self.mended["label missing, the only target taken"] += 1
-        if label is None and not closed:
-            self.reasons["object cut short"] += 1
-            return
-        if label is None:
-            label, span = "", None
-            self.mended["label missing"] += 1
-        self.found.append(Candidate(numbers, label, span))
+    def _from_outside(self, obj: Object) -> Name | None:
+        """The label that an enclosing object gives: {"mug": [{…}]} or {"label": "mug", "instances": [{…}]}."""
+        if obj.within is not None and (target := self.wanted.target(obj.within.key)):
+            return Name(target)
+        if obj.parent is None or self._places.get(id(obj.parent)):
+            return None
+        around = id(obj.parent)
+        if around not in self._names_given:
+            fields = [same[0] for same in self._labels.fields(obj.parent)]
+            self._names_given[around] = self._labels.names(self._labels.said(fields), self._siblings[around])
+        return self._names_given[around][self._order[id(obj)]]
 
 
-def _clean(label: str) -> str:
-    """One line of printable characters, which UTF-8 can always encode."""
-    printable = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in label)
-    return " ".join(printable.split())
+def _denying(obj: Object) -> list[list[Field]]:
+    """The fields that may say that an object is not there, those under one key together."""
+    by_key: dict[str, list[Field]] = {}
+    for f in obj.fields:
+        if keys.denied_by(f.key):
+            by_key.setdefault(keys.plain(f.key), []).append(f)
+    return list(by_key.values())
+
+
+def _beside(places: Sequence[Field], fields: Sequence[Field]) -> list[Field | None]:
+    """For each place the field that says something of it: one pair of braces, some lost, may hold several objects."""
+    if len(fields) == len(places):
+        return list(fields)
+    if len(places) == 1 or not fields:
+        return [fields[0] if fields else None] * len(places)
+    starts = [f.key_start for f in fields]
+    places_start = [f.key_start for f in places]
+    if starts[0] < places_start[0]:  # label, place, label, place
+        spans = zip([-1, *places_start], places_start)
+    else:
+        spans = zip(places_start, [*places_start[1:], math.inf])
+    firsts = [(bisect_right(starts, low), high) for low, high in spans]
+    return [fields[i] if i < len(fields) and starts[i] < high else None for i, high in firsts]

@@ -1,8 +1,9 @@
 """Whether prose clearly says "there is nothing of that here". Anything less clear is not a refusal.
 
 Reading a broken answer as "saw nothing" would tell a planner that the table is free, so the text must be short, begin
-with a denial, deny everything that was asked for, take nothing back, and not complain of a missing image.
-Knows English and Chinese, the languages the model answers in.
+with a denial, deny everything that was asked for, take nothing back, and not complain of a missing image. What is asked
+for may hold a denial itself ("no smoking sign", "不锈钢杯"), so targets are marked before anything is looked for
+(`Wanted.marked`). Knows English and Chinese, the languages the model answers in.
 """
 
 from __future__ import annotations
@@ -12,72 +13,99 @@ import re
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 _MAX_CHARS = 300
-_PICTURE = r"(?:image|picture|photo|scene)"
+MARK = "[\ue000-\uf8ff]"  # stands for a target
+_PICTURE = r"(?:image|picture|photo|photograph|scene|frame|view)"
+_GENERIC_WORD = (
+    r"(?:objects?|instances?|items?|match(?:es)?|targets?|categor(?:y|ies)|things?|detections?"
+    r"|texts?|words?|letters?|writing|results?|these|those|them)"
+)
+SEEN = (
+    r"(?:found|detected|visible|present|seen|shown|depicted|identified|located|available|there|here|exist(?:s|ent)?|matched"
+    rf"|(?:with)?in (?:the|this) (?:given |provided )?{_PICTURE})"
+)
+_SEEN_OF_NO = (
+    r"found|detected|visible|present|seen|shown|exists?|match(?:e[sd])?|identified|located|depicted"
+    rf"|(?:with)?in (?:the|this) {_PICTURE}"
+)
+_NOT = r"(?: not|n't)"
+NOT_SEEN = (
+    rf"(?:(?:(?:is|are|was|were){_NOT}|can ?not be|can't be|could{_NOT} be)(?: (?:been|be|any|clearly|currently))* {SEEN}"
+    rf"|(?:does|do|did){_NOT} (?:exist|appear)|(?:is|are) (?:absent|missing|nowhere to be (?:seen|found))(?= ?(?:[.!]|$| from the))|not {SEEN})"
+)
+_FIND = r"(?:see|find|locate|detect|identify|spot|recognize)"
+_ANY = rf"(?: (?:any|an?|the|either)\b| {MARK})"
+_OPENING = re.compile(
+    rf"(?:(?:i'm sorry|i am sorry|sorry|apologies|unfortunately|(?:in|based on) (?:the|this) {_PICTURE})(?:,? but\b|,)? )+"
+)
+_SUBJECT = rf"(?:(?:the|an?|any|both|and|or|nor|either|requested|specified|{_GENERIC_WORD}|{MARK})[ ,]*)+"
 _DENIAL = re.compile(
-    r"(?:sorry,? |unfortunately,? )?(?:"
-    r"there (?:is|are|was|were) (?:no|not any|zero|0|none)\b|there (?:isn't|aren't) any\b"
-    r"|(?:i|we) (?:can ?not|can't|could not|couldn't|do not|don't|did not|didn't) "
-    r"(?:see|find|locate|detect|identify|spot) any\b"
-    r"|(?:i|we) (?:see|found|find|detect|detected) no\b"
-    r"|no\b.{1,120}\b(?:found|detected|visible|present|seen|exists?|matche[sd]|identified|located"
-    rf"|in (?:the|this) {_PICTURE})\b|no [^,.;:!?]{{1,60}}[.!]?$"
-    rf"|(?:the|this) {_PICTURE} (?:(?:does not|doesn't) (?:contain|show|include|have) any|(?:contains|shows|has|includes) no)\b"
-    r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:在?(?:这张|该|此|本)?(?:图|图片|图像|图中|画面)(?:中|里|上)?)?并?"
-    r"(?:没有|未|无|找不到|不存在|看不到|不包含)"
-    r")",
-    re.IGNORECASE,
+    r"(?:"
+    r"there (?:is|are|was|were|seems? to be|appears? to be) (?:no|not any|not an?|zero|0|none|neither)\b"
+    r"|there (?:is|are|was|were)n't (?:any|an?)\b|there (?:does|do)(?: not|n't) (?:seem|appear) to be (?:any|an?)\b"
+    rf"|(?:i|we) (?:can ?not|can't|(?:could|do|did){_NOT}|(?:am|was|were) (?:unable|not able) to) {_FIND}{_ANY}"
+    rf"|(?:i|we) (?:see|saw|found|find|detect|detected) no(?:ne)?\b|(?:unable|failed) to {_FIND}{_ANY}"
+    rf"|no (?:.{{1,120}} )?(?:{_SEEN_OF_NO})\b|no (?:(?!\b(?:is|are|was|were|has|have|can|could|will|would)\b)[^,.;:!?]){{1,60}}[.!]?$"
+    rf"|(?:the|this) {_PICTURE} (?:does{_NOT} (?:seem to |appear to )?(?:contain|show|include|have|depict|feature|display){_ANY}"
+    r"|(?:contains|shows|has|includes|depicts) (?:no|neither)\b)"
+    rf"|none of .{{1,100}}?\b(?:(?:is|are|was|were|can be|could be|has been|have been) )?{SEEN}\b"
+    rf"|neither\b.{{1,120}}\b(?:{SEEN}|appears?)\b"
+    rf"|{_SUBJECT} ?[:,(-]* ?{NOT_SEEN}"
+    r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:在?(?:这张|该|此|本|这幅|这个)?(?:图片?|图像|照片|画面|场景)(?:中|里|上|内)?)?[，,]?"
+    r"(?:并|都|均|也|似乎|好像)?(?:没有|没(?=[看找发检见])|未(?=[找检发见识看能出包显])|无(?:法|任何|符合|匹配)|无(?=\s*[\ue000-\uf8ff物目对文])"
+    r"|找不到|不存在|看不[到见]|不包?含)"
+    rf"|[“\"]?{MARK}(?:[”\"和、，,与或及\s]+{MARK})*[”\"]?\s*(?:并|都|均|也)?"
+    r"(?:不存在|不可见|未(?:被)?(?:找到|检测|发现|出现)|没有(?:出现|找到|检测|被)|没(?:找到|看到)|找不到|看不[到见]|不在(?:这张|该|此)?(?:图|照片|画面))"
+    r")"
 )
-_BARE = re.compile(r"(?:null|none|nothing)(?: (?:found|detected|visible|present|matches))?\s*[.!]?", re.IGNORECASE)
-_GENERIC = re.compile(
-    r"\b(?:objects?|instances?|items?|match(?:es)?|targets?|text|words?|letters?|writing|results?)\b"
-    r"|物体|目标|对象|文字|文本|符合|匹配|实例",
-    re.IGNORECASE,
+_BARE = re.compile(
+    r"(?:null|none|nothing|nowhere)(?: (?:found|detected|visible|present|matches))?|not (?:found|present|visible|detected)"
 )
+_GENERIC = re.compile(rf"\b{_GENERIC_WORD}\b|物体|目标|对象|文字|文本|符合|匹配|实例")
 _TAKEN_BACK = re.compile(
-    r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides"
-    r"|aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管",
-    re.IGNORECASE,
+    r"\b(?:but|however|except|although|though|only|instead|apart from|other than|unless|doubt|besides|because|if"
+    r"|aside|problem|need|reason|question|wait|sure|certain)\b|但|不过|除了|只有|然而|尽管|因为|如果"
 )
 _PARTLY = re.compile(
     r"\b(?:left|right|top|bottom|upper|lower|front|behind|near|beside|next to|corner|background|foreground"
-    r"|more|other|another)\b|左|右|前|后|旁|其他",
-    re.IGNORECASE,
+    r"|more|other|another|with|whose|whole|entire|full|fully|complete|completely|clearly|all|every)\b|左|右|前|后|旁|其他"
 )
 _NO_IMAGE = re.compile(
-    r"\b(?:no|any) (?:images?|pictures?|photos?|input)\b"
-    r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)",
-    re.IGNORECASE,
+    r"\b(?:no|any|an|the) (?:images?|pictures?|photos?|input)\b(?! (?:does|do|contains|shows|has|includes|depicts))(?<!in the image)"
+    r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)"
+)
+# A word before a target that leaves it whole: "no red mug" does not deny every mug.
+_WORD_BEFORE = re.compile(rf"([a-z]+|[的色])[ \"'“‘]*(?={MARK})")
+_LEAVES_WHOLE = set(
+    "no any a an the of or and nor not zero single such visible identifiable either neither both each for called named as "
+    "contain contains show shows include includes have has depict depicts feature display see saw find found locate detect "
+    "detected identify spot recognize object objects item items instance instances matching labeled labelled is are".split()
 )
 
 
 def denies_all(text: str, wanted: Wanted) -> bool:
     """Whether `text`, which holds no object, says that nothing of what was asked for is in the image."""
-    said = " ".join(text.strip().strip("`").split())
-    if said.lower().startswith("json "):
-        said = said[5:].strip()
+    said = " ".join(re.sub(r"</?\w+>", " ", text).split()).strip('`"*_#> ')
+    said = re.sub(r"^(?:json |(?:final )?answer ?: ?)", "", said, flags=re.IGNORECASE).strip("*_ ")
     if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}()]|\d\d", said):
         return False
-    if _BARE.fullmatch(said):
+    said = wanted.marked(said.replace("’", "'"))
+    said = said[_OPENING.match(said).end() :] if _OPENING.match(said) else said
+    if _BARE.fullmatch(said.rstrip(" .!")):
         return True
     first, *rest = [s for s in re.split(r"(?<=[.!?。！？])\s*", said) if s]
     if not _DENIAL.match(first) or _TAKEN_BACK.search(said) or _NO_IMAGE.search(said):
         return False
-    targets = wanted.targets
-    named = [t for t in targets if _mentions(first, t)]
-    beyond = first.lower()
-    for target in named:
-        beyond = beyond.replace(_core(target), "")
-    if _PARTLY.search(beyond):  # nothing on the left is not nothing
+    if _PARTLY.search(first) or not all(word in _LEAVES_WHOLE for word in _WORD_BEFORE.findall(first)):
+        return False  # nothing on the left, and no red one, is not nothing
+    named = {mark for mark in wanted.marks if mark in first}
+    if any(mark in sentence for mark in wanted.marks for sentence in rest):
         return False
-    if any(_mentions(sentence, t) for t in targets for sentence in rest):
-        return False
-    return bool(_GENERIC.search(first) and not named) or (len(named) == len(targets) > 0)
+    return bool(_GENERIC.search(first) and not named) or len(named) == len(wanted.targets) > 0
 
 
-def _mentions(sentence: str, target: str) -> bool:
-    """Whether the sentence names the target, in singular or plural, with or without its article."""
-    return _core(target) in sentence.lower()
+def denies_something(prose: str, wanted: Wanted) -> bool:
+    """Whether there is any word of denial in the prose, targets apart."""
+    return _ANY_DENIAL.search(wanted.marked(prose.replace("’", "'"))) is not None
 
 
-def _core(target: str) -> str:
-    return re.sub(r"^(?:the|a|an) ", "", target.lower())
+_ANY_DENIAL = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n't\b|没有|未|无|不")

@@ -11,79 +11,96 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from qwen3vl_ros.questions.parsing import absence
 from qwen3vl_ros.questions.parsing.candidates import Candidates
 from qwen3vl_ros.questions.parsing.denials import denies_all
+from qwen3vl_ros.questions.parsing.markup import objects_of
 from qwen3vl_ros.questions.parsing.places import Placed
 from qwen3vl_ros.questions.parsing.scores import TokenLogprobs
-from qwen3vl_ros.questions.parsing.tolerant_json import read
+from qwen3vl_ros.questions.parsing.tokens import repaired
+from qwen3vl_ros.questions.parsing.tolerant_json import Reading, read
+from qwen3vl_ros.questions.parsing.tool_calls import Call, without_calls
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 from qwen3vl_ros.types import Answer, Generation, MalformedAnswer, View
 
-# Same length each, so that characters keep their places.
-_REPAIRS = (
-    (r"\"", ' "'),
-    (r"\n", "  "),
-    ("&quot;", '"     '),
-    ("“", '"'),
-    ("”", '"'),
-    ("‘", "'"),
-    ("’", "'"),
-    ("：", ":"),
-    ("，", ","),
-    ("［", "["),
-    ("］", "]"),
-    ("【", "["),
-    ("】", "]"),
-    ("｛", "{"),
-    ("｝", "}"),
-)
 _END_OF_TURN = re.compile(r"<\|(?:im_end|im_start|endoftext)\|>")
+_EMPTY_LIST = re.compile(r"(?:`{3})?(?:json)?(?:\[\]|\{\})[.;]?(?:`{3})?", re.IGNORECASE)
+_LIST_OF_STRINGS = re.compile(r"\[((?:[^\"\[\]{}]*\"[^\"\[\]{}]*\")+)[^\"\[\]{}]*\]")
 
 
 def read_objects(generation: Generation, wanted: Wanted, view: View) -> Answer:
     """Read the objects of an answer about what `view` shows.
 
-    Raises MalformedAnswer when nothing can be read, or when the coordinates are of another scale. Prose (wanted.prose) is
-    text first: it is Answer.value, the boxes and points it holds are returned, and it is malformed only when it says nothing.
+    Raises MalformedAnswer when nothing can be read, when the answer only calls a tool, or when the coordinates are of
+    another scale. Prose (wanted.prose) is text first: it is Answer.value, the boxes and points it holds are returned, and it is
+    malformed only when it says nothing.
     """
     start, end = _answer_span(generation.text)
     text = generation.text[:end]
-    if wanted.prose and not _garbage(text[start:]):
-        collected = Candidates(text, wanted)
-        collected.take(read(text, start))
+    if wanted.prose:
+        collected = _collect_from_prose(text, start, generation, wanted)
     else:
         collected = _collect(text, start, generation, wanted)
     answer = Placed(collected, TokenLogprobs.of(generation), view).answer()
     return replace(answer, value=text[start:].strip()) if wanted.prose else answer
 
 
+def _collect_from_prose(text: str, start: int, generation: Generation, wanted: Wanted) -> Candidates:
+    if why := _garbage(text[start:]):
+        raise _malformed(why, text, start, generation)
+    collected, _, calls, cleaned = _take(text, start, wanted)
+    if calls and not re.search(r"\w", cleaned[start:]):
+        raise _malformed(_only_calls(calls), text, start, generation)
+    return collected
+
+
 def _collect(text: str, start: int, generation: Generation, wanted: Wanted) -> Candidates:
     """The candidates in text[start:]. Raises MalformedAnswer if there are none and it does not say "nothing"."""
-    for attempt in dict.fromkeys((text, _repaired(text))):
-        reading = read(attempt, start)
-        collected = Candidates(attempt, wanted)
-        collected.take(reading)
+    for attempt in dict.fromkeys((text, repaired(text))):
+        collected, reading, calls, _ = _take(attempt, start, wanted)
         if not collected.found and not collected.dropped and not collected.absent:
             collected.take_bare(reading)
         if collected.found:
             return collected
-    if collected.dropped:
+    if calls:
+        why = _only_calls(calls)
+    elif collected.dropped:
         why = f"none of the {collected.dropped} objects in the answer could be read ({'; '.join(collected.notes())})"
     elif collected.absent or _says_nothing(text[start:], generation, wanted):
         return collected
     else:
         why = _garbage(text[start:]) or "the answer holds no object and does not say that there is none"
-    raise MalformedAnswer(
-        f"{why}: {text[start : start + 80]!r}; {_way_out(generation)}", generation.text, collected.dropped
+    raise _malformed(why, text, start, generation, collected.dropped)
+
+
+def _take(text: str, start: int, wanted: Wanted) -> tuple[Candidates, Reading, list[Call], str]:
+    """What objects text[start:] holds once calls of tools are taken out; and the text without what was read as markup."""
+    text, calls = without_calls(text, start, wanted)
+    text, marked_up = objects_of(text, start)
+    reading = read(text, start)
+    collected = Candidates(text, wanted)
+    if calls:
+        collected.mended["call of a tool, which is no answer"] += len(calls)
+    collected.take(reading.objects + marked_up)
+    return collected, reading, calls, text
+
+
+def _only_calls(calls: list[Call]) -> str:
+    name = next((call.name for call in calls if call.name), "")
+    return f"the answer calls a tool{f' ({name})' if name else ''} and does not say what is there"
+
+
+def _malformed(why: str, text: str, start: int, generation: Generation, dropped: int = 0) -> MalformedAnswer:
+    return MalformedAnswer(
+        f"{why}: {text[start : start + 80]!r}; {_way_out(generation.finish_reason)}", generation.text, dropped
     )
 
 
-def _way_out(generation: Generation) -> str:
-    if generation.finish_reason in ("length", "deadline"):
-        return (
-            f"it was cut short ({generation.finish_reason}): raise generation.max_new_tokens or "
-            "generation.deadline, or ask for less"
-        )
+def _way_out(finish_reason: str) -> str:
+    if finish_reason == "length":
+        return "it was cut short (length): raise generation.max_new_tokens, or ask for less"
+    if finish_reason == "deadline":
+        return "its deadline passed before it was complete: raise the call's timeout or generation.deadline, or ask for less"
     return "see ~/generation for the whole text, and check the checkpoint and its precision if this repeats"
 
 
@@ -99,10 +116,15 @@ def _garbage(text: str) -> str:
 
 def _says_nothing(text: str, generation: Generation, wanted: Wanted) -> bool:
     """Whether the text, in which no object was begun, clearly says that there is none."""
-    empty = re.compile(r"(?:`{3})?(?:json)?(?:\[\]|\{\})[.;]?(?:`{3})?", re.IGNORECASE)
-    if any(empty.fullmatch("".join(part.split())) for part in (text, *text.splitlines())):
+    if any(_EMPTY_LIST.fullmatch("".join(part.split())) for part in (text, *text.splitlines())):
         return True
-    return generation.finish_reason == "stop" and denies_all(text, wanted)
+    if generation.finish_reason != "stop":
+        return False
+    strings = _LIST_OF_STRINGS.fullmatch(re.sub(r"^```(?:json)?|```$", "", text.strip()).strip())
+    if strings and wanted.labels == "phrase":
+        labels = re.findall(r"\"([^\"]*)\"", strings[1])
+        return all(absence.of_label(label, wanted) == absence.DENIES for label in labels)
+    return denies_all(text, wanted)
 
 
 def _answer_span(text: str) -> tuple[int, int]:
@@ -114,10 +136,3 @@ def _answer_span(text: str) -> tuple[int, int]:
         start = len(text)
     end = _END_OF_TURN.search(text, start)
     return start, end.start() if end else len(text)
-
-
-def _repaired(text: str) -> str:
-    """The text with escaped and typographic quotes and brackets made plain, every character in its place."""
-    for broken, plain in _REPAIRS:
-        text = text.replace(broken, plain)
-    return text

@@ -24,7 +24,7 @@ from typing import Sequence
 
 import numpy as np
 
-from qwen3vl_ros.questions.parsing.tolerant_json import Number
+from qwen3vl_ros.questions.parsing.tokens import Number
 from qwen3vl_ros.types import Generation
 
 
@@ -34,7 +34,7 @@ class TokenLogprobs:
 
     text: str
     ends: tuple[int, ...]
-    logprobs: list[float] | None
+    values: list[float] | None
 
     @classmethod
     def of(cls, generation: Generation) -> TokenLogprobs:
@@ -50,28 +50,28 @@ class TokenLogprobs:
 
 
 def box_score(
-    said: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[float], label_span: tuple[int, int] | None
+    logprobs: TokenLogprobs, numbers: Sequence[Number], extents: Sequence[float], label_span: tuple[int, int] | None
 ) -> float:
     """Score of an object in 0..1, NaN when the engine gives no log-probabilities.
 
     numbers: the object's coordinates. extents: for each, the object's size along its axis, in the number's own unit.
     label_span: characters of the label, None when the answer has none.
     """
-    if said.logprobs is None:
+    if logprobs.values is None:
         return math.nan
     total = 0.0
     for number, extent in zip(numbers, extents):
         previous = -1
-        for at, place in _digit_places(said.text[number.start : number.end], number.start):
-            token = bisect_right(said.ends, at)
-            if token >= len(said.ends):
+        for at, place in _digit_places(logprobs.text[number.start : number.end], number.start):
+            token = bisect_right(logprobs.ends, at)
+            if token >= len(logprobs.ends):
                 return math.nan
             if token != previous:  # a token of several digits counts as the first of them
-                total += min(1.0, 2.0 * place / max(extent, 1e-9)) * said.logprobs[token]
+                total += min(1.0, 2.0 * place / max(extent, 1e-9)) * logprobs.values[token]
                 previous = token
     score = math.exp(total / len(numbers))
-    if label_span is not None and (label := said.tokens(*label_span)):
-        score *= math.exp(min(said.logprobs[token] for token in label))
+    if label_span is not None and (label := logprobs.tokens(*label_span)):
+        score *= math.exp(min(logprobs.values[token] for token in label))
     return score
 
 

@@ -1,0 +1,197 @@
+"""The rows of the evaluation that speak of the wider world: places, people's words, orders, facts, dials, signs, and not knowing.
+
+Sentence forms, words and seeds are those that training never sees. Knows nothing of the table: model/evaluate.py prints it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+from data import sample_of, scene_of
+from people import WideAsker, rounded
+from sayings import Sayings
+from tasks import LANGUAGES, Language, Question
+
+from qwen3vl_ros.demo.score import iou_matrix
+from qwen3vl_ros.engine.base import Limits, Prompt
+from qwen3vl_ros.questions import Ask, Detect, Dial, ReadText, admissions
+from qwen3vl_ros.types import Frame, MalformedAnswer, PerceptionError
+
+FIRST_SEED = 5_000_000
+ROWS = (
+    *("places", "parse", "plan", "facts", "wordings", "abstain", "answers_known", "frames"),
+    *("dial_points", "zone", "scale", "sign"),
+)
+_MARGIN = 1.25  # of a zoom, over the thing's box
+_POINT_SHARE = 0.05  # of the dial's diameter
+
+
+def zoomed(box_xyxy_px, size_px: tuple[int, int], margin: float = _MARGIN) -> tuple[int, int, int, int]:
+    """The part of a picture, of the picture's own shape, that shows a box with a margin around it, as a zoom does."""
+    w, h = size_px
+    x0, y0, x1, y1 = box_xyxy_px
+    width = min(w, margin * max(x1 - x0, (y1 - y0) * w / h))
+    height = width * h / w
+    left = float(np.clip((x0 + x1 - width) / 2, 0, w - width))
+    top = float(np.clip((y0 + y1 - height) / 2, 0, h - height))
+    return int(left), int(top), min(w, int(np.ceil(left + width))), min(h, int(np.ceil(top + height)))
+
+
+class WideEvaluation:
+    """Asks and judges one wide scene after another. tally: evaluate.Tally; show(row, wrong): told of each wrong answer."""
+
+    def __init__(self, perception, language: Language, tally, show=lambda row, text: None):
+        self.perception, self.language, self.tally, self.show = perception, language, tally, show
+        self.key = next(k for k, of in LANGUAGES.items() if of is language)
+
+    @staticmethod
+    def spec(seed: int):
+        return scene_of(FIRST_SEED + seed, "wide")
+
+    def scene(self, view, seed: int) -> None:
+        rng = np.random.default_rng([0xE7A2, seed])
+        sample = sample_of(view, wide=True)
+        asker = WideAsker(sample, rng, self.language, held_out=True)
+        frame = Frame(0, "camera", view.rgb, view.depth_m, view.K)
+        self._places(frame, asker)
+        self._people(frame, asker)
+        self._text(Sayings(rng, self.key, held_out=True))
+        for index in (*sample.dials, *sample.signs):
+            if sample.things[index].visibility > 0.9 and sample.things[index].whole:
+                self._zoomed(view.rgb, sample, index)
+
+    def _places(self, frame: Frame, asker: WideAsker) -> None:
+        for name in ("level", "located_on", "locate"):
+            for _ in range(12):
+                question = getattr(asker, name)()
+                if (
+                    question
+                    and (name != "locate" or question.targets[0].split()[-1] in self._new_kinds())
+                    and "[]" not in question.answer
+                ):
+                    break
+            else:
+                continue
+            scene = self._look(frame, Detect(question.targets))
+            h, w = asker.sample.labels.shape
+            rows = json.loads(question.answer.strip("`json\n"))
+            truth = [np.array(row["bbox_2d"]) * np.array([w, h, w, h]) / 1000 for row in rows]
+            found = [d.box_xyxy_px for d in scene.detections_2d] if scene else []
+            ok = len(found) == len(truth) and bool((iou_matrix(found, truth).max(0, initial=0) >= 0.5).all())
+            self._judge("places", ok, question, scene and scene.text)
+
+    def _new_kinds(self) -> tuple[str, ...]:
+        return tuple(map(self.language.name, ("box", "tray", "shelf", "sign")))
+
+    def _people(self, frame: Frame, asker: WideAsker) -> None:
+        asked = 0
+        for _ in range(20):
+            question = asker.people()
+            if question is None:
+                continue
+            said = self._said(frame, question)
+            self._judge("wordings", said is not None and same(question, said, asker), question, said)
+            self.tally.add("answers_known", said is not None and not admissions.admits(said))
+            asked += 1
+            if asked == 3:
+                break
+        for _ in range(2):
+            question = asker.sayings.beyond(pictured=True)
+            said = self._said(frame, question)
+            self._judge("abstain", said == question.answer, question, said)
+
+    def _text(self, sayings: Sayings) -> None:
+        for row, ask in (("parse", sayings.understand), ("plan", sayings.plan), ("facts", sayings.tell)):
+            for _ in range(2):
+                question = ask()
+                said = self._generate(question.prompt, ())
+                ok = said is not None and (
+                    said == question.answer or (row != "facts" and _equal(said, question.answer))
+                )
+                self._judge(row, ok, question, said)
+
+    def _zoomed(self, rgb: np.ndarray, sample, index: int) -> None:
+        h, w = rgb.shape[:2]
+        x0, y0, x1, y1 = zoomed(sample.things[index].box_xyxy_px, (w, h))
+        frame = Frame(0, "camera", np.ascontiguousarray(rgb[y0:y1, x0:x1]))
+        if index in sample.signs:
+            scene = self._look(frame, ReadText())
+            found = [d.label for d in scene.detections_2d] if scene else []
+            self.tally.add("sign", found == [sample.signs[index]["text"]])
+            return
+        said = self._generate(Dial().prompt(), (frame.rgb,))
+        g, shown = sample.dials[index], {}
+        try:
+            shown = json.loads(said or "")
+            points = {n: np.array(shown[n], float) / 1000 * (x1 - x0, y1 - y0) + (x0, y0) for n in g["points_px"]}
+        except (ValueError, KeyError, TypeError):
+            points = {}
+        bx0, by0, bx1, by1 = sample.things[index].box_xyxy_px
+        limit = _POINT_SHARE * max(bx1 - bx0, by1 - by0)
+        for name, at in g["points_px"].items():
+            self.tally.add("dial_points", name in points and bool(np.linalg.norm(points[name] - at) <= limit))
+        self.tally.add("zone", isinstance(shown, dict) and shown.get("zone") == (g["zone"] or "none"))
+        scale = tuple(shown.get(k) for k in ("unit", "minimum", "maximum")) if isinstance(shown, dict) else ()
+        right = self.tally.add("scale", scale == (g["unit"], g["minimum"], g["maximum"]))
+        if not right:
+            self.show("scale", f"{g['unit']} {g['minimum']}..{g['maximum']} {rounded(g)} {g['zone']} -> {said}")
+
+    def _judge(self, row: str, ok: bool, question: Question, said: str | None) -> None:
+        if not self.tally.add(row, ok):
+            self.show(row, f"{question.prompt} -> {question.answer}\n    said: {said}")
+
+    def _look(self, frame: Frame, question):
+        self.tally.answers += 1
+        try:
+            return self.perception.look(frame, question)
+        except MalformedAnswer:
+            self.tally.malformed += 1
+            return None
+
+    def _said(self, frame: Frame, question: Question) -> str | None:
+        return self._generate(Ask(question.prompt).prompt(), (frame.rgb,))
+
+    def _generate(self, text: str, images) -> str | None:
+        """What is said to a prompt; None where it did not come to an end."""
+        self.tally.answers += 1
+        limits = replace(Limits.of(self.perception.config.generation), max_new_tokens=256)
+        try:
+            generation = self.perception.engine.generate(Prompt(text, images), limits)
+        except PerceptionError:
+            self.tally.malformed += 1
+            return None
+        return generation.text.strip()
+
+
+def _equal(said: str, answer: str) -> bool:
+    try:
+        return json.loads(said) == json.loads(answer)
+    except ValueError:
+        return False
+
+
+def same(question: Question, said: str, asker: WideAsker) -> bool:
+    """Whether an answer in words says the same: things listed in any order, a reading within 5 % of the range."""
+    if said == question.answer:
+        return True
+    if question.kind in ("list", "what_at"):
+        return _parts(said) == _parts(question.answer)
+    if question.kind == "reading":
+        g = asker.sample.gauge
+        found = re.search(r"(-?\d+(?:\.\d+)?) (\S+?)(?:[.。，]$|[,，。] ?|$)", said)
+        near = found and abs(float(found[1]) - g["value"]) <= 0.05 * (g["maximum"] - g["minimum"])
+        zones = [re.sub(r"-?\d+(?:\.\d+)?", "", text) for text in (said, question.answer)]
+        return bool(near) and zones[0] == zones[1]
+    return False
+
+
+def _parts(text: str) -> list[str]:
+    return sorted(
+        re.split(
+            r", | and |、|和|There is |有|在|(?<=[a-z]) is | are ",
+            text.rstrip(".。").lower().replace("the ", "").replace("an ", "a ").replace("a ", ""),
+        )
+    )

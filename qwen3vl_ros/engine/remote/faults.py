@@ -1,0 +1,115 @@
+"""What can go wrong between us and a server, and what to do about it: transport errors and HTTP statuses -> our errors.
+
+Knows no answers and sends nothing. No message of it says the key.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import ssl
+from datetime import datetime, timezone
+
+import httpx
+
+from qwen3vl_ros.engine.remote.stream import error_message
+from qwen3vl_ros.types import EngineError, EngineUnavailable, ModelNotFound
+
+_TOO_LONG = re.compile(
+    r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
+    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
+    re.I | re.S,
+)
+_ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
+
+
+class Again(Exception):
+    """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server
+    says so."""
+
+    def __init__(self, error: EngineError, after_s: float = 0.0):
+        super().__init__(str(error))
+        self.error, self.after_s = error, after_s
+
+
+class Faults:
+    """Names what one server does wrong. timeout_s: the longest silence that it is allowed."""
+
+    def __init__(self, url: str, key: str, timeout_s: float):
+        self._url, self._key, self._timeout_s = url, key, timeout_s
+
+    def lost(self, error: httpx.HTTPError, tokens: int, safe: bool) -> Exception:
+        """The error for a request that the transport failed. safe: nothing of an answer came."""
+        what = self.clean(f"{type(error).__name__}: {error}".removesuffix(": "))
+        if _certificate_fault(error):
+            return EngineError(
+                f"the certificate of {self._url} is not trusted ({what}); name its authority "
+                "in remote.ca_file. There is no way to skip the check"
+            )
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return Again(EngineUnavailable(f"cannot connect to {self._url} ({what}); is the server running?"))
+        if isinstance(error, httpx.TimeoutException):
+            return EngineUnavailable(
+                f"{self._url} was silent for more than remote.timeout = "
+                f"{self._timeout_s:g} s, {tokens} tokens into the answer ({what})"
+            )
+        lost = EngineUnavailable(f"{self._url} broke the connection {tokens} tokens into the answer ({what})")
+        broken = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
+        return Again(lost) if safe and broken else lost
+
+    def refusal(self, response: httpx.Response, raw: bytes, with_schema: bool) -> Exception:
+        """The error for an HTTP status other than 200."""
+        status = response.status_code
+        try:
+            said = error_message(json.loads(raw))
+        except (ValueError, RecursionError):
+            said = ""
+        said = self.clean(said or raw[:300].decode(errors="replace").strip() or response.reason_phrase)[:600]
+        what = f"{self._url} answered {status}: {said}"
+        if status in (429, 503):
+            return Again(EngineUnavailable(f"{what} (overloaded or starting)"), retry_after_s(response))
+        if status >= 500:
+            return EngineUnavailable(f"{what}; see the server's log")
+        if status in (401, 403):
+            return EngineError(
+                f"{what}; put a key of this server into an environment variable and its name into remote.api_key_env"
+            )
+        if status == 404:
+            return ModelNotFound(f"{what}; check remote.url and remote.model")
+        if status < 400:
+            return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
+        if with_schema and _ABOUT_SCHEMA.search(said):
+            return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
+        if _TOO_LONG.search(said):
+            return EngineError(
+                f"{what}; prompt, images and answer do not fit the server's context: lower "
+                "generation.max_new_tokens or generation.max_pixels, or raise the server's "
+                "limit"
+            )
+        return EngineError(f"{what}; the server refuses such requests")
+
+    def clean(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def retry_after_s(response: httpx.Response) -> float:
+    """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0
+    without."""
+    value = response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return float(value)
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return 0.0
+    at = at.replace(tzinfo=at.tzinfo or timezone.utc)
+    return max((at - datetime.now(timezone.utc)).total_seconds(), 0.0)
+
+
+def _certificate_fault(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

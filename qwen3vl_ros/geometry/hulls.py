@@ -1,0 +1,169 @@
+"""Convex shapes as few points: extreme points, spans, outlines in plan, the distance between two hulls.
+
+Works on bare points, metres, any frame; outlines are of a level frame (x, y). Knows nothing of cameras or objects.
+
+Source of the distance: Wolfe, "Finding the nearest point in a polytope", Mathematical Programming 1976.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+_FEW = 512  # fewer points than this are kept as they are
+_TRIM = 0.003  # of the points of each end: readings that lie outside the thing
+
+
+def _directions() -> np.ndarray:
+    """Unit vectors all over the sphere, and closer together on its level equator, where most questions are asked."""
+    k = np.arange(120) + 0.5
+    z, angle = 1 - 2 * k / 120, np.pi * (1 + 5**0.5) * k
+    ring = np.sqrt(1 - z * z)
+    level = np.arange(36) * np.pi / 18
+    around = np.stack((np.cos(level), np.sin(level), np.zeros(36)), 1)
+    ends = np.array(((0, 0, 1.0), (0, 0, -1.0)))
+    return np.concatenate((np.stack((ring * np.cos(angle), ring * np.sin(angle), z), 1), around, ends))
+
+
+_DIRECTIONS = _directions()
+
+
+def extreme_points(points_m: np.ndarray) -> np.ndarray:
+    """The points of Nx3 that matter to the hull: all of few, the farthest in some 160 directions of many."""
+    if len(points_m) <= _FEW:
+        return points_m
+    centred = (points_m - points_m.mean(0)).astype(np.float32)
+    return points_m[np.unique((_DIRECTIONS.astype(np.float32) @ centred.T).argmax(1))]
+
+
+def without_strays(points_m: np.ndarray) -> np.ndarray:
+    """Measured points Nx3 without the outermost 0.3 % at each end of ten directions."""
+    if len(points_m) < 100:
+        return points_m
+    low, high = int(_TRIM * len(points_m)), int((1 - _TRIM) * len(points_m)) - 1
+    keep = np.ones(len(points_m), bool)
+    for direction in (*_DIRECTIONS[120:156:4], _DIRECTIONS[156]):
+        along = points_m @ direction
+        ordered = np.partition(along, (low, high))
+        keep &= (along >= ordered[low]) & (along <= ordered[high])
+    return points_m[keep]
+
+
+def outline(points_xy: np.ndarray) -> np.ndarray:
+    """The convex outline of points Nx2, counter-clockwise, Kx2 (K may be 1 or 2 where they lie in a line)."""
+    points_xy = np.asarray(points_xy, float)
+    centred = (points_xy - points_xy.mean(0)).astype(np.float32)
+    order = cv2.convexHull(centred, clockwise=False, returnPoints=False).ravel()
+    hull = points_xy[order]
+    return hull[::-1] if signed_area(hull) < 0 else hull
+
+
+def signed_area(polygon: np.ndarray) -> float:
+    """Of a polygon Kx2, positive when counter-clockwise."""
+    ahead = np.roll(polygon, -1, 0)
+    return float((polygon[:, 0] * ahead[:, 1] - polygon[:, 1] * ahead[:, 0]).sum() / 2)
+
+
+def centroid(polygon: np.ndarray) -> np.ndarray:
+    """Centre of area of a convex outline Kx2; the middle of its ends where it has no area."""
+    origin = polygon.mean(0)
+    p = polygon - origin
+    ahead = np.roll(p, -1, 0)
+    cross = p[:, 0] * ahead[:, 1] - p[:, 1] * ahead[:, 0]
+    if abs(cross.sum()) < 1e-12:
+        return (polygon.min(0) + polygon.max(0)) / 2
+    return origin + ((p + ahead) * cross[:, None]).sum(0) / (3 * cross.sum())
+
+
+def depth_inside(polygon: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
+    """Signed distance of points Nx2 to the border of a convex outline Kx2, N metres, positive inside."""
+    points_xy = np.atleast_2d(points_xy)
+    edge = np.roll(polygon, -1, 0) - polygon
+    length2 = np.maximum(np.square(edge).sum(1), 1e-18)
+    offset = points_xy[:, None] - polygon[None]
+    along = np.clip((offset * edge).sum(-1) / length2, 0.0, 1.0)
+    far = np.linalg.norm(offset - along[..., None] * edge, axis=-1).min(1)
+    left = edge[:, 0] * offset[..., 1] - edge[:, 1] * offset[..., 0]
+    inside = (left >= 0).all(1) & (len(polygon) > 2)
+    return np.where(inside, far, -far)
+
+
+def near(polygon: np.ndarray, points_xy: np.ndarray, reach_m: float) -> np.ndarray:
+    """Which of many points Nx2 lie in a convex outline whose sides were moved outwards by reach_m, N bool."""
+    points_xy = points_xy.astype(np.float32)
+    keep = ((points_xy >= polygon.min(0) - reach_m) & (points_xy <= polygon.max(0) + reach_m)).all(1)
+    normal, along = outward(polygon)
+    keep[keep] = (points_xy[keep] @ normal.T.astype(np.float32) <= (along + reach_m).astype(np.float32)).all(1)
+    return keep
+
+
+def outward(polygon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals Kx2 out of the sides of a convex outline, and how far out each side lies, K metres."""
+    edge = np.roll(polygon, -1, 0) - polygon
+    length = np.linalg.norm(edge, axis=1)
+    normal = np.stack((edge[:, 1], -edge[:, 0]), 1)[length > 1e-9] / length[length > 1e-9, None]
+    return normal, (polygon[length > 1e-9] * normal).sum(1)
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    """How far two convex outlines are apart, metres; negative: by how much one must move to leave the other."""
+    widest = -np.inf
+    for polygon, other in ((a, b), (b, a)):
+        normal, along = outward(polygon)
+        if len(normal):
+            widest = max(widest, float(((other @ normal.T).min(0) - along).max()))
+    if widest > 0 or not np.isfinite(widest):
+        flat = [np.column_stack((polygon, np.zeros(len(polygon)))) for polygon in (a, b)]
+        return closest_points(*flat).distance_m
+    return widest
+
+
+class Closest(NamedTuple):
+    """Distance of two hulls, the nearest point of each, and which of their points span it (indices)."""
+
+    distance_m: float
+    on_a: np.ndarray
+    on_b: np.ndarray
+    corners_a: list[int]
+    corners_b: list[int]
+
+
+def closest_points(a: np.ndarray, b: np.ndarray) -> Closest:
+    """Where the convex hulls of points Nx3 and Mx3 are nearest; distance 0 where they overlap."""
+    pairs = [(int((a @ (a[0] - b[0])).argmin()), 0)]
+    weights, corners = np.ones(1), a[[pairs[0][0]]] - b[[0]]
+    for _ in range(64):
+        x = weights @ corners
+        i, j = int((a @ x).argmin()), int((b @ x).argmax())
+        corner = a[i] - b[j]
+        if x @ x - x @ corner <= 1e-9 + 1e-5 * (x @ x) or (i, j) in pairs:
+            break
+        pairs, corners = [*pairs, (i, j)], np.vstack((corners, corner))
+        keep, weights = _nearest_in_simplex(np.append(weights, 0.0), corners)
+        pairs, corners = [pairs[k] for k in keep], corners[keep]
+    corners_a, corners_b = ([pair[k] for pair in pairs] for k in (0, 1))
+    on_a, on_b = weights @ a[corners_a], weights @ b[corners_b]
+    distance = float(np.linalg.norm(on_a - on_b))
+    return Closest(distance if distance > 1e-6 else 0.0, on_a, on_b, corners_a, corners_b)
+
+
+def _nearest_in_simplex(weights: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which corners Kx3 span the hull's point nearest to the origin, and the weights that make it of them."""
+    kept = np.arange(len(corners))
+    while True:
+        n = len(corners)
+        gram = corners @ corners.T
+        system = np.ones((n + 1, n + 1))
+        system[0, 0] = 0.0
+        system[1:, 1:] = gram + 1e-13 * (gram.trace() + 1e-12) * np.eye(n)
+        wanted = np.linalg.solve(system, np.eye(n + 1)[0])[1:]
+        if wanted.min() > 1e-12:
+            return kept, wanted
+        shrinking = wanted <= 1e-12
+        step = min(1.0, float((weights[shrinking] / np.maximum(weights - wanted, 1e-15)[shrinking]).min()))
+        weights = weights + step * (wanted - weights)
+        stay = weights > 1e-12
+        stay[weights.argmax()] = True
+        kept, weights, corners = kept[stay], weights[stay] / weights[stay].sum(), corners[stay]

@@ -1,0 +1,12 @@
+"""Percentiles without sorting, the same to the last digit wherever geometry asks for a robust extent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def order_statistics(values: np.ndarray, *percents: float) -> list[float]:
+    """The values at these percents of the sorted array; np.percentile interpolates at ten times the cost."""
+    ranks = [round(p / 100 * (len(values) - 1)) for p in percents]
+    parted = np.partition(values, sorted(set(ranks)))
+    return [float(parted[rank]) for rank in ranks]

@@ -1,0 +1,138 @@
+"""The services of the cameras: ~/set_prompt and ~/enable change what the stream does, ~/detect is one call.
+
+They refuse, by name, what cannot be done; what is asked for is carried out by the channels and the engine's thread. Where
+cameras have names, each has all three under its own, and ~/detect takes any camera.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Mapping
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
+from std_srvs.srv import SetBool
+
+from qwen3vl_ros.node.perception.agenda import Asked, Call
+from qwen3vl_ros.node.perception.channel import Channel
+from qwen3vl_ros.node.perception.publishers import Reply
+from qwen3vl_ros.srv import Detect, SetPrompt
+from qwen3vl_ros.types import InvalidInput, PerceptionError
+
+NAMES = ("set_prompt", "enable", "detect")
+# A request that DDS throws away has no answer: thousands at once are kept until they are answered or refused.
+CALLS = QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class NotReady(PerceptionError):
+    """The node's lifecycle state does not allow what was asked."""
+
+
+class Services:
+    """Of a PerceptionNode, from its making to its end. pending: calls that were not answered yet."""
+
+    def __init__(self, node, channels: Mapping[str, Channel]):
+        self._node, self._channels = node, channels
+        self.pending = 0
+        for channel in channels.values():
+            set_prompt, enable = (functools.partial(f, channel) for f in (self._on_set_prompt, self._on_enable))
+            node.create_service(SetPrompt, f"{channel.own}set_prompt", set_prompt)
+            node.create_service(SetBool, f"{channel.own}enable", enable)
+            self._offer_detect(f"{channel.own}detect", channel)
+        if "" not in channels:
+            self._offer_detect("~/detect", None)
+
+    def _offer_detect(self, name: str, own: Channel | None) -> None:
+        # A call waits for the engine without holding up anything else, hence a group of its own.
+        group, on_detect = ReentrantCallbackGroup(), functools.partial(self._on_detect, own)
+        self._node.create_service(Detect, name, on_detect, qos_profile=CALLS, callback_group=group)
+
+    # -- the stream --------------------------------------------------------------------------------
+
+    def _on_set_prompt(self, channel: Channel, asked, response):
+        targets = tuple(asked.targets)
+        try:
+            self._needs("configured", self._node.configured)
+            if targets:
+                channel.question(targets)
+        except PerceptionError as error:
+            response.success, response.message, response.prompt_id = False, str(error), channel.prompt_id
+            return response
+        channel.targets, channel.prompt_id = targets, self._node.next_prompt_id()
+        self._node.stream(channel)
+        response.success, response.prompt_id = True, channel.prompt_id
+        response.message = f"looking for {', '.join(targets)}" if targets else "the stream is paused"
+        of_camera = f" of {channel.name}" if channel.name else ""
+        self._node.get_logger().info(f"prompt {channel.prompt_id}{of_camera}: {response.message}")
+        return response
+
+    def _on_enable(self, channel: Channel, asked, response):
+        try:
+            self._needs("configured", self._node.configured)
+        except PerceptionError as error:
+            response.success, response.message = False, str(error)
+            return response
+        channel.enabled = asked.data
+        self._node.stream(channel)
+        response.success, response.message = True, "the stream is " + ("on" if asked.data else "off")
+        return response
+
+    def _needs(self, state: str, reached: bool) -> None:
+        if not reached:
+            raise NotReady(f"the node is {self._node.health.state}, not {state}; use its lifecycle transitions first")
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    async def _on_detect(self, own: Channel | None, asked, response):
+        error, reply = None, None
+        self.pending += 1
+        try:
+            reply = await self._call(own, asked)
+        except PerceptionError as refused:
+            error = refused
+        finally:
+            self.pending -= 1
+        if reply:
+            response.detections_2d, response.detections_3d = reply.detections_2d, reply.detections_3d
+            response.grasp_targets, response.generation = reply.grasp_targets, reply.generation
+            error = reply.error
+        response.success, response.message = error is None, _describe(error) if error else reply.summary
+        return response
+
+    def _call(self, own: Channel | None, asked) -> Future:
+        """A future of a Reply. Raises PerceptionError when the call cannot even wait."""
+        thread = self._node.engine_thread
+        self._needs("active", thread is not None and self._node.active)
+        channel = self._channel(own, asked.camera)
+        targets, prompt_id = tuple(asked.targets) or channel.targets, channel.prompt_id
+        question = channel.question(targets, asked.task)
+        if asked.targets or (asked.task and asked.task != channel.config().task):
+            prompt_id = 0  # not the stream's
+        future = Future(executor=self._node.executor)
+        # A coroutine waiting for a future does not wake the executor by itself; a callback on that future
+        # does.
+        future.add_done_callback(lambda _: None)
+
+        def answer(reply: Reply | None, error: Exception | None) -> None:
+            future.set_exception(error) if error else future.set_result(reply)
+
+        timeout_s = self._node.config.request_timeout if asked.timeout == 0 else asked.timeout
+        thread.submit(Call(channel.name, Asked(question, prompt_id), timeout_s, answer))
+        return future
+
+    def _channel(self, own: Channel | None, camera: str) -> Channel:
+        """The camera that is meant. own: whose service was called. Raises InvalidInput."""
+        names = ", ".join(self._channels)
+        if camera and camera not in self._channels:
+            known = f"the cameras are {names}" if names else "this node's one camera has no name; leave it empty"
+            raise InvalidInput(f"camera {camera!r} is unknown; {known}")
+        if own is not None and camera and camera != own.name:
+            raise InvalidInput(f"camera {camera!r} has a service of its own; this is that of {own.name!r}")
+        if own is None and not camera and len(self._channels) > 1:
+            raise InvalidInput(f"camera is empty and there are several; name one of {names}")
+        return self._channels[camera] if camera else own or next(iter(self._channels.values()))
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

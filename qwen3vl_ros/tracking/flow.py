@@ -49,6 +49,7 @@ class Followed:
     def __init__(self, glimpse: Glimpse, box):
         self.frame_id, self.covered, self.moved_m = glimpse.frame_id, 0.0, np.zeros(3)
         self.rate_px_s, self.rate_m_s = np.zeros(2), np.zeros(3)
+        self.front = Front()
         self.set_key(glimpse, np.asarray(box, float))
         self.margin = np.zeros(4)  # the box beside the outline that depth shows
         outline = _outline_near(self, glimpse, 0.1, 2 * FIT) if self.front.mask is not None else None
@@ -57,7 +58,7 @@ class Followed:
     def set_key(self, glimpse: Glimpse, box: np.ndarray) -> None:
         """From now on the box is followed from here; how far it has moved is kept."""
         self.key, self.key_box, self.box = glimpse, box, box
-        self.front = Front.of(glimpse, box)
+        self.front = Front.of(glimpse, box, self.front.behind)
         self.picked_pixels = self.key_pixels = self.pixels = corners(glimpse, box, self.front.mask)
         self.picked_m = self.key_m = self.points_m = glimpse.points_m(self.pixels)
         self.moved_at_key_m = self.moved_m
@@ -221,7 +222,7 @@ def _find_by_looks(f: Followed, now: Glimpse) -> bool:
 
 def _fit(f: Followed, now: Glimpse) -> None:
     """Draw a followed box to the outline that depth shows now: the view of a thing changes as it or the camera turns."""
-    outline = _outline_near(f, now, 0.1, FIT)
+    outline = _outline_near(f, now, 0.1, FIT, whole=True)
     if outline is not None:
         f.correct(0.5 * (outline + f.margin - f.box))
 
@@ -232,23 +233,26 @@ def _find_by_depth(f: Followed, now: Glimpse) -> None:
     if outline is None:
         return
     box = outline + f.margin
-    step_m = Front.of(now, box).centre_m - f.centre_m
-    if np.linalg.norm(step_m) < REGAIN_M + 0.5 * np.linalg.norm(f.rate_m_s):
+    step_m = Front.of(now, box, f.front.behind).centre_m - f.centre_m
+    if np.linalg.norm(step_m) < REGAIN_M + 0.25 * np.linalg.norm(f.rate_m_s):
         f.moved_m = f.moved_m + step_m
         f.set_key(now, box)
 
 
-def _outline_near(f: Followed, now: Glimpse, search: float, tolerance: float) -> np.ndarray | None:
+def _outline_near(
+    f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False
+) -> np.ndarray | None:
     """Outline (xyxy, small pixels) of what stands out of the surface behind f at its depth, within `search` of its size, and is of
-    its size within `tolerance`; None where no such thing is to be seen whole."""
+    its size within `tolerance`; None where there is no such thing, or, if it must be `whole`, something nearer is beside it."""
     expected = f.box - f.margin
     size = expected[2:] - expected[:2]
     reach = np.ceil(search * size) + 2.0
     rows, columns = now.window(expected + np.concatenate((-reach, reach)))
     nearer_m = now.depth_of_m(f.centre_m) - f.key.depth_of_m(f.front.centre_m)
     z = now.nearest_m[rows, columns]
-    mask = (z > f.front.near_m + nearer_m - DEPTH_GATE_M) & (z < f.front.far_m + nearer_m + DEPTH_GATE_M)
-    if not mask.any():
+    near_m, far_m = f.front.near_m + nearer_m - DEPTH_GATE_M, f.front.far_m + nearer_m + DEPTH_GATE_M
+    mask = (z > near_m) & (z < far_m)
+    if not mask.any() or (whole and np.count_nonzero(z <= near_m) > 0.02 * z.size):
         return None
     mask &= standing_out(now, rows, columns, f.front.behind)
     _, _, stats, middles = cv2.connectedComponentsWithStats(mask.view(np.uint8))

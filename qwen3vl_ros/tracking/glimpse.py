@@ -156,11 +156,12 @@ class Front:
     sides_px: np.ndarray | None = None
 
     @classmethod
-    def of(cls, glimpse: Glimpse, box: np.ndarray) -> Front:
+    def of(cls, glimpse: Glimpse, box: np.ndarray, behind: tuple[np.ndarray, float] | None = None) -> Front:
+        """behind: the surface, if it is known from before; else it is what surrounds the box."""
         if glimpse.nearest_m is None:
             return cls()
         rows, columns = glimpse.window(box)
-        behind = surface_around(glimpse, rows, columns)
+        behind = behind or surface_around(glimpse, rows, columns)
         mask = None if behind is None else _own(glimpse, rows, columns, standing_out(glimpse, rows, columns, behind))
         v, u = np.nonzero(np.isfinite(glimpse.nearest_m[rows, columns]) if mask is None else mask)
         if len(v) < SIDE_POINTS:

@@ -293,7 +293,7 @@ class _Route:
         """Take the thing's place, or, where it was lost on the way and the thing was not, correct the thing by what it said."""
         thing, old = self.thing, self.thing.followed
         if self.was is not None and old.following and not self.given.following:
-            old.correct(self.given.key_box - self.was.box)
+            old.correct(self.passed[0].box - self.was.box)
             return
         since_ns = self.passed[0].stamp_ns
         thing.trail = deque((*(w for w in thing.trail if w.stamp_ns < since_ns), *self.passed))

@@ -60,7 +60,7 @@ def bring_up(scripts, world, monkeypatch):
                 if name == failing:
                     raise scripts.runner.SetupError("broken")
 
-            return scripts.setup_env.Step(name, name, (digests.get(name, "same"),), action)
+            return scripts.setup_env.Step(name, name, digests.get(name, "same"), action)
 
         names = ("venv", "packages", "interfaces")
         try:

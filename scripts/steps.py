@@ -79,11 +79,14 @@ def pip_install(log_name: str, *arguments: str) -> None:
 
 
 def uv_install(log_name: str, *arguments: str) -> None:
-    """uv looks where pip does: a mirror that only pip was told of may be the only index within reach."""
+    """uv looks where pip does: the mirror or authority that only pip was told of may be the only one within reach."""
     pip = [f"{VENV}/bin/python", "-m", "pip", "config", "list"]
     told = subprocess.run(pip, capture_output=True, text=True, check=False).stdout
-    index = re.findall(r"^\S+\.index-url='(.+)'$", told, re.MULTILINE)
-    variables = {"UV_DEFAULT_INDEX": index[-1]} if index and "UV_DEFAULT_INDEX" not in os.environ else {}
+    variables = {}
+    for name, option in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
+        found = re.findall(rf"^\S+\.{option}='(.+)'$", told, re.MULTILINE)
+        if found and name not in os.environ:
+            variables[name] = found[-1]
     uv = [f"{VENV}/bin/uv", "pip", "install", "--no-python-downloads", "--python", f"{VENV}/bin/python"]
     run([*uv, *arguments], log_name, NETWORK, **variables)
 

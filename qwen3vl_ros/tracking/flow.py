@@ -248,9 +248,7 @@ def _find_by_depth(f: Followed, now: Glimpse, taken: Sequence[np.ndarray]) -> No
         f.set_key(now, box)
 
 
-def _outline_near(
-    f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False
-) -> np.ndarray | None:
+def _outline_near(f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False) -> np.ndarray | None:
     """Outline (xyxy, small pixels) of what stands out of the surface behind f at its depth, within `search` of its size, and is of
     its size within `tolerance`; None where there is no such thing, or, if it must be `whole`, something nearer is beside it."""
     x0, y0, x1, y1 = expected = f.box - f.margin

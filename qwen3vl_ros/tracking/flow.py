@@ -25,7 +25,7 @@ SAME_WAY_M = 0.012  # points of one thing went the same way, within this
 RATE_S = 0.08  # a thing's own motion is averaged over about this
 COAST_S = 2.0  # what is out of sight slows down: nobody knows better
 STILL_M_S = 0.02  # slower than this and it is taken to stand still when it is out of sight
-REGAIN_M = 0.05  # what was lost is found again this near to where it should be
+REGAIN_M = 0.04  # what was lost is found again this near to where it should be
 COVERED = 0.5  # share of the box behind something nearer, from which on it is occluded
 HARDLY_COVERED = 0.1
 FIT_NS = 60_000_000
@@ -243,7 +243,9 @@ def _find_by_depth(f: Followed, now: Glimpse, taken: Sequence[np.ndarray]) -> No
         return
     box = outline + f.margin
     step_m = Front.of(now, box, f.front.behind).centre_m - f.centre_m
-    if np.linalg.norm(step_m) < REGAIN_M + 0.25 * np.linalg.norm(f.rate_m_s):
+    speed = float(np.linalg.norm(f.rate_m_s))
+    along_m = abs(step_m @ f.rate_m_s) / speed if speed > STILL_M_S else 0.0  # how far it got is known worse than its way
+    if np.linalg.norm(step_m) - along_m < REGAIN_M and along_m < REGAIN_M + 0.25 * speed:
         f.moved_m = f.moved_m + step_m
         f.set_key(now, box)
 
@@ -268,6 +270,8 @@ def _outline_near(f: Followed, now: Glimpse, search: float, tolerance: float, wh
         return None
     apart = np.abs(middles[1:] + (columns.start, rows.start) - (expected[:2] + expected[2:]) / 2).max(1)
     x, y, w, h, _ = stats[1 + int(np.where(fits, apart, np.inf).argmin())]
+    if np.count_nonzero(z[y : y + h, x : x + w] <= near_m) > HARDLY_COVERED * w * h:
+        return None
     x, y = x + columns.start, y + rows.start
     return np.array((x, y, x + w, y + h), float)
 

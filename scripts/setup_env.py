@@ -54,7 +54,8 @@ def digest(*parts: object) -> str:
 
 
 def files(*patterns: str) -> list[Path]:
-    return sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
+    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.suffix != ".pyc")  # those come and go as Python runs
 
 
 def contents(*patterns: str) -> list[str]:

@@ -66,7 +66,7 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
     name: colour and kind as one. places: N,4,100 float, the distribution of each coordinate. Of a dial: scale, an index into
     SCALES or -1; reading N,100, where the needle stands in its range; tip N,2,100, where it ends in the image; marks N,3,2,100,
     where MARKS are; zone (zone_of). word: index into SIGN_TEXTS of what a sign says, or -1.
-    owner: N, index of the thing, or -1; once: N, one over the number of its tokens. A mosaic of dials has more in it than is
+    owner: N, index of the thing, or -1; once: N, one over the number of its tokens. A mosaic has more in it than is
     labelled: kind is -1 there, of all tokens.
     """
     rows, columns = grid
@@ -130,7 +130,7 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
             out["zone"][mine] = zone_of(g)
             for m, mark in enumerate(MARKS):
                 out["marks"][mine, m] = places_of(coordinates(g["points_px"][mark] * 2, (w, h))[:2])
-    if len(sample.dials) > 1:
+    if len(sample.dials) > 1 or len(sample.signs) > 1:
         out["kind"][:] = -1
         out["name"][:] = 0
     out["owner"] = owner

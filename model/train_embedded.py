@@ -56,7 +56,10 @@ class Settings:
     wide_share: float = 0.45
     close_share: float = 0.2
     dense_weight_joint: float = 1.0
-    mosaics: int = 4  # of dials, seen by the tower beside each batch
+    mosaics: int = 4  # of dials or signs, seen by the tower beside each batch
+    seen_only: int = (
+        0  # views that the tower sees beside each batch and nobody is asked about: a third of the cost of others
+    )
     dial_share: float = 0.3  # of the views are drawn among those with a dial; of the others a sixth has one too
     pool_batches: int = 96  # of features, kept while the tower is frozen: seeing again costs more than asking again
     pool_reuse: int = 4  # steps for each batch of new images then
@@ -175,7 +178,8 @@ class Run:
     def start_from(self, folder: Path) -> None:
         """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads.
 
-        Its tokenizer and heads may be older ones: a token or a head's part they lack begins as the seed has it.
+        Its tokenizer and heads may be older ones: a token they lack begins near the mean of what it was spelt with, a head's
+        part as the seed has it.
         """
         from safetensors.torch import load_file
         from text import tokenizer
@@ -186,11 +190,16 @@ class Run:
         self.model.load_state_dict(weights, strict=False)
         embedding = self.model.get_input_embeddings().weight.data
         embedding *= tables[0].std() / embedding.std()  # new tokens begin no louder and no fainter than the others
-        theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        reader = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        theirs = reader.get_vocab()
         ours_at, theirs_at = torch.tensor(
             [(i, theirs[token]) for token, i in tokenizer().get_vocab().items() if token in theirs]
         ).T
         embedding[ours_at] = tables[0][theirs_at]
+        for at, token in tokenizer().get_added_tokens_decoder().items():
+            if token.content not in theirs:
+                pieces = reader.encode(token.content, add_special_tokens=False).ids
+                embedding[at] = 0.5 * embedding[at] + tables[0][pieces].mean(0)
         self.model.tie_weights()
         if (path := heads_of(folder)).exists():
             saved = load_file(path)
@@ -293,8 +302,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 merged, deep, samples, truth = pool[int(rng.integers(len(pool)))]
             else:
                 samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
-                dials = [views.mosaic(rng) for _ in range(settings.mosaics // workers if name != "language" else 0)]
-                images, truth = collate(samples + dials, run.net.grid)
+                unasked = [] if name == "language" else [views.mosaic(rng) for _ in range(settings.mosaics // workers)]
+                if name == "joint":
+                    draws = range(settings.seen_only // workers)
+                    unasked += [augment(views.draw(rng, settings.dial_share), rng) for _ in draws]
+                images, truth = collate(samples + unasked, run.net.grid)
                 truth = {k: v.to(device) for k, v in truth.items()}
                 with torch.set_grad_enabled(name != "language"):
                     merged, deep = run.net.see(images.to(device))
@@ -477,9 +489,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
     try:
         settings = chosen_settings(args.run, args.set)
-        if settings.batch % args.workers or settings.mosaics % args.workers:
+        views = settings.batch, settings.mosaics, settings.seen_only
+        if any(count % args.workers for count in views):
             raise ValueError(
-                f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
+                f"--workers {args.workers} must divide the batch of {settings.batch}, the {settings.mosaics} mosaics and the "
+                f"{settings.seen_only} views seen only"
             )
         for split in settings.splits():
             Views(args.data, split, limit=1)

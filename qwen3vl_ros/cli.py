@@ -86,7 +86,24 @@ def _parser() -> argparse.ArgumentParser:
 
     question_commands.add_commands(commands)
     export_commands.add_commands(commands)
+    _add_sample(commands)
     return parser
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser(
+        "sample", help="write a simulated picture, its depth and its calibration, to try things with"
+    )
+    sample.add_argument("folder", type=Path, metavar="FOLDER")
+    sample.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from qwen3vl_ros.sim.sample import write_sample  # the simulator takes a second to import
+
+    for path in write_sample(arguments.folder):
+        print(path)
+    return 0
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -239,7 +256,10 @@ def table(scene: Scene) -> str:
             "looked and saw nothing" + f" of {', '.join(scene.question.targets)}" * bool(scene.question.targets)
         )
     labels = {d.id: d.label for d in scene.detections_2d}
-    lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
+    if len(refused) > 1 and len(set(refused.values())) == 1:
+        lines.append(f"no 3D boxes: {next(iter(refused.values()))}")
+    else:
+        lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
     if scene.dropped:
         lines.append(f"{scene.dropped} object{'s' * (scene.dropped != 1)} in the answer could not be read")
     if scene.truncated:

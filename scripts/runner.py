@@ -36,10 +36,8 @@ def run(command: list[str], log_name: str, what_to_do: str, **variables: str) ->
             process.terminate()
             process.wait()
     if process.returncode != 0:
-        raise SetupError(
-            f"`{shown[:100]} ...` ended with status {process.returncode}. "
-            f"The end of {log}:\n\n{tail_of(log, 25)}\n\nWhat to do: {what_to_do}"
-        )
+        failed = f"`{shown[:100]} ...` ended with status {process.returncode}. The end of {log}:"
+        raise SetupError(f"{failed}\n\n{tail_of(log, 25)}\n\nWhat to do: {what_to_do}")
 
 
 def tail_of(log: Path, lines: int) -> str:

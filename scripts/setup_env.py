@@ -1,9 +1,7 @@
 """Brings the environment up to date: .venv (Python), .ws (built ROS interfaces), .ws/env.sh (how to enter).
 
-Each step has a digest of what it depends on, the digests of the steps before it included, and leaves a stamp
-with that digest when it has succeeded; a step whose stamp is right is skipped, an interrupted one is done
-again. Knows nothing of what the package does. Standard library only: nothing is installed when it runs.
-
+Each step leaves a stamp with the digest of what it depends on, earlier steps included; one whose stamp is right is
+skipped, an interrupted one is done again. Standard library only: nothing is installed when it runs.
 EXTRAS in the environment names what more to install, e.g. EXTRAS="reference test": extras of pyproject.toml.
 """
 
@@ -24,23 +22,31 @@ import steps
 from runner import LOGS, SetupError
 from world import ROOT, VENV, WS, World, look_from_outside, probe_world
 
-STAMPS = WS / "stamps"
-# Beside what everything needs. reference: transformers; model: writing model directories (export, training, engines).
+STAMPS = VENV / "stamps"  # a new .venv has none
+# reference: transformers; model: writing model directories (export, training, engines).
 EXTRAS = ("reference", "model", "test", "bench")
-NEED_TORCH = {"reference", "model"}
 
 
 @dataclass(frozen=True)
 class Step:
     name: str
     title: str
-    action: Callable[[], None]
     digest: str
-    is_done: Callable[[], bool] = lambda: True  # a second look, beside the stamp
+    action: Callable[[], None]
+    is_there: Callable[[], bool] = lambda: True  # a second look, beside the stamp
 
     def is_due(self) -> bool:
         stamp = STAMPS / self.name
-        return not stamp.is_file() or stamp.read_text() != self.digest or not self.is_done()
+        return not (stamp.is_file() and stamp.read_text() == self.digest and self.is_there())
+
+    def perform(self) -> None:
+        start_s = time.monotonic()
+        (STAMPS / self.name).unlink(missing_ok=True)
+        print(self.title, flush=True)
+        self.action()
+        STAMPS.mkdir(exist_ok=True)
+        (STAMPS / self.name).write_text(self.digest)
+        print(f"        done in {time.monotonic() - start_s:.0f} s", flush=True)
 
 
 def digest(*parts: object) -> str:
@@ -48,11 +54,12 @@ def digest(*parts: object) -> str:
 
 
 def files(*patterns: str) -> list[Path]:
-    return sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
+    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.suffix != ".pyc")  # those come and go as Python runs
 
 
-def contents(*patterns: str) -> str:
-    return digest(*(path.read_bytes() for path in files(*patterns)))
+def contents(*patterns: str) -> list[str]:
+    return [path.read_text() for path in files(*patterns)]
 
 
 def wanted_extras() -> list[str]:
@@ -64,77 +71,45 @@ def wanted_extras() -> list[str]:
 
 
 def plan(world: World, extras: list[str]) -> list[Step]:
-    """What there is to do in this world, in order."""
-    underlay = world.ros_distro and os.environ.get("AMENT_PREFIX_PATH")
+    """The steps in this world, in order, each with what it depends on."""
     venv = digest(world.python, platform.python_version(), world.system_site_packages, VENV)
-    declared = contents("pyproject.toml" if world.system_site_packages else "requirements/lock.txt")
-    packages = digest(venv, declared, world.ros_distro, underlay)
-    # A new file in the install space must be linked; an edited one is seen through its link.
-    linked = files("launch/*.py", "config/*", "model/embedded/*")
+    (declared,) = contents("pyproject.toml" if world.system_site_packages else "requirements/lock.txt")
+    packages = digest(venv, declared, world.ros_distro)
+    extra = digest(packages, world.gpu)
+    wheels = [line for line in declared.splitlines() if line.startswith("ros-")]
+    ros = digest(venv, world.ros_distro or wheels, os.environ.get("AMENT_PREFIX_PATH") if world.ros_distro else "")
     built = contents("package.xml", "CMakeLists.txt", "msg/*", "srv/*", "action/*", "scripts/**/*.*")
-    interfaces = digest(packages, world.missing_interfaces, ROOT, built, *linked)
-    torch = digest(packages, world.gpu)
-    ros = () if world.ros_distro else ("--group", "ros")
-    titles = {"packages": f"Python packages{' and ROS 2' * bool(ros)}", "torch": "PyTorch"}
-    titles["interfaces"] = "ROS interfaces, compiled: this takes a minute or two"
-
-    def step(name: str, depends: str, action: Callable, *arguments: object, done=lambda: True) -> Step:
-        return Step(name, titles.get(name, name.replace("_", " ")), partial(action, *arguments), depends, done)
-
-    planned = [
-        step(
-            "system_packages",
-            "",
-            steps.install_system_packages,
-            extras,
-            done=lambda: not steps.missing_system_packages(extras),
-        ),
-        step("virtual_environment", venv, steps.make_venv, world, done=(VENV / "bin/uv").exists),
-        step("packages", packages, steps.install_packages, world, "packages", "--extra", "sim", *ros),
-        step(
-            "interfaces", interfaces, steps.build_interfaces, world, packages, done=(WS / "install/bin/qwen3vl").exists
-        ),
-        step("check", interfaces, steps.check_environment),
+    linked = files("launch/*.py", "config/*", "model/embedded/*")  # an edited one is seen through its link
+    interfaces = digest(ros, world.missing_interfaces, *built, *linked)
+    group = () if world.ros_distro else ("--group", "ros")
+    install = partial(steps.install_packages, world, "packages", "--extra", "sim", *group)
+    build = partial(steps.build_interfaces, world, ros)
+    slow = "ROS interfaces: they are compiled, which takes a minute or two"
+    return [
+        Step("venv", "virtual environment", venv, partial(steps.make_venv, world), (VENV / "bin/uv").exists),
+        Step("packages", "Python packages" + " and ROS 2" * bool(group), packages, install),
+        Step("interfaces", slow, interfaces, build, (WS / "install/bin/qwen3vl").exists),
+        *(Step(f"extra_{n}", f"extra packages: {n}", extra, partial(steps.install_extra, world, n)) for n in extras),
     ]
-    if NEED_TORCH & set(extras) and "torch" not in world.modules:
-        planned.append(step("torch", torch, steps.install_torch, world))
-    return planned + [
-        step(f"extra_{name}", torch, steps.install_packages, world, f"extra_{name}", "--extra", name) for name in extras
-    ]
-
-
-def due(planned: list[Step]) -> list[Step]:
-    """All from a new .venv on, which has nothing in it; else those that are not done."""
-    new = next((i for i, s in enumerate(planned) if s.name == "virtual_environment" and s.is_due()), len(planned))
-    return [step for i, step in enumerate(planned) if i >= new or step.is_due()]
 
 
 def bring_up_to_date(world: World, planned: list[Step]) -> None:
-    to_do, start_s = due(planned), time.monotonic()
+    start_s = time.monotonic()
     source = f"ROS {world.ros_distro}" if world.ros_distro else "ROS 2 from wheels"
     print(f"Setting up: {world.python} ({platform.python_version()}), {source}, logs in {LOGS}", flush=True)
-    STAMPS.mkdir(parents=True, exist_ok=True)
-    for number, step in enumerate(to_do, 1):
-        stale = [STAMPS / step.name]
-        if step.name == "virtual_environment":  # a new one has none of the extras, those not asked for today included
-            stale = [stamp for stamp in STAMPS.iterdir() if stamp.name != "system_packages"]
-            print("The environment is of another Python or ROS than this shell's; making it anew." * (len(stale) > 1))
-        for stamp in stale:
-            stamp.unlink(missing_ok=True)
-        print(f"[{number}/{len(to_do)}] {step.title}", flush=True)
-        step_start_s = time.monotonic()
-        step.action()
-        (STAMPS / step.name).write_text(step.digest)
-        print(f"        done in {time.monotonic() - step_start_s:.0f} s", flush=True)
+    for step in planned:
+        if step.is_due():
+            step.perform()
     print(f"Set-up done in {time.monotonic() - start_s:.0f} s.", flush=True)
 
 
 def main() -> int:
     look_from_outside()
     try:
-        world = probe_world()
-        planned = plan(world, wanted_extras())
-        if not due(planned):
+        world, extras = probe_world(), wanted_extras()
+        planned = plan(world, extras)
+        steps.install_system_packages(extras)
+        if not any(step.is_due() for step in planned):
             return 0
         WS.mkdir(exist_ok=True)
         with (WS / "lock").open("w") as lock:
@@ -143,7 +118,7 @@ def main() -> int:
             except BlockingIOError:
                 print("Another set-up of this checkout is running; waiting for it.", flush=True)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if due(planned):
+            if any(step.is_due() for step in planned):
                 bring_up_to_date(world, planned)
     except (SetupError, OSError) as error:
         where = f" It writes about 2 GB into {ROOT}; use a copy where that works." * isinstance(error, OSError)

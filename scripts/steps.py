@@ -22,9 +22,15 @@ from world import OVERLAY, VENV, WS, World, write_env_script
 LOCK = ROOT / "requirements" / "lock.txt"
 LINKED = ("package.xml", "CMakeLists.txt", "msg", "srv", "action", "launch", "config", "model")
 # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it. Open3D loads what it draws with.
-LIBRARIES = ("libegl1", "libopengl0", "libgl1-mesa-dri")
-LIBRARIES_OF = {"bench": ("libgl1", "libgomp1", "libusb-1.0-0", "libx11-6")}
+LIBRARIES = {
+    "": ("libegl1", "libopengl0", "libgl1-mesa-dri"),
+    "bench": ("libgl1", "libgomp1", "libusb-1.0-0", "libx11-6"),
+}
+TORCH, NEED_TORCH = "torch==2.13.0", ("reference", "model")
 NETWORK = "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again."
+# The last line needs EGL and a driver for it.
+CHECK = """import cv2, mujoco, onnxruntime, rclpy, qwen3vl_ros.msg, qwen3vl_ros.srv, vision_msgs.msg, tf2_msgs.msg
+mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 48, 64).render()"""
 
 
 def missing_system_packages(extras: list[str]) -> list[str]:
@@ -37,7 +43,7 @@ def missing_system_packages(extras: list[str]) -> list[str]:
         f"{python}-venv": importlib.util.find_spec("ensurepip"),
     }
     if shutil.which("dpkg-query"):
-        libraries = [*LIBRARIES, *(name for extra in extras for name in LIBRARIES_OF.get(extra, ()))]
+        libraries = [name for extra in ("", *extras) for name in LIBRARIES.get(extra, ())]
         query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries]
         listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
         there |= {name: f"{name} installed" in listed for name in libraries}
@@ -45,19 +51,21 @@ def missing_system_packages(extras: list[str]) -> list[str]:
 
 
 def install_system_packages(extras: list[str]) -> None:
-    packages = missing_system_packages(extras)
+    if not (packages := missing_system_packages(extras)):
+        return
     command = shlex.join(["apt-get", "install", "-y", "--no-install-recommends", *packages])
-    if packages and shutil.which("apt-get") is None:
+    if shutil.which("apt-get") is None:
         raise SetupError("Install with your package manager what these Debian packages hold: " + " ".join(packages))
-    if packages and os.geteuid() != 0:
+    if os.geteuid() != 0:
         raise SetupError(f"System packages are missing. Type this, then run make again:\n\n    sudo {command}\n")
-    if packages:
-        hint = "check the network and apt's sources, then run make again."
-        command = f"apt-get update && DEBIAN_FRONTEND=noninteractive {command}"
-        run(["sh", "-c", command], "system_packages", hint)
+    print(command, flush=True)
+    hint = "check the network and apt's sources, then run make again."
+    run(["sh", "-c", f"apt-get update && {command}"], "system_packages", hint, DEBIAN_FRONTEND="noninteractive")
 
 
 def make_venv(world: World) -> None:
+    if VENV.exists():
+        print("        the one here is of another Python or ROS, or unfinished: made anew", flush=True)
     shutil.rmtree(VENV, ignore_errors=True)
     options = ["--system-site-packages"] if world.system_site_packages else []
     hint = "read the message above; a Python without venv support can be replaced: make PYTHON=..."
@@ -71,11 +79,14 @@ def pip_install(log_name: str, *arguments: str) -> None:
 
 
 def uv_install(log_name: str, *arguments: str) -> None:
-    """uv looks where pip does: a mirror that only pip was told of may be the only index within reach."""
+    """uv looks where pip does: the mirror or authority that only pip was told of may be the only one within reach."""
     pip = [f"{VENV}/bin/python", "-m", "pip", "config", "list"]
     told = subprocess.run(pip, capture_output=True, text=True, check=False).stdout
-    index = re.findall(r"^\S+\.index-url='(.+)'$", told, re.MULTILINE)
-    variables = {"UV_DEFAULT_INDEX": index[-1]} if index and "UV_DEFAULT_INDEX" not in os.environ else {}
+    variables = {}
+    for name, option in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
+        found = re.findall(rf"^\S+\.{option}='(.+)'$", told, re.MULTILINE)
+        if found and name not in os.environ:
+            variables[name] = found[-1]
     uv = [f"{VENV}/bin/uv", "pip", "install", "--no-python-downloads", "--python", f"{VENV}/bin/python"]
     run([*uv, *arguments], log_name, NETWORK, **variables)
 
@@ -87,12 +98,19 @@ def install_packages(world: World, log_name: str, *wanted: str) -> None:
     """
     fit = ["--constraints", str(LOCK), "--require-hashes"]
     if world.system_site_packages:
-        names = {"torch": "torch\n", "cv2": "opencv-python-headless\n"}
-        (WS / "excludes.txt").write_text("".join(names.get(module, "") for module in world.modules))
+        (WS / "excludes.txt").write_text("opencv-python-headless\n" * ("cv2" in world.modules))
         numpy = [f"numpy=={metadata.version('numpy')}"] if "numpy" in world.modules else []
         fit = ["--excludes", f"{WS}/excludes.txt", *numpy]
     uv_install(log_name, "-r", "pyproject.toml", *wanted, *fit)
     patch_cmake_paths()
+
+
+def install_extra(world: World, name: str) -> None:
+    wanted = ["--extra", name]
+    if name in NEED_TORCH and "torch" not in world.modules:
+        install_torch(world)
+        wanted += ["--group", "torch"]
+    install_packages(world, f"extra_{name}", *wanted)
 
 
 def install_torch(world: World) -> None:
@@ -102,15 +120,14 @@ def install_torch(world: World) -> None:
             f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for "
             "this JetPack, system-wide, then run make again; it will be used as it is."
         )
-    torch = re.search(r"^torch==[\d.]+", LOCK.read_text(), re.MULTILINE)[0]
     if not world.gpu:  # the default build would bring several GB of CUDA libraries for nothing
-        for install, build in ((pip_install, [f"{torch}+cpu"]), (uv_install, [torch, "--torch-backend", "cpu"])):
+        for install, build in ((pip_install, [f"{TORCH}+cpu"]), (uv_install, [TORCH, "--torch-backend", "cpu"])):
             try:
                 return install("torch", "--no-deps", *build)
             except SetupError:
                 continue
-        print(f"        no CPU build of {torch} within reach; taking the default build (several GB)", flush=True)
-    pip_install("torch", torch)
+        print(f"        no CPU build of {TORCH} within reach; taking the default build (several GB)", flush=True)
+    pip_install("torch", TORCH)
 
 
 def patch_cmake_paths() -> None:
@@ -125,7 +142,7 @@ def patch_cmake_paths() -> None:
 
 
 def build_interfaces(world: World, made_for: str) -> None:
-    """Builds the overlay and this package, linked: an edited file needs no new build.
+    """Builds the overlay and this package, linked: an edited file needs no new build. Then loads everything once.
 
     made_for: names the Python and the ROS that an earlier build's CMake caches have to be of.
     """
@@ -139,27 +156,17 @@ def build_interfaces(world: World, made_for: str) -> None:
     (own / "qwen3vl_ros").mkdir(parents=True)
     for name in LINKED:
         (own / name).symlink_to(ROOT / name)
-    options = [f"-DCMAKE_INSTALL_PREFIX={install}", f"-DPython3_EXECUTABLE={VENV}/bin/python"]
-    options += ["-DAMENT_CMAKE_SYMLINK_INSTALL=ON", "-DBUILD_TESTING=OFF", "--no-warn-unused-cli"]
-    options.append(f"-DCMAKE_PROJECT_INCLUDE={ROOT}/scripts/unity.cmake")
+    options = [f"-DCMAKE_INSTALL_PREFIX={install}", f"-DPython3_EXECUTABLE={VENV}/bin/python", "-DBUILD_TESTING=OFF"]
+    options += ["-DAMENT_CMAKE_SYMLINK_INSTALL=ON", f"-DCMAKE_PROJECT_INCLUDE={ROOT}/scripts/unity.cmake"]
     for source in (*(OVERLAY / name for name in world.missing_interfaces), own):
         place = f"{build}/{source.name}"
-        run_inside(["cmake", "-S", str(source), "-B", place, *options], "interfaces")
-        run_inside(["cmake", "--build", place, "--target", "install", "-j", str(os.cpu_count())], "interfaces")
+        run_inside("interfaces", "cmake", "-S", str(source), "-B", place, "--no-warn-unused-cli", *options)
+        run_inside("interfaces", "cmake", "--build", place, "--target", "install", "-j", str(os.cpu_count()))
     write_env_script(world.ros_distro is None)
+    run_inside("check", f"{VENV}/bin/python", "-c", CHECK)
 
 
-def run_inside(command: list[str], log_name: str) -> None:
+def run_inside(log_name: str, *command: str) -> None:
     """Runs a command in the environment."""
     hint = "read the message above; `make clean` and make again if the machine has changed."
     run(["bash", "-c", f'. {shlex.quote(f"{WS}/env.sh")}; exec "$@"', "-", *command], log_name, hint)
-
-
-CHECK = """
-import cv2, mujoco, numpy, onnxruntime, rclpy, qwen3vl_ros.msg, qwen3vl_ros.srv, vision_msgs.msg, tf2_msgs.msg
-mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 48, 64).render()  # needs EGL and a driver for it
-"""
-
-
-def check_environment() -> None:
-    run_inside([f"{VENV}/bin/python", "-c", CHECK], "check")

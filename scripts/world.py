@@ -59,20 +59,17 @@ def outside_environment() -> dict[str, str]:
 
 def probe_world() -> World:
     """What is here, as seen by this interpreter. Raises SetupError where nothing can be set up."""
-    python, distro = os.path.realpath(sys.executable), None
+    python, version = os.path.realpath(sys.executable), platform.python_version()
     if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1]:
-        low, high = (".".join(map(str, version)) for version in PYTHON_VERSIONS)
+        supported = " to ".join(f"{major}.{minor}" for major, minor in PYTHON_VERSIONS)
         raise SetupError(
-            f"Python {platform.python_version()} ({python}) is outside {low} to {high}. Name another one: "
-            "make PYTHON=python3.12 ..."
+            f"Python {version} ({python}) is outside {supported}. Name another one: make PYTHON=python3.12"
         )
-    if sys.platform != "linux":
-        raise SetupError(f"This set-up is for Linux; here sys.platform is {sys.platform!r}.")
     distro = sourced_distro(python)
-    if distro is None and platform.machine() != "x86_64":
+    if sys.platform != "linux" or (distro is None and platform.machine() != "x86_64"):
         raise SetupError(
-            f"ROS 2 wheels exist for x86_64 only, this machine is {platform.machine()}. Install a ROS 2 "
-            "distribution (docs.ros.org), then: source /opt/ros/<distribution>/setup.bash"
+            f"ROS 2 wheels exist for x86_64 Linux only, and this is {platform.machine()}, {sys.platform}. Install a "
+            "ROS 2 distribution (docs.ros.org), then: source /opt/ros/<distribution>/setup.bash"
         )
     shares = [Path(prefix, "share") for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if distro]
     overlay = sorted(package.name for package in OVERLAY.iterdir())
@@ -90,9 +87,9 @@ def sourced_distro(python: str) -> str | None:
     distro = os.environ.get("ROS_DISTRO")
     if not distro or not os.environ.get("AMENT_PREFIX_PATH"):
         return None
-    check = subprocess.run([python, "-c", "import rclpy"], capture_output=True, text=True, cwd="/", check=False)
-    if check.returncode != 0:
-        reason = (check.stderr.strip() or "no message").splitlines()[-1]
+    checked = subprocess.run([python, "-c", "import rclpy"], capture_output=True, text=True, cwd="/", check=False)
+    if checked.returncode != 0:
+        reason = (checked.stderr.strip() or "no message").splitlines()[-1]
         raise SetupError(
             f"ROS {distro} is sourced but {python} cannot import its rclpy ({reason}). Name the interpreter the "
             "distribution was built for (make PYTHON=/usr/bin/python3 ...), or use a shell without it."
@@ -120,8 +117,7 @@ def write_env_script(wheels: bool) -> None:
     for name, places in paths.items():
         # Already entered: leave the path alone, so that entering twice does not grow it.
         text = shlex.quote(os.pathsep.join(map(str, places)))
-        lines.append(f'case ":${{{name}:-}}:" in *":{places[0]}:"*) ;; *)')
-        lines.append(f'    export {name}={text}"${{{name}:+:${name}}}" ;; esac')
+        lines.append(f'case ":${{{name}:-}}:" in *:{text}:*) ;; *) export {name}={text}"${{{name}:+:${name}}}" ;; esac')
     # The wheels restart each Python to set LD_LIBRARY_PATH, unless the second says that it is set.
     fixed = {"VIRTUAL_ENV": VENV} | ({"_ROS_WHEELS_BOOTSTRAP_COMPLETE": 1} if wheels else {})
     defaults = {"FASTDDS_DEFAULT_PROFILES_FILE": ROOT / "config/fastdds.xml", "MUJOCO_GL": "egl"}

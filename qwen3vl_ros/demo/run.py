@@ -1,6 +1,6 @@
 """One run of the demo: the camera and the node as processes, driven and measured over topics and services.
 
-Knows ROS only through `node/observer.py`, which is imported when a run starts.
+Knows ROS only through the observer, which is imported when a run starts.
 """
 
 from __future__ import annotations

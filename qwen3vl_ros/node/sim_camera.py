@@ -52,6 +52,7 @@ PARAMETERS = {
         "Scenes of the wider world: boxes, trays, shelves, signs, dials; objects and gauge are left to it.",
     ),
     "depth_noise": (True, "Depth with a real camera's noise, steps and holes; false gives exact depth."),
+    "frame": (CAMERA_FRAME, "Frame of the simulated pictures, and of recorded ones that name none."),
     "width": (640, "Width of the simulated picture, pixels."),
     "height": (480, "Height of the simulated picture, pixels."),
     "fovy_deg": (FOVY_DEG, "Vertical field of view of the simulated camera, degrees."),
@@ -67,6 +68,9 @@ PARAMETERS = {
     "camera_info_topic": ("", "Topic in a rosbag2; empty chooses."),
 }
 LATE_S = 0.02  # a recording later than this goes on from where it is, with its own gaps
+MATCHED_S = (
+    0.5  # DDS tells a publisher of a subscriber before the subscriber hears it, and of one topic after the other
+)
 LAST_ONES_S = 0.5  # pictures still on their way when a recording is over
 
 
@@ -157,11 +161,11 @@ class SimCameraNode(Node):
             if time.monotonic() - began_s > longest_s:
                 self.get_logger().warning(f"nobody has subscribed to {topic}; the recording starts unseen")
                 break
-        return True
+        return not stop.wait(MATCHED_S)
 
     def _publish(self, shot: Shot, stamp_ns: int) -> None:
         frame = shot.frame
-        header = messages.header_of(stamp_ns, frame.frame_id or CAMERA_FRAME)
+        header = messages.header_of(stamp_ns, frame.frame_id or self.settings["frame"])
         picture = messages.image(header, frame.rgb)
         if frame.target_T_camera is not None:
             self._tell_pose(header, frame.target_T_camera)

@@ -65,8 +65,8 @@ def simulated(p: dict[str, Any], elapsed_s: Callable[[], float], say: Callable[[
             view, _ = stream.frame_at(t_s)
             drawings_s.append(time.monotonic() - begun_s)
             pose = {"target_T_camera": view.world_T_camera, "target_frame": WORLD_FRAME}
-            frame = Frame(0, CAMERA_FRAME, view.rgb, view.depth_m, view.K, **pose)
-            yield Shot(t_s, frame, Depth(0, CAMERA_FRAME, view.depth_m), view.truths)
+            frame = Frame(0, p["frame"], view.rgb, view.depth_m, view.K, **pose)
+            yield Shot(t_s, frame, Depth(0, p["frame"], view.depth_m), view.truths)
             # The next that can be drawn by its time, if drawing takes as long as it usually does: a process
             # that was stopped while it drew would be silent as long again.
             k = max(k + 1, math.ceil((elapsed_s() + statistics.median(drawings_s)) * rate_hz))

@@ -55,7 +55,8 @@ class ModelServer(ThreadingHTTPServer):
     """engine: anything with generate(prompt, limits). Close with `with`.
 
     requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between
-    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for.
+    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for. aliases: models
+    that it answers for and does not list. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
     """
 
     daemon_threads = True
@@ -72,6 +73,8 @@ class ModelServer(ThreadingHTTPServer):
     ):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
+        self.aliases: tuple[str, ...] = ()
+        self.health: deque[int] = deque()
         self.reasoning, self.api_key = "", api_key
         self.faults: deque[str] = deque()
         self.requests: list[dict] = []
@@ -141,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         status = self.server.models_status if self.path == "/v1/models" else 404
+        if self.server.health:
+            status = self.server.health.popleft()
         if status != 200:
             return self._json(status, {}, {"detail": "Not Found"})
         key = self.headers.get("Authorization")
@@ -153,6 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.requests.append(body)
         server.headers.append(dict(self.headers))
+        if server.models and body["model"] not in (*server.models, *server.aliases):
+            return self._json(404, {}, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+        if not body.get("stream"):
+            return self._json(200, {}, {"choices": [{"message": {"content": "!"}, "finish_reason": "length"}]})
         refused = [name for name in server.refuses if name in body]
         if refused:
             return self._json(400, {}, {"detail": f"Unexpected field {refused[0]}"})

@@ -98,6 +98,15 @@ class Slow(Instant):
         return said(text)
 
 
+class NeverDone(Instant):
+    """Says the beginning of its first object and no more, until its time is over."""
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        while not (control.cancelled or control.expired):
+            time.sleep(0.01)
+        return said('[{"bbox_2d": [425, 40', "cancelled" if control.cancelled else "deadline")
+
+
 class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
@@ -170,6 +179,7 @@ ENGINES = {
     "echo": Echo,
     "nothing": Nothing,
     "slow": Slow,
+    "never_done": NeverDone,
     "quick_for_mugs": QuickForMugs,
     "deaf": Deaf,
     "failing": Failing,

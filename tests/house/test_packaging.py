@@ -203,6 +203,7 @@ def test_launch_arguments_are_those_of_the_readme():
         "params_file",
         "use_sim_camera",
         "autostart",
+        "cameras",
         "image_transport",
     }
     for name in promised:

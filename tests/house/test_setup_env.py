@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +23,7 @@ def scripts(tmp_path, monkeypatch):
     """The modules in scripts/, working below tmp_path."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     modules = {name: importlib.import_module(name) for name in ("runner", "world", "steps", "setup_env")}
-    folders = {"VENV": ".venv", "WS": ".ws", "STAMPS": ".ws/stamps", "LOGS": ".ws/setup_logs"}
+    folders = {"VENV": ".venv", "WS": ".ws", "STAMPS": ".venv/stamps", "LOGS": ".ws/setup_logs"}
     for module in modules.values():
         for name in folders.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, tmp_path / folders[name])
@@ -53,12 +54,15 @@ def bring_up(scripts, world, monkeypatch):
         def step(name):
             def action():
                 done.append(name)
+                if name == "venv":
+                    shutil.rmtree(scripts.world.VENV, ignore_errors=True)
+                    scripts.world.VENV.mkdir()
                 if name == failing:
                     raise scripts.runner.SetupError("broken")
 
-            return scripts.setup_env.Step(name, name, action, digests.get(name, "same"))
+            return scripts.setup_env.Step(name, name, digests.get(name, "same"), action)
 
-        names = ("system_packages", "virtual_environment", "packages", "interfaces")
+        names = ("venv", "packages", "interfaces")
         try:
             scripts.setup_env.bring_up_to_date(world, [step(n) for n in (*names, *scripts.setup_env.wanted_extras())])
         except scripts.runner.SetupError:
@@ -69,12 +73,12 @@ def bring_up(scripts, world, monkeypatch):
 
 
 def test_everything_is_done_once(bring_up):
-    assert bring_up() == ["system_packages", "virtual_environment", "packages", "interfaces"]
+    assert bring_up() == ["venv", "packages", "interfaces"]
     assert bring_up() == []
 
 
 def test_a_failed_step_is_done_again_and_the_ones_before_it_are_not(bring_up):
-    assert bring_up(failing="packages") == ["system_packages", "virtual_environment", "packages"]
+    assert bring_up(failing="packages") == ["venv", "packages"]
     assert bring_up() == ["packages", "interfaces"]
 
 
@@ -86,7 +90,7 @@ def test_only_what_changed_is_done_again(bring_up):
 
 def test_a_new_venv_is_filled_again(bring_up):
     bring_up()
-    assert bring_up(virtual_environment="another python") == ["virtual_environment", "packages", "interfaces"]
+    assert bring_up(venv="another python") == ["venv", "packages", "interfaces"]
 
 
 def test_extras_are_added_and_a_new_venv_forgets_them(bring_up, monkeypatch):
@@ -94,9 +98,9 @@ def test_extras_are_added_and_a_new_venv_forgets_them(bring_up, monkeypatch):
     monkeypatch.setenv("EXTRAS", "test reference")
     assert bring_up() == ["reference", "test"]
     monkeypatch.delenv("EXTRAS")
-    assert bring_up(virtual_environment="another python") == ["virtual_environment", "packages", "interfaces"]
+    assert bring_up(venv="another python") == ["venv", "packages", "interfaces"]
     monkeypatch.setenv("EXTRAS", "test,reference")
-    assert bring_up(virtual_environment="another python") == ["reference", "test"]
+    assert bring_up(venv="another python") == ["reference", "test"]
 
 
 def test_an_unknown_extra_is_refused_by_name(scripts, monkeypatch):
@@ -107,11 +111,29 @@ def test_an_unknown_extra_is_refused_by_name(scripts, monkeypatch):
 
 def test_the_demo_needs_no_torch_and_the_reference_does(scripts, world):
     names = [step.name for step in scripts.setup_env.plan(world, [])]
-    assert names == ["system_packages", "virtual_environment", "packages", "interfaces", "check"]
-    assert [step.name for step in scripts.setup_env.plan(world, ["test"])][5:] == ["extra_test"]
-    assert [step.name for step in scripts.setup_env.plan(world, ["model"])][5:] == ["torch", "extra_model"]
-    with_torch = scripts.world.World(**{**vars(world), "modules": ("torch",)})
-    assert [step.name for step in scripts.setup_env.plan(with_torch, ["model"])][5:] == ["extra_model"]
+    assert names == ["venv", "packages", "interfaces"]
+    assert [step.name for step in scripts.setup_env.plan(world, ["test"])][3:] == ["extra_test"]
+    assert [step.name for step in scripts.setup_env.plan(world, ["model"])][3:] == ["extra_model"]
+
+
+def test_torch_comes_with_the_extras_that_need_it_and_the_systems_stays(scripts, world, monkeypatch):
+    calls = []
+    monkeypatch.setattr(scripts.steps, "install_torch", lambda _: calls.append("torch"))
+    monkeypatch.setattr(
+        scripts.steps, "install_packages", lambda _, log_name, *options: calls.append((log_name, options))
+    )
+    for name in ("reference", "model", "test"):
+        scripts.steps.install_extra(world, name)
+    assert calls == [
+        "torch",
+        ("extra_reference", ("--extra", "reference", "--group", "torch")),
+        "torch",
+        ("extra_model", ("--extra", "model", "--group", "torch")),
+        ("extra_test", ("--extra", "test")),
+    ]
+    calls.clear()
+    scripts.steps.install_extra(scripts.world.World(**{**vars(world), "modules": ("torch",)}), "model")
+    assert calls == [("extra_model", ("--extra", "model"))]
 
 
 def test_a_step_that_was_right_but_broke_on_its_way_to_something_new_is_not_taken_for_done(bring_up):
@@ -169,7 +191,7 @@ def test_the_distributions_numpy_and_torch_stay(scripts, world, uv_calls):
     (arguments,) = uv_calls
     assert f"numpy=={metadata.version('numpy')}" in arguments and "--require-hashes" not in arguments
     excluded = Path(arguments[arguments.index("--excludes") + 1]).read_text().split()
-    assert excluded == ["torch", "opencv-python-headless"]
+    assert excluded == ["opencv-python-headless"], "torch is left out everywhere"
 
 
 def test_without_a_distribution_everything_is_as_locked(scripts, world, uv_calls):
@@ -265,6 +287,7 @@ def test_nothing_to_do_writes_nothing(scripts, world, monkeypatch, capsys):
     monkeypatch.setattr(scripts.setup_env, "look_from_outside", lambda: None)
     monkeypatch.setattr(scripts.setup_env, "probe_world", lambda: world)
     monkeypatch.setattr(scripts.setup_env, "plan", lambda *_: [])
+    monkeypatch.setattr(scripts.steps, "missing_system_packages", lambda extras: [])
     assert scripts.setup_env.main() == 0
     assert not scripts.world.WS.exists() and capsys.readouterr() == ("", "")
 
@@ -276,6 +299,7 @@ def test_a_checkout_that_cannot_be_written_is_told_in_one_line(scripts, world, m
 
     monkeypatch.setattr(scripts.setup_env, "look_from_outside", lambda: None)
     monkeypatch.setattr(scripts.setup_env, "probe_world", lambda: world)
+    monkeypatch.setattr(scripts.steps, "missing_system_packages", lambda extras: [])
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert scripts.setup_env.main() == 1
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -72,7 +72,7 @@ class Answering:
             and isinstance(reply.error, (DeadlinePassed, type(None)))
         ):
             read = reply.summary or "nothing could be read"
-            reply.error = DeadlinePassed(f"the deadline of {call.timeout_s:g} s passed; {read} until then")
+            reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {read} until then")
 
     def _publish(self, job: Job, reply: Reply, generation: Generation | None) -> None:
         channel = self._channels[job.camera]

@@ -23,8 +23,8 @@ class EngineThread:
     """Runs `perform(owner, job, control)` for every job; `owner` is what `load()` returned on the thread.
 
     What perform returns is the answer of the job's call; it raises Cancelled where there is none. changed: the condition
-    that guards the agenda and its mailboxes. on_death(error): called from the thread when anything but Cancelled escapes;
-    every call is then answered and the thread has ended.
+    that guards the agenda and its mailboxes. on_death(error): called when anything but Cancelled escapes in one of the
+    threads; every call is then answered and both have ended or will.
     """
 
     def __init__(
@@ -199,14 +199,18 @@ class EngineThread:
     # -- the calls' thread -------------------------------------------------------------------------
 
     def _watch_over_calls(self) -> None:
-        while self._called.wait() and not self._stopping:
-            with self._changed:
-                late = self._late()
-                self._make_room()
-                if not late:
-                    self._wait()
-            for call, error in late:
-                self._answer(call, error=error)
+        try:
+            while self._called.wait() and not self._stopping:
+                with self._changed:
+                    late = self._late()
+                    self._make_room()
+                    if not late:
+                        self._wait()
+                for call, error in late:
+                    self._answer(call, error=error)
+        except BaseException as error:
+            self._end(_obituary(error))
+            self._on_death(error)
 
     def _late(self) -> list[tuple[Call, Exception]]:
         late = self._agenda.late_calls()

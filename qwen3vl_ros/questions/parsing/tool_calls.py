@@ -12,13 +12,14 @@ from bisect import bisect_left
 from typing import Iterator, NamedTuple
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import EMPTY_WORDS, Field
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
 from qwen3vl_ros.questions.parsing.tokens import Quoted, Token, blanked, tokens_of
-from qwen3vl_ros.questions.parsing.tolerant_json import EMPTY_WORDS, Field, Object, read
+from qwen3vl_ros.questions.parsing.tolerant_json import Object, read
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     """A call in text[start:end], by the name of its tool where that is said."""
 
     start: int
@@ -50,6 +51,10 @@ _REACT = re.compile(
     rf"{_NAME}{_ARGUMENTS_AHEAD}",
     re.IGNORECASE | re.MULTILINE,
 )
+_INTENDED = re.compile(
+    r"^[^\w\n]{0,4}(?:action|行动|动作)[^\w\n]{0,3}[:：][^\w\n]{0,3}(?P<name>zoom|crop|click|tap|search|scroll|swipe|drag|放大|裁剪|点击|搜索)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _FINAL_ANSWER = re.compile(
     r"^[^\w\n]{0,4}(?:final[ _]?answer|answer|最终答案|答案|回答)[^\w\n]{0,3}[:：]", re.IGNORECASE | re.MULTILINE
 )
@@ -65,6 +70,9 @@ _TWO_NUMBERS = re.compile(r"\d\s*,\s*[-+]?\d")
 _CONSTRUCTED = set(
     "dict box bbox rect object detection item instance result annotation label prediction region entity point".split()
 )
+_ANSWERS = re.compile(
+    r"(?:final|the)?[ _]?answer|finish|respond|最终答案", re.IGNORECASE
+)  # no tool, but what it comes to
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 _ARGUMENTS = {
@@ -79,6 +87,7 @@ _ARGUMENTS = {
 }
 _PERHAPS_ARGUMENTS = {"parameters", "params", "input", "inputs", "参数"}
 _CALLS = {"toolcall", "toolcalls", "functioncall", "functioncalls", "tooluse", "tooluses"}
+_NAMES = ("name", "action", "actiontype", "type")
 _TOOL = {"tool", "toolname", "function", "functionname", "api", "recipientname", "command", "工具", "函数"}
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.\-/:]*")
 _VERBS = set(
@@ -86,11 +95,12 @@ _VERBS = set(
     "browse get query locate detect segment ocr rotate resize select".split()
 )
 _FAMILIES = set("image video code web computer mobile browser".split())
+_FAMILY_VERBS = _VERBS | {"use", "interpreter"}
 
 
-def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call]]:
+def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[ToolCall]]:
     """The text with spaces for every call in text[start:], each character in its place; and the calls."""
-    calls: list[Call] = []
+    calls: list[ToolCall] = []
     for find in (_marked, _react, _code, _in_words, _json):
         found = list(find(text, start, wanted))
         text = blanked(text, [(call.start, call.end) for call in found])
@@ -101,7 +111,7 @@ def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call
 # -- in text ------------------------------------------------------------------------------------------------------------
 
 
-def _marked(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _marked(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """Between tags, markers and fences; a call that is never closed goes on to the end."""
     quoted = Quoted(text, start)
     for beginning, ending in ((_TAGGED, r"</{tag}\s*>"), (_FENCED, "```"), *_MARKED):
@@ -113,7 +123,7 @@ def _marked(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
             groups = {name: re.escape(group) for name, group in match.groupdict().items()}
             end = re.compile(ending.format(**groups), re.IGNORECASE).search(text, at)
             at = end.end() if end else len(text)
-            yield Call(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
+            yield ToolCall(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
 
 
 def _name_within(call: str) -> str:
@@ -124,16 +134,18 @@ def _name_within(call: str) -> str:
     return next((group for group in named.groups() if group), "") if named else ""
 
 
-def _react(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _react(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """From "Action: name" with its input to the final answer, which may never come."""
     at = start
-    while (match := _REACT.search(text, at)) is not None:
-        answer = _FINAL_ANSWER.search(text, match.end())
-        at = answer.start() if answer else len(text)
-        yield Call(match.start(), at, match["name"])
+    actions = [match for action in (_REACT, _INTENDED) for match in action.finditer(text, start)]
+    for match in sorted(actions, key=lambda match: match.start()):
+        if match.start() >= at and not _ANSWERS.fullmatch(match["name"]):
+            answer = _FINAL_ANSWER.search(text, match.end())
+            at = answer.start() if answer else len(text)
+            yield ToolCall(match.start(), at, match["name"])
 
 
-def _code(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _code(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """name(…) with numbers in it, outside of strings."""
     numbers = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
     tokens = tokens_of(text, start) if numbers else []
@@ -148,13 +160,13 @@ def _code(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
         name = _DOTTED.search(text, max(start, word.start - _MAX_NAME), word.end)[0]
         if holds_numbers and _calls_by(name, bool(_KEYWORD.match(text, following.end)), wanted):
             at = end
-            yield Call(word.end - len(name), end, name)
+            yield ToolCall(word.end - len(name), end, name)
 
 
 def _calls_by(name: str, keyword: bool, wanted: Wanted) -> bool:
     """Whether `name(` calls a tool; prose is seldom followed by a keyword, and never by an underscore."""
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not words or words[-1] in _CONSTRUCTED or keys.form_of(name) or wanted.target(name):
+    if not words or words[-1] in _CONSTRUCTED or keys.form_of(name) or wanted.target(name) or _ANSWERS.fullmatch(name):
         return False
     return keyword or "_" in name.strip("_") or "." in name or words[0] in _VERBS
 
@@ -171,39 +183,39 @@ def _closing_parentheses(tokens: list[Token], at_the_end: int) -> dict[int, int]
     return pairs
 
 
-def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """I will call image_zoom_in_tool with [100, 200, 300, 400]."""
     for match in _IN_WORDS.finditer(text, start):
         if _is_tool(match["name"]) and not wanted.target(match["name"]):
             line = text.find("\n", match.end())
-            yield Call(match.start(), len(text) if line < 0 else line, match["name"])
+            yield ToolCall(match.start(), len(text) if line < 0 else line, match["name"])
 
 
 # -- in JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _json(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _json(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     inside: set[int] = set()
     for obj in sorted(read(text, start).objects, key=lambda o: o.start):
         if id(obj.parent) in inside:
             inside.add(id(obj))
         elif (name := _called_by(obj, wanted)) is not None:
             inside.add(id(obj))
-            yield Call(obj.start if obj.braced else obj.fields[0].key_start - 1, obj.end, name)
+            yield ToolCall(obj.start if obj.braced else obj.fields[0].key_start - 1, obj.end, name)
 
 
 def _called_by(obj: Object, wanted: Wanted) -> str | None:
     """The name of the tool that the object calls ("" where it is not said), None where it is no call."""
     fields = {keys.plain(f.key): f for f in obj.fields if not wanted.target(f.key)}
-    names = {
-        key: fields[key].text for key in ("name", "action", *_TOOL) if key in fields and fields[key].kind == "text"
-    }
-    if any(wanted.target(name) for name in names.values()):
+    names = {key: fields[key].text for key in (*_NAMES, *_TOOL) if key in fields and fields[key].kind == "text"}
+    if any(wanted.target(name) or _ANSWERS.fullmatch(name) for name in names.values()):
         return None  # what was asked for goes by that name, whatever stands beside it
     tools = {k: n for k, n in names.items() if _IDENTIFIER.fullmatch(n) and n.lower() not in EMPTY_WORDS}
-    name = next(iter(tools.values()), "")
+    name = next((n for key, n in tools.items() if key != "type"), "")
     if obj.within is not None and keys.plain(obj.within.key) in _CALLS:
         return name
+    if obj.within is not None and _is_key_of_a_tool(obj.within.key) and not wanted.target(obj.within.key):
+        return obj.within.key
     if any(_holds_arguments(fields[key]) for key in _ARGUMENTS if key in fields):
         return name
     if name and any(_holds_arguments(fields[key]) for key in _PERHAPS_ARGUMENTS if key in fields):
@@ -215,12 +227,12 @@ def _called_outright(obj: Object, tools: dict[str, str], wanted: Wanted) -> str 
     """The tool of {"tool": "zoom", "bbox_2d": …}, whose arguments stand beside its name."""
     if not obj.children and not any(map(is_geometry, obj.fields)):
         return None
-    others = [f for f in obj.fields if f.kind == "text" and keys.plain(f.key) not in ("name", "action", *_TOOL)]
+    others = [f for f in obj.fields if f.kind == "text" and keys.plain(f.key) not in (*_NAMES, *_TOOL)]
     labelled = "name" in tools or any(keys.named_by(f.key, wanted.label_keys) for f in others)
     for key, name in tools.items():
         if _is_tool(name) and (key != "name" or len(_WORDS.findall(name)) > 1):
             return name
-        if key != "name" and not labelled:
+        if key not in ("name", "type") and not labelled:
             return name
     return None
 
@@ -231,7 +243,13 @@ def _holds_arguments(f: Field) -> bool:
 
 def _is_tool(name: str) -> bool:
     """Whether the name is one that tools have and things have not: "image_zoom_in_tool", "crop"."""
-    words = [word.lower() for word in _WORDS.findall(name)]
-    if not words:
-        return False
-    return (len(words) > 1 and (words[-1] == "tool" or words[0] in _FAMILIES | _VERBS)) or words[0] in _VERBS
+    first, *rest = [word.lower() for word in _WORDS.findall(name)] or [""]
+    return first in _VERBS or rest[-1:] == ["tool"] or (first in _FAMILIES and not _FAMILY_VERBS.isdisjoint(rest))
+
+
+def _is_key_of_a_tool(key: str) -> bool:
+    """Whether the key alone says that its value are a tool's arguments: {"image_zoom_in_tool": {"bbox_2d": …}}."""
+    words = [word.lower() for word in _WORDS.findall(key)]
+    return _is_tool(key) and (
+        words[-1] == "tool" or not {"zoom", "crop", "click", "tap", "scroll", "swipe"}.isdisjoint(words[:2])
+    )

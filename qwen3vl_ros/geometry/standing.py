@@ -15,6 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.foreground import Foreground, foreground
+from qwen3vl_ros.geometry.hulls import depth_inside, near, outline
 from qwen3vl_ros.geometry.opening import opening
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
@@ -24,6 +25,8 @@ from qwen3vl_ros.geometry.supports import LevelPatch, carries, level_patches
 _TABLE_SHARE = 0.3
 _PARALLEL = math.cos(math.radians(10.0))
 FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
+_FLUSH_M = 0.006
+_UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
 _SHARE_INSIDE = 0.8  # of a box that must lie in another for its object to be looked for in the other's opening
 
 
@@ -53,6 +56,8 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
                     lower.found = replace(lower.found, mask=rest)
             elif _share_inside(upper_box, lower_box) > _SHARE_INSIDE:
                 _put_inside(upper, lower, rest)
+            else:
+                _put_on_top(upper, lower)
     return results
 
 
@@ -131,6 +136,35 @@ def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> None:
     (low,) = order_statistics(points[:, 2], 1)
     if low < hollow.rim_m:
         upper.plane = replace(plane, offset_m=-min(hollow.floor_m, low))
+
+
+def _put_on_top(upper: Standing, lower: Standing) -> None:
+    """Where one object ends above another that lies under its middle, it stands there, though it hides the other's top."""
+    plane = upper.plane
+    if plane is None or lower.plane is not plane:
+        return
+    heights = [plane.height_m(one.found.points_m) for one in (upper, lower)]
+    foot, enough = _height_of_foot(upper.found, heights[0]), max(3 * plane.tolerance_m, _FLUSH_M)
+    (lowest_quarter,) = order_statistics(heights[1][lower.found.mask], 25)
+    if not (foot > 2 * enough and lowest_quarter < foot):
+        return
+    axes = level_axes(plane.normal)[:2]
+    above, below = (one.found.points_m[one.found.mask] @ axes.T for one in (upper, lower))
+    middle = (above.min(0) + above.max(0)) / 2
+    if depth_inside(outline(below), middle)[0] < 0 and near(outline(above), below, _FLUSH_M).mean() < _UNDER_SHARE:
+        return
+    with np.errstate(invalid="ignore"):
+        above, below = upper.found.mask & (heights[0] > foot), lower.found.mask & (heights[1] < foot + enough)
+    if above.any() and below.any():
+        upper.plane, upper.found = replace(plane, offset_m=plane.offset_m - foot), replace(upper.found, mask=above)
+        lower.found = replace(lower.found, mask=below)
+
+
+def _height_of_foot(found: Foreground, heights: np.ndarray) -> float:
+    """Height of the nearest point in the lowest row of the box: there an object ends, whatever its sides run into."""
+    rows = np.flatnonzero((found.mask & found.box).any(1))[-1:]
+    depth_m = np.where((found.mask & found.box)[rows], found.points_m[rows, :, 2], np.inf)
+    return float(heights[rows].ravel()[depth_m.argmin()])
 
 
 def _share_inside(box, other) -> float:

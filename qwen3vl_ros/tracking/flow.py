@@ -153,7 +153,9 @@ def advance(followed: Sequence[Followed], before: Glimpse, now: Glimpse) -> None
             if f in solid:
                 _find_by_depth(f, now, taken)
     due = [f for f in solid if f.following and f.covered < HARDLY_COVERED and now.stamp_ns - f.fitted_ns >= FIT_NS]
-    for f in sorted(due, key=lambda f: f.fitted_ns)[: max(1, len(followed) // 3)]:  # in turn: no picture has to wait for all
+    for f in sorted(due, key=lambda f: f.fitted_ns)[
+        : max(1, len(followed) // 3)
+    ]:  # in turn: no picture has to wait for all
         _fit(f, now)
 
 
@@ -244,15 +246,15 @@ def _find_by_depth(f: Followed, now: Glimpse, taken: Sequence[np.ndarray]) -> No
     box = outline + f.margin
     step_m = Front.of(now, box, f.front.behind).centre_m - f.centre_m
     speed = float(np.linalg.norm(f.rate_m_s))
-    along_m = abs(step_m @ f.rate_m_s) / speed if speed > STILL_M_S else 0.0  # how far it got is known worse than its way
+    along_m = (
+        abs(step_m @ f.rate_m_s) / speed if speed > STILL_M_S else 0.0
+    )  # how far it got is known worse than its way
     if np.linalg.norm(step_m) - along_m < REGAIN_M and along_m < REGAIN_M + 0.25 * speed:
         f.moved_m = f.moved_m + step_m
         f.set_key(now, box)
 
 
-def _outline_near(
-    f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False
-) -> np.ndarray | None:
+def _outline_near(f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False) -> np.ndarray | None:
     """Outline (xyxy, small pixels) of what stands out of the surface behind f at its depth, within `search` of its size, and is of
     its size within `tolerance`; None where there is no such thing, or, if it must be `whole`, something nearer is beside it."""
     x0, y0, x1, y1 = expected = f.box - f.margin

@@ -39,9 +39,9 @@ def test_sides_and_distances_are_those_of_the_scene(files, centres_m, capsys, a,
     fact = measured(files, capsys, "left_of", a, b)
     assert fact["verdict"] == ("TRUE" if gap_m > 0 else "FALSE") and abs(gap_m) > 0.05
     middles = next(v["value"] for v in fact["values"] if v["name"] == "middles")
-    assert middles == pytest.approx(gap_m, abs=0.01)
+    assert middles == pytest.approx(gap_m, abs=0.02)  # a mug's middle moves with how much of its handle is seen
     values = {v["name"]: v["value"] for v in measured(files, capsys, "distance", a, b)["values"]}
-    assert values["centre"] == pytest.approx(np.linalg.norm(centres_m[a] - centres_m[b]), abs=0.012)
+    assert values["centre"] == pytest.approx(np.linalg.norm(centres_m[a] - centres_m[b]), abs=0.02)
     assert 0 < values["surface"] < values["centre"]
 
 

@@ -6,12 +6,13 @@ PYTHON ?= python3
 export PYTHON
 ENV := source scripts/env.sh
 
-.PHONY: help setup demo test bench clean
+.PHONY: help setup demo test bench lock clean
 help:
 	@echo "make demo              simulated RGB-D camera -> node -> topics; results in demo_output/"
 	@echo "make test              all tests; ARGS='-k lifting -x' goes to pytest"
 	@echo "make bench BENCH=name  runs benchmarks/name.py; ARGS=... goes to it"
 	@echo "make setup             only the environment; 'source scripts/env.sh' enters it; EXTRAS=\"reference model\" adds PyTorch"
+	@echo "make lock              requirements/ anew after pyproject.toml has changed; ARGS=--upgrade takes the newest of everything"
 	@echo "make clean             removes everything that make produced"
 
 setup:
@@ -29,6 +30,14 @@ bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }
 	@$(ENV) && exec python benchmarks/$(BENCH).py $(ARGS)
+
+# Exact versions and hashes, no address of an index; for each Python from the oldest supported on.
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" --quiet $(ARGS)
+lock:
+	@[ -x .venv/bin/uv ] || { $(ENV); }
+	@PATH=$(CURDIR)/.venv/bin:$$PATH; $(LOCK) --all-extras --group ros --group torch -o requirements/lock.txt && \
+	  $(subst compile pyproject.toml,compile --group setup,$(LOCK)) -o requirements/uv.txt
 
 clean:
 	rm -rf .venv .ws demo_output .pytest_cache .hypothesis

@@ -1,6 +1,8 @@
-"""Starts the perception node, and with use_sim_camera:=true the simulated RGB-D camera beside it.
+"""Starts the perception node, and with use_sim_camera:=true the simulated RGB-D camera beside it, or one for each of its
+cameras.
 
     ros2 launch qwen3vl_ros perception.launch.py use_sim_camera:=true
+    ros2 launch qwen3vl_ros perception.launch.py cameras:=front,wrist input_image_topic:=/front/color,/wrist/color
     ros2 launch qwen3vl_ros perception.launch.py --show-args
 
 An argument left empty leaves the value of the parameter file as it is. A parameter file that is not there is refused; one
@@ -8,17 +10,17 @@ that is of another node, and an argument that is misspelt, are warnings.
 """
 
 import os
+from typing import List
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
-from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription, logging
 from qwen3vl_ros.config import parameters
-from qwen3vl_ros.node.launching import check_parameter_file, misspelt
+from qwen3vl_ros.node.launching import check_parameter_file, misspelt, remappings, separated
 
 SHARE = get_package_share_directory("qwen3vl_ros")
 # Described where they are declared (qwen3vl_ros/config.py).
@@ -49,6 +51,13 @@ def generate_launch_description():
             description="Also start the simulated RGB-D camera: image_raw, depth/image_raw, camera_info.",
         ),
     ]
+    arguments.append(
+        DeclareLaunchArgument(
+            "cameras",
+            default_value="",
+            description="Names of several cameras, separated by commas; the topics below are then given so, too.",
+        )
+    )
     for name, (node_topic, description) in TOPICS.items():
         arguments.append(
             DeclareLaunchArgument(name, default_value="", description=f"{description} Empty: <namespace>/{node_topic}.")
@@ -59,28 +68,41 @@ def generate_launch_description():
     profile = EnvironmentVariable(
         "FASTDDS_DEFAULT_PROFILES_FILE", default_value=os.path.join(SHARE, "config", "fastdds.xml")
     )
-    sim_camera = Node(
-        package="qwen3vl_ros",
-        executable="sim_camera",
-        name="sim_camera",
-        namespace=LaunchConfiguration("namespace"),
-        output="screen",
-        condition=IfCondition(LaunchConfiguration("use_sim_camera")),
-    )
     return LaunchDescription(
         [
             *arguments,
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
             OpaqueFunction(function=start_perception),  # first: what it refuses starts nothing
-            sim_camera,
+            OpaqueFunction(function=start_sim_cameras),
         ]
+    )
+
+
+def start_sim_cameras(context):
+    if LaunchConfiguration("use_sim_camera").perform(context) != "true":
+        return []
+    cameras = separated(LaunchConfiguration("cameras").perform(context)) or [""]
+    return [sim_camera(context, name, index) for index, name in enumerate(cameras)]
+
+
+def sim_camera(context, name, index):
+    """The simulated camera of one of the node's cameras, which shows another table than those of the others."""
+    namespace = LaunchConfiguration("namespace").perform(context)
+    own = {"frame": f"{name}_color_optical_frame", "seed": 1000 * index} if name else {}
+    return Node(
+        package="qwen3vl_ros",
+        executable="sim_camera",
+        name="sim_camera",
+        namespace=f"{namespace}/{name}" if name else namespace,
+        parameters=[own] if own else [],
+        output="screen",
     )
 
 
 def start_perception(context):
     given = {
         name: LaunchConfiguration(name).perform(context)
-        for name in (*NODE_PARAMETERS, *TOPICS, "params_file", "namespace")
+        for name in (*NODE_PARAMETERS, *TOPICS, "params_file", "namespace", "cameras")
     }
     warnings = misspelt(context.launch_configurations, (*given, "use_sim_camera"))
     if given["params_file"]:
@@ -94,12 +116,8 @@ def start_perception(context):
         for name, parameter in NODE_PARAMETERS.items()
         if given[name]
     }
-    remappings = [
-        (node_topic + suffix, given[name] + suffix)
-        for name, (node_topic, _) in TOPICS.items()
-        for suffix in (("", "/compressed") if name == "input_image_topic" else ("",))
-        if given[name]
-    ]
+    if cameras := separated(given["cameras"]):
+        overrides["cameras"] = ParameterValue(cameras, value_type=List[str])
     return [
         Node(
             package="qwen3vl_ros",
@@ -107,7 +125,7 @@ def start_perception(context):
             name="perception",
             namespace=given["namespace"],
             parameters=[*filter(None, [given["params_file"]]), *filter(None, [overrides])],
-            remappings=remappings,
+            remappings=remappings({topic: (name, given[name]) for name, (topic, _) in TOPICS.items()}, cameras),
             output="screen",
             sigterm_timeout="15",  # calls in flight are answered and the model freed before it ends
             on_exit=Shutdown(),

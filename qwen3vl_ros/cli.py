@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,16 @@ from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
 from qwen3vl_ros.questions import commands as question_commands
-from qwen3vl_ros.types import Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.types import (
+    DeadlinePassed,
+    Frame,
+    InvalidInput,
+    MalformedAnswer,
+    OutOfResources,
+    PerceptionError,
+    Scene,
+)
 
 _LONG_DEADLINE_S = 600.0
 
@@ -33,12 +43,20 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        return arguments.run(arguments)
+        with survivable("on the way"):
+            status = arguments.run(arguments)
+            sys.stdout.flush()  # a full disk is told here, and not by Python at its end
+            return status
     except MalformedAnswer as error:
         print(f"qwen3vl: the answer could not be read: {error}\nthe answer was: {error.text}", file=sys.stderr)
         return 1
+    except DeadlinePassed as error:
+        print(f"qwen3vl: {error}", file=sys.stderr)
+        return 1
     except PerceptionError as error:
         print(f"qwen3vl: {error}", file=sys.stderr)
+        if isinstance(error, OutOfResources):  # what stdout could not take is lost, and said once
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except KeyboardInterrupt:
         return 130
@@ -83,7 +101,24 @@ def _parser() -> argparse.ArgumentParser:
 
     question_commands.add_commands(commands)
     export_commands.add_commands(commands)
+    _add_sample(commands)
     return parser
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    sample = commands.add_parser(
+        "sample", help="write a simulated picture, its depth and its calibration, to try things with"
+    )
+    sample.add_argument("folder", type=Path, metavar="FOLDER")
+    sample.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from qwen3vl_ros.sim.sample import write_sample  # the simulator takes a second to import
+
+    for path in write_sample(arguments.folder):
+        print(path)
+    return 0
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -120,9 +155,10 @@ def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
     question = _question(arguments.task, arguments.what)
-    frame = _frame(arguments.image, arguments.depth, arguments.camera_info)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
+    from qwen3vl_ros.files import write_picture
     from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
 
@@ -158,11 +194,10 @@ def _detect(arguments: argparse.Namespace) -> int:
         )
         print(table(scene))
     if arguments.output:
-        import cv2
-
-        picture = draw_scene(frame, scene, config.gripper)
-        if not cv2.imwrite(str(arguments.output), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-            raise InvalidInput(f"--output {arguments.output} could not be written")
+        try:
+            write_picture(arguments.output, draw_scene(frame, scene, config.gripper))
+        except OSError as error:
+            raise InvalidInput(f"--output {arguments.output} could not be written: {error.strerror}") from error
     return 0
 
 
@@ -176,18 +211,20 @@ def _question(task: str, what: str) -> Question:
     return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
 
 
-def _frame(image: Path, depth: Path | None, camera_info: Path | None) -> Frame:
+def _frame(image: Path, depth: Path | None, camera_info: Path | None, config: Config) -> Frame:
     from qwen3vl_ros.files import read_depth_m, read_intrinsics, read_rgb
 
-    rgb = read_rgb(image)
+    limit = config.max_image_pixels
+    rgb = read_rgb(image, limit)
     if depth is None and camera_info is None:
         return Frame(0, "camera", rgb)
     if camera_info is None:
         raise InvalidInput(
             f"--depth {depth} says how far, not where: add --camera-info with the calibration of {image}"
         )
-    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]))
-    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth), *intrinsics)
+    rectified = config.rectification == "rectified"
+    intrinsics = read_intrinsics(camera_info, (rgb.shape[1], rgb.shape[0]), rectified)
+    return Frame(0, "camera", rgb, None if depth is None else read_depth_m(depth, limit), *intrinsics)
 
 
 def _check_output(output: Path | None) -> None:
@@ -234,7 +271,10 @@ def table(scene: Scene) -> str:
             "looked and saw nothing" + f" of {', '.join(scene.question.targets)}" * bool(scene.question.targets)
         )
     labels = {d.id: d.label for d in scene.detections_2d}
-    lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
+    if len(refused) > 1 and len(set(refused.values())) == 1:
+        lines.append(f"no 3D boxes: {next(iter(refused.values()))}")
+    else:
+        lines += [f"no 3D box for {labels.get(i, i)} ({i}): {reason}" for i, reason in refused.items()]
     if scene.dropped:
         lines.append(f"{scene.dropped} object{'s' * (scene.dropped != 1)} in the answer could not be read")
     if scene.truncated:

@@ -10,11 +10,12 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes
+from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.model_boxes import place_model_boxes
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Cancelled, Frame, Generation, Scene, View
+from qwen3vl_ros.types import Answer, Cancelled, DeadlinePassed, Frame, Generation, MalformedAnswer, Scene, View
 
 
 class Perception:
@@ -29,6 +30,10 @@ class Perception:
         self._ids = ids or itertools.count(1)
         self._tracks: dict[str, TrackIds] = {}
 
+    def forget(self) -> None:
+        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting."""
+        self._tracks = {}
+
     def look(
         self,
         frame: Frame,
@@ -42,7 +47,8 @@ class Perception:
         to the result; tracks of different ones never meet. camera: whose picture it is where there are several, whatever
         their frames; their tracks and drafts never meet.
 
-        Raises Cancelled if `control` was cancelled, MalformedAnswer if the answer cannot be read, EngineError.
+        Raises Cancelled if `control` was cancelled, DeadlinePassed if time ran out before anything could be read,
+        MalformedAnswer if the answer cannot be read, EngineError.
         """
         generation = self.generate(frame, question, control, on_text, camera)
         return self.interpret(frame, question, generation, prompt_id, camera)
@@ -72,9 +78,12 @@ class Perception:
     def interpret(
         self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0, camera: str = ""
     ) -> Scene:
-        """The geometry of an answer already given: everything `look` does after the model."""
+        """The geometry of an answer already given: everything `look` does after the model.
+
+        Raises DeadlinePassed, MalformedAnswer.
+        """
         started = time.perf_counter()
-        answer = question.read(generation, (View(frame.size_px),))
+        answer = _read(question, generation, View(frame.size_px))
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
         tracks = self._tracks.setdefault(camera, TrackIds(self._ids))
         detections = tracks.assign(frame.stamp_ns, (prompt_id, question), detections)
@@ -97,3 +106,17 @@ class Perception:
             time.perf_counter() - started,
             prompt_id,
         )
+
+
+def _read(question: Question, generation: Generation, view: View) -> Answer:
+    """As Question.read; but where time ran out, that is the error, and not what the answer had come to."""
+    try:
+        return question.read(generation, (view,))
+    except MalformedAnswer as error:
+        if generation.finish_reason != "deadline":
+            raise
+        said = f"{generation.text[-80:]!r} at its end" if generation.text.strip() else "nothing"
+        raise DeadlinePassed(
+            f"the deadline passed before an object could be read; after {generation.total_s:.1f} s the answer was {said}: "
+            "allow it more time (a call's timeout, generation.deadline), or ask for less"
+        ) from error

@@ -1,8 +1,7 @@
 """What a subscriber sees of the perception node: answers put together by stamp, the truth, and a recording.
 
-Used by the demo from a process of its own, over the same topics and services as anybody's code. Subscriptions
-are raw: bytes go to the recording as they came, and only what is looked at is decoded. One thread, that of
-`spin`, makes all calls.
+Used by the demo from a process of its own, over the same topics and services as anybody's code. Bytes go to the
+recording as they came, and only what is looked at is decoded. One thread, that of `spin`, makes all calls.
 """
 
 from __future__ import annotations
@@ -13,16 +12,10 @@ from collections import OrderedDict
 from typing import Any, Callable, Sequence
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -33,21 +26,13 @@ from qwen3vl_ros.demo.reading import answer_of, frame_of, stamp_in, truths_of
 from qwen3vl_ros.demo.recording import Recording, installed_text
 from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.msg import Generation, GraspTargetArray
+from qwen3vl_ros.node.client import IMAGES, LATCHED, RELIABLE, Client, NoReply, decoded
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import Frame, PerceptionError
 
-RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# Deeper than sensor data's 5: the frame that is answered must not be one this process was too busy to take.
-IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARTS = ("generation", "detections_2d", "detections_3d", "grasp_targets")
-SLICE_S = 0.05
 KEPT_BYTES = 300_000_000  # pictures wait here until their answer comes
 LIVE_PERIOD_NS = 95_000_000  # on_image gets about ten a second, whatever the camera's rate
-
-
-class NoReply(PerceptionError):
-    """A service of the node did not answer in time."""
 
 
 def message_definition(type_name: str) -> str:
@@ -74,17 +59,9 @@ class Observer:
         on_wait: Callable[[], None],
         namespace: str = "qwen3vl",
     ):
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node("observer", namespace=namespace)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        self._client = Client("observer", namespace, on_wait)
         self._recording = recording
-        self._on_image, self._on_truth, self._on_answer, self._on_wait = (
-            on_image,
-            on_truth,
-            on_answer,
-            on_wait,
-        )
+        self._on_image, self._on_truth, self._on_answer = on_image, on_truth, on_answer
         self._first_prompt, self._prompts, self._prompt_changing = tuple(prompt), {}, False
         self._frames, self._kept_bytes, self._last_live_ns = OrderedDict(), 0, 0
         self._parts: OrderedDict[int, dict[str, Any]] = OrderedDict()
@@ -102,30 +79,18 @@ class Observer:
         self._record("/tf", TFMessage)
         for topic, kind in (("ground_truth_2d", Detection2DArray), ("ground_truth_3d", Detection3DArray)):
             self._record(f"sim_camera/{topic}", kind, look=lambda m, topic=topic: self._truth_arrived(topic, m))
-        self._services = {
-            name: self._node.create_client(kind, f"perception/{name}")
-            for name, kind in (("get_state", GetState), ("set_prompt", SetPrompt), ("detect", Detect))
-        }
+        for name, kind in (("get_state", GetState), ("set_prompt", SetPrompt), ("detect", Detect)):
+            self._client.use(f"perception/{name}", kind)
 
     def close(self) -> None:
         """Leave the graph."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.try_shutdown()
+        self._client.close()
 
     # -- time passes -----------------------------------------------------------------------------------------
 
     def spin(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Take what arrives for that long; returns at once, and True, when until() is."""
-        end = time.monotonic() + seconds
-        while not until():
-            if time.monotonic() >= end:
-                return False
-            self._on_wait()
-            # Always the same timeout: with another one rclpy forgets what else was ready, and the topics that
-            # were subscribed to last may never have their turn.
-            self._executor.spin_once(SLICE_S)
-        return True
+        return self._client.spin(seconds, until)
 
     def flush(self) -> None:
         """Hand out answers of which parts never came."""
@@ -136,10 +101,11 @@ class Observer:
 
     def is_active(self) -> bool | None:
         """Whether the node's lifecycle state is active; None while nobody answers."""
-        if not self._services["get_state"].service_is_ready():
+        if not self._client.is_offered("perception/get_state"):
             return None
         try:
-            return self._call("get_state", GetState.Request(), 2.0).current_state.id == State.PRIMARY_STATE_ACTIVE
+            state = self._client.call("perception/get_state", GetState.Request(), 2.0).current_state
+            return state.id == State.PRIMARY_STATE_ACTIVE
         except NoReply:
             return None
 
@@ -147,7 +113,7 @@ class Observer:
         """The prompt id of the new targets. Raises PerceptionError with the node's message if it refuses."""
         self._prompt_changing = True  # its first answer may come before the reply that says its id
         try:
-            reply = self._call("set_prompt", SetPrompt.Request(targets=list(targets)), timeout_s)
+            reply = self._client.call("perception/set_prompt", SetPrompt.Request(targets=list(targets)), timeout_s)
         finally:
             self._prompt_changing = False
         if not reply.success:
@@ -160,33 +126,23 @@ class Observer:
     def detect(self, targets: Sequence[str], timeout_s: float = 20.0) -> tuple[Heard, str]:
         """One look through ~/detect: the answer, its `error` set when it failed, and the node's message."""
         asked = Detect.Request(targets=list(targets), timeout=timeout_s)
-        reply = self._call("detect", asked, timeout_s + 5.0)
+        reply = self._client.call("perception/detect", asked, timeout_s + 5.0)
         parts = {name: getattr(reply, name) for name in PARTS}
         answer = answer_of(parts, tuple(targets), "" if reply.success else reply.message)
         return answer, reply.message
 
-    def _call(self, name: str, request: Any, timeout_s: float) -> Any:
-        future = self._services[name].call_async(request)
-        if not self.spin(timeout_s, future.done):
-            self._services[name].remove_pending_request(future)
-            raise NoReply(f"the service ~/{name} did not answer within {timeout_s:g} s")
-        return future.result()
-
     # -- arrivals --------------------------------------------------------------------------------------------
 
-    def _record(self, topic: str, kind: type, qos: QoSProfile = RELIABLE, look: Callable[[Any], None] | None = None):
-        name = self._open(topic, kind)
-
+    def _record(self, topic: str, kind: type, qos=RELIABLE, look: Callable[[Any], None] | None = None) -> None:
         def arrived(cdr: bytes) -> None:
             self._recording.write(name, cdr, time.time_ns())
             if look is not None:
-                look(deserialize_message(cdr, kind))
+                look(decoded(cdr, kind))
 
-        self._node.create_subscription(kind, name, arrived, qos, raw=True)
+        name = self._hear(topic, kind, arrived, qos)
 
     def _keep(self, topic: str, kind: type) -> None:
         """Pictures are recorded only if they are answered: all of them would be gigabytes."""
-        name = self._open(topic, kind)
 
         def arrived(cdr: bytes) -> None:
             stamp = stamp_in(cdr)
@@ -199,13 +155,13 @@ class Observer:
                 self.images += 1
                 if stamp - self._last_live_ns >= LIVE_PERIOD_NS:
                     self._last_live_ns = stamp
-                    self._on_image(stamp, rgb_of(deserialize_message(cdr, Image)))
+                    self._on_image(stamp, rgb_of(decoded(cdr, Image)))
 
-        self._node.create_subscription(kind, name, arrived, IMAGES, raw=True)
+        name = self._hear(topic, kind, arrived, IMAGES)
 
-    def _open(self, topic: str, kind: type) -> str:
-        name = self._node.resolve_topic_name(topic)
-        self._recording.open_topic(name, "/".join((kind.__module__.split(".")[0], "msg", kind.__name__)))
+    def _hear(self, topic: str, kind: type, arrived: Callable[[bytes], None], qos) -> str:
+        name, type_name = self._client.subscribe(topic, kind, arrived, qos)
+        self._recording.open_topic(name, type_name)
         return name
 
     def _part_arrived(self, part: str, message: Any) -> None:
@@ -229,8 +185,8 @@ class Observer:
                 self._recording.write(name, cdr, received_ns)
             seen = {topic: cdr for topic, (_, cdr, _) in pictures.items()}
             if "image_raw" in seen:
-                info = deserialize_message(seen["camera_info"], CameraInfo) if "camera_info" in seen else None
-                frame = frame_of(deserialize_message(seen["image_raw"], Image), info)
+                info = decoded(seen["camera_info"], CameraInfo) if "camera_info" in seen else None
+                frame = frame_of(decoded(seen["image_raw"], Image), info)
         self._on_answer(answer_of(parts, self._prompts.get(generation.prompt_id, self._first_prompt)), frame)
 
     def _truth_arrived(self, part: str, message: Any) -> None:

@@ -160,8 +160,8 @@ def _order(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
     a, b = layout.different(asked.arguments)
     directions = layout.directions("viewer" if axis == "up" else asked.view)
     first, second = (b, a) if swapped else (a, b)
-    margin = relations.before(first, second, directions[axis], overlap=axis != "up")
-    against = relations.before(second, first, directions[axis], overlap=axis != "up")
+    margin = relations.before(first, second, directions[axis], by_middles=axis != "up")
+    against = relations.before(second, first, directions[axis], by_middles=axis != "up")
     enough, enough_against = (max(_ORDER_M, 2 * m.sigma_m) for m in (margin, against))
     if margin.margin_m > enough:
         verdict, reason = Verdict.TRUE, _ordered(a, b, margin, words)
@@ -195,7 +195,7 @@ def _on(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
 
 def _in(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
     a, b = layout.different(asked.arguments)
-    if b.rim is not None or (isinstance(b.thing, Surface) and math.isfinite(b.thing.clear_m)):
+    if b.rim is not None or (isinstance(b.thing, Surface) and b.thing.level > 0):
         return _contact(relations.within(a, b))
     verdict, margin = _contact(relations.beside_all_of(a, b))
     if verdict is Verdict.FALSE:
@@ -285,15 +285,14 @@ def _too_close(margin_m: float, enough_m: float) -> str:
 
 
 def _ordered(a: Body, b: Body, margin: Margin, words: str) -> str:
-    gap = margin.values[0].value
+    gap, middles = (value.value for value in margin.values)
     if gap >= 0:
         return f"{a.name} is {words} {b.name}, {cm(gap)} of room between them"
-    return f"the middle of {a.name} is {cm(margin.values[-1].value)} {words} that of {b.name}, though they overlap by {cm(-gap)}"
+    return f"the middle of {a.name} is {cm(middles)} {words} that of {b.name}, though they overlap by {cm(-gap)}"
 
 
 def _unordered(a: Body, b: Body, margin: Margin, against: Margin, words: str, enough_m: float) -> str:
-    best = max(margin, against, key=lambda m: m.margin_m)
-    gap = best.values[0].value
+    gap = max(margin, against, key=lambda m: m.margin_m).values[0].value
     state = f"only {cm(gap)} of room between them" if gap >= 0 else f"they overlap by {cm(-gap)} along that direction"
     return f"{a.name} and {b.name}, {words}: {state}; {_too_close(margin.margin_m, enough_m)}"
 

@@ -6,6 +6,7 @@ Knows nothing of relations or models.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Sequence
 
 import numpy as np
@@ -13,10 +14,19 @@ import numpy as np
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.hulls import outline, without_strays
 from qwen3vl_ros.geometry.layout import Layout
+from qwen3vl_ros.geometry.opening import opening
 from qwen3vl_ros.geometry.planes import Plane
 from qwen3vl_ros.geometry.shape import level_axes
-from qwen3vl_ros.geometry.things import Surface, Thing, Viewpoint
+from qwen3vl_ros.geometry.supports import level_patches
+from qwen3vl_ros.geometry.things import Inside, Surface, Thing, Viewpoint
 from qwen3vl_ros.types import Detection3D, Refusal
+
+_COS_LEVEL = math.cos(math.radians(15.0))
+_BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover to be a level
+_HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness of the upper one
+_EDGE_M = np.array((-0.003, -0.003, 0.005))
+_CELL_M = 0.02
+_WINDOW_PIXELS = 40000
 
 
 def layout_of(
@@ -31,6 +41,7 @@ def layout_of(
     frame_T_robot: pose of the robot's base in that frame. known: looked_for, held, gripper_opening_m, now_ns of Layout.
     """
     measured = [d for d in detections if d.source == "depth" and len(d.points_camera_m)]
+    surfaces = [] if not cloud.usable else [*surfaces_of(cloud), *(s for d in measured for s in levels_of(cloud, d))]
     guesses = [
         Refusal(d.id, d.label, "its box is the model's own, nobody measured it")
         for d in detections
@@ -39,7 +50,7 @@ def layout_of(
     return Layout(
         [thing_of(cloud, d) for d in measured],
         viewpoint_of(cloud, frame_T_robot),
-        surfaces_of(cloud) if cloud.usable else (),
+        surfaces,
         (*refusals, *guesses),
         **known,
     )
@@ -71,7 +82,20 @@ def thing_of(cloud: SceneCloud, detection: Detection3D) -> Thing:
         np.concatenate((hidden, _foot(seen, detection))),
         math.hypot(noise, pixel),
         stamp_ns=cloud.frame.stamp_ns,
+        inside=_inside(cloud, seen, viewpoint_of(cloud).up, noise),
     )
+
+
+def _inside(cloud: SceneCloud, seen_m: np.ndarray, up: np.ndarray | None, noise_m: float) -> Inside | None:
+    """The room in a thing seen as points Nx3, None where it shows no opening. All in cloud.frame_id."""
+    if up is None:
+        return None
+    axes = level_axes(up)
+    hollow = opening(seen_m @ axes.T, axes @ cloud.frame_T_camera[:3, 3], noise_m)
+    if hollow is None:
+        return None
+    rim = np.column_stack((hollow.border, np.full(len(hollow.border), hollow.rim_m)))
+    return Inside(rim @ axes, hollow.rim_m - hollow.floor_m)
 
 
 def _foot(seen_m: np.ndarray, detection: Detection3D) -> np.ndarray:
@@ -86,25 +110,68 @@ def _foot(seen_m: np.ndarray, detection: Detection3D) -> np.ndarray:
 
 def surfaces_of(cloud: SceneCloud) -> tuple[Surface, ...]:
     """The level planes of the scene with the outline that was seen of them; the largest is called the table."""
+    points, surfaces = cloud.thinned_m.astype(float), []
+    for k, plane in enumerate(p for p in cloud.planes if abs(p.normal @ cloud.planes[0].normal) > _COS_LEVEL):
+        on_it = points[np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])]
+        name = "table" if k == 0 else f"surface {k + 1}"
+        surfaces.append(_surface(cloud, plane, on_it, name, name))
+    return tuple(surfaces)
+
+
+def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:
+    """The levels of a shelf, from below: what is flat and level in a thing and as wide as it; none for most things."""
+    window = _window(cloud, detection)
+    if cloud.plane is None or window is None:
+        return ()
+    points = cloud.window_points_m(*window)
+    camera_T_box = np.linalg.inv(cloud.frame_T_camera) @ detection.frame_T_box
+    local = (points - camera_T_box[:3, 3]) @ camera_T_box[:3, :3]
+    plane = cloud.plane
+    with np.errstate(invalid="ignore"):
+        own = (np.abs(local) < detection.size_m / 2 + _EDGE_M).all(-1)  # not the floor around its foot
+        own &= plane.height_m(points) > plane.tolerance_at(points[..., 2])
+    boards: list[tuple[Plane, np.ndarray]] = []
+    for patch in reversed(level_patches(points, own, plane)):
+        on_it = points[patch.mask].astype(float)
+        below = boards[-1][0].offset_m - patch.plane.offset_m if boards else math.inf
+        wide = _covered_m2(patch.plane, on_it) > _BOARD_SHARE * float(np.prod(detection.size_m[:2]))
+        if wide and below > _HAND_M:
+            boards.append((patch.plane, on_it))
+    if len(boards) < 2:
+        return ()
+    heights = [-board.offset_m for board, _ in boards] + [math.inf]
     return tuple(
-        _surface(cloud, plane, "table" if k == 0 else f"surface {k + 1}") for k, plane in enumerate(cloud.planes)
+        replace(
+            _surface(cloud, board, on_it, f"{detection.id}/level {k + 1}", f"{detection.label} level {k + 1}"),
+            level=k + 1,
+            clear_m=heights[k + 1] - heights[k] - _BOARD_M,
+        )
+        for k, (board, on_it) in enumerate(boards)
     )
 
 
-def _surface(cloud: SceneCloud, plane: Plane, name: str) -> Surface:
-    points = cloud.thinned_m.astype(float)
-    on_it = points[np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])]
+def _covered_m2(plane: Plane, points_m: np.ndarray) -> float:
+    """Area in plan that points Nx3 on a level plane cover, in cells of 2 cm."""
+    cells = np.floor(points_m @ level_axes(plane.normal)[:2].T / _CELL_M).astype(int)
+    return len(np.unique(cells, axis=0)) * _CELL_M**2
+
+
+def _window(cloud: SceneCloud, detection: Detection3D) -> tuple[slice, slice] | None:
+    """The rows and columns of the image that an object's points are in."""
+    pixels = cloud.project_px(detection.points_camera_m)
+    pixels = pixels[np.isfinite(pixels).all(1)]
+    if not len(pixels):
+        return None
+    low, high = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int) + 1
+    step = max(1, int(np.sqrt(np.prod(high - low) / _WINDOW_PIXELS)))
+    return slice(max(0, low[1]), high[1], step), slice(max(0, low[0]), high[0], step)
+
+
+def _surface(cloud: SceneCloud, plane: Plane, points_m: np.ndarray, name: str, label: str) -> Surface:
+    """A plane with the outline of its points Nx3 (camera frame), in cloud.frame_id."""
     axes = level_axes(plane.normal)
-    flat = without_strays(on_it) @ axes.T
-    border = outline(flat[:, :2])
-    height = -plane.offset_m
-    corners = np.column_stack((border, np.full(len(border), height))) @ axes
+    border = outline(without_strays(points_m) @ axes[:2].T)
+    corners = np.column_stack((border, np.full(len(border), -plane.offset_m))) @ axes
     turn, shift = cloud.frame_T_camera[:3, :3], cloud.frame_T_camera[:3, 3]
-    return Surface(
-        name,
-        name,
-        corners @ turn.T + shift,
-        turn @ plane.normal,
-        plane.noise_m,
-        stamp_ns=cloud.frame.stamp_ns,
-    )
+    stamp_ns = cloud.frame.stamp_ns
+    return Surface(name, label, corners @ turn.T + shift, turn @ plane.normal, plane.noise_m, stamp_ns=stamp_ns)

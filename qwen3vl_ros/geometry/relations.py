@@ -43,20 +43,17 @@ def cm(metres: float) -> str:
 # -- orders ------------------------------------------------------------------------------------------------------
 
 
-def before(a: Body, b: Body, d: np.ndarray, overlap: bool = True) -> Margin:
-    """A before B along the unit vector d. overlap: whether order of the middles counts where the two overlap."""
+def before(a: Body, b: Body, d: np.ndarray, by_middles: bool = True) -> Margin:
+    """A before B along the unit vector d: by the room between them, or by the order of their middles if that is clearer."""
     (a_low, a_high), (b_low, b_high) = a.span(d), b.span(d)
-    gap, sigma = b_low.at - a_high.at, math.hypot(a_high.sigma_m, b_low.sigma_m)
-    values = (Quantity("gap", gap),)
-    if gap >= 0 or not overlap:
-        return Margin(gap, sigma, "", a_high.seen and b_low.seen, values)
-    middles = float((b.centre - a.centre) @ d)
+    gap, middles = b_low.at - a_high.at, float((b.centre - a.centre) @ d)
+    values = (Quantity("gap", gap), Quantity("middles", middles))
     margin = middles - min(a_high.at - a_low.at, b_high.at - b_low.at) / 2
-    if gap >= margin:
-        return Margin(gap, sigma, "", a_high.seen and b_low.seen, values)
+    if gap >= margin or not by_middles:
+        return Margin(gap, math.hypot(a_high.sigma_m, b_low.sigma_m), "", a_high.seen and b_low.seen, values)
     ends = (a_low, a_high, b_low, b_high)
     sigma = math.sqrt(sum(end.sigma_m**2 for end in ends)) / 2
-    return Margin(margin, sigma, "", all(end.seen for end in ends), (*values, Quantity("middles", middles)))
+    return Margin(margin, sigma, "", all(end.seen for end in ends), values)
 
 
 def order_in_image(a: Body, b: Body, eye: np.ndarray, axis: np.ndarray, right: np.ndarray) -> float:
@@ -145,10 +142,11 @@ def next_to(a: Body, b: Body, others: Sequence[Body]) -> Margin:
     gap, sigma, seen = nearest.distance_m, math.hypot(a.sigma_m, b.sigma_m), _both_seen(a, b, nearest)
     reach = max(_NEXT_M, (a.size_m.max() + b.size_m.max()) / 4)
     margin, reason = reach - gap, f"{a.name} and {b.name} are {cm(gap)} apart, next to means less than {cm(reach)}"
-    side_by_side = CONTACT_M + apart(a.outline, b.outline)
-    if side_by_side < margin:
-        margin = side_by_side
-        reason = f"{a.name} and {b.name} overlap by {cm(CONTACT_M - margin)} seen from above"
+    beside = apart(a.outline, b.outline)
+    if CONTACT_M + beside < margin:
+        margin = CONTACT_M + beside
+        if beside < 0:
+            reason = f"{a.name} and {b.name} overlap by {cm(-beside)} seen from above, they are not side by side"
     for other in others if gap > 0 else ():
         room = _room_beside(nearest, other, margin)
         if room < margin:

@@ -83,7 +83,8 @@ class Thing:
 class Surface:
     """Something flat that things may stand on. outline_m Kx3: its convex border. normal: unit vector, upwards.
 
-    clear_m: height of the free room above it, infinite where nothing is above. The other fields as in Thing.
+    clear_m: height of the free room above it, infinite where nothing is above. level: its number in a shelf, counted
+    from below, 0 for none: a thing is in a level and on a table. The other fields as in Thing.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Surface:
     normal: np.ndarray
     sigma_m: float = 0.0
     clear_m: float = math.inf
+    level: int = 0
     spread_m: float = 0.0
     stamp_ns: int = 0
 

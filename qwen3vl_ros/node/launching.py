@@ -1,4 +1,5 @@
-"""What a launch file checks before it starts anything: the parameter file and the names of its arguments.
+"""What a launch file makes of its arguments before it starts anything, and checks: the parameter file, the names of the
+arguments, the topics of cameras.
 
 Plain Python without launch, so that it is tested where there is none. Source: rcl_yaml_param_parser's rules for the names
 of nodes in a parameter file.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -63,3 +64,30 @@ def misspelt(given: Iterable[str], known: Iterable[str]) -> list[str]:
         for name, found in near.items()
         if found
     ]
+
+
+def separated(text: str) -> list[str]:
+    """The parts of an argument between its commas."""
+    return [part.strip() for part in text.split(",")] if text.strip() else []
+
+
+def remappings(topics: Mapping[str, tuple[str, str]], cameras: Sequence[str]) -> list[tuple[str, str]]:
+    """The rules that give the node's cameras their topics.
+
+    topics: of each topic of the node, as image_raw, the launch argument and what it was given: a topic or, with cameras,
+    one of each, separated by commas in their order; nothing keeps the node's own name. Raises InvalidInput where the numbers
+    differ.
+    """
+    rules = []
+    for own, (argument, text) in topics.items():
+        given = separated(text)
+        if given and len(given) != len(cameras or [""]):
+            raise InvalidInput(
+                f"{argument} names {len(given)} topics for {len(cameras or [''])} cameras; give one of each camera, "
+                "separated by commas (nothing between two commas keeps a camera's own)"
+            )
+        for camera, topic in zip(cameras or [""], given):
+            name = f"{camera}/{own}" if camera else own
+            suffixes = ("", "/compressed") if own == "image_raw" else ("",)
+            rules += [(name + suffix, topic + suffix) for suffix in suffixes if topic]
+    return rules

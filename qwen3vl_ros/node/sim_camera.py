@@ -11,14 +11,9 @@ the camera.
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
-from typing import Callable, Iterator
 
 import numpy as np
 import rclpy
@@ -35,12 +30,12 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.node import messages
+from qwen3vl_ros.node.joining import joining
 from qwen3vl_ros.node.perception.camera import qos_of
 from qwen3vl_ros.node.signals import StopSignals
-from qwen3vl_ros.sim.recorded import Depth
+from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME, Shot, recorded, simulated
 from qwen3vl_ros.sim.specs import FOVY_DEG
 
-WORLD_FRAME, CAMERA_FRAME = "world", "camera_color_optical_frame"
 PARAMETERS = {
     # name: (default, doc)
     "source": ("sim", "sim, or the path of a recording: a folder of pictures, a video, a rosbag2."),
@@ -58,6 +53,7 @@ PARAMETERS = {
         "Scenes of the wider world: boxes, trays, shelves, signs, dials; objects and gauge are left to it.",
     ),
     "depth_noise": (True, "Depth with a real camera's noise, steps and holes; false gives exact depth."),
+    "frame": (CAMERA_FRAME, "Frame of the simulated pictures, and of recorded ones that name none."),
     "width": (640, "Width of the simulated picture, pixels."),
     "height": (480, "Height of the simulated picture, pixels."),
     "fovy_deg": (FOVY_DEG, "Vertical field of view of the simulated camera, degrees."),
@@ -72,24 +68,11 @@ PARAMETERS = {
     "depth_topic": ("", "Topic in a rosbag2; empty chooses."),
     "camera_info_topic": ("", "Topic in a rosbag2; empty chooses."),
 }
-
-
-SIMULATED_HZ = 10.0
 LATE_S = 0.02  # a recording later than this goes on from where it is, with its own gaps
+MATCHED_S = (
+    0.5  # DDS tells a publisher of a subscriber before the subscriber hears it, and of one topic after the other
+)
 LAST_ONES_S = 0.5  # pictures still on their way when a recording is over
-
-
-@dataclass(frozen=True, eq=False)
-class Shot:
-    """One picture to publish. due_s: when, after the first. truths: of the simulation only.
-
-    depth: what is published beside it, in its own frame and as much later than the picture as it was.
-    """
-
-    due_s: float
-    frame: types.Frame
-    depth: Depth | None = None
-    truths: tuple = ()
 
 
 class SimCameraNode(Node):
@@ -138,7 +121,7 @@ class SimCameraNode(Node):
     def _play_simulation(self, stop: StopSignals) -> None:
         """The clock starts with the first shot and never waits; a late one keeps the stamp of its time."""
         start_s = None
-        for shot in self._simulated(lambda: time.monotonic() - start_s):
+        for shot in simulated(self.settings, lambda: time.monotonic() - start_s, self.get_logger().info):
             start_s = time.monotonic() if start_s is None else start_s
             if stop.wait(max(0.0, start_s + shot.due_s - time.monotonic())):
                 return
@@ -148,7 +131,7 @@ class SimCameraNode(Node):
     def _play_recording(self, stop: StopSignals) -> None:
         """The clock waits for whoever is late: a subscriber, the disk, a process that was stopped for a while."""
         start_s, count, rate = None, 0, self._recording_rate()
-        for shot in self._recorded():
+        for shot in recorded(self.settings, self.get_logger().info, self.get_logger().warning):
             if start_s is None:
                 if not self._wait_for_subscriber(stop):
                     return
@@ -179,71 +162,11 @@ class SimCameraNode(Node):
             if time.monotonic() - began_s > longest_s:
                 self.get_logger().warning(f"nobody has subscribed to {topic}; the recording starts unseen")
                 break
-        return True
-
-    def _simulated(self, elapsed_s: Callable[[], float]) -> Iterator[Shot]:
-        """Without end. elapsed_s(): the camera's clock, which the first shot starts."""
-        from qwen3vl_ros.sim.camera import SimCameraError
-        from qwen3vl_ros.sim.stream import SimStream
-
-        p, rate_hz = self.settings, self.settings["rate"] or SIMULATED_HZ
-        try:
-            stream = SimStream(
-                p["seed"],
-                p["motion"],
-                p["scene_every"] or None,
-                p["objects"] or None,
-                rate_hz,
-                gauge=p["gauge"],
-                wide=p["wide"],
-                depth_noise=p["depth_noise"],
-                width=p["width"],
-                height=p["height"],
-                fovy_deg=p["fovy_deg"],
-                quality=p["quality"],
-            )
-        except SimCameraError as error:
-            raise types.PerceptionError(f"the simulated camera cannot draw here: {error}") from error
-        with stream:
-            self.get_logger().info(f"simulated camera, {p['width']}x{p['height']} at {rate_hz:g} Hz")
-            stream.frame_at(0.0)  # the first picture has the shaders to wait for: before the clock starts
-            k, drawings_s = 0, deque(maxlen=5)
-            while True:
-                t_s, begun_s = k / rate_hz, time.monotonic()
-                view, _ = stream.frame_at(t_s)
-                drawings_s.append(time.monotonic() - begun_s)
-                pose = {"target_T_camera": view.world_T_camera, "target_frame": WORLD_FRAME}
-                frame = types.Frame(0, CAMERA_FRAME, view.rgb, view.depth_m, view.K, **pose)
-                yield Shot(t_s, frame, Depth(0, CAMERA_FRAME, view.depth_m), view.truths)
-                # The next that can be drawn by its time, if drawing takes as long as it usually does: a process
-                # that was stopped while it drew would be silent as long again.
-                k = max(k + 1, math.ceil((elapsed_s() + statistics.median(drawings_s)) * rate_hz))
-
-    def _recorded(self) -> Iterator[Shot]:
-        from qwen3vl_ros.sim.replay import ReplaySource
-
-        p = self.settings
-        source = ReplaySource(
-            p["source"],
-            None,
-            p["loop"],
-            image_topic=p["image_topic"] or None,
-            depth_topic=p["depth_topic"] or None,
-            camera_info_topic=p["camera_info_topic"] or None,
-            rectification=p["rectification"],
-            max_pixels=p["max_image_pixels"],
-            lost=self.get_logger().warning,
-        )
-        self.get_logger().info(f"playing {source.path}")
-        first_ns = None
-        for recorded in source.recorded():
-            frame = recorded.frame
-            first_ns = frame.stamp_ns if first_ns is None else first_ns
-            yield Shot((frame.stamp_ns - first_ns) / 1e9, frame, recorded.depth)
+        return not stop.wait(MATCHED_S)
 
     def _publish(self, shot: Shot, stamp_ns: int) -> None:
         frame = shot.frame
-        header = messages.header_of(stamp_ns, frame.frame_id or CAMERA_FRAME)
+        header = messages.header_of(stamp_ns, frame.frame_id or self.settings["frame"])
         picture = messages.image(header, frame.rgb)
         if frame.target_T_camera is not None:
             self._tell_pose(header, frame.target_T_camera)
@@ -300,16 +223,17 @@ class SimCameraNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Publish until told to stop or until the recording ends; returns the exit status."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = StopSignals()
     spinning = None
     try:
-        node = SimCameraNode()
+        with joining():
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            stop = StopSignals()
+            node = SimCameraNode()
         spinning = threading.Thread(target=_spin, args=(node,), daemon=True)
         spinning.start()
         node.play(stop)
         return 0
-    except (types.PerceptionError, ParameterException) as error:
+    except (types.PerceptionError, ParameterException, OSError) as error:
         print(f"sim_camera: {error}", file=sys.stderr)
         return 2
     finally:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple, Sequence
 
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.base import Question
+from qwen3vl_ros.questions.parsing.tool_calls import without_calls
+from qwen3vl_ros.questions.parsing.wanted import Wanted
 from qwen3vl_ros.types import Answer, Generation, InvalidInput, MalformedAnswer, View
 
 PROMPTS = {
@@ -51,7 +53,8 @@ class Gauge(Question):
         }
 
     def read(self, said: Generation, views: Sequence[View]) -> Answer:
-        for match in reversed(_OBJECT.findall(said.text)):
+        text, _ = without_calls(said.text, 0, Wanted(()))
+        for match in reversed(_OBJECT.findall(text)):
             try:
                 found = json.loads(match)
                 reading = Reading(float(found["value"]), str(found["unit"]).strip())

@@ -40,7 +40,7 @@ class Bag:
 
     def __init__(self, path: Path, losses: Losses):
         self.path, self._losses = path, losses
-        self._unpacked = tempfile.TemporaryDirectory(prefix="bag_")
+        self._unpacked: tempfile.TemporaryDirectory | None = None
         files = [path] if path.is_file() else _storages_in(path)
         try:
             from rosbags.typesys import Stores, get_typestore
@@ -64,7 +64,8 @@ class Bag:
         return self
 
     def __exit__(self, *_) -> None:
-        self._unpacked.cleanup()
+        if self._unpacked:
+            self._unpacked.cleanup()
 
     def first(self, topic: str) -> Any | None:
         """The first message of a topic that can be read, None without one. What cannot be is told by `messages`."""
@@ -87,18 +88,17 @@ class Bag:
 
     def _records(self, storage: _Storage, topics: Collection[str], losses: Losses) -> Iterator[Record]:
         """In the order of their times; from the first damage on, in the order in which they were written."""
-        records, last_ns = storage.ordered(topics), -1
-        while True:
-            try:
-                record = next(records, None)
-            except Exception as error:
-                losses.warn(storage.damage(error))
-                break
-            if record is None:
-                return
+        last_ns, damages = -1, []
+        for record in _until_damage(storage.ordered(topics), damages):
             last_ns = record[1]
             yield record
-        yield from (record for record in storage.salvaged(topics, losses) if record[1] > last_ns)
+        if damages:
+            losses.warn(storage.damage(damages[0]))
+            for record in _until_damage(storage.salvaged(topics, losses), damages):
+                if record[1] > last_ns:
+                    yield record
+        if len(damages) > 1:
+            losses.lose(storage.damage(damages[1]))
 
     def _topics_of(self, storage: _Storage) -> dict[str, str]:
         try:
@@ -118,6 +118,7 @@ class Bag:
         if path.suffix == ".zstd":
             import zstandard
 
+            self._unpacked = self._unpacked or tempfile.TemporaryDirectory(prefix="bag_")
             unpacked = Path(self._unpacked.name) / path.stem
             try:
                 with path.open("rb") as packed, unpacked.open("wb") as out:
@@ -259,6 +260,16 @@ class _Sqlite(_Storage):
                     yield names[found[0]], found[1], found[2]
             if damaged:
                 losses.lose(f"the end of {self.name} is damaged or missing")
+
+
+def _until_damage(records: Iterator[Record], damages: list[Exception]) -> Iterator[Record]:
+    """Whatever a reader raises on damaged bytes ends it and goes into `damages`."""
+    try:
+        yield from records
+    except InvalidInput:
+        raise
+    except Exception as error:
+        damages.append(error)
 
 
 def _storages_in(folder: Path) -> list[Path]:

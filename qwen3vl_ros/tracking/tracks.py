@@ -7,15 +7,17 @@ Knows nothing of ROS, of models or of other cameras. May be used from two thread
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, takewhile
 from typing import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.tracking.flow import COVERED, Followed, Glimpse, advance, same_view
+from qwen3vl_ros.tracking.flow import COVERED, Followed, advance
+from qwen3vl_ros.tracking.glimpse import Glimpse, same_view
 from qwen3vl_ros.tracking.identity import MAX_GAP_NS, MAX_MISSED, Look, TrackIds, colours_of, costs, match
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 
@@ -76,7 +78,7 @@ class _Thing:
     )  # how far it went before the answer that is followed
     solid: Detection3D | None = None
     solid_travel_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    surprises_m: deque = field(default_factory=lambda: deque(maxlen=5))
+    surprise_m: float = 2 * _LEAST_SPREAD_M  # how far answers were from where it was thought to be, root mean square
 
     @property
     def label(self) -> str:
@@ -150,7 +152,7 @@ class Tracks:
 
     def _lose(self, things: Sequence[_Thing], stamp_ns: int) -> None:
         for t in things:
-            box = tuple(float(v) for v in t.followed.box * np.tile(t.followed.key.scale, 2))
+            box = _whole_box(t.followed.box, t.followed.key)
             self._lost.append(Track(t.id, t.label, box, 0.0, LOST, stamp_ns, t.seen_ns, t.followed.frame_id))
 
     def _expire(self, now: Glimpse) -> None:
@@ -242,7 +244,9 @@ class Tracks:
                 travel_m = _at(thing.trail, stamp_ns).travel_m if thing.trail else thing.base_m
                 if thing.solid is not None and thing.solid.frame_id == solid.frame_id:
                     expected = thing.solid.frame_T_box[:3, 3] + travel_m - thing.solid_travel_m
-                    thing.surprises_m.append(float(np.linalg.norm(solid.frame_T_box[:3, 3] - expected)))
+                    off_m = float(np.linalg.norm(solid.frame_T_box[:3, 3] - expected))
+                    mean = math.sqrt(0.7 * thing.surprise_m**2 + 0.3 * off_m**2)
+                    thing.surprise_m = max(mean, _LEAST_SPREAD_M)
                 thing.solid, thing.solid_travel_m = solid, travel_m
 
     def catch_up(self) -> None:
@@ -292,7 +296,7 @@ class _Route:
         """Take the thing's place, or, where it was lost on the way and the thing was not, correct the thing by what it said."""
         thing, old = self.thing, self.thing.followed
         if self.was is not None and old.following and not self.given.following:
-            old.correct(self.given.key_box - self.was.box)
+            old.correct(self.passed[0].box - self.was.box)
             return
         since_ns = self.passed[0].stamp_ns
         thing.trail = deque((*(w for w in thing.trail if w.stamp_ns < since_ns), *self.passed))
@@ -306,8 +310,9 @@ def _was(f: Followed, base_m: np.ndarray, now: Glimpse) -> _Was:
 
 def _share_in_picture(box: np.ndarray, glimpse: Glimpse) -> float:
     height, width = glimpse.grey.shape
-    inside = np.clip(box, 0, (width, height, width, height))
-    return float((inside[2:] - inside[:2]).prod() / max((box[2:] - box[:2]).prod(), 1e-9))
+    x0, y0, x1, y1 = box.tolist()
+    inside = max(min(x1, width) - max(x0, 0), 0) * max(min(y1, height) - max(y0, 0), 0)
+    return inside / max((x1 - x0) * (y1 - y0), 1e-9)
 
 
 def _part_of(box: np.ndarray, was: _Was) -> bool:
@@ -340,10 +345,10 @@ def _at(trail: deque, stamp_ns: int) -> _Was:
 
 def _size_m(f: Followed) -> float:
     """The larger side of the box at the distance of what is seen in it; NaN without depth."""
-    if f.key.K is None or not len(f.front_m):
+    if not f.front.known:
         return float("nan")
-    z = (f.centre_m - f.key.frame_T_camera[:3, 3]) @ f.key.frame_T_camera[:3, 2]
-    return float((f.box[2:] - f.box[:2]).max() * z / f.key.K[0, 0])
+    z = f.key.depth_of_m(f.front.centre_m)
+    return float((f.key_box[2:] - f.key_box[:2]).max() * z / f.key.K[0, 0])
 
 
 def _expired(thing: _Thing, now_ns: int) -> bool:
@@ -356,24 +361,19 @@ def _track(thing: _Thing, now: Glimpse) -> Track:
     f, coasting_s = thing.followed, thing.adrift_s(now.stamp_ns)
     state = OCCLUDED if f.covered >= COVERED else FRESH if f.following else COASTING
     score = thing.score * 0.5**coasting_s * (1.0 - thing.missed / (MAX_MISSED + 1 + thing.missed))
-    height, width = now.grey.shape
-    box = np.clip(f.box, 0, (width, height, width, height)) * np.tile(now.scale, 2)
-    position_m, velocity_m_s, spread_m, solid = None, None, float("nan"), None
-    if np.isfinite(f.centre_m).all():
-        recent = [w for w in thing.trail if now.stamp_ns - w.stamp_ns <= VELOCITY_NS]
-        position_m, velocity_m_s = f.centre_m, _velocity_m_s(recent)
-        travel_m = thing.base_m + f.moved_m
+    position_m, velocity_m_s, spread_m, solid = None, None, math.nan, None
+    if f.front.known:
+        position_m, velocity_m_s = f.centre_m, _velocity_m_s(thing.trail)
         if thing.solid is not None and thing.solid.frame_id == f.frame_id:
             pose = thing.solid.frame_T_box.copy()
-            pose[:3, 3] += travel_m - thing.solid_travel_m
+            pose[:3, 3] += thing.base_m + f.moved_m - thing.solid_travel_m
             solid, position_m = replace(thing.solid, frame_T_box=pose, label=thing.label, score=score), pose[:3, 3]
-        surprise = np.sqrt(np.mean(np.square(thing.surprises_m))) if thing.surprises_m else 2 * _LEAST_SPREAD_M
-        blind = (_LEAST_SPREAD_M + 0.5 * np.linalg.norm(velocity_m_s)) * coasting_s
-        spread_m = float(np.hypot(max(surprise, _LEAST_SPREAD_M), blind))
+        blind_m = (_LEAST_SPREAD_M + 0.5 * math.hypot(*velocity_m_s)) * coasting_s
+        spread_m = math.hypot(thing.surprise_m, blind_m)
     return Track(
         thing.id,
         thing.label,
-        tuple(float(v) for v in box),
+        _whole_box(f.box, now),
         score,
         UNCERTAIN if thing.uncertain else state,
         now.stamp_ns,
@@ -386,10 +386,20 @@ def _track(thing: _Thing, now: Glimpse) -> Track:
     )
 
 
+def _whole_box(box: np.ndarray, glimpse: Glimpse) -> tuple[float, float, float, float]:
+    """A box of small pixels in those of the picture, cut at its border."""
+    (height, width), (sx, sy) = glimpse.grey.shape, glimpse.scale.tolist()
+    x0, y0, x1, y1 = box.tolist()
+    x0, x1 = (min(max(x, 0.0), width) * sx for x in (x0, x1))
+    y0, y1 = (min(max(y, 0.0), height) * sy for y in (y0, y1))
+    return x0, y0, x1, y1
+
+
 def _velocity_m_s(trail: Sequence[_Was]) -> np.ndarray:
-    """Slope of the way along a piece of trail, 3 metres a second."""
-    if len(trail) < 2:
+    """Slope of the way along the last VELOCITY_NS of a trail, 3 metres a second."""
+    recent = list(takewhile(lambda w: trail[-1].stamp_ns - w.stamp_ns <= VELOCITY_NS, reversed(trail)))
+    if len(recent) < 2:
         return np.zeros(3)
-    t = np.array([w.stamp_ns - trail[0].stamp_ns for w in trail]) / 1e9
-    t -= t.mean()
-    return t @ np.array([w.travel_m for w in trail]) / float(t @ t)
+    t = np.array([w.stamp_ns - recent[0].stamp_ns for w in recent]) / 1e9
+    t -= t.sum() / len(t)
+    return t @ np.array([w.travel_m for w in recent]) / float(t @ t)

@@ -97,7 +97,7 @@ class Guesses:
         assert accepted <= len(proposed)
 
 
-SPOKEN = st.text(st.characters(exclude_characters="\x00\x07"), min_size=1, max_size=20).map(str.encode)
+SPOKEN = st.text(st.characters(codec="utf-8", exclude_characters="\x00\x07"), min_size=1, max_size=20).map(str.encode)
 
 
 @given(SPOKEN, st.lists(st.integers(0, 9), max_size=9), st.lists(st.integers(0, 30), max_size=4), st.booleans())

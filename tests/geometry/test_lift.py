@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lens import pixel_rays, project_px, ray_table
-from qwen3vl_ros.geometry.lift import lift_boxes, place_model_boxes, trust
+from qwen3vl_ros.geometry.lift import lift_boxes, trust
+from qwen3vl_ros.geometry.model_boxes import place_model_boxes
 from qwen3vl_ros.types import Detection2D, Detection3D, InvalidInput, ModelBox3D
 
 CONFIG = LiftConfig()

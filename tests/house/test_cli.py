@@ -220,6 +220,10 @@ BAD = {
     "no question": (["{photo}", "--task", "ask"], "needs a question"),
     "text with targets": (["{photo}", "sign", "--task", "read_text"], "leave WHAT out"),
     "a quote in a phrase": (["{photo}", 'the "mug"'], "quotation mark"),
+    "too large": (
+        ["{photo}", "cube", "--set", "max_image_pixels=1000"],
+        "320x240 pixels, more than the 1000 of parameter",
+    ),
     "depth alone": (["{photo}", "cube", "--depth", "{depth}"], "add --camera-info"),
     "no such depth": (
         ["{photo}", "cube", "--depth", "no.png", "--camera-info", "{camera}"],

@@ -53,3 +53,13 @@ def test_links_lead_somewhere(page):
             assert target[1:] in anchors, f"{page.name} links to {target}, which is no heading of it"
         elif "://" not in target:
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_what_the_page_on_reliability_names_is_there():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    tests, modules = re.findall(r"`(tests/[\w/]+\.py)`", page), re.findall(r"`((?!tests/)[\w/]+/[\w/]+\.py)`", page)
+    assert len(tests) > 30 and len(modules) > 10
+    for path in tests:
+        assert (ROOT / path).is_file(), path
+    for path in modules:
+        assert (ROOT / "qwen3vl_ros" / path).is_file(), path

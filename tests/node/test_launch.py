@@ -38,14 +38,16 @@ service.include_launch_description(
 sys.exit(service.run())
 """
 
-# Stands in for an executable: tells how it was called, and what the parameter files held that launch wrote.
+# Stands in for an executable: tells how it was called, and what the parameter files held that launch wrote. One that is
+# started several times tells under its namespace, too.
 STAND_IN = """\
 #!/usr/bin/env python3
 import json, os, pathlib, sys, time
 files = [a for a in sys.argv if a.endswith(".yaml") or a.startswith("/tmp/launch_params")]
 told = {"argv": sys.argv[1:], "files": [pathlib.Path(f).read_text() for f in files],
         "profile": os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")}
-path = pathlib.Path(os.environ["TOLD"], pathlib.Path(sys.argv[0]).name)
+namespace = next(a.split(":=")[1] for a in sys.argv if a.startswith("__ns:="))
+path = pathlib.Path(os.environ["TOLD"], "_".join([pathlib.Path(sys.argv[0]).name, *namespace.split("/")[2:]]))
 path.with_suffix(".tmp").write_text(json.dumps(told))
 path.with_suffix(".tmp").rename(path)
 time.sleep(60)
@@ -164,6 +166,48 @@ def test_topics_are_remapped_and_the_compressed_image_too(stand_ins, parameter_f
     }
 
 
+def test_cameras_are_named_to_the_node_and_each_has_its_topics(stand_ins, parameter_file):
+    told = stand_ins(
+        f"params_file:={parameter_file}",
+        "cameras:=front, wrist",
+        "input_image_topic:=/a/color,/b/color",
+        "input_depth_topic:=,/b/depth",
+    )["perception"]
+    assert parameters_of(told)["cameras"] == ["front", "wrist"]
+    assert remaps_of(told) == {
+        "__node": "perception",
+        "__ns": "/qwen3vl",
+        "front/image_raw": "/a/color",
+        "front/image_raw/compressed": "/a/color/compressed",
+        "wrist/image_raw": "/b/color",
+        "wrist/image_raw/compressed": "/b/color/compressed",
+        "wrist/depth/image_raw": "/b/depth",
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments", [("cameras:=front,wrist", "input_image_topic:=/a"), ("input_image_topic:=/a,/b",)]
+)
+def test_topics_that_do_not_match_the_cameras_are_refused_by_name(graph, arguments):
+    process = graph.start("-c", LAUNCH, str(ROOT / "launch/perception.launch.py"), *arguments, name="launch")
+    assert process.status() != 0
+    assert "input_image_topic names" in process.log and "give one of each camera" in process.log
+
+
+def test_each_camera_is_simulated_in_its_own_namespace_and_frame(stand_ins, parameter_file):
+    told = stand_ins(
+        f"params_file:={parameter_file}",
+        "use_sim_camera:=true",
+        "cameras:=front,wrist",
+        expected=("perception", "sim_camera_front", "sim_camera_wrist"),
+    )
+    for name in ("front", "wrist"):
+        assert remaps_of(told[f"sim_camera_{name}"])["__ns"] == f"/qwen3vl/{name}"
+    of_front, of_wrist = (parameters_of(told[f"sim_camera_{name}"]) for name in ("front", "wrist"))
+    assert of_front["frame"] == "front_color_optical_frame" != of_wrist["frame"]
+    assert of_front["seed"] != of_wrist["seed"]
+
+
 def test_sim_camera_shares_the_namespace(stand_ins, parameter_file):
     told = stand_ins(
         f"params_file:={parameter_file}",
@@ -225,9 +269,28 @@ def test_every_argument_is_described():
 
     description = get_launch_description_from_python_launch_file(str(ROOT / "launch/perception.launch.py"))
     arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
-    assert len(arguments) == 12
+    assert len(arguments) == 13
     for argument in arguments:
         assert len(argument.description) > 10, argument.name
+
+
+def test_the_real_node_answers_both_of_two_cameras_with_the_embedded_model(graph):
+    process = graph.start(
+        "-c",
+        LAUNCH,
+        str(ROOT / "launch/perception.launch.py"),
+        "use_sim_camera:=true",
+        "cameras:=front,wrist",
+        name="launch",
+    )
+    process.logged("active: /qwen3vl/wrist/image_raw", 90)
+    heard = {name: graph.results(f"/qwen3vl/perception/{name}") for name in ("front", "wrist")}
+    until(lambda: all(heard[name]["detections_2d"] for name in heard), 90, "answers for both cameras")
+    for name in heard:
+        assert heard[name]["detections_2d"][0].header.frame_id == f"{name}_color_optical_frame"
+    process.interrupt(signal.SIGINT)
+    process.status()
+    assert "Traceback" not in process.log
 
 
 def test_the_real_node_and_camera_run_and_stop_together(graph):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen3vl_ros.node.launching import check_parameter_file, misspelt
+from qwen3vl_ros.node.launching import check_parameter_file, misspelt, remappings, separated
 from qwen3vl_ros.types import InvalidInput
 
 NODE = "/qwen3vl/perception"
@@ -86,3 +86,37 @@ def test_misspelt_arguments_are_told_with_the_right_name():
         ["image_topic", "input_image_topic"],
         ["param_file", "params_file"],
     ]
+
+
+def topics(image="", info=""):
+    return {"image_raw": ("input_image_topic", image), "camera_info": ("input_camera_info_topic", info)}
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [("", []), (" ", []), ("front", ["front"]), ("front, wrist", ["front", "wrist"]), (",/b", ["", "/b"])],
+)
+def test_commas_separate(text, parts):
+    assert separated(text) == parts
+
+
+def test_the_one_camera_without_a_name_gets_the_topics_as_they_are():
+    assert remappings(topics("/cam/color", "/cam/info"), []) == [
+        ("image_raw", "/cam/color"),
+        ("image_raw/compressed", "/cam/color/compressed"),
+        ("camera_info", "/cam/info"),
+    ]
+    assert remappings(topics(), []) == []
+
+
+def test_each_camera_gets_the_topic_at_its_place_and_nothing_keeps_its_own():
+    assert remappings(topics(info="/a,,/c"), ["front", "wrist", "rear"]) == [
+        ("front/camera_info", "/a"),
+        ("rear/camera_info", "/c"),
+    ]
+
+
+@pytest.mark.parametrize("text, cameras", [("/a", ["front", "wrist"]), ("/a,/b", []), ("/a,/b,/c", ["front", "wrist"])])
+def test_topics_for_other_cameras_than_there_are_are_refused(text, cameras):
+    with pytest.raises(InvalidInput, match="input_camera_info_topic names .* give one of each camera"):
+        remappings(topics(info=text), cameras)

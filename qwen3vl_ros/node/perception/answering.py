@@ -16,7 +16,17 @@ from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.types import Cancelled, Generation, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.types import (
+    Cancelled,
+    DeadlinePassed,
+    Generation,
+    InvalidInput,
+    MalformedAnswer,
+    OutOfResources,
+    PerceptionError,
+    Scene,
+)
 
 
 class Answering:
@@ -38,11 +48,12 @@ class Answering:
         perception.config = config
         generation, question, prompt_id = None, job.asked.question, job.asked.prompt_id
         try:
-            frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
-            self._report_3d(channel.health, no_3d)
-            generation = perception.generate(frame, question, control, camera=job.camera)
-            scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
-            reply = out.reply(scene, frame, config, no_3d)
+            with survivable("while answering"):
+                frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
+                self._report_3d(channel.health, no_3d)
+                generation = perception.generate(frame, question, control, camera=job.camera)
+                scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
+                reply = out.reply(scene, frame, config, no_3d)
             self._report_scene(channel.health, scene)
         except Cancelled:
             raise
@@ -58,15 +69,24 @@ class Answering:
     def _finish(self, call: Call, reply: Reply, generation: Generation | None) -> None:
         if reply.generation:
             reply.generation.latency_s = self._age_s(stamp_ns(reply.header))
-        if reply.error is None and generation.finish_reason == "deadline":
-            reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {reply.summary} until then")
+        if (
+            generation
+            and generation.finish_reason == "deadline"
+            and isinstance(reply.error, (DeadlinePassed, type(None)))
+        ):
+            read = reply.summary or "nothing could be read"
+            reply.error = Cancelled(f"the deadline of {call.timeout_s:g} s passed; {read} until then")
 
     def _publish(self, job: Job, reply: Reply, generation: Generation | None) -> None:
         channel = self._channels[job.camera]
         with self._thread.publishing:
             if not self._thread.is_current(job.watch):
                 return
-            channel.out.publish(reply, self._age_s(job.snapshot.stamp_ns))
+            try:
+                with survivable("while publishing an answer"):
+                    channel.out.publish(reply, self._age_s(job.snapshot.stamp_ns))
+            except OutOfResources as error:
+                return self._report_error(channel.health, error)
         if reply.error is None:
             channel.health.answered(reply.generation.latency_s, generation.total_s)
 
@@ -96,7 +116,7 @@ class Answering:
     def _report_error(self, health: Health, error: PerceptionError) -> None:
         kind = type(error).__name__
         about, level = "engine", Level.ERROR
-        if isinstance(error, (InvalidInput, MalformedAnswer)):
+        if isinstance(error, (InvalidInput, MalformedAnswer, DeadlinePassed)):
             about, level = "image" if isinstance(error, InvalidInput) else "answer", Level.WARN
         health.count("malformed" if isinstance(error, MalformedAnswer) else kind)
         where = self._engine_health if about == "engine" else health

@@ -19,6 +19,13 @@ _FORMS = {
 }
 _FORMS = {form: re.compile(pattern) for form, pattern in _FORMS.items()}
 
+# Keys of two opposite corners, each with its pair of numbers.
+OPPOSITE_CORNERS = (
+    *(("topleft", "bottomright"), ("lefttop", "rightbottom"), ("upperleft", "lowerright"), ("tl", "br")),
+    *(("min", "max"), ("start", "end"), ("左上", "右下"), ("左上角", "右下角")),
+)
+_CORNERS = {key for pair in OPPOSITE_CORNERS for key in pair}
+
 _LANGUAGES = {
     "en": "en|eng|enus|engb|english|英文名?|英语",
     "zh": "zh|zho|cn|ch|chs|cht|zhcn|zhtw|zhhans|zhhant|chinese|中文名?|汉语",
@@ -90,6 +97,8 @@ def plain(key: str) -> str:
 @lru_cache(maxsize=1024)
 def form_of(key: str) -> str:
     """The form of coordinates that the key names, "" where it names none."""
+    if plain(key) in _CORNERS:
+        return OUTLINE
     return next((form for form, pattern in _FORMS.items() if pattern.fullmatch(plain(key))), "")
 
 

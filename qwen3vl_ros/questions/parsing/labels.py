@@ -13,22 +13,29 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import Field, Text
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Object, Text
+from qwen3vl_ros.questions.parsing.tolerant_json import Object
 from qwen3vl_ros.questions.parsing.wanted import Wanted, is_chinese
 
 MAX_CHARS = 1000
 _PLACEHOLDER = re.compile(r"(?:point|object|label|category|bbox|box)?[ _]?\d*", re.IGNORECASE)
-_TWO_NAMES = re.compile(r"\s*[/|()（）\[\]【】]\s*|\s+[-–—]\s+")
+_TWO_NAMES = re.compile(
+    r"\s*[/|()（）\[\]【】]\s*|\s+[-–—]\s+|(?<=[\u3400-\u9fff])\s+(?=[A-Za-z])|(?<=[A-Za-z])\s+(?=[\u3400-\u9fff])"
+)
 _SEVERAL_NAMES = re.compile(r"\s*[,，、;；]\s*|\s+and\s+|和")
 
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """text: what the object is called, "" where it stays unnamed. span: its characters in the answer, if it was said there."""
+    """text: what the object is called, "" where it stays unnamed. span: its characters in the answer, if it was said there.
+
+    said: the label as it was said, where `text` is the target that it names.
+    """
 
     text: str
     span: tuple[int, int] | None = None
+    said: str = ""
 
 
 UNNAMED = Name("")
@@ -120,7 +127,7 @@ class Labels:
         if len(each) == 1:
             return each[0]
         best = [self._best([(s.language, s.texts[0], s.cut) for s in said]) for said in each]
-        texts = tuple(Text(name.text, *name.span) if name and name.span else None for name in best)
+        texts = tuple(Text(name.said, *name.span) if name and name.span else None for name in best)
         return [Said("", texts, listed=True)] if texts else []
 
     def _split(self, s: Said, n: int) -> Said:
@@ -161,7 +168,7 @@ class Labels:
             return Name(whole[0], span) if len(whole) == 1 else None
         if len(targets) == 1 and _PLACEHOLDER.fullmatch(label):
             return Name(targets[0], span)
-        return Name(self._wanted.target(label) or self._in_two_languages(label) or label, span)
+        return Name(self._wanted.target(label) or self._in_two_languages(label) or label, span, label)
 
     def _in_two_languages(self, label: str) -> str | None:
         """The target in "杯子 (mug)": one name beside the same in another script."""

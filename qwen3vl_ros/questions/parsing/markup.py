@@ -12,9 +12,10 @@ import re
 from dataclasses import dataclass
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import Field, Numbers, lists_in
 from qwen3vl_ros.questions.parsing.shapes import has_geometry
-from qwen3vl_ros.questions.parsing.tokens import blanked
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Numbers, Object, lists_in
+from qwen3vl_ros.questions.parsing.tokens import Quoted, blanked
+from qwen3vl_ros.questions.parsing.tolerant_json import Object
 
 _NUMERIC = r"[\s\d.,+\-()\[\]]"
 _REFERENCE = re.compile(r"<\|object_ref_start\|>([^<]{1,400})<\|object_ref_end\|>[^<]{0,60}$")
@@ -82,7 +83,10 @@ def _elements(text: str, start: int) -> list[_Element]:
     """In the order they begin. A closing tag without its opening one is passed over."""
     elements: list[_Element] = []
     stack: list[_Element] = []
+    quoted = Quoted(text, start)
     for tag in _TAG.finditer(text, start):
+        if tag.start() in quoted:
+            continue
         if tag["close"]:
             depth = next((i for i in range(1, min(len(stack), _MAX_UNCLOSED) + 1) if stack[-i].name == tag["name"]), 0)
             if depth:

@@ -27,7 +27,8 @@ def without_repeats(candidates: Sequence[Candidate]) -> list[Candidate]:
         around = [(kind, name, column + dx, row + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
         if not any(_same(place, other, shift) for cell in around for other in cells.get(cell, ())):
             kept.append(candidate)
-            cells.setdefault((kind, name, column, row), []).append(place)
+        # What was said again may be said again from there: a loop that drifts stays one thing.
+        cells.setdefault((kind, name, column, row), []).append(place)
     return kept
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import Field, Numbers
 from qwen3vl_ros.questions.parsing.tokens import Number
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Numbers, Object
+from qwen3vl_ros.questions.parsing.tolerant_json import Object
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 CUT_SHORT = "object cut short"
@@ -19,6 +20,13 @@ _NOT_NUMBERS = "coordinates that are not numbers"
 # Names of corners, and of what a box has instead where they are no corners.
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 _SIZES = {"width", "height", "w", "h"}
+# Words that say of which form the coordinates beside them are.
+_NO_CORNERS = "no corners"
+_DECLARED = {
+    **dict.fromkeys(("rectangle", "rect", "boundingbox", "bbox"), keys.BOX),
+    **dict.fromkeys(("polygon", "polyline", "linestrip", "circle", "mask"), keys.OUTLINE),
+    **dict.fromkeys(("xywh", "cxcywh", "ltwh", "tlwh", "xcycwh", "yxyx", "yolo", "coco"), _NO_CORNERS),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,28 +140,58 @@ def has_geometry(obj: Object) -> bool:
     return any(map(is_geometry, obj.fields)) or bool(_corners(obj))
 
 
-def _corners(obj: Object) -> list[Number]:
-    """The coordinates of {"x1": …, "y1": …, "x2": …, "y2": …}, or of {"x": …, "y": …}; none where they are not such."""
-    values = {
-        "".join(keys.indexed(f.key)): f.groups[0][0]
-        for f in obj.fields
-        if f.kind == "numbers" and len(f.groups) == 1 and len(f.groups[0]) == 1
-    }
-    sets = _CORNERS if _SIZES.intersection(values) else (*_CORNERS, ("x", "y"))  # x, y, width, height: of a box
-    names = next((corners for corners in sets if all(name in values for name in corners)), ())
-    return [values[name] for name in names]
+def gather(objects: Sequence[Object]) -> None:
+    """Makes coordinates that are written otherwise the lists of numbers that they mean. objects: parents first.
+
+    {"x1": …, "y1": …, "x2": …, "y2": …} and {"top_left": […], "bottom_right": […]} go to the field they are the value of, or
+    become a field of their own object. What is said to be of another form than its key says loses it.
+    """
+    for obj in reversed(objects):
+        _by_declared_form(obj)
+        _lift_corners(obj)
 
 
-def lift_corners(obj: Object) -> None:
-    """Gives {"x1": …, "y1": …} to the field it is the value of, or makes it a field of its own object."""
+def _lift_corners(obj: Object) -> None:
     numbers = Numbers(_corners(obj))
     if not numbers:
         return
     if obj.within is not None and keys.form_of(obj.within.key):
         obj.within.kind = "numbers"
-        obj.within.groups = [*obj.within.groups, numbers]
+        obj.within.groups.insert(0, numbers)  # the last of a list comes first here
         obj.fields.clear()
         obj.closed = True
     elif not any(is_geometry(f) for f in obj.fields):
         first, key = obj.fields[0], "point" if len(numbers) == 2 else "bbox"
         obj.fields.append(Field(key, first.key_start, "numbers", [numbers], start=first.start, end=first.end))
+
+
+def _corners(obj: Object) -> list[Number]:
+    """The coordinates of an object that gives them by name; none where the names are not those of corners or a point."""
+    lists = {
+        "".join(keys.indexed(f.key)): f.groups[0] for f in obj.fields if f.kind == "numbers" and len(f.groups) == 1
+    }
+    values = {key: numbers[0] for key, numbers in lists.items() if len(numbers) == 1}
+    sets = _CORNERS if _SIZES.intersection(values) else (*_CORNERS, ("x", "y"))  # x, y, width, height: of a box
+    for names in sets:
+        if all(name in values for name in names):
+            return [values[name] for name in names]
+    for pair in keys.OPPOSITE_CORNERS:
+        if all(len(lists.get(corner, ())) == 2 for corner in pair):
+            return [*lists[pair[0]], *lists[pair[1]]]
+    return []
+
+
+def _by_declared_form(obj: Object) -> None:
+    """{"points": […], "shape_type": "rectangle"}, {"bbox": {"points": […]}}, {"bbox": […], "bbox_format": "xywh"}."""
+    forms = {_DECLARED.get(keys.plain(f.text)) for f in obj.fields if f.kind == "text" and len(f.text) < 20}
+    around = keys.form_of(obj.within.key) if obj.within is not None else ""
+    form = next((form for form in (keys.OUTLINE, keys.BOX) if form in forms), around)
+    for f in obj.fields:
+        if (
+            f.kind == "numbers"
+            and keys.form_of(f.key) in (keys.POINT, keys.KEYPOINT)
+            and form in (keys.BOX, keys.OUTLINE)
+        ):
+            f.key = "bbox" if form == keys.BOX else "polygon"
+        elif f.kind == "numbers" and keys.form_of(f.key) == keys.BOX and _NO_CORNERS in forms:
+            f.kind = "bad"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from typing import Any, Iterable, NamedTuple
 
 NUMBER = re.compile(r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -84,6 +85,18 @@ def tokens_of(text: str, at: int = 0) -> list[Token]:
             kind, end, at = found
             tokens.append(Token(kind, begin + 1, end, unescaped(text[begin + 1 : end], text[begin])))
     return tokens
+
+
+class Quoted:
+    """The characters of text[start:] that stand in quotes: `at in quoted`."""
+
+    def __init__(self, text: str, start: int):
+        strings = [token for token in tokens_of(text, start) if token.kind == "string"]
+        self._starts, self._ends = [s.start for s in strings], [s.end for s in strings]
+
+    def __contains__(self, at: int) -> bool:
+        i = bisect_right(self._starts, at) - 1
+        return i >= 0 and at < self._ends[i]
 
 
 def numbers_in(text: str, begin: int, end: int) -> list[Number]:

@@ -12,13 +12,14 @@ from bisect import bisect_left
 from typing import Iterator, NamedTuple
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import EMPTY_WORDS, Field
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
-from qwen3vl_ros.questions.parsing.tokens import blanked
-from qwen3vl_ros.questions.parsing.tolerant_json import EMPTY_WORDS, Field, Object, read
+from qwen3vl_ros.questions.parsing.tokens import Quoted, Token, blanked, tokens_of
+from qwen3vl_ros.questions.parsing.tolerant_json import Object, read
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     """A call in text[start:end], by the name of its tool where that is said."""
 
     start: int
@@ -32,12 +33,15 @@ _TAGGED = re.compile(
     re.IGNORECASE,
 )
 # What begins at a marker ends at the closing one, else with the answer.
-_MARKED = (
-    (r"<[|｜](?P<what>tool[▁_]?calls?(?:[▁_]section)?)[▁_]begin[|｜]>", r"<[|｜]{what}[▁_]end[|｜]>"),
-    (r"<\|tool_call(?:_start)?\|?>", r"<\|?/?tool_call(?:_end)?\|>|</tool_call>"),
-    (r"<start_function_call>", r"<end_function_call>"),
-    (r"<\|channel\|>commentary to=", r"<\|call\|>"),
-    (r"<\|python_tag\|>|\[TOOL_CALLS\]|✿FUNCTION✿", r"<\|eom_id\|>|✿RETURN✿"),
+_MARKED = tuple(
+    (re.compile(beginning), ending)
+    for beginning, ending in (
+        (r"<[|｜](?P<what>tool[▁_]?calls?(?:[▁_]section)?)[▁_]begin[|｜]>", r"<[|｜]{what}[▁_]end[|｜]>"),
+        (r"<\|tool_call(?:_start)?\|?>", r"<\|?/?tool_call(?:_end)?\|>|</tool_call>"),
+        (r"<start_function_call>", r"<end_function_call>"),
+        (r"<\|channel\|>commentary to=", r"<\|call\|>"),
+        (r"<\|python_tag\|>|\[TOOL_CALLS\]|✿FUNCTION✿", r"<\|eom_id\|>|✿RETURN✿"),
+    )
 )
 _FENCED = re.compile(r"```[ \t]*(?:tool_?\w*|function_?calls?|action)[ \t]*\r?\n", re.IGNORECASE)
 _NAME = r"[\"'`]?(?P<name>[A-Za-z_][\w.\-]{0,80})[\"'`]?"
@@ -47,6 +51,10 @@ _REACT = re.compile(
     rf"{_NAME}{_ARGUMENTS_AHEAD}",
     re.IGNORECASE | re.MULTILINE,
 )
+_INTENDED = re.compile(
+    r"^[^\w\n]{0,4}(?:action|行动|动作)[^\w\n]{0,3}[:：][^\w\n]{0,3}(?P<name>zoom|crop|click|tap|search|scroll|swipe|drag|放大|裁剪|点击|搜索)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _FINAL_ANSWER = re.compile(
     r"^[^\w\n]{0,4}(?:final[ _]?answer|answer|最终答案|答案|回答)[^\w\n]{0,3}[:：]", re.IGNORECASE | re.MULTILINE
 )
@@ -54,12 +62,17 @@ _IN_WORDS = re.compile(
     rf"(?:\b(?:call|calling|use|using|invoke|invoking|run|running)|调用|使用)\s*(?:the )?(?:tool|function|工具|函数)?\s*{_NAME}[^\[{{\n]{{0,60}}(?=[\[{{])",
     re.IGNORECASE,
 )
-_CODE = re.compile(r"(?<![\w.])(?P<name>[A-Za-z_][\w.]{0,80})\((?P<keyword>\s*(?:\w+\s*=|\{))?")
+_KEYWORD = re.compile(r"\s*(?:\w+\s*=|\{)")
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*$|\w+$")
+_MAX_NAME = 80
 _TWO_NUMBERS = re.compile(r"\d\s*,\s*[-+]?\d")
 # Code that makes a thing rather than calling a tool: Box(…), Detection(…), dict(…).
 _CONSTRUCTED = set(
     "dict box bbox rect object detection item instance result annotation label prediction region entity point".split()
 )
+_ANSWERS = re.compile(
+    r"(?:final|the)?[ _]?answer|finish|respond|最终答案", re.IGNORECASE
+)  # no tool, but what it comes to
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 _ARGUMENTS = {
@@ -74,6 +87,7 @@ _ARGUMENTS = {
 }
 _PERHAPS_ARGUMENTS = {"parameters", "params", "input", "inputs", "参数"}
 _CALLS = {"toolcall", "toolcalls", "functioncall", "functioncalls", "tooluse", "tooluses"}
+_NAMES = ("name", "action", "actiontype", "type")
 _TOOL = {"tool", "toolname", "function", "functionname", "api", "recipientname", "command", "工具", "函数"}
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.\-/:]*")
 _VERBS = set(
@@ -81,11 +95,12 @@ _VERBS = set(
     "browse get query locate detect segment ocr rotate resize select".split()
 )
 _FAMILIES = set("image video code web computer mobile browser".split())
+_FAMILY_VERBS = _VERBS | {"use", "interpreter"}
 
 
-def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call]]:
+def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[ToolCall]]:
     """The text with spaces for every call in text[start:], each character in its place; and the calls."""
-    calls: list[Call] = []
+    calls: list[ToolCall] = []
     for find in (_marked, _react, _code, _in_words, _json):
         found = list(find(text, start, wanted))
         text = blanked(text, [(call.start, call.end) for call in found])
@@ -96,18 +111,19 @@ def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call
 # -- in text ------------------------------------------------------------------------------------------------------------
 
 
-def _marked(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _marked(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """Between tags, markers and fences; a call that is never closed goes on to the end."""
-    pairs = [(_TAGGED, r"</{tag}\s*>"), (_FENCED, "```"), *((re.compile(begin), end) for begin, end in _MARKED)]
-    for beginning, ending in pairs:
+    quoted = Quoted(text, start)
+    for beginning, ending in ((_TAGGED, r"</{tag}\s*>"), (_FENCED, "```"), *_MARKED):
         at = start
         while (match := beginning.search(text, at)) is not None:
-            closing = re.compile(
-                ending.format(**{k: re.escape(v) for k, v in match.groupdict().items()}), re.IGNORECASE
-            )
-            end = closing.search(text, match.end())
+            at = match.end()
+            if match.start() in quoted:
+                continue
+            groups = {name: re.escape(group) for name, group in match.groupdict().items()}
+            end = re.compile(ending.format(**groups), re.IGNORECASE).search(text, at)
             at = end.end() if end else len(text)
-            yield Call(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
+            yield ToolCall(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
 
 
 def _name_within(call: str) -> str:
@@ -118,84 +134,88 @@ def _name_within(call: str) -> str:
     return next((group for group in named.groups() if group), "") if named else ""
 
 
-def _react(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _react(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """From "Action: name" with its input to the final answer, which may never come."""
     at = start
-    while (match := _REACT.search(text, at)) is not None:
-        answer = _FINAL_ANSWER.search(text, match.end())
-        at = answer.start() if answer else len(text)
-        yield Call(match.start(), at, match["name"])
+    actions = [match for action in (_REACT, _INTENDED) for match in action.finditer(text, start)]
+    for match in sorted(actions, key=lambda match: match.start()):
+        if match.start() >= at and not _ANSWERS.fullmatch(match["name"]):
+            answer = _FINAL_ANSWER.search(text, match.end())
+            at = answer.start() if answer else len(text)
+            yield ToolCall(match.start(), at, match["name"])
 
 
-def _code(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
-    pairs = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
-    if not pairs:
-        return
-    closing, at = _closing_parentheses(text), start
-    while (match := _CODE.search(text, at)) is not None:
-        opening = match.end("name")
-        end = closing.get(opening, len(text))
-        first = bisect_left(pairs, opening)
-        holds_numbers = first < len(pairs) and pairs[first] < end
-        if holds_numbers and _calls_by(match["name"], match["keyword"] is not None, wanted):
-            yield Call(match.start(), end, match["name"])
+def _code(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
+    """name(…) with numbers in it, outside of strings."""
+    numbers = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
+    tokens = tokens_of(text, start) if numbers else []
+    closing = _closing_parentheses(tokens, len(text))
+    at = start
+    for word, following in zip(tokens, tokens[1:]):
+        if word.kind != "word" or following.kind != "(" or following.start != word.end or word.start < at:
+            continue
+        end = closing[following.start]
+        first = bisect_left(numbers, following.end)
+        holds_numbers = first < len(numbers) and numbers[first] < end
+        name = _DOTTED.search(text, max(start, word.start - _MAX_NAME), word.end)[0]
+        if holds_numbers and _calls_by(name, bool(_KEYWORD.match(text, following.end)), wanted):
             at = end
-        else:
-            at = opening + 1
+            yield ToolCall(word.end - len(name), end, name)
 
 
 def _calls_by(name: str, keyword: bool, wanted: Wanted) -> bool:
     """Whether `name(` calls a tool; prose is seldom followed by a keyword, and never by an underscore."""
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not words or words[-1] in _CONSTRUCTED or keys.form_of(name) or wanted.target(name):
+    if not words or words[-1] in _CONSTRUCTED or keys.form_of(name) or wanted.target(name) or _ANSWERS.fullmatch(name):
         return False
     return keyword or "_" in name.strip("_") or "." in name or words[0] in _VERBS
 
 
-def _closing_parentheses(text: str) -> dict[int, int]:
-    """For each opening parenthesis the end of its pair."""
+def _closing_parentheses(tokens: list[Token], at_the_end: int) -> dict[int, int]:
+    """For the start of each opening parenthesis the end of its pair."""
     pairs, stack = {}, []
-    for match in re.finditer(r"[()]", text):
-        if match.group() == "(":
-            stack.append(match.start())
-        elif stack:
-            pairs[stack.pop()] = match.end()
+    for token in tokens:
+        if token.kind == "(":
+            stack.append(token.start)
+            pairs[token.start] = at_the_end
+        elif token.kind == ")" and stack:
+            pairs[stack.pop()] = token.end
     return pairs
 
 
-def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """I will call image_zoom_in_tool with [100, 200, 300, 400]."""
     for match in _IN_WORDS.finditer(text, start):
         if _is_tool(match["name"]) and not wanted.target(match["name"]):
             line = text.find("\n", match.end())
-            yield Call(match.start(), len(text) if line < 0 else line, match["name"])
+            yield ToolCall(match.start(), len(text) if line < 0 else line, match["name"])
 
 
 # -- in JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _json(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _json(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     inside: set[int] = set()
     for obj in sorted(read(text, start).objects, key=lambda o: o.start):
         if id(obj.parent) in inside:
             inside.add(id(obj))
         elif (name := _called_by(obj, wanted)) is not None:
             inside.add(id(obj))
-            yield Call(obj.start if obj.braced else obj.fields[0].key_start - 1, obj.end, name)
+            yield ToolCall(obj.start if obj.braced else obj.fields[0].key_start - 1, obj.end, name)
 
 
 def _called_by(obj: Object, wanted: Wanted) -> str | None:
     """The name of the tool that the object calls ("" where it is not said), None where it is no call."""
     fields = {keys.plain(f.key): f for f in obj.fields if not wanted.target(f.key)}
-    names = {
-        key: fields[key].text for key in ("name", "action", *_TOOL) if key in fields and fields[key].kind == "text"
-    }
-    if any(wanted.target(name) for name in names.values()):
+    names = {key: fields[key].text for key in (*_NAMES, *_TOOL) if key in fields and fields[key].kind == "text"}
+    if any(wanted.target(name) or _ANSWERS.fullmatch(name) for name in names.values()):
         return None  # what was asked for goes by that name, whatever stands beside it
     tools = {k: n for k, n in names.items() if _IDENTIFIER.fullmatch(n) and n.lower() not in EMPTY_WORDS}
-    name = next(iter(tools.values()), "")
+    name = next((n for key, n in tools.items() if key != "type"), "")
     if obj.within is not None and keys.plain(obj.within.key) in _CALLS:
         return name
+    if obj.within is not None and _is_key_of_a_tool(obj.within.key) and not wanted.target(obj.within.key):
+        return obj.within.key
     if any(_holds_arguments(fields[key]) for key in _ARGUMENTS if key in fields):
         return name
     if name and any(_holds_arguments(fields[key]) for key in _PERHAPS_ARGUMENTS if key in fields):
@@ -207,12 +227,12 @@ def _called_outright(obj: Object, tools: dict[str, str], wanted: Wanted) -> str 
     """The tool of {"tool": "zoom", "bbox_2d": …}, whose arguments stand beside its name."""
     if not obj.children and not any(map(is_geometry, obj.fields)):
         return None
-    others = [f for f in obj.fields if f.kind == "text" and keys.plain(f.key) not in ("name", "action", *_TOOL)]
+    others = [f for f in obj.fields if f.kind == "text" and keys.plain(f.key) not in (*_NAMES, *_TOOL)]
     labelled = "name" in tools or any(keys.named_by(f.key, wanted.label_keys) for f in others)
     for key, name in tools.items():
         if _is_tool(name) and (key != "name" or len(_WORDS.findall(name)) > 1):
             return name
-        if key != "name" and not labelled:
+        if key not in ("name", "type") and not labelled:
             return name
     return None
 
@@ -223,7 +243,13 @@ def _holds_arguments(f: Field) -> bool:
 
 def _is_tool(name: str) -> bool:
     """Whether the name is one that tools have and things have not: "image_zoom_in_tool", "crop"."""
-    words = [word.lower() for word in _WORDS.findall(name)]
-    if not words:
-        return False
-    return (len(words) > 1 and (words[-1] == "tool" or words[0] in _FAMILIES | _VERBS)) or words[0] in _VERBS
+    first, *rest = [word.lower() for word in _WORDS.findall(name)] or [""]
+    return first in _VERBS or rest[-1:] == ["tool"] or (first in _FAMILIES and not _FAMILY_VERBS.isdisjoint(rest))
+
+
+def _is_key_of_a_tool(key: str) -> bool:
+    """Whether the key alone says that its value are a tool's arguments: {"image_zoom_in_tool": {"bbox_2d": …}}."""
+    words = [word.lower() for word in _WORDS.findall(key)]
+    return _is_tool(key) and (
+        words[-1] == "tool" or not {"zoom", "crop", "click", "tap", "scroll", "swipe"}.isdisjoint(words[:2])
+    )

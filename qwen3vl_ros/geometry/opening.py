@@ -1,0 +1,52 @@
+"""The opening of a hollow thing: its rim, and how deep one sees into it.
+
+Where the camera sees a part of a thing through the level of its rim, nothing closes that rim: bowls, mugs and trays have
+an inside, cubes and closed bottles have none, whatever they are called. Works on points in a level frame (z up). Knows
+nothing of images or labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen3vl_ros.geometry.hulls import depth_inside, near, outline, signed_area, without_strays
+
+_LEAST_DEPTH_M = 0.006
+_RIM_SHARE = 0.08  # of a thing's height
+_MIN_POINTS = 15
+_MIN_SHARE = 0.02  # of its points that lie in the opening
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """border Kx2: convex outline of the rim; rim_m its height; floor_m: the lowest that was seen through it."""
+
+    border: np.ndarray
+    rim_m: float
+    floor_m: float
+
+    def takes(self, point_xy: np.ndarray) -> bool:
+        """Whether a point is over the opening."""
+        return float(depth_inside(self.border, point_xy)[0]) > 0
+
+
+def opening(points_m: np.ndarray, eye_m: np.ndarray, sigma_m: float) -> Opening | None:
+    """The opening of a thing seen as points Nx3 from eye_m, None if it has none or none was seen. sigma_m: their noise."""
+    points = without_strays(points_m)
+    if len(points) < 4 * _MIN_POINTS:
+        return None
+    low, rim = np.percentile(points[:, 2], (1, 99))
+    band = max(_RIM_SHARE * (rim - low), 3 * sigma_m)
+    border = outline(points[points[:, 2] > rim - band, :2])
+    deeper = points[points[:, 2] < rim - max(_LEAST_DEPTH_M, band, 4 * sigma_m)]
+    if eye_m[2] <= rim or len(deeper) < _MIN_POINTS or signed_area(border) < 0.25 * signed_area(outline(points[:, :2])):
+        return None
+    # Where the sight to each deeper point meets the level of the rim.
+    share = (eye_m[2] - rim) / (eye_m[2] - deeper[:, 2])
+    crossing = eye_m[:2] + share[:, None] * (deeper[:, :2] - eye_m[:2])
+    seen_through = deeper[near(border, crossing, -(0.003 + 2 * sigma_m)), 2]
+    if len(seen_through) < max(_MIN_POINTS, _MIN_SHARE * len(points)):
+        return None
+    return Opening(border, float(rim), float(np.percentile(seen_through, 5)))

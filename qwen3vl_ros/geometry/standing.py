@@ -1,0 +1,201 @@
+"""Which pixels are an object and what carries it: the highest surface under it, and nothing of what it carries itself.
+
+The table is a plane of the scene; other surfaces (the top of a box, a tray, a level of a shelf) are level patches around
+an object's foot, and what is seen in the opening of another object stands inside that. Knows nothing of shapes or poses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.foreground import Foreground, foreground
+from qwen3vl_ros.geometry.hulls import depth_inside, near, outline
+from qwen3vl_ros.geometry.opening import opening
+from qwen3vl_ros.geometry.order_statistics import order_statistics
+from qwen3vl_ros.geometry.planes import Plane
+from qwen3vl_ros.geometry.shape import level_axes
+from qwen3vl_ros.geometry.supports import LevelPatch, carries, level_patches
+
+_TABLE_SHARE = 0.3
+_PARALLEL = math.cos(math.radians(10.0))
+FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
+_FLUSH_M = 0.006
+_SEEN_FROM_ABOVE = math.sin(
+    math.radians(15.0)
+)  # between view and vertical: closer, and no box shows where a thing ends
+_UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
+_SHARE_INSIDE = 0.8  # of a box that must lie in another for its object to be looked for in the other's opening
+
+
+@dataclass(eq=False)
+class Standing:
+    """An object's pixels and what carries it; patch: the part of that which is seen around its foot, if it is no plane."""
+
+    found: Foreground
+    plane: Plane | None
+    patch: LevelPatch | None = None
+
+
+def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, float, float]]) -> list[Standing | str]:
+    """For each 2D box the object over the highest surface under it, or why there is none."""
+    results = [_standing(cloud, box) for box in boxes_px]
+    known = [(box, one) for box, one in zip(boxes_px, results) if isinstance(one, Standing)]
+    for upper_box, upper in known:
+        carried = cv2.dilate(_in_image(cloud, upper.found, upper.found.mask), np.ones((5, 5), np.uint8))
+        for lower_box, lower in known:
+            if lower is upper:
+                continue
+            rest = lower.found.mask & (carried[lower.found.rows, lower.found.columns] == 0)
+            if rest.sum() * lower.found.step**2 < cloud.config.min_points:
+                continue
+            if upper.patch is not None:
+                if _stands_on(cloud, upper, lower):
+                    lower.found = replace(lower.found, mask=rest)
+            elif _share_inside(upper_box, lower_box) > _SHARE_INSIDE:
+                _put_inside(upper, lower, rest)
+            else:
+                _put_on_top((upper_box, upper), (lower_box, lower))
+    return results
+
+
+def _standing(cloud: SceneCloud, box_px) -> Standing | str:
+    found, plane = _above_a_plane(cloud, box_px)
+    if isinstance(found, str) or plane is None:
+        return found if isinstance(found, str) else Standing(found, None)
+    (top,) = order_statistics(plane.height_m(found.points_m[found.mask]), 98)
+    for patch in level_patches(found.points_m, found.standing, plane):
+        if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
+            continue  # its own top
+        higher = foreground(cloud, box_px, patch.plane)
+        if isinstance(higher, Foreground) and carries(patch, higher, found):
+            return Standing(higher, patch.plane, patch)
+    return Standing(found, plane)
+
+
+def _above_a_plane(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
+    """The object's pixels over the largest plane that may carry it and is not its own side."""
+    first: Foreground | str | None = None
+    under: Plane | None = None
+    for plane in cloud.planes:
+        if _own_side(cloud, plane, box_px):
+            continue
+        if under is not None and abs(under.normal @ plane.normal) > _PARALLEL:
+            continue  # another level: whether it carries the thing is seen around the foot
+        found = foreground(cloud, box_px, plane)
+        if isinstance(found, str):
+            first = first or found
+            continue
+        heights = plane.height_m(found.points_m[found.mask])
+        low, high = order_statistics(heights, 2, 98)
+        if low < max(3 * plane.tolerance_m, FLOATS_ABOVE * high):
+            return found, plane
+        if under is None:
+            first, under = found, plane
+    return (foreground(cloud, box_px, None) if first is None else first), under
+
+
+def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
+    """Whether the plane is the object's side: denser in the box than around it, and no table seen in it."""
+    points = cloud.thinned_m
+    on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
+    inside = inside_box(cloud.project_px(points), box_px)
+    if not inside.any() or inside.all():
+        return bool(inside.all())
+    denser = float(on_it[inside].mean()) > float(on_it[~inside].mean())
+    return denser and (plane.share < _TABLE_SHARE or on_it[inside].sum() > 0.5 * on_it.sum())
+
+
+def inside_box(pixels, box_px) -> np.ndarray:
+    x0, y0, x1, y1 = box_px
+    u, v = pixels[:, 0] + 0.5, pixels[:, 1] + 0.5
+    return (u > x0) & (u < x1) & (v > y0) & (v < y1)
+
+
+def _stands_on(cloud: SceneCloud, upper: Standing, lower: Standing) -> bool:
+    """Whether the patch that carries one object is a part of another."""
+    surface = _in_image(cloud, upper.found, upper.patch.mask)
+    shared = surface[lower.found.rows, lower.found.columns] & lower.found.mask
+    return int(shared.sum()) * lower.found.step**2 >= 0.5 * int(surface.sum())
+
+
+def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> None:
+    """Where the rest of one object has an opening and another is seen in it, that one stands on the inner floor."""
+    plane = lower.plane
+    if plane is None:
+        return
+    axes = level_axes(plane.normal)
+    hollow = opening(lower.found.points_m[rest].astype(float) @ axes.T, np.zeros(3), plane.noise_m)
+    points = upper.found.points_m[upper.found.mask].astype(float) @ axes.T
+    middle = (points[:, :2].min(0) + points[:, :2].max(0)) / 2
+    if hollow is None or not hollow.takes(middle):
+        return
+    lower.found = replace(lower.found, mask=rest)
+    (low,) = order_statistics(points[:, 2], 1)
+    if low < hollow.rim_m:
+        upper.plane = replace(plane, offset_m=-min(hollow.floor_m, low))
+
+
+def _put_on_top(upper_known, lower_known) -> None:
+    """Where one object ends above another that lies under its middle, it stands there, though it hides the other's top."""
+    (upper_box, upper), (lower_box, lower) = upper_known, lower_known
+    plane = upper.plane
+    if plane is None or lower.plane is not plane or np.linalg.norm(plane.normal[:2]) < _SEEN_FROM_ABOVE:
+        return
+    side = _lower_side(plane)
+    if not all(_further_down(lower_box[k], upper_box[k], side) for k in (side % 2, side % 2 + 2)):
+        return
+    heights = [plane.height_m(one.found.points_m) for one in (upper, lower)]
+    foot, enough = _height_of_foot(upper.found, heights[0], side), max(3 * plane.tolerance_m, _FLUSH_M)
+    if foot < 2 * enough:
+        return
+    axes = level_axes(plane.normal)[:2]
+    above, below = (one.found.points_m[one.found.mask] @ axes.T for one in (upper, lower))
+    middle = (above.min(0) + above.max(0)) / 2
+    if depth_inside(outline(below), middle)[0] < 0 and near(outline(above), below, _FLUSH_M).mean() < _UNDER_SHARE:
+        return
+    with np.errstate(invalid="ignore"):
+        above, below = upper.found.mask & (heights[0] > foot), lower.found.mask & (heights[1] < foot + enough)
+    if above.any() and below.any():
+        upper.plane, upper.found = replace(plane, offset_m=plane.offset_m - foot), replace(upper.found, mask=above)
+        lower.found = replace(lower.found, mask=below)
+
+
+def _lower_side(plane: Plane) -> int:
+    """Which side of a box in the image is its lower one: index into (x0, y0, x1, y1). A rolled camera has another."""
+    x, y = -plane.normal[:2]
+    return (0 if x < 0 else 2) if abs(x) > abs(y) else (1 if y < 0 else 3)
+
+
+def _further_down(a: float, b: float, side: int) -> bool:
+    return a > b if side >= 2 else a < b
+
+
+def _height_of_foot(found: Foreground, heights: np.ndarray, side: int) -> float:
+    """Height of the nearest point along the lower side of the box: there an object ends, whatever its sides run into."""
+    along = 1 if side % 2 else 0
+    own = found.mask & found.box
+    last = np.flatnonzero(own.any(along))[-1 if side >= 2 else 0]
+    line = own[last] if along else own[:, last]
+    depth_m, height_m = (values[last] if along else values[:, last] for values in (found.points_m[..., 2], heights))
+    return float(height_m[np.where(line, depth_m, np.inf).argmin()])
+
+
+def _share_inside(box, other) -> float:
+    """Share of a box's area that lies in another."""
+    x0, y0, x1, y1 = (max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3]))
+    return max(0.0, x1 - x0) * max(0.0, y1 - y0) / max((box[2] - box[0]) * (box[3] - box[1]), 1e-9)
+
+
+def _in_image(cloud: SceneCloud, found: Foreground, mask: np.ndarray) -> np.ndarray:
+    """A mask of a window as a mask of the whole image, HxW uint8."""
+    image = np.zeros(cloud.frame.depth_m.shape, np.uint8)
+    rows, columns = (slice(s.start, s.stop) for s in (found.rows, found.columns))
+    whole = np.repeat(np.repeat(mask, found.step, 0), found.step, 1)
+    image[rows, columns] = whole[: rows.stop - rows.start, : columns.stop - columns.start]
+    return image

@@ -1,0 +1,122 @@
+"""A ROS node that looks at the graph from outside: messages as the bytes they came in, and services that answer in time.
+
+The only way by which the front ends (demo) reach ROS. Either its owner spins it, slice by slice, and everything happens on
+the owner's thread; or `spin_alone` gives it a thread, and messages arrive on that one. Knows no topic and no service itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from rclpy.signals import SignalHandlerOptions
+
+from qwen3vl_ros.node.joining import joining
+from qwen3vl_ros.types import PerceptionError
+
+RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Deeper than sensor data's 5: the frame that is answered must not be one this process was too busy to take.
+IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
+SLICE_S = 0.05
+
+
+class NoReply(PerceptionError):
+    """A service did not answer in time."""
+
+
+def decoded(cdr: bytes, kind: type) -> Any:
+    """The message of type `kind` that a subscription gave as bytes."""
+    return deserialize_message(cdr, kind)
+
+
+class Client:
+    """In the graph from its making to close(); making it may raise what `joining` raises. on_wait(): called in every slice of waiting; what it raises ends it."""
+
+    def __init__(self, name: str, namespace: str = "qwen3vl", on_wait: Callable[[], None] = lambda: None):
+        self._context, self._on_wait = Context(), on_wait
+        with joining():
+            rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+            self._node = Node(name, namespace=namespace, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._services: dict[str, Any] = {}
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        if self._thread:
+            self._thread.join()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    # -- what is heard and asked -------------------------------------------------------------------
+
+    def subscribe(
+        self, topic: str, kind: type, arrived: Callable[[bytes], None], qos: QoSProfile = RELIABLE
+    ) -> tuple[str, str]:
+        """Have every message of a topic, serialised. Returns the topic's full name and its type, `pkg/msg/Name`."""
+        name = self._node.resolve_topic_name(topic)
+        self._node.create_subscription(kind, name, arrived, qos, raw=True)
+        return name, "/".join((kind.__module__.split(".")[0], "msg", kind.__name__))
+
+    def use(self, service: str, kind: type) -> None:
+        """Look for a service from now on, so that `call` finds it."""
+        self._services[service] = self._node.create_client(kind, service)
+
+    def is_offered(self, service: str) -> bool:
+        """Whether somebody answers it now."""
+        return self._services[service].service_is_ready()
+
+    def call(self, service: str, request: Any, timeout_s: float) -> Any:
+        """The response. Raises NoReply."""
+        future = self._services[service].call_async(request)
+        if not self.spin(timeout_s, future.done):
+            self._services[service].remove_pending_request(future)
+            raise NoReply(f"the service {service} did not answer within {timeout_s:g} s")
+        return future.result()
+
+    # -- time passes -------------------------------------------------------------------------------
+
+    def spin(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let that time pass and take what arrives; returns at once, and True, when until() is.
+
+        Raises what a callback raised, also on the client's own thread.
+        """
+        end = time.monotonic() + seconds
+        while not until():
+            if self._failure:
+                raise self._failure
+            if time.monotonic() >= end:
+                return False
+            self._on_wait()
+            if self._thread:
+                time.sleep(0.002)
+            else:
+                # Always the same timeout: with another one rclpy forgets what else was ready, and the topics that
+                # were subscribed to last may never have their turn.
+                self._executor.spin_once(SLICE_S)
+        return True
+
+    def spin_alone(self) -> Client:
+        """Take what arrives on a thread of its own from now on."""
+        self._thread = threading.Thread(target=self._spin, name=f"{self._node.get_name()} spins", daemon=True)
+        self._thread.start()
+        return self
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except (ExternalShutdownException, ShutdownException):
+            pass  # close()
+        except BaseException as error:  # told to whoever waits next
+            self._failure = error

@@ -19,7 +19,7 @@ from remote_server import RESET, ModelServer, RedFinder
 
 from qwen3vl_ros.config import Config, RemoteConfig
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
-from qwen3vl_ros.engine.remote.stream import EventReader
+from qwen3vl_ros.engine.remote.events import EventReader
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput, ModelNotFound
 
@@ -387,7 +387,9 @@ def test_closing_leaves_nothing_on_stderr(server, asks, close):
     server.token_delay_s = 0.2 if asks else 0.0
     helpers = [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]
     code = CLOSING.format(path=helpers, url=server.url, asks=asks, close=close)
-    done = subprocess.run([sys.executable, "-W", "default::ResourceWarning", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "default::ResourceWarning", "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from itertools import count, takewhile
+from itertools import count
 from typing import Hashable, Iterator, Sequence
 
 import numpy as np
@@ -399,7 +399,11 @@ def _whole_box(box: np.ndarray, glimpse: Glimpse) -> tuple[float, float, float, 
 
 def _velocity_m_s(trail: Sequence[_Was]) -> np.ndarray:
     """Slope of the way along the last VELOCITY_NS of a trail, 3 metres a second."""
-    recent = list(takewhile(lambda w: trail[-1].stamp_ns - w.stamp_ns <= VELOCITY_NS, reversed(trail)))
+    since_ns, recent = trail[-1].stamp_ns - VELOCITY_NS, []
+    for was in reversed(trail):
+        if was.stamp_ns < since_ns:
+            break
+        recent.append(was)
     if len(recent) < 2:
         return np.zeros(3)
     t = np.array([w.stamp_ns - recent[0].stamp_ns for w in recent]) / 1e9

@@ -132,7 +132,8 @@ class Views:
         self._folder, self._split, self._limit = folder, split, limit
         self._loaded: set[str] = set()
         self._items: list[tuple[bytes, bytes, dict]] = []
-        self._dials: list[int] = []
+        self._dials: list[int] = []  # views with a dial, and with a sign
+        self._signs: list[int] = []
         self._faces: dict[int, Face] = {}
         self._plates: dict[int, Plate] = {}
         self.refresh()
@@ -155,6 +156,8 @@ class Views:
                 for i, meta in enumerate(json.loads(shard["metas"].tobytes())):
                     if meta["gauge"]:
                         self._dials.append(len(self))
+                    if meta.get("sign"):
+                        self._signs.append(len(self))
                     self._items.append((shard[f"rgb{i}"], shard[f"labels{i}"], meta))
             self._loaded.add(path.name)
 
@@ -180,6 +183,9 @@ class Views:
         ):
             if written and i not in faces and any((labels == k).sum() > 60 for k in written):
                 faces[i] = make(sample, scene_of(meta["seed"], split_of(meta["seed"])))
+        if i in self._plates:
+            ((k, sign),) = sample.signs.items()
+            sample = replace(sample, signs={k: sign | pointed(self._plates[i].letters_px(sign["text"]))})
         return sample
 
     def draw(self, rng: np.random.Generator, dial_share: float = 0.0) -> Sample:
@@ -194,19 +200,19 @@ class Views:
         return self._plates[i].with_new_text(sample, rng) if i in self._plates else sample
 
     def mosaic(self, rng: np.random.Generator, size: tuple[int, int] = INPUT_SIZE) -> Sample:
-        """Six dials side by side, each near the size it has in a view, and nothing else labelled.
+        """Six dials, or six signs, side by side, each near the size it has in a view, and nothing else labelled.
 
         A dial stands in every sixth view: too few to learn to read from.
         """
         if not self._dials:
             raise ValueError("no view has a dial; render more than a handful of scenes")
         w, h = size
-        side = w * 3 // 10
+        side, of_signs = w * 3 // 10, bool(self._signs) and rng.random() < 0.5
         rgb, labels = np.full((h, w, 3), rng.integers(30, 220, 3), np.uint8), np.full((h, w), -1, np.int16)
-        left, top, things, dials = rng.integers(0, w - 3 * side + 1), rng.integers(0, h - 2 * side + 1), [], {}
+        left, top, things, written = rng.integers(0, w - 3 * side + 1), rng.integers(0, h - 2 * side + 1), [], {}
         for n in range(6):
-            whole = self._whole_dial(rng)
-            ((index, dial),) = whole.dials.items()
+            whole = self._whole(self._signs if of_signs else self._dials, rng)
+            ((index, shows),) = (whole.signs if of_signs else whole.dials).items()
             ys, xs = np.nonzero(whole.labels == index)
             zoom = side / (rng.uniform(1.0, 1.4) * max(np.ptp(xs), np.ptp(ys)))
             corner = np.array((xs.min() + xs.max(), ys.min() + ys.max())) / 2 + rng.uniform(-4, 4, 2) - side / zoom / 2
@@ -220,16 +226,17 @@ class Views:
                 -1,
             )
             things.append(whole.things[index])
-            points = {m: tuple(zoom * (np.array(p) - corner) + (x0, y0)) for m, p in dial["points_px"].items()}
-            dials[n] = dial | pointed({m: (float(x), float(y)) for m, (x, y) in points.items()})
-        sample = Sample(repaint(rgb, rng), labels, tuple(things), dials, {})
+            points = {m: tuple(zoom * (np.array(p) - corner) + (x0, y0)) for m, p in shows.get("points_px", {}).items()}
+            written[n] = shows | pointed({m: (float(x), float(y)) for m, (x, y) in points.items()})
+        dials, signs = ({}, written) if of_signs else (written, {})
+        sample = Sample(repaint(rgb, rng), labels, tuple(things), dials, signs)
         return measured(sample, pixel_counts(sample))
 
-    def _whole_dial(self, rng: np.random.Generator) -> Sample:
-        """A view of which a good part of the dial's face is seen."""
+    def _whole(self, among: list[int], rng: np.random.Generator) -> Sample:
+        """One of these views, of which a good part of the dial and of the sign is seen."""
         for _ in range(20):
-            sample = self._said_anew(self._dials[int(rng.integers(len(self._dials)))], rng)
-            if all(sample.things[k].visibility > 0.8 for k in sample.dials):
+            sample = self._said_anew(among[int(rng.integers(len(among)))], rng)
+            if all(sample.things[k].visibility > 0.8 for k in (*sample.dials, *sample.signs)):
                 break
         return sample
 
@@ -250,7 +257,9 @@ class Mixture:
         return self.views[str(rng.choice(self._splits, p=self._shares))].draw(rng, dial_share)
 
     def mosaic(self, rng: np.random.Generator) -> Sample:
-        return self.views[str(rng.choice([s for s in self._splits if s != "close"]))].mosaic(rng)
+        return self.views[str(rng.choice([s for s in self._splits if s != "close" or len(self._splits) == 1]))].mosaic(
+            rng
+        )
 
 
 def sheet(folder: Path, split: str, path: Path) -> None:

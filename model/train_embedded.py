@@ -56,7 +56,11 @@ class Settings:
     wide_share: float = 0.45
     close_share: float = 0.2
     dense_weight_joint: float = 1.0
-    mosaics: int = 4  # of dials, seen by the tower beside each batch
+    mosaics: int = 4  # of dials or signs, seen by the tower beside each batch
+    frames_every: int = 2  # steps between questions about several of the batch's pictures at once; 0 for none
+    seen_only: int = (
+        0  # views that the tower sees beside each batch and nobody is asked about: a third of the cost of others
+    )
     dial_share: float = 0.3  # of the views are drawn among those with a dial; of the others a sixth has one too
     pool_batches: int = 96  # of features, kept while the tower is frozen: seeing again costs more than asking again
     pool_reuse: int = 4  # steps for each batch of new images then
@@ -175,7 +179,8 @@ class Run:
     def start_from(self, folder: Path) -> None:
         """An exported checkpoint, and its heads where they lie beside it: without them the first hundreds of steps learn heads.
 
-        Its tokenizer and heads may be older ones: a token or a head's part they lack begins as the seed has it.
+        Its tokenizer and heads may be older ones: a token they lack begins near the mean of what it was spelt with, a head's
+        part as the seed has it.
         """
         from safetensors.torch import load_file
         from text import tokenizer
@@ -186,11 +191,16 @@ class Run:
         self.model.load_state_dict(weights, strict=False)
         embedding = self.model.get_input_embeddings().weight.data
         embedding *= tables[0].std() / embedding.std()  # new tokens begin no louder and no fainter than the others
-        theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        reader = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        theirs = reader.get_vocab()
         ours_at, theirs_at = torch.tensor(
             [(i, theirs[token]) for token, i in tokenizer().get_vocab().items() if token in theirs]
         ).T
         embedding[ours_at] = tables[0][theirs_at]
+        for at, token in tokenizer().get_added_tokens_decoder().items():
+            if token.content not in theirs:
+                pieces = reader.encode(token.content, add_special_tokens=False).ids
+                embedding[at] = 0.5 * embedding[at] + tables[0][pieces].mean(0)
         self.model.tie_weights()
         if (path := heads_of(folder)).exists():
             saved = load_file(path)
@@ -263,6 +273,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         dist.init_process_group("gloo", rank=rank, world_size=workers)
     torch.set_num_threads(max(1, args.threads // workers))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    from frames import PackedFrames
     from text import PackedText, special_ids
 
     run = Run(settings, args.run, device, special_ids())
@@ -277,10 +288,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         unseen = Views(args.data, HELD_OUT[split], limit=100)
         held_out += [plain(unseen[i]) for i in range(min(len(unseen), 100))]
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
+    frames = {n: PackedFrames(packer, n) for n in (2, 3, 4)}
     rng = np.random.default_rng([settings.seed, run.step, rank])
     share = settings.batch // workers
     pool: list[tuple] = []
-    sums: dict[str, float] = {}
+    sums: dict[str, tuple[float, int]] = {}  # of each part: total, and in how many steps it was
     clock, logged = time.time(), run.step
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]
@@ -293,8 +305,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 merged, deep, samples, truth = pool[int(rng.integers(len(pool)))]
             else:
                 samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
-                dials = [views.mosaic(rng) for _ in range(settings.mosaics // workers if name != "language" else 0)]
-                images, truth = collate(samples + dials, run.net.grid)
+                unasked = [] if name == "language" else [views.mosaic(rng) for _ in range(settings.mosaics // workers)]
+                if name == "joint":
+                    draws = range(settings.seen_only // workers)
+                    unasked += [augment(views.draw(rng, settings.dial_share), rng) for _ in draws]
+                images, truth = collate(samples + unasked, run.net.grid)
                 truth = {k: v.to(device) for k, v in truth.items()}
                 with torch.set_grad_enabled(name != "language"):
                     merged, deep = run.net.see(images.to(device))
@@ -314,6 +329,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                     rng,
                 )
                 loss, parts = loss + words, parts | more
+                if settings.frames_every and run.step % settings.frames_every == 0:
+                    group = int(rng.integers(2, 5))
+                    seen = merged[:share], [d[:share] for d in deep]
+                    words, more = frames[group].loss(run.net, *seen, samples, rng)
+                    loss, parts = loss + words, parts | more
         for optimiser in run.optimisers:
             optimiser.zero_grad()
         loss.backward()
@@ -331,7 +351,8 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         run.step += 1
         run.images += settings.batch
         for k, v in (parts | dict(loss=float(loss.detach()))).items():
-            sums[k] = sums.get(k, 0.0) + v
+            total, times = sums.get(k, (0.0, 0))
+            sums[k] = total + v, times + 1
         if run.step % args.save_every == 0:
             views.refresh()
         if rank:
@@ -346,7 +367,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 images=run.images,
                 seconds=round(run.seconds),
                 images_per_s=round(count * settings.batch / elapsed, 1),
-                **{k: round(v / count, 4) for k, v in sums.items()},
+                **{k: round(total / times, 4) for k, (total, times) in sums.items()},
             )
             note(args.run, row)
             sums, clock, logged = {}, time.time(), run.step
@@ -477,9 +498,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
     try:
         settings = chosen_settings(args.run, args.set)
-        if settings.batch % args.workers or settings.mosaics % args.workers:
+        views = settings.batch, settings.mosaics, settings.seen_only
+        if any(count % args.workers for count in views):
             raise ValueError(
-                f"--workers {args.workers} must divide the batch of {settings.batch} and the {settings.mosaics} mosaics"
+                f"--workers {args.workers} must divide the batch of {settings.batch}, the {settings.mosaics} mosaics and the "
+                f"{settings.seen_only} views seen only"
             )
         for split in settings.splits():
             Views(args.data, split, limit=1)

@@ -14,7 +14,7 @@ from sayings import AREAS, SAID, ZONES_SAID
 from tasks import WORDS
 from wordings import _AFTER, _BEFORE, SAID_RELATIONS, SIZES, SYNONYMS, corpus
 
-from qwen3vl_ros.questions import admissions, dial, plan, tell, understand
+from qwen3vl_ros.questions import admissions, dial, holds, plan, tell, understand
 from qwen3vl_ros.questions.read_text import ReadText
 from qwen3vl_ros.sim.specs import COLOURS, GAUGE_SCALES, KINDS, MORE_GAUGE_SCALES, MORE_KINDS, SIGN_WORDS
 
@@ -27,6 +27,10 @@ LITERALS = (
     plan.SEEN,
     plan.TOLD,
     dial.PROMPT,
+    holds.TAKEN,
+    holds.ASKED,
+    '["',
+    '"]',
     ReadText().prompt(),
     "Question: ",
     '{"ask": "',
@@ -102,14 +106,17 @@ def words() -> list[str]:
         *itertools.chain(MORE_KINDS, KINDS, COLOURS),
         *(unit for unit, _, _ in GAUGE_SCALES + MORE_GAUGE_SCALES),
         _ANSWERS,
-        "onto level rack where room free space its dice dishes please thanks First after that",
+        "shows onto level rack where room free space its dice dishes please thanks First after that",
     ]
     # Words that begin a sentence in one form and stand within one in another.
     found = {w for text in texts for w in re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", "", text))}
     openers = {w[0].lower() + w[1:] for w in found} | {w.capitalize() for w in _openers()}
     seldom = [w for text in SENTENCES["en"] for w in re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", "", text))]
     often = {w for w in seldom if seldom.count(w) >= 3}
-    return sorted((found | openers | often) - set(WORDS) - {"a", "I", "A", "V", "L"})
+    ascii_words = {
+        w for w in WORDS if w.isascii()
+    }  # byte-level decoding takes the degree sign of an added token for a byte
+    return sorted((found | openers | often | ascii_words) - {"a", "I", "A", "V", "L"})
 
 
 def _openers() -> set[str]:

@@ -602,7 +602,11 @@ HELD_OUT = {
             "Tell me all the {object}s in the {image}.",
             "What stands on the {table}?",
         ),
-        "where": ("On which side is the {a}?", "Can you tell me where the {a} is?", "Where is the {a} in the {image}?"),
+        "where": (
+            "Tell me on which side the {a} is.",
+            "Can you tell me where the {a} is?",
+            "Where is the {a} in the {image}?",
+        ),
         "count": (
             "Can you tell me how many {a}s are there?",
             "How many {a}s does the {image} show?",

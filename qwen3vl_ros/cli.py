@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,16 @@ from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
 from qwen3vl_ros.questions import commands as question_commands
-from qwen3vl_ros.types import DeadlinePassed, Frame, InvalidInput, MalformedAnswer, PerceptionError, Scene
+from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.types import (
+    DeadlinePassed,
+    Frame,
+    InvalidInput,
+    MalformedAnswer,
+    OutOfResources,
+    PerceptionError,
+    Scene,
+)
 
 _LONG_DEADLINE_S = 600.0
 
@@ -33,7 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        return arguments.run(arguments)
+        with survivable("on the way"):
+            status = arguments.run(arguments)
+            sys.stdout.flush()  # a full disk is told here, and not by Python at its end
+            return status
     except MalformedAnswer as error:
         print(f"qwen3vl: the answer could not be read: {error}\nthe answer was: {error.text}", file=sys.stderr)
         return 1
@@ -42,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except PerceptionError as error:
         print(f"qwen3vl: {error}", file=sys.stderr)
+        if isinstance(error, OutOfResources):  # what stdout could not take is lost, and said once
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except KeyboardInterrupt:
         return 130
@@ -143,6 +158,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
+    from qwen3vl_ros.files import write_picture
     from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
 
@@ -178,11 +194,10 @@ def _detect(arguments: argparse.Namespace) -> int:
         )
         print(table(scene))
     if arguments.output:
-        import cv2
-
-        picture = draw_scene(frame, scene, config.gripper)
-        if not cv2.imwrite(str(arguments.output), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-            raise InvalidInput(f"--output {arguments.output} could not be written")
+        try:
+            write_picture(arguments.output, draw_scene(frame, scene, config.gripper))
+        except OSError as error:
+            raise InvalidInput(f"--output {arguments.output} could not be written: {error.strerror}") from error
     return 0
 
 

@@ -142,6 +142,11 @@ class RemoteConfig(_Validated):
     model: str = _p("", "Name of the model as the server lists it; empty takes the only one.")
     timeout: float = _p(30.0, "Longest silence of the server within an answer, seconds.", range=(0.1, 3600.0))
     connect_timeout: float = _p(2.0, "Longest time to connect, seconds.", range=(0.05, 60.0))
+    start_timeout: float = _p(
+        120.0,
+        "Longest wait at the start for a server that says that it is loading (503), seconds.",
+        range=(0.1, 3600.0),
+    )
     retries: int = _p(2, "Further attempts where none can be answered twice: not connected, 429 or 503.", range=(0, 10))
     api_key_env: str = _p(
         "", "Name of the environment variable that holds the API key; the key itself is no parameter."
@@ -240,7 +245,7 @@ class Config(_Validated):
         live=True,
     )
     request_queue: int = _p(
-        64, "Calls that may wait for the engine at a time; one more is refused.", range=(1, 10000), live=True
+        64, "Calls that may wait at a time, for each camera; one more is refused.", range=(1, 10000), live=True
     )
     autostart: bool = _p(True, "Configure and activate at start; false waits for a lifecycle manager.")
     # -- groups ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.codec import MAX_PIXELS, check_size, decode_grey16, decode_rgb
+from qwen3vl_ros.resources import exhausted
 from qwen3vl_ros.types import InvalidInput, quoted
 
 # encoding -> (dtype, channels, OpenCV's code to RGB or None). OpenCV names a Bayer pattern by its second row.
@@ -165,6 +166,8 @@ def _converted(pixels: np.ndarray, code: int, message: Any) -> np.ndarray:
     try:
         return cv2.cvtColor(pixels, code)
     except cv2.error as error:
+        if exhausted(error):
+            raise
         size = f"{message.width}x{message.height}"
         raise InvalidInput(f"{message.encoding} image of {size} cannot be converted: {error.err or error}") from error
 
@@ -180,6 +183,8 @@ def _through_cv_bridge(message: Any) -> np.ndarray:
             f"image encoding {encoding} needs cv_bridge, which is not installed; without it these work: {known}"
         ) from None
     except Exception as error:  # it lets through whatever OpenCV, NumPy or Boost raise
+        if exhausted(error):
+            raise
         raise InvalidInput(
             f"image encoding {encoding}: cv_bridge says {quoted(error, 300)}; use one of {known}"
         ) from error
@@ -204,14 +209,14 @@ def matrix_of(transform: Any) -> np.ndarray:
     """4x4 of a geometry_msgs/Transform. Raises InvalidInput for a rotation that is none."""
     t, q = transform.translation, transform.rotation
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation_of((q.x, q.y, q.z, q.w))
+    matrix[:3, :3] = rotation_of_quaternion((q.x, q.y, q.z, q.w))
     matrix[:3, 3] = t.x, t.y, t.z
     if not np.all(np.isfinite(matrix)):
         raise InvalidInput("transform has a translation that is not finite")
     return matrix
 
 
-def rotation_of(xyzw: tuple[float, float, float, float]) -> np.ndarray:
+def rotation_of_quaternion(xyzw: tuple[float, float, float, float]) -> np.ndarray:
     """3x3 of a quaternion (x, y, z, w) of about unit length."""
     q = np.asarray(xyzw, float)
     norm = np.linalg.norm(q)

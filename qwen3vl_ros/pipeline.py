@@ -30,6 +30,10 @@ class Perception:
         self._ids = ids or itertools.count(1)
         self._tracks: dict[str, TrackIds] = {}
 
+    def forget(self) -> None:
+        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting."""
+        self._tracks = {}
+
     def look(
         self,
         frame: Frame,

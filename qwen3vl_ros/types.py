@@ -49,6 +49,10 @@ class OutOfMemory(EngineError):
     """The model or its cache does not fit the device."""
 
 
+class OutOfResources(PerceptionError):
+    """The process ran out of memory, threads, descriptors or disk. It goes on; the same may succeed later."""
+
+
 class Cancelled(PerceptionError):
     """The caller, a request of higher priority or a new prompt stopped the generation."""
 
@@ -254,7 +258,7 @@ class ModelBox3D:
 class Answer:
     """What an answer says. All empty means "looked and saw nothing".
 
-    dropped: objects that were begun and could not be read. repeats: exact repeats of an object, said once here. notes: what
+    dropped: objects that were begun and could not be read. repeats: of an object at the same place, said once here. notes: what
     was mended or dropped, for logs. value: what the question makes of it beside objects (Ask: the text, Gauge: a Reading).
     """
 

@@ -132,7 +132,7 @@ class SceneCloud:
 
 def _why_no_depth(frame: Frame) -> str:
     if frame.depth_m is None:
-        return "the frame has no depth: publish a depth image and remap depth/image_raw to it, or give --depth with a picture"
+        return "no depth image came with this frame; publish one and remap depth/image_raw to it, or give --depth"
     if frame.K is None:
         return "no camera intrinsics came with this frame; publish camera_info of the colour camera"
     height, width = frame.depth_m.shape

@@ -23,7 +23,7 @@ from qwen3vl_ros.types import Detection3D, Refusal
 
 _COS_LEVEL = math.cos(math.radians(15.0))
 _BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover to be a level
-_HAND_M = 0.14  # least room between two levels
+_HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness of the upper one
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
 _WINDOW_PIXELS = 40000
@@ -144,7 +144,7 @@ def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:
         replace(
             _surface(cloud, board, on_it, f"{detection.id}/level {k + 1}", f"{detection.label} level {k + 1}"),
             level=k + 1,
-            clear_m=heights[k + 1] - heights[k],
+            clear_m=heights[k + 1] - heights[k] - _BOARD_M,
         )
         for k, (board, on_it) in enumerate(boards)
     )

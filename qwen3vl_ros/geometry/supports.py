@@ -17,11 +17,12 @@ from qwen3vl_ros.geometry.shape import level_axes
 _COS_LEVEL = float(np.cos(np.deg2rad(25.0)))
 _MIN_PATCH_PX = 25
 _MAX_PATCHES = 6
-_LOWER_SHARE = 0.05  # of a thing below its support: more, and the surface is a part of the thing
+_LOWER_SHARE = 0.05  # of a thing, seen under its own footprint and below its support: then it has none there
+_DEEPER_SHARE = 0.3  # of a thing anywhere below the surface: then that is a part of the thing
 _BEYOND_SHARE = 0.25  # of a support that lies outside the footprint of what stands on it
 _TOUCHING_M, _MIN_TOUCHING_PX = 0.012, 5
 _OUTSIDE = 0.25  # of a footprint's width: so far its middle may lie outside what is seen of its support
-_FILLS = 0.6  # of the box's sides that a thing spans above what carries it
+_FILLS = 0.7  # of the box's sides that a thing spans above what carries it
 
 # A place in words -> where it is from left (-1) to right and from near (-1) to far; None: anywhere.
 PLACES: dict[str, tuple[int | None, int | None]] = {
@@ -99,11 +100,12 @@ def carries(patch: LevelPatch, found: Foreground, below: Foreground) -> bool:
     axes = level_axes(patch.plane.normal)[:2]
     surface = below.points_m[patch.mask] @ axes.T
     footprint = outline(found.points_m[found.mask] @ axes.T)
-    if float(depth_inside(outline(surface), footprint.mean(0))[0]) < -_OUTSIDE * np.ptp(footprint, axis=0).min():
+    middle = (footprint.min(0) + footprint.max(0)) / 2
+    if float(depth_inside(outline(surface), middle)[0]) < -_OUTSIDE * np.ptp(footprint, axis=0).min():
         return False
     own = below.points_m[below.mask & below.box]
     deeper = own[patch.plane.height_m(own) < -2 * patch.plane.tolerance_at(own[:, 2])]
-    if near(footprint, deeper @ axes.T, 0.0).sum() > _LOWER_SHARE * len(own):
+    if len(deeper) > _DEEPER_SHARE * len(own) or near(footprint, deeper @ axes.T, 0.0).sum() > _LOWER_SHARE * len(own):
         return False
     beyond = ~near(footprint, surface, 0.0)
     touching = beyond & near(footprint, surface, _TOUCHING_M)

@@ -10,8 +10,10 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
@@ -98,6 +100,15 @@ class Slow(Instant):
         return said(text)
 
 
+class NeverDone(Instant):
+    """Says the beginning of its first object and no more, until its time is over."""
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        while not (control.cancelled or control.expired):
+            time.sleep(0.01)
+        return said('[{"bbox_2d": [425, 40', "cancelled" if control.cancelled else "deadline")
+
+
 class QuickForMugs(Slow):
     """Slow unless asked for a mug, so that a test can tell who was served first."""
 
@@ -137,6 +148,22 @@ class Garbage(Instant):
         return said("I am sorry, but I cannot help with that {{{")
 
 
+def with_weights(config):
+    """Reads a file and asks for memory and a thread, as every loader does; looks then take 64 MB each."""
+    Path(__file__).read_bytes()
+    np.ones(64 << 20, np.uint8)
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    return Hungry(config)
+
+
+class Hungry(Instant):
+    def generate(self, prompt, limits, control=None, on_text=None):
+        np.ones(64 << 20, np.uint8)
+        return super().generate(prompt, limits, control)
+
+
 def slow_load(config):
     for _ in range(600):
         time.sleep(0.1)
@@ -170,11 +197,13 @@ ENGINES = {
     "echo": Echo,
     "nothing": Nothing,
     "slow": Slow,
+    "never_done": NeverDone,
     "quick_for_mugs": QuickForMugs,
     "deaf": Deaf,
     "failing": Failing,
     "broken": Broken,
     "garbage": Garbage,
+    "with_weights": with_weights,
     "slow_load": slow_load,
     "four_second_load": four_second_load,
     "no_model": no_model,

@@ -12,7 +12,7 @@ from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.geometry.things import Inside, Surface, Thing, Viewpoint
-from qwen3vl_ros.sim.camera import View
+from qwen3vl_ros.sim.camera import SimView
 from qwen3vl_ros.sim.furniture import box_corners, level_space, shelf_parts, world_T_shelf
 from qwen3vl_ros.sim.shapes import build_meshes
 from qwen3vl_ros.sim.specs import SceneSpec
@@ -64,7 +64,7 @@ def exact_thing(spec: SceneSpec, index: int) -> Thing:
     return Thing(str(index), thing.label, points, pose, size, inside=inside)
 
 
-def noisy_frame(view: View, noise: float, seed: int, known_up: bool = True) -> Frame:
+def noisy_frame(view: SimView, noise: float, seed: int, known_up: bool = True) -> Frame:
     """The picture as a depth camera gives it: noise grows with the square of the range, readings in whole millimetres."""
     rng = np.random.default_rng(seed)
     depth_m = view.depth_m + rng.normal(size=view.depth_m.shape) * noise * view.depth_m**2
@@ -81,7 +81,7 @@ def noisy_frame(view: View, noise: float, seed: int, known_up: bool = True) -> F
     )
 
 
-def measured_layout(view: View, noise: float, seed: int, visible: float = 0.8) -> Layout:
+def measured_layout(view: SimView, noise: float, seed: int, visible: float = 0.8) -> Layout:
     """What lifting makes of the view with true 2D boxes; things less visible than `visible` count as not found."""
     seen = [t for t in view.truths if t.kind != "sign" and t.kind != "gauge"]
     seen = [t for t in seen if t.visibility >= visible and (t.fully_in_view or t.kind == "shelf")]

@@ -173,6 +173,32 @@ def test_a_full_queue_refuses_by_name_and_has_room_again_after_a_turn():
     desk.call()
 
 
+def test_the_calls_of_a_stalled_camera_leave_room_for_those_of_another():
+    desk = Desk("front", "wrist", queue=3)
+    for _ in range(3):
+        desk.call(camera="wrist")
+    desk.call(camera="front")
+    desk.shoot("front")
+    assert desk.job() == "call"
+
+
+def test_one_camera_s_many_calls_do_not_put_off_another_s():
+    desk = Desk("front", "wrist")
+    for _ in range(10):
+        desk.call(camera="front")
+    one = desk.call(camera="wrist")
+    desk.shoot()
+    assert one in [desk.agenda.next().call for _ in range(2)]
+
+
+def test_a_camera_that_is_not_there_is_refused_by_name():
+    desk = Desk("front", "wrist")
+    with pytest.raises(InvalidInput, match="camera 'rear' is unknown; the cameras are front, wrist"):
+        desk.call(camera="rear")
+    with pytest.raises(InvalidInput, match="camera 'rear' is unknown"):
+        desk.watch(camera="rear")
+
+
 def test_a_late_call_is_handed_out_once_with_the_reason():
     desk = Desk("front", "wrist")
     never, old, busy = (desk.call(timeout_s=1.0, camera=c) for c in ("front", "wrist", "wrist"))

@@ -317,6 +317,15 @@ def test_a_defect_ends_the_thread_loudly_and_answers_everybody():
         r.ask()
 
 
+def test_a_defect_in_an_answer_ends_the_threads_as_loudly():
+    r = Rig()
+    waiting = r.ask()
+    r.thread.submit(Call("", CUBE, 0.05, lambda result, error: 1 / 0))
+    until(lambda: r.deaths)
+    assert isinstance(r.deaths[0], ZeroDivisionError) and "ZeroDivisionError" in str(waiting[0][1])
+    assert r.thread.stop(5.0) and r.freed == ["owner"]
+
+
 def test_an_engine_that_cannot_be_freed_is_as_loud():
     def refuse(owner):
         raise RuntimeError("the device hangs")

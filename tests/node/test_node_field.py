@@ -98,6 +98,18 @@ def test_what_is_no_image_is_a_line_of_reason_and_the_next_one_is_answered(runni
     assert max(map(len, graph.processes[0].log.splitlines())) < 2000
 
 
+def test_a_long_name_of_a_frame_is_cut_where_it_is_shown(running):
+    graph, camera, heard = running
+
+    def edit(image, depth, info):
+        depth.header = messages.header_of(stamp_ns(image.header), "f" * 1_000_000)
+
+    status = diagnosed_while(graph, camera, "ff'... (1000000 characters) but the image in", edit=edit)
+    assert len(status.message) < 1500
+    assert not camera.answered(heard, edit=edit)["detections_3d"].detections
+    assert max(map(len, graph.processes[0].log.splitlines())) < 2000
+
+
 def test_an_image_above_the_limit_is_refused_with_the_parameter(running):
     graph, camera, heard = running
     large = np.zeros((1001, 1000, 3), np.uint8)

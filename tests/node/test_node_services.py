@@ -112,6 +112,18 @@ def test_a_call_that_takes_too_long_is_answered_at_its_deadline_with_what_there_
     assert response.generation.finish_reason == "deadline"
 
 
+def test_a_deadline_before_anything_could_be_read_is_told_as_a_deadline(graph):
+    graph.start_node("never_done", enabled=False)
+    camera = FakeCamera(graph).matched().stream(20)
+    future = graph.detect(["cube"], 0.5)
+    until(future.done)
+    camera.stop()
+    response = future.result()
+    assert not response.success and response.message.startswith("Cancelled: the deadline of 0.5 s passed")
+    assert "max_new_tokens" not in response.message + response.generation.error
+    assert response.generation.finish_reason == "deadline" and "DeadlinePassed" in response.generation.error
+
+
 def test_a_wrong_timeout_is_refused(running):
     future = running[0].detect(["mug"], -1.0)
     until(future.done)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
+import logging
 import queue
 import random
 import threading
@@ -25,15 +27,26 @@ from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
 from qwen3vl_ros.engine.remote.faults import Again, Faults
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
+from qwen3vl_ros.engine.remote.models import loaded, served_models, tried
+from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, Told
 from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _POLL_S = 0.02  # how soon a cancel is seen while the server is silent
 _FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0  # for the counts that follow an answer's end
 _ERROR_BYTES = 1 << 16
+_LONGEST_PAUSE_S = 2.0  # between attempts at a server that is loading
+
+
+class _Refused(Exception):
+    """An error of the server before its answer. by_request: its status says that the request is to blame."""
+
+    def __init__(self, error: Exception, by_request: bool):
+        super().__init__(str(error))
+        self.error, self.by_request = error, by_request
 
 
 class _Relay:
@@ -77,6 +90,7 @@ class RemoteEngine:
         self._optional: dict[str, Any] = {"logprobs": True, "stream_options": {"include_usage": True}}
         self._logprobs, self._self_test, self._retries = "unknown", "off", 0
         self._failure: EngineError | None = None
+        self._worked = self._plain_tried = self._patient = False
         self._client: httpx.AsyncClient | None = None
         self._loop = asyncio.new_event_loop()
         # A thread of its own: the caller's may have a loop. A daemon: it must not keep a process alive.
@@ -84,13 +98,22 @@ class RemoteEngine:
         self._thread.start()
         try:
             self._client = self._call(self._connect)
-            self._model = self._call(self._choose_model)
+            self._model = self._call(self._find_model)
             # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
             self._thinks = True if "thinking" in self._model.lower() else None
             self.info = self._describe()
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """While this lasts, a server that says that it is loading is asked again until a request's deadline."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
 
     def self_tested(self, result: str) -> None:
         """What a test of the server's coordinates found, for `info` and `status`."""
@@ -141,6 +164,11 @@ class RemoteEngine:
             relay.rest()
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
+        elif reason == "stop" and said.reasoning:
+            raise EngineError(
+                f"{self._url} gave its whole answer as reasoning ({said.reasoning[:80]!r}): its reasoning parser takes the "
+                "answer for thoughts; serve the model without one (vLLM, SGLang: no --reasoning-parser)"
+            )
         return said
 
     def status(self) -> dict[str, str]:
@@ -163,11 +191,21 @@ class RemoteEngine:
         client, self._client = self._client, None
         if self._loop.is_closed():
             return
-        if client is not None:
-            self._call(client.aclose)
+        self._call(self._wind_up, client)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _wind_up(self, client: httpx.AsyncClient | None) -> None:
+        """Ends what still runs, so that nothing of it is found, and complained of, later."""
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if client is not None:
+            await client.aclose()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
 
     def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any, relay: _Relay | None = None) -> T:
         """The result of a coroutine in the loop's thread; what interrupts the wait ends it there too."""
@@ -193,40 +231,26 @@ class RemoteEngine:
             trust_env=self._url.startswith("https://"),
         )
 
-    async def _choose_model(self) -> str:
-        wanted = self._remote.model
+    async def _find_model(self) -> str:
+        """The model's name, once the server has loaded it."""
+        deadline_s = time.monotonic() + self._remote.start_timeout
+        attempts, wanted = self._remote.retries + 1, self._remote.model
         try:
-            deadline_s = time.monotonic() + self._remote.timeout
-            listed = await self._repeated(self._models, deadline_s, self._remote.retries + 1)
+            served = await self._repeated(lambda: served_models(self._client, self._faults), deadline_s, attempts, True)
         except ModelNotFound as error:
             if not wanted:
                 raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
-            return wanted
-        served = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+            served = [wanted]
+        await self._repeated(lambda: loaded(self._client, self._faults), deadline_s, attempts, True)
         names = ", ".join(served) or "none"
-        if wanted and served and wanted not in served:
-            raise ModelNotFound(f"{self._url} does not serve remote.model = {wanted!r}; it serves: {names}")
         if not wanted and len(served) != 1:
             raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: {names}; name one")
-        return wanted or served[0]
-
-    async def _models(self) -> list:
-        try:
-            response = await self._client.get("models")
-        except httpx.HTTPError as error:
-            raise self._faults.lost(error, 0, safe=True) from error
-        if response.status_code != 200:
-            raise self._faults.refusal(response, response.content, False)
-        try:
-            listed = response.json()["data"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            listed = None
-        if not isinstance(listed, list):
-            raise EngineError(
-                f"{self._url}/models answered {response.content[:80]!r}, which lists no "
-                "models; check that remote.url is the base of an OpenAI-compatible API"
+        if wanted and served and wanted not in served:  # an alias, or one that a wildcard stands for
+            await self._repeated(lambda: tried(self._client, self._faults, wanted, names), deadline_s, attempts, True)
+            _log.warning(
+                f"{self._url} does not list remote.model = {wanted!r} (it lists: {names}), but answers to that name"
             )
-        return listed
+        return wanted or served[0]
 
     def _describe(self) -> EngineInfo:
         why = [
@@ -292,7 +316,8 @@ class RemoteEngine:
         attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
         self._failure = None
         deadline_s = control.deadline_monotonic_s
-        work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), deadline_s, attempts))
+        asking = self._repeated(lambda: self._stream(body, answer), deadline_s, attempts, self._patient)
+        work = asyncio.ensure_future(asking)
         reason, end_s = "", float("inf")
         try:
             while not work.done():
@@ -316,63 +341,97 @@ class RemoteEngine:
             raise failed
         return reason
 
-    async def _repeated(self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int) -> T:
-        """`call`, again where it raises Again, with exponential backoff and jitter and never past the
-        deadline."""
-        for attempt in range(1, attempts + 1):
+    async def _repeated(
+        self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int, patient: bool = False
+    ) -> T:
+        """`call`, again where it raises Again, with exponential backoff and jitter and never past the deadline. patient:
+        a server that is loading is asked until then, however often."""
+        attempt = waited = 0
+        while True:
             try:
                 return await call()
             except Again as again:
                 self._failure, cause = again.error, again.__cause__
-                pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-            late = time.monotonic() + pause_s >= deadline_s
-            if late and attempt < attempts:
+                loading, after_s = patient and again.loading, again.after_s
+            attempt, waited = attempt + (not loading), waited + loading
+            if attempt >= attempts:
+                raise self._failure from cause
+            backoff_s = _FIRST_BACKOFF_S * 2 ** min(attempt + waited - 1, 10) * random.uniform(0.5, 1.5)
+            pause_s = max(after_s, min(backoff_s, _LONGEST_PAUSE_S) if loading else backoff_s)
+            if time.monotonic() + pause_s >= deadline_s:
                 raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another attempt") from cause
-            if attempt < attempts:
-                self._retries += 1
-                await asyncio.sleep(pause_s)
-        raise self._failure from cause
+            self._retries += 1
+            await asyncio.sleep(pause_s)
 
     async def _stream(self, body: dict, answer: StreamedAnswer) -> None:
-        while True:
-            content = json.dumps(body | self._optional).encode()
-            try:
-                async with self._client.stream(
-                    "POST", "chat/completions", content=content, headers={"Content-Type": "application/json"}
-                ) as response:
-                    if response.status_code == 200:
-                        return await self._read(response, answer)
-                    refused = await _beginning(response)
-            except httpx.HTTPError as error:
-                raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
-            refusal = self._faults.refusal(response, refused, "response_format" in body)
-            unwanted = [name for name in self._optional if name in str(refusal)]
-            if response.status_code not in (400, 422) or not unwanted:
-                raise refusal
-            for name in unwanted:
-                del self._optional[name]
+        """One request; again without the optional fields that the server names in its refusal, and, as long as nothing
+        has worked, once without all of them: a server may fail at what it does not know."""
+        try:
+            return await self._request(body, answer)
+        except _Refused as refused:
+            unwanted = [name for name in self._optional if refused.by_request and name in str(refused.error)]
+            if not unwanted and (self._worked or self._plain_tried or not self._optional):
+                raise refused.error from refused.__cause__
+        optional, self._plain_tried = self._optional, self._plain_tried or not unwanted
+        self._optional = {name: value for name, value in optional.items() if unwanted and name not in unwanted}
+        try:
+            await self._stream(body, answer)
+        except BaseException:
+            if not unwanted:  # they were not to blame
+                self._optional = optional
+            raise
+
+    async def _request(self, body: dict, answer: StreamedAnswer) -> None:
+        """Raises _Refused for an error of the server before its answer, for which a field may be to blame."""
+        content = json.dumps(body | self._optional).encode()
+        try:
+            async with self._client.stream(
+                "POST", "chat/completions", content=content, headers={"Content-Type": "application/json"}
+            ) as response:
+                if response.status_code == 200:
+                    await self._read(response, answer)
+                    self._worked = True
+                    return
+                refused = await _beginning(response)
+        except httpx.HTTPError as error:
+            raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
+        except Told as error:
+            told = self._faults.told(error, answer.tokens)
+            settled = answer.tokens or isinstance(told, Again) or self._faults.about_length(told)
+            raise (told if settled else _Refused(told, False)) from None
+        refusal = self._faults.refusal(response, refused, "response_format" in body)
+        about_fields = response.status_code in (400, 422, 500, 501) and not self._faults.about_length(refusal)
+        raise _Refused(refusal, response.status_code < 500) if about_fields else refusal
 
     async def _read(self, response: httpx.Response, answer: StreamedAnswer) -> None:
         kind = response.headers.get("content-type", "")
-        if not kind.startswith("text/event-stream"):
+        if kind.partition(";")[0].strip().lower() != "text/event-stream":
             answer.received = True
-            begin = self._faults.clean((await _beginning(response))[:120].decode(errors="replace"))
-            raise EngineError(
-                f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
-                f"{begin!r}; the server must support stream=true"
-            )
+            raise self._faults.no_stream(kind, await _beginning(response))
         reader = EventReader()
-        async for received in response.aiter_bytes():
-            answer.received = True
-            for event in reader.feed(received):
-                answer.add(event)
-                if answer.complete:
+        try:
+            async for received in response.aiter_bytes():
+                answer.received = True
+                if await self._take(reader.feed(received), answer):
                     return
-                await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
-        if not answer.finish_reason:
-            raise EngineUnavailable(
-                f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the server's log"
-            )
+        except httpx.HTTPError:
+            if reader.stray and not answer.finish_reason:  # it said why
+                raise self._faults.stray(reader.stray, answer.tokens) from None
+            raise
+        if await self._take(reader.end(), answer) or answer.finish_reason:
+            return
+        if reader.stray:
+            raise self._faults.stray(reader.stray, answer.tokens)
+        answer.close()
+
+    async def _take(self, events: list[str], answer: StreamedAnswer) -> bool:
+        """Whether the answer is complete."""
+        for event in events:
+            answer.add(event)
+            if answer.complete:
+                return True
+            await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
+        return False
 
 
 async def _beginning(response: httpx.Response) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from typing import Any, Callable
 
@@ -19,10 +20,13 @@ import numpy as np
 
 from qwen3vl_ros.engine.decoding.guards import GarbageGuard, RepeatGuard
 from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE, TextStream, transcribe
-from qwen3vl_ros.types import EngineError, Generation
+from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
 _LONGEST_EVENT = 4 << 20  # bytes
+_LONGEST_STRAY = 2000
+_BOM = b"\xef\xbb\xbf"
+_NEWLINE = re.compile(rb"\r\n|\r|\n")
 _FINISH = {
     "stop": "stop",
     "eos": "stop",
@@ -31,49 +35,101 @@ _FINISH = {
     "max_tokens": "length",
     "repetition": "repeat",
 }
+_NO_REASON = ("", "null", "none", "undefined")
 _JSON_TEXT = "utf-16-le"  # how JSON cuts text: between two surrogates of a character, too
 _REPLACEMENT = "\ufffd".encode()
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
+class Told(EngineError):
+    """The server reports an error in its own words. body: its error object, or text."""
+
+    def __init__(self, body: Any):
+        super().__init__(f"the server failed while answering: {(error_message(body) or str(body))[:500]}")
+        self.body = body
+
+
 class EventReader:
-    """Bytes of a text/event-stream, in any pieces, -> the data of every whole event."""
+    """Bytes of a text/event-stream, in any pieces, -> the data of every whole event. An error that is told in a field or an
+    event of that name is data too, as an error object.
+
+    stray: what came since the last event and is no field that the standard knows, which it says to ignore; a server that
+    breaks off may have said there why.
+    """
 
     def __init__(self):
+        self.stray = ""
+        self._start = b""  # what may be a part of a byte order mark
+        self._begun = False
         self._rest = bytearray()
-        self._data: list[str] = []
+        self._ends_in_cr = False
+        self._event, self._data, self._error = "", [], []
+        self._size = 0
 
     def feed(self, received: bytes) -> list[str]:
         """The data of the events that `received` completes. Raises EngineError for what is no event
         stream."""
-        self._rest += received
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = bytearray(rest)
-        if len(rest) > _LONGEST_EVENT:
-            raise EngineError(
-                f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream of an answer"
-            )
+        if not self._begun:
+            self._start += received
+            if len(self._start) < len(_BOM) and _BOM.startswith(self._start):
+                return []
+            received, self._begun = self._start.removeprefix(_BOM), True
+        if not received:
+            return []
+        if self._ends_in_cr:
+            received = received.removeprefix(b"\n")
+        self._ends_in_cr = received.endswith(b"\r")
+        *lines, rest = _NEWLINE.split(received)
         events = []
         for line in lines:
-            try:
-                text = line.removesuffix(b"\r").decode()
-            except UnicodeDecodeError:
-                raise EngineError(
-                    f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something "
-                    "between here and the model changes it"
-                ) from None
-            name, _, value = text.partition(":")
-            if name == "data":
-                self._data.append(value.removeprefix(" "))
-            elif not text and self._data:
-                events.append("\n".join(self._data))
-                self._data.clear()
-            elif text and name not in ("", "event", "id", "retry"):
-                raise EngineError(
-                    f"the server's answer is no event stream, it holds {text[:80]!r}; check "
-                    "that remote.url is the base of an OpenAI-compatible API"
-                )
+            events += self._line(bytes(self._rest + line))
+            self._rest.clear()
+        self._rest += rest
+        self._bound(len(self._rest))
         return events
+
+    def end(self) -> list[str]:
+        """The data of the last event, which the end of the stream completes; the standard would drop it."""
+        return self._line(bytes(self._rest)) + self._line(b"") if self._begun else []
+
+    def _bound(self, size: int) -> None:
+        if size > _LONGEST_EVENT:
+            raise EngineError(
+                f"the server sent a line or an event of more than {_LONGEST_EVENT} bytes; it is no stream of an answer"
+            )
+
+    def _line(self, line: bytes) -> list[str]:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            raise EngineError(
+                f"the server's answer is not UTF-8: {line[:80]!r}; something between here and the model changes it"
+            ) from None
+        if not text:
+            return self._dispatched()
+        name, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        self._size += len(line)
+        self._bound(self._size)
+        if name == "data":
+            self._data.append(value)
+        elif name == "error":
+            self._error.append(value)
+        elif name == "event":
+            self._event = value
+        elif name not in ("", "id", "retry"):
+            self.stray = f"{self.stray}\n{text}".strip()[-_LONGEST_STRAY:]
+        return []
+
+    def _dispatched(self) -> list[str]:
+        event, data, error = self._event, "\n".join(self._data), "\n".join(self._error)
+        self._event, self._data, self._error, self._size = "", [], [], 0
+        if error or (event == "error" and data):
+            return [_as_error(error or data)]
+        if not data:
+            return []
+        self.stray = ""
+        return [data]
 
 
 class StreamedAnswer:
@@ -101,6 +157,7 @@ class StreamedAnswer:
         self.received = False
         self.tokens = 0
         self.first_text_s: float | None = None
+        self._odd_reason = ""
         self._max_new_tokens = max_new_tokens
         self._repeats, self._garbage = RepeatGuard(repeat_limit), GarbageGuard()
         self._ids: dict[bytes, int] = {}
@@ -119,9 +176,12 @@ class StreamedAnswer:
     def add(self, data: str) -> None:
         """Take the data of the next event. Raises EngineError if it is malformed or reports an error."""
         if data.strip() == "[DONE]":
+            self._judge_odd_reason()
             if not self.finish_reason:
                 raise EngineError(f"the server ended the stream after {self.tokens} tokens without a finish_reason")
             self.complete = True
+            return
+        if not data.strip():
             return
         chunk = _object(data)
         if isinstance(chunk.get("usage"), dict):
@@ -151,15 +211,37 @@ class StreamedAnswer:
         if content or reasoning:
             self.first_text_s = self.first_text_s or time.perf_counter()
             self._count([piece for piece, _ in said] or [(reasoning + content).encode("utf-8", "replace")])
-        reason = choice.get("finish_reason")
-        if reason and not self.complete:
-            if reason not in _FINISH:
-                raise EngineError(
-                    f"the server ended the answer after {self.tokens} tokens with "
-                    f"finish_reason {str(reason)[:40]!r}, which is no answer; see the server's "
-                    "log"
-                )
-            self.finish_reason = _FINISH[reason]
+        self._end_by(choice.get("finish_reason"), goes_on=bool(content or reasoning))
+
+    def _end_by(self, reason: Any, goes_on: bool) -> None:
+        """An unknown reason ends nothing as long as more of the answer comes."""
+        if goes_on:
+            self._odd_reason = ""
+        if self.complete or not isinstance(reason, str) or reason.strip().lower() in _NO_REASON:
+            return
+        known = _FINISH.get(reason.strip().lower(), "")
+        self.finish_reason = known or self.finish_reason
+        self._odd_reason = "" if known else reason
+
+    def close(self) -> None:
+        """The stream has ended. Raises EngineError for an answer that was ended by what is no answer, EngineUnavailable
+        for one that was not ended at all."""
+        self._judge_odd_reason()
+        if not self.finish_reason:
+            raise EngineUnavailable(
+                f"the server ended its answer after {self.tokens} tokens without saying why; see the server's log"
+            )
+
+    def _judge_odd_reason(self) -> None:
+        if self.finish_reason or not self._odd_reason:
+            return
+        why = "see the server's log"
+        if "call" in self._odd_reason:
+            why = "its parser of tool calls took the answer for one: serve the model without that"
+        raise EngineError(
+            f"the server ended the answer after {self.tokens} tokens with finish_reason "
+            f"{self._odd_reason[:40]!r}, which is no answer; {why}"
+        )
 
     def _hand_out(self, content: str, reasoning: str) -> None:
         if self._opened is None:
@@ -240,10 +322,18 @@ def _object(data: str) -> dict:
         raise EngineError(f"the server's event is no JSON: {data[:120]!r}") from None
     if not isinstance(chunk, dict):
         raise EngineError(f"the server's event is no JSON object: {data[:120]!r}")
-    message = error_message(chunk)
-    if message:
-        raise EngineError(f"the server failed while answering: {message[:500]}")
+    if error_message(chunk):
+        raise Told(chunk)
     return chunk
+
+
+def _as_error(text: str) -> str:
+    """An error that was told as text, or as an object, as the data of an event with an error object."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = text
+    return text if error_message(body) else json.dumps({"error": body or text})
 
 
 def _said(logprobs: Any) -> list[tuple[bytes, float]]:

@@ -2,7 +2,8 @@
 
 Pure decisions over mailboxes and a clock: no threads, no ROS, no engine. The rules:
 
-- a call goes before the watches, and stops a watch that runs (`preempts`); calls of one camera are served in order;
+- a call goes before the watches, and stops a watch that runs (`preempts`); those of one camera are served in their order,
+  and cameras take turns;
 - an alarm's watch is not stopped by a call, and waits for CALLS_BEFORE_ALARM of them at most; for none where it asked
   for a second look;
 - a frame is taken once, and everything due is asked of it before the next is taken: the engine has then seen it once.
@@ -119,7 +120,8 @@ class Agenda:
     """Not thread-safe: hold one lock around every method, the mailboxes' own.
 
     cameras: the mailbox of each. age_s(stamp_ns): age of a capture by the node's clock. max_age_s(camera): a capture
-    that is older is of no use. longest_queue(), longest_timeout_s(): the present bounds on calls. now_s: any clock.
+    that is older is of no use. longest_queue(): how many calls may wait at each. longest_timeout_s(): that a
+    call may name. now_s: any clock.
     stale, preempted: how often that happened, by camera.
     """
 
@@ -141,27 +143,34 @@ class Agenda:
         self._opened: _Opened | None = None
         self._taken: dict[str, Snapshot] = {}
         self._jobs = itertools.count(1)
+        self._called: Counter[str] = Counter()  # number of the last job, by camera: a call's, a frame's
         self._served: Counter[str] = Counter()
 
     # -- what is wanted ----------------------------------------------------------------------------
 
     def call(self, call: Call) -> None:
-        """Serve it before the watches. Raises InvalidInput for a timeout nobody can keep, TooManyCalls."""
+        """Serve it before the watches. Raises InvalidInput for a timeout nobody can keep or an unknown camera, and
+        TooManyCalls.
+        """
+        self._check_camera(call.camera)
         longest_s = self._longest_timeout_s()
         if not 0 < call.timeout_s <= longest_s:
             raise InvalidInput(
                 f"timeout {call.timeout_s} must be a number of seconds above 0 and no more than {longest_s:g} "
                 "(parameter request_timeout_max)"
             )
-        if len(self._calls) >= self._longest_queue():
-            raise TooManyCalls(
-                f"{len(self._calls)} calls wait for the engine already (parameter request_queue); call again later"
-            )
+        waiting = sum(other.camera == call.camera for other in self._calls)
+        if waiting >= self._longest_queue():  # of this camera, or one that stands still would refuse the others' calls
+            raise TooManyCalls(f"{waiting} calls wait already (parameter request_queue); call again later")
         call.deadline_s = self._now_s() + call.timeout_s
         self._calls.append(call)
 
     def watch(self, watch: Watch) -> None:
-        """Ask it from now on, in place of the one of the same camera and name; the same question keeps its history."""
+        """Ask it from now on, in place of the one of the same camera and name; the same question keeps its history.
+
+        Raises InvalidInput for an unknown camera.
+        """
+        self._check_camera(watch.camera)
         old = self._standing.get((watch.camera, watch.name))
         if old and old.watch.asked == watch.asked:
             old.watch = watch
@@ -196,6 +205,10 @@ class Agenda:
         self._taken.clear()
         self._opened = None
         return calls
+
+    def _check_camera(self, camera: str) -> None:
+        if camera not in self._cameras:
+            raise InvalidInput(f"camera {camera!r} is unknown; the cameras are {', '.join(self._cameras)}")
 
     # -- what is done ------------------------------------------------------------------------------
 
@@ -262,13 +275,19 @@ class Agenda:
         return None
 
     def _call_job(self, now_s: float) -> Job | None:
-        for place, call in enumerate(self._calls):
-            if now_s < call.deadline_s and (snapshot := self._fresh(call.camera)):
-                del self._calls[place]
+        firsts: dict[str, Call] = {}
+        for call in self._calls:
+            if now_s < call.deadline_s:
+                firsts.setdefault(call.camera, call)
+        for camera in sorted(firsts, key=self._called.__getitem__):
+            if snapshot := self._fresh(camera):
+                call = firsts[camera]
+                self._calls.remove(call)
+                self._called[camera] = next(self._jobs)
                 self._opened = None
                 for standing in self._standing.values():
                     standing.passed_over += standing.watch.alarm and not standing.seconds_left(now_s)
-                return Job(call.camera, snapshot, call.asked, call=call)
+                return Job(camera, snapshot, call.asked, call=call)
         return None
 
     def _watch_job(self, now_s: float) -> Job | None:

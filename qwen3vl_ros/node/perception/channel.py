@@ -43,9 +43,7 @@ class Channel:
         config = self.config()
         self.targets, self.enabled, self.prompt_id, self._stale_seen = config.targets, config.enabled, prompt_id, 0
         self.asks()
-        self.mailbox = Mailbox(
-            config.sync_slop, config.use_depth, patience_s=lambda s: self._patience_s(s), changed=changed
-        )
+        self.mailbox = Mailbox(config.sync_slop, config.use_depth, patience_s=self._patience_s, changed=changed)
 
     def open(self) -> None:
         """Publish from now on."""

@@ -23,8 +23,8 @@ class EngineThread:
     """Runs `perform(owner, job, control)` for every job; `owner` is what `load()` returned on the thread.
 
     What perform returns is the answer of the job's call; it raises Cancelled where there is none. changed: the condition
-    that guards the agenda and its mailboxes. on_death(error): called from the thread when anything but Cancelled escapes;
-    every call is then answered and the thread has ended.
+    that guards the agenda and its mailboxes. on_death(error): called when anything but Cancelled escapes in one of the
+    threads; every call is then answered and both have ended or will. Raises RuntimeError where no thread can be started.
     """
 
     def __init__(
@@ -50,8 +50,12 @@ class EngineThread:
             threading.Thread(target=self._main, name="engine", daemon=True),
             threading.Thread(target=self._watch_over_calls, name="deadlines", daemon=True),
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:  # no more threads: one without the other is of no use
+            self._stopping = True
+            raise
 
     # -- from other threads ------------------------------------------------------------------------
 
@@ -199,14 +203,18 @@ class EngineThread:
     # -- the calls' thread -------------------------------------------------------------------------
 
     def _watch_over_calls(self) -> None:
-        while self._called.wait() and not self._stopping:
-            with self._changed:
-                late = self._late()
-                self._make_room()
-                if not late:
-                    self._wait()
-            for call, error in late:
-                self._answer(call, error=error)
+        try:
+            while self._called.wait() and not self._stopping:
+                with self._changed:
+                    late = self._late()
+                    self._make_room()
+                    if not late:
+                        self._wait()
+                for call, error in late:
+                    self._answer(call, error=error)
+        except BaseException as error:
+            self._end(_obituary(error))
+            self._on_death(error)
 
     def _late(self) -> list[tuple[Call, Exception]]:
         late = self._agenda.late_calls()

@@ -17,6 +17,7 @@ from std_srvs.srv import SetBool
 from qwen3vl_ros.node.perception.agenda import Asked, Call
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.publishers import Reply
+from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import InvalidInput, PerceptionError
 
@@ -88,7 +89,9 @@ class Services:
         error, reply = None, None
         self.pending += 1
         try:
-            reply = await self._call(own, asked)
+            with survivable("while taking a call"):
+                waiting = self._call(own, asked)
+            reply = await waiting
         except PerceptionError as refused:
             error = refused
         finally:

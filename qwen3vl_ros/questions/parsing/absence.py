@@ -10,7 +10,7 @@ import re
 
 from qwen3vl_ros.questions.parsing import keys
 from qwen3vl_ros.questions.parsing.denials import MARK, NOT_SEEN, SEEN
-from qwen3vl_ros.questions.parsing.tolerant_json import Field
+from qwen3vl_ros.questions.parsing.fields import Field
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 DENIES, UNCLEAR, NAMES = "denies", "unclear", "names"
@@ -24,7 +24,7 @@ _NOTHING = re.compile(
     rf"|(?:none|nothing|(?:no|zero|0)(?: such)? {_THING})(?: (?:is|are|was|were))?(?: {SEEN})*)"
     rf"|(?:并?没有|未|没|无|无法|不能|找不到|看不[到见]|不存在|不可见)(?:找到|检测到|检测出|发现|见到?|识别到?|看到|出现|定位)?{_THING_ZH}"
 )
-_NOT_MINE = re.compile(r"no|false|n/?a|否|不")
+_NO = re.compile(r"no|false|n/?a|否|不")
 _SIGN = re.compile(
     r"(?:smoking|parking|swimming|fishing|diving|running|stopping|standing|littering|trespassing|loitering|entering|eating"
     r"|drinking|climbing|camping|cycling|skating|dumping|hunting|overtaking|passing|photography|entry|exit|access"
@@ -76,7 +76,7 @@ def of_label(label: str, wanted: Wanted) -> str:
     said = _plain(wanted.marked(label))
     if re.fullmatch(MARK, said) or not _HAS_DENIAL_OR_STATE.search(said):
         return NAMES
-    if _NOTHING.fullmatch(said) or _NOT_MINE.fullmatch(said) or _DENIED_TARGET.fullmatch(said):
+    if _NOTHING.fullmatch(said) or _NO.fullmatch(said) or _DENIED_TARGET.fullmatch(said):
         return DENIES
     if _SENTENCE.match(said) or _DENIED_SUBJECT.fullmatch(said) or _DENIED_SUBJECT_ZH.fullmatch(said):
         return DENIES
@@ -131,7 +131,7 @@ def of_value(f: Field) -> bool:
     """Whether the value that stands for a target's place denies it: {"mug": "not found"}, {"mug": false}."""
     if f.kind == "numbers":
         return sum(map(len, f.groups)) == 1 and f.groups[0][0].value == 0
-    return f.kind == "text" and (is_nothing(f.text) or _NOT_MINE.fullmatch(_plain(f.text)) is not None)
+    return f.kind == "text" and (is_nothing(f.text) or _NO.fullmatch(_plain(f.text)) is not None)
 
 
 def _plain(text: str) -> str:

@@ -15,24 +15,14 @@ from typing import Sequence
 
 from qwen3vl_ros.questions.parsing import absence, keys
 from qwen3vl_ros.questions.parsing.denials import denies_something
+from qwen3vl_ros.questions.parsing.fields import Field
 from qwen3vl_ros.questions.parsing.labels import UNNAMED, Labels, Name, Said
-from qwen3vl_ros.questions.parsing.shapes import (
-    CUT_SHORT,
-    Shape,
-    asked,
-    chosen,
-    gather,
-    is_geometry,
-    shape_of,
-    shapes,
-)
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Object, Reading
+from qwen3vl_ros.questions.parsing.shapes import CUT_SHORT, Shape, asked, chosen, gather, is_geometry, shape_of, shapes
+from qwen3vl_ros.questions.parsing.tolerant_json import Object, Parsed
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
-_CORNERS_IN_WORDS = re.compile(
-    r"corner|box|\bfrom\s*[\[(]|top[- ]left|bottom[- ]right|框|角|左上|右下", re.IGNORECASE | re.DOTALL
-)
-
+_CORNERS_IN_WORDS = re.compile(r"corner|box|\bfrom\s*[\[(]|top[- ]left|bottom[- ]right|框|角|左上|右下", re.IGNORECASE)
+# What a model says before it looks again, so that the numbers are a plan and no place.
 _INTENTION = re.compile(r"\b(?:zoom(?:ing)?|crop(?:ping)?|closer look|look closer|take a look)\b|放大|裁剪|点击")
 
 
@@ -76,6 +66,7 @@ class Candidates:
         gather(objects)
         self._labels = Labels(objects, self.wanted, self.mended)
         self._places = {id(obj): [f for f in obj.fields if is_geometry(f)] for obj in objects}
+        self._is_placed: dict[int, bool] = {}
         self._absent_ids: set[int] = set()
         self._names_given: dict[int, list[Name | None]] = {}
         self._order: dict[int, int] = {}  # of an object with coordinates among those of the same parent
@@ -88,7 +79,7 @@ class Candidates:
             self._take_object(obj)
         self.found.sort(key=lambda c: c.shape.numbers[0].start)
 
-    def take_bare(self, reading: Reading) -> None:
+    def take_bare(self, reading: Parsed) -> None:
         """Lists of numbers without keys, unless the prose around them denies something, or says what to do next."""
         if denies_something(self.text, self.wanted) or _INTENTION.search(self.wanted.marked(self.text)):
             return
@@ -162,10 +153,10 @@ class Candidates:
             self.reasons["label that may say that there is none"] += 1
         elif isinstance(shape, str):
             self.reasons[shape] += 1
-        elif (self.wanted.labels == "text" and not (name and name.text)) or (
-            name is None and not self._only_target and not closed
-        ):
+        elif self.wanted.labels == "text" and not (name and name.text):
             self.reasons["line without its text" if closed else CUT_SHORT] += 1
+        elif name is None and not self._only_target and not closed:
+            self.reasons[CUT_SHORT] += 1
         else:
             if name is None:
                 self.mended["label missing, the only target taken" if self._only_target else "label missing"] += 1
@@ -224,11 +215,13 @@ class Candidates:
         """Whether it stands in an object's coordinates of another form: {"keypoints": [{"name": "handle", "x": …}]}."""
         if obj.within is None or obj.parent is None:
             return False
-        form = keys.form_of(obj.within.key)
+        form, around = keys.form_of(obj.within.key), id(obj.parent)
         if form in (keys.OUTLINE, keys.KEYPOINT):
             return True
-        beside = chosen(self._places[id(obj.parent)], self.wanted) if form else []
-        return any(isinstance(shape, Shape) for f in beside for shape in shapes(f, self.wanted))
+        if form and around not in self._is_placed:
+            places = chosen(self._places[around], self.wanted)
+            self._is_placed[around] = any(isinstance(s, Shape) for f in places for s in shapes(f, self.wanted))
+        return bool(form) and self._is_placed[around]
 
     # -- what it is called --------------------------------------------------------------------------------------------
 

@@ -35,28 +35,45 @@ NOT_SEEN = (
 _FIND = r"(?:see|find|locate|detect|identify|spot|recognize)"
 _ANY = rf"(?: (?:any|an?|the|either)\b| {MARK})"
 _OPENING = re.compile(
-    rf"(?:(?:i'm sorry|i am sorry|sorry|apologies|unfortunately|(?:in|based on) (?:the|this) {_PICTURE})(?:,? but\b|,)? )+"
+    rf"^(?:(?:i'm sorry|i am sorry|sorry|apologies|unfortunately|(?:in|based on) (?:the|this) {_PICTURE})(?:,? but\b|,)? )+"
 )
 _SUBJECT = rf"(?:(?:the|an?|any|both|and|or|nor|either|requested|specified|{_GENERIC_WORD}|{MARK})[ ,]*)+"
-_DENIAL = re.compile(
-    r"(?:"
-    r"there (?:is|are|was|were|seems? to be|appears? to be) (?:no|not any|not an?|zero|0|none|neither)\b"
-    r"|there (?:is|are|was|were)n't (?:any|an?)\b|there (?:does|do)(?: not|n't) (?:seem|appear) to be (?:any|an?)\b"
-    rf"|(?:i|we) (?:can ?not|can't|(?:could|do|did){_NOT}|(?:am|was|were) (?:unable|not able) to) {_FIND}{_ANY}"
-    rf"|(?:i|we) (?:see|saw|found|find|detect|detected) no(?:ne)?\b|(?:unable|failed) to {_FIND}{_ANY}"
-    rf"|no (?:.{{1,120}} )?(?:{_SEEN_OF_NO})\b|no (?:(?!\b(?:is|are|was|were|has|have|can|could|will|would)\b)[^,.;:!?]){{1,60}}[.!]?$"
-    rf"|(?:the|this) {_PICTURE} (?:does{_NOT} (?:seem to |appear to )?(?:contain|show|include|have|depict|feature|display){_ANY}"
-    r"|(?:contains|shows|has|includes|depicts) (?:no|neither)\b)"
-    rf"|none of .{{1,100}}?\b(?:(?:is|are|was|were|can be|could be|has been|have been) )?{SEEN}\b"
-    rf"|neither\b.{{1,120}}\b(?:{SEEN}|appears?)\b"
-    rf"|{_SUBJECT} ?[:,(-]* ?{NOT_SEEN}"
-    r"|(?:抱歉|很抱歉|对不起)?[，,]?\s*(?:在?(?:这张|该|此|本|这幅|这个)?(?:图片?|图像|照片|画面|场景)(?:中|里|上|内)?)?[，,]?"
-    r"(?:并|都|均|也|似乎|好像)?(?:没有|没(?=[看找发检见])|未(?=[找检发见识看能出包显])|无(?:法|任何|符合|匹配)|无(?=\s*[\ue000-\uf8ff物目对文])"
+_SHOW = r"(?:contain|show|include|have|depict|feature|display)"
+_VERB = r"\b(?:is|are|was|were|has|have|can|could|will|would)\b"
+_IN_PICTURE_ZH = r"(?:在?(?:这张|该|此|本|这幅|这个)?(?:图片?|图像|照片|画面|场景)(?:中|里|上|内)?)?"
+_NONE_ZH = (
+    r"(?:没有|没(?=[看找发检见])|未(?=[找检发见识看能出包显])|无(?:法|任何|符合|匹配)|无(?=\s*[\ue000-\uf8ff物目对文])"
     r"|找不到|不存在|看不[到见]|不包?含)"
-    rf"|[“\"]?{MARK}(?:[”\"和、，,与或及\s]+{MARK})*[”\"]?\s*(?:并|都|均|也)?"
-    r"(?:不存在|不可见|未(?:被)?(?:找到|检测|发现|出现)|没有(?:出现|找到|检测|被)|没(?:找到|看到)|找不到|看不[到见]|不在(?:这张|该|此)?(?:图|照片|画面))"
-    r")"
 )
+_NOT_THERE_ZH = (
+    r"(?:不存在|不可见|未(?:被)?(?:找到|检测|发现|出现)|没有(?:出现|找到|检测|被)|没(?:找到|看到)|找不到|看不[到见]"
+    r"|不在(?:这张|该|此)?(?:图|照片|画面))"
+)
+_DENIALS = (
+    # there is no mug
+    r"there (?:is|are|was|were|seems? to be|appears? to be) (?:no|not any|not an?|zero|0|none|neither)\b",
+    r"there (?:is|are|was|were)n't (?:any|an?)\b",
+    r"there (?:does|do)(?: not|n't) (?:seem|appear) to be (?:any|an?)\b",
+    # I cannot see a mug
+    rf"(?:i|we) (?:can ?not|can't|(?:could|do|did){_NOT}|(?:am|was|were) (?:unable|not able) to) {_FIND}{_ANY}",
+    r"(?:i|we) (?:see|saw|found|find|detect|detected) no(?:ne)?\b",
+    rf"(?:unable|failed) to {_FIND}{_ANY}",
+    # no mug was found; no mug
+    rf"no (?:.{{1,120}} )?(?:{_SEEN_OF_NO})\b",
+    rf"no (?:(?!{_VERB})[^,.;:!?]){{1,60}}[.!]?$",
+    # the image does not contain a mug
+    rf"(?:the|this) {_PICTURE} does{_NOT} (?:seem to |appear to )?{_SHOW}{_ANY}",
+    rf"(?:the|this) {_PICTURE} (?:contains|shows|has|includes|depicts) (?:no|neither)\b",
+    # none of the objects is visible; neither a mug nor a cube is there
+    rf"none of .{{1,100}}?\b(?:(?:is|are|was|were|can be|could be|has been|have been) )?{SEEN}\b",
+    rf"neither\b.{{1,120}}\b(?:{SEEN}|appears?)\b",
+    # the mug is not visible; mug: not found
+    rf"{_SUBJECT} ?[:,(-]* ?{NOT_SEEN}",
+    # 图中没有杯子; 杯子不在图中
+    rf"(?:抱歉|很抱歉|对不起)?[，,]?\s*{_IN_PICTURE_ZH}[，,]?(?:并|都|均|也|似乎|好像)?{_NONE_ZH}",
+    rf"[“\"]?{MARK}(?:[”\"和、，,与或及\s]+{MARK})*[”\"]?\s*(?:并|都|均|也)?{_NOT_THERE_ZH}",
+)
+_DENIAL = re.compile("|".join(_DENIALS))
 _BARE = re.compile(
     r"(?:null|none|nothing|nowhere)(?: (?:found|detected|visible|present|matches))?|not (?:found|present|visible|detected)"
 )
@@ -73,6 +90,7 @@ _NO_IMAGE = re.compile(
     r"\b(?:no|any|an|the) (?:images?|pictures?|photos?|input)\b(?! (?:does|do|contains|shows|has|includes|depicts))(?<!in the image)"
     r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)"
 )
+_ANY_DENIAL = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n't\b|没有|未|无|不")
 # A word before a target that leaves it whole: "no red mug" does not deny every mug.
 _WORD_BEFORE = re.compile(rf"([a-z]+|[的色])[ \"'“‘]*(?={MARK})")
 _LEAVES_WHOLE = set(
@@ -88,8 +106,7 @@ def denies_all(text: str, wanted: Wanted) -> bool:
     said = re.sub(r"^(?:json |(?:final )?answer ?: ?)", "", said, flags=re.IGNORECASE).strip("*_ ")
     if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}()]|\d\d", said):
         return False
-    said = wanted.marked(said.replace("’", "'"))
-    said = said[_OPENING.match(said).end() :] if _OPENING.match(said) else said
+    said = _OPENING.sub("", wanted.marked(said.replace("’", "'")), count=1)
     if _BARE.fullmatch(said.rstrip(" .!")):
         return True
     first, *rest = [s for s in re.split(r"(?<=[.!?。！？])\s*", said) if s]
@@ -106,6 +123,3 @@ def denies_all(text: str, wanted: Wanted) -> bool:
 def denies_something(prose: str, wanted: Wanted) -> bool:
     """Whether there is any word of denial in the prose, targets apart."""
     return _ANY_DENIAL.search(wanted.marked(prose.replace("’", "'"))) is not None
-
-
-_ANY_DENIAL = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n't\b|没有|未|无|不")

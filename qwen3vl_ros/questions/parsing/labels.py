@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import Field, Text
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Object, Text
+from qwen3vl_ros.questions.parsing.tolerant_json import Object
 from qwen3vl_ros.questions.parsing.wanted import Wanted, is_chinese
 
 MAX_CHARS = 1000

@@ -12,9 +12,10 @@ import re
 from dataclasses import dataclass
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import Field, Numbers, lists_in
 from qwen3vl_ros.questions.parsing.shapes import has_geometry
 from qwen3vl_ros.questions.parsing.tokens import Quoted, blanked
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Numbers, Object, lists_in
+from qwen3vl_ros.questions.parsing.tolerant_json import Object
 
 _NUMERIC = r"[\s\d.,+\-()\[\]]"
 _REFERENCE = re.compile(r"<\|object_ref_start\|>([^<]{1,400})<\|object_ref_end\|>[^<]{0,60}$")

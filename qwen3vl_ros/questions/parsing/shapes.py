@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from qwen3vl_ros.questions.parsing import keys
+from qwen3vl_ros.questions.parsing.fields import Field, Numbers
 from qwen3vl_ros.questions.parsing.tokens import Number
-from qwen3vl_ros.questions.parsing.tolerant_json import Field, Numbers, Object
+from qwen3vl_ros.questions.parsing.tolerant_json import Object
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 CUT_SHORT = "object cut short"

@@ -51,12 +51,17 @@ STATUS_FAULTS = {
 }
 
 
+RESET = b"reset"
+
+
 class ModelServer(ThreadingHTTPServer):
     """engine: anything with generate(prompt, limits). Close with `with`.
 
     requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between
     tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for. aliases: models
-    that it answers for and does not list. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
+    that it answers for and does not list. raw: media type and pieces of the body of the coming answers, before any fault; a
+    last piece of RESET breaks the connection there. statuses: of the coming answers, with their words. fails_at: the status
+    and words for requests with a field. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
     """
 
     daemon_threads = True
@@ -75,6 +80,9 @@ class ModelServer(ThreadingHTTPServer):
         self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
         self.aliases: tuple[str, ...] = ()
         self.health: deque[int] = deque()
+        self.raw: deque[tuple[str, tuple[bytes, ...]]] = deque()
+        self.statuses: deque[tuple[int, str]] = deque()
+        self.fails_at: dict[str, tuple[int, str]] = {}
         self.reasoning, self.api_key = "", api_key
         self.faults: deque[str] = deque()
         self.requests: list[dict] = []
@@ -165,6 +173,12 @@ class _Handler(BaseHTTPRequestHandler):
         refused = [name for name in server.refuses if name in body]
         if refused:
             return self._json(400, {}, {"detail": f"Unexpected field {refused[0]}"})
+        failing = [answer for name, answer in server.fails_at.items() if name in body]
+        if failing or server.statuses:
+            status, words = failing[0] if failing else server.statuses.popleft()
+            return self._json(status, {}, {"error": {"message": words}})
+        if server.raw:
+            return self._raw(*server.raw.popleft())
         fault = server.faults.popleft() if server.faults else ""
         if fault in STATUS_FAULTS:
             status, headers, said = STATUS_FAULTS[fault]
@@ -180,6 +194,18 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "json":
             return self._json(200, {}, {"choices": [{"message": {"content": "[]"}}]})
         self._stream(body, fault)
+
+    def _raw(self, media_type: str, pieces: tuple[bytes, ...]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in pieces:
+            if piece is RESET:
+                return self._reset()
+            self._send(piece)
+            time.sleep(0.002)  # so that it travels alone
+        self._send(b"", last=True)
 
     def _stream(self, body: dict, fault: str) -> None:
         self.send_response(200)

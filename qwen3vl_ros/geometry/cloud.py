@@ -17,7 +17,7 @@ from qwen3vl_ros.geometry.planes import Plane, find_planes
 from qwen3vl_ros.types import Frame
 
 _THINNED_POINTS = 5000
-_LAG_PX = 3  # matching windows overlap: nearer readings err alike
+_LAG_PX = 2  # matching windows overlap: nearer readings err alike, farther ones are of another surface
 
 
 class SceneCloud:

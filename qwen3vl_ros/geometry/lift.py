@@ -110,10 +110,10 @@ def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool)
     low, high = order_statistics(local[:, 2], 0.5, 98)
     if low < FLOATS_ABOVE * high:
         return False
-    if low > _MOST_HIDDEN * (high - low):
-        return True
     # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.
     towards = eye[:2] - local[:, :2].mean(0)
+    if low > _MOST_HIDDEN * (high - low) and eye[2] - high < float(np.linalg.norm(towards)):
+        return True  # its sides are in sight, and too little of them is seen for it to go on to the plane
     towards /= max(float(np.linalg.norm(towards)), 1e-9)
     strip = _ranks(local[:, :2] @ np.array((-towards[1], towards[0])), 20)
     nearness = local[:, :2] @ towards - local[:, 2]

@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.foreground import Foreground, foreground
-from qwen3vl_ros.geometry.hulls import depth_inside, near, outline
+from qwen3vl_ros.geometry.hulls import depth_inside, near, outline, signed_area, without_strays
 from qwen3vl_ros.geometry.opening import opening
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
@@ -30,7 +30,9 @@ _SEEN_FROM_ABOVE = math.sin(
     math.radians(15.0)
 )  # between view and vertical: closer, and no box shows where a thing ends
 _UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
-_SHARE_INSIDE = 0.8  # of a box that must lie in another for its object to be looked for in the other's opening
+_FLAT_SHARE = 0.5
+_SHARED_PX = 20  # pixels that two objects must share for one to be looked for over the other
+_NARROWER = 0.8  # of the other's outline that an object over it may fill
 
 
 @dataclass(eq=False)
@@ -57,9 +59,7 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
             if upper.patch is not None:
                 if _stands_on(cloud, upper, lower):
                     lower.found = replace(lower.found, mask=rest)
-            elif _share_inside(upper_box, lower_box) > _SHARE_INSIDE:
-                _put_inside(upper, lower, rest)
-            else:
+            elif not _put_inside(upper, lower, rest):
                 _put_on_top((upper_box, upper), (lower_box, lower))
     return results
 
@@ -124,21 +124,30 @@ def _stands_on(cloud: SceneCloud, upper: Standing, lower: Standing) -> bool:
     return int(shared.sum()) * lower.found.step**2 >= 0.5 * int(surface.sum())
 
 
-def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> None:
-    """Where the rest of one object has an opening and another is seen in it, that one stands on the inner floor."""
+def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> bool:
+    """Whether one object is seen over the rest of a wider one that was taken together with it; then it is no part of that.
+
+    Where the rest has an opening, the one stands on the inner floor. A rest without one must be flat beside it: a mug on a
+    tray whose floor is as low as the noise.
+    """
     plane = lower.plane
-    if plane is None:
-        return
+    if plane is None or np.count_nonzero(lower.found.mask) - np.count_nonzero(rest) < _SHARED_PX:
+        return False
     axes = level_axes(plane.normal)
-    hollow = opening(lower.found.points_m[rest].astype(float) @ axes.T, np.zeros(3), plane.noise_m)
+    around = without_strays(lower.found.points_m[rest].astype(float) @ axes.T)
     points = upper.found.points_m[upper.found.mask].astype(float) @ axes.T
+    wide, narrow = outline(around[:, :2]), outline(points[:, :2])
     middle = (points[:, :2].min(0) + points[:, :2].max(0)) / 2
-    if hollow is None or not hollow.takes(middle):
-        return
+    if signed_area(narrow) > _NARROWER * signed_area(wide) or depth_inside(wide, middle)[0] < 0:
+        return False
+    hollow = opening(around, np.zeros(3), plane.noise_m)
+    (low, high), (top,) = order_statistics(points[:, 2], 1, 98), order_statistics(around[:, 2], 98)
+    if hollow is None and top + plane.offset_m > _FLAT_SHARE * (high + plane.offset_m):
+        return False
     lower.found = replace(lower.found, mask=rest)
-    (low,) = order_statistics(points[:, 2], 1)
-    if low < hollow.rim_m:
+    if hollow is not None and low < hollow.rim_m:
         upper.plane = replace(plane, offset_m=-min(hollow.floor_m, low))
+    return True
 
 
 def _put_on_top(upper_known, lower_known) -> None:
@@ -184,12 +193,6 @@ def _height_of_foot(found: Foreground, heights: np.ndarray, side: int) -> float:
     line = own[last] if along else own[:, last]
     depth_m, height_m = (values[last] if along else values[:, last] for values in (found.points_m[..., 2], heights))
     return float(height_m[np.where(line, depth_m, np.inf).argmin()])
-
-
-def _share_inside(box, other) -> float:
-    """Share of a box's area that lies in another."""
-    x0, y0, x1, y1 = (max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3]))
-    return max(0.0, x1 - x0) * max(0.0, y1 - y0) / max((box[2] - box[0]) * (box[3] - box[1]), 1e-9)
 
 
 def _in_image(cloud: SceneCloud, found: Foreground, mask: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ class Thing:
         _check_points(f"Thing.completed_m of {self.id!r}", self.completed_m, least=0)
         if np.shape(self.frame_T_box) != (4, 4) or np.shape(self.size_m) != (3,) or not np.min(self.size_m) > 0:
             raise InvalidInput(f"Thing {self.id!r} needs a 4x4 frame_T_box and a size_m of three lengths above 0 m")
-        if not min(self.sigma_m, self.spread_m, self.edge_m) >= 0:
+        if not all(value >= 0 for value in (self.sigma_m, self.spread_m, self.edge_m)):
             raise InvalidInput(
                 f"Thing {self.id!r} has a negative or unknown sigma_m, spread_m or edge_m; give metres, 0 if exact"
             )

@@ -61,7 +61,8 @@ class _Surface:
         # The light on the old face, smoothed: all that the new one takes over from it.
         blur = lambda x: cv2.GaussianBlur(x * self._mask.astype(np.float32), (0, 0), 6.0)  # noqa: E731
         light = blur(sample.rgb[self._window].astype(np.float32)) / np.maximum(blur(self._seen(old)), 1.0)
-        self._light = light.astype(np.float16)
+        small = max(1, self._size[0] // 4), max(1, self._size[1] // 4)  # smooth as it is, a quarter of it says all
+        self._light = cv2.resize(light, small, interpolation=cv2.INTER_AREA).astype(np.float16)
 
     def _seen(self, face: np.ndarray) -> np.ndarray:
         face = cv2.resize(face, self.texture_px, interpolation=cv2.INTER_AREA)
@@ -69,7 +70,8 @@ class _Surface:
 
     def paint(self, rgb: np.ndarray, face: np.ndarray) -> np.ndarray:
         """A copy of the whole view with another face."""
-        painted = np.clip(self._seen(face) * self._light, 0, 255)
+        light = cv2.resize(self._light.astype(np.float32), self._size, interpolation=cv2.INTER_LINEAR)
+        painted = np.clip(self._seen(face) * light, 0, 255)
         rgb = rgb.copy()
         rgb[self._window] = np.where(self._mask, painted, rgb[self._window])
         return rgb

@@ -205,8 +205,11 @@ class Run:
         if (path := heads_of(folder)).exists():
             saved = load_file(path)
             for name, module in self.heads().items():
-                known = {k: saved[f"{name}.{k}"].float() for k in module.state_dict() if f"{name}.{k}" in saved}
-                module.load_state_dict(known, strict=False)
+                state = module.state_dict()
+                for k in state.keys() & {key.removeprefix(f"{name}.") for key in saved}:
+                    known = saved[f"{name}.{k}"].float()  # what a head's part lacks is at its end
+                    state[k][: len(known)] = known
+                module.load_state_dict(state)
 
 
 def heads_of(folder: Path) -> Path:

@@ -42,6 +42,7 @@ ALLOWED = {
     "doctor": {"types", "config", "questions", "engine", "loading", "pipeline"},
     "cli": {
         "types",
+        "geometry",
         "config",
         "questions",
         "engine",

@@ -98,7 +98,9 @@ class Services:
             self.pending -= 1
         if reply:
             response.detections_2d, response.detections_3d = reply.detections_2d, reply.detections_3d
-            response.grasp_targets, response.generation = reply.grasp_targets, reply.generation
+            response.grasp_targets = reply.grasp_targets
+            if reply.generation is not None:  # None is no message: the middleware would end the process
+                response.generation = reply.generation
             error = reply.error
         response.success, response.message = error is None, _describe(error) if error else reply.summary
         return response

@@ -314,6 +314,12 @@ def by_camera(config: Config, values: dict[str, Any]) -> dict[str, Config]:
 
     Raises InvalidInput as from_flat, by the camera's own name of the parameter.
     """
+    known = {p.name for p in camera_parameters(config.cameras)}
+    for name in values:
+        if name not in known:
+            raise InvalidInput(
+                f"unknown parameter {name!r}; known: {', '.join(sorted(known)) or 'none without cameras'}"
+            )
     configs = {}
     for camera in config.cameras or ("",):
         prefix = f"camera.{camera}."

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.resources import exhausted
 from qwen3vl_ros.types import InvalidInput
 
 MAX_PIXELS = Config.max_image_pixels
@@ -67,6 +68,8 @@ def _decoded(data: bytes, name: str, max_pixels: int, flags: int) -> np.ndarray:
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if exhausted(error):
+            raise
         raise InvalidInput(f"{name} cannot be decoded: {error.err or error}") from error
     if picture is None or picture.shape[:2] != (height, width):
         raise InvalidInput(

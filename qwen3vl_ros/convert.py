@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.codec import MAX_PIXELS, check_size, decode_grey16, decode_rgb
+from qwen3vl_ros.resources import exhausted
 from qwen3vl_ros.types import InvalidInput, quoted
 
 # encoding -> (dtype, channels, OpenCV's code to RGB or None). OpenCV names a Bayer pattern by its second row.
@@ -165,6 +166,8 @@ def _converted(pixels: np.ndarray, code: int, message: Any) -> np.ndarray:
     try:
         return cv2.cvtColor(pixels, code)
     except cv2.error as error:
+        if exhausted(error):
+            raise
         size = f"{message.width}x{message.height}"
         raise InvalidInput(f"{message.encoding} image of {size} cannot be converted: {error.err or error}") from error
 
@@ -180,6 +183,8 @@ def _through_cv_bridge(message: Any) -> np.ndarray:
             f"image encoding {encoding} needs cv_bridge, which is not installed; without it these work: {known}"
         ) from None
     except Exception as error:  # it lets through whatever OpenCV, NumPy or Boost raise
+        if exhausted(error):
+            raise
         raise InvalidInput(
             f"image encoding {encoding}: cv_bridge says {quoted(error, 300)}; use one of {known}"
         ) from error

@@ -1,13 +1,16 @@
-"""Pictures, depth and camera calibrations on disk -> the arrays of a Frame: the only readers. Knows no ROS and no model.
+"""Pictures, depth and camera calibrations on disk -> the arrays of a Frame: the only readers; and how a file is replaced whole.
+Knows no ROS and no model.
 
 Calibrations are YAML as ROS's camera_calibration writes them, or as `ros2 topic echo --once camera_info` prints them.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import yaml
 
@@ -89,6 +92,21 @@ def _camera_info(path: Path) -> SimpleNamespace:
             "image_width, image_height and camera_matrix.data (9 numbers), as camera_calibration writes "
             "it, or the output of `ros2 topic echo --once camera_info`"
         ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file, or as it was before: never a part of it. Raises OSError."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_picture(path: Path, rgb: np.ndarray, options: tuple[int, ...] = ()) -> None:
+    """An image file, its kind by its ending, HxWx3 uint8 RGB. Raises OSError."""
+    write_whole(path, cv2.imencode(path.suffix, rgb[..., ::-1], options)[1].tobytes())
 
 
 def _existing(path: Path, what: str) -> Path:

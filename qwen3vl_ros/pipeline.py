@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
+from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.model_boxes import place_model_boxes
+from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.questions import Question
+from qwen3vl_ros.questions import Detect, Question
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Answer, Cancelled, DeadlinePassed, Frame, Generation, MalformedAnswer, Scene, View
+from qwen3vl_ros.types import Answer, Cancelled, DeadlinePassed, Fact, Frame, Generation, MalformedAnswer, Scene, View
 
 
 class Perception:
@@ -29,6 +31,10 @@ class Perception:
         self.config = config or Config()
         self._ids = ids or itertools.count(1)
         self._tracks: dict[str, TrackIds] = {}
+
+    def forget(self) -> None:
+        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting."""
+        self._tracks = {}
 
     def look(
         self,
@@ -70,6 +76,27 @@ class Perception:
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation
+
+    def measure(
+        self,
+        frame: Frame,
+        relation: str,
+        arguments: Sequence[str],
+        view: str = "viewer",
+        control: Control | None = None,
+    ) -> tuple[Fact, Scene | None]:
+        """Find what `arguments` name in `frame`, and measure the relation or quantity (docs/spatial.md): the model only
+        finds, geometry decides. The scene is None where nothing had to be found.
+
+        arguments: phrases; "table" is the support itself. view: "viewer" or "robot", of relations that need one.
+        Raises InvalidInput for what cannot be asked, and what `look` raises.
+        """
+        facts.check(relation, arguments, view)
+        wanted = [name for name in facts.things_named(relation, arguments) if name.lower() != "table"]
+        scene = self.look(frame, Detect(tuple(wanted)), control) if wanted else None
+        found, refusals = (scene.detections_3d, scene.refusals) if scene else ((), ())
+        cloud = SceneCloud.of(frame, self.config.lift)
+        return facts.measure(layout_of(cloud, found, refusals, looked_for=wanted), relation, arguments, view), scene
 
     def interpret(
         self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0, camera: str = ""

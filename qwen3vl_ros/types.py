@@ -49,6 +49,10 @@ class OutOfMemory(EngineError):
     """The model or its cache does not fit the device."""
 
 
+class OutOfResources(PerceptionError):
+    """The process ran out of memory, threads, descriptors or disk. It goes on; the same may succeed later."""
+
+
 class Cancelled(PerceptionError):
     """The caller, a request of higher priority or a new prompt stopped the generation."""
 

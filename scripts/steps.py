@@ -24,7 +24,7 @@ LINKED = ("package.xml", "CMakeLists.txt", "msg", "srv", "action", "launch", "co
 # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it. Open3D loads what it draws with.
 LIBRARIES = {
     "": ("libegl1", "libopengl0", "libgl1-mesa-dri"),
-    "bench": ("libgl1", "libgomp1", "libusb-1.0-0", "libx11-6"),
+    "bench": ("libgl1", "libusb-1.0-0", "libx11-6"),
 }
 TORCH, NEED_TORCH = "torch==2.13.0", ("reference", "model")
 NETWORK = "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again."

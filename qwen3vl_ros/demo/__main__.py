@@ -16,24 +16,25 @@ from typing import Sequence
 
 import qwen3vl_ros
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.demo.output import Output
 from qwen3vl_ros.demo.processes import Interrupts
 from qwen3vl_ros.demo.run import Demo
-from qwen3vl_ros.types import PerceptionError
-
-FILES = ("annotated.mp4", "demo.mcap", "results.json", "camera.log", "node.log")
+from qwen3vl_ros.domain import domain_of
+from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _options(args)
-    out = Path(options.output)
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in [*(out / name for name in FILES), *out.glob("scene_*.png")]:
-        stale.unlink(missing_ok=True)
     _own_graph(options.domain)
     interrupts = Interrupts()
     try:
-        return Demo(options, out, interrupts).run()
+        with Output(options.output) as output, survivable("in the demo"):
+            return Demo(options, output, interrupts).run()
+    except InvalidInput as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
     except PerceptionError as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
@@ -86,7 +87,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--readme", default="", help="also write this run into README.md's marks and docs/demo.png beside it"
     )
-    parser.add_argument("--domain", type=int, default=None, help="ROS_DOMAIN_ID; by default one of its own")
+    parser.add_argument("--domain", type=_domain, default=None, help="ROS_DOMAIN_ID; by default one of its own")
     return parser.parse_args(args)
 
 
@@ -95,6 +96,13 @@ def _demo_seed(text: str) -> int:
     if not 0 <= value < 1_000_000:
         raise argparse.ArgumentTypeError(f"{text} must be 0 to 999999: from 1000000 on the embedded model was trained")
     return value
+
+
+def _domain(text: str) -> int:
+    try:
+        return domain_of(text, "domain")
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 
 from qwen3vl_ros.demo.score import FrameScore, Heard
 from qwen3vl_ros.draw import draw_scene
+from qwen3vl_ros.files import write_picture
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import Frame, Generation, Scene
 
@@ -23,6 +24,7 @@ VIDEO_HZ = 10
 STRIP_PX = 56
 _PANEL_PX = (640, 480)
 _BACKGROUND, _BRIGHT, _DIM = (22, 24, 28), (236, 236, 236), (150, 156, 164)
+_SMALL = (cv2.IMWRITE_PNG_COMPRESSION, 9)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -76,7 +78,7 @@ class Gallery:
             self._best[scene] = _Best(merit, frame, answer)
 
     def write_video(self, path: Path) -> int:
-        """H.264 that browsers play; returns how many frames it has; 0, and no file, without a camera."""
+        """H.264 that browsers play; returns how many frames it has; 0, and no file, without a camera. Raises OSError."""
         if not self._live:
             return 0
         start, end = self._live[0][0], self._live[-1][0]
@@ -108,6 +110,7 @@ class Gallery:
             lines = drawn[shown].lines if shown >= 0 else ("no answer yet", "")
             writer.send(_page(left, right, (now - start) / 1e9, lines))
         writer.close()
+        _check_video(path, len(times))
         return len(times)
 
     def write_pictures(self, folder: Path, most: int = 4) -> list[Path]:
@@ -115,7 +118,7 @@ class Gallery:
         paths = []
         for number, best in self._ranked()[:most]:
             paths.append(folder / f"scene_{number}.png")
-            _write_png(paths[-1], _enlarged(best))
+            write_picture(paths[-1], _enlarged(best), _SMALL)
         return paths
 
     def write_poster(self, path: Path) -> bool:
@@ -125,7 +128,7 @@ class Gallery:
         ]
         if halves:
             gap = np.full((_PANEL_PX[1], 8, 3), 255, np.uint8)
-            _write_png(path, np.hstack([halves[0], *(part for half in halves[1:] for part in (gap, half))]))
+            write_picture(path, np.hstack([halves[0], *(part for half in halves[1:] for part in (gap, half))]), _SMALL)
         return bool(halves)
 
     def _ranked(self) -> list[tuple[int, _Best]]:
@@ -203,6 +206,9 @@ def _decoded(jpeg: bytes) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def _write_png(path: Path, rgb: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9]):
-        raise OSError(f"{path} could not be written; is the disk full?")
+def _check_video(path: Path, frames: int) -> None:
+    """ffmpeg's status is lost on the way, and half a video looks like a whole one in a listing."""
+    written = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+    if written != frames:
+        path.unlink(missing_ok=True)
+        raise OSError(f"ffmpeg wrote {written} of {frames} frames: is the disk full?")

@@ -8,6 +8,7 @@ texts. Source: mcap.dev, "MCAP well-known profiles and encodings".
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable
 
@@ -76,10 +77,14 @@ def installed_text(type_name: str, prefixes: list[str]) -> str:
 
 
 class Recording:
-    """An MCAP file being written. Use it as a context manager: the index is written at the end."""
+    """An MCAP file being written. Use it as a context manager: the index is written at the end.
+
+    failure: why the disk did not take it, "" if it did; the file is gone then, and the demo goes on without.
+    """
 
     def __init__(self, path: Path, text_of: Callable[[str], str]):
-        self._file = open(path, "wb")
+        self.failure = ""
+        self._path, self._file = path, open(path, "wb")
         self._writer = Writer(self._file, chunk_size=4 << 20, compression=CompressionType.ZSTD)
         self._writer.start(profile=Profile.ROS2, library="qwen3vl_ros")
         self._text_of = text_of
@@ -106,8 +111,13 @@ class Recording:
 
     def write(self, topic: str, cdr: bytes, stamp_ns: int) -> None:
         """Append one serialised message (with its 4-byte CDR header) at its stamp; the topic must be open."""
+        if self._file.closed:
+            return
         sequence = self._sequence[topic] = self._sequence.get(topic, -1) + 1
-        self._writer.add_message(self._channels[topic], stamp_ns, cdr, stamp_ns, sequence)
+        try:
+            self._writer.add_message(self._channels[topic], stamp_ns, cdr, stamp_ns, sequence)
+        except OSError as error:
+            self._give_up(error)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,6 +126,16 @@ class Recording:
 
     def close(self) -> None:
         """Write the index and close the file; a second call does nothing."""
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        try:
             self._writer.finish()
+            self._file.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.failure = error.strerror or str(error)
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # it tries to write the rest once more
             self._file.close()

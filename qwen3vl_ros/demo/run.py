@@ -15,12 +15,14 @@ from typing import Any, Callable
 
 import numpy as np
 
+from qwen3vl_ros.demo.output import RESULTS, Output
 from qwen3vl_ros.demo.pictures import Gallery
 from qwen3vl_ros.demo.processes import Children, Interrupts, tail
 from qwen3vl_ros.demo.recording import Recording
 from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table, write_transcript
 from qwen3vl_ros.demo.score import RULE, Heard, TruthObject
 from qwen3vl_ros.demo.shared_memory import freed_at_the_end
+from qwen3vl_ros.files import write_whole
 from qwen3vl_ros.types import Frame, PerceptionError
 
 CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
@@ -32,8 +34,8 @@ NODE_MODULE, CAMERA_MODULE = "qwen3vl_ros.node.perception.main", "qwen3vl_ros.no
 class Demo:
     """One run: start, drive, report."""
 
-    def __init__(self, options: argparse.Namespace, out: Path, interrupts: Interrupts):
-        self.options, self.out, self._interrupts = options, out, interrupts
+    def __init__(self, options: argparse.Namespace, output: Output, interrupts: Interrupts):
+        self.options, self._output, self.out, self._interrupts = options, output, output.work, interrupts
         self.log, self.gallery = Log(), Gallery()
         self._status = StatusLine()
         self._first_ns = self._last_ns = self._scene_ns = 0
@@ -42,6 +44,7 @@ class Demo:
         self._restore_s: float | None = None
         self._looks: list[dict[str, Any]] = []
         self._last_answer, self._arrived = "no answer yet", 0
+        self._unwritten: list[str] = []
 
     def run(self) -> int:
         """Start, drive, stop; then write and print. Raises PerceptionError when a process died."""
@@ -73,6 +76,8 @@ class Demo:
                 self._status.clear()
                 self._observer.close()
         self._interrupts.let_through()
+        if recording.failure:
+            self._unwritten.append(f"demo.mcap ({recording.failure})")
         return self._report(recording.counts)
 
     # -- start -----------------------------------------------------------------------------------------------
@@ -248,27 +253,22 @@ class Demo:
             node_peak_memory_mb=self._node_peak_mb,
         )
         print("writing the video and the pictures ...", flush=True)
-        self.gallery.write_video(self.out / "annotated.mp4")
-        pictures = self.gallery.write_pictures(self.out)
-        (self.out / "results.json").write_text(
-            json.dumps(
-                {
-                    **figures,
-                    "rule": RULE,
-                    "model": o.model or "embedded",
-                    "engine": health.get("engine", ""),
-                    "options": vars(o),
-                    "scenes": scenes,
-                    "detect_calls": self._looks,
-                    "recorded": recorded,
-                    "diagnostics": health,
-                    "answer_log": self.log.answer_log(),
-                },
-                indent=1,
-                ensure_ascii=False,
-            )
-            + "\n"
-        )
+        results = {
+            **figures,
+            "rule": RULE,
+            "model": o.model or "embedded",
+            "engine": health.get("engine", ""),
+            "options": vars(o),
+            "scenes": scenes,
+            "detect_calls": self._looks,
+            "recorded": recorded,
+            "diagnostics": health,
+            "answer_log": self.log.answer_log(),
+        }
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        self._write(RESULTS, lambda path: write_whole(path, text.encode()))
+        self._write("annotated.mp4", self.gallery.write_video)
+        pictures = self._write("pictures", lambda path: self.gallery.write_pictures(path.parent)) or []
         print(f"\n{table(self.log)}\n\n{LEGEND}\n")
         rate_hz = figures["answers"] / max(figures["camera_s"], 1e-9)
         closing = (
@@ -280,10 +280,16 @@ class Demo:
         if self._node_peak_mb:
             closing += f"\nThe node with its model took at most {self._node_peak_mb:.0f} MB of memory."
         print(closing)
-        print(
-            f"in {self.out}/: annotated.mp4, demo.mcap (for Foxglove), results.json"
-            + "".join(f", {p.name}" for p in pictures)
-        )
+        if self._unwritten:
+            print(
+                f"not written into {self.out}/: {', '.join(self._unwritten)}; free some space, or name another: --output"
+            )
+        else:
+            self._output.finish()
+            print(
+                f"in {self._output.folder}/: annotated.mp4, demo.mcap (for Foxglove), results.json"
+                + "".join(f", {p.name}" for p in pictures)
+            )
         if not figures["answers"]:
             print("no answer came: is the model too slow here? See node.log, or give it more --seconds")
         elif not self.log.total.right:
@@ -295,7 +301,15 @@ class Demo:
             )
             self.gallery.write_poster(Path(o.readme).parent / "docs" / "demo.png")
         print("demo: " + json.dumps(figures), flush=True)
-        return 0 if self.log.total.right else 1
+        return 0 if self.log.total.right and not self._unwritten else 1
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> Any:
+        """What write(path) returns; None where the disk did not take it, which the end of the report says."""
+        try:
+            return write(self.out / name)
+        except OSError as error:
+            self._unwritten.append(f"{name} ({error.strerror or error})")
+            return None
 
 
 def _python(module: str, **parameters: Any) -> list[str]:

@@ -18,6 +18,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
+from qwen3vl_ros.node.joining import joining
 from qwen3vl_ros.types import PerceptionError
 
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
@@ -37,12 +38,13 @@ def decoded(cdr: bytes, kind: type) -> Any:
 
 
 class Client:
-    """In the graph from its making to close(). on_wait(): called in every slice of waiting; what it raises ends it."""
+    """In the graph from its making to close(); making it may raise what `joining` raises. on_wait(): called in every slice of waiting; what it raises ends it."""
 
     def __init__(self, name: str, namespace: str = "qwen3vl", on_wait: Callable[[], None] = lambda: None):
         self._context, self._on_wait = Context(), on_wait
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node(name, namespace=namespace, context=self._context)
+        with joining():
+            rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+            self._node = Node(name, namespace=namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._services: dict[str, Any] = {}

@@ -30,6 +30,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.node import messages
+from qwen3vl_ros.node.joining import joining
 from qwen3vl_ros.node.perception.camera import qos_of
 from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME, Shot, recorded, simulated
@@ -222,11 +223,12 @@ class SimCameraNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Publish until told to stop or until the recording ends; returns the exit status."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = StopSignals()
     spinning = None
     try:
-        node = SimCameraNode()
+        with joining():
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            stop = StopSignals()
+            node = SimCameraNode()
         spinning = threading.Thread(target=_spin, args=(node,), daemon=True)
         spinning.start()
         node.play(stop)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import yaml
 
+from qwen3vl_ros.files import write_whole
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.types import InvalidInput
@@ -43,9 +44,9 @@ def write_sample(folder: Path) -> tuple[Path, ...]:
     try:
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         for path, picture in zip(paths, (view.rgb[..., ::-1], millimetres)):
-            path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-        paths[2].write_text(yaml.safe_dump(calibration, sort_keys=False))
-        paths[3].write_text(_ANSWER)
+            write_whole(path, cv2.imencode(".png", picture)[1].tobytes())
+        write_whole(paths[2], yaml.safe_dump(calibration, sort_keys=False).encode())
+        write_whole(paths[3], _ANSWER.encode())
     except OSError as error:
         raise InvalidInput(f"{folder} cannot be written: {error.strerror}; name a folder that can") from error
     return paths

@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from itertools import count, takewhile
+from itertools import count
 from typing import Hashable, Iterator, Sequence
 
 import numpy as np
@@ -116,7 +116,7 @@ class Tracks:
         self._lost: list[Track] = []
         self._history: deque[Glimpse] = deque()
         self._pending: list[tuple[Glimpse, list[tuple[_Thing, Followed]]]] = []
-        self.restarts = 0  # cuts and clocks that jumped back
+        self.restarts = 0  # cuts, clocks that jumped back, pictures of another size
 
     # -- every picture -------------------------------------------------------------------------------------------------
 
@@ -125,9 +125,9 @@ class Tracks:
         now = Glimpse.of(frame)
         with self._lock:
             before = self._history[-1] if self._history else None
-            if before is not None and now.stamp_ns <= before.stamp_ns:
-                if before.stamp_ns - now.stamp_ns <= RESTART_NS:
-                    return None
+            if before is not None and 0 <= before.stamp_ns - now.stamp_ns <= RESTART_NS:
+                return None
+            if before is not None and (now.stamp_ns < before.stamp_ns or now.grey.shape != before.grey.shape):
                 self._restart(now.stamp_ns)
                 before = None
             self._catch_up()
@@ -180,6 +180,8 @@ class Tracks:
             if not self._history or not self._history[0].stamp_ns <= frame.stamp_ns <= self._history[-1].stamp_ns:
                 return self._alone.assign(frame.stamp_ns, prompt, detections)
             then = next((g for g in self._history if g.stamp_ns == frame.stamp_ns), None) or Glimpse.of(frame)
+            if then.grey.shape != self._history[-1].grey.shape:
+                return self._alone.assign(frame.stamp_ns, prompt, detections)
             return self._join(then, frame.rgb, prompt, detections)
 
     def _join(self, then: Glimpse, rgb: np.ndarray, prompt, detections) -> tuple[Detection2D, ...]:
@@ -397,7 +399,11 @@ def _whole_box(box: np.ndarray, glimpse: Glimpse) -> tuple[float, float, float, 
 
 def _velocity_m_s(trail: Sequence[_Was]) -> np.ndarray:
     """Slope of the way along the last VELOCITY_NS of a trail, 3 metres a second."""
-    recent = list(takewhile(lambda w: trail[-1].stamp_ns - w.stamp_ns <= VELOCITY_NS, reversed(trail)))
+    since_ns, recent = trail[-1].stamp_ns - VELOCITY_NS, []
+    for was in reversed(trail):
+        if was.stamp_ns < since_ns:
+            break
+        recent.append(was)
     if len(recent) < 2:
         return np.zeros(3)
     t = np.array([w.stamp_ns - recent[0].stamp_ns for w in recent]) / 1e9

@@ -14,6 +14,7 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
+from qwen3vl_ros.demo.output import Output
 from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
 from qwen3vl_ros.demo.processes import ChildDied, Children
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
@@ -183,7 +184,7 @@ def test_the_table_has_a_dash_where_nothing_was_measured():
 
 
 def test_the_clock_starts_with_the_first_truth(tmp_path):
-    demo = Demo(Namespace(seconds=2.0), tmp_path, interrupts=None)
+    demo = Demo(Namespace(seconds=2.0), Output(tmp_path), interrupts=None)
     second = 1_000_000_000
     demo._on_answer(Heard(5 * second, ("cube",)), None)  # the truth of its image was sent before anyone listened
     demo._on_truth(6 * second, (CUBE,))

@@ -93,11 +93,13 @@ FLUSH = {
 }
 
 
+@pytest.mark.parametrize("roll_deg", (0, 90, 180, -90))
 @pytest.mark.parametrize("elevation_deg", (20, 40))
 @pytest.mark.parametrize("name", FLUSH)
-def test_a_thing_that_hides_the_top_of_its_support_ends_there_too(name, elevation_deg):
+def test_a_thing_that_hides_the_top_of_its_support_ends_there_too(name, elevation_deg, roll_deg):
     upper, lower = FLUSH[name]
-    cloud, found = lifted(ds.Scene([upper, lower], ds.look_from(elevation_deg, distance_m=0.7)), 0, 1)
+    camera = ds.look_from(elevation_deg, distance_m=0.75, roll_deg=roll_deg)
+    cloud, found = lifted(ds.Scene([upper, lower], camera), 0, 1)
     height = lower.size_m[2]
     assert bottom_m(found[0]) == pytest.approx(height, abs=0.006)
     assert top_m(found[1]) < height + 0.01, "of the lower one some may be missing, which is hidden"

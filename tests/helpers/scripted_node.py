@@ -10,8 +10,10 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
@@ -146,6 +148,22 @@ class Garbage(Instant):
         return said("I am sorry, but I cannot help with that {{{")
 
 
+def with_weights(config):
+    """Reads a file and asks for memory and a thread, as every loader does; looks then take 64 MB each."""
+    Path(__file__).read_bytes()
+    np.ones(64 << 20, np.uint8)
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    return Hungry(config)
+
+
+class Hungry(Instant):
+    def generate(self, prompt, limits, control=None, on_text=None):
+        np.ones(64 << 20, np.uint8)
+        return super().generate(prompt, limits, control)
+
+
 def slow_load(config):
     for _ in range(600):
         time.sleep(0.1)
@@ -185,6 +203,7 @@ ENGINES = {
     "failing": Failing,
     "broken": Broken,
     "garbage": Garbage,
+    "with_weights": with_weights,
     "slow_load": slow_load,
     "four_second_load": four_second_load,
     "no_model": no_model,

@@ -149,6 +149,20 @@ def test_a_call_without_a_camera_is_answered_at_its_deadline(graph):
     assert time.monotonic() - started < 2.0
 
 
+def test_a_call_about_a_picture_that_cannot_be_read_is_refused_and_ends_nothing(graph):
+    process = graph.start_node("instant", enabled=False)
+
+    def spoil(image, depth, info):
+        image.encoding = "nonsense"
+
+    camera = FakeCamera(graph).matched().stream(20, edit=spoil)
+    future = graph.detect(["cube"], 5.0)
+    until(future.done, what="a refusal")
+    camera.stop()
+    assert not future.result().success and "nonsense" in future.result().message
+    assert future.result().generation.text == "" and process.popen.poll() is None
+
+
 def test_a_call_to_an_engine_that_does_not_listen_is_answered_at_its_deadline(graph):
     graph.start_node("deaf", enabled=False)
     camera = FakeCamera(graph).matched().stream(20)

@@ -16,12 +16,14 @@ from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
     Generation,
     InvalidInput,
     MalformedAnswer,
+    OutOfResources,
     PerceptionError,
     Scene,
 )
@@ -46,11 +48,12 @@ class Answering:
         perception.config = config
         generation, question, prompt_id = None, job.asked.question, job.asked.prompt_id
         try:
-            frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
-            self._report_3d(channel.health, no_3d)
-            generation = perception.generate(frame, question, control, camera=job.camera)
-            scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
-            reply = out.reply(scene, frame, config, no_3d)
+            with survivable("while answering"):
+                frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
+                self._report_3d(channel.health, no_3d)
+                generation = perception.generate(frame, question, control, camera=job.camera)
+                scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
+                reply = out.reply(scene, frame, config, no_3d)
             self._report_scene(channel.health, scene)
         except Cancelled:
             raise
@@ -79,7 +82,11 @@ class Answering:
         with self._thread.publishing:
             if not self._thread.is_current(job.watch):
                 return
-            channel.out.publish(reply, self._age_s(job.snapshot.stamp_ns))
+            try:
+                with survivable("while publishing an answer"):
+                    channel.out.publish(reply, self._age_s(job.snapshot.stamp_ns))
+            except OutOfResources as error:
+                return self._report_error(channel.health, error)
         if reply.error is None:
             channel.health.answered(reply.generation.latency_s, generation.total_s)
 

@@ -24,7 +24,7 @@ class EngineThread:
 
     What perform returns is the answer of the job's call; it raises Cancelled where there is none. changed: the condition
     that guards the agenda and its mailboxes. on_death(error): called when anything but Cancelled escapes in one of the
-    threads; every call is then answered and both have ended or will.
+    threads; every call is then answered and both have ended or will. Raises RuntimeError where no thread can be started.
     """
 
     def __init__(
@@ -50,8 +50,12 @@ class EngineThread:
             threading.Thread(target=self._main, name="engine", daemon=True),
             threading.Thread(target=self._watch_over_calls, name="deadlines", daemon=True),
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:  # no more threads: one without the other is of no use
+            self._stopping = True
+            raise
 
     # -- from other threads ------------------------------------------------------------------------
 

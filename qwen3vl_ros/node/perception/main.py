@@ -3,7 +3,7 @@ honest status.
 
 The main thread only waits, so that SIGINT and SIGTERM are seen at once in every state: while generating,
 while a model loads, while nothing happens. Status 0: asked to stop. 1: a defect, or a failed autostart. 2:
-bad parameters.
+what it was started with cannot be: parameters, a ROS domain, security.
 """
 
 from __future__ import annotations
@@ -28,25 +28,29 @@ from rclpy.task import Future  # noqa: E402
 
 from qwen3vl_ros.config import Config  # noqa: E402
 from qwen3vl_ros.engine.base import Engine  # noqa: E402
+from qwen3vl_ros.node.joining import joining  # noqa: E402
 from qwen3vl_ros.node.perception.node import STOP_PATIENCE_S, PerceptionNode  # noqa: E402
 from qwen3vl_ros.node.signals import StopSignals  # noqa: E402
-from qwen3vl_ros.types import InvalidInput  # noqa: E402
+from qwen3vl_ros.resources import told  # noqa: E402
+from qwen3vl_ros.types import PerceptionError  # noqa: E402
 
 # The engine's thread computes in Python, too; the default of 5 ms would be added to the age of arriving
 # images.
 SWITCH_INTERVAL_S = 0.001
 ANSWERS_PATIENCE_S = 2.0
+PAUSE_S = 0.1  # before the next message is taken where there was no memory for the last
 
 
 def main(args: list[str] | None = None, engine_loader: Callable[[Config], Engine] | None = None) -> int:
     """Run the node until it is told to stop; returns the exit status. engine_loader: as load_tested_engine."""
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    asked = StopSignals()
     try:
-        node = PerceptionNode(engine_loader or _load_engine)
-    except InvalidInput as error:
+        with joining():
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            asked = StopSignals()
+            node = PerceptionNode(engine_loader or _load_engine)
+    except PerceptionError as error:
         print(f"perception: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
@@ -87,12 +91,16 @@ def _run(node: PerceptionNode, asked: StopSignals) -> tuple[int, bool]:
 
 
 def _spin(executor: SingleThreadedExecutor, enough: Future, node: PerceptionNode) -> None:
-    try:
-        executor.spin_until_future_complete(enough)
-    except ExternalShutdownException:
-        node.ended.set()
-    except Exception as error:
-        node.die(error)
+    while True:
+        try:
+            return executor.spin_until_future_complete(enough)
+        except ExternalShutdownException:
+            return node.ended.set()
+        except Exception as error:
+            if (named := told(error, "while taking a message")) is error:
+                return node.die(error)
+            node.ran_out(named)
+            time.sleep(PAUSE_S)
 
 
 def _forward(asked: StopSignals, node: PerceptionNode) -> None:

@@ -11,6 +11,7 @@ import itertools
 import threading
 import time
 import traceback
+from pathlib import Path
 from typing import Callable
 
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -29,7 +30,8 @@ from qwen3vl_ros.node.perception.publishers import DiagnosticsPublisher
 from qwen3vl_ros.node.perception.services import NAMES, Services
 from qwen3vl_ros.node.perception.tf import transforms_for
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError
+from qwen3vl_ros.resources import survivable, told
+from qwen3vl_ros.types import Cancelled, InvalidInput, OutOfResources, PerceptionError
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -39,6 +41,7 @@ SUCCESS, FAILURE, ERROR = (
 STOP_PATIENCE_S = 10.0  # for an engine to end its step, in a transition
 LAST_PATIENCE_S = 2.0  # the same when the process is to end: launch kills after five
 LOAD_REPORT_S = 5.0
+NAME_CHARACTERS = 48  # of a model, in the log's one line about the engine
 
 
 def _transition(name: str):
@@ -74,6 +77,8 @@ class PerceptionNode(LifecycleNode):
         self.ended = threading.Event()
         self.engine_thread: EngineThread | None = None
         self._agenda: Agenda | None = None
+        self._perception: Perception | None = None
+        self._engine_line = ""
         self._transforms = None
         self._prompt_ids, self._object_ids = itertools.count(1), itertools.count(1)
         self._settings = Parameters(self, lambda: not self.configured, self._stream_all)
@@ -124,14 +129,19 @@ class PerceptionNode(LifecycleNode):
             lambda: self.config.request_timeout_max,
         )
         answering = Answering(self, self._channels, self.health, self._age_s)
-        self.engine_thread = EngineThread(
-            lambda: self._load(config),
-            answering.perform,
-            lambda perception: perception.engine.close(),
-            self._agenda,
-            changed,
-            self.die,
-        )
+        try:
+            with survivable("while starting the engine's threads"):
+                self.engine_thread = EngineThread(
+                    lambda: self._load(config),
+                    answering.perform,
+                    lambda perception: perception.engine.close(),
+                    self._agenda,
+                    changed,
+                    self.die,
+                )
+        except OutOfResources as error:
+            self._agenda = None
+            return self._not_configured(str(error))
         self.get_logger().info(f"loading the model ({config.model or 'embedded'}, {config.engine}, {config.device})")
         error = self._wait_for_load()
         if error is not None:
@@ -141,7 +151,7 @@ class PerceptionNode(LifecycleNode):
                 raise error
             return self._not_configured(f"the model could not be loaded: {error}")
         self.health.well("configure")
-        self.get_logger().info(f"the engine: {self.health.engine}")
+        self.get_logger().info(self._engine_line)
         for channel in self._channels.values():
             channel.open()
         if any(channel.config().target_frame for channel in self._channels.values()):
@@ -159,10 +169,11 @@ class PerceptionNode(LifecycleNode):
         engine = self._engine_loader(config)
         self._engine_status = engine.status
         i = engine.info
-        self.health.engine = (
-            f"{i.runtime}, {i.model}, {i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights ({i.why})"
-        )
-        return Perception(engine, config, self._object_ids)
+        size = f"{i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights"
+        self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
+        self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
+        self._perception = Perception(engine, config, self._object_ids)
+        return self._perception
 
     def _wait_for_load(self) -> BaseException | None:
         """Until the engine's thread has loaded, saying so; None or what went wrong."""
@@ -175,7 +186,8 @@ class PerceptionNode(LifecycleNode):
                 said = waited
                 self.get_logger().info(f"still loading the model, {waited:.0f} s")
                 self.report()
-        return self.engine_thread.load_error
+        error = self.engine_thread.load_error
+        return error and told(error, "while loading the model")
 
     @_transition("activating")
     def on_activate(self):
@@ -230,7 +242,7 @@ class PerceptionNode(LifecycleNode):
             if not self.engine_thread.stop(patience_s):
                 self.get_logger().warning("the engine did not stop in time; its memory is freed when the process ends")
                 return False
-        self.engine_thread = self._agenda = None
+        self.engine_thread = self._agenda = self._perception = None
         self._engine_status = dict
         for channel in self._channels.values():
             channel.close()
@@ -247,6 +259,11 @@ class PerceptionNode(LifecycleNode):
         self.health.failed("defect", Level.ERROR, f"{type(error).__name__}: {error}", lasting=True)
         self.report()
         self.ended.set()
+
+    def ran_out(self, error: BaseException) -> None:
+        """Something ran out while a message was taken: it is lost, the next may not be. The executor's thread."""
+        self.get_logger().error(str(error), throttle_duration_sec=2.0)
+        self.health.failed("resources", Level.ERROR, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
         """Called from main on SIGINT and SIGTERM: ends what runs and answers every call; the transitions
@@ -296,7 +313,9 @@ class PerceptionNode(LifecycleNode):
                 channel.mailbox.restart()
         if self._transforms:
             self._transforms.clear()
-        self.get_logger().info("the clock jumped back: images, depth and transforms of before are forgotten")
+        if perception := self._perception:
+            perception.forget()
+        self.get_logger().info("the clock jumped back: images, depth, transforms and tracks of before are forgotten")
 
     def _age_s(self, stamp_ns: int) -> float:
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9

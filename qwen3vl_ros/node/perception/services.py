@@ -17,6 +17,7 @@ from std_srvs.srv import SetBool
 from qwen3vl_ros.node.perception.agenda import Asked, Call
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.publishers import Reply
+from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import InvalidInput, PerceptionError
 
@@ -88,14 +89,18 @@ class Services:
         error, reply = None, None
         self.pending += 1
         try:
-            reply = await self._call(own, asked)
+            with survivable("while taking a call"):
+                waiting = self._call(own, asked)
+            reply = await waiting
         except PerceptionError as refused:
             error = refused
         finally:
             self.pending -= 1
         if reply:
             response.detections_2d, response.detections_3d = reply.detections_2d, reply.detections_3d
-            response.grasp_targets, response.generation = reply.grasp_targets, reply.generation
+            response.grasp_targets = reply.grasp_targets
+            if reply.generation is not None:  # None is no message: the middleware would end the process
+                response.generation = reply.generation
             error = reply.error
         response.success, response.message = error is None, _describe(error) if error else reply.summary
         return response

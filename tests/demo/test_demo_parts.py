@@ -14,8 +14,8 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
-from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
 from qwen3vl_ros.demo.output import Output
+from qwen3vl_ros.demo.pictures import STRIP_PX, Gallery
 from qwen3vl_ros.demo.processes import ChildDied, Children
 from qwen3vl_ros.demo.recording import Recording, dependencies, full_definition, installed_text
 from qwen3vl_ros.demo.report import Log, table, write_transcript

@@ -14,7 +14,9 @@ import pytest
 def disk(folder: Path, options: str) -> Iterator[Path]:
     """options: of a tmpfs, as "size=1m" or "ro"."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no right to mount here: {mounted.stderr.strip()}")
     try:

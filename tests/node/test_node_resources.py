@@ -65,7 +65,9 @@ def test_a_look_for_which_there_is_no_memory_is_refused_and_the_next_is_answered
     with limited(process, memory_mb=16):
         future = graph.detect(["cube"], 5.0)
         until(future.done)
-        assert not future.result().success and "OutOfResources: out of memory while answering" in future.result().message
+        assert (
+            not future.result().success and "OutOfResources: out of memory while answering" in future.result().message
+        )
         graph.diagnosed(lambda s, v: "out of memory" in s.message and v["OutOfResources"])
     assert answered(graph)
     graph.diagnosed(lambda s, v: "out of memory" not in s.message)

@@ -45,8 +45,10 @@ def both(shared_graph):
     shared_graph.start_node("instant", enabled=False, target_frame="world")
     shared_graph.start("-m", NODES[1], "--ros-args", "-r", "__ns:=/qwen3vl")
     FakeCamera(shared_graph).matched()
-    until(lambda: shared_graph.node.count_publishers("/qwen3vl/sim_camera/ground_truth_3d"), START_PATIENCE_S)
-    return shared_graph.node
+    here = shared_graph.node
+    for node in ("perception", "sim_camera"):
+        until(lambda node=node: (node, "/qwen3vl") in here.get_node_names_and_namespaces(), START_PATIENCE_S, node)
+    return here
 
 
 @pytest.mark.parametrize("node", ["perception", "sim_camera"])
@@ -92,9 +94,9 @@ def test_a_domain_that_is_none_is_one_line(module, domain):
         ({"ROS_LOG_DIR": "/proc/nowhere"}, [], "log directory"),
         ({}, ["--ros-args", "-p", "nonsense"], "parameter override rule"),
         ({}, ["--ros-args", "--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
-        ({}, ["--ros-args", "-r", "__ns:=a b"], "namespace"),
+        ({}, ["--ros-args", "-r", "__ns:=a b"], "remap rule"),
     ],
-    ids=["log folder", "parameter", "parameter file", "namespace"],
+    ids=["log folder", "parameter", "parameter file", "remapping"],
 )
 def test_what_ros_refuses_at_the_start_is_one_line_of_ours(module, environment, arguments, words):
     done = start(module, *arguments, ROS_DOMAIN_ID="101", **environment)

@@ -112,11 +112,13 @@ class Perception:
         Raises InvalidInput for what cannot be asked, and what `look` raises.
         """
         facts.check(relation, arguments, view)
-        wanted = [name for name in facts.things_named(relation, arguments) if name.lower() != "table"]
-        scene = self.look(frame, Detect(tuple(wanted)), control) if wanted else None
+        wanted = facts.things_named(relation, arguments)
+        scene = self.look(frame, Detect(wanted), control) if wanted else None
         found, refusals = (scene.detections_3d, scene.refusals) if scene else ((), ())
         cloud = SceneCloud.of(frame, self.config.lift)
-        return facts.measure(layout_of(cloud, found, refusals, looked_for=wanted), relation, arguments, view), scene
+        opening_m = self.config.gripper.max_width
+        layout = layout_of(cloud, found, refusals, looked_for=wanted, gripper_opening_m=opening_m)
+        return facts.measure(layout, relation, arguments, view), scene
 
     def interpret(
         self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0, camera: str = ""

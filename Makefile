@@ -36,7 +36,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --genera
 	--custom-compile-command "make lock" --quiet $(ARGS)
 lock:
 	@[ -x .venv/bin/uv ] || { $(ENV); }
-	@PATH=$(CURDIR)/.venv/bin:$$PATH; $(LOCK) --all-extras --group ros -o requirements/lock.txt && \
+	@PATH=$(CURDIR)/.venv/bin:$$PATH; $(LOCK) --all-extras --group ros --group torch -o requirements/lock.txt && \
 	  $(subst compile pyproject.toml,compile --group setup,$(LOCK)) -o requirements/uv.txt
 
 clean:

@@ -12,14 +12,14 @@ import numpy as np
 from samples import INPUT_SIZE, Sample, pointed
 
 
-def _moved(dials: dict[int, dict], shift, scale) -> dict[int, dict]:
-    """The dials with their key points moved, then scaled, as the image was."""
+def _moved(written: dict[int, dict], shift, scale) -> dict[int, dict]:
+    """Dials or signs with their points moved, then scaled, as the image was."""
     moved = {}
-    for k, dial in dials.items():
+    for k, entry in written.items():
         points = {
-            n: tuple(float(v) for v in (np.array(p) + shift) * scale) for n, p in dial.get("points_px", {}).items()
+            n: tuple(float(v) for v in (np.array(p) + shift) * scale) for n, p in entry.get("points_px", {}).items()
         }
-        moved[k] = dial | pointed(points) if points else dial
+        moved[k] = entry | pointed(points) if points else entry
     return moved
 
 
@@ -95,6 +95,7 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
             rgb=sample.rgb[y0 : y0 + ch, x0 : x0 + cw],
             labels=sample.labels[y0 : y0 + ch, x0 : x0 + cw],
             dials=_moved(sample.dials, (-x0, -y0), 1),
+            signs=_moved(sample.signs, (-x0, -y0), 1),
             levels=_levels_in(sample.levels, x0, y0, cw, ch),
         )
     if not written and rng.random() < 0.5:  # a mirrored dial would read wrong
@@ -126,7 +127,8 @@ def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
     )
     labels = cv2.resize(np.ascontiguousarray(sample.labels), size, interpolation=cv2.INTER_NEAREST)
     dials, levels = _moved(sample.dials, 0, (sx, sy)), _scaled(sample.levels, sx, sy)
-    return replace(sample, labels=labels, things=things, dials=dials, levels=levels)
+    signs = _moved(sample.signs, 0, (sx, sy))
+    return replace(sample, labels=labels, things=things, dials=dials, signs=signs, levels=levels)
 
 
 def repaint(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -183,6 +183,9 @@ class Views:
         ):
             if written and i not in faces and any((labels == k).sum() > 60 for k in written):
                 faces[i] = make(sample, scene_of(meta["seed"], split_of(meta["seed"])))
+        if i in self._plates:
+            ((k, sign),) = sample.signs.items()
+            sample = replace(sample, signs={k: sign | pointed(self._plates[i].letters_px(sign["text"]))})
         return sample
 
     def draw(self, rng: np.random.Generator, dial_share: float = 0.0) -> Sample:
@@ -223,10 +226,8 @@ class Views:
                 -1,
             )
             things.append(whole.things[index])
-            if not of_signs:
-                points = {m: tuple(zoom * (np.array(p) - corner) + (x0, y0)) for m, p in shows["points_px"].items()}
-                shows = shows | pointed({m: (float(x), float(y)) for m, (x, y) in points.items()})
-            written[n] = shows
+            points = {m: tuple(zoom * (np.array(p) - corner) + (x0, y0)) for m, p in shows.get("points_px", {}).items()}
+            written[n] = shows | pointed({m: (float(x), float(y)) for m, (x, y) in points.items()})
         dials, signs = ({}, written) if of_signs else (written, {})
         sample = Sample(repaint(rgb, rng), labels, tuple(things), dials, signs)
         return measured(sample, pixel_counts(sample))

@@ -124,16 +124,21 @@ class Batched(nn.Module):
                 deep.append(merger(x).view(b, self.visual_tokens, -1))
         return visual.merger(x).view(b, self.visual_tokens, -1), deep
 
-    def read(self, merged, deep, ids, positions, mask, visual_slice: slice, looks: list | None = None) -> torch.Tensor:
+    def read(
+        self, merged, deep, ids, positions, mask, visual: slice | torch.Tensor, looks: list | None = None
+    ) -> torch.Tensor:
         """Hidden states B,T,D after the last norm.
 
-        ids B,T with image slots at `visual_slice`; positions 3,B,T; mask B,1,T,T additive, or Windows. looks: if given, filled for each of
+        ids B,T with image slots at `visual`, a slice or, for several images, indices; merged and deep have as many tokens;
+        positions 3,B,T; mask B,1,T,T additive, or Windows. looks: if given, filled for each of
         POINTING_LAYERS with where its first heads look, log-shares over the image's tokens, B,heads,T,N; and what the
         layer leaves, B,T,D.
         """
         text = self.model.model.language_model
         x = text.embed_tokens(ids)
-        x = torch.cat([x[:, : visual_slice.start], merged.to(x.dtype), x[:, visual_slice.stop :]], 1)
+        if isinstance(visual, slice):
+            visual = torch.arange(visual.start, visual.stop, device=ids.device)
+        x = x.index_copy(1, visual, merged.to(x.dtype))
         cos, sin = (t[:, None].to(x.dtype) for t in text.rotary_emb(x.float(), positions))
         b, t, _ = x.shape
         for i, layer in enumerate(text.layers):
@@ -145,9 +150,9 @@ class Batched(nn.Module):
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             groups = q.shape[1] // k.shape[1]
             if looks is not None and i in POINTING_LAYERS:  # the first head of each key group
-                look = (
-                    q[:, ::groups].float() @ k[:, :, visual_slice].float().transpose(-1, -2) * att.scaling
-                ).log_softmax(-1)
+                look = (q[:, ::groups].float() @ k[:, :, visual].float().transpose(-1, -2) * att.scaling).log_softmax(
+                    -1
+                )
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
             y = mask.attend(q, k, v) if isinstance(mask, Windows) else _attend(q, k, v, mask)
             x = x + att.o_proj(y.transpose(1, 2).reshape(b, t, -1))
@@ -155,9 +160,7 @@ class Batched(nn.Module):
             if looks is not None and i in POINTING_LAYERS:
                 looks.append((look, x))
             if i < len(deep):
-                x = torch.cat(
-                    [x[:, : visual_slice.start], x[:, visual_slice] + deep[i].to(x.dtype), x[:, visual_slice.stop :]], 1
-                )
+                x = x.index_add(1, visual, deep[i].to(x.dtype))
         return text.norm(x)
 
 

@@ -337,7 +337,9 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{i + 1} of {args.scenes} scenes", file=sys.stderr, flush=True)
         wide = WideEvaluation(evaluation.perception, LANGUAGES[args.language], evaluation.tally, evaluation.note)
         for i in range(args.scenes):
-            wide.scene(camera.render(wide.spec(args.seed + i)), args.seed + i)
+            spec, seed = wide.spec(args.seed + i), args.seed + i
+            others = [camera.render(other, depth=False) for other in wide.later(spec, seed)]
+            wide.scene(camera.render(spec), seed, others)
             if (i + 1) % 25 == 0:
                 print(f"{i + 1} of {args.scenes} wide scenes", file=sys.stderr, flush=True)
     engine.close()

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 from data import sample_of, scene_of
+from frames import statement
 from people import WideAsker, rounded
 from sayings import Sayings
 from tasks import LANGUAGES, Language, Question
@@ -40,6 +41,14 @@ def zoomed(box_xyxy_px, size_px: tuple[int, int], margin: float = _MARGIN) -> tu
     return int(left), int(top), min(w, int(np.ceil(left + width))), min(h, int(np.ceil(top + height)))
 
 
+def without(spec, gone: int):
+    """The scene without one object, on which nothing stands."""
+    kept = [t for i, t in enumerate(spec.objects) if i != gone]
+    return replace(
+        spec, objects=tuple(replace(t, on=t.on - 1) if t.on is not None and t.on > gone else t for t in kept)
+    )
+
+
 class WideEvaluation:
     """Asks and judges one wide scene after another. tally: evaluate.Tally; show(row, wrong): told of each wrong answer."""
 
@@ -51,7 +60,8 @@ class WideEvaluation:
     def spec(seed: int):
         return scene_of(FIRST_SEED + seed, "wide")
 
-    def scene(self, view, seed: int) -> None:
+    def scene(self, view, seed: int, others=()) -> None:
+        """view: of spec(seed). others: the same place at other times, as `later` has them."""
         rng = np.random.default_rng([0xE7A2, seed])
         sample = sample_of(view, wide=True)
         asker = WideAsker(sample, rng, self.language, held_out=True)
@@ -59,9 +69,50 @@ class WideEvaluation:
         self._places(frame, asker)
         self._people(frame, asker)
         self._text(Sayings(rng, self.key, held_out=True))
+        if others:
+            self._frames([view, *others], rng)
         for index in (*sample.dials, *sample.signs):
             if sample.things[index].visibility > 0.9 and sample.things[index].whole:
                 self._zoomed(view.rgb, sample, index)
+
+    @staticmethod
+    def later(spec, seed: int) -> list:
+        """The same place twice more: with one thing gone, and with one somewhere else."""
+        rng = np.random.default_rng([0xE7A3, seed])
+        bearing = {thing.on for thing in spec.objects}
+        free = [i for i, thing in enumerate(spec.objects) if i not in bearing]
+        if not free or len(spec.objects) < 2:
+            return []
+        gone, moved = (int(i) for i in rng.choice(free, 2))
+        scenes = [without(spec, gone)]
+        if moved != gone:  # to where the other was, on the table
+            where = spec.objects[gone]
+            place = (*where.position_m[:2], spec.objects[moved].size_m[2] / 2)
+            if where.on is None and not where.level:
+                there = replace(spec.objects[moved], position_m=place, on=None, level=0)
+                objects = tuple(there if i == moved else t for i, t in enumerate(spec.objects))
+                scenes.append(without(replace(spec, objects=objects), gone))
+        return scenes
+
+    def _frames(self, views, rng: np.random.Generator) -> None:
+        order = [views[int(i)] for i in rng.permutation(len(views))]
+        askers = [WideAsker(sample_of(v, wide=True), rng, self.language, held_out=True) for v in order]
+        for _ in range(12):
+            question = statement(askers, rng, held_out=True)
+            if question is not None:
+                break
+        else:
+            return
+        said = self._generate(question.prompt, tuple(v.rgb for v in order))
+        truth = json.loads(question.answer)
+        try:
+            found = json.loads(said or "[]")
+        except ValueError:
+            found = []
+        for i, holds in enumerate(truth):
+            self.tally.add("frames", isinstance(found, list) and len(found) == len(truth) and found[i] == holds)
+        if found != truth:
+            self.show("frames", f"{question.prompt} -> {question.answer}\n    said: {said}")
 
     def _places(self, frame: Frame, asker: WideAsker) -> None:
         for name in ("level", "located_on", "locate"):

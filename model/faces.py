@@ -13,7 +13,15 @@ from samples import VIEW_SIZE, Sample, pointed
 from qwen3vl_ros.sim.furniture import world_T_sign
 from qwen3vl_ros.sim.scenes import GAUGE_SCALES, SceneSpec, dial_value
 from qwen3vl_ros.sim.specs import COLOURS, FOVY_DEG, SIGN_TEXTS, SIGN_WORDS
-from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, MARK_REACH, NEEDLE_REACH, gauge_face, needle_angle_rad, sign_face
+from qwen3vl_ros.sim.textures import (
+    GAUGE_TEXTURE_PX,
+    MARK_REACH,
+    NEEDLE_REACH,
+    gauge_face,
+    needle_angle_rad,
+    sign_face,
+    sign_letters,
+)
 from qwen3vl_ros.sim.truth import face_side_m, world_T_dial
 from qwen3vl_ros.sim.wide import repaint_dial
 
@@ -53,7 +61,8 @@ class _Surface:
         # The light on the old face, smoothed: all that the new one takes over from it.
         blur = lambda x: cv2.GaussianBlur(x * self._mask.astype(np.float32), (0, 0), 6.0)  # noqa: E731
         light = blur(sample.rgb[self._window].astype(np.float32)) / np.maximum(blur(self._seen(old)), 1.0)
-        self._light = light.astype(np.float16)
+        small = max(1, self._size[0] // 4), max(1, self._size[1] // 4)  # smooth as it is, a quarter of it says all
+        self._light = cv2.resize(light, small, interpolation=cv2.INTER_AREA).astype(np.float16)
 
     def _seen(self, face: np.ndarray) -> np.ndarray:
         face = cv2.resize(face, self.texture_px, interpolation=cv2.INTER_AREA)
@@ -61,7 +70,8 @@ class _Surface:
 
     def paint(self, rgb: np.ndarray, face: np.ndarray) -> np.ndarray:
         """A copy of the whole view with another face."""
-        painted = np.clip(self._seen(face) * self._light, 0, 255)
+        light = cv2.resize(self._light.astype(np.float32), self._size, interpolation=cv2.INTER_LINEAR)
+        painted = np.clip(self._seen(face) * light, 0, 255)
         rgb = rgb.copy()
         rgb[self._window] = np.where(self._mask, painted, rgb[self._window])
         return rgb
@@ -115,8 +125,8 @@ class Plate:
         self.scene, self.index = scene, next(k for k, t in enumerate(sample.things) if t.kind == "sign")
         sign, old = scene.sign, sign_face(scene.sign)
         self._inked = np.full(old.shape[:2], 255, np.uint8)
-        homography = image_H_face(scene, world_T_sign(sign), sign.size_m)
-        self._surface = _Surface(sample, self.index, homography, old, self._inked)
+        self._homography = image_H_face(scene, world_T_sign(sign), sign.size_m)
+        self._surface = _Surface(sample, self.index, self._homography, old, self._inked)
 
     def with_new_text(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The whole view this plate is in, with another word on it, in another colour now and then."""
@@ -127,4 +137,13 @@ class Plate:
             new = replace(new, colour=colour, ink="black" if colour in ("white", "yellow", "orange") else "white")
         things[self.index] = replace(things[self.index], colour=new.colour)
         rgb = self._surface.paint(sample.rgb, sign_face(new))
-        return replace(sample, rgb=rgb, things=tuple(things), signs={self.index: dict(text=text)})
+        signs = {self.index: dict(text=text, points_px=self.letters_px(text))}
+        return replace(sample, rgb=rgb, things=tuple(things), signs=signs)
+
+    def letters_px(self, text: str) -> dict[str, tuple[float, float]]:
+        """Where each character is in the whole view, by its number and itself: "0E", "1X"."""
+        places = {}
+        for n, (character, x, y) in enumerate(sign_letters(text)):
+            u, v, s = self._homography @ (x, y, 1)
+            places[f"{n}{character}"] = float(u / s), float(v / s)
+        return places

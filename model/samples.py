@@ -62,7 +62,8 @@ class Sample:
     """rgb HxWx3 uint8, labels HxW int16 (index into things, -1 none), things, and what the dials among them say.
 
     dials: {value, minimum, maximum, unit, zone} by index; and points_px: where centre, tip, first and last mark are in rgb, with
-    tip_px among them by a name of its own, if that is known. signs: {text} by index. levels: boxes in rgb of the spaces of the
+    tip_px among them by a name of its own, if that is known. signs: {text, and points_px: where its characters are, as of
+    faces.Plate.letters_px, if that is known} by index. levels: boxes in rgb of the spaces of the
     shelf's levels from below, None for one that is cut by the border. wide: of the wider world.
     """
 
@@ -122,8 +123,8 @@ def sample_of(view, wide: bool = False) -> Sample:
 
 
 def pointed(points_px: dict[str, tuple[float, float]]) -> dict:
-    """What a dial's entry holds of its key points."""
-    return dict(points_px=points_px, tip_px=points_px["tip"])
+    """What the entry of a dial or a sign holds of its points."""
+    return dict(points_px=points_px) | (dict(tip_px=points_px["tip"]) if "tip" in points_px else {})
 
 
 def scene_of(seed: int, split: str = "train") -> SceneSpec:

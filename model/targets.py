@@ -21,6 +21,7 @@ PLACE_SIGMA = 7.0  # softness of the places, in thousandths of the image
 READING_SIGMA = 12.0  # softness of the dial's reading, in thousandths of its range
 NAMES = len(COLOUR_IDS) * len(KINDS)
 SCALES = GAUGE_SCALES + MORE_GAUGE_SCALES
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 MARKS = ("centre", "first", "last")  # of a dial, beside the needle's tip
 
 _BINS = np.arange(0, 1000, 10) + 5.0
@@ -65,7 +66,8 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
 
     name: colour and kind as one. places: N,4,100 float, the distribution of each coordinate. Of a dial: scale, an index into
     SCALES or -1; reading N,100, where the needle stands in its range; tip N,2,100, where it ends in the image; marks N,3,2,100,
-    where MARKS are; zone (zone_of). word: index into SIGN_TEXTS of what a sign says, or -1.
+    where MARKS are; zone (zone_of). word: index into SIGN_TEXTS of what a sign says, or -1;
+    letters N,36: which characters of it lie on this token.
     owner: N, index of the thing, or -1; once: N, one over the number of its tokens. A mosaic has more in it than is
     labelled: kind is -1 there, of all tokens.
     """
@@ -93,6 +95,7 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
         marks=np.zeros((n, len(MARKS), 2, 100), np.float32),
         zone=np.zeros(n, np.int64),
         word=np.full(n, -1, np.int64),
+        letters=np.zeros((n, len(LETTERS)), np.float32),
         once=np.zeros(n, np.float32),
     )
     owner = np.full(n, -1)
@@ -124,6 +127,10 @@ def dense_targets(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray
         out["name"][mine] = name_of(thing)
         if k in sample.signs and thing.visibility > 0.8:
             out["word"][mine] = SIGN_TEXTS.index(sample.signs[k]["text"])
+            for name, (x, y) in sample.signs[k].get("points_px", {}).items():
+                row, column = int(y / h * rows), int(x / w * columns)
+                if 0 <= row < rows and 0 <= column < columns:
+                    out["letters"][row * columns + column, LETTERS.index(name[-1])] = 1
         elif "tip_px" in (g := sample.dials.get(k, {})):
             out["scale"][mine], out["reading"][mine] = shown_by(g)
             out["tip"][mine] = places_of(coordinates(g["tip_px"] * 2, (w, h))[:2])
@@ -163,6 +170,7 @@ class DenseHead(nn.Module):
             marks=200 * len(MARKS),
             zone=len(ZONES) + 1,
             word=len(SIGN_TEXTS),
+            letters=len(LETTERS),
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sum(self.sizes.values()))
@@ -217,6 +225,7 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
         marks=of_dials("marks", -1, 100),
         zone=of_dials("zone"),
         word=of_dials("word", known=truth["word"] >= 0),
+        letters=_letters_loss(said["letters"], truth),
     )
     weights = dict(
         kind=1.5,
@@ -232,8 +241,19 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
         marks=0.3,
         zone=0.5,
         word=0.7,
+        letters=6.0,
     )
     return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
+
+
+def _letters_loss(said: torch.Tensor, truth: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Of the tokens of signs whose letters are known; a letter is one among three dozen, so it weighs more than its absence."""
+    signs = (truth["word"] >= 0) & truth["letters"].any(-1)
+    if not signs.any():
+        return torch.zeros(())
+    weight = 1 + 12 * truth["letters"][signs]
+    each = F.binary_cross_entropy_with_logits(said[signs], truth["letters"][signs], reduction="none")
+    return (each * weight).sum() / weight.sum()
 
 
 @torch.no_grad()
@@ -257,6 +277,9 @@ def dense_score(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -
     )
     signs = truth["word"] >= 0
     if signs.any():
+        there = truth["letters"][signs] > 0
+        if there.any():
+            scores["letters"] = float((said["letters"][signs] > 0)[there].float().mean())
         scores["word"] = float((said["word"][signs].argmax(-1) == truth["word"][signs]).float().mean())
     return scores | dict(
         iou=float(iou(said["box"][at].float(), box).mean()),

@@ -215,11 +215,21 @@ class PackedText:
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
         self.closers = {tokenizer().token_to_id(p) for p in PHRASES if p.startswith('"}')} - self.openers
         self.digits = {tokenizer().token_to_id(d) for d in "0123456789"}
-        rows, columns = np.indices(grid).reshape(2, -1) + len(head)
-        before = np.tile(np.arange(len(head)), (3, 1))
-        seen = np.stack([np.full(visual_tokens, len(head)), rows, columns])
-        self.next_position = int(seen.max()) + 2
-        self.positions = np.concatenate([before, seen, np.full((3, 1), self.next_position - 1)], 1)
+        self.grid, self.visual_tokens = grid, visual_tokens
+        self.positions, self.next_position = self._positions(self.prefix)
+
+    def _positions(self, prefix: list[int]) -> tuple[np.ndarray, int]:
+        """(3,T of a prefix with one or more images, the position that follows it), as Qwen3-VL counts them."""
+        slot, at, i, parts = special_ids()["<|image_pad|>"], 0, 0, []
+        while i < len(prefix):
+            if prefix[i] == slot:
+                rows, columns = np.indices(self.grid).reshape(2, -1) + at
+                parts.append(np.stack([np.full(self.visual_tokens, at), rows, columns]))
+                i, at = i + self.visual_tokens, int(parts[-1].max()) + 1
+            else:
+                parts.append(np.full((3, 1), at))
+                i, at = i + 1, at + 1
+        return np.concatenate(parts, 1), at
 
     @staticmethod
     @functools.lru_cache(50_000)
@@ -229,6 +239,11 @@ class PackedText:
     @classmethod
     def encode(cls, text: str) -> list[int]:
         return list(cls._encoded(text))
+
+    @staticmethod
+    @functools.lru_cache(5_000)
+    def decoded(token: int) -> str:
+        return tokenizer().decode([token], skip_special_tokens=False)
 
     def pair(self, question: Question) -> tuple[list[int], list[float], list[int], dict[int, tuple[int, ...]]]:
         """Token ids, the weight of each as a thing to be predicted (0: the prompt), the things each is said of as bits, and
@@ -288,7 +303,7 @@ class PackedText:
         if question.kind == "dial":  # the last digit of a coordinate, after the brackets open
             inside = False
             for i, token in enumerate(answer):
-                text = tokenizer().decode([token], skip_special_tokens=False)
+                text = self.decoded(token)
                 inside = (inside or text.endswith("[")) and "]}" not in text
                 if inside and token in self.digits:
                     weights[i] = 1.0 if i + 1 < len(answer) and answer[i + 1] in self.digits else 0.15

@@ -57,6 +57,7 @@ class Settings:
     close_share: float = 0.2
     dense_weight_joint: float = 1.0
     mosaics: int = 4  # of dials or signs, seen by the tower beside each batch
+    frames_every: int = 2  # steps between questions about several of the batch's pictures at once; 0 for none
     seen_only: int = (
         0  # views that the tower sees beside each batch and nobody is asked about: a third of the cost of others
     )
@@ -204,8 +205,11 @@ class Run:
         if (path := heads_of(folder)).exists():
             saved = load_file(path)
             for name, module in self.heads().items():
-                known = {k: saved[f"{name}.{k}"].float() for k in module.state_dict() if f"{name}.{k}" in saved}
-                module.load_state_dict(known, strict=False)
+                state = module.state_dict()
+                for k in state.keys() & {key.removeprefix(f"{name}.") for key in saved}:
+                    known = saved[f"{name}.{k}"].float()  # what a head's part lacks is at its end
+                    state[k][: len(known)] = known
+                module.load_state_dict(state)
 
 
 def heads_of(folder: Path) -> Path:
@@ -272,6 +276,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         dist.init_process_group("gloo", rank=rank, world_size=workers)
     torch.set_num_threads(max(1, args.threads // workers))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    from frames import PackedFrames
     from text import PackedText, special_ids
 
     run = Run(settings, args.run, device, special_ids())
@@ -286,10 +291,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         unseen = Views(args.data, HELD_OUT[split], limit=100)
         held_out += [plain(unseen[i]) for i in range(min(len(unseen), 100))]
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
+    frames = {n: PackedFrames(packer, n) for n in (2, 3, 4)}
     rng = np.random.default_rng([settings.seed, run.step, rank])
     share = settings.batch // workers
     pool: list[tuple] = []
-    sums: dict[str, float] = {}
+    sums: dict[str, tuple[float, int]] = {}  # of each part: total, and in how many steps it was
     clock, logged = time.time(), run.step
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]
@@ -326,6 +332,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                     rng,
                 )
                 loss, parts = loss + words, parts | more
+                if settings.frames_every and run.step % settings.frames_every == 0:
+                    group = int(rng.integers(2, 5))
+                    seen = merged[:share], [d[:share] for d in deep]
+                    words, more = frames[group].loss(run.net, *seen, samples, rng)
+                    loss, parts = loss + words, parts | more
         for optimiser in run.optimisers:
             optimiser.zero_grad()
         loss.backward()
@@ -343,7 +354,8 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         run.step += 1
         run.images += settings.batch
         for k, v in (parts | dict(loss=float(loss.detach()))).items():
-            sums[k] = sums.get(k, 0.0) + v
+            total, times = sums.get(k, (0.0, 0))
+            sums[k] = total + v, times + 1
         if run.step % args.save_every == 0:
             views.refresh()
         if rank:
@@ -358,7 +370,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 images=run.images,
                 seconds=round(run.seconds),
                 images_per_s=round(count * settings.batch / elapsed, 1),
-                **{k: round(v / count, 4) for k, v in sums.items()},
+                **{k: round(total / times, 4) for k, (total, times) in sums.items()},
             )
             note(args.run, row)
             sums, clock, logged = {}, time.time(), run.step

@@ -14,7 +14,7 @@ from sayings import AREAS, SAID, ZONES_SAID
 from tasks import WORDS
 from wordings import _AFTER, _BEFORE, SAID_RELATIONS, SIZES, SYNONYMS, corpus
 
-from qwen3vl_ros.questions import admissions, dial, plan, tell, understand
+from qwen3vl_ros.questions import admissions, dial, holds, plan, tell, understand
 from qwen3vl_ros.questions.read_text import ReadText
 from qwen3vl_ros.sim.specs import COLOURS, GAUGE_SCALES, KINDS, MORE_GAUGE_SCALES, MORE_KINDS, SIGN_WORDS
 
@@ -27,6 +27,10 @@ LITERALS = (
     plan.SEEN,
     plan.TOLD,
     dial.PROMPT,
+    holds.TAKEN,
+    holds.ASKED,
+    '["',
+    '"]',
     ReadText().prompt(),
     "Question: ",
     '{"ask": "',

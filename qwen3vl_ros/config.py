@@ -142,6 +142,11 @@ class RemoteConfig(_Validated):
     model: str = _p("", "Name of the model as the server lists it; empty takes the only one.")
     timeout: float = _p(30.0, "Longest silence of the server within an answer, seconds.", range=(0.1, 3600.0))
     connect_timeout: float = _p(2.0, "Longest time to connect, seconds.", range=(0.05, 60.0))
+    start_timeout: float = _p(
+        120.0,
+        "Longest wait at the start for a server that says that it is loading (503), seconds.",
+        range=(0.1, 3600.0),
+    )
     retries: int = _p(2, "Further attempts where none can be answered twice: not connected, 429 or 503.", range=(0, 10))
     api_key_env: str = _p(
         "", "Name of the environment variable that holds the API key; the key itself is no parameter."
@@ -229,6 +234,17 @@ class Config(_Validated):
     min_score: float = _p(
         0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True, camera=True
     )
+    track: str = _p(
+        "wanted",
+        "Follow what was found from image to image: always; wanted: while somebody subscribes to ~/tracks_2d, "
+        "~/tracks_3d or ~/track_states, publish_tf is set or ~/track was called lately; never.",
+        choices=("wanted", "always", "never"),
+        live=True,
+        camera=True,
+    )
+    publish_tf: bool = _p(
+        False, "Publish a TF frame object_<id> for each followed object that has a place.", live=True, camera=True
+    )
     diagnostics_period: float = _p(1.0, "Time between two /diagnostics messages, seconds.", range=(0.1, 60.0))
     request_timeout: float = _p(
         30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True
@@ -309,6 +325,12 @@ def by_camera(config: Config, values: dict[str, Any]) -> dict[str, Config]:
 
     Raises InvalidInput as from_flat, by the camera's own name of the parameter.
     """
+    known = {p.name for p in camera_parameters(config.cameras)}
+    for name in values:
+        if name not in known:
+            raise InvalidInput(
+                f"unknown parameter {name!r}; known: {', '.join(sorted(known)) or 'none without cameras'}"
+            )
     configs = {}
     for camera in config.cameras or ("",):
         prefix = f"camera.{camera}."

@@ -209,14 +209,14 @@ def matrix_of(transform: Any) -> np.ndarray:
     """4x4 of a geometry_msgs/Transform. Raises InvalidInput for a rotation that is none."""
     t, q = transform.translation, transform.rotation
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation_of((q.x, q.y, q.z, q.w))
+    matrix[:3, :3] = rotation_of_quaternion((q.x, q.y, q.z, q.w))
     matrix[:3, 3] = t.x, t.y, t.z
     if not np.all(np.isfinite(matrix)):
         raise InvalidInput("transform has a translation that is not finite")
     return matrix
 
 
-def rotation_of(xyzw: tuple[float, float, float, float]) -> np.ndarray:
+def rotation_of_quaternion(xyzw: tuple[float, float, float, float]) -> np.ndarray:
     """3x3 of a quaternion (x, y, z, w) of about unit length."""
     q = np.asarray(xyzw, float)
     norm = np.linalg.norm(q)

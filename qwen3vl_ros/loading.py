@@ -26,10 +26,12 @@ def load_tested_engine(config: Config | None = None) -> Engine:
     if engine.info.runtime == "remote" and config.remote.self_test:
 
         def ask(rgb: np.ndarray, prompt: str) -> str:
-            return engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, Control(config.remote.timeout)).text
+            return engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, Control(config.remote.start_timeout)).text
 
         try:
-            engine.self_tested(self_test(ask))
+            with engine.starting():
+                result = self_test(ask)
+            engine.self_tested(result)
         except BaseException:
             engine.close()
             raise

@@ -31,13 +31,9 @@ EXTRAS = ("reference", "model", "test", "bench")
 class Step:
     name: str
     title: str
-    depends: tuple[object, ...]
+    digest: str
     action: Callable[[], None]
     is_there: Callable[[], bool] = lambda: True  # a second look, beside the stamp
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256("\0".join(map(str, self.depends)).encode()).hexdigest()[:24]
 
     def is_due(self) -> bool:
         stamp = STAMPS / self.name
@@ -53,12 +49,17 @@ class Step:
         print(f"        done in {time.monotonic() - start_s:.0f} s", flush=True)
 
 
+def digest(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
 def files(*patterns: str) -> list[Path]:
-    return sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
+    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.suffix != ".pyc")  # those come and go as Python runs
 
 
-def contents(*patterns: str) -> list[bytes]:
-    return [path.read_bytes() for path in files(*patterns)]
+def contents(*patterns: str) -> list[str]:
+    return [path.read_text() for path in files(*patterns)]
 
 
 def wanted_extras() -> list[str]:
@@ -70,30 +71,25 @@ def wanted_extras() -> list[str]:
 
 
 def plan(world: World, extras: list[str]) -> list[Step]:
-    """The steps in this world, in order."""
-    made_from = (world.python, platform.python_version(), world.system_site_packages, VENV)
-    venv = Step("venv", "virtual environment", made_from, partial(steps.make_venv, world), (VENV / "bin/uv").exists)
-    underlay = world.ros_distro and os.environ.get("AMENT_PREFIX_PATH")
-    declared = contents("pyproject.toml" if world.system_site_packages else "requirements/lock.txt")
-    ros = () if world.ros_distro else ("--group", "ros")
-    packages = Step(
-        "packages",
-        "Python packages" + (" and ROS 2" if ros else ""),
-        (venv.digest, declared, world.ros_distro, underlay),
-        partial(steps.install_packages, world, "packages", "--extra", "sim", *ros),
-    )
+    """The steps in this world, in order, each with what it depends on."""
+    venv = digest(world.python, platform.python_version(), world.system_site_packages, VENV)
+    (declared,) = contents("pyproject.toml" if world.system_site_packages else "requirements/lock.txt")
+    packages = digest(venv, declared, world.ros_distro)
+    extra = digest(packages, world.gpu)
+    wheels = [line for line in declared.splitlines() if line.startswith("ros-")]
+    ros = digest(venv, world.ros_distro or wheels, os.environ.get("AMENT_PREFIX_PATH") if world.ros_distro else "")
     built = contents("package.xml", "CMakeLists.txt", "msg/*", "srv/*", "action/*", "scripts/**/*.*")
     linked = files("launch/*.py", "config/*", "model/embedded/*")  # an edited one is seen through its link
-    interfaces = Step(
-        "interfaces",
-        "ROS interfaces: they are compiled, which takes a minute or two",
-        (packages.digest, world.missing_interfaces, built, linked),
-        partial(steps.build_interfaces, world, packages.digest),
-        (WS / "install/bin/qwen3vl").exists,
-    )
-    return [venv, packages, interfaces] + [
-        Step(f"extra_{n}", f"extra packages: {n}", (packages.digest, world.gpu), partial(steps.install_extra, world, n))
-        for n in extras
+    interfaces = digest(ros, world.missing_interfaces, *built, *linked)
+    group = () if world.ros_distro else ("--group", "ros")
+    install = partial(steps.install_packages, world, "packages", "--extra", "sim", *group)
+    build = partial(steps.build_interfaces, world, ros)
+    slow = "ROS interfaces: they are compiled, which takes a minute or two"
+    return [
+        Step("venv", "virtual environment", venv, partial(steps.make_venv, world), (VENV / "bin/uv").exists),
+        Step("packages", "Python packages" + " and ROS 2" * bool(group), packages, install),
+        Step("interfaces", slow, interfaces, build, (WS / "install/bin/qwen3vl").exists),
+        *(Step(f"extra_{n}", f"extra packages: {n}", extra, partial(steps.install_extra, world, n)) for n in extras),
     ]
 
 

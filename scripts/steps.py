@@ -24,9 +24,9 @@ LINKED = ("package.xml", "CMakeLists.txt", "msg", "srv", "action", "launch", "co
 # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it. Open3D loads what it draws with.
 LIBRARIES = {
     "": ("libegl1", "libopengl0", "libgl1-mesa-dri"),
-    "bench": ("libgl1", "libgomp1", "libusb-1.0-0", "libx11-6"),
+    "bench": ("libgl1", "libusb-1.0-0", "libx11-6"),
 }
-NEED_TORCH = ("reference", "model")
+TORCH, NEED_TORCH = "torch==2.13.0", ("reference", "model")
 NETWORK = "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again."
 # The last line needs EGL and a driver for it.
 CHECK = """import cv2, mujoco, onnxruntime, rclpy, qwen3vl_ros.msg, qwen3vl_ros.srv, vision_msgs.msg, tf2_msgs.msg
@@ -79,11 +79,14 @@ def pip_install(log_name: str, *arguments: str) -> None:
 
 
 def uv_install(log_name: str, *arguments: str) -> None:
-    """uv looks where pip does: a mirror that only pip was told of may be the only index within reach."""
+    """uv looks where pip does: the mirror or authority that only pip was told of may be the only one within reach."""
     pip = [f"{VENV}/bin/python", "-m", "pip", "config", "list"]
     told = subprocess.run(pip, capture_output=True, text=True, check=False).stdout
-    index = re.findall(r"^\S+\.index-url='(.+)'$", told, re.MULTILINE)
-    variables = {"UV_DEFAULT_INDEX": index[-1]} if index and "UV_DEFAULT_INDEX" not in os.environ else {}
+    variables = {}
+    for name, option in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
+        found = re.findall(rf"^\S+\.{option}='(.+)'$", told, re.MULTILINE)
+        if found and name not in os.environ:
+            variables[name] = found[-1]
     uv = [f"{VENV}/bin/uv", "pip", "install", "--no-python-downloads", "--python", f"{VENV}/bin/python"]
     run([*uv, *arguments], log_name, NETWORK, **variables)
 
@@ -95,8 +98,7 @@ def install_packages(world: World, log_name: str, *wanted: str) -> None:
     """
     fit = ["--constraints", str(LOCK), "--require-hashes"]
     if world.system_site_packages:
-        names = {"torch": "torch\n", "cv2": "opencv-python-headless\n"}
-        (WS / "excludes.txt").write_text("".join(names.get(module, "") for module in world.modules))
+        (WS / "excludes.txt").write_text("opencv-python-headless\n" * ("cv2" in world.modules))
         numpy = [f"numpy=={metadata.version('numpy')}"] if "numpy" in world.modules else []
         fit = ["--excludes", f"{WS}/excludes.txt", *numpy]
     uv_install(log_name, "-r", "pyproject.toml", *wanted, *fit)
@@ -104,9 +106,11 @@ def install_packages(world: World, log_name: str, *wanted: str) -> None:
 
 
 def install_extra(world: World, name: str) -> None:
+    wanted = ["--extra", name]
     if name in NEED_TORCH and "torch" not in world.modules:
         install_torch(world)
-    install_packages(world, f"extra_{name}", "--extra", name)
+        wanted += ["--group", "torch"]
+    install_packages(world, f"extra_{name}", *wanted)
 
 
 def install_torch(world: World) -> None:
@@ -116,15 +120,14 @@ def install_torch(world: World) -> None:
             f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for "
             "this JetPack, system-wide, then run make again; it will be used as it is."
         )
-    torch = re.search(r"^torch==[\d.]+", LOCK.read_text(), re.MULTILINE)[0]
     if not world.gpu:  # the default build would bring several GB of CUDA libraries for nothing
-        for install, build in ((pip_install, [f"{torch}+cpu"]), (uv_install, [torch, "--torch-backend", "cpu"])):
+        for install, build in ((pip_install, [f"{TORCH}+cpu"]), (uv_install, [TORCH, "--torch-backend", "cpu"])):
             try:
                 return install("torch", "--no-deps", *build)
             except SetupError:
                 continue
-        print(f"        no CPU build of {torch} within reach; taking the default build (several GB)", flush=True)
-    pip_install("torch", torch)
+        print(f"        no CPU build of {TORCH} within reach; taking the default build (several GB)", flush=True)
+    pip_install("torch", TORCH)
 
 
 def patch_cmake_paths() -> None:

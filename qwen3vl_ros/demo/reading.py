@@ -8,7 +8,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from qwen3vl_ros.calibration import intrinsics_of
-from qwen3vl_ros.convert import rgb_of, rotation_of, stamp_ns
+from qwen3vl_ros.convert import rgb_of, rotation_of_quaternion, stamp_ns
 from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget
 
@@ -54,13 +54,13 @@ def detection_2d_of(message: Any) -> Detection2D:
 def detection_3d_of(message: Any) -> Detection3D:
     """Of a vision_msgs/Detection3D."""
     best, size = message.results[0].hypothesis, message.bbox.size
-    pose, size_m = matrix_of(message.bbox.center), np.array((size.x, size.y, size.z))
+    pose, size_m = pose_matrix(message.bbox.center), np.array((size.x, size.y, size.z))
     return Detection3D(message.id, best.class_id, best.score, message.header.frame_id, pose, size_m)
 
 
 def _grasps_of(array: Any) -> tuple[GraspTarget, ...]:
     return tuple(
-        GraspTarget(m.detection_id, m.class_id, array.header.frame_id, matrix_of(m.pose), m.width,
+        GraspTarget(m.detection_id, m.class_id, array.header.frame_id, pose_matrix(m.pose), m.width,
                     m.approach_distance, m.quality, m.feasible, m.reason) for m in array.targets)  # fmt: skip
 
 
@@ -73,10 +73,10 @@ def frame_of(image: Any, info: Any | None) -> Frame:
     return Frame(stamp_ns(image.header), image.header.frame_id, rgb, **lens)
 
 
-def matrix_of(pose: Any) -> np.ndarray:
+def pose_matrix(pose: Any) -> np.ndarray:
     """4x4 of a geometry_msgs/Pose."""
     matrix, o = np.eye(4), pose.orientation
-    matrix[:3, :3] = rotation_of((o.x, o.y, o.z, o.w))
+    matrix[:3, :3] = rotation_of_quaternion((o.x, o.y, o.z, o.w))
     matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
     return matrix
 

@@ -66,7 +66,7 @@ def measure(layout: Layout, relation: str, arguments: Sequence[str] = (), view: 
     Whatever is not known about the scene makes the fact UNKNOWN, with the reason in words.
     """
     arguments = tuple(arguments)
-    kind = _checked(relation, arguments, view)
+    kind = check(relation, arguments, view)
     asked = Fact(relation, arguments, view if kind.view == "any" else kind.view)
     return _told(layout, asked, layout.things)
 
@@ -79,7 +79,7 @@ def which(layout: Layout, relation: str, phrase: str, to: str | None = None, vie
     if relation not in ("nearest", "farthest"):
         raise InvalidInput(f"which({relation!r}): only nearest and farthest choose among things")
     rest = () if to is None else (to,)
-    _checked(relation, (phrase, *rest), view)
+    check(relation, (phrase, *rest), view)
     fitting = [t for t in layout.fitting(phrase) if isinstance(t, Thing)]
     facts = [_told(layout, Fact(relation, (t.id, *rest), view), fitting) for t in fitting]
     return max(facts, key=_standing) if facts else measure(layout, relation, (phrase, *rest), view)
@@ -97,7 +97,14 @@ def where_on(layout: Layout, name: str, support: str, view: str = "viewer") -> F
     return max((measure(layout, "at", (name, support, place), view) for place in PLACES), key=_standing)
 
 
-def _checked(relation: str, arguments: tuple[str, ...], view: str) -> _Kind:
+def things_named(relation: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """The arguments that name things: all but the place of "at"."""
+    return tuple(arguments[:2] if relation == "at" else arguments)
+
+
+def check(relation: str, arguments: Sequence[str], view: str) -> _Kind:
+    """What is known of a relation. Raises InvalidInput for what cannot be asked of any scene."""
+    arguments = tuple(arguments)
     kind = RELATIONS.get(relation)
     if kind is None:
         raise InvalidInput(f"relation {relation!r} is unknown; known are {', '.join(RELATIONS)}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.foreground import Foreground, foreground
+from qwen3vl_ros.geometry.hulls import depth_inside, near, outline
 from qwen3vl_ros.geometry.opening import opening
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
@@ -24,6 +25,11 @@ from qwen3vl_ros.geometry.supports import LevelPatch, carries, level_patches
 _TABLE_SHARE = 0.3
 _PARALLEL = math.cos(math.radians(10.0))
 FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
+_FLUSH_M = 0.006
+_SEEN_FROM_ABOVE = math.sin(
+    math.radians(15.0)
+)  # between view and vertical: closer, and no box shows where a thing ends
+_UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
 _SHARE_INSIDE = 0.8  # of a box that must lie in another for its object to be looked for in the other's opening
 
 
@@ -53,6 +59,8 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
                     lower.found = replace(lower.found, mask=rest)
             elif _share_inside(upper_box, lower_box) > _SHARE_INSIDE:
                 _put_inside(upper, lower, rest)
+            else:
+                _put_on_top((upper_box, upper), (lower_box, lower))
     return results
 
 
@@ -131,6 +139,51 @@ def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> None:
     (low,) = order_statistics(points[:, 2], 1)
     if low < hollow.rim_m:
         upper.plane = replace(plane, offset_m=-min(hollow.floor_m, low))
+
+
+def _put_on_top(upper_known, lower_known) -> None:
+    """Where one object ends above another that lies under its middle, it stands there, though it hides the other's top."""
+    (upper_box, upper), (lower_box, lower) = upper_known, lower_known
+    plane = upper.plane
+    if plane is None or lower.plane is not plane or np.linalg.norm(plane.normal[:2]) < _SEEN_FROM_ABOVE:
+        return
+    side = _lower_side(plane)
+    if not all(_further_down(lower_box[k], upper_box[k], side) for k in (side % 2, side % 2 + 2)):
+        return
+    heights = [plane.height_m(one.found.points_m) for one in (upper, lower)]
+    foot, enough = _height_of_foot(upper.found, heights[0], side), max(3 * plane.tolerance_m, _FLUSH_M)
+    if foot < 2 * enough:
+        return
+    axes = level_axes(plane.normal)[:2]
+    above, below = (one.found.points_m[one.found.mask] @ axes.T for one in (upper, lower))
+    middle = (above.min(0) + above.max(0)) / 2
+    if depth_inside(outline(below), middle)[0] < 0 and near(outline(above), below, _FLUSH_M).mean() < _UNDER_SHARE:
+        return
+    with np.errstate(invalid="ignore"):
+        above, below = upper.found.mask & (heights[0] > foot), lower.found.mask & (heights[1] < foot + enough)
+    if above.any() and below.any():
+        upper.plane, upper.found = replace(plane, offset_m=plane.offset_m - foot), replace(upper.found, mask=above)
+        lower.found = replace(lower.found, mask=below)
+
+
+def _lower_side(plane: Plane) -> int:
+    """Which side of a box in the image is its lower one: index into (x0, y0, x1, y1). A rolled camera has another."""
+    x, y = -plane.normal[:2]
+    return (0 if x < 0 else 2) if abs(x) > abs(y) else (1 if y < 0 else 3)
+
+
+def _further_down(a: float, b: float, side: int) -> bool:
+    return a > b if side >= 2 else a < b
+
+
+def _height_of_foot(found: Foreground, heights: np.ndarray, side: int) -> float:
+    """Height of the nearest point along the lower side of the box: there an object ends, whatever its sides run into."""
+    along = 1 if side % 2 else 0
+    own = found.mask & found.box
+    last = np.flatnonzero(own.any(along))[-1 if side >= 2 else 0]
+    line = own[last] if along else own[:, last]
+    depth_m, height_m = (values[last] if along else values[:, last] for values in (found.points_m[..., 2], heights))
+    return float(height_m[np.where(line, depth_m, np.inf).argmin()])
 
 
 def _share_inside(box, other) -> float:

@@ -6,6 +6,7 @@ from qwen3vl_ros.questions.detect import Detect
 from qwen3vl_ros.questions.detect_3d import Detect3D
 from qwen3vl_ros.questions.dial import Dial
 from qwen3vl_ros.questions.gauge import Gauge
+from qwen3vl_ros.questions.holds import Holds
 from qwen3vl_ros.questions.plan import Plan
 from qwen3vl_ros.questions.point import Point
 from qwen3vl_ros.questions.put import Put
@@ -23,6 +24,7 @@ __all__ = [
     "Detect3D",
     "Dial",
     "Gauge",
+    "Holds",
     "Plan",
     "Point",
     "Put",

@@ -33,14 +33,14 @@ from qwen3vl_ros.sim.truth import (
 )
 from qwen3vl_ros.types import InvalidInput
 
-__all__ = ["GaugeTruth", "LevelTruth", "ObjectTruth", "SignTruth", "SimCamera", "SimCameraError", "View"]
+__all__ = ["GaugeTruth", "LevelTruth", "ObjectTruth", "SignTruth", "SimCamera", "SimCameraError", "SimView"]
 
 _CONTACT_STRENGTH = 0.55
 _SAMPLES = {"default": 4, "fast": 2}
 
 
 @dataclass(frozen=True)
-class View:
+class SimView:
     """One picture and its truth.
 
     rgb: HxWx3 uint8. depth_m: HxW float32, distance along the optical axis, 0 where nothing was measured.
@@ -91,7 +91,7 @@ class SimCamera:
 
     def render(
         self, spec: SceneSpec, world_T_camera: np.ndarray | None = None, *, rgb: bool = True, depth: bool = True
-    ) -> View:
+    ) -> SimView:
         """Draw the scene from its own camera, or from world_T_camera (4x4, ROS optical frame) when given."""
         if self._renderer.closed:
             raise SimCameraError("this SimCamera was closed; make a new one")
@@ -110,7 +110,7 @@ class SimCamera:
         colour = self._shaded(spec, pose, labels, depth_m, lamp_T, lamp_depth_m, half_m) if rgb else None
         labels[labels >= TABLE] = -1
         truths = scene_truths(spec, self._meshes, labels, self.K, pose)
-        return View(
+        return SimView(
             colour,
             depth_m if depth else None,
             self.K.copy(),

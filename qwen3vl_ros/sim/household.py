@@ -34,7 +34,7 @@ _OUTLINE_CELLS = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MeshPart:
     """One mesh of an asset: in the unit box of the whole asset, z up; texture RGB uint8 (top row first) or None."""
 
     mesh: Mesh
@@ -49,7 +49,7 @@ class Asset:
     name: str
     label: str
     size_m: tuple[float, float, float]
-    parts: tuple[Part, ...]
+    parts: tuple[MeshPart, ...]
     outline: Mesh
 
 
@@ -114,7 +114,7 @@ def _load(path: Path, up: int) -> Asset | None:
         unit = (vertices @ turn.T - (low + high) / 2) / size
         normals = normals @ turn.T * size
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-        parts.append(Part(Mesh(unit, faces, normals, uv), rgb, texture))
+        parts.append(MeshPart(Mesh(unit, faces, normals, uv), rgb, texture))
     label = _LABELS.get(path.stem, path.stem.replace("_", " "))
     return Asset(path.stem, label, tuple(float(s) for s in size), tuple(parts), _outline(parts))
 
@@ -152,7 +152,7 @@ def _read_texture(path: Path) -> np.ndarray:
     return cv2.resize(bgr, (_TEXTURE_PX, _TEXTURE_PX), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
 
 
-def _outline(parts: list[Part]) -> Mesh:
+def _outline(parts: list[MeshPart]) -> Mesh:
     """A coarse copy whose triangles are its convex pieces: a silhouette needs no more."""
     vertices = np.concatenate([p.mesh.vertices for p in parts])
     offsets = np.cumsum([0] + [len(p.mesh.vertices) for p in parts[:-1]])

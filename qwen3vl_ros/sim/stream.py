@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qwen3vl_ros.sim.camera import SimCamera, View
+from qwen3vl_ros.sim.camera import SimCamera, SimView
 from qwen3vl_ros.sim.depth_noise import noisy_depth
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
@@ -57,7 +57,7 @@ class SimStream:
         self.n_objects, self.rate_hz = n_objects, float(rate_hz)
         self.gauge, self.household, self.wide, self.depth_noise = gauge, household, wide, depth_noise
         self._base: SceneSpec | None = None
-        self._last: tuple[SceneSpec, View] | None = None
+        self._last: tuple[SceneSpec, SimView] | None = None
         self._slide: tuple[int, np.ndarray] | None = None
         self._index = -1
         self.scene_at(0.0)  # bad arguments fail here, before OpenGL is touched
@@ -88,7 +88,7 @@ class SimStream:
     def _sample(self, index: int) -> SceneSpec:
         return sample_scene(self.seed + index, self.n_objects, self.gauge, self.household, self.wide)
 
-    def frame_at(self, t_s: float) -> tuple[View, SceneSpec]:
+    def frame_at(self, t_s: float) -> tuple[SimView, SceneSpec]:
         """The picture with its truth, and the scene, at t_s >= 0 seconds."""
         spec = self.scene_at(t_s)
         if self._last is None or self._last[0] != spec:  # a camera over a still scene need not draw it again
@@ -98,7 +98,7 @@ class SimStream:
             view = replace(view, depth_m=noisy_depth(view.depth_m, view.K, [self.seed & 0xFFFFFFFF, round(t_s * 1e6)]))
         return view, spec
 
-    def frames(self, duration_s: float | None = None) -> Iterator[tuple[float, View, SceneSpec]]:
+    def frames(self, duration_s: float | None = None) -> Iterator[tuple[float, SimView, SceneSpec]]:
         """(t_s, view, scene) at rate_hz, as fast as they are asked for; without end where duration_s is None."""
         i = 0
         while duration_s is None or i / self.rate_hz < duration_s:

@@ -154,14 +154,28 @@ def sign_face(sign: SignSpec) -> np.ndarray:
     image[:] = 255 * np.asarray(COLOURS[sign.colour])
     ink = (25, 25, 28) if sign.ink == "black" else (248, 248, 246)
     cv2.rectangle(image, (14, 14), (width - 15, height - 15), ink, 8)
-    scale = 1.0
-    (w, h), _ = cv2.getTextSize(sign.text, cv2.FONT_HERSHEY_SIMPLEX, scale, 12)
+    scale, thickness, (left, base) = _sign_layout(sign.text)
+    cv2.putText(image, sign.text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
+    return cv2.resize(image, SIGN_TEXTURE_PX, interpolation=cv2.INTER_AREA)
+
+
+def sign_letters(text: str) -> list[tuple[str, float, float]]:
+    """Each character of a sign's text with its centre on the plate, 0..1 to the right and down."""
+    scale, thickness, (left, base) = _sign_layout(text)
+    width, height = (2 * n for n in SIGN_TEXTURE_PX)
+    ends = [cv2.getTextSize(text[:n], cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0] for n in range(len(text) + 1)]
+    tall = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][1]
+    return [(c, (left + (ends[n] + ends[n + 1]) / 2) / width, (base - tall / 2) / height) for n, c in enumerate(text)]
+
+
+def _sign_layout(text: str) -> tuple[float, int, tuple[int, int]]:
+    """Scale and thickness of the font, and where the text begins: left, base line."""
+    width, height = (2 * n for n in SIGN_TEXTURE_PX)
+    (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 12)
     scale = min((width - 90) / w, (height - 110) / h)
     thickness = max(10, round(4.5 * scale))
-    (w, h), _ = cv2.getTextSize(sign.text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-    at = round((width - w) / 2), round((height + h) / 2)
-    cv2.putText(image, sign.text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
-    return cv2.resize(image, SIGN_TEXTURE_PX, interpolation=cv2.INTER_AREA)
+    (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    return scale, thickness, (round((width - w) / 2), round((height + h) / 2))
 
 
 def scale_steps(minimum: float, maximum: float) -> tuple[int, int]:

@@ -25,12 +25,13 @@ SAME_WAY_M = 0.012  # points of one thing went the same way, within this
 RATE_S = 0.08  # a thing's own motion is averaged over about this
 COAST_S = 2.0  # what is out of sight slows down: nobody knows better
 STILL_M_S = 0.02  # slower than this and it is taken to stand still when it is out of sight
-REGAIN_M = 0.05  # what was lost is found again this near to where it should be
+REGAIN_M = 0.04  # what was lost is found again this near to where it should be
 COVERED = 0.5  # share of the box behind something nearer, from which on it is occluded
 HARDLY_COVERED = 0.1
+FIT_NS = 60_000_000
 FIT = 0.12  # of its size: the outline that depth shows differs by less from the one expected
 _LK = dict(
-    winSize=(13, 13),
+    winSize=(11, 11),
     maxLevel=2,
     criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03),
     flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
@@ -49,7 +50,7 @@ class Followed:
     def __init__(self, glimpse: Glimpse, box):
         self.frame_id, self.covered, self.moved_m = glimpse.frame_id, 0.0, np.zeros(3)
         self.rate_px_s, self.rate_m_s = np.zeros(2), np.zeros(3)
-        self.front = Front()
+        self.front, self.fitted_ns = Front(), glimpse.stamp_ns
         self.set_key(glimpse, np.asarray(box, float))
         self.margin = np.zeros(4)  # the box beside the outline that depth shows
         outline = _outline_near(self, glimpse, 0.1, 2 * FIT) if self.front.mask is not None else None
@@ -147,11 +148,15 @@ def advance(followed: Sequence[Followed], before: Glimpse, now: Glimpse) -> None
         f.look_around(now)
     solid = [f for f in followed if f.margin is not None and f.front.mask is not None and f.in_space(now)]
     for f in lost:
-        if (f.covered >= COVERED or not _find_by_looks(f, now)) and f in solid:
-            _find_by_depth(f, now)
-    for f in solid:
-        if f.following and f.covered < HARDLY_COVERED:
-            _fit(f, now)
+        taken = [g.box for g in followed if g.following]
+        if f.covered >= COVERED or not _find_by_looks(f, now, taken):
+            if f in solid:
+                _find_by_depth(f, now, taken)
+    due = [f for f in solid if f.following and f.covered < HARDLY_COVERED and now.stamp_ns - f.fitted_ns >= FIT_NS]
+    for f in sorted(due, key=lambda f: f.fitted_ns)[
+        : max(1, len(followed) // 3)
+    ]:  # in turn: no picture has to wait for all
+        _fit(f, now)
 
 
 def _follow(live: Sequence[Followed], before: Glimpse, now: Glimpse, dt_s: float) -> None:
@@ -190,8 +195,8 @@ def _move_boxes(followed: Sequence[Followed], now: Glimpse) -> None:
             f.box = f.key_box + step
 
 
-def _find_by_looks(f: Followed, now: Glimpse) -> bool:
-    """Find a lost box by what it looked like when it was given; whether that was possible."""
+def _find_by_looks(f: Followed, now: Glimpse, taken: Sequence[np.ndarray]) -> bool:
+    """Find a lost box by what it looked like when it was given; whether that was possible. taken: boxes of other things."""
     starts, key_m = f.picked_pixels, f.picked_m
     if len(starts) < MIN_POINTS or now.frame_id != f.frame_id:
         return False
@@ -205,14 +210,19 @@ def _find_by_looks(f: Followed, now: Glimpse) -> bool:
         way_m, keep = _common_way(points_m - key_m, good)
         if way_m is None or len(keep) < 0.4 * len(starts) or np.linalg.norm(way_m - f.since_key_m) > REGAIN_M:
             return False
-        f.moved_m = f.moved_at_key_m + way_m
+        before_m, before_box, f.moved_m = f.moved_m, f.box, f.moved_at_key_m + way_m
         _move_boxes([f], now)
+        if _same_place(f.box, taken):
+            f.moved_m, f.box = before_m, before_box
+            return False
     else:
         transform, keep = _similarity(starts, moved, good)
         if transform is None or len(keep) < 0.4 * len(starts):
             return False
         box = _moved_box(f.key_box, transform)
         if np.abs(box - f.box).reshape(2, 2).mean(0).max() > 0.5 * (f.box[2:] - f.box[:2]).max():
+            return False
+        if _same_place(box, taken):
             return False
         f.box = box
     f.key_pixels, f.key_m = starts, key_m
@@ -222,32 +232,35 @@ def _find_by_looks(f: Followed, now: Glimpse) -> bool:
 
 def _fit(f: Followed, now: Glimpse) -> None:
     """Draw a followed box to the outline that depth shows now: the view of a thing changes as it or the camera turns."""
+    f.fitted_ns = now.stamp_ns
     outline = _outline_near(f, now, 0.1, FIT, whole=True)
     if outline is not None:
         f.correct(0.5 * (outline + f.margin - f.box))
 
 
-def _find_by_depth(f: Followed, now: Glimpse) -> None:
-    """Take a lost box for found where something of its size and depth stands near where it should be."""
+def _find_by_depth(f: Followed, now: Glimpse, taken: Sequence[np.ndarray]) -> None:
+    """Take a lost box for found where something of its size and depth stands near where it should be, and nothing else is known."""
     outline = _outline_near(f, now, 0.7, 2 * FIT)
-    if outline is None:
+    if outline is None or _same_place(outline + f.margin, taken):
         return
     box = outline + f.margin
     step_m = Front.of(now, box, f.front.behind).centre_m - f.centre_m
-    if np.linalg.norm(step_m) < REGAIN_M + 0.25 * np.linalg.norm(f.rate_m_s):
+    speed = float(np.linalg.norm(f.rate_m_s))
+    along_m = (
+        abs(step_m @ f.rate_m_s) / speed if speed > STILL_M_S else 0.0
+    )  # how far it got is known worse than its way
+    if np.linalg.norm(step_m) - along_m < REGAIN_M and along_m < REGAIN_M + 0.25 * speed:
         f.moved_m = f.moved_m + step_m
         f.set_key(now, box)
 
 
-def _outline_near(
-    f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False
-) -> np.ndarray | None:
+def _outline_near(f: Followed, now: Glimpse, search: float, tolerance: float, whole: bool = False) -> np.ndarray | None:
     """Outline (xyxy, small pixels) of what stands out of the surface behind f at its depth, within `search` of its size, and is of
     its size within `tolerance`; None where there is no such thing, or, if it must be `whole`, something nearer is beside it."""
-    expected = f.box - f.margin
-    size = expected[2:] - expected[:2]
-    reach = np.ceil(search * size) + 2.0
-    rows, columns = now.window(expected + np.concatenate((-reach, reach)))
+    x0, y0, x1, y1 = expected = f.box - f.margin
+    size = np.array((x1 - x0, y1 - y0))
+    w, h = np.ceil(search * size) + 2.0
+    rows, columns = now.window(np.array((x0 - w, y0 - h, x1 + w, y1 + h)))
     nearer_m = now.depth_of_m(f.centre_m) - f.key.depth_of_m(f.front.centre_m)
     z = now.nearest_m[rows, columns]
     near_m, far_m = f.front.near_m + nearer_m - DEPTH_GATE_M, f.front.far_m + nearer_m + DEPTH_GATE_M
@@ -259,10 +272,21 @@ def _outline_near(
     fits = np.abs(stats[1:, 2:4] - size).max(1) < tolerance * size.max() + 1.0
     if not fits.any():
         return None
-    corner = np.array((columns.start, rows.start))
-    apart = np.abs(middles[1:] + corner - expected.reshape(2, 2).mean(0)).max(1)
+    apart = np.abs(middles[1:] + (columns.start, rows.start) - (expected[:2] + expected[2:]) / 2).max(1)
     x, y, w, h, _ = stats[1 + int(np.where(fits, apart, np.inf).argmin())]
-    return np.array((x, y, x + w, y + h)) + np.tile(corner, 2)
+    if np.count_nonzero(z[y : y + h, x : x + w] <= near_m) > HARDLY_COVERED * w * h:
+        return None
+    x, y = x + columns.start, y + rows.start
+    return np.array((x, y, x + w, y + h), float)
+
+
+def _same_place(box: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether a box is most of another one: two things are not in one place."""
+    for other in others:
+        overlap = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0.0, None).prod()
+        if overlap > 0.6 * max((box[2:] - box[:2]).prod(), (other[2:] - other[:2]).prod()):
+            return True
+    return False
 
 
 def _flow(before: Glimpse, now: Glimpse, starts: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +294,7 @@ def _flow(before: Glimpse, now: Glimpse, starts: np.ndarray, guesses: np.ndarray
     later = _as_bright(now, before)
     p = starts.astype(np.float32)
     moved, there, _ = cv2.calcOpticalFlowPyrLK(before.grey, later, p, guesses.astype(np.float32), **_LK)
-    back, here, _ = cv2.calcOpticalFlowPyrLK(later, before.grey, moved, p.copy(), **_LK)
+    back, here, _ = cv2.calcOpticalFlowPyrLK(later, before.grey, moved, p.copy(), **{**_LK, "maxLevel": 1})
     height, width = now.grey.shape
     good = (there[:, 0] & here[:, 0]).astype(bool) & (np.abs(back - p).max(1) < MAX_RETURN_PX)
     good &= ((moved >= 0) & (moved < (width, height))).all(1)

@@ -7,6 +7,7 @@ Knows nothing of ROS, of models or of other cameras. May be used from two thread
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ from qwen3vl_ros.tracking.identity import MAX_GAP_NS, MAX_MISSED, Look, TrackIds
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 
 HISTORY_NS = 3_000_000_000
-STRIDE = 5  # pictures per jump while an answer is followed to now
+STRIDE_NS = 160_000_000  # longest jump from picture to picture while an answer is followed to now
+AHEAD_NS = 500_000_000  # an answer may be here before its picture was stepped
 RESTART_NS = (
     1_000_000_000  # stamps that jump back by more are another time (a bag that loops), by less a picture out of order
 )
@@ -77,7 +79,7 @@ class _Thing:
     )  # how far it went before the answer that is followed
     solid: Detection3D | None = None
     solid_travel_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    surprises_m: deque = field(default_factory=lambda: deque(maxlen=5))
+    surprise_m: float = 2 * _LEAST_SPREAD_M  # how far answers were from where it was thought to be, root mean square
 
     @property
     def label(self) -> str:
@@ -115,7 +117,7 @@ class Tracks:
         self._lost: list[Track] = []
         self._history: deque[Glimpse] = deque()
         self._pending: list[tuple[Glimpse, list[tuple[_Thing, Followed]]]] = []
-        self.restarts = 0  # cuts and clocks that jumped back
+        self.restarts = 0  # cuts, clocks that jumped back, pictures of another size
 
     # -- every picture -------------------------------------------------------------------------------------------------
 
@@ -124,24 +126,37 @@ class Tracks:
         now = Glimpse.of(frame)
         with self._lock:
             before = self._history[-1] if self._history else None
-            if before is not None and now.stamp_ns <= before.stamp_ns:
-                if before.stamp_ns - now.stamp_ns <= RESTART_NS:
-                    return None
+            if before is not None and 0 <= before.stamp_ns - now.stamp_ns <= RESTART_NS:
+                return None
+            if before is not None and (now.stamp_ns < before.stamp_ns or now.grey.shape != before.grey.shape):
                 self._restart(now.stamp_ns)
                 before = None
-            self._catch_up()
             if before is not None:
-                advance([t.followed for t in self._things], before, now)
-                if same_view(before, now) < SAME_VIEW and not any(t.followed.following for t in self._things):
+                advance([t.followed for t in self._things if t.trail], before, now)
+                if same_view(before, now) < SAME_VIEW and not any(
+                    t.followed.following for t in self._things if t.trail
+                ):
                     self._restart(now.stamp_ns)
             self._history.append(now)
             while now.stamp_ns - self._history[0].stamp_ns > HISTORY_NS:
                 self._history.popleft()
-            for thing in self._things:
+            self._catch_up()
+            for thing in self._followed:
                 self._remember(thing, now)
             self._expire(now)
             gone, self._lost = self._lost, []
-            return (*(_track(t, now) for t in self._things), *gone)
+            return (*(_track(t, now) for t in self._followed), *gone)
+
+    def stop(self) -> None:
+        """No more pictures for a while: nothing is followed, and ids are given by answers alone until there are."""
+        with self._lock:
+            self._restart(0)
+            self._lost = []
+
+    @property
+    def _followed(self) -> list[_Thing]:
+        """Those that have a place in the newest picture; the others wait for the picture of their answer."""
+        return [t for t in self._things if t.trail]
 
     def _restart(self, stamp_ns: int) -> None:
         self._lose(self._things, stamp_ns)
@@ -151,7 +166,7 @@ class Tracks:
 
     def _lose(self, things: Sequence[_Thing], stamp_ns: int) -> None:
         for t in things:
-            box = tuple(float(v) for v in t.followed.box * np.tile(t.followed.key.scale, 2))
+            box = _whole_box(t.followed.box, t.followed.key)
             self._lost.append(Track(t.id, t.label, box, 0.0, LOST, stamp_ns, t.seen_ns, t.followed.frame_id))
 
     def _expire(self, now: Glimpse) -> None:
@@ -164,7 +179,8 @@ class Tracks:
             thing.coasting_since_ns = None
         elif thing.coasting_since_ns is None:
             thing.coasting_since_ns = now.stamp_ns
-        thing.trail.append(_was(thing.followed, thing.base_m, now))
+        if thing.trail[-1].stamp_ns < now.stamp_ns:  # else its answer has just arrived here
+            thing.trail.append(_was(thing.followed, thing.base_m, now))
         while now.stamp_ns - thing.trail[0].stamp_ns > HISTORY_NS:
             thing.trail.popleft()
 
@@ -176,9 +192,12 @@ class Tracks:
         Call it for empty answers too, or nothing ever leaves. prompt: what was asked, and by whom.
         """
         with self._lock:
-            if not self._history or not self._history[0].stamp_ns <= frame.stamp_ns <= self._history[-1].stamp_ns:
+            first_ns, last_ns = (self._history[i].stamp_ns for i in (0, -1)) if self._history else (0, -AHEAD_NS)
+            if not first_ns <= frame.stamp_ns <= last_ns + AHEAD_NS:
                 return self._alone.assign(frame.stamp_ns, prompt, detections)
             then = next((g for g in self._history if g.stamp_ns == frame.stamp_ns), None) or Glimpse.of(frame)
+            if then.grey.shape != self._history[-1].grey.shape:
+                return self._alone.assign(frame.stamp_ns, prompt, detections)
             return self._join(then, frame.rgb, prompt, detections)
 
     def _join(self, then: Glimpse, rgb: np.ndarray, prompt, detections) -> tuple[Detection2D, ...]:
@@ -188,8 +207,8 @@ class Tracks:
             Look(d.label, d.box_xyxy_px, f.centre_m, _size_m(f), colours_of(rgb, d.box_xyxy_px))
             for d, f in zip(detections, given)
         ]
-        known = [t for t in self._things if t.trail]
-        was = [_at(t.trail, then.stamp_ns) for t in known]
+        known = list(self._things)
+        was = [_where(t, then.stamp_ns) for t in known]
         pairs, doubtful = {}, set()
         if seen and known:
             looks = [
@@ -240,10 +259,12 @@ class Tracks:
                 thing = by_id.get(solid.id)
                 if thing is None or solid.source != "depth":
                     continue
-                travel_m = _at(thing.trail, stamp_ns).travel_m if thing.trail else thing.base_m
+                travel_m = _where(thing, stamp_ns).travel_m
                 if thing.solid is not None and thing.solid.frame_id == solid.frame_id:
                     expected = thing.solid.frame_T_box[:3, 3] + travel_m - thing.solid_travel_m
-                    thing.surprises_m.append(float(np.linalg.norm(solid.frame_T_box[:3, 3] - expected)))
+                    off_m = float(np.linalg.norm(solid.frame_T_box[:3, 3] - expected))
+                    mean = math.sqrt(0.7 * thing.surprise_m**2 + 0.3 * off_m**2)
+                    thing.surprise_m = max(mean, _LEAST_SPREAD_M)
                 thing.solid, thing.solid_travel_m = solid, travel_m
 
     def catch_up(self) -> None:
@@ -252,9 +273,11 @@ class Tracks:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        for then, joined in self._pending:
-            since = [g for g in self._history if g.stamp_ns > then.stamp_ns]
-            path = [*since[STRIDE - 1 :: STRIDE], *since[-1:]] if len(since) % STRIDE else since[STRIDE - 1 :: STRIDE]
+        newest_ns = self._history[-1].stamp_ns if self._history else 0
+        due = [entry for entry in self._pending if entry[0].stamp_ns <= newest_ns]
+        self._pending = [entry for entry in self._pending if entry[0].stamp_ns > newest_ns]
+        for then, joined in due:
+            path = _strides(then, [g for g in self._history if g.stamp_ns > then.stamp_ns])
             routes = [_Route.start(thing, given, then) for thing, given in joined]
             for before, now in zip((then, *path), path):
                 advance([r.given for r in routes], before, now)
@@ -262,7 +285,16 @@ class Tracks:
                     r.pass_by(now)
             for r in routes:
                 r.arrive()
-        self._pending = []
+
+
+def _strides(start: Glimpse, since: Sequence[Glimpse]) -> list[Glimpse]:
+    """As few of the pictures as lead to the last one without a longer jump than STRIDE_NS where there is one between."""
+    path, last = [], start
+    for g, following in zip(since, (*since[1:], None)):
+        if following is None or following.stamp_ns - last.stamp_ns > STRIDE_NS:
+            path.append(g)
+            last = g
+    return path
 
 
 @dataclass(eq=False)
@@ -321,6 +353,11 @@ def _part_of(box: np.ndarray, was: _Was) -> bool:
     return overlap > 0.85 * area and area < 0.9 * whole
 
 
+def _where(thing: _Thing, stamp_ns: int) -> _Was:
+    """Where it was at a stamp; what waits for the picture of its answer is where that said."""
+    return _at(thing.trail, stamp_ns) if thing.trail else _was(thing.followed, thing.base_m, thing.followed.key)
+
+
 def _at(trail: deque, stamp_ns: int) -> _Was:
     """Where a thing was at a stamp, between the two nearest pictures."""
     stamps = [w.stamp_ns for w in trail]
@@ -358,24 +395,19 @@ def _track(thing: _Thing, now: Glimpse) -> Track:
     f, coasting_s = thing.followed, thing.adrift_s(now.stamp_ns)
     state = OCCLUDED if f.covered >= COVERED else FRESH if f.following else COASTING
     score = thing.score * 0.5**coasting_s * (1.0 - thing.missed / (MAX_MISSED + 1 + thing.missed))
-    height, width = now.grey.shape
-    box = np.clip(f.box, 0, (width, height, width, height)) * np.tile(now.scale, 2)
-    position_m, velocity_m_s, spread_m, solid = None, None, float("nan"), None
-    if np.isfinite(f.centre_m).all():
-        recent = [w for w in thing.trail if now.stamp_ns - w.stamp_ns <= VELOCITY_NS]
-        position_m, velocity_m_s = f.centre_m, _velocity_m_s(recent)
-        travel_m = thing.base_m + f.moved_m
+    position_m, velocity_m_s, spread_m, solid = None, None, math.nan, None
+    if f.front.known:
+        position_m, velocity_m_s = f.centre_m, _velocity_m_s(thing.trail)
         if thing.solid is not None and thing.solid.frame_id == f.frame_id:
             pose = thing.solid.frame_T_box.copy()
-            pose[:3, 3] += travel_m - thing.solid_travel_m
+            pose[:3, 3] += thing.base_m + f.moved_m - thing.solid_travel_m
             solid, position_m = replace(thing.solid, frame_T_box=pose, label=thing.label, score=score), pose[:3, 3]
-        surprise = np.sqrt(np.mean(np.square(thing.surprises_m))) if thing.surprises_m else 2 * _LEAST_SPREAD_M
-        blind = (_LEAST_SPREAD_M + 0.5 * np.linalg.norm(velocity_m_s)) * coasting_s
-        spread_m = float(np.hypot(max(surprise, _LEAST_SPREAD_M), blind))
+        blind_m = (_LEAST_SPREAD_M + 0.5 * math.hypot(*velocity_m_s)) * coasting_s
+        spread_m = math.hypot(thing.surprise_m, blind_m)
     return Track(
         thing.id,
         thing.label,
-        tuple(float(v) for v in box),
+        _whole_box(f.box, now),
         score,
         UNCERTAIN if thing.uncertain else state,
         now.stamp_ns,
@@ -388,10 +420,24 @@ def _track(thing: _Thing, now: Glimpse) -> Track:
     )
 
 
+def _whole_box(box: np.ndarray, glimpse: Glimpse) -> tuple[float, float, float, float]:
+    """A box of small pixels in those of the picture, cut at its border."""
+    (height, width), (sx, sy) = glimpse.grey.shape, glimpse.scale.tolist()
+    x0, y0, x1, y1 = box.tolist()
+    x0, x1 = (min(max(x, 0.0), width) * sx for x in (x0, x1))
+    y0, y1 = (min(max(y, 0.0), height) * sy for y in (y0, y1))
+    return x0, y0, x1, y1
+
+
 def _velocity_m_s(trail: Sequence[_Was]) -> np.ndarray:
-    """Slope of the way along a piece of trail, 3 metres a second."""
-    if len(trail) < 2:
+    """Slope of the way along the last VELOCITY_NS of a trail, 3 metres a second."""
+    since_ns, recent = trail[-1].stamp_ns - VELOCITY_NS, []
+    for was in reversed(trail):
+        if was.stamp_ns < since_ns:
+            break
+        recent.append(was)
+    if len(recent) < 2:
         return np.zeros(3)
-    t = np.array([w.stamp_ns - trail[0].stamp_ns for w in trail]) / 1e9
-    t -= t.mean()
-    return t @ np.array([w.travel_m for w in trail]) / float(t @ t)
+    t = np.array([w.stamp_ns - recent[0].stamp_ns for w in recent]) / 1e9
+    t -= t.sum() / len(t)
+    return t @ np.array([w.travel_m for w in recent]) / float(t @ t)

@@ -36,7 +36,8 @@ from qwen3vl_ros.engine.remote import faults
 from qwen3vl_ros.engine.remote import stream as remote_stream
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, base_url
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
+from qwen3vl_ros.engine.remote.events import EventReader
+from qwen3vl_ros.engine.remote.stream import StreamedAnswer
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.camera import SimCamera
@@ -72,6 +73,14 @@ def engine(server):
     engine = engine_of(server)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def proven(server, engine):
+    """An engine whose server has answered before, so that its fields are beyond doubt."""
+    ask(engine, [RED], "?")
+    server.requests.clear()
+    return engine
 
 
 def engine_of(server: ModelServer, max_pixels: int = 0, **values) -> RemoteEngine:
@@ -397,12 +406,12 @@ FAULTS = [  # fault, error, words of the message
 
 
 @pytest.mark.parametrize("fault, error, words", FAULTS, ids=[f[0] for f in FAULTS])
-def test_a_fault_is_named_and_not_asked_for_again(server, engine, fault, error, words):
+def test_a_fault_is_named_and_not_asked_for_again(server, proven, fault, error, words):
     server.faults.append(fault)
     with pytest.raises(error, match=words) as caught:
-        ask(engine, [RED], "?")
+        ask(proven, [RED], "?")
     assert type(caught.value) is error and len(server.requests) == 1
-    assert ask(engine, [RED], "?").finish_reason == "stop", "one failure must not harm the next answer"
+    assert ask(proven, [RED], "?").finish_reason == "stop", "one failure must not harm the next answer"
 
 
 @pytest.mark.parametrize("fault", ["reset", "closed", "503", "429", "503 later"])
@@ -514,24 +523,24 @@ def test_the_breaker_opens_waits_longer_each_time_and_closes_with_the_first_answ
     assert breaker.state == "closed" and breaker.last_error == "again"
 
 
-def test_an_open_breaker_answers_at_once_and_lets_one_attempt_through_later(server, engine):
+def test_an_open_breaker_answers_at_once_and_lets_one_attempt_through_later(server, proven):
     server.faults.extend(["500"] * 3 + ["503"])
     for _ in range(3):
         with pytest.raises(EngineUnavailable, match="500"):
-            ask(engine, [RED], "?")
-    assert engine.status()["circuit"] == "open" and "boom" in engine.status()["last_remote_error"]
+            ask(proven, [RED], "?")
+    assert proven.status()["circuit"] == "open" and "boom" in proven.status()["last_remote_error"]
     started = time.monotonic()
     with pytest.raises(EngineUnavailable, match="not asked for another .* after 3 failures.*boom"):
-        ask(engine, [RED], "?")
+        ask(proven, [RED], "?")
     assert time.monotonic() - started < 0.1 and len(server.requests) == 3
-    time.sleep(engine.health.wait_s)
-    assert engine.status()["circuit"] == "half-open"
+    time.sleep(proven.health.wait_s)
+    assert proven.status()["circuit"] == "half-open"
     with pytest.raises(EngineUnavailable, match="503"):
-        ask(engine, [RED], "?")
+        ask(proven, [RED], "?")
     assert len(server.requests) == 4, "half-open, one attempt is all"
-    assert engine.health.state == "open" and engine.health.wait_s > 1.2
-    time.sleep(engine.health.wait_s)
-    assert ask(engine, [RED], "?").finish_reason == "stop" and engine.status()["circuit"] == "closed"
+    assert proven.health.state == "open" and proven.health.wait_s > 1.2
+    time.sleep(proven.health.wait_s)
+    assert ask(proven, [RED], "?").finish_reason == "stop" and proven.status()["circuit"] == "closed"
 
 
 def test_refusals_do_not_open_the_breaker_but_nonsense_does(server, engine):

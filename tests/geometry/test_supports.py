@@ -86,6 +86,26 @@ def test_a_thing_ends_where_what_carries_it_begins(name, elevation_deg, known_up
     assert measure(layout, "on", ("0", "table")).verdict is Verdict.FALSE
 
 
+FLUSH = {
+    "two boxes of one size": (ds.box((0.08, 0.08, 0.10), bottom=0.05, yaw=0.3), ds.box((0.08, 0.08, 0.05), yaw=0.3)),
+    "a board on a post": (ds.box((0.12, 0.10, 0.03), bottom=0.08, yaw=0.3), ds.cylinder(0.05, 0.08)),
+    "a tall can on a puck": (ds.cylinder(0.07, 0.14, bottom=0.04), ds.cylinder(0.07, 0.04)),
+}
+
+
+@pytest.mark.parametrize("roll_deg", (0, 90, 180, -90))
+@pytest.mark.parametrize("elevation_deg", (20, 40))
+@pytest.mark.parametrize("name", FLUSH)
+def test_a_thing_that_hides_the_top_of_its_support_ends_there_too(name, elevation_deg, roll_deg):
+    upper, lower = FLUSH[name]
+    camera = ds.look_from(elevation_deg, distance_m=0.75, roll_deg=roll_deg)
+    cloud, found = lifted(ds.Scene([upper, lower], camera), 0, 1)
+    height = lower.size_m[2]
+    assert bottom_m(found[0]) == pytest.approx(height, abs=0.006)
+    assert top_m(found[1]) < height + 0.01, "of the lower one some may be missing, which is hidden"
+    assert stands_on(layout_of(cloud, list(found.values())), "0").arguments[1] == "1"
+
+
 @pytest.mark.parametrize("noise", (0.001, 0.003))
 def test_noise_of_a_depth_camera_does_not_move_a_thing_to_the_table(noise):
     for name, (upper, lower) in CARRIED.items():

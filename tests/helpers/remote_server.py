@@ -51,11 +51,17 @@ STATUS_FAULTS = {
 }
 
 
+RESET = b"reset"
+
+
 class ModelServer(ThreadingHTTPServer):
     """engine: anything with generate(prompt, limits). Close with `with`.
 
     requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between
-    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for.
+    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for. aliases: models
+    that it answers for and does not list. raw: media type and pieces of the body of the coming answers, before any fault; a
+    last piece of RESET breaks the connection there. statuses: of the coming answers, with their words. fails_at: the status
+    and words for requests with a field. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
     """
 
     daemon_threads = True
@@ -72,6 +78,11 @@ class ModelServer(ThreadingHTTPServer):
     ):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
+        self.aliases: tuple[str, ...] = ()
+        self.health: deque[int] = deque()
+        self.raw: deque[tuple[str, tuple[bytes, ...]]] = deque()
+        self.statuses: deque[tuple[int, str]] = deque()
+        self.fails_at: dict[str, tuple[int, str]] = {}
         self.reasoning, self.api_key = "", api_key
         self.faults: deque[str] = deque()
         self.requests: list[dict] = []
@@ -141,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         status = self.server.models_status if self.path == "/v1/models" else 404
+        if self.server.health:
+            status = self.server.health.popleft()
         if status != 200:
             return self._json(status, {}, {"detail": "Not Found"})
         key = self.headers.get("Authorization")
@@ -153,9 +166,19 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.requests.append(body)
         server.headers.append(dict(self.headers))
+        if server.models and body["model"] not in (*server.models, *server.aliases):
+            return self._json(404, {}, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+        if not body.get("stream"):
+            return self._json(200, {}, {"choices": [{"message": {"content": "!"}, "finish_reason": "length"}]})
         refused = [name for name in server.refuses if name in body]
         if refused:
             return self._json(400, {}, {"detail": f"Unexpected field {refused[0]}"})
+        failing = [answer for name, answer in server.fails_at.items() if name in body]
+        if failing or server.statuses:
+            status, words = failing[0] if failing else server.statuses.popleft()
+            return self._json(status, {}, {"error": {"message": words}})
+        if server.raw:
+            return self._raw(*server.raw.popleft())
         fault = server.faults.popleft() if server.faults else ""
         if fault in STATUS_FAULTS:
             status, headers, said = STATUS_FAULTS[fault]
@@ -171,6 +194,18 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "json":
             return self._json(200, {}, {"choices": [{"message": {"content": "[]"}}]})
         self._stream(body, fault)
+
+    def _raw(self, media_type: str, pieces: tuple[bytes, ...]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in pieces:
+            if piece is RESET:
+                return self._reset()
+            self._send(piece)
+            time.sleep(0.002)  # so that it travels alone
+        self._send(b"", last=True)
 
     def _stream(self, body: dict, fault: str) -> None:
         self.send_response(200)

@@ -60,7 +60,7 @@ def bring_up(scripts, world, monkeypatch):
                 if name == failing:
                     raise scripts.runner.SetupError("broken")
 
-            return scripts.setup_env.Step(name, name, (digests.get(name, "same"),), action)
+            return scripts.setup_env.Step(name, name, digests.get(name, "same"), action)
 
         names = ("venv", "packages", "interfaces")
         try:
@@ -119,13 +119,21 @@ def test_the_demo_needs_no_torch_and_the_reference_does(scripts, world):
 def test_torch_comes_with_the_extras_that_need_it_and_the_systems_stays(scripts, world, monkeypatch):
     calls = []
     monkeypatch.setattr(scripts.steps, "install_torch", lambda _: calls.append("torch"))
-    monkeypatch.setattr(scripts.steps, "install_packages", lambda _, log_name, *options: calls.append(log_name))
+    monkeypatch.setattr(
+        scripts.steps, "install_packages", lambda _, log_name, *options: calls.append((log_name, options))
+    )
     for name in ("reference", "model", "test"):
         scripts.steps.install_extra(world, name)
-    assert calls == ["torch", "extra_reference", "torch", "extra_model", "extra_test"]
+    assert calls == [
+        "torch",
+        ("extra_reference", ("--extra", "reference", "--group", "torch")),
+        "torch",
+        ("extra_model", ("--extra", "model", "--group", "torch")),
+        ("extra_test", ("--extra", "test")),
+    ]
     calls.clear()
     scripts.steps.install_extra(scripts.world.World(**{**vars(world), "modules": ("torch",)}), "model")
-    assert calls == ["extra_model"]
+    assert calls == [("extra_model", ("--extra", "model"))]
 
 
 def test_a_step_that_was_right_but_broke_on_its_way_to_something_new_is_not_taken_for_done(bring_up):
@@ -183,7 +191,7 @@ def test_the_distributions_numpy_and_torch_stay(scripts, world, uv_calls):
     (arguments,) = uv_calls
     assert f"numpy=={metadata.version('numpy')}" in arguments and "--require-hashes" not in arguments
     excluded = Path(arguments[arguments.index("--excludes") + 1]).read_text().split()
-    assert excluded == ["torch", "opencv-python-headless"]
+    assert excluded == ["opencv-python-headless"], "torch is left out everywhere"
 
 
 def test_without_a_distribution_everything_is_as_locked(scripts, world, uv_calls):

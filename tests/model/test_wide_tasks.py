@@ -7,9 +7,11 @@ import re
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="training needs torch")
+torch = pytest.importorskip("torch", reason="training needs torch")
 
 import data
+import embedded
+import frames
 import orders
 import outside
 import people
@@ -22,7 +24,7 @@ from evaluate_wide import FIRST_SEED, same, zoomed
 from sim_layouts import exact_layout
 
 from qwen3vl_ros.geometry import facts
-from qwen3vl_ros.questions import Dial, Plan, ReadText, Understand, admissions
+from qwen3vl_ros.questions import Dial, Holds, Plan, ReadText, Understand, admissions
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.specs import SIGN_TEXTS
 from qwen3vl_ros.types import Generation, Verdict, View
@@ -278,3 +280,56 @@ def test_a_zoom_has_the_picture_s_shape_and_holds_the_box(box):
     x0, y0, x1, y1 = zoomed(box, (640, 480))
     assert 0 <= x0 <= box[0] and 0 <= y0 <= box[1] and box[2] <= x1 <= 640 and box[3] <= y1 <= 480
     assert (x1 - x0) / (y1 - y0) == pytest.approx(4 / 3, rel=0.03)
+
+
+# -- several pictures --------------------------------------------------------------------------------------------------
+
+
+def test_questions_about_several_pictures_are_what_the_official_network_says(wide):
+    ids = text.special_ids()
+    model = embedded.build(ids).eval()
+    net = embedded.Batched(model, data.INPUT_SIZE)
+    packer = frames.PackedFrames(text.PackedText(128, net.visual_tokens, net.grid), 3)
+    samples = [data.plain(sample) for _, _, sample in wide[:3]]
+    packed, positions, segments, weights = packer.pack(samples, np.random.default_rng(1))
+    patches = []
+    for sample in samples:
+        pixels = torch.from_numpy(sample.rgb.copy()).float() / 127.5 - 1
+        pixels = pixels.permute(2, 0, 1)[None].expand(2, 3, 224, 320).reshape(1, 2, 3, 7, 2, 16, 10, 2, 16)
+        patches.append(pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(280, -1))
+    with torch.no_grad():
+        merged, deep = net.see(torch.from_numpy(np.stack([s.rgb for s in samples])))
+        join = lambda x: x.reshape(1, -1, x.shape[-1])  # noqa: E731
+        windows = embedded.Windows(torch.from_numpy(segments)[None], len(packer.prefix), text.WINDOW, text.ALONE)
+        packed_ids, places = torch.from_numpy(packed)[None], torch.from_numpy(positions)[:, None]
+        hidden = net.read(
+            join(merged), [join(d) for d in deep], packed_ids, places, windows, torch.from_numpy(packer.visual)
+        )
+        ours = model.lm_head(hidden)[0]
+        assert segments.max() >= 2
+        for k in (1, int(segments.max())):
+            tokens = torch.from_numpy(np.concatenate([packed[segments == 0], packed[segments == k]]))[None]
+            model.model.rope_deltas = None
+            official = model(
+                input_ids=tokens,
+                pixel_values=torch.cat(patches),
+                image_grid_thw=torch.tensor([[1, 14, 20]] * 3),
+                mm_token_type_ids=(tokens == ids["<|image_pad|>"]).long(),
+            ).logits[0]
+            mine = ours[segments == k]
+            assert torch.allclose(mine, official[-len(mine) :], atol=2e-4, rtol=1e-3)
+
+
+@LANGUAGES
+def test_a_statement_is_judged_picture_by_picture(wide, language):
+    rng, held = np.random.default_rng(5), []
+    samples = [data.plain(sample) for _, _, sample in wide[:20]]
+    for _ in range(60):
+        chosen = [samples[int(i)] for i in rng.choice(len(samples), 3, replace=False)]
+        askers = [people.WideAsker(s, rng, tasks.LANGUAGES[language], wide=True) for s in chosen]
+        question = frames.statement(askers, rng)
+        if question is not None:
+            answer = json.loads(question.answer)
+            assert len(answer) == 3 and Holds("x", (0, 1, 2)).read(said(question.answer), (View((9, 9)),)).value
+            held += answer
+    assert 0.2 < np.mean([a == "yes" for a in held]) < 0.8 and len(held) > 60

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3vl_ros.calibration import intrinsics_of, is_rectified
-from qwen3vl_ros.convert import depth_of, frame_id_of, is_depth, quaternion_of, rgb_of, rotation_of
+from qwen3vl_ros.convert import depth_of, frame_id_of, is_depth, quaternion_of, rgb_of, rotation_of_quaternion
 from qwen3vl_ros.types import InvalidInput
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -429,14 +429,14 @@ def test_what_is_no_calibration_of_the_image_is_refused_by_name(changes, words):
 @given(st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.05))
 def test_quaternions_and_rotations_are_inverse(q):
     q = np.array(q) / np.linalg.norm(q)
-    R = rotation_of(tuple(q))
+    R = rotation_of_quaternion(tuple(q))
     assert np.allclose(R @ R.T, np.eye(3), atol=1e-9) and np.isclose(np.linalg.det(R), 1)
-    assert np.allclose(rotation_of(quaternion_of(R)), R, atol=1e-9)
+    assert np.allclose(rotation_of_quaternion(quaternion_of(R)), R, atol=1e-9)
 
 
 def test_a_zero_quaternion_is_no_rotation():
     with pytest.raises(InvalidInput, match="length 0"):
-        rotation_of((0, 0, 0, 0))
+        rotation_of_quaternion((0, 0, 0, 0))
 
 
 def test_of_rectified_images_without_a_projection_is_said_what_is_missing():

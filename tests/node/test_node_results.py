@@ -6,7 +6,7 @@ from ros_graph import ERROR, OK, OPTICAL, STALE, TABLE_M, WARN, FakeCamera, publ
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
-from qwen3vl_ros.convert import rotation_of, stamp_ns
+from qwen3vl_ros.convert import rotation_of_quaternion, stamp_ns
 from qwen3vl_ros.srv import Detect
 
 
@@ -65,7 +65,7 @@ def test_the_grasp_comes_from_above_and_the_feasible_ones_are_poses(running):
     assert grasp.detection_id == answer["detections_3d"].detections[0].id
     assert grasp.feasible, grasp.reason
     o = grasp.pose.orientation
-    approach = rotation_of((o.x, o.y, o.z, o.w))[:, 2]
+    approach = rotation_of_quaternion((o.x, o.y, o.z, o.w))[:, 2]
     assert approach[2] > 0.85, "the camera looks down, so the gripper comes along its z"
     assert 0.04 < grasp.width < 0.085 and grasp.approach_distance == pytest.approx(0.1)
     assert poses.poses == [grasp.pose]

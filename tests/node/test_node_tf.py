@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from qwen3vl_ros.convert import rotation_of
+from qwen3vl_ros.convert import rotation_of_quaternion
 from qwen3vl_ros.node.perception.tf import StaticTree, TransformUnavailable
 
 
 def pose(x, y, z, q=(0, 0, 0, 1)):
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = rotation_of(q), (x, y, z)
+    matrix[:3, :3], matrix[:3, 3] = rotation_of_quaternion(q), (x, y, z)
     return matrix
 
 

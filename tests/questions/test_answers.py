@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3vl_ros.questions import Detect
-from qwen3vl_ros.questions.parsing.places import rotation_of
+from qwen3vl_ros.questions.parsing.places import rotation_of_angles
 from qwen3vl_ros.types import MalformedAnswer, View
 
 SALVAGED = {
@@ -644,12 +644,12 @@ def test_impossible_3d_boxes_are_dropped_one_by_one(numbers, message):
 
 @given(st.tuples(*[st.floats(-2, 2)] * 3))
 def test_rotation_is_z_after_y_after_x(angles):
-    rotation = rotation_of(np.array(angles))
+    rotation = rotation_of_angles(np.array(angles))
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(rotation) == pytest.approx(1.0)
     one_by_one = (
-        rotation_of(np.array([0, 0, angles[2]]))
-        @ rotation_of(np.array([0, angles[1], 0]))
-        @ rotation_of(np.array([angles[0], 0, 0]))
+        rotation_of_angles(np.array([0, 0, angles[2]]))
+        @ rotation_of_angles(np.array([0, angles[1], 0]))
+        @ rotation_of_angles(np.array([angles[0], 0, 0]))
     )
     np.testing.assert_allclose(rotation, one_by_one, atol=1e-12)

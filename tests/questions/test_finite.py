@@ -8,7 +8,7 @@ from answers import BOTH, BOX_3D, POINT, SIZE, A, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3vl_ros.questions.parsing.places import angles_of, rotation_of
+from qwen3vl_ros.questions.parsing.places import angles_of, rotation_of_angles
 from qwen3vl_ros.types import MalformedAnswer, View
 
 BOXES = {
@@ -67,5 +67,5 @@ def test_every_3d_box_that_is_read_is_finite(numbers):
 
 @given(st.tuples(*[st.floats(-2, 2)] * 3))
 def test_angles_are_those_of_the_rotation(angles):
-    rotation = rotation_of(np.array(angles))
-    np.testing.assert_allclose(rotation_of(np.array(angles_of(rotation))), rotation, atol=1e-6)
+    rotation = rotation_of_angles(np.array(angles))
+    np.testing.assert_allclose(rotation_of_angles(np.array(angles_of(rotation))), rotation, atol=1e-6)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from qwen3vl_ros.questions import Ask, Dial, Plan, Tell, Understand, admissions, plan, understand
+from qwen3vl_ros.questions import Ask, Dial, Holds, Plan, Tell, Understand, admissions, plan, understand
 from qwen3vl_ros.questions.dial import DialSeen
 from qwen3vl_ros.questions.plan import Planned, Step
 from qwen3vl_ros.questions.tell import fact_line
@@ -54,6 +54,12 @@ def test_a_dial_is_read_in_pixels_of_the_whole_picture_from_a_part_of_it():
     assert seen.points_px["centre"] == (260, 180) and seen.points_px["tip"] == (324, 132) and seen.zone == "red"
 
 
+def test_a_statement_is_answered_picture_by_picture_and_open_where_it_cannot_be_told():
+    asked = Holds("The mug is in the bowl.", (0, 1.5, 3))
+    assert asked.prompt().startswith("The pictures were taken at 0.0, 1.5, 3.0 seconds.")
+    assert asked.read(answer_of('["yes", "no", "unknown"]'), WHOLE).value == (True, False, None)
+
+
 @pytest.mark.parametrize(
     "question, said",
     [
@@ -74,6 +80,10 @@ def test_a_dial_is_read_in_pixels_of_the_whole_picture_from_a_part_of_it():
         (Plan("x"), json.dumps(dict(steps=[PLACE | dict(relation="")], question=""))),
         (Plan("x"), json.dumps(dict(steps=[PLACE | dict(relation="near")], question=""))),
         (Plan("x"), '{"steps": ["pick"], "question": ""}'),
+        (Holds("x", (0, 1)), "yes, no"),
+        (Holds("x", (0, 1)), '["yes"]'),
+        (Holds("x", (0, 1)), '["yes", "maybe"]'),
+        (Holds("x", (0, 1)), '["yes", ["no"]]'),
         (Dial(), "1.8 MPa"),
         (Dial(), json.dumps(DIAL | dict(minimum=3))),
         (Dial(), json.dumps(DIAL | dict(value=float("nan")))),
@@ -115,6 +125,11 @@ def test_prompts_list_every_choice_of_their_schema():
         (lambda: Plan(""), "is empty"),
         (lambda: Plan("x", ("a mug", "")), "empty phrase"),
         (lambda: Tell("x", ()), "facts is empty"),
+        (lambda: Holds("", (0,)), "is empty"),
+        (lambda: Holds("x", ()), "has 0 times"),
+        (lambda: Holds("x", range(9)), "has 9 times"),
+        (lambda: Holds("x", (1, 0)), "in the order"),
+        (lambda: Holds("x", (0, float("nan"))), "finite seconds"),
         (lambda: Tell("x", ("a\nb",)), "control character"),
     ],
 )

@@ -18,17 +18,17 @@ class TokenSequence:
     def __init__(self, capacity: int):
         self.capacity = capacity
         self.between_layers: Callable[[], None] = lambda: None
-        # After n tokens the next one stands at position next[n]; kept for each n so that any rollback finds its place.
-        self._next = [0]
+        # Of the token behind the first n, for each n, so that any rollback finds its place.
+        self._next_positions = [0]
 
     @property
     def length(self) -> int:
-        return len(self._next) - 1
+        return len(self._next_positions) - 1
 
     @property
     def next_position(self) -> int:
         """The position of the next text token on all three axes."""
-        return self._next[-1]
+        return self._next_positions[-1]
 
     def _places(self, count: int, positions: np.ndarray | None = None) -> np.ndarray:
         """3 x count absolute positions of the next tokens: those given, or those of text that goes on.
@@ -50,13 +50,13 @@ class TokenSequence:
 
     def _append(self, positions: np.ndarray) -> None:
         """Count the tokens of a pass that has succeeded."""
-        self._next += np.maximum.accumulate(np.maximum(positions.max(0) + 1, self.next_position)).tolist()
+        self._next_positions += np.maximum.accumulate(np.maximum(positions.max(0) + 1, self.next_position)).tolist()
 
     def rollback(self, count: int) -> None:
         """Forget the last `count` tokens."""
         if not 0 <= count <= self.length:
             raise InvalidInput(f"cannot take back {count} of {self.length} tokens")
-        del self._next[len(self._next) - count :]
+        del self._next_positions[len(self._next_positions) - count :]
 
 
 def visual_places(ids: Sequence[int], visual_ids: tuple[int, int], seen: int) -> np.ndarray:

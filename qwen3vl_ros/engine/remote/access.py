@@ -23,8 +23,10 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.config import RemoteConfig
+from qwen3vl_ros.engine.prompt.pixels import MAX_ASPECT
 from qwen3vl_ros.types import EngineError, InvalidInput
 
+_LEAST_SIDE = 28  # pixels of the longer side: one visual token where patches are smallest
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
@@ -164,11 +166,24 @@ def _png(rgb: np.ndarray, max_pixels: int) -> bytes:
         what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise InvalidInput(f"an image must be HxWx3 uint8 RGB, got {what}")
     height, width = rgb.shape[:2]
+    _refuse_useless(width, height, "")
     if 0 < max_pixels < height * width:
         factor = (max_pixels / (height * width)) ** 0.5
         size = max(int(width * factor), 1), max(int(height * factor), 1)
+        _refuse_useless(*size, f", as generation.max_pixels = {max_pixels} makes one of {width}x{height},")
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _FAST_PNG)[1].tobytes()
+
+
+def _refuse_useless(width: int, height: int, how: str) -> None:
+    """A server answers these with errors of its own, or with boxes of a picture that it stretched."""
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InvalidInput(f"an image of {width}x{height}{how} is thinner than 1:{MAX_ASPECT:.0f}; crop it")
+    if max(width, height) < _LEAST_SIDE:
+        raise InvalidInput(
+            f"an image of {width}x{height}{how} is smaller than the {_LEAST_SIDE}x{_LEAST_SIDE} that a model sees "
+            "as one place; send a larger picture"
+        )
 
 
 def _is_private(host: str) -> bool:

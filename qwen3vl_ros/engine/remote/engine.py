@@ -1,8 +1,8 @@
 """The `Engine` protocol over a server: any OpenAI-compatible chat-completions API (vLLM, SGLang, TensorRT
 Edge-LLM, …).
 
-Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
-came. access.py guards the way there, stream.py reads the answer, faults.py names what went wrong. Knows nothing of
+Streams, so that cancel and deadline end an answer within a chunk. access.py guards the way there, models.py finds the model,
+requests.py asks and asks again, events.py and stream.py read the answer, faults.py names what went wrong. Knows nothing of
 coordinates.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
+import contextlib
+import logging
 import queue
-import random
 import threading
 import time
 from typing import Any, Awaitable, Callable, Iterator, TypeVar
@@ -24,16 +24,17 @@ from qwen3vl_ros.config import RemoteConfig
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
-from qwen3vl_ros.engine.remote.faults import Again, Faults
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
+from qwen3vl_ros.engine.remote.faults import Faults
+from qwen3vl_ros.engine.remote.models import loaded, served_models, tried
+from qwen3vl_ros.engine.remote.requests import Requests
+from qwen3vl_ros.engine.remote.stream import StreamedAnswer
 from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _POLL_S = 0.02  # how soon a cancel is seen while the server is silent
-_FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0  # for the counts that follow an answer's end
-_ERROR_BYTES = 1 << 16
 
 
 class _Relay:
@@ -73,10 +74,7 @@ class RemoteEngine:
         self._faults = Faults(self._url, self._key, remote.timeout)
         self._folder = image_folder(remote)
         self._verify = tls_context(remote.ca_file)
-        # What servers may refuse without being useless.
-        self._optional: dict[str, Any] = {"logprobs": True, "stream_options": {"include_usage": True}}
-        self._logprobs, self._self_test, self._retries = "unknown", "off", 0
-        self._failure: EngineError | None = None
+        self._logprobs, self._self_test, self._patient = "unknown", "off", False
         self._client: httpx.AsyncClient | None = None
         self._loop = asyncio.new_event_loop()
         # A thread of its own: the caller's may have a loop. A daemon: it must not keep a process alive.
@@ -84,13 +82,23 @@ class RemoteEngine:
         self._thread.start()
         try:
             self._client = self._call(self._connect)
-            self._model = self._call(self._choose_model)
+            self._requests = Requests(self._client, self._faults)
+            self._model = self._call(self._find_model)
             # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
             self._thinks = True if "thinking" in self._model.lower() else None
             self.info = self._describe()
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """While this lasts, a server that says that it is loading is asked again until a request's deadline."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
 
     def self_tested(self, result: str) -> None:
         """What a test of the server's coordinates found, for `info` and `status`."""
@@ -141,6 +149,11 @@ class RemoteEngine:
             relay.rest()
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
+        elif reason == "stop" and said.reasoning:
+            raise EngineError(
+                f"{self._url} gave its whole answer as reasoning ({said.reasoning[:80]!r}): its reasoning parser takes the "
+                "answer for thoughts; serve the model without one (vLLM, SGLang: no --reasoning-parser)"
+            )
         return said
 
     def status(self) -> dict[str, str]:
@@ -153,7 +166,7 @@ class RemoteEngine:
             "circuit": health.state,
             "failures_in_a_row": str(health.failures),
             "last_remote_error": health.last_error,
-            "remote_retries": str(self._retries),
+            "remote_retries": str(self._requests.retries),
             "self_test": self._self_test,
             "logprobs": self._logprobs,
         }
@@ -163,11 +176,21 @@ class RemoteEngine:
         client, self._client = self._client, None
         if self._loop.is_closed():
             return
-        if client is not None:
-            self._call(client.aclose)
+        self._call(self._wind_up, client)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _wind_up(self, client: httpx.AsyncClient | None) -> None:
+        """Ends what still runs, so that nothing of it is found, and complained of, later."""
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if client is not None:
+            await client.aclose()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
 
     def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any, relay: _Relay | None = None) -> T:
         """The result of a coroutine in the loop's thread; what interrupts the wait ends it there too."""
@@ -193,40 +216,33 @@ class RemoteEngine:
             trust_env=self._url.startswith("https://"),
         )
 
-    async def _choose_model(self) -> str:
+    async def _find_model(self) -> str:
+        """The model's name, once the server has loaded it."""
+        deadline_s = time.monotonic() + self._remote.start_timeout
+
+        async def patiently(ask: Callable[..., Awaitable[T]], *arguments: str) -> T:
+            def call() -> Awaitable[T]:
+                return ask(self._client, self._faults, *arguments)
+
+            return await self._requests.repeated(call, deadline_s, self._remote.retries + 1, patient=True)
+
         wanted = self._remote.model
         try:
-            deadline_s = time.monotonic() + self._remote.timeout
-            listed = await self._repeated(self._models, deadline_s, self._remote.retries + 1)
+            served = await patiently(served_models)
         except ModelNotFound as error:
             if not wanted:
                 raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
-            return wanted
-        served = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+            served = [wanted]
+        await patiently(loaded)
         names = ", ".join(served) or "none"
-        if wanted and served and wanted not in served:
-            raise ModelNotFound(f"{self._url} does not serve remote.model = {wanted!r}; it serves: {names}")
         if not wanted and len(served) != 1:
             raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: {names}; name one")
-        return wanted or served[0]
-
-    async def _models(self) -> list:
-        try:
-            response = await self._client.get("models")
-        except httpx.HTTPError as error:
-            raise self._faults.lost(error, 0, safe=True) from error
-        if response.status_code != 200:
-            raise self._faults.refusal(response, response.content, False)
-        try:
-            listed = response.json()["data"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            listed = None
-        if not isinstance(listed, list):
-            raise EngineError(
-                f"{self._url}/models answered {response.content[:80]!r}, which lists no "
-                "models; check that remote.url is the base of an OpenAI-compatible API"
+        if wanted and served and wanted not in served:  # an alias, or one that a wildcard stands for
+            await patiently(tried, wanted, names)
+            _log.warning(
+                f"{self._url} does not list remote.model = {wanted!r} (it lists: {names}), but answers to that name"
             )
-        return listed
+        return wanted or served[0]
 
     def _describe(self) -> EngineInfo:
         why = [
@@ -290,9 +306,12 @@ class RemoteEngine:
 
     async def _answer(self, body: dict, answer: StreamedAnswer, control: Control) -> str:
         attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
-        self._failure = None
+        self._requests.failure = None
         deadline_s = control.deadline_monotonic_s
-        work = asyncio.ensure_future(self._repeated(lambda: self._stream(body, answer), deadline_s, attempts))
+        asking = self._requests.repeated(
+            lambda: self._requests.stream(body, answer), deadline_s, attempts, self._patient
+        )
+        work = asyncio.ensure_future(asking)
         reason, end_s = "", float("inf")
         try:
             while not work.done():
@@ -311,75 +330,7 @@ class RemoteEngine:
         if answer.finish_reason:
             return answer.finish_reason
         if failed is None and reason == "deadline" and not answer.received:
-            failed = self._failure
+            failed = self._requests.failure
         if failed is not None:
             raise failed
         return reason
-
-    async def _repeated(self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int) -> T:
-        """`call`, again where it raises Again, with exponential backoff and jitter and never past the
-        deadline."""
-        for attempt in range(1, attempts + 1):
-            try:
-                return await call()
-            except Again as again:
-                self._failure, cause = again.error, again.__cause__
-                pause_s = max(again.after_s, _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-            late = time.monotonic() + pause_s >= deadline_s
-            if late and attempt < attempts:
-                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another attempt") from cause
-            if attempt < attempts:
-                self._retries += 1
-                await asyncio.sleep(pause_s)
-        raise self._failure from cause
-
-    async def _stream(self, body: dict, answer: StreamedAnswer) -> None:
-        while True:
-            content = json.dumps(body | self._optional).encode()
-            try:
-                async with self._client.stream(
-                    "POST", "chat/completions", content=content, headers={"Content-Type": "application/json"}
-                ) as response:
-                    if response.status_code == 200:
-                        return await self._read(response, answer)
-                    refused = await _beginning(response)
-            except httpx.HTTPError as error:
-                raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
-            refusal = self._faults.refusal(response, refused, "response_format" in body)
-            unwanted = [name for name in self._optional if name in str(refusal)]
-            if response.status_code not in (400, 422) or not unwanted:
-                raise refusal
-            for name in unwanted:
-                del self._optional[name]
-
-    async def _read(self, response: httpx.Response, answer: StreamedAnswer) -> None:
-        kind = response.headers.get("content-type", "")
-        if not kind.startswith("text/event-stream"):
-            answer.received = True
-            begin = self._faults.clean((await _beginning(response))[:120].decode(errors="replace"))
-            raise EngineError(
-                f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
-                f"{begin!r}; the server must support stream=true"
-            )
-        reader = EventReader()
-        async for received in response.aiter_bytes():
-            answer.received = True
-            for event in reader.feed(received):
-                answer.add(event)
-                if answer.complete:
-                    return
-                await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
-        if not answer.finish_reason:
-            raise EngineUnavailable(
-                f"{self._url} ended its answer after {answer.tokens} tokens without saying why; see the server's log"
-            )
-
-
-async def _beginning(response: httpx.Response) -> bytes:
-    """The first _ERROR_BYTES of a body."""
-    raw = b""
-    async for received in response.aiter_bytes():
-        raw += received
-        if len(raw) >= _ERROR_BYTES:
-            break
-    return raw

@@ -13,24 +13,27 @@ from datetime import datetime, timezone
 
 import httpx
 
-from qwen3vl_ros.engine.remote.stream import error_message
+from qwen3vl_ros.engine.remote.events import Told, error_message
 from qwen3vl_ros.types import EngineError, EngineUnavailable, ModelNotFound
 
 _TOO_LONG = re.compile(
-    r"context (?:length|window|size)|max_model_len|max_seq_len|max_position|"
-    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length)",
+    r"context[ _](?:length|window|size)|max_model_len|max_seq_len|max_position|maximum (?:input|prompt|sequence) length|"
+    r"too (?:long|many tokens)|longer than|exceeds?\b.{0,80}(?:tokens|length|context)",
     re.I | re.S,
+)
+_LOADING = re.compile(
+    r"\bloading\b|still (?:starting|loading)|not (?:yet )?ready|warming up|overloaded|server is busy", re.I
 )
 _ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
 
 
 class Again(Exception):
     """Nothing of an answer came, so the request may be sent once more, after after_s seconds if the server
-    says so."""
+    says so. loading: the server is there and has said that it cannot answer yet."""
 
-    def __init__(self, error: EngineError, after_s: float = 0.0):
+    def __init__(self, error: EngineError, after_s: float = 0.0, loading: bool = False):
         super().__init__(str(error))
-        self.error, self.after_s = error, after_s
+        self.error, self.after_s, self.loading = error, after_s, loading
 
 
 class Faults:
@@ -68,9 +71,12 @@ class Faults:
         said = self.clean(said or raw[:300].decode(errors="replace").strip() or response.reason_phrase)[:600]
         what = f"{self._url} answered {status}: {said}"
         if status in (429, 503):
-            return Again(EngineUnavailable(f"{what} (overloaded or starting)"), retry_after_s(response))
-        if status >= 500:
-            return EngineUnavailable(f"{what}; see the server's log")
+            unavailable = EngineUnavailable(f"{what} (overloaded or starting)")
+            return Again(unavailable, retry_after_s(response), loading=status == 503)
+        if status == 413:
+            return EngineError(
+                f"{what}; the request is larger than the server takes: lower generation.max_pixels, or raise its limit"
+            )
         if status in (401, 403):
             return EngineError(
                 f"{what}; put a key of this server into an environment variable and its name into remote.api_key_env"
@@ -79,15 +85,62 @@ class Faults:
             return ModelNotFound(f"{what}; check remote.url and remote.model")
         if status < 400:
             return EngineError(f"{what}; redirects are not followed: set remote.url to the address it leads to")
-        if with_schema and _ABOUT_SCHEMA.search(said):
+        if status < 500 and with_schema and _ABOUT_SCHEMA.search(said):
             return EngineError(f"{what}; the server cannot keep answers to this JSON schema: ask without one")
         if _TOO_LONG.search(said):
-            return EngineError(
-                f"{what}; prompt, images and answer do not fit the server's context: lower "
-                "generation.max_new_tokens or generation.max_pixels, or raise the server's "
-                "limit"
-            )
+            return self._too_long(what)
+        if status >= 500:
+            return EngineUnavailable(f"{what}; see the server's log")
         return EngineError(f"{what}; the server refuses such requests")
+
+    def told(self, error: Told, tokens: int) -> Exception:
+        """The error for one that the server told inside its answer."""
+        what = self.clean(str(error))
+        code = _code(error.body)
+        if _TOO_LONG.search(what):
+            return self._too_long(what)
+        if code in (429, 503) or _LOADING.search(what):
+            unavailable = EngineUnavailable(f"{what} (overloaded or starting)")
+            return unavailable if tokens else Again(unavailable, loading=code != 429)
+        return EngineUnavailable(f"{what}; see the server's log") if code >= 500 else EngineError(what)
+
+    def no_stream(self, kind: str, raw: bytes) -> Exception:
+        """The error for an answer of another media type, which may be an error object with status 200."""
+        begin = self.clean(raw[:120].decode(errors="replace"))
+        try:
+            body = json.loads(raw)
+        except (ValueError, RecursionError):
+            body = None
+        if error_message(body):
+            return self.told(Told(body), 0)
+        return EngineError(
+            f"{self._url} answered with {kind or 'no content type'} instead of a stream: "
+            f"{begin!r}; the server must support stream=true"
+        )
+
+    def stray(self, text: str, tokens: int) -> Exception:
+        """The error for an answer that broke off behind words that are no event."""
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            body = None
+        if error_message(body):
+            return self.told(Told(body), tokens)
+        what = f"the server's answer is no event stream, it holds {self.clean(text)[-200:]!r}"
+        if _TOO_LONG.search(text):
+            return self._too_long(what)
+        return EngineError(f"{what}; check that remote.url is the base of an OpenAI-compatible API")
+
+    def _too_long(self, what: str) -> EngineError:
+        return EngineError(
+            f"{what}; prompt, images and answer do not fit the server's context: lower "
+            "generation.max_new_tokens or generation.max_pixels, or raise the server's "
+            "limit"
+        )
+
+    def about_length(self, error: Exception) -> bool:
+        """Whether the error is that of a prompt that does not fit."""
+        return _TOO_LONG.search(str(error)) is not None
 
     def clean(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
@@ -105,6 +158,16 @@ def retry_after_s(response: httpx.Response) -> float:
         return 0.0
     at = at.replace(tzinfo=at.tzinfo or timezone.utc)
     return max((at - datetime.now(timezone.utc)).total_seconds(), 0.0)
+
+
+def _code(body: object) -> int:
+    """The status that an error object names, 0 without."""
+    error = body.get("error") if isinstance(body, dict) else None
+    for holder in (error, body):
+        code = holder.get("code") or holder.get("status") if isinstance(holder, dict) else None
+        if isinstance(code, int) or (isinstance(code, str) and code.isdecimal() and len(code) == 3):
+            return int(code)
+    return 0
 
 
 def _certificate_fault(error: BaseException | None) -> bool:

@@ -1,11 +1,10 @@
-"""A streamed answer of an OpenAI-compatible server: bytes -> events -> text, log-probabilities and why it
-ended.
+"""A streamed answer of an OpenAI-compatible server: events -> text, log-probabilities and why it ended.
 
 Knows no sockets, no images and no retries. Everything malformed is an EngineError that shows what was
 received.
 
-Source: server-sent events (WHATWG HTML, 9.2) and `chat.completion.chunk` of OpenAI's API, with the reasoning
-fields of vLLM and SGLang (`reasoning_content`, `reasoning`).
+Source: `chat.completion.chunk` of OpenAI's API, with the reasoning fields of vLLM and SGLang (`reasoning_content`,
+`reasoning`).
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import numpy as np
 
 from qwen3vl_ros.engine.decoding.guards import GarbageGuard, RepeatGuard
 from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE, TextStream, transcribe
-from qwen3vl_ros.types import EngineError, Generation
+from qwen3vl_ros.engine.remote.events import Told, error_message
+from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
-_LONGEST_EVENT = 4 << 20  # bytes
 _FINISH = {
     "stop": "stop",
     "eos": "stop",
@@ -31,49 +30,10 @@ _FINISH = {
     "max_tokens": "length",
     "repetition": "repeat",
 }
+_NO_REASON = ("", "null", "none", "undefined")
 _JSON_TEXT = "utf-16-le"  # how JSON cuts text: between two surrogates of a character, too
 _REPLACEMENT = "\ufffd".encode()
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
-
-
-class EventReader:
-    """Bytes of a text/event-stream, in any pieces, -> the data of every whole event."""
-
-    def __init__(self):
-        self._rest = bytearray()
-        self._data: list[str] = []
-
-    def feed(self, received: bytes) -> list[str]:
-        """The data of the events that `received` completes. Raises EngineError for what is no event
-        stream."""
-        self._rest += received
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = bytearray(rest)
-        if len(rest) > _LONGEST_EVENT:
-            raise EngineError(
-                f"the server sent a line of more than {_LONGEST_EVENT} bytes; it is no stream of an answer"
-            )
-        events = []
-        for line in lines:
-            try:
-                text = line.removesuffix(b"\r").decode()
-            except UnicodeDecodeError:
-                raise EngineError(
-                    f"the server's answer is not UTF-8: {bytes(line[:80])!r}; something "
-                    "between here and the model changes it"
-                ) from None
-            name, _, value = text.partition(":")
-            if name == "data":
-                self._data.append(value.removeprefix(" "))
-            elif not text and self._data:
-                events.append("\n".join(self._data))
-                self._data.clear()
-            elif text and name not in ("", "event", "id", "retry"):
-                raise EngineError(
-                    f"the server's answer is no event stream, it holds {text[:80]!r}; check "
-                    "that remote.url is the base of an OpenAI-compatible API"
-                )
-        return events
 
 
 class StreamedAnswer:
@@ -101,6 +61,7 @@ class StreamedAnswer:
         self.received = False
         self.tokens = 0
         self.first_text_s: float | None = None
+        self._odd_reason = ""
         self._max_new_tokens = max_new_tokens
         self._repeats, self._garbage = RepeatGuard(repeat_limit), GarbageGuard()
         self._ids: dict[bytes, int] = {}
@@ -119,9 +80,12 @@ class StreamedAnswer:
     def add(self, data: str) -> None:
         """Take the data of the next event. Raises EngineError if it is malformed or reports an error."""
         if data.strip() == "[DONE]":
+            self._judge_odd_reason()
             if not self.finish_reason:
                 raise EngineError(f"the server ended the stream after {self.tokens} tokens without a finish_reason")
             self.complete = True
+            return
+        if not data.strip():
             return
         chunk = _object(data)
         if isinstance(chunk.get("usage"), dict):
@@ -151,15 +115,37 @@ class StreamedAnswer:
         if content or reasoning:
             self.first_text_s = self.first_text_s or time.perf_counter()
             self._count([piece for piece, _ in said] or [(reasoning + content).encode("utf-8", "replace")])
-        reason = choice.get("finish_reason")
-        if reason and not self.complete:
-            if reason not in _FINISH:
-                raise EngineError(
-                    f"the server ended the answer after {self.tokens} tokens with "
-                    f"finish_reason {str(reason)[:40]!r}, which is no answer; see the server's "
-                    "log"
-                )
-            self.finish_reason = _FINISH[reason]
+        self._end_by(choice.get("finish_reason"), goes_on=bool(content or reasoning))
+
+    def _end_by(self, reason: Any, goes_on: bool) -> None:
+        """An unknown reason ends nothing as long as more of the answer comes."""
+        if goes_on:
+            self._odd_reason = ""
+        if self.complete or not isinstance(reason, str) or reason.strip().lower() in _NO_REASON:
+            return
+        known = _FINISH.get(reason.strip().lower(), "")
+        self.finish_reason = known or self.finish_reason
+        self._odd_reason = "" if known else reason
+
+    def close(self) -> None:
+        """The stream has ended. Raises EngineError for an answer that was ended by what is no answer, EngineUnavailable
+        for one that was not ended at all."""
+        self._judge_odd_reason()
+        if not self.finish_reason:
+            raise EngineUnavailable(
+                f"the server ended its answer after {self.tokens} tokens without saying why; see the server's log"
+            )
+
+    def _judge_odd_reason(self) -> None:
+        if self.finish_reason or not self._odd_reason:
+            return
+        why = "see the server's log"
+        if "call" in self._odd_reason:
+            why = "its parser of tool calls took the answer for one: serve the model without that"
+        raise EngineError(
+            f"the server ended the answer after {self.tokens} tokens with finish_reason "
+            f"{self._odd_reason[:40]!r}, which is no answer; {why}"
+        )
 
     def _hand_out(self, content: str, reasoning: str) -> None:
         if self._opened is None:
@@ -221,18 +207,6 @@ class StreamedAnswer:
         )
 
 
-def error_message(body: Any) -> str:
-    """The words of a server's error object, in any of the forms in use; empty if it is none."""
-    if not isinstance(body, dict):
-        return ""
-    if body.get("object") == "error":
-        return str(body.get("message") or "an error without a message")
-    error = body.get("error") or body.get("detail")
-    if isinstance(error, dict):
-        error = error.get("message") or json.dumps(error)
-    return error if isinstance(error, str) else json.dumps(error) if error else ""
-
-
 def _object(data: str) -> dict:
     try:
         chunk = json.loads(data)
@@ -240,9 +214,8 @@ def _object(data: str) -> dict:
         raise EngineError(f"the server's event is no JSON: {data[:120]!r}") from None
     if not isinstance(chunk, dict):
         raise EngineError(f"the server's event is no JSON object: {data[:120]!r}")
-    message = error_message(chunk)
-    if message:
-        raise EngineError(f"the server failed while answering: {message[:500]}")
+    if error_message(chunk):
+        raise Told(chunk)
     return chunk
 
 

@@ -18,7 +18,7 @@ from qwen3vl_ros.questions.parsing.denials import denies_something
 from qwen3vl_ros.questions.parsing.fields import Field
 from qwen3vl_ros.questions.parsing.labels import UNNAMED, Labels, Name, Said
 from qwen3vl_ros.questions.parsing.shapes import CUT_SHORT, Shape, asked, chosen, gather, is_geometry, shape_of, shapes
-from qwen3vl_ros.questions.parsing.tolerant_json import Object, Reading
+from qwen3vl_ros.questions.parsing.tolerant_json import Object, Parsed
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 _CORNERS_IN_WORDS = re.compile(r"corner|box|\bfrom\s*[\[(]|top[- ]left|bottom[- ]right|框|角|左上|右下", re.IGNORECASE)
@@ -79,7 +79,7 @@ class Candidates:
             self._take_object(obj)
         self.found.sort(key=lambda c: c.shape.numbers[0].start)
 
-    def take_bare(self, reading: Reading) -> None:
+    def take_bare(self, reading: Parsed) -> None:
         """Lists of numbers without keys, unless the prose around them denies something, or says what to do next."""
         if denies_something(self.text, self.wanted) or _INTENTION.search(self.wanted.marked(self.text)):
             return

@@ -18,8 +18,8 @@ from qwen3vl_ros.questions.parsing.markup import objects_of
 from qwen3vl_ros.questions.parsing.places import Placed
 from qwen3vl_ros.questions.parsing.scores import TokenLogprobs
 from qwen3vl_ros.questions.parsing.tokens import repaired
-from qwen3vl_ros.questions.parsing.tolerant_json import Reading, read
-from qwen3vl_ros.questions.parsing.tool_calls import Call, without_calls
+from qwen3vl_ros.questions.parsing.tolerant_json import Parsed, read
+from qwen3vl_ros.questions.parsing.tool_calls import ToolCall, without_calls
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 from qwen3vl_ros.types import Answer, Generation, MalformedAnswer, View
 
@@ -73,7 +73,7 @@ def _collect(text: str, start: int, generation: Generation, wanted: Wanted) -> C
     raise _malformed(why, text, start, generation, collected.dropped)
 
 
-def _take(text: str, start: int, wanted: Wanted) -> tuple[Candidates, Reading, list[Call], str]:
+def _take(text: str, start: int, wanted: Wanted) -> tuple[Candidates, Parsed, list[ToolCall], str]:
     """What objects text[start:] holds once calls of tools are taken out; and the text without what was read as markup."""
     text, calls = without_calls(text, start, wanted)
     text, marked_up = objects_of(text, start)
@@ -85,7 +85,7 @@ def _take(text: str, start: int, wanted: Wanted) -> tuple[Candidates, Reading, l
     return collected, reading, calls, text
 
 
-def _only_calls(calls: list[Call]) -> str:
+def _only_calls(calls: list[ToolCall]) -> str:
     name = next((call.name for call in calls if call.name), "")
     return f"the answer calls a tool{f' ({name})' if name else ''} and does not say what is there"
 

@@ -134,14 +134,14 @@ class Placed:
             self.reasons["3D box whose angles are not in units of pi"] += 1
         else:
             score = self._score(c, (*size, *size, *(_ANGLE_EXTENT,) * 3))
-            return [ModelBox3D(c.label, center, size, rotation_of(angles), score)]
+            return [ModelBox3D(c.label, center, size, rotation_of_angles(angles), score)]
         return []
 
     def _score(self, c: Candidate, extents: Sequence[float]) -> float:
         return box_score(self.logprobs, c.shape.numbers, extents, c.label_span)
 
 
-def rotation_of(angles_pi: np.ndarray) -> np.ndarray:
+def rotation_of_angles(angles_pi: np.ndarray) -> np.ndarray:
     """3x3 R = Rz Ry Rx from rotations about the camera's X, Y, Z, which Qwen3-VL gives in units of pi rad."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(np.pi * np.asarray(angles_pi)), np.sin(np.pi * np.asarray(angles_pi))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -151,7 +151,7 @@ def rotation_of(angles_pi: np.ndarray) -> np.ndarray:
 
 
 def angles_of(rotation: np.ndarray) -> tuple[float, float, float]:
-    """The rotations about X, Y, Z in units of pi rad whose `rotation_of` is this 3x3 matrix; Y's within a quarter turn."""
+    """The rotations about X, Y, Z in units of pi rad whose `rotation_of_angles` is this 3x3 matrix; Y's within a quarter turn."""
     about_y = np.arctan2(-rotation[2, 0], np.hypot(rotation[0, 0], rotation[1, 0]))
     if np.hypot(rotation[0, 0], rotation[1, 0]) < 1e-9:  # only the sum of X and Z is left: all of it about X
         about_x, about_z = np.arctan2(-rotation[1, 2], rotation[1, 1]), 0.0

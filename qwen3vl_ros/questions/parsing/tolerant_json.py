@@ -42,7 +42,7 @@ class Object:
 
 
 @dataclass(eq=False)
-class Reading:
+class Parsed:
     """objects: in the order they begin. bare: lists of numbers that are no field's value, innermost lists only.
 
     rows: of lists that are no field's value and hold as many strings as lists of numbers, in turn: each pair of them.
@@ -53,7 +53,7 @@ class Reading:
     rows: list[tuple[Text, Numbers]] = field(default_factory=list)
 
 
-def read(text: str, start: int = 0) -> Reading:
+def read(text: str, start: int = 0) -> Parsed:
     """Everything readable in text[start:]. Never raises, whatever the text is."""
     return _Reader(text, start).run()
 
@@ -64,10 +64,10 @@ class _Reader:
         self.tokens = tokens_of(text, start)
         self.at = 0
         self.root = Object(start, len(text), braced=False)
-        self.reading = Reading([])
+        self.reading = Parsed([])
         self.stack = [self.root]
 
-    def run(self) -> Reading:
+    def run(self) -> Parsed:
         while self.at < len(self.tokens):
             token = self.tokens[self.at]
             if token.kind in OPENING:

@@ -19,7 +19,7 @@ from qwen3vl_ros.questions.parsing.tolerant_json import Object, read
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     """A call in text[start:end], by the name of its tool where that is said."""
 
     start: int
@@ -98,9 +98,9 @@ _FAMILIES = set("image video code web computer mobile browser".split())
 _FAMILY_VERBS = _VERBS | {"use", "interpreter"}
 
 
-def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call]]:
+def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[ToolCall]]:
     """The text with spaces for every call in text[start:], each character in its place; and the calls."""
-    calls: list[Call] = []
+    calls: list[ToolCall] = []
     for find in (_marked, _react, _code, _in_words, _json):
         found = list(find(text, start, wanted))
         text = blanked(text, [(call.start, call.end) for call in found])
@@ -111,7 +111,7 @@ def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[Call
 # -- in text ------------------------------------------------------------------------------------------------------------
 
 
-def _marked(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _marked(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """Between tags, markers and fences; a call that is never closed goes on to the end."""
     quoted = Quoted(text, start)
     for beginning, ending in ((_TAGGED, r"</{tag}\s*>"), (_FENCED, "```"), *_MARKED):
@@ -123,7 +123,7 @@ def _marked(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
             groups = {name: re.escape(group) for name, group in match.groupdict().items()}
             end = re.compile(ending.format(**groups), re.IGNORECASE).search(text, at)
             at = end.end() if end else len(text)
-            yield Call(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
+            yield ToolCall(match.start(), at, _name_within(text[match.start() : min(at, match.start() + 300)]))
 
 
 def _name_within(call: str) -> str:
@@ -134,7 +134,7 @@ def _name_within(call: str) -> str:
     return next((group for group in named.groups() if group), "") if named else ""
 
 
-def _react(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _react(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """From "Action: name" with its input to the final answer, which may never come."""
     at = start
     actions = [match for action in (_REACT, _INTENDED) for match in action.finditer(text, start)]
@@ -142,10 +142,10 @@ def _react(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
         if match.start() >= at and not _ANSWERS.fullmatch(match["name"]):
             answer = _FINAL_ANSWER.search(text, match.end())
             at = answer.start() if answer else len(text)
-            yield Call(match.start(), at, match["name"])
+            yield ToolCall(match.start(), at, match["name"])
 
 
-def _code(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _code(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """name(…) with numbers in it, outside of strings."""
     numbers = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
     tokens = tokens_of(text, start) if numbers else []
@@ -160,7 +160,7 @@ def _code(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
         name = _DOTTED.search(text, max(start, word.start - _MAX_NAME), word.end)[0]
         if holds_numbers and _calls_by(name, bool(_KEYWORD.match(text, following.end)), wanted):
             at = end
-            yield Call(word.end - len(name), end, name)
+            yield ToolCall(word.end - len(name), end, name)
 
 
 def _calls_by(name: str, keyword: bool, wanted: Wanted) -> bool:
@@ -183,25 +183,25 @@ def _closing_parentheses(tokens: list[Token], at_the_end: int) -> dict[int, int]
     return pairs
 
 
-def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """I will call image_zoom_in_tool with [100, 200, 300, 400]."""
     for match in _IN_WORDS.finditer(text, start):
         if _is_tool(match["name"]) and not wanted.target(match["name"]):
             line = text.find("\n", match.end())
-            yield Call(match.start(), len(text) if line < 0 else line, match["name"])
+            yield ToolCall(match.start(), len(text) if line < 0 else line, match["name"])
 
 
 # -- in JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _json(text: str, start: int, wanted: Wanted) -> Iterator[Call]:
+def _json(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     inside: set[int] = set()
     for obj in sorted(read(text, start).objects, key=lambda o: o.start):
         if id(obj.parent) in inside:
             inside.add(id(obj))
         elif (name := _called_by(obj, wanted)) is not None:
             inside.add(id(obj))
-            yield Call(obj.start if obj.braced else obj.fields[0].key_start - 1, obj.end, name)
+            yield ToolCall(obj.start if obj.braced else obj.fields[0].key_start - 1, obj.end, name)
 
 
 def _called_by(obj: Object, wanted: Wanted) -> str | None:

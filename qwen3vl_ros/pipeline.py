@@ -53,8 +53,10 @@ class Perception:
         self._names: dict[str, TrackIds] = {}
 
     def forget(self) -> None:
-        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting."""
-        self._tracks = {}
+        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting.
+        Followed things are forgotten by who follows them.
+        """
+        self._names = {}
 
     def look(
         self,

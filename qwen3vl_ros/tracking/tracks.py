@@ -153,6 +153,12 @@ class Tracks:
             self._restart(0)
             self._lost = []
 
+    def forget(self) -> None:
+        """As stop, and what answers named so far is named anew: the time of the pictures began again. Ids go on counting."""
+        self.stop()
+        with self._lock:
+            self._alone = TrackIds(self._ids)
+
     @property
     def _followed(self) -> list[_Thing]:
         """Those that have a place in the newest picture; the others wait for the picture of their answer."""

@@ -56,7 +56,7 @@ class Following:
         with self._came:
             self._queue.clear()
         for tracks in self.tracks.values():
-            tracks.stop()
+            tracks.forget()
         self.world.restart()
 
     def ask(self) -> None:

@@ -135,7 +135,7 @@ class PerceptionNode(LifecycleNode):
         try:
             with survivable("while starting the engine's threads"):
                 self.engine_thread = EngineThread(
-                    lambda: self._load(config),
+                    lambda: self._load(config, following),
                     answering.perform,
                     lambda perception: perception.engine.close(),
                     self._agenda,
@@ -177,7 +177,7 @@ class PerceptionNode(LifecycleNode):
         size = f"{i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights"
         self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
         self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
-        self._perception = Perception(engine, config, self._object_ids)
+        self._perception = Perception(engine, config, self._object_ids, following.tracks)
         return self._perception
 
     def _wait_for_load(self) -> BaseException | None:

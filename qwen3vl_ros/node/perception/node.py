@@ -135,7 +135,7 @@ class PerceptionNode(LifecycleNode):
         try:
             with survivable("while starting the engine's threads"):
                 self.engine_thread = EngineThread(
-                    lambda: self._load(config),
+                    lambda: self._load(config, following),
                     answering.perform,
                     lambda perception: perception.engine.close(),
                     self._agenda,

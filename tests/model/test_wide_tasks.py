@@ -21,11 +21,11 @@ import tasks
 import text
 import wordings
 from evaluate_wide import FIRST_SEED, same, zoomed
-from sim_layouts import exact_layout
 
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.questions import Dial, Holds, Plan, ReadText, Understand, admissions
 from qwen3vl_ros.sim.camera import SimCamera
+from qwen3vl_ros.sim.layouts import exact_layout
 from qwen3vl_ros.sim.specs import SIGN_TEXTS
 from qwen3vl_ros.types import Generation, Verdict, View
 

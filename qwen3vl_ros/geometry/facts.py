@@ -7,6 +7,7 @@ reason. The definitions are in docs/spatial.md. Knows nothing of images, models 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Sequence
 
@@ -20,6 +21,8 @@ from qwen3vl_ros.geometry.things import Body, Surface, Thing
 from qwen3vl_ros.types import Fact, InvalidInput, Quantity, Verdict
 
 _ORDER_M = 0.01
+_LEVEL = re.compile(r"(.+) level \d+", re.IGNORECASE)
+_FOUND_BY_GEOMETRY = re.compile(r"table|surface \d+|gripper", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,13 @@ def where_on(layout: Layout, name: str, support: str, view: str = "viewer") -> F
 
 
 def things_named(relation: str, arguments: Sequence[str]) -> tuple[str, ...]:
-    """The arguments that name things: all but the place of "at"."""
-    return tuple(arguments[:2] if relation == "at" else arguments)
+    """What must be found in a picture to measure a statement: each name once, a shelf for its levels.
+
+    Not the place of "at", nor the gripper, nor what geometry finds by itself: the table and other planes.
+    """
+    names = [name.strip() for name in (arguments[:2] if relation == "at" else arguments)]
+    names = [match.group(1) if (match := _LEVEL.fullmatch(name)) else name for name in names]
+    return tuple(dict.fromkeys(name for name in names if not _FOUND_BY_GEOMETRY.fullmatch(name)))
 
 
 def check(relation: str, arguments: Sequence[str], view: str) -> _Kind:
@@ -121,7 +129,7 @@ def check(relation: str, arguments: Sequence[str], view: str) -> _Kind:
             raise InvalidInput(f"view {view!r} is unknown; known are viewer, robot and object:<id>")
     if relation == "at" and arguments[2] not in PLACES:
         raise InvalidInput(f"place {arguments[2]!r} is unknown; known are {', '.join(PLACES)}")
-    return kind
+    return Fact(relation, arguments, view if kind.view == "any" else kind.view)
 
 
 def _told(layout: Layout, asked: Fact, candidates: Sequence[Thing]) -> Fact:

@@ -27,17 +27,7 @@ _DECLARED = {
     **dict.fromkeys(("polygon", "polyline", "linestrip", "circle", "mask"), keys.OUTLINE),
     **dict.fromkeys(("xywh", "cxcywh", "ltwh", "tlwh", "xcycwh", "yxyx", "yolo", "coco"), _OTHER),
 }
-_DECLARING = {
-    "shapetype",
-    "shape",
-    "geometrytype",
-    "format",
-    "bboxformat",
-    "boxformat",
-    "coordformat",
-    "bboxmode",
-    "mode",
-}
+_DECLARING = set("shapetype shape geometrytype format bboxformat boxformat coordformat bboxmode mode".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +88,8 @@ def shapes(f: Field, wanted: Wanted, form: str = "") -> list[Shape | str | None]
         return [CUT_SHORT if f.cut else _NOT_NUMBERS]
     form = form or keys.form_of(f.key) or keys.PLACE
     found = [_each_alone(group, form, wanted, alone=len(f.groups) == 1) for group in f.groups]
+    if f.cut and found and found[-1] == _NOT_NUMBERS:
+        found[-1] = CUT_SHORT
     if any(isinstance(shape, Shape) for shape in found):
         return found
     return [_together(f, form, wanted) or _reason(f, form, wanted)]

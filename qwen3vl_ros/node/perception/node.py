@@ -162,7 +162,12 @@ class PerceptionNode(LifecycleNode):
             self.health.fact("transforms", self._transforms.name)
         answering.connect(self.engine_thread, self._transforms)
         self.following = following
-        following.start(self._transforms)
+        try:
+            with survivable("while starting the thread that follows objects"):
+                following.start(self._transforms)
+        except OutOfResources as error:
+            self._free()
+            return self._not_configured(str(error))
         return SUCCESS, "inactive"
 
     def _not_configured(self, reason: str):

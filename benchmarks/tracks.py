@@ -173,11 +173,17 @@ def judge(recording: Recording, answers: dict, run: Run, lag_s: float, rate_hz: 
     from trackeval.metrics import HOTA, Identity
 
     due, known, owner = arrivals(answers, lag_s, rate_hz), set(), {}
-    overlaps, swaps, frames, numbers = [], 0, [], {}
+    overlaps, swaps, frames, numbers, found, visible = [], 0, [], {}, 0, 0
     for k, (truth, said, doubted) in enumerate(zip(recording.truths, run.boxes, run.uncertain)):
-        if k in due:
-            known |= {i for i, t in recording.truths[due[k]].items() if t[3] > ANSWERED}
+        if k in due and answers[due[k]]:
+            table = ious(
+                np.array([t[2] for t in recording.truths[due[k]].values()]),
+                np.array([d.box_xyxy_px for d in answers[due[k]]]),
+            )
+            known |= {i for i, best in zip(recording.truths[due[k]], table.max(1)) if best >= 0.5}
         wanted = [i for i in truth if i in known and truth[i][3] > SEEN]
+        found += len(wanted)
+        visible += sum(t[3] > SEEN for t in truth.values()) if k >= min(due) else 0
         hidden = [i for i in truth if i not in wanted]
         ids = list(said)
         table = ious(np.array([truth[i][1] for i in (*wanted, *hidden)]), np.array([said[i] for i in ids]))
@@ -208,6 +214,7 @@ def judge(recording: Recording, answers: dict, run: Run, lag_s: float, rate_hz: 
         "iou": float(np.mean(overlaps)) if overlaps else float("nan"),
         "hota": float(np.mean(HOTA().eval_sequence(data)["HOTA"])),
         "idf1": float(Identity({"THRESHOLD": 0.5, "PRINT_CONFIG": False}).eval_sequence(data)["IDF1"]),
+        "found": found / max(visible, 1),
         "swaps": swaps,
         "uncertain": sum(map(len, run.uncertain)) / max(boxes, 1),
         "step_ms": float(np.median(run.step_ms)) if run.step_ms else float("nan"),
@@ -306,6 +313,7 @@ def main() -> None:
         summary |= {
             "model_iou_1s": mean("iou", "ours", "model"),
             "model_iou_1s_hold": mean("iou", "hold", "model"),
+            "model_found": mean("found", "ours", "model"),
             "model_hota": mean("hota", "ours", "model"),
             "model_hota_peer": mean("hota", "bytetrack", "model"),
         }

@@ -22,6 +22,7 @@ import numpy as np
 from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
+from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
 from qwen3vl_ros.questions import commands as question_commands
 from qwen3vl_ros.resources import survivable
@@ -94,6 +95,24 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--output", type=Path, help="write the annotated picture here")
     detect.add_argument("--json", action="store_true", help="print JSON instead of a table")
     detect.set_defaults(run=_detect)
+
+    measure = commands.add_parser(
+        "measure",
+        parents=[model],
+        help="a relation or distance of things in one picture with depth",
+        description="Finds what the phrases name and measures: TRUE, FALSE or UNKNOWN with margin, or a quantity; "
+        f"docs/spatial.md has the definitions. RELATION: {', '.join(facts.RELATIONS)}.",
+    )
+    measure.add_argument("image", type=Path, metavar="IMAGE")
+    measure.add_argument("relation", choices=facts.RELATIONS, metavar="RELATION")
+    measure.add_argument("arguments", nargs="*", metavar="PHRASE", help='e.g. "red cube" bowl; table is the support')
+    measure.add_argument(
+        "--depth", type=Path, required=True, help="16-bit PNG in mm, or .npy in m, registered to IMAGE"
+    )
+    measure.add_argument("--camera-info", type=Path, required=True, help="calibration YAML of IMAGE's camera")
+    measure.add_argument("--view", default="viewer", help="whose left and front: viewer (default) or robot")
+    measure.add_argument("--json", action="store_true", help="print JSON instead of a line")
+    measure.set_defaults(run=_measure)
 
     check = commands.add_parser("doctor", parents=[model], help="what is installed, what would run, what is missing")
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
@@ -198,6 +217,28 @@ def _detect(arguments: argparse.Namespace) -> int:
             write_picture(arguments.output, draw_scene(frame, scene, config.gripper))
         except OSError as error:
             raise InvalidInput(f"--output {arguments.output} could not be written: {error.strerror}") from error
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    facts.check(arguments.relation, arguments.arguments, arguments.view)
+    frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
+    from qwen3vl_ros.loading import load_tested_engine
+    from qwen3vl_ros.pipeline import Perception
+
+    engine = load_tested_engine(config)
+    try:
+        fact, _ = Perception(engine, config).measure(frame, arguments.relation, arguments.arguments, arguments.view)
+    finally:
+        engine.close()
+    if arguments.json:
+        told = dataclasses.asdict(fact) | {"verdict": fact.verdict.name}
+        print(json.dumps(_finite(told), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        values = ", ".join(f"{q.name} {q.value:.3f} {q.unit}".strip() for q in fact.values)
+        print(f"{fact.verdict.name}: {fact.relation}({', '.join(fact.arguments)})" + f"  {values}" * bool(values))
+        print(fact.reason)
     return 0
 
 

@@ -17,6 +17,7 @@ from qwen3vl_ros.geometry.planes import Plane, find_planes
 from qwen3vl_ros.types import Frame
 
 _THINNED_POINTS = 5000
+_LAG_PX = 3  # matching windows overlap: nearer readings err alike
 
 
 class SceneCloud:
@@ -112,20 +113,21 @@ class SceneCloud:
     def noise_m(self, points_m: np.ndarray) -> float:
         """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
 
-        Residuals of straight lines through three readings two pixels apart, along rows and columns. NaN where fewer
-        than ten of the points have such neighbours.
+        Residuals of straight lines through three readings, along rows and columns and far enough apart to err on their own.
+        NaN where fewer than ten of the points have such neighbours.
         """
         pixels = self.project_px(points_m)
         column, row = np.rint(pixels[np.isfinite(pixels[:, 0])]).astype(np.int32).T
         height, width = self.frame.depth_m.shape
+        apart = _LAG_PX
+        inside = (row >= apart) & (row < height - apart) & (column >= apart) & (column < width - apart)
+        row, column = row[inside], column[inside]
         depth_m = np.where(self.valid, self.frame.depth_m, np.nan)
-        residuals = []
-        for along, across, limit, step in ((column, row, width, (0, 2)), (row, column, height, (2, 0))):
-            inside = (along >= 2) & (along < limit - 2) & (across >= 0) & (across < depth_m.shape[step[0] == 2])
-            r, c = row[inside], column[inside]
-            ahead, back = depth_m[r + step[0], c + step[1]], depth_m[r - step[0], c - step[1]]
-            residuals.append((ahead - 2 * depth_m[r, c] + back) / np.sqrt(6))
-        residuals = np.concatenate(residuals)
+        residuals = [
+            depth_m[row + down, column + right] - 2 * depth_m[row, column] + depth_m[row - down, column - right]
+            for down, right in ((0, apart), (apart, 0))
+        ]
+        residuals = np.concatenate(residuals) / np.sqrt(6)
         residuals = residuals[np.isfinite(residuals)]
         return 1.4826 * float(np.median(np.abs(residuals))) if len(residuals) >= 10 else float("nan")
 

@@ -7,6 +7,7 @@ reason. The definitions are in docs/spatial.md. Knows nothing of images, models 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Sequence
 
@@ -20,6 +21,8 @@ from qwen3vl_ros.geometry.things import Body, Surface, Thing
 from qwen3vl_ros.types import Fact, InvalidInput, Quantity, Verdict
 
 _ORDER_M = 0.01
+_LEVEL = re.compile(r"(.+) level \d+", re.IGNORECASE)
+_FOUND_BY_GEOMETRY = re.compile(r"table|surface \d+|gripper", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def measure(layout: Layout, relation: str, arguments: Sequence[str] = (), view: 
     Whatever is not known about the scene makes the fact UNKNOWN, with the reason in words.
     """
     arguments = tuple(arguments)
-    kind = _checked(relation, arguments, view)
+    kind = check(relation, arguments, view)
     asked = Fact(relation, arguments, view if kind.view == "any" else kind.view)
     return _told(layout, asked, layout.things)
 
@@ -79,7 +82,7 @@ def which(layout: Layout, relation: str, phrase: str, to: str | None = None, vie
     if relation not in ("nearest", "farthest"):
         raise InvalidInput(f"which({relation!r}): only nearest and farthest choose among things")
     rest = () if to is None else (to,)
-    _checked(relation, (phrase, *rest), view)
+    check(relation, (phrase, *rest), view)
     fitting = [t for t in layout.fitting(phrase) if isinstance(t, Thing)]
     facts = [_told(layout, Fact(relation, (t.id, *rest), view), fitting) for t in fitting]
     return max(facts, key=_standing) if facts else measure(layout, relation, (phrase, *rest), view)
@@ -97,7 +100,19 @@ def where_on(layout: Layout, name: str, support: str, view: str = "viewer") -> F
     return max((measure(layout, "at", (name, support, place), view) for place in PLACES), key=_standing)
 
 
-def _checked(relation: str, arguments: tuple[str, ...], view: str) -> _Kind:
+def things_named(relation: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """What must be found in a picture to measure a statement: each name once, a shelf for its levels.
+
+    Not the place of "at", nor the gripper, nor what geometry finds by itself: the table and other planes.
+    """
+    names = [name.strip() for name in (arguments[:2] if relation == "at" else arguments)]
+    names = [match.group(1) if (match := _LEVEL.fullmatch(name)) else name for name in names]
+    return tuple(dict.fromkeys(name for name in names if not _FOUND_BY_GEOMETRY.fullmatch(name)))
+
+
+def check(relation: str, arguments: Sequence[str], view: str) -> _Kind:
+    """What is known of a relation. Raises InvalidInput for what cannot be asked of any scene."""
+    arguments = tuple(arguments)
     kind = RELATIONS.get(relation)
     if kind is None:
         raise InvalidInput(f"relation {relation!r} is unknown; known are {', '.join(RELATIONS)}")
@@ -114,7 +129,7 @@ def _checked(relation: str, arguments: tuple[str, ...], view: str) -> _Kind:
             raise InvalidInput(f"view {view!r} is unknown; known are viewer, robot and object:<id>")
     if relation == "at" and arguments[2] not in PLACES:
         raise InvalidInput(f"place {arguments[2]!r} is unknown; known are {', '.join(PLACES)}")
-    return kind
+    return Fact(relation, arguments, view if kind.view == "any" else kind.view)
 
 
 def _told(layout: Layout, asked: Fact, candidates: Sequence[Thing]) -> Fact:

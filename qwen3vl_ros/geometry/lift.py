@@ -22,6 +22,7 @@ from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, st
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
 
 _FLOATS_IF_ROUND = 0.6
+_MOST_HIDDEN = 2.0  # of what is seen of its height: so much of a thing may be hidden below that, and no more
 
 
 def lift_boxes(cloud: SceneCloud, detections: Sequence[Detection2D]) -> Lifted:
@@ -109,6 +110,8 @@ def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool)
     low, high = order_statistics(local[:, 2], 0.5, 98)
     if low < FLOATS_ABOVE * high:
         return False
+    if low > _MOST_HIDDEN * (high - low):
+        return True
     # The lower edge towards the camera: the nearest of the lower points in each of twenty strips.
     towards = eye[:2] - local[:, :2].mean(0)
     towards /= max(float(np.linalg.norm(towards)), 1e-9)

@@ -32,14 +32,20 @@ class Opening:
         return float(depth_inside(self.border, point_xy)[0]) > 0
 
 
-def opening(points_m: np.ndarray, eye_m: np.ndarray, sigma_m: float) -> Opening | None:
-    """The opening of a thing seen as points Nx3 from eye_m, None if it has none or none was seen. sigma_m: their noise."""
+def opening(
+    points_m: np.ndarray, eye_m: np.ndarray, sigma_m: float, completed_m: np.ndarray = np.empty((0, 3))
+) -> Opening | None:
+    """The opening of a thing seen as points Nx3 from eye_m, None if it has none or none was seen. sigma_m: their noise.
+
+    completed_m: Mx3, assumed on its unseen side: the rim goes on there.
+    """
     points = without_strays(points_m)
     if len(points) < 4 * _MIN_POINTS:
         return None
     low, rim = np.percentile(points[:, 2], (1, 99))
     band = max(_RIM_SHARE * (rim - low), 3 * sigma_m)
-    border = outline(points[points[:, 2] > rim - band, :2])
+    whole = np.concatenate((points, completed_m))
+    border = outline(whole[whole[:, 2] > rim - band, :2])
     deeper = points[points[:, 2] < rim - max(_LEAST_DEPTH_M, band, 4 * sigma_m)]
     if eye_m[2] <= rim or len(deeper) < _MIN_POINTS or signed_area(border) < 0.25 * signed_area(outline(points[:, :2])):
         return None

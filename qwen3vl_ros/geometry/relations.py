@@ -87,10 +87,10 @@ def _gap_above(a: Body, b: Body) -> tuple[float, float, bool]:
     up = _UP if b.normal is None else b.normal
     foot, _ = a.span(up)
     if b.normal is not None:
-        return foot.at - float(b.hull[0] @ up), math.hypot(foot.sigma_m, b.sigma_m), foot.seen
+        return foot.at - float(b.hull[0] @ up), math.hypot(foot.sigma_m, b.sigma_along(up)), foot.seen
     if b.rim is not None and _enters(a, b):
         floor = float(b.rim[:, 2].mean()) - b.thing.inside.depth_m
-        return foot.at - floor, math.hypot(foot.sigma_m, b.sigma_m), foot.seen
+        return foot.at - floor, math.hypot(foot.sigma_m, b.sigma_along(up)), foot.seen
     _, top = b.span(up)
     under = b.points[near(a.outline, b.points[:, :2], CONTACT_M), 2]
     height = min(top.at, float(np.percentile(under, 95))) if len(under) >= 20 else top.at
@@ -107,7 +107,6 @@ def within(a: Body, b: Body) -> Margin:
     foot, _ = a.span(_UP)
     border = outline(b.rim[:, :2]) if b.rim is not None else b.outline
     middle = float(depth_inside(border, a.foot_centre)[0])
-    sigma = math.hypot(foot.sigma_m, b.sigma_m)
     if isinstance(b.thing, Surface):  # a level: its room reaches up to what is above it
         floor = foot.at - _gap_above(a, b)[0]
         rim = floor + b.thing.clear_m
@@ -123,6 +122,7 @@ def within(a: Body, b: Body) -> Margin:
     else:
         reason = f"the foot of {a.name} is {cm(min(below_rim, middle))} inside the rim of {b.name}"
     margin = min(below_rim, above_floor, middle)
+    sigma = math.hypot(a.sigma_m, b.sigma_m) if margin == middle else math.hypot(foot.sigma_m, b.sigma_along(_UP))
     values = (Quantity("below rim", below_rim),) if math.isfinite(below_rim) else ()
     return Margin(margin, sigma, reason, foot.seen, values)
 

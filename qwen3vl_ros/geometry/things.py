@@ -36,8 +36,9 @@ class Thing:
 
     seen_m: measured points (of exact geometry: all vertices). completed_m: points assumed on its unseen side and at the
     foot on which it stands.   frame_T_box: 4x4, centre and axes of its box; size_m its full extents.
-    sigma_m: standard deviation of where its surface is, measured.   spread_m: standard deviation of its position over the
-    last looks, 0 where there was one.   stamp_ns: capture time of the last look.
+    sigma_m: standard deviation of where its surface is, measured.   edge_m: how much less is known sideways, where readings
+    are missing around it.   spread_m: standard deviation of its position over the last looks, 0 where there was one.
+    stamp_ns: capture time of the last look.
     inside: its room, None where none was measured.   front: unit vector out of its front, None where it has none known.
     """
 
@@ -52,15 +53,16 @@ class Thing:
     stamp_ns: int = 0
     inside: Inside | None = None
     front: np.ndarray | None = None
+    edge_m: float = 0.0
 
     def __post_init__(self):
         _check_points(f"Thing.seen_m of {self.id!r}", self.seen_m, least=1)
         _check_points(f"Thing.completed_m of {self.id!r}", self.completed_m, least=0)
         if np.shape(self.frame_T_box) != (4, 4) or np.shape(self.size_m) != (3,) or not np.min(self.size_m) > 0:
             raise InvalidInput(f"Thing {self.id!r} needs a 4x4 frame_T_box and a size_m of three lengths above 0 m")
-        if not (self.sigma_m >= 0 and self.spread_m >= 0):
+        if not min(self.sigma_m, self.spread_m, self.edge_m) >= 0:
             raise InvalidInput(
-                f"Thing {self.id!r} has a negative or unknown sigma_m or spread_m; give metres, 0 if exact"
+                f"Thing {self.id!r} has a negative or unknown sigma_m, spread_m or edge_m; give metres, 0 if exact"
             )
 
     def moved(self, new_T_old: np.ndarray, stamp_ns: int | None = None, spread_m: float | None = None) -> Thing:
@@ -96,6 +98,7 @@ class Surface:
     level: int = 0
     spread_m: float = 0.0
     stamp_ns: int = 0
+    edge_m: float = 0.0
 
     def __post_init__(self):
         _check_points(f"Surface.outline_m of {self.id!r}", self.outline_m, least=3)
@@ -171,16 +174,22 @@ class Body:
 
     @property
     def sigma_m(self) -> float:
-        return math.hypot(self.thing.sigma_m, self.thing.spread_m)
+        """Standard deviation of where it is sideways, metres."""
+        return math.sqrt(self.thing.sigma_m**2 + self.thing.spread_m**2 + self.thing.edge_m**2)
+
+    def sigma_along(self, direction: np.ndarray) -> float:
+        """Standard deviation of its ends along a unit vector; upright ends do not hang on its edges in the image."""
+        edge = self.thing.edge_m * math.hypot(*direction[:2])
+        return math.sqrt(self.thing.sigma_m**2 + self.thing.spread_m**2 + edge**2)
 
     def span(self, direction: np.ndarray) -> tuple[End, End]:
         """Its two ends along a unit vector, over seen and completed points."""
         along = self.hull @ direction
         seen = along[self.hull_seen]
-        ends = []
+        sigma, ends = self.sigma_along(direction), []
         for whole, visible in ((along.min(), seen.min()), (along.max(), seen.max())):
             added = abs(float(whole - visible))
-            ends.append(End(float(whole), math.hypot(self.sigma_m, _GUESSED * added), added <= 2 * self.sigma_m + 1e-9))
+            ends.append(End(float(whole), math.hypot(sigma, _GUESSED * added), added <= 2 * sigma + 1e-9))
         return ends[0], ends[1]
 
     def width_m(self, direction: np.ndarray) -> float:

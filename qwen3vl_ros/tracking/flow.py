@@ -294,7 +294,7 @@ def _flow(before: Glimpse, now: Glimpse, starts: np.ndarray, guesses: np.ndarray
     later = _as_bright(now, before)
     p = starts.astype(np.float32)
     moved, there, _ = cv2.calcOpticalFlowPyrLK(before.grey, later, p, guesses.astype(np.float32), **_LK)
-    back, here, _ = cv2.calcOpticalFlowPyrLK(later, before.grey, moved, p.copy(), **_LK)
+    back, here, _ = cv2.calcOpticalFlowPyrLK(later, before.grey, moved, p.copy(), **{**_LK, "maxLevel": 1})
     height, width = now.grey.shape
     good = (there[:, 0] & here[:, 0]).astype(bool) & (np.abs(back - p).max(1) < MAX_RETURN_PX)
     good &= ((moved >= 0) & (moved < (width, height))).all(1)

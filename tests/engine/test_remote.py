@@ -36,7 +36,8 @@ from qwen3vl_ros.engine.remote import faults
 from qwen3vl_ros.engine.remote import stream as remote_stream
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, base_url
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer
+from qwen3vl_ros.engine.remote.events import EventReader
+from qwen3vl_ros.engine.remote.stream import StreamedAnswer
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.sim.camera import SimCamera

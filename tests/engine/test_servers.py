@@ -19,7 +19,7 @@ from remote_server import RESET, ModelServer, RedFinder
 
 from qwen3vl_ros.config import Config, RemoteConfig
 from qwen3vl_ros.engine.remote.engine import RemoteEngine
-from qwen3vl_ros.engine.remote.stream import EventReader
+from qwen3vl_ros.engine.remote.events import EventReader
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput, ModelNotFound
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from qwen3vl_ros.geometry.facts import RELATIONS, measure, stands_on, where_on, which
+from qwen3vl_ros.geometry.facts import RELATIONS, measure, stands_on, things_named, where_on, which
 from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.things import Inside, Surface, Thing, Viewpoint
 from qwen3vl_ros.types import Fact, InvalidInput, Refusal, Verdict
@@ -455,6 +455,23 @@ def test_a_verdict_that_rests_on_an_unseen_side_says_so_and_is_less_sure():
     assert (seen.surface, completed.surface) == ("seen", "completed")
     assert completed.sigma_m > seen.sigma_m
     assert completed.values[0].value == pytest.approx(seen.values[0].value - 0.05)
+
+
+NAMED = {
+    "a level is found by its shelf": ("in", ("red box", "shelf level 2"), ("red box", "shelf")),
+    "a place is no thing": ("at", ("cup", "table", "top right corner"), ("cup",)),
+    "each name once": ("between", ("a", "b", "b"), ("a", "b")),
+    "nobody looks for the gripper": ("fits", ("cup", "Gripper"), ("cup",)),
+    "planes are found without looking": ("on", ("cup", "surface 2"), ("cup",)),
+    "a side table is a thing": ("on", ("cup", "side table"), ("cup", "side table")),
+    "nothing": ("holding", (), ()),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_must_be_found_is_what_a_statement_names(name):
+    relation, arguments, wanted = NAMED[name]
+    assert things_named(relation, arguments) == wanted
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------------

@@ -12,13 +12,18 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from sim_layouts import exact_layout, measured_layout
-
+from qwen3vl_ros.config import LiftConfig
+from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.facts import measure
-from qwen3vl_ros.sim.camera import SimCamera, SimCameraError
+from qwen3vl_ros.geometry.layout import Layout
+from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.observed import layout_of
+from qwen3vl_ros.sim.camera import SimCamera, SimCameraError, SimView
+from qwen3vl_ros.sim.layouts import exact_layout
+from qwen3vl_ros.sim.noise import noisy_frame
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.sim.wide import sample_wide_scene
-from qwen3vl_ros.types import Verdict
+from qwen3vl_ros.types import Detection2D, Verdict
 
 NOISE = 0.0015  # standard deviation at 1 m, growing with the square of the range
 SCENES = [(sample_scene, seed) for seed in range(9000, 9012)] + [
@@ -27,6 +32,15 @@ SCENES = [(sample_scene, seed) for seed in range(9000, 9012)] + [
 PAIRS = ("left_of", "right_of", "in_front_of", "behind", "above", "below", "on", "in", "next_to", "distance")
 ALONE = ("nearest", "farthest", "size", "distance")
 DECIDED = (Verdict.TRUE, Verdict.FALSE)
+
+
+def measured_layout(view: SimView, seed: int) -> Layout:
+    """What lifting makes of the view with true 2D boxes, of objects and shelves that are seen well."""
+    seen = [t for t in view.truths if t.kind not in ("sign", "gauge") and t.visibility >= 0.8]
+    seen = [t for t in seen if t.fully_in_view or t.kind == "shelf"]
+    cloud = SceneCloud.of(noisy_frame(view, NOISE, seed), LiftConfig())
+    lifted = lift_boxes(cloud, [Detection2D(t.label, t.box_xyxy_px, 0.9, str(t.index)) for t in seen])
+    return layout_of(cloud, lifted.detections, lifted.refusals)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +55,7 @@ def statements():
         for sample, seed in SCENES:
             spec = sample(seed)
             view = camera.render(spec, rgb=False)
-            layout = measured_layout(view, NOISE, seed)
+            layout = measured_layout(view, seed)
             truth = exact_layout(spec, view.world_T_camera, [int(t.id) for t in layout.things])
             names = [t.id for t in layout.things if int(t.id) < len(spec.objects)]
             shared = [s.id for s in layout.surfaces if s.id in {t.id for t in truth.surfaces}]

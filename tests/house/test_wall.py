@@ -37,11 +37,12 @@ ALLOWED = {
     "loading": {"types", "control", "config", "engine", "server_check"},
     "inspection": {"types", "config", "questions", "geometry", "tracking", "pipeline"},
     "draw": {"types", "config", "geometry", "grasping"},
-    "sim": {"types", "config", "files", "convert", "calibration", "codec"},
+    "sim": {"types", "config", "files", "convert", "calibration", "codec", "geometry"},
     "export": {"types", "engine"},
     "doctor": {"types", "config", "questions", "engine", "loading", "pipeline"},
     "cli": {
         "types",
+        "geometry",
         "config",
         "questions",
         "engine",

@@ -1,8 +1,8 @@
 """The `Engine` protocol over a server: any OpenAI-compatible chat-completions API (vLLM, SGLang, TensorRT
 Edge-LLM, …).
 
-Streams, so that cancel and deadline end an answer within a chunk; asks again only where no byte of an answer
-came. access.py guards the way there, stream.py reads the answer, faults.py names what went wrong. Knows nothing of
+Streams, so that cancel and deadline end an answer within a chunk. access.py guards the way there, models.py finds the model,
+requests.py asks and asks again, events.py and stream.py read the answer, faults.py names what went wrong. Knows nothing of
 coordinates.
 """
 
@@ -11,10 +11,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import json
 import logging
 import queue
-import random
 import threading
 import time
 from typing import Any, Awaitable, Callable, Iterator, TypeVar
@@ -26,27 +24,17 @@ from qwen3vl_ros.config import RemoteConfig
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
-from qwen3vl_ros.engine.remote.faults import Again, Faults
+from qwen3vl_ros.engine.remote.faults import Faults
 from qwen3vl_ros.engine.remote.models import loaded, served_models, tried
-from qwen3vl_ros.engine.remote.stream import EventReader, StreamedAnswer, Told
+from qwen3vl_ros.engine.remote.requests import Requests
+from qwen3vl_ros.engine.remote.stream import StreamedAnswer
 from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.02  # how soon a cancel is seen while the server is silent
-_FIRST_BACKOFF_S = 0.1  # doubled by each attempt, times a random 0.5 … 1.5
 _AFTER_END_S = 1.0  # for the counts that follow an answer's end
-_ERROR_BYTES = 1 << 16
-_LONGEST_PAUSE_S = 2.0  # between attempts at a server that is loading
-
-
-class _Refused(Exception):
-    """An error of the server before its answer. by_request: its status says that the request is to blame."""
-
-    def __init__(self, error: Exception, by_request: bool):
-        super().__init__(str(error))
-        self.error, self.by_request = error, by_request
 
 
 class _Relay:
@@ -86,11 +74,7 @@ class RemoteEngine:
         self._faults = Faults(self._url, self._key, remote.timeout)
         self._folder = image_folder(remote)
         self._verify = tls_context(remote.ca_file)
-        # What servers may refuse without being useless.
-        self._optional: dict[str, Any] = {"logprobs": True, "stream_options": {"include_usage": True}}
-        self._logprobs, self._self_test, self._retries = "unknown", "off", 0
-        self._failure: EngineError | None = None
-        self._worked = self._plain_tried = self._patient = False
+        self._logprobs, self._self_test, self._patient = "unknown", "off", False
         self._client: httpx.AsyncClient | None = None
         self._loop = asyncio.new_event_loop()
         # A thread of its own: the caller's may have a loop. A daemon: it must not keep a process alive.
@@ -98,6 +82,7 @@ class RemoteEngine:
         self._thread.start()
         try:
             self._client = self._call(self._connect)
+            self._requests = Requests(self._client, self._faults)
             self._model = self._call(self._find_model)
             # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
             self._thinks = True if "thinking" in self._model.lower() else None
@@ -181,7 +166,7 @@ class RemoteEngine:
             "circuit": health.state,
             "failures_in_a_row": str(health.failures),
             "last_remote_error": health.last_error,
-            "remote_retries": str(self._retries),
+            "remote_retries": str(self._requests.retries),
             "self_test": self._self_test,
             "logprobs": self._logprobs,
         }
@@ -234,19 +219,26 @@ class RemoteEngine:
     async def _find_model(self) -> str:
         """The model's name, once the server has loaded it."""
         deadline_s = time.monotonic() + self._remote.start_timeout
-        attempts, wanted = self._remote.retries + 1, self._remote.model
+
+        async def patiently(ask: Callable[..., Awaitable[T]], *arguments: str) -> T:
+            def call() -> Awaitable[T]:
+                return ask(self._client, self._faults, *arguments)
+
+            return await self._requests.repeated(call, deadline_s, self._remote.retries + 1, patient=True)
+
+        wanted = self._remote.model
         try:
-            served = await self._repeated(lambda: served_models(self._client, self._faults), deadline_s, attempts, True)
+            served = await patiently(served_models)
         except ModelNotFound as error:
             if not wanted:
                 raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
             served = [wanted]
-        await self._repeated(lambda: loaded(self._client, self._faults), deadline_s, attempts, True)
+        await patiently(loaded)
         names = ", ".join(served) or "none"
         if not wanted and len(served) != 1:
             raise ModelNotFound(f"remote.model is empty and {self._url} serves {len(served)} models: {names}; name one")
         if wanted and served and wanted not in served:  # an alias, or one that a wildcard stands for
-            await self._repeated(lambda: tried(self._client, self._faults, wanted, names), deadline_s, attempts, True)
+            await patiently(tried, wanted, names)
             _log.warning(
                 f"{self._url} does not list remote.model = {wanted!r} (it lists: {names}), but answers to that name"
             )
@@ -314,9 +306,11 @@ class RemoteEngine:
 
     async def _answer(self, body: dict, answer: StreamedAnswer, control: Control) -> str:
         attempts = 1 if self.health.state == "half-open" else self._remote.retries + 1
-        self._failure = None
+        self._requests.failure = None
         deadline_s = control.deadline_monotonic_s
-        asking = self._repeated(lambda: self._stream(body, answer), deadline_s, attempts, self._patient)
+        asking = self._requests.repeated(
+            lambda: self._requests.stream(body, answer), deadline_s, attempts, self._patient
+        )
         work = asyncio.ensure_future(asking)
         reason, end_s = "", float("inf")
         try:
@@ -336,109 +330,7 @@ class RemoteEngine:
         if answer.finish_reason:
             return answer.finish_reason
         if failed is None and reason == "deadline" and not answer.received:
-            failed = self._failure
+            failed = self._requests.failure
         if failed is not None:
             raise failed
         return reason
-
-    async def _repeated(
-        self, call: Callable[[], Awaitable[T]], deadline_s: float, attempts: int, patient: bool = False
-    ) -> T:
-        """`call`, again where it raises Again, with exponential backoff and jitter and never past the deadline. patient:
-        a server that is loading is asked until then, however often."""
-        attempt = waited = 0
-        while True:
-            try:
-                return await call()
-            except Again as again:
-                self._failure, cause = again.error, again.__cause__
-                loading, after_s = patient and again.loading, again.after_s
-            attempt, waited = attempt + (not loading), waited + loading
-            if attempt >= attempts:
-                raise self._failure from cause
-            backoff_s = _FIRST_BACKOFF_S * 2 ** min(attempt + waited - 1, 10) * random.uniform(0.5, 1.5)
-            pause_s = max(after_s, min(backoff_s, _LONGEST_PAUSE_S) if loading else backoff_s)
-            if time.monotonic() + pause_s >= deadline_s:
-                raise EngineUnavailable(f"{self._failure}; the deadline leaves no time for another attempt") from cause
-            self._retries += 1
-            await asyncio.sleep(pause_s)
-
-    async def _stream(self, body: dict, answer: StreamedAnswer) -> None:
-        """One request; again without the optional fields that the server names in its refusal, and, as long as nothing
-        has worked, once without all of them: a server may fail at what it does not know."""
-        try:
-            return await self._request(body, answer)
-        except _Refused as refused:
-            unwanted = [name for name in self._optional if refused.by_request and name in str(refused.error)]
-            if not unwanted and (self._worked or self._plain_tried or not self._optional):
-                raise refused.error from refused.__cause__
-        optional, self._plain_tried = self._optional, self._plain_tried or not unwanted
-        self._optional = {name: value for name, value in optional.items() if unwanted and name not in unwanted}
-        try:
-            await self._stream(body, answer)
-        except BaseException:
-            if not unwanted:  # they were not to blame
-                self._optional = optional
-            raise
-
-    async def _request(self, body: dict, answer: StreamedAnswer) -> None:
-        """Raises _Refused for an error of the server before its answer, for which a field may be to blame."""
-        content = json.dumps(body | self._optional).encode()
-        try:
-            async with self._client.stream(
-                "POST", "chat/completions", content=content, headers={"Content-Type": "application/json"}
-            ) as response:
-                if response.status_code == 200:
-                    await self._read(response, answer)
-                    self._worked = True
-                    return
-                refused = await _beginning(response)
-        except httpx.HTTPError as error:
-            raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
-        except Told as error:
-            told = self._faults.told(error, answer.tokens)
-            settled = answer.tokens or isinstance(told, Again) or self._faults.about_length(told)
-            raise (told if settled else _Refused(told, False)) from None
-        refusal = self._faults.refusal(response, refused, "response_format" in body)
-        about_fields = response.status_code in (400, 422, 500, 501) and not self._faults.about_length(refusal)
-        raise _Refused(refusal, response.status_code < 500) if about_fields else refusal
-
-    async def _read(self, response: httpx.Response, answer: StreamedAnswer) -> None:
-        kind = response.headers.get("content-type", "")
-        if kind.partition(";")[0].strip().lower() != "text/event-stream":
-            answer.received = True
-            raise self._faults.no_stream(kind, await _beginning(response))
-        reader = EventReader()
-        try:
-            async for received in response.aiter_bytes():
-                answer.received = True
-                if await self._take(reader.feed(received), answer):
-                    return
-        except httpx.HTTPError:
-            if reader.stray and not answer.finish_reason:  # it said why
-                raise self._faults.stray(reader.stray, answer.tokens) from None
-            raise
-        if await self._take(reader.end(), answer) or answer.finish_reason:
-            return
-        if reader.stray:
-            raise self._faults.stray(reader.stray, answer.tokens)
-        answer.close()
-
-    async def _take(self, events: list[str], answer: StreamedAnswer) -> bool:
-        """Whether the answer is complete."""
-        for event in events:
-            answer.add(event)
-            if answer.complete:
-                return True
-            await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
-        return False
-
-
-async def _beginning(response: httpx.Response) -> bytes:
-    """The first _ERROR_BYTES of a body."""
-    raw = b""
-    async for received in response.aiter_bytes():
-        raw += received
-        if len(raw) >= _ERROR_BYTES:
-            break
-    return raw

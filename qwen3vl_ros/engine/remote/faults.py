@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 
 import httpx
 
-from qwen3vl_ros.engine.remote.stream import Told, error_message
+from qwen3vl_ros.engine.remote.events import Told, error_message
 from qwen3vl_ros.types import EngineError, EngineUnavailable, ModelNotFound
 
 _TOO_LONG = re.compile(

@@ -1,18 +1,16 @@
-"""A streamed answer of an OpenAI-compatible server: bytes -> events -> text, log-probabilities and why it
-ended.
+"""A streamed answer of an OpenAI-compatible server: events -> text, log-probabilities and why it ended.
 
 Knows no sockets, no images and no retries. Everything malformed is an EngineError that shows what was
 received.
 
-Source: server-sent events (WHATWG HTML, 9.2) and `chat.completion.chunk` of OpenAI's API, with the reasoning
-fields of vLLM and SGLang (`reasoning_content`, `reasoning`).
+Source: `chat.completion.chunk` of OpenAI's API, with the reasoning fields of vLLM and SGLang (`reasoning_content`,
+`reasoning`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from typing import Any, Callable
 
@@ -20,13 +18,10 @@ import numpy as np
 
 from qwen3vl_ros.engine.decoding.guards import GarbageGuard, RepeatGuard
 from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE, TextStream, transcribe
+from qwen3vl_ros.engine.remote.events import Told, error_message
 from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation
 
 UNKNOWN_TOKEN = -1  # token id: the protocol gives tokens as text
-_LONGEST_EVENT = 4 << 20  # bytes
-_LONGEST_STRAY = 2000
-_BOM = b"\xef\xbb\xbf"
-_NEWLINE = re.compile(rb"\r\n|\r|\n")
 _FINISH = {
     "stop": "stop",
     "eos": "stop",
@@ -39,97 +34,6 @@ _NO_REASON = ("", "null", "none", "undefined")
 _JSON_TEXT = "utf-16-le"  # how JSON cuts text: between two surrogates of a character, too
 _REPLACEMENT = "\ufffd".encode()
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
-
-
-class Told(EngineError):
-    """The server reports an error in its own words. body: its error object, or text."""
-
-    def __init__(self, body: Any):
-        super().__init__(f"the server failed while answering: {(error_message(body) or str(body))[:500]}")
-        self.body = body
-
-
-class EventReader:
-    """Bytes of a text/event-stream, in any pieces, -> the data of every whole event. An error that is told in a field or an
-    event of that name is data too, as an error object.
-
-    stray: what came since the last event and is no field that the standard knows, which it says to ignore; a server that
-    breaks off may have said there why.
-    """
-
-    def __init__(self):
-        self.stray = ""
-        self._start = b""  # what may be a part of a byte order mark
-        self._begun = False
-        self._rest = bytearray()
-        self._ends_in_cr = False
-        self._event, self._data, self._error = "", [], []
-        self._size = 0
-
-    def feed(self, received: bytes) -> list[str]:
-        """The data of the events that `received` completes. Raises EngineError for what is no event
-        stream."""
-        if not self._begun:
-            self._start += received
-            if len(self._start) < len(_BOM) and _BOM.startswith(self._start):
-                return []
-            received, self._begun = self._start.removeprefix(_BOM), True
-        if not received:
-            return []
-        if self._ends_in_cr:
-            received = received.removeprefix(b"\n")
-        self._ends_in_cr = received.endswith(b"\r")
-        *lines, rest = _NEWLINE.split(received)
-        events = []
-        for line in lines:
-            events += self._line(bytes(self._rest + line))
-            self._rest.clear()
-        self._rest += rest
-        self._bound(len(self._rest))
-        return events
-
-    def end(self) -> list[str]:
-        """The data of the last event, which the end of the stream completes; the standard would drop it."""
-        return self._line(bytes(self._rest)) + self._line(b"") if self._begun else []
-
-    def _bound(self, size: int) -> None:
-        if size > _LONGEST_EVENT:
-            raise EngineError(
-                f"the server sent a line or an event of more than {_LONGEST_EVENT} bytes; it is no stream of an answer"
-            )
-
-    def _line(self, line: bytes) -> list[str]:
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            raise EngineError(
-                f"the server's answer is not UTF-8: {line[:80]!r}; something between here and the model changes it"
-            ) from None
-        if not text:
-            return self._dispatched()
-        name, _, value = text.partition(":")
-        value = value.removeprefix(" ")
-        self._size += len(line)
-        self._bound(self._size)
-        if name == "data":
-            self._data.append(value)
-        elif name == "error":
-            self._error.append(value)
-        elif name == "event":
-            self._event = value
-        elif name not in ("", "id", "retry"):
-            self.stray = f"{self.stray}\n{text}".strip()[-_LONGEST_STRAY:]
-        return []
-
-    def _dispatched(self) -> list[str]:
-        event, data, error = self._event, "\n".join(self._data), "\n".join(self._error)
-        self._event, self._data, self._error, self._size = "", [], [], 0
-        if error or (event == "error" and data):
-            return [_as_error(error or data)]
-        if not data:
-            return []
-        self.stray = ""
-        return [data]
 
 
 class StreamedAnswer:
@@ -303,18 +207,6 @@ class StreamedAnswer:
         )
 
 
-def error_message(body: Any) -> str:
-    """The words of a server's error object, in any of the forms in use; empty if it is none."""
-    if not isinstance(body, dict):
-        return ""
-    if body.get("object") == "error":
-        return str(body.get("message") or "an error without a message")
-    error = body.get("error") or body.get("detail")
-    if isinstance(error, dict):
-        error = error.get("message") or json.dumps(error)
-    return error if isinstance(error, str) else json.dumps(error) if error else ""
-
-
 def _object(data: str) -> dict:
     try:
         chunk = json.loads(data)
@@ -325,15 +217,6 @@ def _object(data: str) -> dict:
     if error_message(chunk):
         raise Told(chunk)
     return chunk
-
-
-def _as_error(text: str) -> str:
-    """An error that was told as text, or as an object, as the data of an event with an error object."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        body = text
-    return text if error_message(body) else json.dumps({"error": body or text})
 
 
 def _said(logprobs: Any) -> list[tuple[bytes, float]]:

@@ -270,9 +270,9 @@ def main() -> None:
     options = parser.parse_args()
     try:
         import open3d as o3d
-    except ImportError:
+    except ImportError as error:
         raise SystemExit(
-            "the peer of lifting is Open3D, and it is not installed: pip install -r requirements/bench.txt"
+            f"the peer of lifting is Open3D, and it cannot be imported: {error}; make bench installs it"
         ) from None
     cv2.setNumThreads(1)
     try:

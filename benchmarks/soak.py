@@ -165,7 +165,14 @@ def main() -> int:
     caller = Caller(given.seed)
     executor = SingleThreadedExecutor()
     executor.add_node(caller)
-    threading.Thread(target=executor.spin, daemon=True).start()
+    over = threading.Event()
+
+    def spin() -> None:
+        while not over.is_set():
+            executor.spin_once(0.1)
+
+    spinning = threading.Thread(target=spin)
+    spinning.start()
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         command = [sys.executable, "-m", "qwen3vl_ros.node.perception.main", "--ros-args", "-p", "enabled:=false"]
         node = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -182,7 +189,10 @@ def main() -> int:
         finally:
             node.terminate()
             node.wait(30)
-            executor.shutdown(2)
+            over.set()
+            spinning.join()
+            executor.shutdown()
+            caller.destroy_node()
             rclpy.try_shutdown()
     print(json.dumps(result))
     steady = result["rss_range_mb"] <= FLAT_MB and result["fds_grown"] <= 0 and result["threads_grown"] <= 0

@@ -9,6 +9,7 @@ import json
 
 import numpy as np
 from orders import CORNERS, level_name
+from outside import THINGS
 from sayings import Sayings, sentence
 from targets import coordinates
 from tasks import ENGLISH, LANGUAGES, Asker, Language, Question, fenced
@@ -127,6 +128,31 @@ class WideAsker(Asker):
 
     def _same_place(self, k: int, i: int) -> bool:
         return (self.thing(k).on, self.thing(k).level) == (self.thing(i).on, self.thing(i).level)
+
+    def unknown_names(self) -> Question:
+        """Categories of which some are words it does not know: there is nothing of them, whatever else is found."""
+        strange = [str(x) for x in self.rng.permutation(THINGS[_KEYS[id(self.language)]])[: self.rng.integers(1, 3)]]
+        known = [str(k) for k in self.rng.permutation(self.kinds)[: self.rng.integers(0, 3)]]
+        known = [k for k in known if k not in self.doubtful]
+        targets = [str(t) for t in self.rng.permutation([*strange, *map(self.language.name, known)])]
+        items = [(i, self.thing(i).kind) for i in self.seen if self.thing(i).kind in known]
+        mentions = {self.language.name(k): self.mention(k)[0] for k in known}
+        return self._located("categories", tuple(targets), items, tuple(mentions[t] for t in targets if t in mentions))
+
+    def other_names(self) -> Question | None:
+        """Where a thing is that people call otherwise; it is labelled as they call it."""
+        pool = sorted({self.name(i) for i in self.named} | {self.thing(i).kind for i in self.seen})
+        phrase = str(self.rng.choice(pool)) if pool and self.rng.random() < 0.8 else self.absent_phrase()
+        if phrase in self.doubtful:
+            return None
+        named, speaker = self.language.name(phrase), self.sayings.speaker
+        called = next((c for c in (speaker.called(named) for _ in range(8)) if c != named), None)
+        if called is None:
+            return None
+        rows = [(*self.thing(i).box_xyxy_px, i) for i in self.matching(phrase)]
+        rows = [self._box_row(row[:4], called) for row in sorted(rows)]
+        fitting = self.left_to_right(self.matching(phrase))
+        return Question("locate", Detect((called,)).prompt(), fenced(rows), fitting, (called,), ((called, fitting),))
 
     # -- dials and signs ---------------------------------------------------------------------------------------
 
@@ -366,6 +392,8 @@ SHARES = dict(
     compare=7,
     nearest=6,
     pick_place=6,
+    unknown_names=4,
+    other_names=5,
     level=8,
     located_on=8,
     put_place=4,

@@ -288,8 +288,8 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     views = Mixture(args.data, shares)
     held_out = []
     for split in shares if rank == 0 else ():
-        unseen = Views(args.data, HELD_OUT[split], limit=100)
-        held_out += [plain(unseen[i]) for i in range(min(len(unseen), 100))]
+        unseen = Views(args.data, HELD_OUT[split], limit=40)
+        held_out += [plain(unseen[i]) for i in range(min(len(unseen), 40))]
     packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
     frames = {n: PackedFrames(packer, n) for n in (2, 3, 4)}
     rng = np.random.default_rng([settings.seed, run.step, rank])

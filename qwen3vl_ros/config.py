@@ -234,6 +234,17 @@ class Config(_Validated):
     min_score: float = _p(
         0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True, camera=True
     )
+    track: str = _p(
+        "wanted",
+        "Follow what was found from image to image: always; wanted: while somebody subscribes to ~/tracks_2d, "
+        "~/tracks_3d or ~/track_states, publish_tf is set or ~/track was called lately; never.",
+        choices=("wanted", "always", "never"),
+        live=True,
+        camera=True,
+    )
+    publish_tf: bool = _p(
+        False, "Publish a TF frame object_<id> for each followed object that has a place.", live=True, camera=True
+    )
     diagnostics_period: float = _p(1.0, "Time between two /diagnostics messages, seconds.", range=(0.1, 60.0))
     request_timeout: float = _p(
         30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True
@@ -314,6 +325,12 @@ def by_camera(config: Config, values: dict[str, Any]) -> dict[str, Config]:
 
     Raises InvalidInput as from_flat, by the camera's own name of the parameter.
     """
+    known = {p.name for p in camera_parameters(config.cameras)}
+    for name in values:
+        if name not in known:
+            raise InvalidInput(
+                f"unknown parameter {name!r}; known: {', '.join(sorted(known)) or 'none without cameras'}"
+            )
     configs = {}
     for camera in config.cameras or ("",):
         prefix = f"camera.{camera}."

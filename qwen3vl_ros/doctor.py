@@ -202,7 +202,7 @@ def _run(config: Config) -> Finding:
             grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))
             scene = Perception(engine, config).look(grey, Detect(("cube",)))
             said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
-            detail = f"{loaded}, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
+            detail = f"{loaded}, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}; {engine.info.why}"
         except MalformedAnswer as error:
             detail = f"{loaded}; its answer to a grey picture could not be read: {error.text[:60]!r}"
         finally:

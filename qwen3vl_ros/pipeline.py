@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Hashable, Iterator, Mapping, Sequence
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
@@ -17,24 +17,46 @@ from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Detect, Question
 from qwen3vl_ros.tracking.identity import TrackIds
-from qwen3vl_ros.types import Answer, Cancelled, DeadlinePassed, Fact, Frame, Generation, MalformedAnswer, Scene, View
+from qwen3vl_ros.tracking.tracks import Tracks
+from qwen3vl_ros.types import (
+    Answer,
+    Cancelled,
+    DeadlinePassed,
+    Detection2D,
+    Fact,
+    Frame,
+    Generation,
+    MalformedAnswer,
+    Scene,
+    View,
+)
 
 
 class Perception:
     """The whole path from a frame to grasp targets. One thread at a time, because the engine is.
 
-    ids: where objects get theirs from; several Perceptions that share one never give the same twice.
+    ids: where objects get theirs from; several Perceptions that share one never give the same twice. tracks: of the cameras
+    whose things are followed from picture to picture: they give the ids there, and are told of every answer.
     """
 
-    def __init__(self, engine: Engine, config: Config | None = None, ids: Iterator[int] | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config | None = None,
+        ids: Iterator[int] | None = None,
+        tracks: Mapping[str, Tracks] | None = None,
+    ):
         self.engine = engine
         self.config = config or Config()
         self._ids = ids or itertools.count(1)
-        self._tracks: dict[str, TrackIds] = {}
+        self._tracks = dict(tracks or {})
+        self._names: dict[str, TrackIds] = {}
 
     def forget(self) -> None:
-        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting."""
-        self._tracks = {}
+        """Nothing seen so far is what is seen next: the time of the pictures began again. Any thread; ids go on counting.
+        Followed things are forgotten by who follows them.
+        """
+        self._names = {}
 
     def look(
         self,
@@ -110,10 +132,11 @@ class Perception:
         started = time.perf_counter()
         answer = _read(question, generation, View(frame.size_px))
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
-        tracks = self._tracks.setdefault(camera, TrackIds(self._ids))
-        detections = tracks.assign(frame.stamp_ns, (prompt_id, question), detections)
+        detections = self._named(frame, (prompt_id, question), detections, camera)
         cloud = SceneCloud.of(frame, self.config.lift)
         lifted = lift_boxes(cloud, detections)
+        if camera in self._tracks:
+            self._tracks[camera].place(frame.stamp_ns, lifted.detections)
         placed = place_model_boxes(frame, answer.boxes_3d)
         grasps = plan_grasps(cloud, lifted.detections, self.config.gripper)
         return Scene(
@@ -131,6 +154,13 @@ class Perception:
             time.perf_counter() - started,
             prompt_id,
         )
+
+    def _named(self, frame: Frame, prompt: Hashable, detections: Sequence[Detection2D], camera: str):
+        """The detections with the ids of what they are."""
+        if camera in self._tracks:
+            return self._tracks[camera].assign(frame, prompt, detections)
+        names = self._names.setdefault(camera, TrackIds(self._ids))
+        return names.assign(frame.stamp_ns, prompt, detections)
 
 
 def _read(question: Question, generation: Generation, view: View) -> Answer:

@@ -70,7 +70,7 @@ def make_venv(world: World) -> None:
     options = ["--system-site-packages"] if world.system_site_packages else []
     hint = "read the message above; a Python without venv support can be replaced: make PYTHON=..."
     run([world.python, "-m", "venv", *options, str(VENV)], "venv", hint)
-    pip_install("venv", "--require-hashes", "-r", "requirements/uv.txt")
+    pip_install("venv", "--ignore-installed", "--require-hashes", "-r", "requirements/uv.txt")
 
 
 def pip_install(log_name: str, *arguments: str) -> None:

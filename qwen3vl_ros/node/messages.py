@@ -6,17 +6,27 @@ from typing import Iterable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, PoseArray, Transform, Vector3
+from geometry_msgs.msg import Point, Pose, PoseArray, Transform, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import ColorRGBA, Header
+from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
-from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray
+from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray, TrackState, TrackStates
 from qwen3vl_ros.node.perception.diagnostics import Status
+from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
+from qwen3vl_ros.tracking.world import WorldObject
 
+_STATES = {
+    FRESH: TrackState.FRESH,
+    COASTING: TrackState.COASTING,
+    OCCLUDED: TrackState.OCCLUDED,
+    UNCERTAIN: TrackState.UNCERTAIN,
+    LOST: TrackState.LOST,
+}
 _GREEN, _RED, _WHITE = (0.1, 0.8, 0.2), (0.9, 0.2, 0.1), (1.0, 1.0, 1.0)
 
 
@@ -73,6 +83,56 @@ def detections_3d(header: Header, detections: Iterable[types.Detection3D]) -> De
         size.x, size.y, size.z = map(float, d.size_m)
         array.detections.append(message)
     return array
+
+
+def track_state(
+    id: str, label: str, state: str, score: float, unseen_s: float, position_m=None, velocity_m_s=None, spread_m=0.0
+) -> TrackState:
+    """position_m: None where it is not known."""
+    message = TrackState(id=id, class_id=label, state=_STATES[state], score=float(score), unseen=float(unseen_s))
+    message.has_position = position_m is not None
+    if position_m is not None:
+        message.position.x, message.position.y, message.position.z = map(float, position_m)
+        message.velocity.x, message.velocity.y, message.velocity.z = map(float, velocity_m_s)
+        message.spread = float(spread_m)
+    return message
+
+
+def track_states(header: Header, frame_3d: str, tracks: Iterable[Track]) -> TrackStates:
+    """Positions in frame_3d; those known in another frame are left out."""
+    array = TrackStates(header=header, frame_3d=frame_3d)
+    for t in tracks:
+        position_m = t.position_m if t.frame_id.lstrip("/") == frame_3d else None
+        unseen_s = max(t.stamp_ns - t.seen_ns, 0) / 1e9
+        array.tracks.append(
+            track_state(t.id, t.label, t.state, t.score, unseen_s, position_m, t.velocity_m_s, t.spread_m)
+        )
+    return array
+
+
+def known_box(header: Header, known: WorldObject) -> Detection3D:
+    """Its 3D box in header.frame_id; of size 0 and with the frame's axes where none was ever measured."""
+    message = Detection3D(header=header, id=known.id, results=[_hypothesis(known.label, known.score)])
+    pose = np.eye(4)
+    pose[:3, 3] = known.position_m
+    message.bbox.center = pose_of(pose if known.frame_T_box is None else known.frame_T_box)
+    message.results[0].pose.pose = message.bbox.center
+    size = message.bbox.size
+    size.x, size.y, size.z = (0.0, 0.0, 0.0) if known.size_m is None else map(float, known.size_m)
+    return message
+
+
+def object_frames(header: Header, tracks: Iterable[Track]) -> TFMessage:
+    """A frame object_<id> for each: its box's, or without one at its middle with the axes of header.frame_id."""
+    message = TFMessage()
+    for t in tracks:
+        pose = np.eye(4)
+        pose[:3, 3] = t.position_m
+        pose = pose if t.solid is None else t.solid.frame_T_box
+        message.transforms.append(
+            TransformStamped(header=header, child_frame_id=f"object_{t.id}", transform=transform_msg(pose))
+        )
+    return message
 
 
 def grasp_targets(header: Header, grasps: Iterable[types.GraspTarget], prompt_id: int) -> GraspTargetArray:

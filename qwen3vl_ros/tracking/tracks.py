@@ -22,7 +22,8 @@ from qwen3vl_ros.tracking.identity import MAX_GAP_NS, MAX_MISSED, Look, TrackIds
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 
 HISTORY_NS = 3_000_000_000
-STRIDE = 5  # pictures per jump while an answer is followed to now
+STRIDE_NS = 160_000_000  # longest jump from picture to picture while an answer is followed to now
+AHEAD_NS = 500_000_000  # an answer may be here before its picture was stepped
 RESTART_NS = (
     1_000_000_000  # stamps that jump back by more are another time (a bag that loops), by less a picture out of order
 )
@@ -130,19 +131,38 @@ class Tracks:
             if before is not None and (now.stamp_ns < before.stamp_ns or now.grey.shape != before.grey.shape):
                 self._restart(now.stamp_ns)
                 before = None
-            self._catch_up()
             if before is not None:
-                advance([t.followed for t in self._things], before, now)
-                if same_view(before, now) < SAME_VIEW and not any(t.followed.following for t in self._things):
+                advance([t.followed for t in self._things if t.trail], before, now)
+                if same_view(before, now) < SAME_VIEW and not any(
+                    t.followed.following for t in self._things if t.trail
+                ):
                     self._restart(now.stamp_ns)
             self._history.append(now)
             while now.stamp_ns - self._history[0].stamp_ns > HISTORY_NS:
                 self._history.popleft()
-            for thing in self._things:
+            self._catch_up()
+            for thing in self._followed:
                 self._remember(thing, now)
             self._expire(now)
             gone, self._lost = self._lost, []
-            return (*(_track(t, now) for t in self._things), *gone)
+            return (*(_track(t, now) for t in self._followed), *gone)
+
+    def stop(self) -> None:
+        """No more pictures for a while: nothing is followed, and ids are given by answers alone until there are."""
+        with self._lock:
+            self._restart(0)
+            self._lost = []
+
+    def forget(self) -> None:
+        """As stop, and what answers named so far is named anew: the time of the pictures began again. Ids go on counting."""
+        self.stop()
+        with self._lock:
+            self._alone = TrackIds(self._ids)
+
+    @property
+    def _followed(self) -> list[_Thing]:
+        """Those that have a place in the newest picture; the others wait for the picture of their answer."""
+        return [t for t in self._things if t.trail]
 
     def _restart(self, stamp_ns: int) -> None:
         self._lose(self._things, stamp_ns)
@@ -165,7 +185,8 @@ class Tracks:
             thing.coasting_since_ns = None
         elif thing.coasting_since_ns is None:
             thing.coasting_since_ns = now.stamp_ns
-        thing.trail.append(_was(thing.followed, thing.base_m, now))
+        if thing.trail[-1].stamp_ns < now.stamp_ns:  # else its answer has just arrived here
+            thing.trail.append(_was(thing.followed, thing.base_m, now))
         while now.stamp_ns - thing.trail[0].stamp_ns > HISTORY_NS:
             thing.trail.popleft()
 
@@ -177,7 +198,8 @@ class Tracks:
         Call it for empty answers too, or nothing ever leaves. prompt: what was asked, and by whom.
         """
         with self._lock:
-            if not self._history or not self._history[0].stamp_ns <= frame.stamp_ns <= self._history[-1].stamp_ns:
+            first_ns, last_ns = (self._history[i].stamp_ns for i in (0, -1)) if self._history else (0, -AHEAD_NS)
+            if not first_ns <= frame.stamp_ns <= last_ns + AHEAD_NS:
                 return self._alone.assign(frame.stamp_ns, prompt, detections)
             then = next((g for g in self._history if g.stamp_ns == frame.stamp_ns), None) or Glimpse.of(frame)
             if then.grey.shape != self._history[-1].grey.shape:
@@ -191,8 +213,8 @@ class Tracks:
             Look(d.label, d.box_xyxy_px, f.centre_m, _size_m(f), colours_of(rgb, d.box_xyxy_px))
             for d, f in zip(detections, given)
         ]
-        known = [t for t in self._things if t.trail]
-        was = [_at(t.trail, then.stamp_ns) for t in known]
+        known = list(self._things)
+        was = [_where(t, then.stamp_ns) for t in known]
         pairs, doubtful = {}, set()
         if seen and known:
             looks = [
@@ -243,7 +265,7 @@ class Tracks:
                 thing = by_id.get(solid.id)
                 if thing is None or solid.source != "depth":
                     continue
-                travel_m = _at(thing.trail, stamp_ns).travel_m if thing.trail else thing.base_m
+                travel_m = _where(thing, stamp_ns).travel_m
                 if thing.solid is not None and thing.solid.frame_id == solid.frame_id:
                     expected = thing.solid.frame_T_box[:3, 3] + travel_m - thing.solid_travel_m
                     off_m = float(np.linalg.norm(solid.frame_T_box[:3, 3] - expected))
@@ -257,9 +279,11 @@ class Tracks:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        for then, joined in self._pending:
-            since = [g for g in self._history if g.stamp_ns > then.stamp_ns]
-            path = [*since[STRIDE - 1 :: STRIDE], *since[-1:]] if len(since) % STRIDE else since[STRIDE - 1 :: STRIDE]
+        newest_ns = self._history[-1].stamp_ns if self._history else 0
+        due = [entry for entry in self._pending if entry[0].stamp_ns <= newest_ns]
+        self._pending = [entry for entry in self._pending if entry[0].stamp_ns > newest_ns]
+        for then, joined in due:
+            path = _strides(then, [g for g in self._history if g.stamp_ns > then.stamp_ns])
             routes = [_Route.start(thing, given, then) for thing, given in joined]
             for before, now in zip((then, *path), path):
                 advance([r.given for r in routes], before, now)
@@ -267,7 +291,16 @@ class Tracks:
                     r.pass_by(now)
             for r in routes:
                 r.arrive()
-        self._pending = []
+
+
+def _strides(start: Glimpse, since: Sequence[Glimpse]) -> list[Glimpse]:
+    """As few of the pictures as lead to the last one without a longer jump than STRIDE_NS where there is one between."""
+    path, last = [], start
+    for g, following in zip(since, (*since[1:], None)):
+        if following is None or following.stamp_ns - last.stamp_ns > STRIDE_NS:
+            path.append(g)
+            last = g
+    return path
 
 
 @dataclass(eq=False)
@@ -324,6 +357,11 @@ def _part_of(box: np.ndarray, was: _Was) -> bool:
     overlap = np.clip(np.minimum(box[2:], was.box[2:]) - np.maximum(box[:2], was.box[:2]), 0.0, None).prod()
     area, whole = (box[2:] - box[:2]).prod(), (was.box[2:] - was.box[:2]).prod()
     return overlap > 0.85 * area and area < 0.9 * whole
+
+
+def _where(thing: _Thing, stamp_ns: int) -> _Was:
+    """Where it was at a stamp; what waits for the picture of its answer is where that said."""
+    return _at(thing.trail, stamp_ns) if thing.trail else _was(thing.followed, thing.base_m, thing.followed.key)
 
 
 def _at(trail: deque, stamp_ns: int) -> _Was:

@@ -383,7 +383,7 @@ def test_loading_captures_every_length_of_a_step(runtime):
 
 def test_the_runtime_knows_the_names_that_cuda_python_has(runtime):
     """The GPU that takes notes answers to any name; the real module has to have those that were called."""
-    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed (requirements/test.txt)")
+    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     runtime.step([1])
     runtime.step([1])
     runtime.prefill([1, 2])
@@ -514,7 +514,7 @@ def test_a_shape_the_engine_was_not_built_for_is_refused(bundle):
 
 
 def test_the_benchmark_runs_here_at_toy_size():
-    pytest.importorskip("transformers", reason="its peer (requirements/reference.txt)")
+    pytest.importorskip("transformers", reason="its peer")
     done = subprocess.run(
         [
             sys.executable,

@@ -19,9 +19,7 @@ from qwen3vl_ros.types import EngineError, InvalidInput
 
 @pytest.fixture(scope="module")
 def trt():
-    return pytest.importorskip(
-        "tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone (requirements/test.txt)"
-    )
+    return pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for x86-64 alone")
 
 
 def flip(path: Path) -> None:

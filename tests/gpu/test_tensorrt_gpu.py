@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="what the engines are compared with")
-pytest.importorskip("onnx", reason="graphs are written with onnx (requirements/model.txt)")
+pytest.importorskip("onnx", reason="graphs are written with onnx")
 
 from qwen3vl_ros.engine.base import Prompt
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_checkpoint

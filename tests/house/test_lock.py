@@ -157,3 +157,17 @@ def test_a_lock_that_is_not_of_this_pyproject_is_noticed(before, after, tmp_path
     with pytest.raises(AssertionError, match=AGAIN):
         for python, machine in MACHINES:
             test_every_requirement_has_one_pin_within_its_bounds(python, machine)
+
+
+def test_no_text_names_a_file_of_requirements_that_is_not_there():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model/*"), *ROOT.glob("benchmarks/*.py")]
+    pages += [
+        *ROOT.glob("qwen3vl_ros/**/*.py"),
+        *ROOT.glob("scripts/**/*.*"),
+        ROOT / "Makefile",
+        ROOT / "pyproject.toml",
+    ]
+    for page in pages:
+        text = page.read_text() if page.suffix in (".md", ".py", ".toml", "") and page.is_file() else ""
+        for name in re.findall(r"requirements/[\w.-]+\.txt", text):
+            assert (ROOT / name).is_file(), f"{page} names {name}"

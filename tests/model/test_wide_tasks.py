@@ -21,11 +21,11 @@ import tasks
 import text
 import wordings
 from evaluate_wide import FIRST_SEED, same, zoomed
-from sim_layouts import exact_layout
 
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.questions import Dial, Holds, Plan, ReadText, Understand, admissions
 from qwen3vl_ros.sim.camera import SimCamera
+from qwen3vl_ros.sim.layouts import exact_layout
 from qwen3vl_ros.sim.specs import SIGN_TEXTS
 from qwen3vl_ros.types import Generation, Verdict, View
 
@@ -53,10 +53,14 @@ def said(answer: str) -> Generation:
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
+def whole_layout(spec):
+    return exact_layout(spec, spec.camera.world_T_camera(), range(spec.sign_index + (spec.sign is not None)))
+
+
 def test_relations_are_those_that_facts_measure(wide):
     verdicts = []
     for spec, _, sample in wide:
-        asker, layout = people.WideAsker(sample, np.random.default_rng(0)), exact_layout(spec)
+        asker, layout = people.WideAsker(sample, np.random.default_rng(0)), whole_layout(spec)
         for a in asker.named:
             for b in asker.named:
                 for words, holds in asker.relation(a, b).items() if a != b else ():
@@ -70,7 +74,7 @@ def test_relations_are_those_that_facts_measure(wide):
 def test_what_is_said_to_be_in_a_bowl_or_on_a_box_is_so_by_measure(wide):
     checked = 0
     for spec, _, sample in wide:
-        layout = exact_layout(spec)
+        layout = whole_layout(spec)
         for i, thing in enumerate(sample.things):
             below = sample.things[thing.on].kind if thing.on is not None else ""
             if below in ("bowl", "box", "cube"):

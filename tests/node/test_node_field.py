@@ -331,4 +331,8 @@ def test_a_bag_that_loops_under_simulated_time_is_answered_in_every_round(graph,
         )  # fmt: skip
         camera.info = None
     assert "the clock jumped back" in process.log
+    first, last = ({d.id for d in m.detections} for m in (heard["detections_2d"][0], heard["detections_2d"][-1]))
+    assert first and last and not first & last, (
+        "what stands there in a later round is not what stood there in the first"
+    )
     camera.info, _ = said_once, static

@@ -252,6 +252,17 @@ PROSE = {
     Detect(("no smoking sign",)): ["There is no no smoking sign in the image.", "The no smoking sign is not visible."],
     Detect(("无线鼠标",)): ["图中没有无线鼠标。", "图中无无线鼠标。", "未检测到无线鼠标", "无线鼠标不在图中"],
 }
+PROSE[MUG] += [
+    *("The mug is absent from the image.", "It does not contain a mug.", "None of them.", "没有。", "无", "未找到"),
+    *(
+        'The image does not contain any instance of the category "mug".',
+        'No instances of "mug" were found in the image.',
+    ),
+]
+PROSE[BOTH] += [
+    *("mug: none\nred cube: none", "- mug: not found\n- red cube: not found", "mug：无，red cube：无"),
+    "There is no mug and there is no red cube.",
+]
 ROWS = [(question, text) for question, texts in PROSE.items() for text in texts]
 
 
@@ -304,6 +315,11 @@ NO_DENIAL_OF_ALL = {
     Detect(("无线鼠标",)): ["无线鼠标在桌上。", "图中有无线鼠标。"],
     Detect(("不锈钢杯",)): ["图中有不锈钢杯"],
 }
+NO_DENIAL_OF_ALL[BOTH] += [
+    *("There is no mug and the red cube is on the table.", "There is no mug, the red cube stands on the shelf."),
+    *("mug: none, red cube: on the table", "mug: not found, red cube is on the table", "图中没有mug，有red cube"),
+    "没有mug，red cube在桌上",
+]
 ROWS = [(question, text) for question, texts in NO_DENIAL_OF_ALL.items() for text in texts]
 
 

@@ -3,6 +3,7 @@
 import pytest
 from answers import A_PX, ASK, BOTH, BOX_3D, MUG, POINT, SIZE, boxes, outcome, said
 
+from qwen3vl_ros.questions import Point
 from qwen3vl_ros.types import View
 
 BESIDE_A_BOX = {
@@ -83,6 +84,14 @@ BOX_FOR_A_POINT = {
 }
 
 
+def test_a_thing_that_is_called_as_a_form_is_a_thing():
+    for text in (
+        '{"type": "circle", "point_2d": [100, 200]}',
+        '{"shape": "circle", "label": "circle", "center": [100, 200]}',
+    ):
+        assert outcome(Point(("circle",)), text) == ("objects", ["circle"])
+
+
 @pytest.mark.parametrize("text", BOX_FOR_A_POINT.values(), ids=BOX_FOR_A_POINT.keys())
 def test_a_box_where_a_point_was_asked_is_its_centre_and_the_notes_say_so(text):
     answer = POINT.read(said(text), (View(SIZE),))
@@ -100,6 +109,7 @@ NO_POINT = {
     "four numbers of a point": '[{"point_2d": [100, 200, 300, 400], "label": "mug"}]',
     "key points of one object": '[{"keypoints": [[150, 250], [250, 350]], "label": "mug"}]',
     "a polygon's points": '{"points": [[100, 200], [300, 400], [5, 6]], "shape_type": "polygon", "label": "mug"}',
+    "GeoJSON's polygon": '{"geometry": {"type": "Polygon", "coordinates": [[[1,2],[3,2],[3,4],[1,4]]]}, "label": "mug"}',
     "a corner and a size": '[{"x": 100, "y": 200, "width": 50, "height": 60, "label": "mug"}]',
     "a corner and a size in a box": '[{"bbox": {"x": 100, "y": 200, "w": 50, "h": 60}, "label": "mug"}]',
 }
@@ -122,6 +132,8 @@ NO_BOX = {
     "a polygon": '[{"polygon": [100, 200, 300, 400], "label": "mug"}]',
     "corner and size": '[{"bbox": [100, 200, 50, 60], "bbox_format": "xywh", "label": "mug"}]',
     "centre and size": '[{"box": [200, 300, 50, 60], "format": "cxcywh", "label": "mug"}]',
+    "COCO's corner and size": '{"image_id": 1, "category_id": 1, "bbox": [100, 200, 350, 460], "label": "mug"}',
+    "GeoJSON's polygon": '{"geometry": {"type": "Polygon", "coordinates": [[[1,2],[3,2],[3,4],[1,4]]]}, "label": "mug"}',
     "rows first": '[{"box_2d": [200, 300, 500, 600], "format": "yxyx", "label": "mug"}]',
 }
 

@@ -81,6 +81,24 @@ def test_an_answer_before_any_picture_is_named_all_the_same():
     assert tracks.step(scene.frame(0.1)) == ()
 
 
+def test_an_answer_that_is_here_before_its_picture_waits_for_it():
+    mug = Card("mug", sliding(-0.15, 0.0, 0.8, 0.2))
+    scene, tracks = Cards([mug]), Tracks()
+    play(tracks, scene, 0.0, 0.5)
+    (first,) = tracks.assign(scene.frame(0.6), "first", scene.answer(0.6))
+    (second,) = tracks.assign(scene.frame(0.6), "another", scene.answer(0.6))
+    assert first.id == second.id == "1" and tracks.step(scene.frame(0.55)) == ()
+    assert overlap(named(tracks.step(scene.frame(0.65)), "mug"), scene, mug, 0.65) > 0.85
+
+
+def test_after_a_stop_ids_are_given_by_answers_alone_and_none_twice():
+    scene, tracks = Cards([MUG]), Tracks()
+    play(tracks, scene, 0.0, 0.5, [(0.3, 0.1)])
+    tracks.stop()
+    ids = [tracks.assign(scene.frame(t), "first", scene.answer(t))[0].id for t in (0.5, 1.0)]
+    assert ids == ["2", "2"] and tracks.step(scene.frame(1.1)) == ()
+
+
 def test_the_box_of_what_is_partly_hidden_does_not_shrink_the_thing():
     mug, hand = Card("mug", still(0.0, 0.0, 0.9)), Card("hand", sliding(-0.25, 0.0, 0.6, 0.2), (0.14, 0.3), seed=5)
     scene, tracks = Cards([mug, hand]), Tracks()

@@ -141,7 +141,7 @@ class Agenda:
         self._calls: list[Call] = []
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._opened: _Opened | None = None
-        self._taken: dict[str, Snapshot] = {}
+        self._taken_ns: dict[str, int] = {}
         self._jobs = itertools.count(1)
         self._called: Counter[str] = Counter()  # number of the last job, by camera: a call's, a frame's
         self._served: Counter[str] = Counter()
@@ -202,7 +202,7 @@ class Agenda:
         """Want nothing any more; the calls that waited."""
         calls, self._calls = self._calls, []
         self._standing.clear()
-        self._taken.clear()
+        self._taken_ns.clear()
         self._opened = None
         return calls
 
@@ -222,6 +222,8 @@ class Agenda:
         standing = job.watch and self._standing.get((job.camera, job.watch.name))
         if completed and standing and standing.watch.asked == job.asked:
             standing.asked_s = standing.begun_s
+        if self._opened and not self._due(self._opened.camera, self._now_s(), self._opened.asked):
+            self._opened = None
 
     def preempts(self, running: Job) -> str:
         """Why `running` should stop at its next token; empty if it should not."""
@@ -325,14 +327,14 @@ class Agenda:
     def _has_new(self, camera: str) -> bool:
         """Whether there is a fresh frame that was not taken yet."""
         snapshot = self._fresh(camera)
-        return snapshot is not None and snapshot is not self._taken.get(camera)
+        return snapshot is not None and snapshot.stamp_ns != self._taken_ns.get(camera)
 
     def _open(self, camera: str) -> bool:
         """Take the camera's newest frame; False if there is none of use."""
         snapshot = self._cameras[camera].take()
         if snapshot is None:
             return False
-        self._taken[camera] = snapshot
+        self._taken_ns[camera] = snapshot.stamp_ns
         if self._age_s(snapshot.stamp_ns) > self._max_age_s(camera):
             self.stale[camera] += 1
             return False

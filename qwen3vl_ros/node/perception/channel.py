@@ -6,14 +6,14 @@ The one camera without a name has the node's own topics and health. Knows nothin
 from __future__ import annotations
 
 import threading
-from typing import Callable
+from typing import Callable, Mapping
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.node.perception.agenda import Agenda, Asked, Watch
 from qwen3vl_ros.node.perception.camera import TOPICS, Camera
 from qwen3vl_ros.node.perception.diagnostics import Health, Level, Status
-from qwen3vl_ros.node.perception.mailbox import Mailbox
-from qwen3vl_ros.node.perception.publishers import PICTURES, RESULTS, Publishers
+from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
+from qwen3vl_ros.node.perception.publishers import PICTURES, RESULTS, TRACKS, Publishers
 from qwen3vl_ros.questions import LOOKING_FOR, Question
 from qwen3vl_ros.types import InvalidInput
 
@@ -38,8 +38,12 @@ class Channel:
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
-    def configure(self, changed: threading.Condition, prompt_id: int) -> None:
-        """Begin anew with the parameters' targets. Raises InvalidInput for targets no prompt can hold."""
+    def configure(
+        self, changed: threading.Condition, prompt_id: int, each: Callable[[str, Snapshot], None] = lambda *_: None
+    ) -> None:
+        """Begin anew with the parameters' targets. each(camera, snapshot): given every image, see Mailbox. Raises
+        InvalidInput for targets no prompt can hold.
+        """
         config = self.config()
         self.targets, self.enabled, self.prompt_id, self._stale_seen = config.targets, config.enabled, prompt_id, 0
         self.asks()
@@ -87,8 +91,8 @@ class Channel:
 
     # -- diagnostics -------------------------------------------------------------------------------
 
-    def status(self, agenda: Agenda | None) -> Status:
-        """Its health, with the agenda's counts."""
+    def status(self, agenda: Agenda | None, unfollowed: Mapping[str, int]) -> Status:
+        """Its health, with the agenda's counts. unfollowed: images of each camera that came too fast to be followed."""
         self.health.fact("prompt", f"{self.prompt_id}: {', '.join(self.targets) or '(nothing)'}")
         self.health.fact("enabled", self.enabled)
         if self.camera:
@@ -104,6 +108,7 @@ class Channel:
                 "dropped: replaced by a newer": self.mailbox.superseded,
                 "cancelled for a call": agenda.preempted[self.name],
                 "images": self.mailbox.images,
+                "dropped: not followed": unfollowed.get(self.name, 0),
             }
         )
 
@@ -122,7 +127,7 @@ class Channel:
 def check_names(node, cameras: tuple[str, ...], services: tuple[str, ...]) -> None:
     """Raises InvalidInput for a camera whose topics would stand under a name that the node uses itself."""
     rclpys = [service.srv_name.rpartition("/")[2] for service in node.services]
-    taken = {*RESULTS, *PICTURES, *services, *rclpys, "transition_event", node.get_name()}
+    taken = {*RESULTS, *TRACKS, *PICTURES, *services, *rclpys, "transition_event", node.get_name()}
     taken |= {topic.partition("/")[0] for topic in TOPICS}
     for name in cameras:
         if name in taken:

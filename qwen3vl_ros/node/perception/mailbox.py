@@ -106,7 +106,8 @@ class Mailbox:
     """Stores only the newest complete capture. `changed` guards it and is notified on every arrival; several
     mailboxes may share it.
 
-    patience_s(stamp_ns): how long a capture may still wait before it is of no use.
+    patience_s(stamp_ns): how long a capture may still wait before it is of no use. each(snapshot): called with every image in its
+    order, as complete as it became, whether anybody takes it or not; it must return at once.
     superseded: images that were replaced before anybody took them, which is normal when the reader is slower.
     """
 
@@ -117,7 +118,9 @@ class Mailbox:
         monotonic_s: Callable[[], float] = time.monotonic,
         patience_s: Callable[[int], float] = lambda stamp_ns: math.inf,
         changed: threading.Condition | None = None,
+        each: Callable[[Snapshot], None] | None = None,
     ):
+        self._each = each
         self.changed = changed or threading.Condition(threading.RLock())
         self._slop_ns, self._expects_depth = int(sync_slop_s * 1e9), expects_depth
         self._monotonic_s, self._patience_s = monotonic_s, patience_s
@@ -226,31 +229,38 @@ class Mailbox:
         now_s = self._monotonic_s()
         for index in range(len(self._pending) - 1, -1, -1):
             stamp_ns, image, _ = self._pending[index]
-            depth, better_to_come = self._depth.match(stamp_ns) if self._depth else (None, False)
+            better_to_come = self._depth.match(stamp_ns)[1] if self._depth else False
             info, _ = self._info.match(stamp_ns)
             waiting = (better_to_come and self._depth.alive(now_s)) or (
                 info is None and self._info_in_step and self._info.alive(now_s)
             )
             if waiting and self._left_s(index, now_s) > 0:
                 continue
-            if info is None:
-                earlier = max(self._info.recent, key=lambda entry: (entry[0] <= stamp_ns, entry[0]), default=None)
-                info = self._info.last if earlier is None else earlier[1]
             self.superseded += index + (self._slot is not None)
-            for _ in range(index + 1):
-                self._pending.popleft()
+            done = [self._pending.popleft() for _ in range(index + 1)]
+            if self._each:
+                for older in done[:-1]:
+                    self._each(self._snapshot(older[0], older[1], now_s))
+            self._slot = self._newest = self._snapshot(stamp_ns, image, now_s)
+            if self._each:
+                self._each(self._slot)
             for companion in filter(None, (self._depth, self._info)):
                 companion.forget_before(stamp_ns)
-            self._slot = self._newest = Snapshot(
-                stamp_ns,
-                image,
-                depth,
-                info,
-                ""
-                if depth is not None
-                else self._depth.absence(stamp_ns, now_s)
-                if self._depth
-                else "parameter use_depth is false",
-                "" if info is not None else self._info.absence(stamp_ns, now_s),
-            )
             return
+
+    def _snapshot(self, stamp_ns: int, image: Any, now_s: float) -> Snapshot:
+        """The image with what there is of its companions."""
+        depth = self._depth.match(stamp_ns)[0] if self._depth else None
+        info = self._info.match(stamp_ns)[0]
+        if info is None:
+            earlier = max(self._info.recent, key=lambda entry: (entry[0] <= stamp_ns, entry[0]), default=None)
+            info = self._info.last if earlier is None else earlier[1]
+        no_depth = self._depth.absence(stamp_ns, now_s) if self._depth else "parameter use_depth is false"
+        return Snapshot(
+            stamp_ns,
+            image,
+            depth,
+            info,
+            "" if depth is not None else no_depth,
+            "" if info is not None else self._info.absence(stamp_ns, now_s),
+        )

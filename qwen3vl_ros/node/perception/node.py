@@ -25,6 +25,7 @@ from qwen3vl_ros.node.perception.answering import Answering
 from qwen3vl_ros.node.perception.channel import STREAM, Channel, check_names
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
+from qwen3vl_ros.node.perception.following import Following
 from qwen3vl_ros.node.perception.parameters import Parameters
 from qwen3vl_ros.node.perception.publishers import DiagnosticsPublisher
 from qwen3vl_ros.node.perception.services import NAMES, Services
@@ -76,6 +77,7 @@ class PerceptionNode(LifecycleNode):
         self.stopping = threading.Event()
         self.ended = threading.Event()
         self.engine_thread: EngineThread | None = None
+        self.following: Following | None = None
         self._agenda: Agenda | None = None
         self._perception: Perception | None = None
         self._engine_line = ""
@@ -114,9 +116,10 @@ class PerceptionNode(LifecycleNode):
     @_transition("configuring")
     def on_configure(self):
         changed = threading.Condition(threading.RLock())
+        following = Following(self._channels, self._object_ids, self.die)
         for channel in self._channels.values():
             try:
-                channel.configure(changed, self.next_prompt_id())
+                channel.configure(changed, self.next_prompt_id(), following.offer)
             except InvalidInput as error:
                 of_camera = f"camera.{channel.name}." if channel.name else ""
                 return self._not_configured(f"parameter {of_camera}targets: {error}")
@@ -132,7 +135,7 @@ class PerceptionNode(LifecycleNode):
         try:
             with survivable("while starting the engine's threads"):
                 self.engine_thread = EngineThread(
-                    lambda: self._load(config),
+                    lambda: self._load(config, following),
                     answering.perform,
                     lambda perception: perception.engine.close(),
                     self._agenda,
@@ -158,6 +161,13 @@ class PerceptionNode(LifecycleNode):
             self._transforms = transforms_for(self)
             self.health.fact("transforms", self._transforms.name)
         answering.connect(self.engine_thread, self._transforms)
+        self.following = following
+        try:
+            with survivable("while starting the thread that follows objects"):
+                following.start(self._transforms)
+        except OutOfResources as error:
+            self._free()
+            return self._not_configured(str(error))
         return SUCCESS, "inactive"
 
     def _not_configured(self, reason: str):
@@ -165,14 +175,14 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().error(f"configure failed: {reason}")
         return FAILURE, "unconfigured"
 
-    def _load(self, config: Config) -> Perception:
+    def _load(self, config: Config, following: Following) -> Perception:
         engine = self._engine_loader(config)
         self._engine_status = engine.status
         i = engine.info
         size = f"{i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights"
         self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
         self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
-        self._perception = Perception(engine, config, self._object_ids)
+        self._perception = Perception(engine, config, self._object_ids, following.tracks)
         return self._perception
 
     def _wait_for_load(self) -> BaseException | None:
@@ -313,6 +323,8 @@ class PerceptionNode(LifecycleNode):
                 channel.mailbox.restart()
         if self._transforms:
             self._transforms.clear()
+        if self.following:
+            self.following.restart()
         if perception := self._perception:
             perception.forget()
         self.get_logger().info("the clock jumped back: images, depth, transforms and tracks of before are forgotten")
@@ -327,5 +339,6 @@ class PerceptionNode(LifecycleNode):
         for name, value in self._engine_status().items():
             self.health.fact(name, value)
         statuses = {} if "" in self._channels else {"": self.health.status()}
-        statuses |= {name: channel.status(self._agenda) for name, channel in self._channels.items()}
+        dropped = self.following.dropped if self.following else {}
+        statuses |= {name: channel.status(self._agenda, dropped) for name, channel in self._channels.items()}
         self._diagnostics.publish(statuses)

@@ -7,12 +7,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
@@ -20,10 +21,11 @@ from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.draw import draw_scene
-from qwen3vl_ros.msg import Generation, GraspTargetArray
+from qwen3vl_ros.msg import Generation, GraspTargetArray, TrackStates
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.perception.diagnostics import Status
-from qwen3vl_ros.types import Frame, Scene
+from qwen3vl_ros.tracking.tracks import LOST, Track
+from qwen3vl_ros.types import Detection2D, Frame, Scene
 
 RESULTS = {
     "detections_2d": Detection2DArray,
@@ -32,6 +34,7 @@ RESULTS = {
     "grasp_poses": PoseArray,
     "generation": Generation,
 }
+TRACKS = {"tracks_2d": Detection2DArray, "tracks_3d": Detection3DArray, "track_states": TrackStates}
 PICTURES = {"annotated_image": Image, "markers": MarkerArray}
 
 
@@ -55,7 +58,8 @@ class Reply:
 
 
 class Publishers:
-    """Of one camera; made on configure, closed on cleanup. `publish` is called from the engine's thread only.
+    """Of one camera; made on configure, closed on cleanup. `publish` is called from the engine's thread only, `publish_tracks` from
+    that of the tracks.
 
     prefix: of the topics, "~/" or "~/front/".
     """
@@ -63,12 +67,37 @@ class Publishers:
     def __init__(self, node, prefix: str = "~/"):
         self._node = node
         self._publishers = {
-            name: node.create_publisher(kind, prefix + name, 10) for name, kind in {**RESULTS, **PICTURES}.items()
+            name: node.create_publisher(kind, prefix + name, 10)
+            for name, kind in {**RESULTS, **TRACKS, **PICTURES}.items()
         }
+        self._tf = node.create_publisher(TFMessage, "/tf", 100)
 
     def close(self) -> None:
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
+        self._node.destroy_publisher(self._tf)
+
+    @property
+    def tracks_wanted(self) -> bool:
+        """Whether somebody subscribes to the tracks."""
+        return any(self._publishers[name].get_subscription_count() for name in TRACKS)
+
+    def publish_tracks(self, frame: Frame, tracks: Sequence[Track], config: Config) -> None:
+        """Where everything is in one image. 3D that is not in the promised frame is left out, never relabelled."""
+        header = messages.header_of(frame.stamp_ns, frame.frame_id)
+        header_3d = messages.header_of(frame.stamp_ns, config.target_frame or frame.frame_id)
+        now = [t for t in tracks if t.state != LOST]
+        placed = [t for t in now if t.position_m is not None and t.frame_id.lstrip("/") == header_3d.frame_id]
+        boxes = [Detection2D(t.label, t.box_xyxy_px, t.score, t.id) for t in now]
+        said = {
+            "tracks_2d": messages.detections_2d(header, boxes),
+            "tracks_3d": messages.detections_3d(header_3d, [t.solid for t in placed if t.solid is not None]),
+            "track_states": messages.track_states(header, header_3d.frame_id, tracks),
+        }
+        for name, message in said.items():
+            self._publishers[name].publish(message)
+        if config.publish_tf and placed:
+            self._tf.publish(messages.object_frames(header_3d, placed))
 
     def reply(self, scene: Scene, frame: Frame, config: Config, no_3d: str) -> Reply:
         """All messages of a scene. 3D that is not in the promised frame is left out, never relabelled."""

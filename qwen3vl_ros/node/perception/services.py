@@ -1,4 +1,5 @@
-"""The services of the cameras: ~/set_prompt and ~/enable change what the stream does, ~/detect is one call.
+"""The services of the cameras: ~/set_prompt and ~/enable change what the stream does, ~/detect is one call, ~/track says where
+something is that is followed.
 
 They refuse, by name, what cannot be done; what is asked for is carried out by the channels and the engine's thread. Where
 cameras have names, each has all three under its own, and ~/detect takes any camera.
@@ -14,14 +15,15 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_srvs.srv import SetBool
 
+from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.perception.agenda import Asked, Call
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.resources import survivable
-from qwen3vl_ros.srv import Detect, SetPrompt
-from qwen3vl_ros.types import InvalidInput, PerceptionError
+from qwen3vl_ros.srv import Detect, SetPrompt, Track
+from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 
-NAMES = ("set_prompt", "enable", "detect")
+NAMES = ("set_prompt", "enable", "detect", "track")
 # A request that DDS throws away has no answer: thousands at once are kept until they are answered or refused.
 CALLS = QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -43,6 +45,7 @@ class Services:
             self._offer_detect(f"{channel.own}detect", channel)
         if "" not in channels:
             self._offer_detect("~/detect", None)
+        node.create_service(Track, "~/track", self._on_track)
 
     def _offer_detect(self, name: str, own: Channel | None) -> None:
         # A call waits for the engine without holding up anything else, hence a group of its own.
@@ -137,6 +140,47 @@ class Services:
         if own is None and not camera and len(self._channels) > 1:
             raise InvalidInput(f"camera is empty and there are several; name one of {names}")
         return self._channels[camera] if camera else own or next(iter(self._channels.values()))
+
+    # -- what is followed --------------------------------------------------------------------------
+
+    def _on_track(self, asked, response):
+        following, target = self._node.following, asked.target.strip()
+        try:
+            self._needs("configured", following is not None)
+            following.ask()
+            if not target:
+                raise InvalidInput("target is empty; give an id or a phrase")
+            found = following.world.find(target)
+            if not found:
+                raise InvalidInput(self._why_unknown(following, target))
+        except PerceptionError as error:
+            response.success, response.message = False, _describe(error)
+            return response
+        now_ns = self._node.get_clock().now().nanoseconds
+        best = found[0].at(now_ns)
+        header = messages.header_of(now_ns, best.frame_id)
+        response.success, response.fitting, response.header = True, len(found), header
+        unseen_s = max(now_ns - best.seen_ns, 0) / 1e9
+        response.track = messages.track_state(
+            best.id, best.label, best.state, best.score, unseen_s, best.position_m, best.velocity_m_s, best.spread_m
+        )
+        response.detection = messages.known_box(header, best)
+        response.age, response.tracks = best.age_s(now_ns), ["/".join(track).lstrip("/") for track in best.tracks]
+        response.message = f"{best.label} {best.id} is {best.state}" + (
+            "" if best.tracks else ", where it was seen last"
+        )
+        return response
+
+    @staticmethod
+    def _why_unknown(following, target: str) -> str:
+        known = following.world.objects
+        if not known:
+            return (
+                "nothing with a place was followed yet; ask again in a moment, and see /diagnostics for missing depth"
+            )
+        return (
+            f"nothing known is called {quoted(target)}; there are {', '.join(f'{o.label} {o.id}' for o in known[:10])}"
+        )
 
 
 def _describe(error: Exception) -> str:

@@ -62,7 +62,7 @@ _DENIALS = (
     rf"no (?:.{{1,120}} )?(?:{_SEEN_OF_NO})\b",
     rf"no (?:(?!{_VERB})[^,.;:!?]){{1,60}}[.!]?$",
     # the image does not contain a mug
-    rf"(?:the|this) {_PICTURE} does{_NOT} (?:seem to |appear to )?{_SHOW}{_ANY}",
+    rf"(?:it|(?:the|this) {_PICTURE}) does{_NOT} (?:seem to |appear to )?{_SHOW}{_ANY}",
     rf"(?:the|this) {_PICTURE} (?:contains|shows|has|includes|depicts) (?:no|neither)\b",
     # none of the objects is visible; neither a mug nor a cube is there
     rf"none of .{{1,100}}?\b(?:(?:is|are|was|were|can be|could be|has been|have been) )?{SEEN}\b",
@@ -75,7 +75,8 @@ _DENIALS = (
 )
 _DENIAL = re.compile("|".join(_DENIALS))
 _BARE = re.compile(
-    r"(?:null|none|nothing|nowhere)(?: (?:found|detected|visible|present|matches))?|not (?:found|present|visible|detected)"
+    r"(?:null|none|nothing|nowhere)(?: of (?:them|these|those))?(?: (?:found|detected|visible|present|matches))?"
+    r"|not (?:found|present|visible|detected)|(?:都|并)?没有|无|未找到|未检测到|未发现|没有找到|没找到|找不到|不存在"
 )
 _GENERIC = re.compile(rf"\b{_GENERIC_WORD}\b|物体|目标|对象|文字|文本|符合|匹配|实例")
 _TAKEN_BACK = re.compile(
@@ -86,8 +87,17 @@ _PARTLY = re.compile(
     r"\b(?:left|right|top|bottom|upper|lower|front|behind|near|beside|next to|corner|background|foreground"
     r"|more|other|another|with|whose|whole|entire|full|fully|complete|completely|clearly|all|every)\b|左|右|前|后|旁|其他"
 )
+# What is said to be there, in the same breath as another is denied.
+_THERE = re.compile(
+    rf"(?:^|\band\b|[,;]) ?(?:the |an? )?{MARK}[ a-z]{{0,20}}? (?:is|are|was|were|lies|stands|sits)\b"
+    rf"(?! (?:not|absent|missing|nowhere|{SEEN})\b|n't)|{MARK}在(?!(?:这张|该|此)?(?:图|画面|照片))|(?<!没)有(?:一个|个)?{MARK}"
+)
+# mug: none, cube: not found
+_LINES = re.compile(
+    rf"(?:[-*• ]*{MARK} ?[:：=-] ?(?:none|null|nothing|no|{NOT_SEEN}|absent|无|没有|未找到|未检测到|不存在)[,;.，。； ]*)+"
+)
 _NO_IMAGE = re.compile(
-    r"\b(?:no|any|an|the) (?:images?|pictures?|photos?|input)\b(?! (?:does|do|contains|shows|has|includes|depicts))(?<!in the image)"
+    r"\b(?:no|any) (?:images?|pictures?|photos?|input)\b"
     r"|\b(?:provide|attach|upload|send|share) (?:the|an|a|your)\b|没有(?:提供|收到|上传)|未(?:提供|收到|上传)"
 )
 _ANY_DENIAL = re.compile(r"\b(?:no|not|none|nothing|cannot|without|unable)\b|n't\b|没有|未|无|不")
@@ -96,7 +106,7 @@ _WORD_BEFORE = re.compile(rf"([a-z]+|[的色])[ \"'“‘]*(?={MARK})")
 _LEAVES_WHOLE = set(
     "no any a an the of or and nor not zero single such visible identifiable either neither both each for called named as "
     "contain contains show shows include includes have has depict depicts feature display see saw find found locate detect "
-    "detected identify spot recognize object objects item items instance instances matching labeled labelled is are".split()
+    "category categories class phrase description term label word type kind detected identify spot recognize object objects item items instance instances matching labeled labelled is are".split()
 )
 
 
@@ -107,10 +117,12 @@ def denies_all(text: str, wanted: Wanted) -> bool:
     if not said or len(said) > _MAX_CHARS or re.search(r"[\[\]{}()]|\d\d", said):
         return False
     said = _OPENING.sub("", wanted.marked(said.replace("’", "'")), count=1)
-    if _BARE.fullmatch(said.rstrip(" .!")):
+    if _BARE.fullmatch(said.rstrip(" .!。！")):
+        return True
+    if _LINES.fullmatch(said) and all(mark in said for mark in wanted.marks):
         return True
     first, *rest = [s for s in re.split(r"(?<=[.!?。！？])\s*", said) if s]
-    if not _DENIAL.match(first) or _TAKEN_BACK.search(said) or _NO_IMAGE.search(said):
+    if not _DENIAL.match(first) or any(against.search(said) for against in (_TAKEN_BACK, _THERE, _NO_IMAGE)):
         return False
     if _PARTLY.search(first) or not all(word in _LEAVES_WHOLE for word in _WORD_BEFORE.findall(first)):
         return False  # nothing on the left, and no red one, is not nothing

@@ -20,13 +20,14 @@ _NOT_NUMBERS = "coordinates that are not numbers"
 # Names of corners, and of what a box has instead where they are no corners.
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 _SIZES = {"width", "height", "w", "h"}
-# Words that say of which form the coordinates beside them are.
-_NO_CORNERS = "no corners"
+# Words that say of which form the coordinates beside them are, and the keys that they stand under.
+_OTHER = "other"
 _DECLARED = {
-    **dict.fromkeys(("rectangle", "rect", "boundingbox", "bbox"), keys.BOX),
+    **dict.fromkeys(("rectangle", "rect", "boundingbox", "bbox", "box"), keys.BOX),
     **dict.fromkeys(("polygon", "polyline", "linestrip", "circle", "mask"), keys.OUTLINE),
-    **dict.fromkeys(("xywh", "cxcywh", "ltwh", "tlwh", "xcycwh", "yxyx", "yolo", "coco"), _NO_CORNERS),
+    **dict.fromkeys(("xywh", "cxcywh", "ltwh", "tlwh", "xcycwh", "yxyx", "yolo", "coco"), _OTHER),
 }
+_DECLARING = set("shapetype shape geometrytype format bboxformat boxformat coordformat bboxmode mode".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +82,14 @@ def shapes(f: Field, wanted: Wanted, form: str = "") -> list[Shape | str | None]
     """
     if f.kind == "empty" and not f.cut:
         return [None]
+    if f.kind == "other form":
+        return ["box of another form than two corners"]
     if f.kind != "numbers":
         return [CUT_SHORT if f.cut else _NOT_NUMBERS]
     form = form or keys.form_of(f.key) or keys.PLACE
     found = [_each_alone(group, form, wanted, alone=len(f.groups) == 1) for group in f.groups]
+    if f.cut and found and found[-1] == _NOT_NUMBERS:
+        found[-1] = CUT_SHORT
     if any(isinstance(shape, Shape) for shape in found):
         return found
     return [_together(f, form, wanted) or _reason(f, form, wanted)]
@@ -183,15 +188,23 @@ def _corners(obj: Object) -> list[Number]:
 
 def _by_declared_form(obj: Object) -> None:
     """{"points": […], "shape_type": "rectangle"}, {"bbox": {"points": […]}}, {"bbox": […], "bbox_format": "xywh"}."""
-    forms = {_DECLARED.get(keys.plain(f.text)) for f in obj.fields if f.kind == "text" and len(f.text) < 20}
-    around = keys.form_of(obj.within.key) if obj.within is not None else ""
-    form = next((form for form in (keys.OUTLINE, keys.BOX) if form in forms), around)
+    form = _declared_form(obj)
     for f in obj.fields:
-        if (
-            f.kind == "numbers"
-            and keys.form_of(f.key) in (keys.POINT, keys.KEYPOINT)
-            and form in (keys.BOX, keys.OUTLINE)
-        ):
+        key_form = keys.form_of(f.key) if f.kind == "numbers" else ""
+        several = len(f.groups) > 1 or sum(map(len, f.groups)) > 2  # one point may be the centre of either
+        if several and form in (keys.BOX, keys.OUTLINE) and key_form in (keys.POINT, keys.KEYPOINT, keys.PLACE):
             f.key = "bbox" if form == keys.BOX else "polygon"
-        elif f.kind == "numbers" and keys.form_of(f.key) == keys.BOX and _NO_CORNERS in forms:
-            f.kind = "bad"
+        elif form == _OTHER and key_form == keys.BOX:
+            f.kind = "other form"
+
+
+def _declared_form(obj: Object) -> str:
+    """The form that the object says its coordinates have, in a word or by what it is the value of; "" without."""
+    by_key = {keys.plain(f.key): keys.plain(f.text) if len(f.text) < 20 else "" for f in obj.fields}
+    said = {_DECLARED.get(by_key[key], "") for key in _DECLARING & by_key.keys()}
+    if by_key.get("type") in ("polygon", "multipolygon", "linestring") and "coordinates" in by_key:
+        said.add(keys.OUTLINE)  # GeoJSON
+    if "bbox" in by_key and not {"categoryid", "iscrowd", "imageid"}.isdisjoint(by_key):
+        said.add(_OTHER)  # COCO: corner and size
+    around = keys.form_of(obj.within.key) if obj.within is not None else ""
+    return next((form for form in (_OTHER, keys.OUTLINE, keys.BOX) if form in said), around)

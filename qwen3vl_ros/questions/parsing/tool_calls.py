@@ -45,21 +45,26 @@ _MARKED = tuple(
 )
 _FENCED = re.compile(r"```[ \t]*(?:tool_?\w*|function_?calls?|action)[ \t]*\r?\n", re.IGNORECASE)
 _NAME = r"[\"'`]?(?P<name>[A-Za-z_][\w.\-]{0,80})[\"'`]?"
-_ARGUMENTS_AHEAD = r"\s*(?:[(\[{]|[\W_]{0,4}(?:(?:action|tool|function|行动|动作|工具)[ _]?)?(?:input|arguments?|args|parameters?|params|输入|参数)[\W_]{0,4}[:：])"
+_ARGUMENTS_AHEAD = (
+    r"\s*(?:[(\[{]|[\W_]{0,4}(?:(?:action|tool|function|行动|动作|工具)[ _]?)?"
+    r"(?:input|arguments?|args|parameters?|params|输入|参数)[\W_]{0,4}[:：])"
+)
 _REACT = re.compile(
-    r"^[^\w\n]{0,4}(?:action|tool|function|(?:tool|function)[ _]?call|行动|动作|工具|函数|调用)(?:[ _]?name|名称?)?[^\w\n]{0,3}[:：][^\w\n]{0,3}"
-    rf"{_NAME}{_ARGUMENTS_AHEAD}",
+    r"^[^\w\n]{0,4}(?:action|tool|function|(?:tool|function)[ _]?call|行动|动作|工具|函数|调用)(?:[ _]?name|名称?)?"
+    rf"[^\w\n]{{0,3}}[:：][^\w\n]{{0,3}}{_NAME}{_ARGUMENTS_AHEAD}",
     re.IGNORECASE | re.MULTILINE,
 )
 _INTENDED = re.compile(
-    r"^[^\w\n]{0,4}(?:action|行动|动作)[^\w\n]{0,3}[:：][^\w\n]{0,3}(?P<name>zoom|crop|click|tap|search|scroll|swipe|drag|放大|裁剪|点击|搜索)",
+    r"^[^\w\n]{0,4}(?:action|行动|动作)[^\w\n]{0,3}[:：][^\w\n]{0,3}"
+    r"(?P<name>zoom|crop|click|tap|search|scroll|swipe|drag|放大|裁剪|点击|搜索)",
     re.IGNORECASE | re.MULTILINE,
 )
 _FINAL_ANSWER = re.compile(
     r"^[^\w\n]{0,4}(?:final[ _]?answer|answer|最终答案|答案|回答)[^\w\n]{0,3}[:：]", re.IGNORECASE | re.MULTILINE
 )
 _IN_WORDS = re.compile(
-    rf"(?:\b(?:call|calling|use|using|invoke|invoking|run|running)|调用|使用)\s*(?:the )?(?:tool|function|工具|函数)?\s*{_NAME}[^\[{{\n]{{0,60}}(?=[\[{{])",
+    r"(?:\b(?:call|calling|use|using|invoke|invoking|run|running)|调用|使用)\s*(?:the )?(?:tool|function|工具|函数)?\s*"
+    rf"{_NAME}[^\[{{\n]{{0,60}}(?=[\[{{])",
     re.IGNORECASE,
 )
 _KEYWORD = re.compile(r"\s*(?:\w+\s*=|\{)")
@@ -70,21 +75,11 @@ _TWO_NUMBERS = re.compile(r"\d\s*,\s*[-+]?\d")
 _CONSTRUCTED = set(
     "dict box bbox rect object detection item instance result annotation label prediction region entity point".split()
 )
-_ANSWERS = re.compile(
-    r"(?:final|the)?[ _]?answer|finish|respond|最终答案", re.IGNORECASE
-)  # no tool, but what it comes to
+# No tool, but what it all comes to.
+_ANSWERS = re.compile(r"(?:final|the)?[ _]?answer|finish|respond|最终答案", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
-_ARGUMENTS = {
-    "arguments",
-    "args",
-    "kwargs",
-    "toolinput",
-    "actioninput",
-    "functionarguments",
-    "toolarguments",
-    "工具参数",
-}
+_ARGUMENTS = set("arguments args kwargs toolinput actioninput functionarguments toolarguments 工具参数".split())
 _PERHAPS_ARGUMENTS = {"parameters", "params", "input", "inputs", "参数"}
 _CALLS = {"toolcall", "toolcalls", "functioncall", "functioncalls", "tooluse", "tooluses"}
 _NAMES = ("name", "action", "actiontype", "type")

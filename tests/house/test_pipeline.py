@@ -1,0 +1,62 @@
+"""One Perception for several cameras: ids are an object's alone, tracks and drafts a camera's alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions import Detect
+from qwen3vl_ros.types import Frame, Generation
+
+MUGS = Detect(("mug",))
+SAID = '[{"bbox_2d": [250, 250, 750, 750], "label": "mug"}]'
+
+
+class Engine:
+    """Sees a mug in the middle of everything, and remembers whose picture it was."""
+
+    def __init__(self):
+        self.streams = []
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.streams.append(prompt.stream)
+        return Generation(SAID, (), None, (), "stop")
+
+
+@pytest.fixture
+def perception():
+    return Perception(Engine())
+
+
+def frame(stamp_s=0.0):
+    return Frame(int(stamp_s * 1e9), "optical", np.zeros((60, 80, 3), np.uint8))
+
+
+def ids(perception, camera="", stamp_s=0.0, prompt_id=1):
+    scene = perception.look(frame(stamp_s), MUGS, prompt_id=prompt_id, camera=camera)
+    return [d.id for d in scene.detections_2d]
+
+
+@pytest.mark.parametrize("prompt_id", [0, 1])
+def test_two_cameras_in_one_frame_give_their_objects_ids_of_their_own(perception, prompt_id):
+    front, wrist = (ids(perception, name, 0.0, prompt_id) for name in ("front", "wrist"))
+    assert front != wrist
+    assert ids(perception, "front", 0.1, prompt_id) == front and ids(perception, "wrist", 0.1, prompt_id) == wrist
+
+
+def test_twenty_cameras_do_not_push_each_other_s_tracks_out(perception):
+    first = [ids(perception, f"camera{i}") for i in range(20)]
+    assert [ids(perception, f"camera{i}", 0.1) for i in range(20)] == first
+
+
+def test_several_share_their_ids_where_they_are_told_to(perception):
+    shared = itertools.count(1)
+    one, after = Perception(Engine(), ids=shared), Perception(Engine(), ids=shared)
+    assert ids(one) != ids(after) and ids(perception) == ["1"]
+
+
+def test_drafts_are_kept_by_camera_and_by_frame_where_there_is_one_camera(perception):
+    for camera in ("front", "wrist", ""):
+        ids(perception, camera)
+    assert perception.engine.streams == ["front", "wrist", "optical"]

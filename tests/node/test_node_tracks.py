@@ -1,0 +1,161 @@
+"""Tracks over a real graph: every image has them at its own stamp, under the ids of the answers, however slow the model is."""
+
+import numpy as np
+import pytest
+from ros_graph import CUBE_M, OPTICAL, TABLE_M, FakeCamera, picture, publish_static, until
+from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+
+from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.msg import TrackState, TrackStates
+from qwen3vl_ros.srv import Track
+
+NODE = "/qwen3vl/perception"
+SPEED_PX_S, START_PX = 12.0, -30.0
+
+
+def cube_at(x_px: float):
+    """picture() with its cube so many pixels to the right."""
+    rgb, depth_m = picture()
+    return np.roll(rgb, round(x_px), axis=1), np.roll(depth_m, round(x_px), axis=1)
+
+
+def slide(camera, seconds: float, begin: float = 0.0) -> dict[int, float]:
+    """30 images a second of the cube that moves to the right: {stamp: its middle, pixels}."""
+    shot = {}
+    for k in range(round(seconds * 30)):
+        x_px = START_PX + SPEED_PX_S * (begin + k / 30)
+        rgb, depth_m = cube_at(x_px)
+        shot[camera.shoot(rgb=rgb, depth_m=depth_m, apart_s=1 / 30)] = 80.0 + round(x_px)
+    return shot
+
+
+def track(graph, target):
+    return graph.call(Track, f"{NODE}/track", Track.Request(target=target))
+
+
+@pytest.fixture
+def following(graph):
+    """A node whose engine takes a second to answer, a camera, and those who listen to the tracks."""
+    graph.start_node("watchful", image_qos="reliable", max_age=5.0)
+    camera = FakeCamera(graph, qos=50).matched()
+    kinds = {"tracks_2d": Detection2DArray, "tracks_3d": Detection3DArray, "track_states": TrackStates}
+    heard = {name: graph.listen(f"{NODE}/{name}", kind, 200) for name, kind in kinds.items()}
+    heard["detections_2d"] = graph.listen(f"{NODE}/detections_2d", Detection2DArray)
+    until(
+        lambda: camera.shoot(*[], **dict(zip(("rgb", "depth_m"), cube_at(START_PX)))) and heard["track_states"],
+        what="tracks",
+    )
+    return graph, camera, heard
+
+
+def test_every_image_has_its_tracks_while_the_model_answers_once_a_second(following):
+    graph, camera, heard = following
+    images = lambda: int(graph.diagnosed(lambda s, v: s.name.endswith("perception") and "images" in v).values[-1].value)
+    shot = slide(camera, 4.0)
+    last = max(shot)
+    until(lambda: stamp_ns(heard["track_states"][-1].header) == last, what="the tracks of the last image")
+    for name in ("tracks_2d", "tracks_3d", "track_states"):
+        stamps = [stamp_ns(m.header) for m in heard[name]]
+        assert stamps == sorted(set(stamps)) and set(shot) <= set(stamps), f"{name}: an image without tracks"
+    assert 2 <= len(heard["detections_2d"]) <= 8
+    assert graph.diagnosed(lambda s, v: v["dropped: not followed"] == "0")
+    assert images
+
+
+def test_tracks_have_the_ids_of_the_detections_and_follow_what_moves(following):
+    graph, camera, heard = following
+    shot = slide(camera, 4.0)
+    until(lambda: stamp_ns(heard["track_states"][-1].header) == max(shot), what="the tracks of the last image")
+    (answered,) = {d.id for m in heard["detections_2d"] for d in m.detections}
+    for message in heard["tracks_2d"][-30:]:
+        (seen,) = message.detections
+        assert seen.id == answered and seen.results[0].hypothesis.class_id == "cube"
+        assert message.header.frame_id == OPTICAL
+        assert seen.bbox.center.position.x == pytest.approx(shot[stamp_ns(message.header)], abs=2.5)
+    (solid,) = heard["tracks_3d"][-1].detections
+    assert solid.id == answered and solid.bbox.center.position.z == pytest.approx(TABLE_M - CUBE_M / 2, abs=0.01)
+    (state,) = heard["track_states"][-1].tracks
+    assert (state.id, state.class_id, state.state, state.has_position) == (answered, "cube", TrackState.FRESH, True)
+    assert 0.5 < state.unseen < 4.0 and 0 < state.spread < 0.05
+    assert state.velocity.x == pytest.approx(SPEED_PX_S / 300 * (TABLE_M - CUBE_M), abs=0.012)
+
+
+def test_where_something_is_now_can_be_asked_by_phrase_and_by_id(following):
+    graph, camera, heard = following
+    slide(camera, 2.5)
+    found = until(
+        lambda: (
+            camera.shoot(**dict(zip(("rgb", "depth_m"), cube_at(0.0)))) and (r := track(graph, " Cube ")).success and r
+        )
+    )
+    assert found.fitting == 1 and found.header.frame_id == OPTICAL and 0 <= found.age < 5.0
+    assert found.detection.bbox.center.position == found.track.position and found.detection.bbox.size.z > 0.02
+    assert found.tracks == [found.track.id] and found.detection.id == found.track.id
+    assert track(graph, found.track.id).track.class_id == "cube"
+    for target, why in (("unicorn", "unicorn"), ("", "empty"), ("   ", "empty"), ("99999", "99999")):
+        refused = track(graph, target)
+        assert not refused.success and why in refused.message, target
+
+
+def test_what_is_gone_is_said_once_and_remembered(following):
+    graph, camera, heard = following
+    slide(camera, 2.5)
+    before = until(lambda: (r := track(graph, "cube")).success and r)
+    bare = np.full_like(picture()[0], 200)
+    flat = np.full_like(picture()[1], TABLE_M)
+    bare[:3, :3] = (220, 30, 30)  # the engine looks for red: far from where the cube was
+    lost = lambda: [s for m in heard["track_states"] for s in m.tracks if s.state == TrackState.LOST]
+    until(lambda: camera.shoot(rgb=bare, depth_m=flat) and lost(), 30.0, "the loss")
+    assert [s.id for s in lost()].count(before.track.id) == 1
+    after = track(graph, before.track.id)
+    assert after.success and after.track.state == TrackState.LOST and after.tracks == []
+    assert after.detection.bbox.center.position.x == pytest.approx(before.detection.bbox.center.position.x, abs=0.05)
+
+
+def test_each_object_has_a_frame_where_that_is_wanted(graph):
+    graph.start_node("instant", publish_tf=True)
+    camera, heard = FakeCamera(graph).matched(), graph.listen("/tf", TFMessage, 50)
+    until(lambda: camera.shoot() and heard, what="a frame")
+    (stamped,) = heard[-1].transforms
+    assert stamped.header.frame_id == OPTICAL and stamped.child_frame_id.startswith("object_")
+    assert stamped.transform.translation.z == pytest.approx(TABLE_M - CUBE_M / 2, abs=0.015)
+
+
+def test_nothing_is_followed_that_nobody_wants(graph):
+    graph.start_node("instant", track="never")
+    camera = FakeCamera(graph).matched()
+    states, answers = graph.listen(f"{NODE}/track_states", TrackStates), graph.results()
+    until(lambda: camera.shoot() and len(answers["generation"]) >= 3, what="answers")
+    assert not states and not track(graph, "cube").success
+    assert graph.set_parameter("track", "wanted").successful  # live
+    until(lambda: camera.shoot() and states, what="tracks")
+
+
+def test_what_two_cameras_see_in_one_place_is_one_object(graph):
+    pose = np.eye(4)
+    pose[:3, 3] = 0.3, 0.2, 1.0
+    kept = publish_static(graph, "base", OPTICAL, pose)
+    graph.start_node("instant", cameras=["front", "wrist"], target_frame="base", track="always")
+    cameras = [FakeCamera(graph, namespace=f"/qwen3vl/{name}").matched() for name in ("front", "wrist")]
+    both = until(
+        lambda: [c.shoot() for c in cameras] and (r := track(graph, "cube")).success and len(r.tracks) == 2 and r,
+        what="one object of two cameras",
+    )
+    assert both.fitting == 1 and both.header.frame_id == "base" and kept
+    assert sorted(t.partition("/")[0] for t in both.tracks) == ["front", "wrist"]
+    p = both.detection.bbox.center.position
+    assert (p.x, p.y, p.z) == pytest.approx((0.3, 0.2, 1.0 + TABLE_M - CUBE_M / 2), abs=0.015)
+
+
+def test_the_thread_ends_with_cleanup_and_begins_with_configure(graph):
+    process = graph.start_node("instant", track="always", autostart=True)
+    camera = FakeCamera(graph).matched()
+    until(lambda: camera.shoot() and track(graph, "cube").success, what="a track")
+    assert graph.transition("deactivate") and graph.transition("cleanup")
+    refused = track(graph, "cube")
+    assert not refused.success and "configure" in refused.message
+    threads = process.threads()
+    assert graph.transition("configure", 60.0) and process.threads() > threads
+    assert graph.transition("activate")
+    until(lambda: camera.shoot() and track(graph, "cube").success, what="a track again")

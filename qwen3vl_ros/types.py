@@ -279,6 +279,7 @@ class Detection3D:
     support: share of the box's foreground pixels that agree with it, 0..1 (0 for "model").
     points_camera_m: Nx3 float32 points of the object in the camera frame; empty for "model".
     hidden_camera_m: Nx3 float32 points that symmetry puts on its unseen side, camera frame; assumed, not measured.
+    edge_m: how far its 2D box reaches beyond the pixels that were measured of it, metres: so much may be missing sideways.
     """
 
     id: str
@@ -291,6 +292,7 @@ class Detection3D:
     support: float = 0.0
     points_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
     hidden_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
+    edge_m: float = 0.0
 
 
 @dataclass(frozen=True)

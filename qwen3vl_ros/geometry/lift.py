@@ -18,7 +18,7 @@ from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
-from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, standing_objects
+from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, lower_side, standing_objects
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
 
 _FLOATS_IF_ROUND = 0.6
@@ -67,7 +67,23 @@ def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> 
         support,
         points,
         hidden.astype(np.float32),
+        _missing_px(standing, detection.box_xyxy_px) * float(np.median(points[:, 2])) / float(cloud.frame.K[0, 0]),
     )
+
+
+def _missing_px(standing: Standing, box_px) -> float:
+    """How far the 2D box reaches beyond the object's pixels, on the side where it is most; its foot is not counted."""
+    found = standing.found
+    rows, columns = (np.flatnonzero(found.mask.any(axis)) * found.step for axis in (1, 0))
+    end = found.step
+    gaps = (
+        columns[0] + found.columns.start - box_px[0],
+        rows[0] + found.rows.start - box_px[1],
+        box_px[2] - (columns[-1] + end + found.columns.start),
+        box_px[3] - (rows[-1] + end + found.rows.start),
+    )
+    foot = None if standing.plane is None else lower_side(standing.plane)
+    return max(0.0, *(gap for side, gap in enumerate(gaps) if side != foot))
 
 
 def _solid(

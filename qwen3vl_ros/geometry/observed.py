@@ -9,7 +9,6 @@ import math
 from dataclasses import replace
 from typing import Sequence
 
-import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -28,7 +27,6 @@ _HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
 _WINDOW_PIXELS = 40000
-_RING_PX = 4
 
 
 def layout_of(
@@ -83,26 +81,10 @@ def thing_of(cloud: SceneCloud, detection: Detection3D) -> Thing:
         detection.size_m,
         np.concatenate((hidden, _foot(seen, detection))),
         math.hypot(noise, pixel),
-        edge_m=pixel * _lost_px(cloud, detection.points_camera_m),
+        edge_m=detection.edge_m,
         stamp_ns=cloud.frame.stamp_ns,
         inside=_inside(cloud, seen, hidden, viewpoint_of(cloud).up, noise),
     )
-
-
-def _lost_px(cloud: SceneCloud, points_m: np.ndarray) -> float:
-    """How wide a band without readings surrounds camera-frame points Nx3 in the image, pixels on average."""
-    pixels = cloud.project_px(points_m)
-    column, row = np.rint(pixels[np.isfinite(pixels[:, 0])]).astype(int).T
-    reach = _RING_PX + 1
-    mask = np.zeros((np.ptp(row) + 1 + 2 * reach, np.ptp(column) + 1 + 2 * reach), np.uint8)
-    mask[row - row.min() + reach, column - column.min() + reach] = 1
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))  # points were thinned
-    ring = cv2.dilate(mask, np.ones((2 * _RING_PX + 1,) * 2, np.uint8)) > mask
-    ring_row, ring_column = np.nonzero(ring)
-    ring_row, ring_column = ring_row + row.min() - reach, ring_column + column.min() - reach
-    height, width = cloud.valid.shape
-    inside = (ring_row >= 0) & (ring_row < height) & (ring_column >= 0) & (ring_column < width)
-    return _RING_PX * float((~cloud.valid[ring_row[inside], ring_column[inside]]).mean()) if inside.any() else 0.0
 
 
 def _inside(cloud: SceneCloud, seen_m: np.ndarray, hidden_m: np.ndarray, up, noise_m: float) -> Inside | None:

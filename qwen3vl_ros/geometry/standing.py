@@ -156,7 +156,7 @@ def _put_on_top(upper_known, lower_known) -> None:
     plane = upper.plane
     if plane is None or lower.plane is not plane or np.linalg.norm(plane.normal[:2]) < _SEEN_FROM_ABOVE:
         return
-    side = _lower_side(plane)
+    side = lower_side(plane)
     if not all(_further_down(lower_box[k], upper_box[k], side) for k in (side % 2, side % 2 + 2)):
         return
     heights = [plane.height_m(one.found.points_m) for one in (upper, lower)]
@@ -175,7 +175,7 @@ def _put_on_top(upper_known, lower_known) -> None:
         lower.found = replace(lower.found, mask=below)
 
 
-def _lower_side(plane: Plane) -> int:
+def lower_side(plane: Plane) -> int:
     """Which side of a box in the image is its lower one: index into (x0, y0, x1, y1). A rolled camera has another."""
     x, y = -plane.normal[:2]
     return (0 if x < 0 else 2) if abs(x) > abs(y) else (1 if y < 0 else 3)

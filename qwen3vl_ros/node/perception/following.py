@@ -13,9 +13,10 @@ from typing import Callable, Iterator, Mapping
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.diagnostics import Level
 from qwen3vl_ros.node.perception.mailbox import Snapshot
+from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.tracking.world import World
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import PerceptionError
 
 QUEUE = 15  # images that wait: half a second of one camera
 ASKED_S = 10.0  # a call for tracks wants them for this long
@@ -113,12 +114,12 @@ class Following:
         if camera is None or out is None:  # deactivated since it came
             return
         try:
-            frame, _ = camera.frame_of(snapshot, self._transforms)
-        except InvalidInput as error:
-            channel.health.problem("image", Level.WARN, f"an image could not be followed: {error}")
-            return
-        tracks = self.tracks[name].step(frame)
-        if tracks is None:
-            return
-        self.world.update(name, tracks)
-        out.publish_tracks(frame, tracks, config)
+            with survivable("while following an image"):
+                frame, _ = camera.frame_of(snapshot, self._transforms)
+                tracks = self.tracks[name].step(frame)
+                if tracks is None:
+                    return
+                self.world.update(name, tracks)
+                out.publish_tracks(frame, tracks, config)
+        except PerceptionError as error:  # an image that cannot be read, or something ran out
+            channel.health.problem("tracks", Level.WARN, f"an image was not followed: {error}")

@@ -252,7 +252,9 @@ class PerceptionNode(LifecycleNode):
             if not self.engine_thread.stop(patience_s):
                 self.get_logger().warning("the engine did not stop in time; its memory is freed when the process ends")
                 return False
-        self.engine_thread = self._agenda = self._perception = None
+        if self.following:
+            self.following.stop()
+        self.engine_thread = self._agenda = self._perception = self.following = None
         self._engine_status = dict
         for channel in self._channels.values():
             channel.close()

@@ -165,7 +165,7 @@ def test_every_answer_is_read_back_by_the_question_that_was_asked(wide, language
         asker = people.WideAsker(sample, rng, tasks.LANGUAGES[language])
         view = (View(sample.labels.shape[::-1]),)
         for name in people.SHARES:
-            question = getattr(asker, name)()
+            question = next(filter(None, (getattr(asker, name)() for _ in range(8))), None)
             if question is None:
                 continue
             kinds.add(name)

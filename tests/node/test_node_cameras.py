@@ -10,9 +10,10 @@ from qwen3vl_ros.srv import SetPrompt
 NODE = "/qwen3vl/perception"
 TWO = {"cameras": "[front, wrist]", "camera__front__targets": "[mug]", "camera__wrist__targets": "[bowl]"}
 # What a node with one camera offers, and always did. A name that comes or goes breaks somebody's planner.
-TOPICS = [f"{NODE}/{name}" for name in (*RESULTS, "annotated_image", "markers", "transition_event")]
+TRACKS = ("tracks_2d", "tracks_3d", "track_states")
+TOPICS = [f"{NODE}/{name}" for name in (*RESULTS, *TRACKS, "annotated_image", "markers", "transition_event")]
 SERVICES = [
-    *(f"{NODE}/{name}" for name in ("set_prompt", "enable", "detect")),
+    *(f"{NODE}/{name}" for name in ("set_prompt", "enable", "detect", "track")),
     *(f"{NODE}/{name}_parameters" for name in ("describe", "get", "list", "set")),
     *(f"{NODE}/{name}" for name in ("get_parameter_types", "set_parameters_atomically", "get_type_description")),
     *(f"{NODE}/{name}" for name in ("change_state", "get_state", "get_available_states")),

@@ -37,9 +37,13 @@ def limited(process, memory_mb=None, descriptors=None):
 
 
 def answered(graph) -> bool:
-    future = graph.detect(["cube"], 5.0)
-    until(future.done, START_PATIENCE_S, "an answer")
-    return future.result().success
+    """Whether one of a few calls succeeds: on a busy machine an image may be too old when its turn comes."""
+    for _ in range(4):
+        future = graph.detect(["cube"], 5.0)
+        until(future.done, START_PATIENCE_S, "an answer")
+        if future.result().success:
+            return True
+    return False
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,17 @@ class Gallery:
             self._best[scene] = _Best(merit, frame, answer)
 
     def write_video(self, path: Path) -> int:
-        """H.264 that browsers play; returns how many frames it has; 0, and no file, without a camera. Raises OSError."""
+        """H.264 that browsers play; returns how many frames it has; 0, and no file, without a camera. Raises OSError, and
+        leaves no half of a file."""
         if not self._live:
             return 0
+        try:
+            return self._encode(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _encode(self, path: Path) -> int:
         start, end = self._live[0][0], self._live[-1][0]
         times = range(start, end + 1, 1_000_000_000 // VIDEO_HZ)
         drawn = sorted(self._drawn, key=lambda d: d.published_ns)

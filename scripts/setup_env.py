@@ -76,7 +76,7 @@ def plan(world: World, extras: list[str]) -> list[Step]:
     (declared,) = contents("pyproject.toml" if world.system_site_packages else "requirements/lock.txt")
     packages = digest(venv, declared, world.ros_distro)
     extra = digest(packages, world.gpu)
-    wheels = [line for line in declared.splitlines() if line.startswith("ros-")]
+    wheels = [line for line in declared.splitlines() if line.lstrip(' "').startswith("ros-")]
     ros = digest(venv, world.ros_distro or wheels, os.environ.get("AMENT_PREFIX_PATH") if world.ros_distro else "")
     built = contents("package.xml", "CMakeLists.txt", "msg/*", "srv/*", "action/*", "scripts/**/*.*")
     linked = files("launch/*.py", "config/*", "model/embedded/*")  # an edited one is seen through its link

@@ -22,10 +22,7 @@ from world import OVERLAY, VENV, WS, World, write_env_script
 LOCK = ROOT / "requirements" / "lock.txt"
 LINKED = ("package.xml", "CMakeLists.txt", "msg", "srv", "action", "launch", "config", "model")
 # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it. Open3D loads what it draws with.
-LIBRARIES = {
-    "": ("libegl1", "libopengl0", "libgl1-mesa-dri"),
-    "bench": ("libgl1", "libusb-1.0-0", "libx11-6"),
-}
+LIBRARIES, OPEN3D = ("libegl1", "libopengl0", "libgl1-mesa-dri"), ("libgl1", "libusb-1.0-0", "libx11-6")
 TORCH, NEED_TORCH = "torch==2.13.0", ("reference", "model")
 NETWORK = "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again."
 # The last line needs EGL and a driver for it.
@@ -43,7 +40,7 @@ def missing_system_packages(extras: list[str]) -> list[str]:
         f"{python}-venv": importlib.util.find_spec("ensurepip"),
     }
     if shutil.which("dpkg-query"):
-        libraries = [name for extra in ("", *extras) for name in LIBRARIES.get(extra, ())]
+        libraries = [*LIBRARIES, *(OPEN3D if "bench" in extras else ())]
         query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries]
         listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
         there |= {name: f"{name} installed" in listed for name in libraries}
@@ -94,12 +91,12 @@ def uv_install(log_name: str, *arguments: str) -> None:
 def install_packages(world: World, log_name: str, *wanted: str) -> None:
     """Packages of pyproject.toml, wanted by options of uv ("--extra", "sim"): as locked, or as the system's need it.
 
-    The system's NumPy, which its compiled modules (cv_bridge) are made for, its torch and its OpenCV stay.
+    The system's torch and OpenCV stay, and the series of its NumPy, which its compiled modules (cv_bridge) are made for.
     """
     fit = ["--constraints", str(LOCK), "--require-hashes"]
     if world.system_site_packages:
         (WS / "excludes.txt").write_text("opencv-python-headless\n" * ("cv2" in world.modules))
-        numpy = [f"numpy=={metadata.version('numpy')}"] if "numpy" in world.modules else []
+        numpy = [f"numpy~={metadata.version('numpy')}"] if "numpy" in world.modules else []
         fit = ["--excludes", f"{WS}/excludes.txt", *numpy]
     uv_install(log_name, "-r", "pyproject.toml", *wanted, *fit)
     patch_cmake_paths()

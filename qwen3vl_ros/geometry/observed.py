@@ -138,8 +138,8 @@ def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:
         wide = _covered_m2(patch.plane, on_it) > _BOARD_SHARE * float(np.prod(detection.size_m[:2]))
         if wide and below > _HAND_M:
             boards.append((patch.plane, on_it))
-    if len(boards) < 2:
-        return ()
+    if len(boards) < 2 or _above_foot_m(boards[0][0], detection, camera_T_box) > _HAND_M:
+        return ()  # with a level that nobody has seen below them they cannot be counted
     heights = [-board.offset_m for board, _ in boards] + [math.inf]
     return tuple(
         replace(
@@ -149,6 +149,12 @@ def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:
         )
         for k, (board, on_it) in enumerate(boards)
     )
+
+
+def _above_foot_m(plane: Plane, detection: Detection3D, camera_T_box: np.ndarray) -> float:
+    """Height of a level plane above the lower end of a thing."""
+    foot = camera_T_box[:3, 3] - camera_T_box[:3, 2] * detection.size_m[2] / 2
+    return -float(plane.height_m(foot))
 
 
 def _covered_m2(plane: Plane, points_m: np.ndarray) -> float:

@@ -93,6 +93,7 @@ def _gap_above(a: Body, b: Body) -> tuple[float, float, bool]:
         return foot.at - floor, math.hypot(foot.sigma_m, b.sigma_along(up)), foot.seen
     _, top = b.span(up)
     under = b.points[near(a.outline, b.points[:, :2], CONTACT_M), 2]
+    under = under[under < a.centre[2]]  # higher ones are B's walls around A, or A's own that were taken for B's
     height = min(top.at, float(np.percentile(under, 95))) if len(under) >= 20 else top.at
     return foot.at - height, math.hypot(foot.sigma_m, top.sigma_m), foot.seen and top.seen
 

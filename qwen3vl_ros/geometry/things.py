@@ -19,6 +19,7 @@ from qwen3vl_ros.types import InvalidInput
 
 _NEARLY_VERTICAL = math.cos(math.radians(15.0))
 _GUESSED = 0.1  # a completed end may be off by this share of what was added to the seen one
+_MOSTLY_GUESSED = 0.5  # the same where more was added than seen
 _NO_POINTS = np.empty((0, 3))
 
 
@@ -186,10 +187,11 @@ class Body:
         """Its two ends along a unit vector, over seen and completed points."""
         along = self.hull @ direction
         seen = along[self.hull_seen]
-        sigma, ends = self.sigma_along(direction), []
+        sigma, height, ends = self.sigma_along(direction), float(np.ptp(seen)), []
         for whole, visible in ((along.min(), seen.min()), (along.max(), seen.max())):
             added = abs(float(whole - visible))
-            ends.append(End(float(whole), math.hypot(sigma, _GUESSED * added), added <= 2 * sigma + 1e-9))
+            guess = added * (_GUESSED if added <= height else _MOSTLY_GUESSED)
+            ends.append(End(float(whole), math.hypot(sigma, guess), added <= 2 * sigma + 1e-9))
         return ends[0], ends[1]
 
     def width_m(self, direction: np.ndarray) -> float:

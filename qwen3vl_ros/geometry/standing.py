@@ -26,19 +26,18 @@ _TABLE_SHARE = 0.3
 _PARALLEL = math.cos(math.radians(10.0))
 FLOATS_ABOVE = 0.4  # of its height: a thing seen no lower than this may stand on another thing
 _FLUSH_M = 0.006
-_SEEN_FROM_ABOVE = math.sin(
-    math.radians(15.0)
-)  # between view and vertical: closer, and no box shows where a thing ends
+_LEAST_LEAN = math.sin(math.radians(15.0))  # of the view against the vertical for a 2D box to show where a thing ends
 _UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
-_FLAT_SHARE = 0.5
+_FLAT_SHARE = 0.5  # of the height of what sticks out of it: a thing so flat beside it
 _SHARED_PX = 20  # pixels that two objects must share for one to be looked for over the other
 _NARROWER = 0.8  # of the other's outline that an object over it may fill
 
 
 @dataclass(eq=False)
 class Standing:
-    """An object's pixels and what carries it; patch: the part of that which is seen around its foot, if it is no plane."""
+    """An object's pixels in its 2D box and what carries it; patch: what is seen of that around its foot, if it is no plane."""
 
+    box_xyxy_px: tuple[float, float, float, float]
     found: Foreground
     plane: Plane | None
     patch: LevelPatch | None = None
@@ -47,35 +46,35 @@ class Standing:
 def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, float, float]]) -> list[Standing | str]:
     """For each 2D box the object over the highest surface under it, or why there is none."""
     results = [_standing(cloud, box) for box in boxes_px]
-    known = [(box, one) for box, one in zip(boxes_px, results) if isinstance(one, Standing)]
-    for upper_box, upper in known:
-        carried = cv2.dilate(_in_image(cloud, upper.found, upper.found.mask), np.ones((5, 5), np.uint8))
-        for lower_box, lower in known:
-            if lower is upper:
-                continue
-            rest = lower.found.mask & (carried[lower.found.rows, lower.found.columns] == 0)
-            if rest.sum() * lower.found.step**2 < cloud.config.min_points:
+    known = [one for one in results if isinstance(one, Standing)]
+    for upper in known:
+        own = cv2.dilate(_in_image(cloud, upper.found, upper.found.mask), np.ones((5, 5), np.uint8))
+        for lower in known:
+            rest = lower.found.mask & (own[lower.found.rows, lower.found.columns] == 0)
+            if lower is upper or np.count_nonzero(rest) * lower.found.step**2 < cloud.config.min_points:
                 continue
             if upper.patch is not None:
                 if _stands_on(cloud, upper, lower):
                     lower.found = replace(lower.found, mask=rest)
             elif not _put_inside(upper, lower, rest):
-                _put_on_top((upper_box, upper), (lower_box, lower))
+                _put_on_top(upper, lower)
     return results
 
 
 def _standing(cloud: SceneCloud, box_px) -> Standing | str:
     found, plane = _above_a_plane(cloud, box_px)
-    if isinstance(found, str) or plane is None:
-        return found if isinstance(found, str) else Standing(found, None)
+    if isinstance(found, str):
+        return found
+    if plane is None:
+        return Standing(box_px, found, None)
     (top,) = order_statistics(plane.height_m(found.points_m[found.mask]), 98)
     for patch in level_patches(found.points_m, found.standing, plane):
         if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
             continue  # its own top
         higher = foreground(cloud, box_px, patch.plane)
         if isinstance(higher, Foreground) and carries(patch, higher, found):
-            return Standing(higher, patch.plane, patch)
-    return Standing(found, plane)
+            return Standing(box_px, higher, patch.plane, patch)
+    return Standing(box_px, found, plane)
 
 
 def _above_a_plane(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
@@ -150,14 +149,14 @@ def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> bool:
     return True
 
 
-def _put_on_top(upper_known, lower_known) -> None:
+def _put_on_top(upper: Standing, lower: Standing) -> None:
     """Where one object ends above another that lies under its middle, it stands there, though it hides the other's top."""
-    (upper_box, upper), (lower_box, lower) = upper_known, lower_known
     plane = upper.plane
-    if plane is None or lower.plane is not plane or np.linalg.norm(plane.normal[:2]) < _SEEN_FROM_ABOVE:
+    if plane is None or lower.plane is not plane or np.linalg.norm(plane.normal[:2]) < _LEAST_LEAN:
         return
     side = lower_side(plane)
-    if not all(_further_down(lower_box[k], upper_box[k], side) for k in (side % 2, side % 2 + 2)):
+    boxes = lower.box_xyxy_px, upper.box_xyxy_px
+    if not all(_further_down(*(box[k] for box in boxes), side) for k in (side % 2, side % 2 + 2)):
         return
     heights = [plane.height_m(one.found.points_m) for one in (upper, lower)]
     foot, enough = _height_of_foot(upper.found, heights[0], side), max(3 * plane.tolerance_m, _FLUSH_M)

@@ -65,8 +65,8 @@ def _standing(cloud: SceneCloud, box_px) -> Standing | str:
     found, plane = _above_a_plane(cloud, box_px)
     if isinstance(found, str):
         return found
-    if plane is None:
-        return Standing(box_px, found, None)
+    if plane is None or _foot_is_on(plane, found):
+        return Standing(box_px, found, plane)
     (top,) = order_statistics(plane.height_m(found.points_m[found.mask]), 98)
     for patch in level_patches(found.points_m, found.standing, plane):
         if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
@@ -75,6 +75,14 @@ def _standing(cloud: SceneCloud, box_px) -> Standing | str:
         if isinstance(higher, Foreground) and carries(patch, higher, found):
             return Standing(box_px, higher, patch.plane, patch)
     return Standing(box_px, found, plane)
+
+
+def _foot_is_on(plane: Plane, found: Foreground) -> bool:
+    """Whether an object is seen down to the plane, so that no other surface need be looked for."""
+    if np.linalg.norm(plane.normal[:2]) < _LEAST_LEAN:
+        return False
+    foot = _height_of_foot(found, plane.height_m(found.points_m), lower_side(plane))
+    return foot < 2 * plane.tolerance_m
 
 
 def _above_a_plane(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
@@ -188,6 +196,8 @@ def _height_of_foot(found: Foreground, heights: np.ndarray, side: int) -> float:
     """Height of the nearest point along the lower side of the box: there an object ends, whatever its sides run into."""
     along = 1 if side % 2 else 0
     own = found.mask & found.box
+    if not own.any():
+        return math.inf
     last = np.flatnonzero(own.any(along))[-1 if side >= 2 else 0]
     line = own[last] if along else own[:, last]
     depth_m, height_m = (values[last] if along else values[:, last] for values in (found.points_m[..., 2], heights))

@@ -29,6 +29,7 @@ _FLUSH_M = 0.006
 _LEAST_LEAN = math.sin(math.radians(15.0))  # of the view against the vertical for a 2D box to show where a thing ends
 _UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
 _FLAT_SHARE = 0.5  # of the height of what sticks out of it: a thing so flat beside it
+_NEAR_PX = 5.0
 _SHARED_PX = 20  # pixels that two objects must share for one to be looked for over the other
 _NARROWER = 0.8  # of the other's outline that an object over it may fill
 
@@ -48,10 +49,13 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
     results = [_standing(cloud, box) for box in boxes_px]
     known = [one for one in results if isinstance(one, Standing)]
     for upper in known:
+        touching = [one for one in known if one is not upper and _meet(upper.box_xyxy_px, one.box_xyxy_px)]
+        if not touching:
+            continue
         own = cv2.dilate(_in_image(cloud, upper.found, upper.found.mask), np.ones((5, 5), np.uint8))
-        for lower in known:
+        for lower in touching:
             rest = lower.found.mask & (own[lower.found.rows, lower.found.columns] == 0)
-            if lower is upper or np.count_nonzero(rest) * lower.found.step**2 < cloud.config.min_points:
+            if np.count_nonzero(rest) * lower.found.step**2 < cloud.config.min_points:
                 continue
             if upper.patch is not None:
                 if _stands_on(cloud, upper, lower):
@@ -180,6 +184,12 @@ def _put_on_top(upper: Standing, lower: Standing) -> None:
     if above.any() and below.any():
         upper.plane, upper.found = replace(plane, offset_m=plane.offset_m - foot), replace(upper.found, mask=above)
         lower.found = replace(lower.found, mask=below)
+
+
+def _meet(box, other) -> bool:
+    """Whether two boxes overlap or nearly do."""
+    gaps = (box[0] - other[2], other[0] - box[2], box[1] - other[3], other[1] - box[3])
+    return max(gaps) < _NEAR_PX
 
 
 def lower_side(plane: Plane) -> int:

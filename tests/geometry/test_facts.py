@@ -457,6 +457,26 @@ def test_a_verdict_that_rests_on_an_unseen_side_says_so_and_is_less_sure():
     assert completed.values[0].value == pytest.approx(seen.values[0].value - 0.05)
 
 
+@pytest.mark.parametrize("hidden, verdict", ((0.02, TRUE), (0.04, TRUE), (0.06, UNKNOWN), (0.2, UNKNOWN)))
+def test_a_foot_below_more_than_was_seen_decides_nothing(hidden, verdict):
+    whole = block("1", (0, 0, 0), (0.06, 0.06, 0.05 + hidden), sigma_m=1e-4)
+    seen = whole.seen_m[whole.seen_m[:, 2] > 0.01]
+    top = replace(whole, seen_m=np.concatenate((seen, seen - (0, 0, 0.05))), completed_m=whole.seen_m - (0, 0, 1e-3))
+    fact = measure(seen_from(top), "on", ("1", "table"))
+    assert fact.verdict is verdict and fact.surface == "completed"
+
+
+@pytest.mark.parametrize("strays", (0, 200))
+@pytest.mark.parametrize("size", ((0.05, 0.05, 0.10), (0.03, 0.03, 0.03), (0.08, 0.04, 0.06)))
+def test_what_is_higher_than_a_things_middle_does_not_carry_it(size, strays):
+    lower, upper = block("1", (0, 0, 0), (0.2, 0.2, 0.02)), block("2", (0, 0, 0.02), size)
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.1, 0.1, 21)] * 2), -1).reshape(-1, 2)
+    surface = np.column_stack((grid, np.full(len(grid), 0.02)))
+    taken = np.tile((0.0, 0.0, 0.02 + 0.9 * size[2]), (strays, 1))  # of the upper one, taken for the lower
+    lower = replace(lower, seen_m=np.concatenate((lower.seen_m, surface, taken)))
+    assert measure(seen_from(lower, upper), "on", ("2", "1")).verdict is TRUE
+
+
 NAMED = {
     "a level is found by its shelf": ("in", ("red box", "shelf level 2"), ("red box", "shelf")),
     "a place is no thing": ("at", ("cup", "table", "top right corner"), ("cup",)),

@@ -239,6 +239,15 @@ def test_a_thing_on_a_level_stands_there_and_on_no_other(level, height):
     assert stands_on(layout, "0").arguments[1] == f"1/level {level}"
 
 
+@pytest.mark.parametrize("lowest", (0.2, 0.3))
+def test_levels_with_room_for_a_hidden_one_below_get_no_numbers(lowest):
+    boards = [ds.box((0.4, 0.22, 0.012), bottom=lowest + k * 0.26) for k in range(2)]
+    sides = [ds.box((0.012, 0.22, lowest + 0.4), (sign * 0.2, 0)) for sign in (-1, 1)]
+    scene = ds.Scene([*boards, *sides], ds.look_from(25, distance_m=1.4, target=(0, 0, 0.3)))
+    cloud, found = lifted(as_one(scene, 0, 3), 0, known_up=True)
+    assert levels_of(cloud, found[0]) == ()
+
+
 def test_solid_things_have_no_levels():
     for solid in (ds.box((0.3, 0.2, 0.3)), ds.cylinder(0.2, 0.3), ds.ball(0.2)):
         cloud, found = lifted(ds.Scene([solid], ds.look_from(40, distance_m=1.2)), 0)

@@ -123,9 +123,16 @@ class Perception:
         return facts.measure(layout, relation, arguments, view), scene
 
     def interpret(
-        self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0, camera: str = ""
+        self,
+        frame: Frame,
+        question: Question,
+        generation: Generation,
+        prompt_id: int = 0,
+        camera: str = "",
+        grasps: bool = True,
     ) -> Scene:
-        """The geometry of an answer already given: everything `look` does after the model.
+        """The geometry of an answer already given: everything `look` does after the model. grasps: whether anybody wants them;
+        they cost more than all else.
 
         Raises DeadlinePassed, MalformedAnswer.
         """
@@ -138,7 +145,7 @@ class Perception:
         if camera in self._tracks:
             self._tracks[camera].place(frame.stamp_ns, lifted.detections)
         placed = place_model_boxes(frame, answer.boxes_3d)
-        grasps = plan_grasps(cloud, lifted.detections, self.config.gripper)
+        planned = plan_grasps(cloud, lifted.detections, self.config.gripper) if grasps else ()
         return Scene(
             frame.stamp_ns,
             frame.frame_id,
@@ -148,7 +155,7 @@ class Perception:
             answer.points,
             lifted.detections + placed.detections,
             lifted.refusals + placed.refusals,
-            grasps,
+            planned,
             answer.value,
             answer.dropped,
             time.perf_counter() - started,

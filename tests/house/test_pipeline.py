@@ -60,3 +60,14 @@ def test_drafts_are_kept_by_camera_and_by_frame_where_there_is_one_camera(percep
     for camera in ("front", "wrist", ""):
         ids(perception, camera)
     assert perception.engine.streams == ["front", "wrist", "optical"]
+
+
+def test_grasps_are_planned_only_where_they_are_wanted(perception):
+    K = np.array(((60.0, 0, 39.5), (0, 60.0, 29.5), (0, 0, 1)))
+    depth_m = np.full((60, 80), 0.8, np.float32)
+    depth_m[20:40, 30:50] = 0.74
+    seen = Frame(1, "optical", np.zeros((60, 80, 3), np.uint8), depth_m, K)
+    said = perception.generate(seen, MUGS)
+    with_grasps, without = (perception.interpret(seen, MUGS, said, grasps=wanted) for wanted in (True, False))
+    assert len(with_grasps.grasps) == len(with_grasps.detections_3d) == 1
+    assert without.grasps == () and len(without.detections_3d) == 1

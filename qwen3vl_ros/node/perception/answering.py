@@ -52,8 +52,9 @@ class Answering:
                 frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
                 self._report_3d(channel.health, no_3d)
                 generation = perception.generate(frame, question, control, camera=job.camera)
-                scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
-                reply = out.reply(scene, frame, config, no_3d)
+                grasps = job.call is not None or out.grasps_wanted
+                scene = perception.interpret(frame, question, generation, prompt_id, job.camera, grasps)
+                reply = out.reply(scene, frame, config, no_3d, grasps)
             self._report_scene(channel.health, scene)
         except Cancelled:
             raise

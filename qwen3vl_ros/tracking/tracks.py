@@ -179,10 +179,12 @@ class Tracks:
 
     def _mark_meetings(self) -> None:
         """Things of one look that meet in the picture, and not only there as far as one knows, may be taken for one another."""
-        for k, a in enumerate(self._followed):
-            for b in self._followed[k + 1 :]:
-                if a.label == b.label and _meet(a.followed, b.followed):
-                    a.uncertain = b.uncertain = True
+        alike: dict[str, list[_Thing]] = {}
+        for thing in self._followed:
+            for other in alike.setdefault(thing.label, []):
+                if _meet(thing.followed, other.followed):
+                    thing.uncertain = other.uncertain = True
+            alike[thing.label].append(thing)
 
     def _expire(self, now: Glimpse) -> None:
         gone = [t for t in self._things if _expired(t, now.stamp_ns)]
@@ -466,6 +468,7 @@ def _velocity_m_s(trail: Sequence[_Was]) -> np.ndarray:
         if was.stamp_ns < since_ns:
             break
         recent.append(was)
+    recent = recent[::2]  # every second picture tells as much
     if len(recent) < 2:
         return np.zeros(3)
     t = np.array([w.stamp_ns - recent[0].stamp_ns for w in recent]) / 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from typing import Callable, Hashable, Iterator, Mapping, Sequence
@@ -13,11 +14,12 @@ from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.model_boxes import place_model_boxes
-from qwen3vl_ros.geometry.observed import layout_of
+from qwen3vl_ros.geometry.observed import layout_of, thing_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Detect, Question
 from qwen3vl_ros.tracking.identity import TrackIds
 from qwen3vl_ros.tracking.tracks import Tracks
+from qwen3vl_ros.tracking.world import World
 from qwen3vl_ros.types import (
     Answer,
     Cancelled,
@@ -36,7 +38,8 @@ class Perception:
     """The whole path from a frame to grasp targets. One thread at a time, because the engine is.
 
     ids: where objects get theirs from; several Perceptions that share one never give the same twice. tracks: of the cameras
-    whose things are followed from picture to picture: they give the ids there, and are told of every answer.
+    whose things are followed from picture to picture: they give the ids there, and are told of every answer. world: told of all
+    that was measured.
     """
 
     def __init__(
@@ -45,11 +48,12 @@ class Perception:
         config: Config | None = None,
         ids: Iterator[int] | None = None,
         tracks: Mapping[str, Tracks] | None = None,
+        world: World | None = None,
     ):
         self.engine = engine
         self.config = config or Config()
         self._ids = ids or itertools.count(1)
-        self._tracks = dict(tracks or {})
+        self._tracks, self._world = dict(tracks or {}), world
         self._names: dict[str, TrackIds] = {}
 
     def forget(self) -> None:
@@ -139,11 +143,15 @@ class Perception:
         started = time.perf_counter()
         answer = _read(question, generation, View(frame.size_px))
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
-        detections = self._named(frame, (prompt_id, question), detections, camera)
+        prompt = prompt_id, question
+        detections = self._named(frame, prompt, detections, camera)
         cloud = SceneCloud.of(frame, self.config.lift)
         lifted = lift_boxes(cloud, detections)
         if camera in self._tracks:
             self._tracks[camera].place(frame.stamp_ns, lifted.detections)
+        if self._world is not None and cloud.usable:
+            measured = functools.partial(thing_of, cloud)
+            self._world.look(camera, prompt, frame.stamp_ns, lifted.detections, measured)
         placed = place_model_boxes(frame, answer.boxes_3d)
         planned = plan_grasps(cloud, lifted.detections, self.config.gripper) if grasps else ()
         return Scene(

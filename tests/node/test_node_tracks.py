@@ -128,7 +128,9 @@ def test_nothing_is_followed_that_nobody_wants(graph):
     camera = FakeCamera(graph).matched()
     states, answers = graph.listen(f"{NODE}/track_states", TrackStates), graph.results()
     until(lambda: camera.shoot() and len(answers["generation"]) >= 3, what="answers")
-    assert not states and not track(graph, "cube").success
+    assert not states
+    told = track(graph, "cube")  # the world knows what answers saw
+    assert told.success and told.detection.bbox.size.z > 0.02 and told.track.velocity.x == 0.0
     assert graph.set_parameter("track", "wanted").successful  # live
     until(lambda: camera.shoot() and states, what="tracks")
 
@@ -140,7 +142,13 @@ def test_what_two_cameras_see_in_one_place_is_one_object(graph):
     graph.start_node("instant", cameras=["front", "wrist"], target_frame="base", track="always")
     cameras = [FakeCamera(graph, namespace=f"/qwen3vl/{name}").matched() for name in ("front", "wrist")]
     both = until(
-        lambda: [c.shoot() for c in cameras] and (r := track(graph, "cube")).success and len(r.tracks) == 2 and r,
+        lambda: (
+            [c.shoot() for c in cameras]
+            and (r := track(graph, "cube")).success
+            and len(r.tracks) == 2
+            and r.detection.bbox.size.z > 0  # measured, and not only followed
+            and r
+        ),
         what="one object of two cameras",
     )
     assert both.fitting == 1 and both.header.frame_id == "base" and kept
@@ -160,3 +168,29 @@ def test_the_thread_ends_with_cleanup_and_begins_with_configure(graph):
     assert graph.transition("configure", 60.0) and process.threads() > threads
     assert graph.transition("activate")
     until(lambda: camera.shoot() and track(graph, "cube").success, what="a track again")
+
+
+def test_what_was_seen_is_known_though_nothing_is_followed_and_the_camera_stands_still(graph):
+    pose = np.eye(4)
+    pose[:3, 3] = 0.3, 0.2, 1.0
+    kept = publish_static(graph, "base", OPTICAL, pose)
+    graph.start_node(
+        "instant", cameras=["front", "wrist"], target_frame="base", track="never", enabled=False, max_age=60.0
+    )
+    cameras = [FakeCamera(graph, namespace=f"/qwen3vl/{name}").matched() for name in ("front", "wrist")]
+    assert not track(graph, "cube").success and kept
+    for name, camera in zip(("front", "wrist"), cameras):
+
+        def answered():
+            camera.shoot()
+            future = graph.detect(("cube",), camera=name)
+            until(lambda: camera.shoot() and future.done(), what="an answer")
+            return future.result().detections_3d.detections
+
+        until(answered, what="a 3D box")
+    told = track(graph, "cube")
+    assert told.success and told.fitting == 1 and sorted(t.partition("/")[0] for t in told.tracks) == ["front", "wrist"]
+    p = told.detection.bbox.center.position
+    assert (p.x, p.y, p.z) == pytest.approx((0.3, 0.2, 1.0 + TABLE_M - CUBE_M / 2), abs=0.015)
+    later = until(lambda: (r := track(graph, "cube")).age > told.age and r.track.state == TrackState.COASTING and r)
+    assert later.track.spread > told.track.spread and later.track.unseen == pytest.approx(later.age)

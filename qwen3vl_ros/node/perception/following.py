@@ -88,6 +88,7 @@ class Following:
         )
         if wanted and not now_wanted:
             self.tracks[camera].stop()
+            self.world.leave(camera)
         self._wanted[camera] = now_wanted, now_s
         return now_wanted
 

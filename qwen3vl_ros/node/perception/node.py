@@ -182,7 +182,7 @@ class PerceptionNode(LifecycleNode):
         size = f"{i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights"
         self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
         self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
-        self._perception = Perception(engine, config, self._object_ids, following.tracks)
+        self._perception = Perception(engine, config, self._object_ids, following.tracks, following.world)
         return self._perception
 
     def _wait_for_load(self) -> BaseException | None:

@@ -68,7 +68,7 @@ class Publishers:
     def __init__(self, node, prefix: str = "~/"):
         self._node = node
         self._publishers = {
-            name: node.create_publisher(kind, prefix + name, 10)
+            name: node.create_publisher(kind, prefix + name, 30 if name in TRACKS else 10)  # tracks: of one second
             for name, kind in {**RESULTS, **TRACKS, **PICTURES}.items()
         }
         self._tf = node.create_publisher(TFMessage, "/tf", 100)

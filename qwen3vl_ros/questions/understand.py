@@ -44,6 +44,7 @@ class Understand(Question):
     question: str
     before: str = ""
     name: ClassVar[str] = "understand"
+    pictured: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "question", phrases.checked_question(self.question))

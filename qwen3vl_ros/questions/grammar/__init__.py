@@ -12,7 +12,7 @@ from qwen3vl_ros.questions.understand import Understood
 
 
 def language_of(text: str) -> str:
-    """"zh" where there is a Chinese character, else "en"."""
+    """ "zh" where there is a Chinese character, else "en"."""
     return "zh" if is_chinese(text) else "en"
 
 

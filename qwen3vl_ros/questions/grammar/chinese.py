@@ -34,12 +34,20 @@ _POLITE = re.compile(
     r"^(?:(?:这里|那里)(?=有|是|能|可以)|麻烦问一下|麻烦问下|问一下|嘿|哎|请问一下|请问|请|麻烦你?|劳驾|你好|您好|喂|帮我|帮忙|给我|跟我|告诉我|说说看?|说一下|说说|看一下|看看|看一看|查一下|查看一下|检查一下|检查|确认一下|量一下|量一量|测一下|测量一下|测量"
     r"|我想知道|想知道|我想问|我想|你知道|你知不知道|知道|你能不能|您能不能|能不能请你|你能|您能|可以|能否|可否|能不能(?=告诉|帮|说|看|找)|你觉得|你看|我觉得|我认为|是不是真的|说|那么|那|现在|机器人|好的|嗯|能(?=读|找|看|数|测|告诉|说)|给出)[，,：:]?"
 )
-_AFTER = re.compile(r"(?:[，,]?(?:吗|(?<![什怎多])么|呢|啊|呀|吧|哦|嘛|对吗|对吧|对不对|是吗|是吧|是不是|好吗|行吗|可以吗|谢谢|一下|现在|准确地说|到底|究竟|请告诉我|告诉我))$")
+_AFTER = re.compile(
+    r"(?:[，,]?(?:吗|(?<![什怎多])么|呢|啊|呀|吧|哦|嘛|对吗|对吧|对不对|是吗|是吧|是不是|好吗|行吗|可以吗|谢谢|一下|现在|准确地说|到底|究竟|请告诉我|告诉我))$"
+)
 _HERE_IN = r"(?:(?:在)?(?:这张|这幅|这个)?(?:画面|图片|照片|图像|图|镜头|视野|场景|桌子|桌面|桌|台面|台子)(?:里面|里边|里|中|内|上面|上边|上|当中)?)"
-_ARTICLE = re.compile(r"^(?:(?:那|这|某|其|一)(?:一)?(?:个|只|件|张|块|台|些|种|样|本|瓶)?|这些|那些|任何|所有的?|全部的?|我的|你的)")
+_ARTICLE = re.compile(
+    r"^(?:(?:那|这|某|其|一)(?:一)?(?:个|只|件|张|块|台|些|种|样|本|瓶)?|这些|那些|任何|所有的?|全部的?|我的|你的)"
+)
 _PRONOUN = re.compile(r"^(?:它|它们|他|她|这个|那个|这|那|此物|这东西|那东西)$")
-_ANY = re.compile(rf"^(?:的)?(?:{_WHAT}|别的|其他|其它|任何|所有|全部)?(?:的)?(?:{_MEASURE_WORD})?(?:物体|东西|物品|物件|事物)?$")
-_OTHER_WORDS = re.compile(r"什么|哪|谁|多少|多[高宽长大远]|是|吗|呢|怎|为什么|在|有|和|与|跟|或|不|能|会|比|离|距|几|，|,|。|？|请|我|你|最|近|远|从|到|给|把|放|找|看")
+_ANY = re.compile(
+    rf"^(?:的)?(?:{_WHAT}|别的|其他|其它|任何|所有|全部)?(?:的)?(?:{_MEASURE_WORD})?(?:物体|东西|物品|物件|事物)?$"
+)
+_OTHER_WORDS = re.compile(
+    r"什么|哪|谁|多少|多[高宽长大远]|是|吗|呢|怎|为什么|在|有|和|与|跟|或|不|能|会|比|离|距|几|，|,|。|？|请|我|你|最|近|远|从|到|给|把|放|找|看"
+)
 _CAMERA = re.compile(r"^(?:我们?|你们?|您|这里|相机|摄像头|摄像机|镜头|观察者|自己)$")
 _ROBOT = re.compile(r"^(?:机器人|机械臂|机器臂|底座|基座)(?:的)?(?:底座|基座)?$")
 _GRIPPER = re.compile(r"夹爪|夹子|夹具|机械手|手爪|爪子")
@@ -72,7 +80,7 @@ def _view(owner: str) -> str:
 
 def read(question: str, before: Understood | None = None) -> Understood | None:
     """As grammar.understood, the view already taken off."""
-    text = re.sub(r"\s+", "", question).strip("？?。.！!…“”\"，,")
+    text = re.sub(r"\s+", "", question).strip('？?。.！!…“”"，,')
     again = re.fullmatch(r"(?:那么?|还有|那|至于)?[，,]?(?P<a>.+?)呢", text)
     while (shorter := _AFTER.sub("", _POLITE.sub("", text))) != text and shorter:
         text = shorter
@@ -170,7 +178,10 @@ def _fits(text: str) -> Understood | None:
     ):
         if found := re.fullmatch(pattern, text):
             try:
-                a, b = _name(found["a"]), "gripper" if _GRIPPER.search(found["b"]) or _ROBOT.match(found["b"]) else _name(found["b"])
+                a, b = (
+                    _name(found["a"]),
+                    "gripper" if _GRIPPER.search(found["b"]) or _ROBOT.match(found["b"]) else _name(found["b"]),
+                )
             except _NoName:
                 continue
             return Understood("fits", (a, b))
@@ -207,13 +218,18 @@ def _extreme(text: str) -> Understood | None:
         ):
             if found := re.fullmatch(pattern, text):
                 with suppress(_NoName):
-                    return Understood(ask, (_name(re.sub(rf"^(?:{_WHAT})(?:{_MEASURE_WORD})?", "", found["a"]), THING),))
+                    return Understood(
+                        ask, (_name(re.sub(rf"^(?:{_WHAT})(?:{_MEASURE_WORD})?", "", found["a"]), THING),)
+                    )
     return None
 
 
 def _look(text: str) -> Understood | None:
     """What looking answers: colours, dials, words."""
-    for pattern in (r"(?P<a>.+?)(?:是|有|属于)?(?:什么|啥|哪种|哪个|何种)(?:样的)?(?:颜色|色)(?:的)?", r"(?P<a>.+?)的颜色(?:是)?(?:什么|啥|哪种)?"):
+    for pattern in (
+        r"(?P<a>.+?)(?:是|有|属于)?(?:什么|啥|哪种|哪个|何种)(?:样的)?(?:颜色|色)(?:的)?",
+        r"(?P<a>.+?)的颜色(?:是)?(?:什么|啥|哪种)?",
+    ):
         if found := re.fullmatch(pattern, text):
             with suppress(_NoName):
                 return Understood("colour", (_name(re.sub(rf"^{_HERE_IN}的?", "", found["a"]) or found["a"]),))
@@ -225,7 +241,9 @@ def _look(text: str) -> Understood | None:
             rf"{thing}(?:上|上面)?(?:显示|指示|指着|指向|指到|写着|写了|写的是|写|印着|说|是|显示的是|显示着|的是)(?:了|着)?(?:多少|什么|几|啥)(?:字|内容|读数|数字|数)?",
             rf"(?:读|念|读出|读一下|念一下|读一读)(?:出|一下)?{thing}(?:上)?(?:的)?(?:字|内容|读数|示数|文字)?",
             rf"{thing}(?:上|上面)?(?:的|有|是)*(?:什么|哪些)?(?:字|文字|内容|读数)(?:是)?(?:什么|哪些)?",
-            rf"{thing}(?:的)?(?:指针|示针)?(?:指)?(?:在|到|着|向)*(?:哪里|哪儿|哪|什么位置)" if ask == "reading" else "(?!)(?P<a>)",
+            rf"{thing}(?:的)?(?:指针|示针)?(?:指)?(?:在|到|着|向)*(?:哪里|哪儿|哪|什么位置)"
+            if ask == "reading"
+            else "(?!)(?P<a>)",
         ):
             if found := re.fullmatch(pattern, text):
                 with suppress(_NoName):
@@ -245,7 +263,9 @@ def _where(text: str) -> Understood | None:
     ):
         if found := re.fullmatch(pattern, bare):
             with suppress(_NoName):
-                return Understood("where", (_name(found["a"]),), several=bool(re.match(r"(?:这些|那些|所有|全部)", found["a"])))
+                return Understood(
+                    "where", (_name(found["a"]),), several=bool(re.match(r"(?:这些|那些|所有|全部)", found["a"]))
+                )
     return None
 
 
@@ -262,7 +282,10 @@ def _related(text: str) -> Understood | None:
     things = rf"(?:{_WHAT}|几{_MEASURE_WORD})(?:{_MEASURE_WORD})?(?:东西|物体|物品)?"
     for pattern, several in (
         (rf"(?P<a>{things}|有什么(?:东西|物体)?)(?:是)?{_IN}(?P<b>.+?)(?:的)?{_REL}", True),
-        (rf"(?:{_IN})?(?P<b>.+?)(?:的)?{_REL}(?:的)?(?P<a>[^的有是放摆]*?)(?:都)?{_HAVE}(?:{things}|没有)?(?P<x>)", True),
+        (
+            rf"(?:{_IN})?(?P<b>.+?)(?:的)?{_REL}(?:的)?(?P<a>[^的有是放摆]*?)(?:都)?{_HAVE}(?:{things}|没有)?(?P<x>)",
+            True,
+        ),
         (rf"(?:{_IN})?(?P<b>.+?)(?:的)?{_REL}(?:有没有|有没|有|是否有)(?P<a>.+)", None),
         (rf"(?:列出|说出|指出|找出)(?:所有|全部)?(?:{_IN})?(?P<b>.+?)(?:的)?{_REL}(?:的)?(?P<a>.+)", True),
         (rf"(?P<a>.+?){is_in}(?P<b>.+?)(?:的)?{_REL}", False),
@@ -314,13 +337,15 @@ def _exists(text: str) -> Understood | None:
     for pattern in (
         rf"(?:这里|那里|我们)?(?:是不是|是否|到底)?(?:还)?(?:有没有|有无|存在|存不存在|有){_MEASURE_WORD}?(?P<a>.+)",
         rf"{see}(?:了)?{_MEASURE_WORD}?(?P<a>.+?)(?:了)?(?:没有)?",
-        rf"(?P<a>.+?)(?:存在|在场|在这里|在不在|在)",
+        r"(?P<a>.+?)(?:存在|在场|在这里|在不在|在)",
     ):
         if found := re.fullmatch(pattern, bare):
             with suppress(_NoName):
                 if re.match(_WHAT, found["a"]):
                     return None
-                return Understood("exists", (_name(re.sub(rf"^一?{_MEASURE_WORD}", "", _without_here(found["a"]))),), several=True)
+                return Understood(
+                    "exists", (_name(re.sub(rf"^一?{_MEASURE_WORD}", "", _without_here(found["a"]))),), several=True
+                )
     return None
 
 

@@ -65,8 +65,12 @@ _OTHER_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|do|does|did|has|have|will|would|could|should|what|which|who|whom|whose|where|when|why|how|that|and|or|not|no|than|if"
     r"|from|to|at|as|so|but|then|because|there|most|all|every|each|between|me|you|us|we|they|them|i|far|away|apart|much|many)\b"
 )
-_ANY = re.compile(r"^(?:(?:any|some|no|every|all|the|other)\s*)?(?:objects?|things?|items?|something|anything|everything|thing|ones?|stuff)$")
-_HERE = re.compile(r"^(?:the |your |this )?(?:camera|viewer|lens|you|us|me|here|my position|where you are|where i am|yourself|picture|image)$")
+_ANY = re.compile(
+    r"^(?:(?:any|some|no|every|all|the|other)\s*)?(?:objects?|things?|items?|something|anything|everything|thing|ones?|stuff)$"
+)
+_HERE = re.compile(
+    r"^(?:the |your |this )?(?:camera|viewer|lens|you|us|me|here|my position|where you are|where i am|yourself|picture|image)$"
+)
 _ROBOT = re.compile(r"^(?:the |your |this )?(?:robot|base|robot base|robot's base|arm)$")
 _LENGTH = r"(?:centimet(?:re|er)s?|millimet(?:re|er)s?|met(?:re|er)s?|inches|cm|mm)"
 _GET = (
@@ -95,7 +99,11 @@ def without_view(question: str) -> tuple[str, str]:
             rest = (question[: found.start()] + " " + question[found.end() :]).strip(" ,")
             return rest, _view(found["o"])
     # "to the mug's left", "on its own left": the thing's own sides.
-    own = re.search(r"\b(?:to|on|at) (?P<o>the [\w -]+?|its|their|your|my)(?:'s?)? (?:own )?(?P<s>left|right)(?P<h>[- ]hand)?(?: side)?\b(?! of)", question, re.I)
+    own = re.search(
+        r"\b(?:to|on|at) (?P<o>the [\w -]+?|its|their|your|my)(?:'s?)? (?:own )?(?P<s>left|right)(?P<h>[- ]hand)?(?: side)?\b(?! of)",
+        question,
+        re.I,
+    )
     if own and own["o"].lower() not in ("the",):
         name = {"its": "it", "their": "it"}.get(own["o"].lower(), own["o"])
         return f"{question[: own.start()]}{own['s']} of {name}{question[own.end() :]}", _view(name)
@@ -111,7 +119,7 @@ def _view(owner: str) -> str:
 
 def read(question: str, before: Understood | None = None) -> Understood | None:
     """As grammar.understood, the view already taken off."""
-    text = " ".join(question.lower().replace("’", "'").split()).strip(" ?!.…\"")
+    text = " ".join(question.lower().replace("’", "'").split()).strip(' ?!.…"')
     text = re.sub(r"\b(where|what|who|how|that|there|it)'s\b", r"\1 is", text)
     follows = re.match(r"(?:[\w ]{1,12}, )?(?:and|then|what about|how about)\b", text)
     while (shorter := _AFTER.sub("", _POLITE.sub("", text))) != text:
@@ -137,7 +145,15 @@ def _candidates(text: str) -> list[str]:
     ends = [len(words)]
     while ends[-1] > 2 and words[ends[-1] - 1].strip(",.:;!?") in _EMPTY_WORDS:
         ends.append(ends[-1] - 1)
-    ends = [ends[0], *(k for k in ends[1:] if words[k - 1].endswith((",", ".", ";", "?")) or words[k] in ("please", "now", "then", "exactly", "roughly"))]
+    ends = [
+        ends[0],
+        *(
+            k
+            for k in ends[1:]
+            if words[k - 1].endswith((",", ".", ";", "?"))
+            or words[k] in ("please", "now", "then", "exactly", "roughly")
+        ),
+    ]
     return list(dict.fromkeys(" ".join(words[a:b]).rstrip(" ,.;:?!") for a in starts for b in ends if b - a >= 2))
 
 
@@ -154,15 +170,26 @@ def _name(text: str, any_is: str | None = None) -> str:
         return "it"
     text = _ARTICLE.sub("", text)
     text = re.sub(r"(?:'s|')$", "", text)
-    level = re.fullmatch(r"(?:(?:the )?(\w+)(?:st|nd|rd|th)? (?:level|shelf|board|tier) of (?:the )?(.+)|(.+) level (\d+))", text)
+    level = re.fullmatch(
+        r"(?:(?:the )?(\w+)(?:st|nd|rd|th)? (?:level|shelf|board|tier) of (?:the )?(.+)|(.+) level (\d+))", text
+    )
     if level and (told := _level(level)):
         return told
-    if not text or len(text.split()) > 6 or _OTHER_WORDS.search(text) or _REL.search(f" {text} ") or not re.search(r"\w", text):
+    if (
+        not text
+        or len(text.split()) > 6
+        or _OTHER_WORDS.search(text)
+        or _REL.search(f" {text} ")
+        or not re.search(r"\w", text)
+    ):
         raise _NoName
     return text
 
 
-_ORDINALS = {w: i + 1 for i, w in enumerate(("first", "second", "third", "fourth", "fifth"))} | {"bottom": 1, "lowest": 1}
+_ORDINALS = {w: i + 1 for i, w in enumerate(("first", "second", "third", "fourth", "fifth"))} | {
+    "bottom": 1,
+    "lowest": 1,
+}
 
 
 def _level(found: re.Match) -> str:
@@ -184,7 +211,14 @@ def _resolved(told: Understood, before: Understood | None) -> Understood:
 def _singular(name: str) -> str:
     """Of the last word; a guess that leaves what it does not know."""
     head, _, last = name.rpartition(" ")
-    for ending, instead in (("shelves", "shelf"), ("boxes", "box"), ("dishes", "dish"), ("ies", "y"), ("people", "person"), ("dice", "dice")):
+    for ending, instead in (
+        ("shelves", "shelf"),
+        ("boxes", "box"),
+        ("dishes", "dish"),
+        ("ies", "y"),
+        ("people", "person"),
+        ("dice", "dice"),
+    ):
         if last.endswith(ending):
             last = last[: -len(ending)] + instead
             break
@@ -206,7 +240,7 @@ def _distance(text: str) -> Understood | None:
     far = r"(?:far|close|near|distant)(?: away| apart| off)?"
     end = r"(?: (?:stand|lie|sit|be|away|apart|off|located|placed|standing|lying|situated))*"
     for pattern in (
-        rf"how far (?:is it|is the way|do i (?:go|have to go|move|have to move)|would i go) from (?P<a>.+?) to (?P<b>.+)",
+        r"how far (?:is it|is the way|do i (?:go|have to go|move|have to move)|would i go) from (?P<a>.+?) to (?P<b>.+)",
         rf"{_GET}how {far}{is_} (?!it to)(?P<a>.+?){end} (?:from|to|and) (?P<b>.+)",
         rf"{_GET}how {far} (?P<a>.+?){is_}{end} (?:from|to) (?P<b>.+)",
         rf"{_GET}how {far} (?:from|to) (?P<b>.+?){is_} (?P<a>.+?){end}",
@@ -281,12 +315,17 @@ def _fits(text: str) -> Understood | None:
         if found := re.fullmatch(pattern, text):
             with suppress(_NoName):
                 b = _name(found["b"])
-                return Understood("fits", (_name(found["a"]), "gripper" if re.search(r"\b(?:gripper|hand|robot|arm)\b", b) else b))
+                return Understood(
+                    "fits", (_name(found["a"]), "gripper" if re.search(r"\b(?:gripper|hand|robot|arm)\b", b) else b)
+                )
     return None
 
 
 def _closest(text: str) -> Understood | None:
-    for ask, words in (("nearest", r"(?:nearest|closest)"), ("farthest", r"(?:farthest|furthest|most distant)(?: away)?")):
+    for ask, words in (
+        ("nearest", r"(?:nearest|closest)"),
+        ("farthest", r"(?:farthest|furthest|most distant)(?: away)?"),
+    ):
         to = r"(?: (?:to|from|by) (?P<b>.+))?"
         for pattern in (
             rf"(?:what|which)(?P<a>(?: of)?(?: [\w -]+?)??) (?:is|are|stands?|lies?)(?: the)? {words}(?: one)?(?P<c> [\w -]+?)??{to}",
@@ -361,7 +400,11 @@ def _look(text: str) -> Understood | None:
 def _count(text: str) -> Understood | None:
     there = r"(?: (?:are there|is there|are there any|do you see|can you see|do we have|have we got|are|are visible|can be seen|exist|there are|you see|i see|can i see|stand|lie|in (?:total|all)|altogether|in view))*"
     bare = _IN_SIGHT.sub("", text)
-    for pattern in (rf"how many (?:of (?:the )?)?(?P<a>.+?){there}", r"count (?:all )?(?:the |of the )?(?P<a>.+)", rf"{_GET}(?:the |what )?(?:total )?(?:number|count|amount) of (?P<a>.+?){there}"):
+    for pattern in (
+        rf"how many (?:of (?:the )?)?(?P<a>.+?){there}",
+        r"count (?:all )?(?:the |of the )?(?P<a>.+)",
+        rf"{_GET}(?:the |what )?(?:total )?(?:number|count|amount) of (?P<a>.+?){there}",
+    ):
         if found := re.fullmatch(pattern, bare):
             with suppress(_NoName):
                 return Understood("count", (_singular(_name(found["a"], THING)),), several=True)
@@ -422,14 +465,23 @@ def _related_at(left: str, relation: str, right: str) -> Understood | None:
     if here and not re.search("table|desk", right) and re.match("what|which|who|name|list|show|tell", left):
         return Understood("list", (THING,), several=True)
     for pattern, several in (
-        (rf"(?:what|who|which)(?: else)?(?P<a>(?: kinds? of| of)?(?: (?!do |can |could )[\w -]+?)?) {stands}(?: (?:there|standing|lying|placed|located|sitting))*", True),
+        (
+            rf"(?:what|who|which)(?: else)?(?P<a>(?: kinds? of| of)?(?: (?!do |can |could )[\w -]+?)?) {stands}(?: (?:there|standing|lying|placed|located|sitting))*",
+            True,
+        ),
         (r"(?:is|are) there (?P<a>(?:some|any|every)thing|(?:any|some)(?: other)? (?:objects?|things?|items?))", True),
         (r"(?:is|are) (?P<a>something|anything)", True),
         (rf"(?:list|name|show|show me|find|tell me|say)(?: all)?(?: the)?(?P<a> (?!what)[\w -]+?)(?: {stands})?", True),
         (rf"(?:list|name|show|show me|tell me|say)(?P<a>) what {_STANDS}", True),
         (r"(?:is|are) there (?P<a>.+)", None),
-        (rf"(?:can you see|do you see|do i find|can i find|is it (?:the case )?that) (?P<a>.+?)(?: {_STANDS}| really)*", False),
-        (rf"(?:is|are|was|were|does|do|has|have) (?!you |i |we )(?P<a>.+?)(?: (?:{_STANDS}|really|actually|indeed|been|{_POSTURE}|stand|lie|sit|rest|hang|somewhere|anywhere|found))*", False),
+        (
+            rf"(?:can you see|do you see|do i find|can i find|is it (?:the case )?that) (?P<a>.+?)(?: {_STANDS}| really)*",
+            False,
+        ),
+        (
+            rf"(?:is|are|was|were|does|do|has|have) (?!you |i |we )(?P<a>.+?)(?: (?:{_STANDS}|really|actually|indeed|been|{_POSTURE}|stand|lie|sit|rest|hang|somewhere|anywhere|found))*",
+            False,
+        ),
         (rf"(?P<a>.+?) {_STANDS}(?: really)?", False),
     ):
         if found := re.fullmatch(pattern, left):
@@ -439,7 +491,11 @@ def _related_at(left: str, relation: str, right: str) -> Understood | None:
                 continue
             if several is False and re.match(r"(?:an?|any|some|one) ", found["a"]):
                 several = None  # any one will do
-            return Understood(relation, (_singular(name) if several or several is None else name, *others), several=several is not False)
+            return Understood(
+                relation,
+                (_singular(name) if several or several is None else name, *others),
+                several=several is not False,
+            )
     return None
 
 

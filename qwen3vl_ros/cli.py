@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from qwen3vl_ros.questions import commands as question_commands
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.types import (
     DeadlinePassed,
+    Detection3D,
+    Fact,
     Frame,
     InvalidInput,
     MalformedAnswer,
@@ -114,6 +116,22 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--json", action="store_true", help="print JSON instead of a line")
     measure.set_defaults(run=_measure)
 
+    ask = commands.add_parser(
+        "ask",
+        parents=[model],
+        help="a question in words about one picture, answered with what is measured in it",
+        description="Where is the cup? Is it left of the bowl? How far is it? In English or Chinese; what the model says is checked "
+        "against the facts (docs/spatial.md). Without --depth nothing is measured.",
+    )
+    ask.add_argument("image", type=Path, metavar="IMAGE")
+    ask.add_argument("question", metavar="QUESTION", help='e.g. "Is the red cube left of the mug?"')
+    ask.add_argument("--depth", type=Path, help="16-bit PNG in mm, or .npy in m, registered to IMAGE")
+    ask.add_argument("--camera-info", type=Path, help="calibration YAML of IMAGE's camera; needed to measure")
+    ask.add_argument("--view", default="", help="whose left and front: viewer (default) or robot")
+    ask.add_argument("--words-only", action="store_true", help="the model's own words, with nothing measured")
+    ask.add_argument("--json", action="store_true", help="print JSON instead of the answer and its facts")
+    ask.set_defaults(run=_ask)
+
     check = commands.add_parser("doctor", parents=[model], help="what is installed, what would run, what is missing")
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
@@ -189,22 +207,8 @@ def _detect(arguments: argparse.Namespace) -> int:
     finally:
         engine.close()
     if arguments.json:
-        print(
-            json.dumps(
-                _finite(
-                    {
-                        "image": str(arguments.image),
-                        "size_px": frame.size_px,
-                        "engine": dataclasses.asdict(engine.info),
-                        "load_s": load_s,
-                        **_as_dict(scene),
-                    }
-                ),
-                indent=2,
-                ensure_ascii=False,
-                allow_nan=False,
-            )
-        )
+        told = {"image": str(arguments.image), "size_px": frame.size_px, "engine": dataclasses.asdict(engine.info)}
+        _print_json({**told, "load_s": load_s, **_as_dict(scene)})
     else:
         i = engine.info
         print(
@@ -223,23 +227,74 @@ def _detect(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     facts.check(arguments.relation, arguments.arguments, arguments.view)
+    asked = Fact(arguments.relation, tuple(arguments.arguments), arguments.view)
+    told = _with_asker(arguments, config, lambda asker, shot: asker.measure(shot, [asked]))
+    (fact,) = told.facts
+    if arguments.json:
+        _print_json(_fact_dict(fact))
+    else:
+        print(_fact_lines(fact))
+    return 0
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    config, question = _config(arguments), Ask(arguments.question).question
+    if arguments.view not in ("", "viewer", "robot"):
+        raise InvalidInput(f"--view {arguments.view!r} is unknown; known are viewer and robot")
+    measured, view = not arguments.words_only, arguments.view
+    told = _with_asker(arguments, config, lambda asker, shot: asker.ask([shot], question, view=view, measure=measured))
+    if arguments.json:
+        _print_json(
+            {
+                "answer": told.answer,
+                "code": told.code.name,
+                "message": told.message,
+                "understood_by": told.understood_by.name,
+                "asked": told.asked,
+                "find": told.find,
+                "worded_by": told.worded_by.name,
+                "model_answer": told.model_answer,
+                "disagreement": told.disagreement,
+                "facts": [_fact_dict(fact) for fact in told.facts],
+                "detections_2d": [dataclasses.asdict(d) for d in told.detections_2d[0]],
+                "detections_3d": [_box_dict(d) for d in told.detections_3d[0]],
+            }
+        )
+        return 0
+    print(told.answer)
+    for fact in told.facts:
+        print(f"  {_fact_lines(fact)}".replace("\n", "\n    "))
+    if told.disagreement:
+        print(f"  the model said otherwise ({told.disagreement}): {told.model_answer}")
+    return 0
+
+
+def _with_asker(arguments: argparse.Namespace, config: Config, use: Callable[[Any, Any], Any]) -> Any:
+    """What `use` makes of an Asker and the picture."""
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
+    from qwen3vl_ros.asking import Asker, Shot
     from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
 
     engine = load_tested_engine(config)
     try:
-        fact, _ = Perception(engine, config).measure(frame, arguments.relation, arguments.arguments, arguments.view)
+        return use(Asker(Perception(engine, config)), Shot(frame))
     finally:
         engine.close()
-    if arguments.json:
-        told = dataclasses.asdict(fact) | {"verdict": fact.verdict.name}
-        print(json.dumps(_finite(told), indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        values = ", ".join(f"{q.name} {q.value:.3f} {q.unit}".strip() for q in fact.values)
-        print(f"{fact.verdict.name}: {fact.relation}({', '.join(fact.arguments)})" + f"  {values}" * bool(values))
-        print(fact.reason)
-    return 0
+
+
+def _fact_dict(fact: Fact) -> dict[str, Any]:
+    return dataclasses.asdict(fact) | {"verdict": fact.verdict.name}
+
+
+def _fact_lines(fact: Fact) -> str:
+    values = ", ".join(f"{q.name} {q.value:.3f} {q.unit}".strip() for q in fact.values)
+    told = f"{fact.verdict.name}: {fact.relation}({', '.join(fact.arguments)})" + f"  {values}" * bool(values)
+    return f"{told}\n{fact.reason}"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _question(task: str, what: str) -> Question:
@@ -377,19 +432,7 @@ def _as_dict(scene: Scene) -> dict[str, Any]:
         "dropped": scene.dropped,
         "detections_2d": [dataclasses.asdict(d) for d in scene.detections_2d],
         "points": [dataclasses.asdict(p) for p in scene.points],
-        "detections_3d": [
-            {
-                "id": d.id,
-                "label": d.label,
-                "score": d.score,
-                "frame_id": d.frame_id,
-                "source": d.source,
-                "frame_T_box": d.frame_T_box.tolist(),
-                "size_m": np.asarray(d.size_m).tolist(),
-                "support": d.support,
-            }
-            for d in scene.detections_3d
-        ],
+        "detections_3d": [_box_dict(d) for d in scene.detections_3d],
         "refusals": [dataclasses.asdict(r) for r in scene.refusals],
         "grasps": [
             {
@@ -412,6 +455,19 @@ def _as_dict(scene: Scene) -> dict[str, Any]:
             "decode": g.decode_s,
             "geometry": scene.geometry_s,
         },
+    }
+
+
+def _box_dict(d: Detection3D) -> dict[str, Any]:
+    return {
+        "id": d.id,
+        "label": d.label,
+        "score": d.score,
+        "frame_id": d.frame_id,
+        "source": d.source,
+        "frame_T_box": d.frame_T_box.tolist(),
+        "size_m": np.asarray(d.size_m).tolist(),
+        "support": d.support,
     }
 
 

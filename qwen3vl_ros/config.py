@@ -135,6 +135,24 @@ class GripperConfig(_Validated):
 
 
 @dataclass(frozen=True)
+class AskConfig(_Validated):
+    """Questions in words (~/ask)."""
+
+    session_timeout: float = _p(
+        600.0, "A session that nobody used for longer has ended, seconds.", range=(0.1, 86400.0), live=True
+    )
+    session_memory: float = _p(
+        256.0,
+        "Most memory of all sessions' pictures and words, MiB; beyond it the one used longest ago ends.",
+        range=(0.1, 65536.0),
+        live=True,
+    )
+    result_timeout: float = _p(
+        60.0, "How long a result waits for whoever asked, seconds; read at start.", range=(1.0, 3600.0)
+    )
+
+
+@dataclass(frozen=True)
 class RemoteConfig(_Validated):
     """An OpenAI-compatible server that runs the model (vLLM, SGLang, TensorRT Edge-LLM, TensorRT-LLM)."""
 
@@ -231,6 +249,11 @@ class Config(_Validated):
     target_frame: str = _p(
         "", "Frame of 3D results, by TF at capture; empty = the camera's optical frame.", camera=True
     )
+    robot_frame: str = _p(
+        "",
+        "The robot's base (x forward, y left, z up; REP 103), by TF at capture: whose left a question in the robot's view means; "
+        "empty = nobody knows.",
+    )
     min_score: float = _p(
         0.0, "Detections with a lower score are not published.", range=(0.0, 1.0), live=True, camera=True
     )
@@ -247,7 +270,7 @@ class Config(_Validated):
     )
     diagnostics_period: float = _p(1.0, "Time between two /diagnostics messages, seconds.", range=(0.1, 60.0))
     request_timeout: float = _p(
-        30.0, "Deadline of a ~/detect call that names none, seconds.", range=(0.1, 3600.0), live=True
+        30.0, "Deadline of a ~/detect, ~/measure or ~/ask that names none, seconds.", range=(0.1, 3600.0), live=True
     )
     request_timeout_max: float = _p(
         3600.0,
@@ -263,6 +286,7 @@ class Config(_Validated):
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     lift: LiftConfig = field(default_factory=LiftConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
+    ask: AskConfig = field(default_factory=AskConfig)
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
     def __post_init__(self):

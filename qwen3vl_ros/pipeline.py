@@ -10,13 +10,13 @@ from typing import Callable, Hashable, Iterator, Mapping, Sequence
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
-from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.lifted import Lifted
 from qwen3vl_ros.geometry.model_boxes import place_model_boxes
-from qwen3vl_ros.geometry.observed import layout_of, thing_of
+from qwen3vl_ros.geometry.observed import thing_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.questions import Detect, Question
+from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds
 from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.tracking.world import World
@@ -25,7 +25,6 @@ from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
     Detection2D,
-    Fact,
     Frame,
     Generation,
     MalformedAnswer,
@@ -93,7 +92,7 @@ class Perception:
         how = self.config.generation
         prompt = Prompt(
             question.prompt(),
-            [frame.rgb],
+            [frame.rgb] if question.pictured else (),
             schema=question.schema() if how.guided else None,
             stream=camera or frame.frame_id,
             text_first=how.text_first,
@@ -103,28 +102,20 @@ class Perception:
             raise Cancelled(control.reason if control else "cancelled")
         return generation
 
-    def measure(
-        self,
-        frame: Frame,
-        relation: str,
-        arguments: Sequence[str],
-        view: str = "viewer",
-        control: Control | None = None,
-    ) -> tuple[Fact, Scene | None]:
-        """Find what `arguments` name in `frame`, and measure the relation or quantity (docs/spatial.md): the model only
-        finds, geometry decides. The scene is None where nothing had to be found.
-
-        arguments: phrases; "table" is the support itself. view: "viewer" or "robot", of relations that need one.
-        Raises InvalidInput for what cannot be asked, and what `look` raises.
-        """
-        facts.check(relation, arguments, view)
-        wanted = facts.things_named(relation, arguments)
-        scene = self.look(frame, Detect(wanted), control) if wanted else None
-        found, refusals = (scene.detections_3d, scene.refusals) if scene else ((), ())
+    def place(
+        self, frame: Frame, prompt: Hashable, detections: Sequence[Detection2D], camera: str = ""
+    ) -> tuple[tuple[Detection2D, ...], Lifted, SceneCloud]:
+        """The detections of an answer with their ids, lifted with the frame's depth, and that depth. prompt: what was asked, as for
+        TrackIds."""
+        detections = self._named(frame, prompt, detections, camera)
         cloud = SceneCloud.of(frame, self.config.lift)
-        opening_m = self.config.gripper.max_width
-        layout = layout_of(cloud, found, refusals, looked_for=wanted, gripper_opening_m=opening_m)
-        return facts.measure(layout, relation, arguments, view), scene
+        lifted = lift_boxes(cloud, detections)
+        if camera in self._tracks:
+            self._tracks[camera].place(frame.stamp_ns, lifted.detections)
+        if self._world is not None and cloud.usable:
+            measured = functools.partial(thing_of, cloud)
+            self._world.look(camera, prompt, frame.stamp_ns, lifted.detections, measured)
+        return detections, lifted, cloud
 
     def interpret(
         self,
@@ -141,17 +132,9 @@ class Perception:
         Raises DeadlinePassed, MalformedAnswer.
         """
         started = time.perf_counter()
-        answer = _read(question, generation, View(frame.size_px))
+        answer = self.read(question, generation, View(frame.size_px))
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
-        prompt = prompt_id, question
-        detections = self._named(frame, prompt, detections, camera)
-        cloud = SceneCloud.of(frame, self.config.lift)
-        lifted = lift_boxes(cloud, detections)
-        if camera in self._tracks:
-            self._tracks[camera].place(frame.stamp_ns, lifted.detections)
-        if self._world is not None and cloud.usable:
-            measured = functools.partial(thing_of, cloud)
-            self._world.look(camera, prompt, frame.stamp_ns, lifted.detections, measured)
+        detections, lifted, cloud = self.place(frame, (prompt_id, question), detections, camera)
         placed = place_model_boxes(frame, answer.boxes_3d)
         planned = plan_grasps(cloud, lifted.detections, self.config.gripper) if grasps else ()
         return Scene(
@@ -177,16 +160,16 @@ class Perception:
         names = self._names.setdefault(camera, TrackIds(self._ids))
         return names.assign(frame.stamp_ns, prompt, detections)
 
-
-def _read(question: Question, generation: Generation, view: View) -> Answer:
-    """As Question.read; but where time ran out, that is the error, and not what the answer had come to."""
-    try:
-        return question.read(generation, (view,))
-    except MalformedAnswer as error:
-        if generation.finish_reason != "deadline":
-            raise
-        said = f"{generation.text[-80:]!r} at its end" if generation.text.strip() else "nothing"
-        raise DeadlinePassed(
-            f"the deadline passed before an object could be read; after {generation.total_s:.1f} s the answer was {said}: "
-            "allow it more time (a call's timeout, generation.deadline), or ask for less"
-        ) from error
+    @staticmethod
+    def read(question: Question, generation: Generation, view: View) -> Answer:
+        """As Question.read; but where time ran out, that is the error, and not what the answer had come to."""
+        try:
+            return question.read(generation, (view,))
+        except MalformedAnswer as error:
+            if generation.finish_reason != "deadline":
+                raise
+            said = f"{generation.text[-80:]!r} at its end" if generation.text.strip() else "nothing"
+            raise DeadlinePassed(
+                f"the deadline passed before an object could be read; after {generation.total_s:.1f} s the answer was {said}: "
+                "allow it more time (a call's timeout, generation.deadline), or ask for less"
+            ) from error

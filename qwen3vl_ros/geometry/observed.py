@@ -34,11 +34,12 @@ def layout_of(
     detections: Sequence[Detection3D],
     refusals: Sequence[Refusal] = (),
     frame_T_robot: np.ndarray | None = None,
+    known_things: Sequence[Thing] = (),
     **known,
 ) -> Layout:
     """The layout of one frame, in cloud.frame_id: what was lifted from measured depth, and the planes it stands on.
 
-    frame_T_robot: pose of the robot's base in that frame. known: looked_for, held, gripper_opening_m, now_ns of Layout.
+    frame_T_robot: pose of the robot's base in that frame. known_things: in that frame, from earlier looks. known: looked_for, held, gripper_opening_m, now_ns of Layout.
     """
     measured = [d for d in detections if d.source == "depth" and len(d.points_camera_m)]
     surfaces = [] if not cloud.usable else [*surfaces_of(cloud), *(s for d in measured for s in levels_of(cloud, d))]
@@ -48,7 +49,7 @@ def layout_of(
         if d not in measured
     ]
     return Layout(
-        [thing_of(cloud, d) for d in measured],
+        [*(thing_of(cloud, d) for d in measured), *known_things],
         viewpoint_of(cloud, frame_T_robot),
         surfaces,
         (*refusals, *guesses),

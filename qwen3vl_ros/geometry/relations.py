@@ -88,19 +88,16 @@ def _gap_above(a: Body, b: Body) -> tuple[float, float, bool]:
     foot, _ = a.span(up)
     if b.normal is not None:
         return foot.at - float(b.hull[0] @ up), math.hypot(foot.sigma_m, b.sigma_along(up)), foot.seen
-    if b.rim is not None and _enters(a, b):
-        floor = float(b.rim[:, 2].mean()) - b.thing.inside.depth_m
-        return foot.at - floor, math.hypot(foot.sigma_m, b.sigma_along(up)), foot.seen
     _, top = b.span(up)
     under = b.points[near(a.outline, b.points[:, :2], CONTACT_M), 2]
     under = under[under < a.centre[2]]  # higher ones are B's walls around A, or A's own that were taken for B's
     height = min(top.at, float(np.percentile(under, 95))) if len(under) >= 20 else top.at
+    if b.rim is not None and float(depth_inside(outline(b.rim[:, :2]), a.foot_centre)[0]) > 0:
+        # What reaches into an opening stands on the floor in there, even where its sides are over the rim.
+        floor = float(b.rim[:, 2].mean()) - b.thing.inside.depth_m
+        if abs(foot.at - floor) < abs(foot.at - height):
+            return foot.at - floor, math.hypot(foot.sigma_m, b.sigma_along(up)), foot.seen
     return foot.at - height, math.hypot(foot.sigma_m, top.sigma_m), foot.seen and top.seen
-
-
-def _enters(a: Body, b: Body) -> bool:
-    """Whether A's foot goes through the opening of B."""
-    return bool((depth_inside(outline(b.rim[:, :2]), a.foot) > 0).all())
 
 
 def within(a: Body, b: Body) -> Margin:

@@ -15,7 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
-from qwen3vl_ros.msg import Generation, GraspTarget, GraspTargetArray, TrackState, TrackStates
+from qwen3vl_ros.msg import Fact, Generation, GraspTarget, GraspTargetArray, Quantity, TrackState, TrackStates
 from qwen3vl_ros.node.perception.diagnostics import Status
 from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
 from qwen3vl_ros.tracking.world import WorldObject
@@ -133,6 +133,32 @@ def object_frames(header: Header, tracks: Iterable[Track]) -> TFMessage:
             TransformStamped(header=header, child_frame_id=f"object_{t.id}", transform=transform_msg(pose))
         )
     return message
+
+
+_VERDICTS = {types.Verdict.TRUE: Fact.TRUE, types.Verdict.FALSE: Fact.FALSE, types.Verdict.UNKNOWN: Fact.UNKNOWN}
+
+
+def fact(told: types.Fact) -> Fact:
+    """A measured statement."""
+    message = Fact(
+        relation=told.relation,
+        arguments=list(told.arguments),
+        view=told.view,
+        verdict=_VERDICTS[told.verdict],
+        margin=float(told.margin_m),
+        sigma=float(told.sigma_m),
+        values=[Quantity(name=q.name, value=float(q.value), unit=q.unit) for q in told.values],
+        surface=told.surface,
+        age=float(told.age_s),
+        reason=told.reason,
+    )
+    message.stamp = header_of(told.stamp_ns, "").stamp
+    return message
+
+
+def asked_fact(message: Fact) -> types.Fact:
+    """What somebody wants to know; whatever else the message holds is not read."""
+    return types.Fact(message.relation, tuple(message.arguments), message.view or "viewer")
 
 
 def grasp_targets(header: Header, grasps: Iterable[types.GraspTarget], prompt_id: int) -> GraspTargetArray:

@@ -16,9 +16,11 @@ class Question(ABC):
     """Base of all questions: frozen dataclasses, valid once made (InvalidInput from the constructor), equal by value.
 
     name: as parameters, messages and the command line call it. targets: the phrases looked for; () where there are none.
+    pictured: whether it is asked of a picture, and not of words alone.
     """
 
     name: ClassVar[str]
+    pictured: ClassVar[bool] = True
     targets: tuple[str, ...] = ()
 
     @abstractmethod

@@ -49,6 +49,7 @@ class Plan(Question):
     instruction: str
     seen: tuple[str, ...] = ()
     name: ClassVar[str] = "plan"
+    pictured: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "instruction", phrases.checked_question(self.instruction))

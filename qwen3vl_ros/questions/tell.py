@@ -34,6 +34,7 @@ class Tell(Question):
     question: str
     facts: tuple[str, ...]
     name: ClassVar[str] = "tell"
+    pictured: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "question", phrases.checked_question(self.question))

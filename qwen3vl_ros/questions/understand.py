@@ -28,10 +28,13 @@ BEFORE, ASKED = "Asked before: ", "Question: "
 
 
 class Understood(NamedTuple):
-    """ask: one of ASKS. find: phrases, the subject first."""
+    """ask: one of ASKS. find: phrases, the subject first. view: whose left and front the question names, "viewer", "robot" or
+    "object:<phrase>"; empty where it does not say. several: it asks of all that the subject fits, or of any."""
 
     ask: str
     find: tuple[str, ...]
+    view: str = ""
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Understand(Question):
     question: str
     before: str = ""
     name: ClassVar[str] = "understand"
+    pictured: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "question", phrases.checked_question(self.question))

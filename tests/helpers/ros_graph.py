@@ -201,7 +201,14 @@ class Graph:
         self.processes.append(process)
         return process
 
-    def start_node(self, engine: str = "instant", *ros_args: str, ready: bool = True, **parameters) -> Process:
+    def start_node(
+        self,
+        engine: str = "instant",
+        *ros_args: str,
+        ready: bool = True,
+        env: dict[str, str] | None = None,
+        **parameters,
+    ) -> Process:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot."""
         arguments = ["--ros-args", *ros_args]
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
@@ -209,7 +216,7 @@ class Graph:
                 continue
             text = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
             arguments += ["-p", f"{name.replace('__', '.')}:={text}"]
-        process = self.start(str(HERE / "scripted_node.py"), engine, *arguments, name="perception")
+        process = self.start(str(HERE / "scripted_node.py"), engine, *arguments, name="perception", env=env)
         if ready:
             process.logged("active: ")
         return process

@@ -19,6 +19,8 @@ import numpy as np
 
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.node.perception.main import main
+from qwen3vl_ros.questions.tell import INSTRUCTION as TELL
+from qwen3vl_ros.questions.understand import INSTRUCTION
 from qwen3vl_ros.types import EngineError, Generation, ModelNotFound
 
 # The cube of ros_graph.picture(), in thousandths of the image.
@@ -177,6 +179,52 @@ class Garbage(Instant):
         return said("I am sorry, but I cannot help with that {{{")
 
 
+class Oracle(Instant):
+    """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}; "understand", "tell", "free": what it says to those
+    prompts, free answers word by word, "pause_s" between two words and "prefill_s" before the first.
+    """
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.calls += 1
+        told = json.loads(Path(os.environ["ORACLE"]).read_text())
+        if prompt.text.startswith(INSTRUCTION):
+            return said(told.get("understand", "} not json"), prompt=prompt.text)
+        if prompt.text.startswith(TELL):
+            return said(told.get("tell", "的bowl"), prompt=prompt.text)
+        quoted = re.search(r'^Locate every .*?"([^"]*)"', prompt.text)
+        if quoted is None:
+            return self.free(prompt, told, control, on_text)
+        height, width = prompt.images[0].shape[:2]
+        size = np.array((width, height) * 2)
+        found = [
+            {"bbox_2d": np.round(1000 * np.array(box) / size).astype(int).tolist(), "label": phrase}
+            for phrase in quoted[1].split(", ")
+            for box in told["boxes"].get(phrase, ())
+        ]
+        return said(json.dumps(found), prompt=prompt.text)
+
+    def free(self, prompt, told, control, on_text):
+        text = (
+            told.get("free", "")
+            .replace("{history}", str(len(prompt.history)))
+            .replace("{images}", str([i.shape[:2] for i in prompt.images]))
+        )
+        parts = re.findall(r"\S+\s*", text)
+        ends = [time.monotonic() + told.get("prefill_s", 0)] + [told.get("pause_s", 0.0)] * len(parts)
+        done = ""
+        while time.monotonic() < ends[0]:  # as an engine between two layers
+            if control.interruption:
+                return said("", control.interruption, prompt.text)
+            time.sleep(0.005)
+        for part, pause_s in zip(parts, ends[1:]):
+            if control.interruption:
+                return said(done, control.interruption, prompt.text)
+            done += part
+            on_text(part)
+            time.sleep(pause_s)
+        return said(done, prompt=prompt.text)
+
+
 def with_weights(config):
     """Reads a file and asks for memory and a thread, as every loader does; looks then take 64 MB each."""
     Path(__file__).read_bytes()
@@ -227,6 +275,7 @@ ENGINES = {
     "watchful": Watchful,
     "gated": Gated,
     "nothing": Nothing,
+    "oracle": Oracle,
     "slow": Slow,
     "never_done": NeverDone,
     "quick_for_mugs": QuickForMugs,

@@ -33,6 +33,7 @@ ALLOWED = {
     "grasping": {"types", "config", "geometry"},
     "tracking": {"types", "config", "geometry"},
     "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "asking": {"types", "control", "questions", "engine", "geometry", "pipeline"},
     "server_check": {"types", "questions"},
     "loading": {"types", "control", "config", "engine", "server_check"},
     "inspection": {"types", "config", "questions", "geometry", "tracking", "pipeline"},
@@ -42,6 +43,7 @@ ALLOWED = {
     "doctor": {"types", "config", "questions", "engine", "loading", "pipeline"},
     "cli": {
         "types",
+        "asking",
         "geometry",
         "config",
         "questions",

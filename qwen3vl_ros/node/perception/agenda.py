@@ -45,14 +45,20 @@ class Asked:
 class Call:
     """A question that somebody waits for. answer(result, error): how to tell them; the agenda never does.
 
-    deadline_s: by the agenda's clock, set when it is added.
+    deadline_s: by the agenda's clock, set when it is added. also: further cameras that it asks of. newer_than_ns: a capture that is
+    not newer will not do. pictured: False where it brings its own pictures. perform: how it is done, where a question is not all; as
+    EngineThread's. asked: None with that.
     """
 
     camera: str
-    asked: Asked
+    asked: Asked | None
     timeout_s: float
     answer: Callable[[Any, Exception | None], None]
     deadline_s: float = math.inf
+    also: tuple[str, ...] = ()
+    newer_than_ns: int = 0
+    pictured: bool = True
+    perform: Callable[[Any, Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,15 @@ class Watch:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run of the engine: `asked` of one capture, for a call or for a watch."""
+    """One run of the engine: `asked` of one capture, for a call or for a watch. snapshot: None for a call with its own pictures.
+    also: captures of its further cameras."""
 
     camera: str
-    snapshot: Snapshot
-    asked: Asked
+    snapshot: Snapshot | None
+    asked: Asked | None
     call: Call | None = None
     watch: Watch | None = None
+    also: tuple[Snapshot, ...] = ()
 
 
 @dataclass(eq=False)
@@ -152,7 +160,8 @@ class Agenda:
         """Serve it before the watches. Raises InvalidInput for a timeout nobody can keep or an unknown camera, and
         TooManyCalls.
         """
-        self._check_camera(call.camera)
+        for camera in (call.camera, *call.also):
+            self._check_camera(camera)
         longest_s = self._longest_timeout_s()
         if not 0 < call.timeout_s <= longest_s:
             raise InvalidInput(
@@ -164,6 +173,11 @@ class Agenda:
             raise TooManyCalls(f"{waiting} calls wait already (parameter request_queue); call again later")
         call.deadline_s = self._now_s() + call.timeout_s
         self._calls.append(call)
+
+    def drop(self, call: Call) -> None:
+        """Serve it no more, if it still waits."""
+        if call in self._calls:
+            self._calls.remove(call)
 
     def watch(self, watch: Watch) -> None:
         """Ask it from now on, in place of the one of the same camera and name; the same question keeps its history.
@@ -231,7 +245,7 @@ class Agenda:
             return ""
         if any(s.second_look and self._has_new(s.watch.camera) for s in self._standing.values()):
             return "an alarm looks again"
-        return "a call took over" if any(self._fresh(call.camera) for call in self._calls) else ""
+        return "a call took over" if any(self._captures(call) is not None for call in self._calls) else ""
 
     def late_calls(self) -> list[tuple[Call, PerceptionError]]:
         """Takes out the calls whose deadline passed while they waited; with what to tell them."""
@@ -250,7 +264,7 @@ class Agenda:
     def seconds_until_due(self) -> float | None:
         """How long nothing can be done unless something arrives; None if for ever."""
         now_s = self._now_s()
-        wanted, waits = {call.camera for call in self._calls}, []
+        wanted, waits = {camera for call in self._calls for camera in (call.camera, *call.also)}, []
         for standing in self._standing.values():
             left_s = standing.seconds_left(now_s)
             if left_s > 0:
@@ -282,15 +296,22 @@ class Agenda:
             if now_s < call.deadline_s:
                 firsts.setdefault(call.camera, call)
         for camera in sorted(firsts, key=self._called.__getitem__):
-            if snapshot := self._fresh(camera):
-                call = firsts[camera]
+            call = firsts[camera]
+            if (captures := self._captures(call)) is not None:
                 self._calls.remove(call)
                 self._called[camera] = next(self._jobs)
                 self._opened = None
                 for standing in self._standing.values():
                     standing.passed_over += standing.watch.alarm and not standing.seconds_left(now_s)
-                return Job(camera, snapshot, call.asked, call=call)
+                return Job(camera, captures[0] if captures else None, call.asked, call=call, also=captures[1:])
         return None
+
+    def _captures(self, call: Call) -> tuple[Snapshot, ...] | None:
+        """The newest capture of each camera of a call; None where one has none that will do."""
+        if not call.pictured:
+            return ()
+        captures = tuple(self._fresh(camera) for camera in (call.camera, *call.also))
+        return captures if all(c is not None and c.stamp_ns > call.newer_than_ns for c in captures) else None
 
     def _watch_job(self, now_s: float) -> Job | None:
         if self._opened and (due := self._due(self._opened.camera, now_s, self._opened.asked)):
@@ -343,14 +364,21 @@ class Agenda:
         return True
 
     def _why_late(self, call: Call, before: int) -> PerceptionError:
-        newest = self._cameras[call.camera].newest()
-        age_s = None if newest is None else self._age_s(newest.stamp_ns)
-        max_age_s = self._max_age_s(call.camera)
-        if age_s is not None and age_s <= max_age_s:
+        max_age_s, late = self._max_age_s(call.camera), []
+        for camera in (call.camera, *call.also) if call.pictured else ():
+            newest, max_age_s = self._cameras[camera].newest(), self._max_age_s(camera)
+            age_s = None if newest is None else self._age_s(newest.stamp_ns)
+            of = f" of {camera}" if camera else ""
+            if age_s is None:
+                late.append((max_age_s, f"none{of} was received"))
+            elif age_s > max_age_s:
+                late.append((max_age_s, f"the newest{of} is {age_s:.1f} s old"))
+            elif newest.stamp_ns <= call.newer_than_ns:
+                late.append((max_age_s, f"none{of} is newer than was asked for"))
+        if not late:
             return Cancelled(
                 f"the deadline of {call.timeout_s:g} s passed while the engine was busy; {before} calls were before it"
             )
         return StaleFrame(
-            f"no image newer than max_age ({max_age_s:g} s) came within {call.timeout_s:g} s: "
-            + ("none was received" if age_s is None else f"the newest is {age_s:.1f} s old")
+            f"no image newer than max_age ({late[0][0]:g} s) came within {call.timeout_s:g} s: {late[0][1]}"
         )

@@ -6,7 +6,7 @@ here; any other escapes, and ends the process.
 
 from __future__ import annotations
 
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.convert import stamp_ns
@@ -39,8 +39,10 @@ class Answering:
         """Before the first job; transforms may be None without a target_frame."""
         self._thread, self._transforms = thread, transforms
 
-    def perform(self, perception: Perception, job: Job, control: Control) -> Reply:
+    def perform(self, perception: Perception, job: Job, control: Control) -> Any:
         """The answer of one job, published if it is the stream's. The configuration of its beginning holds to its end."""
+        if job.call and job.call.perform:
+            return job.call.perform(perception, job, control)
         channel = self._channels[job.camera]
         camera, out, config = channel.camera, channel.out, channel.config()
         if camera is None:  # deactivated since the job was taken

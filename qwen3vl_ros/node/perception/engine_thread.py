@@ -109,6 +109,16 @@ class EngineThread:
             self._called.set()
             self._changed.notify_all()
 
+    def cancel(self, call: Call, reason: str) -> None:
+        """Answer one call with Cancelled(reason): at once where it waits, after the current token where it runs."""
+        with self._changed:
+            if call not in self._open:
+                return
+            if self._running and self._running.call is call:
+                return self._control.cancel(reason)
+            self._agenda.drop(call)
+        self._answer(call, error=Cancelled(reason))
+
     def cancel_all(self, reason: str) -> None:
         """Ask nothing any more, stop what runs, answer every call with Cancelled(reason)."""
         with self.publishing, self._changed:

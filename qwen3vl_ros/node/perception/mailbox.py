@@ -152,6 +152,11 @@ class Mailbox:
         self._slot: Snapshot | None = None
         self._newest: Snapshot | None = None
 
+    @property
+    def had_depth(self) -> bool:
+        """Whether a depth image was ever received."""
+        return self._depth is not None and self._depth.last is not None
+
     # -- the camera's side -------------------------------------------------------------------------
 
     def put_image(self, stamp_ns: int, message: Any) -> None:

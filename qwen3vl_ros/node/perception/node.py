@@ -81,7 +81,7 @@ class PerceptionNode(LifecycleNode):
         self._agenda: Agenda | None = None
         self._perception: Perception | None = None
         self._engine_line = ""
-        self._transforms = None
+        self.transforms = None
         self._prompt_ids, self._object_ids = itertools.count(1), itertools.count(1)
         self._settings = Parameters(self, lambda: not self.configured, self._stream_all)
         check_names(self, self.config.cameras, NAMES)
@@ -157,14 +157,14 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(self._engine_line)
         for channel in self._channels.values():
             channel.open()
-        if any(channel.config().target_frame for channel in self._channels.values()):
-            self._transforms = transforms_for(self)
-            self.health.fact("transforms", self._transforms.name)
-        answering.connect(self.engine_thread, self._transforms)
+        if config.robot_frame or any(channel.config().target_frame for channel in self._channels.values()):
+            self.transforms = transforms_for(self)
+            self.health.fact("transforms", self.transforms.name)
+        answering.connect(self.engine_thread, self.transforms)
         self.following = following
         try:
             with survivable("while starting the thread that follows objects"):
-                following.start(self._transforms)
+                following.start(self.transforms)
         except OutOfResources as error:
             self._free()
             return self._not_configured(str(error))
@@ -255,12 +255,13 @@ class PerceptionNode(LifecycleNode):
         if self.following:
             self.following.stop()
         self.engine_thread = self._agenda = self._perception = self.following = None
+        self._offered.forget()
         self._engine_status = dict
         for channel in self._channels.values():
             channel.close()
-        if self._transforms:
-            self._transforms.close()
-        self._transforms = None
+        if self.transforms:
+            self.transforms.close()
+        self.transforms = None
         return True
 
     def die(self, error: BaseException) -> None:
@@ -289,6 +290,7 @@ class PerceptionNode(LifecycleNode):
         """Leave the graph now. rclpy's lifecycle state machine would keep the node, and with it the
         middleware's shared memory, which stays behind when the process ends without Python's cleaning up.
         """
+        self._offered.close()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 
@@ -323,8 +325,8 @@ class PerceptionNode(LifecycleNode):
         for channel in self._channels.values():
             if channel.mailbox:
                 channel.mailbox.restart()
-        if self._transforms:
-            self._transforms.clear()
+        if self.transforms:
+            self.transforms.clear()
         if self.following:
             self.following.restart()
         if perception := self._perception:

@@ -16,6 +16,7 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool
 
 from qwen3vl_ros.node import messages
+from qwen3vl_ros.node.perception import asking
 from qwen3vl_ros.node.perception.agenda import Asked, Call
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.publishers import Reply
@@ -23,7 +24,7 @@ from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import Detect, SetPrompt, Track
 from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 
-NAMES = ("set_prompt", "enable", "detect", "track")
+NAMES = ("set_prompt", "enable", "detect", "track", *asking.NAMES)
 # A request that DDS throws away has no answer: thousands at once are kept until they are answered or refused.
 CALLS = QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -33,11 +34,11 @@ class NotReady(PerceptionError):
 
 
 class Services:
-    """Of a PerceptionNode, from its making to its end. pending: calls that were not answered yet."""
+    """Of a PerceptionNode, from its making to close(). pending: calls that were not answered yet."""
 
     def __init__(self, node, channels: Mapping[str, Channel]):
         self._node, self._channels = node, channels
-        self.pending = 0
+        self._detecting = 0
         for channel in channels.values():
             set_prompt, enable = (functools.partial(f, channel) for f in (self._on_set_prompt, self._on_enable))
             node.create_service(SetPrompt, f"{channel.own}set_prompt", set_prompt)
@@ -46,6 +47,19 @@ class Services:
         if "" not in channels:
             self._offer_detect("~/detect", None)
         node.create_service(Track, "~/track", self._on_track)
+        self._asking = asking.Asking(node, channels, self._needs_active, functools.partial(self._channel, None), CALLS)
+
+    @property
+    def pending(self) -> int:
+        return self._detecting + self._asking.pending
+
+    def close(self) -> None:
+        """What rclpy does not end with the node."""
+        self._asking.close()
+
+    def forget(self) -> None:
+        """The engine is another: what was said to the last one is not known to it."""
+        self._asking.forget()
 
     def _offer_detect(self, name: str, own: Channel | None) -> None:
         # A call waits for the engine without holding up anything else, hence a group of its own.
@@ -86,11 +100,14 @@ class Services:
         if not reached:
             raise NotReady(f"the node is {self._node.health.state}, not {state}; use its lifecycle transitions first")
 
+    def _needs_active(self) -> None:
+        self._needs("active", self._node.engine_thread is not None and self._node.active)
+
     # -- calls -------------------------------------------------------------------------------------
 
     async def _on_detect(self, own: Channel | None, asked, response):
         error, reply = None, None
-        self.pending += 1
+        self._detecting += 1
         try:
             with survivable("while taking a call"):
                 waiting = self._call(own, asked)
@@ -98,7 +115,7 @@ class Services:
         except PerceptionError as refused:
             error = refused
         finally:
-            self.pending -= 1
+            self._detecting -= 1
         if reply:
             response.detections_2d, response.detections_3d = reply.detections_2d, reply.detections_3d
             response.grasp_targets = reply.grasp_targets
@@ -110,8 +127,7 @@ class Services:
 
     def _call(self, own: Channel | None, asked) -> Future:
         """A future of a Reply. Raises PerceptionError when the call cannot even wait."""
-        thread = self._node.engine_thread
-        self._needs("active", thread is not None and self._node.active)
+        self._needs_active()
         channel = self._channel(own, asked.camera)
         targets, prompt_id = tuple(asked.targets) or channel.targets, channel.prompt_id
         question = channel.question(targets, asked.task)
@@ -126,7 +142,7 @@ class Services:
             future.set_exception(error) if error else future.set_result(reply)
 
         timeout_s = self._node.config.request_timeout if asked.timeout == 0 else asked.timeout
-        thread.submit(Call(channel.name, Asked(question, prompt_id), timeout_s, answer))
+        self._node.engine_thread.submit(Call(channel.name, Asked(question, prompt_id), timeout_s, answer))
         return future
 
     def _channel(self, own: Channel | None, camera: str) -> Channel:

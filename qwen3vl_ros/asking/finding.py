@@ -1,0 +1,160 @@
+"""What phrases name in one picture: each is looked for by itself, what the model calls otherwise is left out, all are lifted together.
+
+An answer under another name than the one asked for is how models invent things that are not there: it is no find. Knows nothing of
+questions in words and of relations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import numpy as np
+
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.geometry import facts
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.observed import layout_of
+from qwen3vl_ros.geometry.things import Thing
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions import Detect
+from qwen3vl_ros.questions.aliases import other_names, same_thing
+from qwen3vl_ros.questions.parsing.wanted import core
+from qwen3vl_ros.types import DeadlinePassed, Detection2D, Detection3D, Frame, Generation, View
+
+ANYTHING = ("object", "物体")
+TABLE = ("table", "desk", "tabletop", "table top", "桌子", "桌面", "台面", "桌", "台子")
+_SAME_IOU, _TWICE_IOU = 0.55, 0.75
+_MAX_OTHER_NAMES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A picture to be asked of. lacks: why it cannot be measured in, empty if it can; stale: that is because its depth is late.
+
+    known: things of this picture's frame that were just seen and followed since; answered: phrases whose things are all among
+    them, so that they need not be looked for. now_ns: when facts are asked, by default the picture's stamp. frame_T_robot: 4x4, the
+    robot's base in the frame of the results, None where nobody knows it.
+    """
+
+    frame: Frame
+    camera: str = ""
+    lacks: str = ""
+    stale: bool = False
+    no_pose: bool = False
+    known: tuple[Thing, ...] = ()
+    answered: tuple[str, ...] = ()
+    now_ns: int | None = None
+    frame_T_robot: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What is where in one picture. generation: the model's last, None where it was not asked."""
+
+    shot: Shot
+    layout: Layout
+    detections_2d: tuple[Detection2D, ...] = ()
+    detections_3d: tuple[Detection3D, ...] = ()
+    generation: Generation | None = None
+
+
+def canonical(name: str) -> str:
+    """The name as geometry has it: any word for the table is the table."""
+    return "table" if name.strip().lower() in TABLE else name.strip()
+
+
+class Finder:
+    """Looks for phrases with a Perception."""
+
+    def __init__(self, perception: Perception):
+        self._perception = perception
+
+    def find(
+        self, shot: Shot, names: Sequence[str], control: Control | None = None, anything: Sequence[str] = ()
+    ) -> Found:
+        """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing.
+
+        Raises InvalidInput for a phrase that no prompt can hold, Cancelled, DeadlinePassed, MalformedAnswer, EngineError.
+        """
+        ids = {t.id for t in shot.known}
+        phrases = [
+            p
+            for p in facts.things_named("distance", [canonical(n) for n in names])
+            if p not in ids and p not in ANYTHING
+        ]
+        questions = [Detect((phrase,)) for phrase in phrases]  # refused before the model is asked
+        boxes: list[Detection2D] = []
+        generation = None
+        for question, phrase in zip(questions, phrases):
+            if any(same_name(phrase, a) for a in shot.answered):
+                continue
+            for other in (phrase, *other_names(phrase)[:_MAX_OTHER_NAMES]):
+                generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control)
+                seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, other)]
+                if seen:
+                    break
+            boxes += seen
+        boxes = _one_name_each(boxes)
+        others = [a for a in anything if not any(same_name(a, b) for b in shot.answered)]
+        if others:
+            generation, seen = self._look(shot, Detect(tuple(others)), control)
+            boxes += [d for d in seen if all(_iou(d, b) < _SAME_IOU for b in boxes)]
+        return self._measured(shot, tuple(boxes), generation, (*phrases, *anything))
+
+    def _look(self, shot: Shot, question: Detect, control: Control | None) -> tuple[Generation, list[Detection2D]]:
+        generation = self._perception.generate(shot.frame, question, control, camera=shot.camera)
+        answer = self._perception.read(question, generation, View(shot.frame.size_px))
+        if generation.finish_reason == "deadline":  # what was not said yet would count as absent
+            raise DeadlinePassed(f"the time was over while {', '.join(question.targets)} was looked for; allow it more")
+        least = self._perception.config.min_score
+        return generation, [d for d in answer.detections if not d.score < least]
+
+    def _measured(self, shot: Shot, boxes: tuple[Detection2D, ...], generation, looked_for) -> Found:
+        config = self._perception.config
+        named, lifted, cloud = self._perception.place(shot.frame, ("found", looked_for), boxes, shot.camera)
+        things = [t for t in shot.known if all(t.id != d.id for d in named)]
+        layout = layout_of(
+            cloud,
+            lifted.detections,
+            lifted.refusals,
+            shot.frame_T_robot,
+            known_things=things,
+            looked_for=(*looked_for, *shot.answered),
+            gripper_opening_m=config.gripper.max_width,
+            now_ns=shot.now_ns,
+        )
+        return Found(shot, layout, named, lifted.detections, generation)
+
+
+def usable(shot: Shot, perception: Perception) -> str:
+    """Why a picture cannot be measured in; empty if it can."""
+    return shot.lacks or SceneCloud.of(shot.frame, perception.config.lift).reason
+
+
+def _is_called(label: str, phrase: str) -> bool:
+    """Whether an answer's label says the phrase, more of it or less of it: "red mug" is a mug; a cube is none."""
+    said, asked = core(label), core(phrase)
+    if said == asked or same_thing(phrase, label):
+        return True
+    said_words, asked_words = said.replace("的", " ").split(), asked.replace("的", " ").split()
+    if not said_words or not asked_words or said_words[-1] != asked_words[-1]:
+        return False
+    return set(said_words) <= set(asked_words) or set(asked_words) <= set(said_words)  # a red mug is no blue one
+
+
+def _one_name_each(boxes: list[Detection2D]) -> list[Detection2D]:
+    """One thing found under two names goes by the one that says more: "the mug" beside "the red mug" is another."""
+    kept: list[Detection2D] = []
+    for box in sorted(boxes, key=lambda d: -len(d.label)):
+        if not any(_iou(box, other) > _TWICE_IOU and not same_name(box.label, other.label) for other in kept):
+            kept.append(box)
+    return [b for b in boxes if b in kept]
+
+
+def _iou(a: Detection2D, b: Detection2D) -> float:
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box_xyxy_px, b.box_xyxy_px
+    both = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
+    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both
+    return both / union if union > 0 else 0.0

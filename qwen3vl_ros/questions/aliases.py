@@ -1,0 +1,57 @@
+"""Everyday words for the same thing: where nothing is called a cup, it is looked for as a mug.
+
+A model knows its own words. Each row is one thing, its names in both languages. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SAME = (
+    ("mug", "cup", "coffee cup", "coffee mug", "teacup", "beaker"),
+    ("box", "carton", "package", "case", "parcel", "crate"),
+    ("cube", "block", "dice", "die", "brick"),
+    ("ball", "sphere", "globe"),
+    ("cylinder", "can", "tin", "tube", "drum"),
+    ("bowl", "dish", "basin"),
+    ("tray", "platter", "plate"),
+    ("gauge", "dial", "meter", "pressure gauge", "manometer"),
+    ("shelf", "rack", "bookshelf", "shelves"),
+    ("sign", "notice", "label"),
+    ("杯子", "水杯", "茶杯", "马克杯", "咖啡杯", "杯"),
+    ("盒子", "箱子", "纸盒", "盒", "箱", "纸箱", "包裹"),
+    ("立方体", "方块", "积木", "正方体", "骰子"),
+    ("球", "圆球", "小球", "球体", "皮球"),
+    ("圆柱体", "圆柱", "罐子", "罐头", "罐", "圆筒"),
+    ("碗", "小碗", "饭碗", "大碗"),
+    ("托盘", "盘子", "盘", "端盘"),
+    ("仪表", "压力表", "表盘", "表", "仪表盘"),
+    ("架子", "货架", "置物架", "书架"),
+    ("标牌", "牌子", "标志", "标签"),
+)
+_COLOURS_ZH = "红绿蓝黄橙紫白黑灰粉棕"
+
+
+def other_names(phrase: str) -> tuple[str, ...]:
+    """The phrase with its noun exchanged for words of the same meaning, the commonest first; () where none is known."""
+    head, noun = _split(phrase)
+    for row in _SAME:
+        if noun in row:
+            return tuple(f"{head}{name}" for name in row if f"{head}{name}" != phrase)
+    return (f"{head}{noun}",) if f"{head}{noun}" != phrase else ()
+
+
+def same_thing(a: str, b: str) -> bool:
+    """Whether two phrases are one, but for the word that they use."""
+    return a.casefold() == b.casefold() or b.casefold() in (name.casefold() for name in other_names(a))
+
+
+def _split(phrase: str) -> tuple[str, str]:
+    """What comes before the noun, as it stands before any noun, and the noun."""
+    if short := re.fullmatch(rf"([{_COLOURS_ZH}])(?!色)的?(.+)", phrase):
+        return f"{short[1]}色的", short[2]
+    if long := re.fullmatch(rf"([{_COLOURS_ZH}]色)的?(.+)", phrase):
+        return f"{long[1]}的", long[2]
+    nouns = sorted((n for row in _SAME for n in row), key=len, reverse=True)
+    noun = next((n for n in nouns if phrase.lower().endswith(" " + n)), None)
+    return (phrase[: -len(noun)], phrase[-len(noun) :].lower()) if noun else ("", phrase.lower())

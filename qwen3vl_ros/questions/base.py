@@ -16,9 +16,11 @@ class Question(ABC):
     """Base of all questions: frozen dataclasses, valid once made (InvalidInput from the constructor), equal by value.
 
     name: as parameters, messages and the command line call it. targets: the phrases looked for; () where there are none.
+    zooms: whether it can be asked of a part of a picture.
     """
 
     name: ClassVar[str]
+    zooms: ClassVar[bool] = True
     targets: tuple[str, ...] = ()
 
     @abstractmethod

@@ -32,7 +32,8 @@ ALLOWED = {
     "geometry": {"types", "config"},
     "grasping": {"types", "config", "geometry"},
     "tracking": {"types", "config", "geometry"},
-    "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "zoom": {"types"},
+    "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking", "zoom"},
     "server_check": {"types", "questions"},
     "loading": {"types", "control", "config", "engine", "server_check"},
     "inspection": {"types", "config", "questions", "geometry", "tracking", "pipeline"},
@@ -54,6 +55,7 @@ ALLOWED = {
         "resources",
         "export",
         "sim",
+        "zoom",
     },
 }
 FRONT_ENDS = {"demo"}

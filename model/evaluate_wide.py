@@ -16,6 +16,7 @@ from people import WideAsker, rounded
 from sayings import Sayings
 from tasks import LANGUAGES, Language, Question
 
+from qwen3vl_ros import zoom
 from qwen3vl_ros.demo.score import iou_matrix
 from qwen3vl_ros.engine.base import Limits, Prompt
 from qwen3vl_ros.questions import Ask, Detect, Dial, ReadText, admissions
@@ -26,19 +27,7 @@ ROWS = (
     *("places", "parse", "plan", "facts", "wordings", "abstain", "answers_known", "frames"),
     *("dial_points", "zone", "scale", "sign"),
 )
-_MARGIN = 1.25  # of a zoom, over the thing's box
 _POINT_SHARE = 0.05  # of the dial's diameter
-
-
-def zoomed(box_xyxy_px, size_px: tuple[int, int], margin: float = _MARGIN) -> tuple[int, int, int, int]:
-    """The part of a picture, of the picture's own shape, that shows a box with a margin around it, as a zoom does."""
-    w, h = size_px
-    x0, y0, x1, y1 = box_xyxy_px
-    width = min(w, margin * max(x1 - x0, (y1 - y0) * w / h))
-    height = width * h / w
-    left = float(np.clip((x0 + x1 - width) / 2, 0, w - width))
-    top = float(np.clip((y0 + y1 - height) / 2, 0, h - height))
-    return int(left), int(top), min(w, int(np.ceil(left + width))), min(h, int(np.ceil(top + height)))
 
 
 def without(spec, gone: int):
@@ -166,8 +155,8 @@ class WideEvaluation:
 
     def _zoomed(self, rgb: np.ndarray, sample, index: int) -> None:
         h, w = rgb.shape[:2]
-        x0, y0, x1, y1 = zoomed(sample.things[index].box_xyxy_px, (w, h))
-        frame = Frame(0, "camera", np.ascontiguousarray(rgb[y0:y1, x0:x1]))
+        view = zoom.around(sample.things[index].box_xyxy_px, (w, h))
+        frame, (x0, y0, x1, y1) = Frame(0, "camera", zoom.shown(rgb, view)), view.region_xyxy_px
         if index in sample.signs:
             scene = self._look(frame, ReadText())
             found = [d.label for d in scene.detections_2d] if scene else []

@@ -23,7 +23,7 @@ from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.geometry import facts
-from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText
+from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText, phrases
 from qwen3vl_ros.questions import commands as question_commands
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.types import (
@@ -37,6 +37,7 @@ from qwen3vl_ros.types import (
     PerceptionError,
     Scene,
 )
+from qwen3vl_ros.zoom import Zoom
 
 _LONG_DEADLINE_S = 600.0
 
@@ -92,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
         help='phrases separated by commas ("red cube, mug"), or the question of --task ask',
     )
     detect.add_argument("--task", choices=[*LOOKING_FOR, ReadText.name, Ask.name], default="detect")
+    detect.add_argument(
+        "--region", metavar="X0,Y0,X1,Y1", help="look at this part alone, pixels, at its full resolution"
+    )
+    detect.add_argument(
+        "--around", metavar="PHRASES", default="", help="look closely at what a first look finds of these"
+    )
+    detect.add_argument(
+        "--parts", type=int, default=1, help="2 to 6: also at parts x parts of IMAGE, for what is small"
+    )
     detect.add_argument("--depth", type=Path, help="16-bit PNG in mm, or .npy in m, registered to IMAGE")
     detect.add_argument("--camera-info", type=Path, help="calibration YAML of IMAGE's camera; needed for 3D")
     detect.add_argument("--output", type=Path, help="write the annotated picture here")
@@ -191,7 +201,7 @@ def _value(name: str, text: str, kind: type) -> Any:
 def _detect(arguments: argparse.Namespace) -> int:
     # Everything cheap is checked before the model is loaded.
     config = _config(arguments)
-    question = _question(arguments.task, arguments.what)
+    question, zoom = _question(arguments.task, arguments.what), _zoom(arguments)
     frame = _frame(arguments.image, arguments.depth, arguments.camera_info, config)
     _check_output(arguments.output)
     from qwen3vl_ros.draw import draw_scene
@@ -203,7 +213,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     engine = load_tested_engine(config)
     load_s = time.perf_counter() - started
     try:
-        scene = Perception(engine, config).look(frame, question)
+        scene = Perception(engine, config).look(frame, question, zoom=zoom)
     finally:
         engine.close()
     if arguments.json:
@@ -305,6 +315,24 @@ def _question(task: str, what: str) -> Question:
             raise InvalidInput(f"WHAT is {what!r}, but --task read_text reads all text; leave WHAT out")
         return ReadText()
     return LOOKING_FOR[task](tuple(w for w in what.split(",") if w.strip()))
+
+
+def _zoom(arguments: argparse.Namespace) -> Zoom:
+    region = None
+    if arguments.region is not None:
+        try:
+            region = tuple(int(v) for v in arguments.region.split(","))
+        except ValueError:
+            region = ()
+        if len(region) != 4:
+            raise InvalidInput(f"--region {arguments.region!r} must be four whole numbers of pixels, X0,Y0,X1,Y1")
+    return Zoom(
+        region,
+        phrases.checked_targets(tuple(w for w in arguments.around.split(",") if w.strip()), "--around")
+        if arguments.around
+        else (),
+        arguments.parts,
+    )
 
 
 def _frame(image: Path, depth: Path | None, camera_info: Path | None, config: Config) -> Frame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from typing import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Callable, Hashable, Iterator, Mapping, NamedTuple, Sequence
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
@@ -16,7 +16,7 @@ from qwen3vl_ros.geometry.lifted import Lifted
 from qwen3vl_ros.geometry.model_boxes import place_model_boxes
 from qwen3vl_ros.geometry.observed import thing_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.questions import Question
+from qwen3vl_ros.questions import Detect, Question
 from qwen3vl_ros.tracking.identity import TrackIds
 from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.tracking.world import World
@@ -27,10 +27,20 @@ from qwen3vl_ros.types import (
     Detection2D,
     Frame,
     Generation,
+    InvalidInput,
     MalformedAnswer,
+    NotFound,
     Scene,
     View,
 )
+from qwen3vl_ros.zoom import WHOLE, Zoom, joined, merged, shown
+
+
+class Look(NamedTuple):
+    """What the model said to one view."""
+
+    view: View
+    generation: Generation
 
 
 class Perception:
@@ -69,16 +79,39 @@ class Perception:
         on_text: Callable[[str], None] | None = None,
         prompt_id: int = 0,
         camera: str = "",
+        zoom: Zoom = WHOLE,
     ) -> Scene:
-        """Ask `question` of `frame`. on_text: given the answer's text as it grows (see Engine.generate). prompt_id travels
-        to the result; tracks of different ones never meet. camera: whose picture it is where there are several, whatever
+        """Ask `question` of `frame`, or of parts of it; places are pixels of the whole picture all the same. on_text: given
+        the answer's text as it grows (see Engine.generate). prompt_id travels to the result; tracks of different ones never meet. camera: whose picture it is where there are several, whatever
         their frames; their tracks and drafts never meet.
 
         Raises Cancelled if `control` was cancelled, DeadlinePassed if time ran out before anything could be read,
-        MalformedAnswer if the answer cannot be read, EngineError.
+        MalformedAnswer if the answer cannot be read, NotFound if there is nothing to zoom at, InvalidInput for a zoom that the
+        picture or the question does not allow, EngineError.
         """
-        generation = self.generate(frame, question, control, on_text, camera)
-        return self.interpret(frame, question, generation, prompt_id, camera)
+        looks = self.ask(frame, question, control, on_text, camera, zoom)
+        return self.interpret(frame, question, looks, prompt_id, camera, zoom)
+
+    def ask(
+        self,
+        frame: Frame,
+        question: Question,
+        control: Control | None = None,
+        on_text: Callable[[str], None] | None = None,
+        camera: str = "",
+        zoom: Zoom = WHOLE,
+    ) -> tuple[Look, ...]:
+        """The model's part of `look`: what it says to each view. Raises as `look`, but never MalformedAnswer for `question`."""
+        if zoom != WHOLE and not question.zooms:
+            raise InvalidInput(f"{question.name} needs the whole picture; leave the zoom out")
+        found: tuple[Detection2D, ...] = ()
+        if zoom.around:
+            first, whole = Detect(zoom.around), View(frame.size_px)
+            found = self.read(first, self.generate(frame, first, control, camera=camera), whole).detections
+            if not found:
+                raise NotFound(f"looked for {', '.join(zoom.around)} to look at closely and saw none")
+        views = zoom.views(frame.size_px, found)
+        return tuple(Look(view, self.generate(frame, question, control, on_text, camera, view)) for view in views)
 
     def generate(
         self,
@@ -87,14 +120,15 @@ class Perception:
         control: Control | None = None,
         on_text: Callable[[str], None] | None = None,
         camera: str = "",
+        view: View | None = None,
     ) -> Generation:
-        """The model's part of `look`. Raises Cancelled, EngineError."""
+        """What the model says to one view. Raises Cancelled, EngineError."""
         how = self.config.generation
         prompt = Prompt(
             question.prompt(),
-            [frame.rgb] if question.pictured else (),
+            [shown(frame.rgb, view) if view else frame.rgb] if question.pictured else (),
             schema=question.schema() if how.guided else None,
-            stream=camera or frame.frame_id,
+            stream=f"{camera or frame.frame_id}{_place_of(view)}",
             text_first=how.text_first,
         )
         generation = self.engine.generate(prompt, Limits.of(how), control, on_text)
@@ -121,18 +155,21 @@ class Perception:
         self,
         frame: Frame,
         question: Question,
-        generation: Generation,
+        said: Generation | Sequence[Look],
         prompt_id: int = 0,
         camera: str = "",
+        zoom: Zoom = WHOLE,
         grasps: bool = True,
     ) -> Scene:
-        """The geometry of an answer already given: everything `look` does after the model. grasps: whether anybody wants them;
-        they cost more than all else.
+        """The geometry of an answer already given: everything `look` does after the model. said: a Generation is of the whole
+        picture. grasps: whether anybody wants them; they cost more than all else.
 
         Raises DeadlinePassed, MalformedAnswer.
         """
         started = time.perf_counter()
-        answer = self.read(question, generation, View(frame.size_px))
+        looks = (Look(View(frame.size_px), said),) if isinstance(said, Generation) else tuple(said)
+        views = tuple(look.view for look in looks)
+        answer = merged(_read_all(question, looks), views, zoom)
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
         detections, lifted, cloud = self.place(frame, (prompt_id, question), detections, camera)
         placed = place_model_boxes(frame, answer.boxes_3d)
@@ -141,7 +178,7 @@ class Perception:
             frame.stamp_ns,
             frame.frame_id,
             question,
-            generation,
+            joined([look.generation for look in looks]),
             detections,
             answer.points,
             lifted.detections + placed.detections,
@@ -151,6 +188,7 @@ class Perception:
             answer.dropped,
             time.perf_counter() - started,
             prompt_id,
+            views,
         )
 
     def _named(self, frame: Frame, prompt: Hashable, detections: Sequence[Detection2D], camera: str):
@@ -173,3 +211,22 @@ class Perception:
                 f"the deadline passed before an object could be read; after {generation.total_s:.1f} s the answer was {said}: "
                 "allow it more time (a call's timeout, generation.deadline), or ask for less"
             ) from error
+
+
+def _place_of(view: View | None) -> str:
+    """A camera's drafts are of one place: the answer about a part of its picture is none about another."""
+    return f" {view.region_xyxy_px}" if view and view.region_xyxy_px else ""
+
+
+def _read_all(question: Question, looks: Sequence[Look]) -> list[Answer]:
+    """What was said to each view. Of several, one that cannot be read says nothing, and is counted; raises where none can be."""
+    answers, errors = [], []
+    for look in looks:
+        try:
+            answers.append(Perception.read(question, look.generation, look.view))
+        except (MalformedAnswer, DeadlinePassed) as error:
+            errors.append(error)
+            answers.append(Answer(dropped=max(1, getattr(error, "dropped", 0)), notes=(str(error),)))
+    if len(errors) == len(looks):
+        raise errors[0]
+    return answers

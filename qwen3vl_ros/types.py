@@ -53,6 +53,10 @@ class OutOfResources(PerceptionError):
     """The process ran out of memory, threads, descriptors or disk. It goes on; the same may succeed later."""
 
 
+class NotFound(PerceptionError):
+    """What was to be looked at closely is not in the picture, so nothing was asked of it."""
+
+
 class Cancelled(PerceptionError):
     """The caller, a request of higher priority or a new prompt stopped the generation."""
 
@@ -379,7 +383,8 @@ class Scene:
     """Everything one answer says about one frame; stamp and frame are those of the image.
 
     question: the questions.Question that was asked. value: what it makes of the answer beside objects. prompt_id: the
-    caller's number of the question, untouched. An empty `detections_2d` means "looked and saw nothing". dropped: objects in
+    caller's number of the question, untouched. views: what the model was shown, one after the other; `generation` is what it
+    said to all of them. An empty `detections_2d` means "looked and saw nothing". dropped: objects in
     the answer that could not be read. truncated: the answer ended before the model was done. refusals: detections without
     a 3D box, and why.
     """
@@ -397,6 +402,7 @@ class Scene:
     dropped: int = 0
     geometry_s: float = 0.0
     prompt_id: int = 0
+    views: tuple[View, ...] = ()
 
     @property
     def truncated(self) -> bool:

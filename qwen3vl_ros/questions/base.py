@@ -16,11 +16,12 @@ class Question(ABC):
     """Base of all questions: frozen dataclasses, valid once made (InvalidInput from the constructor), equal by value.
 
     name: as parameters, messages and the command line call it. targets: the phrases looked for; () where there are none.
-    pictured: whether it is asked of a picture, and not of words alone.
+    pictured: whether it is asked of a picture, and not of words alone. zooms: whether it can be asked of a part of a picture.
     """
 
     name: ClassVar[str]
     pictured: ClassVar[bool] = True
+    zooms: ClassVar[bool] = True
     targets: tuple[str, ...] = ()
 
     @abstractmethod

@@ -18,6 +18,7 @@ class Detect3D(Question):
 
     targets: tuple[str, ...]
     name: ClassVar[str] = "detect_3d"
+    zooms: ClassVar[bool] = False  # its metres are those of the whole picture's lens
 
     def __post_init__(self):
         object.__setattr__(self, "targets", phrases.checked_targets(self.targets, self.name))

@@ -32,7 +32,8 @@ ALLOWED = {
     "geometry": {"types", "config"},
     "grasping": {"types", "config", "geometry"},
     "tracking": {"types", "config", "geometry"},
-    "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking"},
+    "zoom": {"types"},
+    "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking", "zoom"},
     "asking": {"types", "control", "questions", "engine", "geometry", "pipeline"},
     "server_check": {"types", "questions"},
     "loading": {"types", "control", "config", "engine", "server_check"},
@@ -56,6 +57,7 @@ ALLOWED = {
         "resources",
         "export",
         "sim",
+        "zoom",
     },
 }
 FRONT_ENDS = {"demo"}

@@ -20,7 +20,7 @@ import targets
 import tasks
 import text
 import wordings
-from evaluate_wide import FIRST_SEED, same, zoomed
+from evaluate_wide import FIRST_SEED, same
 
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.questions import Dial, Holds, Plan, ReadText, Understand, admissions
@@ -277,13 +277,6 @@ def test_the_words_of_a_form_are_tokens_and_not_letters(language):
             if language == "en":
                 letters = [t for t in tokens if re.fullmatch(r"[b-zB-HJ-Z]", t)]
                 assert not letters, (form, tokens)
-
-
-@pytest.mark.parametrize("box", [(300, 200, 400, 330), (0, 0, 50, 60), (600, 440, 640, 480), (10, 10, 630, 470)])
-def test_a_zoom_has_the_picture_s_shape_and_holds_the_box(box):
-    x0, y0, x1, y1 = zoomed(box, (640, 480))
-    assert 0 <= x0 <= box[0] and 0 <= y0 <= box[1] and box[2] <= x1 <= 640 and box[3] <= y1 <= 480
-    assert (x1 - x0) / (y1 - y0) == pytest.approx(4 / 3, rel=0.03)
 
 
 # -- several pictures --------------------------------------------------------------------------------------------------

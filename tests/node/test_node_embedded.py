@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ros_graph import OK, until
+from sensor_msgs.msg import RegionOfInterest
 from vision_msgs.msg import Detection2DArray
 
 from qwen3vl_ros.convert import stamp_ns
@@ -88,3 +89,34 @@ def test_the_embedded_model_finds_the_objects_of_two_cameras_and_keeps_their_dra
     for process in (node, *cameras):
         process.interrupt()
     assert [process.status() for process in (node, *cameras)] == [0, 0, 0]
+
+
+@pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
+def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of_it(graph):
+    node = start_node(graph, enabled="false", max_age=5.0)
+    camera = start_camera(graph, seed=21, rate=5.0)
+    node.logged("active: ", 90)
+    truth = until(lambda: graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray), 60)[-1].detections
+    target = next(
+        t
+        for t in truth
+        if sum(o.results[0].hypothesis.class_id == t.results[0].hypothesis.class_id for o in truth) == 1
+    )
+    label, at = target.results[0].hypothesis.class_id, target.bbox
+    x, y = (int(at.center.position.x - at.size_x), int(at.center.position.y - at.size_y))
+    region = RegionOfInterest(
+        x_offset=max(x, 0), y_offset=max(y, 0), width=int(2 * at.size_x), height=int(2 * at.size_y)
+    )
+    for zoom in ({"region": region}, {"around": [label]}, {"parts": 2}):
+        reply = graph.detect([label], 30.0, **zoom)
+        assert reply.success, reply.message
+        assert max(iou(d.bbox, at) for d in reply.detections_2d.detections) > 0.5, zoom
+    for refused, words in (
+        ({"parts": 9}, "parts"),
+        ({"around": ["sofa"]}, "NotFound"),
+        ({"region": region, "parts": 2}, "only one"),
+    ):
+        reply = graph.detect([label], 30.0, **refused)
+        assert not reply.success and words in reply.message
+    for process in (node, camera):
+        process.interrupt()

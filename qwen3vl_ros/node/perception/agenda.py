@@ -25,6 +25,7 @@ from typing import Any, Callable, Container, Mapping
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.questions import Question
 from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError, StaleFrame
+from qwen3vl_ros.zoom import WHOLE, Zoom
 
 CALLS_BEFORE_ALARM = 3
 
@@ -35,10 +36,11 @@ class TooManyCalls(PerceptionError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, and the number that its answers carry."""
+    """A question, the number that its answers carry, and what of the picture it is asked of."""
 
     question: Question
     prompt_id: int = 0
+    zoom: Zoom = WHOLE
 
 
 @dataclass(eq=False)

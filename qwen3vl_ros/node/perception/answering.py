@@ -27,6 +27,7 @@ from qwen3vl_ros.types import (
     PerceptionError,
     Scene,
 )
+from qwen3vl_ros.zoom import joined
 
 
 class Answering:
@@ -48,14 +49,15 @@ class Answering:
         if camera is None:  # deactivated since the job was taken
             raise Cancelled("the node was deactivated")
         perception.config = config
-        generation, question, prompt_id = None, job.asked.question, job.asked.prompt_id
+        generation, question, prompt_id, zoom = None, job.asked.question, job.asked.prompt_id, job.asked.zoom
         try:
             with survivable("while answering"):
                 frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
                 self._report_3d(channel.health, no_3d)
-                generation = perception.generate(frame, question, control, camera=job.camera)
+                looks = perception.ask(frame, question, control, camera=job.camera, zoom=zoom)
+                generation = joined([look.generation for look in looks])
                 grasps = job.call is not None or out.grasps_wanted
-                scene = perception.interpret(frame, question, generation, prompt_id, job.camera, grasps)
+                scene = perception.interpret(frame, question, looks, prompt_id, job.camera, zoom, grasps)
                 reply = out.reply(scene, frame, config, no_3d, grasps)
             self._report_scene(channel.health, scene)
         except Cancelled:

@@ -20,9 +20,11 @@ from qwen3vl_ros.node.perception import asking
 from qwen3vl_ros.node.perception.agenda import Asked, Call
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.publishers import Reply
+from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import Detect, SetPrompt, Track
 from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
+from qwen3vl_ros.zoom import WHOLE, Zoom
 
 NAMES = ("set_prompt", "enable", "detect", "track", *asking.NAMES)
 # A request that DDS throws away has no answer: thousands at once are kept until they are answered or refused.
@@ -130,8 +132,8 @@ class Services:
         self._needs_active()
         channel = self._channel(own, asked.camera)
         targets, prompt_id = tuple(asked.targets) or channel.targets, channel.prompt_id
-        question = channel.question(targets, asked.task)
-        if asked.targets or (asked.task and asked.task != channel.config().task):
+        question, zoom = channel.question(targets, asked.task), _zoom(asked)
+        if zoom != WHOLE or asked.targets or (asked.task and asked.task != channel.config().task):
             prompt_id = 0  # not the stream's
         future = Future(executor=self._node.executor)
         # A coroutine waiting for a future does not wake the executor by itself; a callback on that future
@@ -142,7 +144,7 @@ class Services:
             future.set_exception(error) if error else future.set_result(reply)
 
         timeout_s = self._node.config.request_timeout if asked.timeout == 0 else asked.timeout
-        self._node.engine_thread.submit(Call(channel.name, Asked(question, prompt_id), timeout_s, answer))
+        self._node.engine_thread.submit(Call(channel.name, Asked(question, prompt_id, zoom), timeout_s, answer))
         return future
 
     def _channel(self, own: Channel | None, camera: str) -> Channel:
@@ -197,6 +199,14 @@ class Services:
         return (
             f"nothing known is called {quoted(target)}; there are {', '.join(f'{o.label} {o.id}' for o in known[:10])}"
         )
+
+
+def _zoom(asked) -> Zoom:
+    """Raises InvalidInput."""
+    at, region = asked.region, None
+    if at.width or at.height:
+        region = (at.x_offset, at.y_offset, at.x_offset + at.width, at.y_offset + at.height)
+    return Zoom(region, phrases.checked_targets(asked.around, "around") if asked.around else (), asked.parts or 1)
 
 
 def _describe(error: Exception) -> str:

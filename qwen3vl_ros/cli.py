@@ -208,8 +208,8 @@ def _detect(arguments: argparse.Namespace) -> int:
     else:
         i = engine.info
         print(
-            f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M "
-            f"weights, {i.device} {i.dtype}, loaded in {load_s:.1f} s"
+            f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.size}{', ' * bool(i.size)}"
+            f"{i.device} {i.dtype}, loaded in {load_s:.1f} s"
         )
         print(table(scene))
     if arguments.output:

@@ -5,6 +5,8 @@ Everybody who wants answers loads here; `engine.load_engine` knows no questions 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from qwen3vl_ros import engine as engines
@@ -13,7 +15,8 @@ from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.server_check import self_test
 
-_TEST_LIMITS = Limits.of(GenerationConfig())
+# A model that thinks first needs room for it: whether it does is seen in this answer, not in its name.
+_TEST_LIMITS = dataclasses.replace(Limits.of(GenerationConfig()), max_new_tokens=4096)
 
 
 def load_tested_engine(config: Config | None = None) -> Engine:
@@ -26,7 +29,10 @@ def load_tested_engine(config: Config | None = None) -> Engine:
     if engine.info.runtime == "remote" and config.remote.self_test:
 
         def ask(rgb: np.ndarray, prompt: str) -> str:
-            return engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, Control(config.remote.start_timeout)).text
+            control = Control(config.remote.start_timeout)
+            said = engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, control)
+            # The coordinates of an answer that was cut short may be those of its thoughts.
+            return said.text if said.finish_reason in ("stop", "repeat") else ""
 
         try:
             with engine.starting():

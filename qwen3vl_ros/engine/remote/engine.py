@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import queue
 import threading
@@ -84,7 +85,7 @@ class RemoteEngine:
             self._client = self._call(self._connect)
             self._requests = Requests(self._client, self._faults)
             self._model = self._call(self._find_model)
-            # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
+            # Whether thoughts come before the answer, in its own text. A name only guesses; an answer shows it.
             self._thinks = True if "thinking" in self._model.lower() else None
             self.info = self._describe()
         except BaseException:
@@ -103,7 +104,7 @@ class RemoteEngine:
     def self_tested(self, result: str) -> None:
         """What a test of the server's coordinates found, for `info` and `status`."""
         self._self_test = result
-        self.info = self._describe()
+        self.info = dataclasses.replace(self._describe(), thinking=self.info.thinking)
 
     def generate(
         self,
@@ -145,6 +146,8 @@ class RemoteEngine:
         times_s = asked - started, prefilled - asked, ended - prefilled
         said = answer.generation(reason, prompt.text, times_s)
         self._thinks = answer.thinks
+        if said.reasoning or answer.thinks is not None:  # the server may take the thoughts apart
+            self._learned(thinking=bool(said.reasoning))
         if relay:
             relay.rest()
         if said.text:
@@ -243,6 +246,10 @@ class RemoteEngine:
                 f"{self._url} does not list remote.model = {wanted!r} (it lists: {names}), but answers to that name"
             )
         return wanted or served[0]
+
+    def _learned(self, thinking: bool) -> None:
+        if thinking != self.info.thinking:
+            self.info = dataclasses.replace(self.info, thinking=thinking)
 
     def _describe(self) -> EngineInfo:
         why = [

@@ -183,7 +183,7 @@ class StreamedAnswer:
             self._text.add(b"", last=True)
         if self._opened:
             self.thinks = True
-        elif self.thinks is None and text and finish_reason == "stop":
+        elif text and finish_reason == "stop":  # whatever was thought before: a whole answer without thoughts in it
             self.thinks = False
         aligned = _aligned(text.encode(), self._said) if self._gives_logprobs and self._said else None
         pieces, logprobs = aligned or ([text.encode()], None)

@@ -5,8 +5,6 @@ Everybody who wants answers loads here; `engine.load_engine` knows no questions 
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from qwen3vl_ros import engine as engines
@@ -15,8 +13,7 @@ from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
 from qwen3vl_ros.server_check import self_test
 
-# A model that thinks first needs room for it: whether it does is seen in this answer, not in its name.
-_TEST_LIMITS = dataclasses.replace(Limits.of(GenerationConfig()), max_new_tokens=4096)
+_TEST_LIMITS = Limits.of(GenerationConfig())
 
 
 def load_tested_engine(config: Config | None = None) -> Engine:

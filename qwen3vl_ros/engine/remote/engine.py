@@ -26,6 +26,7 @@ from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
 from qwen3vl_ros.engine.remote.faults import Faults
+from qwen3vl_ros.engine.remote.grammar import guidance
 from qwen3vl_ros.engine.remote.models import loaded, served_models, tried
 from qwen3vl_ros.engine.remote.requests import Requests
 from qwen3vl_ros.engine.remote.stream import StreamedAnswer
@@ -150,6 +151,8 @@ class RemoteEngine:
             self._learned(thinking=bool(said.reasoning))
         if relay:
             relay.rest()
+        if prompt.schema is not None:
+            self._faults.refuse_unguided(said, answer.trailing_space)
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
         elif reason == "stop" and said.reasoning:
@@ -235,7 +238,7 @@ class RemoteEngine:
         except ModelNotFound as error:
             if not wanted:
                 raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
-            served = [wanted]
+            served = {wanted: ""}
         await patiently(loaded)
         names = ", ".join(served) or "none"
         if not wanted and len(served) != 1:
@@ -245,7 +248,9 @@ class RemoteEngine:
             _log.warning(
                 f"{self._url} does not list remote.model = {wanted!r} (it lists: {names}), but answers to that name"
             )
-        return wanted or served[0]
+        model = wanted or next(iter(served))
+        self._owner = served.get(model) or next(iter(served.values()), "")
+        return model
 
     def _learned(self, thinking: bool) -> None:
         if thinking != self.info.thinking:
@@ -287,10 +292,7 @@ class RemoteEngine:
             "max_tokens": limits.max_new_tokens,
         }
         if prompt.schema is not None:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": prompt.schema, "strict": True},
-            }
+            body |= guidance(prompt.schema, self._owner, bool(self._thinks))
         return body
 
     async def _watched(self, body: dict, answer: StreamedAnswer, control: Control) -> str:

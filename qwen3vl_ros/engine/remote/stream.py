@@ -171,6 +171,12 @@ class StreamedAnswer:
         if self.tokens > self._max_new_tokens and not self.complete:
             self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens
 
+    @property
+    def trailing_space(self) -> int:
+        """Characters of white space at the end of what came."""
+        text = "".join(self._content)
+        return len(text) - len(text.rstrip())
+
     def generation(self, finish_reason: str, prompt: str, times_s: tuple[float, float, float]) -> Generation:
         """The answer so far, at its end. times_s: preprocess, prefill, decode.
 

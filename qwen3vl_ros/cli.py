@@ -1,6 +1,6 @@
 """`qwen3vl`, the command line: a picture in, a table or JSON out; a look at the machine; files for runtimes. No ROS.
 
-Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read or `doctor` found something missing,
+Exit status: 0 answered (even "saw nothing"), 1 the answer could not be read, `doctor` found something missing or `selftest` failed,
 2 bad input, no model, or something that a command needs is not there; `read` tells a malformed answer by 3.
 """
 
@@ -146,10 +146,26 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
 
+    test = commands.add_parser(
+        "selftest",
+        parents=[model],
+        help="ask about pictures whose truth is known: a page to paste into an issue",
+        description="Asks the model about drawn and rendered pictures, for at most two minutes, and prints a page of Markdown. Its "
+        "last line is a JSON object: passed, failed, explained, engine. Exit status 1 where something failed.",
+    )
+    test.add_argument("--json", action="store_true", help="print JSON instead, an object a line")
+    test.set_defaults(run=_selftest)
+
     question_commands.add_commands(commands)
     export_commands.add_commands(commands)
     _add_sample(commands)
     return parser
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    from qwen3vl_ros.selftest.page import report
+
+    return report(_config(arguments), arguments.json)
 
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
@@ -222,8 +238,8 @@ def _detect(arguments: argparse.Namespace) -> int:
     else:
         i = engine.info
         print(
-            f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.parameters / 1e6:.1f} M "
-            f"weights, {i.device} {i.dtype}, loaded in {load_s:.1f} s"
+            f"{arguments.image}  {frame.size_px[0]}x{frame.size_px[1]}  |  {i.model}, {i.size}{', ' * bool(i.size)}"
+            f"{i.device} {i.dtype}, loaded in {load_s:.1f} s"
         )
         print(table(scene))
     if arguments.output:

@@ -76,7 +76,7 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
     findings = list(_model_and_runtimes(config))
     yield from findings
     if not quick and all(f.state != "missing" for f in findings):
-        yield _run(config)
+        yield from _run(config)
 
 
 def _python() -> Finding:
@@ -174,9 +174,11 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
     except EngineError as error:
         yield Finding("missing", "model", config.model or "embedded", str(error))
         return
-    yield Finding(
-        "ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M weights"
+    held = (
+        f"{checkpoint.parameters / 1e6:.1f} M weights" if checkpoint.weight_files else "engines of TensorRT, no weights"
     )
+    kind = f" ({checkpoint.quantization})" * bool(checkpoint.quantization)
+    yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {held}{kind}")
     for option in options:
         wanted = config.engine in ("auto", option.name)
         useless = config.engine == option.name or not any(not o.missing for o in options)
@@ -186,7 +188,7 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
         )
 
 
-def _run(config: Config) -> Finding:
+def _run(config: Config) -> Iterator[Finding]:
     import numpy as np
 
     from qwen3vl_ros.loading import load_tested_engine
@@ -197,16 +199,27 @@ def _run(config: Config) -> Finding:
     try:
         started = time.perf_counter()
         engine = load_tested_engine(replace(config, generation=replace(config.generation, max_new_tokens=64)))
-        loaded = f"{engine.info.runtime}, {engine.info.device}, {engine.info.dtype}; loaded in {time.perf_counter() - started:.1f} s"
+        i, loaded_s = engine.info, time.perf_counter() - started
+        loaded = f"{i.runtime}, {i.device}, {i.dtype}; loaded in {loaded_s:.1f} s"
         try:
+            if i.runtime == "remote":
+                yield _tested(engine.status()["self_test"])
             grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))
             scene = Perception(engine, config).look(grey, Detect(("cube",)))
             said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
-            detail = f"{loaded}, answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}; {engine.info.why}"
+            detail = f"answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
         except MalformedAnswer as error:
-            detail = f"{loaded}; its answer to a grey picture could not be read: {error.text[:60]!r}"
+            detail = f"its answer to a grey picture could not be read: {error.text[:60]!r}"
         finally:
             engine.close()
     except PerceptionError as error:
-        return Finding("missing", "run", "the model does not run", str(error))
-    return Finding("ok", "run", detail)
+        yield Finding("missing", "run", "the model does not run", str(error))
+        return
+    yield Finding("ok", "run", f"{loaded}, {detail}; {engine.info.why}")
+
+
+def _tested(result: str) -> Finding:
+    """What the server's self-test found: where it says that a drawn rectangle is."""
+    if result == "off":
+        return Finding("note", "self-test", "off", "its coordinates are unproven; set remote.self_test to true")
+    return Finding("ok" if result.startswith("passed") else "note", "self-test", result)

@@ -26,7 +26,10 @@ def load_tested_engine(config: Config | None = None) -> Engine:
     if engine.info.runtime == "remote" and config.remote.self_test:
 
         def ask(rgb: np.ndarray, prompt: str) -> str:
-            return engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, Control(config.remote.start_timeout)).text
+            control = Control(config.remote.start_timeout)
+            said = engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, control)
+            # The coordinates of an answer that was cut short may be those of its thoughts.
+            return said.text if said.finish_reason in ("stop", "repeat") else ""
 
         try:
             with engine.starting():

@@ -77,7 +77,7 @@ def self_test(ask: Callable[[np.ndarray, str], str]) -> str:
         if len(answers) == 1 and _explains(_right, answers, _SAME):
             return "passed"
     if not all(boxes for _, boxes in answers):
-        return "inconclusive: the model did not find the drawn red rectangle; its coordinates are unproven"
+        return "inconclusive: the model did not say where the drawn red rectangle is; its coordinates are unproven"
     seen = next((name for name, undo in _FAULTS.items() if _explains(undo, answers, _SAME)), "")
     seen = seen or _other_scale(answers)
     said = " and ".join(f"{[round(v, 3) for v in boxes[0]]} for {list(place)}" for place, boxes in answers)

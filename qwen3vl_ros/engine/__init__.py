@@ -9,6 +9,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Clip, Engine, EngineInfo, Limits, Prompt, Turn
 from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
 from qwen3vl_ros.engine.choice import Option, survey
+from qwen3vl_ros.engine.tensorrt.bundle import origin
 from qwen3vl_ros.types import EngineError, OutOfMemory, WrongModel
 
 __all__ = [
@@ -70,7 +71,7 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
     if checkpoint is not None and name != "tensorrt" and not checkpoint.weight_files:
         raise WrongModel(
             f"{checkpoint.path} holds engines of TensorRT and no weights for the runtime {name!r}; use engine "
-            "tensorrt, or give the model that they were built from"
+            f"tensorrt, or give as the model what they were built from: {origin(checkpoint.path)}"
         )
     try:
         if name == "remote":

@@ -150,9 +150,14 @@ class EngineInfo:
     architecture: str  # class name from config.json, e.g. Qwen3VLForConditionalGeneration
     device: str  # e.g. "cpu", "cuda:0 (NVIDIA Orin)"
     dtype: str  # e.g. "float32"
-    parameters: int  # number of weights
+    parameters: int  # number of weights; 0 where nobody says
     thinking: bool  # the chat template opens a <think> part
     why: str  # why this runtime, device and dtype were chosen
+
+    @property
+    def size(self) -> str:
+        """The number of weights in words; empty where nobody says."""
+        return f"{self.parameters / 1e6:.1f} M weights" if self.parameters else ""
 
 
 class Engine(Protocol):

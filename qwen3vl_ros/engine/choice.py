@@ -13,8 +13,12 @@ from importlib import metadata
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command
+from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin
 
 _DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
+_MAJOR, _MINOR = 75, 76  # CUdevice_attribute: of the compute capability
+_FP8_FROM = (8, 9)
+_DENSE = "use the model without -FP8 in its name, or a server that runs this one (engine remote)"
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ def survey(checkpoint: Checkpoint, device: str) -> list[Option]:
 
 
 @cache
-def cuda_devices() -> int:
-    """GPUs that the NVIDIA driver offers; 0 without one."""
+def compute_capabilities() -> tuple[tuple[int, int], ...]:
+    """(major, minor) of each GPU that the NVIDIA driver offers."""
     for name in _DRIVERS:
         try:
             driver = ctypes.CDLL(name)
@@ -44,8 +48,20 @@ def cuda_devices() -> int:
             continue
         count = ctypes.c_int(0)
         if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+            return tuple(_capability(driver, index) for index in range(count.value))
+    return ()
+
+
+def _capability(driver: ctypes.CDLL, index: int) -> tuple[int, int]:
+    found = ctypes.c_int(0), ctypes.c_int(0)
+    for value, attribute in zip(found, (_MAJOR, _MINOR)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, index)
+    return found[0].value, found[1].value
+
+
+def cuda_devices() -> int:
+    """GPUs that the NVIDIA driver offers; 0 without one."""
+    return len(compute_capabilities())
 
 
 def _torch_computes_on_gpus() -> bool:
@@ -60,12 +76,12 @@ def _installed(module: str) -> bool:
 
 
 def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
-    from qwen3vl_ros.engine.tensorrt.bundle import is_bundle
-
     if not is_bundle(checkpoint.path):
+        if foreign := _foreign(checkpoint):
+            return f"builds no engines of {foreign}"
         return f"no engines in {checkpoint.path}; qwen3vl build {checkpoint.path} --out BUNDLE builds them"
     if not gpus:
-        return "no NVIDIA driver with a GPU; check nvidia-smi"
+        return f"no NVIDIA driver with a GPU; check nvidia-smi{_without_gpu(checkpoint)}"
     if not (_installed("tensorrt") or _installed("tensorrt_rtx")):
         return "neither tensorrt nor tensorrt_rtx is installed; the first comes with JetPack, the second as tensorrt-rtx-cu13"
     return "" if _installed("cuda") else "cuda-python is not installed; pip install cuda-python"
@@ -74,6 +90,8 @@ def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
 def _onnxruntime(checkpoint: Checkpoint, gpus: int) -> str:
     if not checkpoint.weight_files:
         return f"no weights in {checkpoint.path}, only engines"
+    if foreign := _foreign(checkpoint):
+        return f"computes no {foreign}"
     if not all((checkpoint.path / name).is_file() for name in (VISION, DECODER)):
         return f"no graphs in {checkpoint.path}; make them: {export_command(checkpoint.path)}"
     return "" if _installed("onnxruntime") else "not installed; pip install onnxruntime"
@@ -82,18 +100,39 @@ def _onnxruntime(checkpoint: Checkpoint, gpus: int) -> str:
 def _torch(checkpoint: Checkpoint, gpus: int) -> str:
     if not checkpoint.weight_files:
         return f"no weights in {checkpoint.path}, only engines"
-    if checkpoint.quantization:
-        return f"computes no {checkpoint.quantization} weights"
-    if "Moe" in checkpoint.architecture:
-        return "computes no mixture of experts"
+    if foreign := _foreign(checkpoint):
+        return f"computes no {foreign}"
     return "" if _installed("torch") else "not installed; pip install torch"
 
 
 def _transformers(checkpoint: Checkpoint, gpus: int) -> str:
     if not checkpoint.weight_files:
         return f"no weights in {checkpoint.path}, only engines"
+    if "fp8" in checkpoint.quantization.lower():
+        if not gpus:
+            return f"a CPU cannot compute with FP8 weights; {_DENSE}"
+        if all(capability < _FP8_FROM for capability in compute_capabilities()):
+            return f"no GPU here can compute with FP8 weights (compute capability 8.9 or later can); {_DENSE}"
     absent = [name for name in ("torch", "transformers") if not _installed(name)]
     return f"not installed; pip install {' '.join(absent)}" if absent else ""
+
+
+def _foreign(checkpoint: Checkpoint) -> str:
+    """What our network and its graphs do not compute; "" for a dense checkpoint in plain weights."""
+    if "Moe" in checkpoint.architecture:
+        return "mixture of experts"
+    return f"{checkpoint.quantization} weights" if checkpoint.quantization else ""
+
+
+def _without_gpu(checkpoint: Checkpoint) -> str:
+    """What can run where engines cannot."""
+    if checkpoint.weight_files:
+        return ""
+    model = origin(checkpoint.path)
+    return (
+        f", or give as the model what these engines were built from, {model}: it runs on a CPU with torch as it is, and "
+        f"with onnxruntime after {export_command(model)}"
+    )
 
 
 _MISSING = {"tensorrt": _tensorrt, "onnxruntime": _onnxruntime, "torch": _torch, "transformers": _transformers}

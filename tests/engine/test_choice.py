@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -35,17 +36,27 @@ def test_with_a_gpu_torch_comes_before_the_graphs_unless_the_cpu_was_asked_for(m
 
 def test_what_a_model_cannot_run_on_is_told(monkeypatch):
     quantized = {o.name: o.missing for o in survey(replace(EMBEDDED, quantization="fp8"), "cpu")}
-    assert "fp8" in quantized["torch"] and not quantized["transformers"]
+    assert "fp8" in quantized["torch"] and "fp8" in quantized["onnxruntime"] and "fp8" in quantized["tensorrt"]
+    assert "a CPU cannot compute with FP8" in quantized["transformers"]
     experts = {
         o.name: o.missing for o in survey(replace(EMBEDDED, architecture="Qwen3VLMoeForConditionalGeneration"), "cpu")
     }
-    assert "experts" in experts["torch"]
+    for name in ("tensorrt", "onnxruntime", "torch"):
+        assert "experts" in experts[name] and "qwen3vl" not in experts[name], "no exporter that would refuse it"
+    assert not experts["transformers"]
     real = choice.importlib.util.find_spec
     monkeypatch.setattr(
         choice.importlib.util, "find_spec", lambda n: None if n in ("torch", "transformers") else real(n)
     )
     bare = {o.name: o.missing for o in survey(EMBEDDED, "cpu")}
     assert "pip install torch" in bare["torch"] and "pip install torch transformers" in bare["transformers"]
+
+
+@pytest.mark.parametrize("capability, refused", [((8, 6), "8.9 or later"), ((8, 9), ""), ((12, 0), "")])
+def test_fp8_needs_a_gpu_that_computes_with_it(monkeypatch, capability, refused):
+    monkeypatch.setattr(choice, "compute_capabilities", lambda: (capability,))
+    told = {o.name: o.missing for o in survey(replace(EMBEDDED, quantization="fp8"), "auto")}
+    assert refused in told["transformers"] and bool(refused) == bool(told["transformers"])
 
 
 def test_auto_says_what_it_took_and_why_not_the_ones_before():
@@ -93,8 +104,12 @@ def test_a_bundle_without_weights_is_for_tensorrt_alone(tmp_path: Path):
     told = {o.name: o.missing for o in survey(find_checkpoint(str(tmp_path)), "cpu")}
     for name in ("onnxruntime", "torch", "transformers"):
         assert "only engines" in told[name]
-        with pytest.raises(WrongModel, match=f"no weights for the runtime '{name}'; use engine tensorrt"):
+        with pytest.raises(WrongModel, match=f"no weights for the runtime '{name}'; use engine tensorrt.*: MODEL"):
             load_engine(Config(model=str(tmp_path), engine=name))
+    manifest = {"tensorrt": {"format": 1, "model": "Qwen/Qwen3-VL-2B-Instruct"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match="no NVIDIA driver.*from, Qwen/Qwen3-VL-2B-Instruct: it runs on a CPU"):
+        load_engine(Config(model=str(tmp_path), device="cpu"))
 
 
 def test_a_name_runs_or_fails():

@@ -298,6 +298,54 @@ def test_an_answer_begins_at_once_where_the_server_takes_the_thoughts_apart(serv
     engine.close()
 
 
+THOUGHTS_FIRST = "It is red [3, 4, 5, 6].\n</think>\n\n"
+
+
+class Thinker(RedFinder):
+    """Writes its thoughts before its answer and into the same text, as a Thinking model behind a plain server does."""
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        said = super().generate(prompt, limits, control, on_text)
+        text = THOUGHTS_FIRST + said.text
+        text, reason = (
+            (text, "stop") if len(text) <= limits.max_new_tokens else (text[: limits.max_new_tokens], "length")
+        )
+        ids, ends = (0,) * len(text), tuple(range(1, len(text) + 1))
+        scores = np.zeros(len(text), np.float32)
+        return dataclasses.replace(
+            said, text=text, token_ids=ids, token_ends=ends, logprobs=scores, finish_reason=reason
+        )
+
+
+def test_a_thinking_model_behind_an_alias_is_known_by_its_answer():
+    with ModelServer(Thinker(), models=("robot-brain",)) as server:
+        engine = load_tested_engine(Config(engine="remote", remote=RemoteConfig(url=server.url)))
+        assert engine.info.thinking and engine.status()["self_test"] == "passed"
+        cut = ask(engine, [RED], "?", limits=limits(max_new_tokens=10))
+        assert (cut.text, cut.reasoning, cut.finish_reason) == ("", "It is red", "length")
+        engine.close()
+
+
+def test_a_name_makes_no_thinking_model():
+    with ModelServer(RedFinder(), models=("no-thinking-please",)) as server:
+        engine = load_tested_engine(Config(engine="remote", remote=RemoteConfig(url=server.url)))
+        assert not engine.info.thinking and engine.status()["self_test"] == "passed"
+        heard: list[str] = []
+        said = ask(engine, [RED], "?", on_text=heard.append)
+        assert "".join(heard) == said.text and len(heard) > 20, "its answer is heard as it comes"
+        engine.close()
+
+
+def test_thoughts_that_a_server_takes_apart_are_told():
+    with ModelServer(RedFinder()) as server:
+        server.reasoning = "I see a red thing"
+        engine = engine_of(server)
+        assert not engine.info.thinking
+        ask(engine, [RED], "?")
+        assert engine.info.thinking
+        engine.close()
+
+
 class Stop(Exception):
     """Of a listener that has heard enough."""
 

@@ -58,8 +58,8 @@ class ModelServer(ThreadingHTTPServer):
     """engine: anything with generate(prompt, limits). Close with `with`.
 
     requests: bodies of the chat requests. cut: how many answers the client broke off. token_delay_s: between
-    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for. aliases: models
-    that it answers for and does not list. raw: media type and pieces of the body of the coming answers, before any fault; a
+    tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for. owner: whose
+    software the list of models names. aliases: models that it answers for and does not list. raw: media type and pieces of the body of the coming answers, before any fault; a
     last piece of RESET breaks the connection there. statuses: of the coming answers, with their words. fails_at: the status
     and words for requests with a field. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
     """
@@ -83,7 +83,7 @@ class ModelServer(ThreadingHTTPServer):
         self.raw: deque[tuple[str, tuple[bytes, ...]]] = deque()
         self.statuses: deque[tuple[int, str]] = deque()
         self.fails_at: dict[str, tuple[int, str]] = {}
-        self.reasoning, self.api_key = "", api_key
+        self.reasoning, self.api_key, self.owner = "", api_key, "qwen3vl"
         self.faults: deque[str] = deque()
         self.requests: list[dict] = []
         self.headers: list[dict] = []
@@ -159,7 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
         key = self.headers.get("Authorization")
         if self.server.api_key and key != f"Bearer {self.server.api_key}":
             return self._json(401, {}, {"error": {"message": f"Incorrect API key: {key}"}})
-        self._json(200, {}, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+        self._json(
+            200,
+            {},
+            {"object": "list", "data": [{"id": name, "owned_by": self.server.owner} for name in self.server.models]},
+        )
 
     def do_POST(self):
         server = self.server

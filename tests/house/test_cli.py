@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from remote_server import ModelServer, RedFinder
 from tiny import tiny_checkpoint
 
 import qwen3vl_ros.engine
 from qwen3vl_ros import doctor
 from qwen3vl_ros.cli import main
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine import choice
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.types import Generation, ModelNotFound
 
@@ -339,6 +342,34 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(checkpoint, monkeypatch,
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name in absent else real(name))
     status, out, _ = run(capsys, "doctor", "--model", checkpoint)
     assert status == 1 and "missing torch" in out and "pip install torch transformers" in out
+
+
+def test_doctor_shows_what_a_servers_self_test_found(capsys):
+    with ModelServer(RedFinder()) as server:
+        status, out, _ = run(capsys, "doctor", "--set", f"remote.url={server.url}")
+        assert status == 0 and re.search(r"^ok +self-test +passed$", out, re.M) and "M weights" not in out
+        off = ("--set", f"remote.url={server.url}", "--set", "remote.self_test=false")
+        status, out, _ = run(capsys, "doctor", *off)
+        assert status == 0 and re.search(r"^note +self-test +off$", out, re.M)
+    with ModelServer(RedFinder(lambda box, width, height: [0, 0, 0, 0])) as server:
+        status, out, _ = run(capsys, "doctor", "--set", f"remote.url={server.url}")
+        assert status == 0 and re.search(r"^note +self-test +inconclusive: ", out, re.M)
+
+
+def test_doctor_says_of_weights_and_engines_what_can_run_here(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(choice, "compute_capabilities", lambda: ())
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    status, out, _ = run(capsys, "doctor", "--model", model)
+    assert status == 1 and "a CPU cannot compute with FP8" in out and "qwen3vl export" not in out
+    (model / "model.safetensors").unlink()
+    (model / "decoder.sm89.engine").write_bytes(b"")
+    (model / "manifest.json").write_text(json.dumps({"tensorrt": {"model": "Qwen/Qwen3-VL-2B-Instruct"}}))
+    status, out, _ = run(capsys, "doctor", "--model", model)
+    assert status == 1 and "engines of TensorRT, no weights" in out and "0.0 M" not in out
+    assert "Qwen/Qwen3-VL-2B-Instruct: it runs on a CPU" in out
 
 
 def test_doctor_tells_the_worlds_apart(monkeypatch):

@@ -117,7 +117,7 @@ def test_a_scale_that_is_a_little_off_is_seen_through_noise(scale):
 
 
 def test_a_model_that_finds_nothing_is_inconclusive():
-    assert server_check.self_test(lambda rgb, prompt: "[]").startswith("inconclusive: the model did not find")
+    assert server_check.self_test(lambda rgb, prompt: "[]").startswith("inconclusive: the model did not say where")
     assert server_check.self_test(lambda rgb, prompt: "I see no rectangle.").startswith("inconclusive")
 
 

@@ -42,7 +42,9 @@ ALLOWED = {
     "sim": {"types", "config", "files", "convert", "calibration", "codec", "geometry"},
     "export": {"types", "engine"},
     "doctor": {"types", "config", "questions", "engine", "loading", "pipeline"},
+    "selftest": {"types", "control", "config", "files", "questions", "engine", "loading", "pipeline", "sim"},
     "cli": {
+        "selftest",
         "types",
         "asking",
         "geometry",

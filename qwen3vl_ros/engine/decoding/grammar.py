@@ -21,15 +21,15 @@ from qwen3vl_ros.engine.decoding.transcript import THINK_CLOSE
 from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 
 _SCHEMAS_KEPT = 32
-_SPACED, _COMPACT = (", ", ": "), (",", ":")  # between items, behind keys
-_ROWS = (  # inside the objects of a list; before, between and behind them
-    (_SPACED, "[\n\t", ",\n\t", "\n]"),
-    (_SPACED, "[", ", ", "]"),
-    (_SPACED, "[\n", ",\n", "\n]"),
-    (_SPACED, "[\n  ", ",\n  ", "\n]"),
-    (_SPACED, "[\n    ", ",\n    ", "\n]"),
-    (_COMPACT, "[", ",", "]"),
-    (_COMPACT, "[\n\t", ",\n\t", "\n]"),
+SPACED, COMPACT = (", ", ": "), (",", ":")  # how JSON is laid out: between items, behind keys
+ROWS = (  # inside the objects of a list; before, between and behind them
+    (SPACED, "[\n\t", ",\n\t", "\n]"),
+    (SPACED, "[", ", ", "]"),
+    (SPACED, "[\n", ",\n", "\n]"),
+    (SPACED, "[\n  ", ",\n  ", "\n]"),
+    (SPACED, "[\n    ", ",\n    ", "\n]"),
+    (COMPACT, "[", ",", "]"),
+    (COMPACT, "[\n\t", ",\n\t", "\n]"),
 )
 
 
@@ -137,16 +137,16 @@ def _lark(schema: dict[str, Any], before: str) -> str:
 
     One alternative for each layout, complete, so that a layout once begun is kept to the end.
     """
-    plain_list = _is_plain_list(schema)
+    plain_list = is_plain_list(schema)
     inner = schema["items"] if plain_list else schema
-    names = {_SPACED: "spaced", _COMPACT: "compact"}
+    names = {SPACED: "spaced", COMPACT: "compact"}
     rules = [f"{name}: %json {json.dumps(inner | _separated(*style))}" for style, name in names.items()]
     values = [*names.values()]
     if plain_list:
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         count = f"{{{max(least, 1) - 1},{'' if most is None else most - 1}}}"
         values = ['"[]"'] if not least else []
-        for i, (style, *around) in enumerate(_ROWS if most != 0 else ()):
+        for i, (style, *around) in enumerate(ROWS if most != 0 else ()):
             before_it, between, behind = map(json.dumps, around)
             rules.append(f"rows{i}: {before_it} {names[style]} ({between} {names[style]}){count} {behind}")
             values.append(f"rows{i}")
@@ -159,7 +159,7 @@ def _separated(item: str, key: str) -> dict[str, Any]:
     return {"x-guidance": {"whitespace_flexible": False, "item_separator": item, "key_separator": key}}
 
 
-def _is_plain_list(schema: dict[str, Any]) -> bool:
+def is_plain_list(schema: dict[str, Any]) -> bool:
     return (
         schema.get("type") == "array"
         and isinstance(schema.get("items"), dict)

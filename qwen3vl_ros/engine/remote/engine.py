@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import queue
 import threading
@@ -25,6 +26,7 @@ from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt
 from qwen3vl_ros.engine.remote.access import CircuitBreaker, api_key, base_url, image_folder, image_urls, tls_context
 from qwen3vl_ros.engine.remote.faults import Faults
+from qwen3vl_ros.engine.remote.grammar import guidance
 from qwen3vl_ros.engine.remote.models import loaded, served_models, tried
 from qwen3vl_ros.engine.remote.requests import Requests
 from qwen3vl_ros.engine.remote.stream import StreamedAnswer
@@ -84,7 +86,7 @@ class RemoteEngine:
             self._client = self._call(self._connect)
             self._requests = Requests(self._client, self._faults)
             self._model = self._call(self._find_model)
-            # Whether thoughts come before the answer, in its own text: by the model's name, else by its first answer.
+            # Whether thoughts come before the answer, in its own text. A name only guesses; an answer shows it.
             self._thinks = True if "thinking" in self._model.lower() else None
             self.info = self._describe()
         except BaseException:
@@ -103,7 +105,7 @@ class RemoteEngine:
     def self_tested(self, result: str) -> None:
         """What a test of the server's coordinates found, for `info` and `status`."""
         self._self_test = result
-        self.info = self._describe()
+        self.info = dataclasses.replace(self._describe(), thinking=self.info.thinking)
 
     def generate(
         self,
@@ -145,8 +147,12 @@ class RemoteEngine:
         times_s = asked - started, prefilled - asked, ended - prefilled
         said = answer.generation(reason, prompt.text, times_s)
         self._thinks = answer.thinks
+        if said.reasoning or answer.thinks is not None:  # the server may take the thoughts apart
+            self._learned(thinking=bool(said.reasoning))
         if relay:
             relay.rest()
+        if prompt.schema is not None:
+            self._faults.refuse_unguided(said, answer.trailing_space)
         if said.text:
             self._logprobs = "no" if said.logprobs is None else "yes"
         elif reason == "stop" and said.reasoning:
@@ -232,7 +238,7 @@ class RemoteEngine:
         except ModelNotFound as error:
             if not wanted:
                 raise ModelNotFound(f"{self._url} lists no models, so remote.model must name it: {error}") from error
-            served = [wanted]
+            served = {wanted: ""}
         await patiently(loaded)
         names = ", ".join(served) or "none"
         if not wanted and len(served) != 1:
@@ -242,7 +248,13 @@ class RemoteEngine:
             _log.warning(
                 f"{self._url} does not list remote.model = {wanted!r} (it lists: {names}), but answers to that name"
             )
-        return wanted or served[0]
+        model = wanted or next(iter(served))
+        self._owner = served.get(model) or next(iter(served.values()), "")
+        return model
+
+    def _learned(self, thinking: bool) -> None:
+        if thinking != self.info.thinking:
+            self.info = dataclasses.replace(self.info, thinking=thinking)
 
     def _describe(self) -> EngineInfo:
         why = [
@@ -280,10 +292,7 @@ class RemoteEngine:
             "max_tokens": limits.max_new_tokens,
         }
         if prompt.schema is not None:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": prompt.schema, "strict": True},
-            }
+            body |= guidance(prompt.schema, self._owner, bool(self._thinks))
         return body
 
     async def _watched(self, body: dict, answer: StreamedAnswer, control: Control) -> str:

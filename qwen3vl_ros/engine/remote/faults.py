@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 import httpx
 
 from qwen3vl_ros.engine.remote.events import Told, error_message
-from qwen3vl_ros.types import EngineError, EngineUnavailable, ModelNotFound
+from qwen3vl_ros.types import EngineError, EngineUnavailable, Generation, InvalidInput, ModelNotFound
 
 _TOO_LONG = re.compile(
     r"context[ _](?:length|window|size)|max_model_len|max_seq_len|max_position|maximum (?:input|prompt|sequence) length|"
@@ -25,6 +25,11 @@ _LOADING = re.compile(
     r"\bloading\b|still (?:starting|loading)|not (?:yet )?ready|warming up|overloaded|server is busy", re.I
 )
 _ABOUT_SCHEMA = re.compile(r"response_format|json_schema|guided|grammar|structured", re.I)
+
+
+_ABOUT_FILES = re.compile(r"allowed[-_]local[-_]media[-_]path|local (?:media )?files?\b|file://", re.I)
+_ENDLESS_SPACE = 32  # characters at the end of an answer; layouts have three
+_FENCE = re.compile(r"```(?:json)?\n(.*)\n```", re.S)
 
 
 class Again(Exception):
@@ -70,6 +75,11 @@ class Faults:
             said = ""
         said = self.clean(said or raw[:300].decode(errors="replace").strip() or response.reason_phrase)[:600]
         what = f"{self._url} answered {status}: {said}"
+        if _ABOUT_FILES.search(said):
+            return InvalidInput(
+                f"{what}; remote.image_transport is file, and this server reads no files of remote.image_dir: start it with that "
+                "directory allowed (vLLM: --allowed-local-media-path DIR), or set remote.image_transport to base64"
+            )
         if status in (429, 503):
             unavailable = EngineUnavailable(f"{what} (overloaded or starting)")
             return Again(unavailable, retry_after_s(response), loading=status == 503)
@@ -131,6 +141,22 @@ class Faults:
             return self._too_long(what)
         return EngineError(f"{what}; check that remote.url is the base of an OpenAI-compatible API")
 
+    def refuse_unguided(self, said: Generation, trailing_space: int) -> None:
+        """Raises EngineError for an answer that a server was to hold to a schema, and did not."""
+        off = "or set generation.guided to false"
+        if trailing_space >= _ENDLESS_SPACE:
+            raise EngineError(
+                f"{self._url} let the model write white space without end ({said.text[-40:]!r} and {trailing_space} "
+                "characters of it): its own reading of a JSON schema allows that. Not the model is to blame: forbid it there "
+                '(vLLM: --structured-outputs-config \'{"backend": "xgrammar", "disable_any_whitespace": true}\'; SGLang: '
+                f"--constrained-json-disable-any-whitespace), {off}"
+            )
+        if said.finish_reason == "stop" and not _is_json(said.text):
+            raise EngineError(
+                f"{self._url} did not hold its answer to the schema that was sent ({said.text[:60]!r}): it ignores what it "
+                f"does not know; use a server that keeps answers to a grammar or JSON schema, {off}"
+            )
+
     def _too_long(self, what: str) -> EngineError:
         return EngineError(
             f"{what}; prompt, images and answer do not fit the server's context: lower "
@@ -144,6 +170,16 @@ class Faults:
 
     def clean(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def _is_json(text: str) -> bool:
+    """Whether an answer is one JSON value, fenced or bare."""
+    fenced = _FENCE.fullmatch(text.strip())
+    try:
+        json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def retry_after_s(response: httpx.Response) -> float:

@@ -14,8 +14,8 @@ from qwen3vl_ros.engine.remote.faults import Again, Faults
 from qwen3vl_ros.types import EngineError, ModelNotFound
 
 
-async def served_models(client: httpx.AsyncClient, faults: Faults) -> list[str]:
-    """The names that the server lists. Raises Again, EngineError; ModelNotFound where it has no such list."""
+async def served_models(client: httpx.AsyncClient, faults: Faults) -> dict[str, str]:
+    """The names that the server lists, and whose software says so ("vllm"; "" where it does not). Raises Again, EngineError; ModelNotFound where it has no such list."""
     response = await _get(client, faults, "models")
     if response.status_code != 200:
         raise faults.refusal(response, response.content, False)
@@ -28,7 +28,8 @@ async def served_models(client: httpx.AsyncClient, faults: Faults) -> list[str]:
             f"{response.url} answered {response.content[:80]!r}, which lists no "
             "models; check that remote.url is the base of an OpenAI-compatible API"
         )
-    return [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+    named = [m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+    return {m["id"]: m["owned_by"] if isinstance(m.get("owned_by"), str) else "" for m in named}
 
 
 async def loaded(client: httpx.AsyncClient, faults: Faults) -> None:

@@ -15,8 +15,9 @@ import httpx
 
 from qwen3vl_ros.engine.remote.events import EventReader, Told
 from qwen3vl_ros.engine.remote.faults import Again, Faults
+from qwen3vl_ros.engine.remote.grammar import GUIDES
 from qwen3vl_ros.engine.remote.stream import StreamedAnswer
-from qwen3vl_ros.types import EngineError, EngineUnavailable
+from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput
 
 T = TypeVar("T")
 
@@ -103,7 +104,9 @@ class Requests:
             told = self._faults.told(error, answer.tokens)
             settled = answer.tokens or isinstance(told, Again) or self._faults.about_length(told)
             raise (told if settled else _Refused(told, False)) from None
-        refusal = self._faults.refusal(response, refused, "response_format" in body)
+        refusal = self._faults.refusal(response, refused, bool(GUIDES & body.keys()))
+        if isinstance(refusal, InvalidInput):
+            raise refusal
         about_fields = response.status_code in (400, 422, 500, 501) and not self._faults.about_length(refusal)
         raise _Refused(refusal, response.status_code < 500) if about_fields else refusal
 

@@ -171,6 +171,12 @@ class StreamedAnswer:
         if self.tokens > self._max_new_tokens and not self.complete:
             self.finish_reason, self.complete = "length", True  # a server that ignores max_tokens
 
+    @property
+    def trailing_space(self) -> int:
+        """Characters of white space at the end of what came."""
+        text = "".join(self._content)
+        return len(text) - len(text.rstrip())
+
     def generation(self, finish_reason: str, prompt: str, times_s: tuple[float, float, float]) -> Generation:
         """The answer so far, at its end. times_s: preprocess, prefill, decode.
 
@@ -183,7 +189,7 @@ class StreamedAnswer:
             self._text.add(b"", last=True)
         if self._opened:
             self.thinks = True
-        elif self.thinks is None and text and finish_reason == "stop":
+        elif text and finish_reason == "stop":  # whatever was thought before: a whole answer without thoughts in it
             self.thinks = False
         aligned = _aligned(text.encode(), self._said) if self._gives_logprobs and self._said else None
         pieces, logprobs = aligned or ([text.encode()], None)

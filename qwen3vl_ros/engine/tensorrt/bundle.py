@@ -164,6 +164,13 @@ def is_bundle(path: Path) -> bool:
     return manifest.is_file() and _SECTION in read_json(manifest)
 
 
+def origin(path: Path) -> str:
+    """The model that a bundle says it was built from, as `qwen3vl build` was given it; MODEL where it does not say."""
+    told = read_json(path / MANIFEST).get(_SECTION) if (path / MANIFEST).is_file() else None
+    model = told.get("model") if isinstance(told, dict) else None
+    return model if isinstance(model, str) else "MODEL"
+
+
 def read_bundle(path: Path, thorough: bool = True) -> Bundle:
     """Check every file of the bundle against its manifest; the contents too if `thorough` (seconds for gigabytes).
 

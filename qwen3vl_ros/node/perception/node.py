@@ -179,7 +179,7 @@ class PerceptionNode(LifecycleNode):
         engine = self._engine_loader(config)
         self._engine_status = engine.status
         i = engine.info
-        size = f"{i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights"
+        size = ", ".join(filter(None, (i.device, i.dtype, i.size)))
         self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
         self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
         self._perception = Perception(engine, config, self._object_ids, following.tracks, following.world)

@@ -201,6 +201,16 @@ class Arm:
             return f"{mine_name} would touch {other if other != 'world' else model.geom(contact.geom[mine.index(False)]).name}"
         return ""
 
+    def near(self, point_m: np.ndarray, reach_m: float = 0.09) -> frozenset[int]:
+        """Objects whose middle is that near to a point of the world: what fingers may touch when they go there."""
+        model, data = self.world.model, self.world.data
+        found = set()
+        for body in range(model.nbody):
+            name = model.body(body).name
+            if name.startswith("object") and np.linalg.norm(data.xpos[body] - point_m) < reach_m:
+                found.add(int(name.removeprefix("object")))
+        return frozenset(found)
+
     def _carry(self, data, index: int, pose: np.ndarray) -> None:
         at = self.world.model.jnt_qposadr[self.world.model.body_jntadr[self.world.model.body(f"object{index}").id]]
         turn = np.empty(4)

@@ -25,7 +25,8 @@ STEP_S = 0.002
 _TABLE_M = 0.035  # thickness of the table's top
 _DENSITY = {"mug": 1200.0, "bowl": 1200.0, "tray": 700.0}  # kg/m3: pottery, plywood; all else like wood
 _WOOD = 500.0
-_CONTACT = dict(friction=(0.7, 0.01, 0.0005), condim=4, solref=(0.004, 1.0), solimp=(0.95, 0.99, 0.001, 0.5, 2.0))
+# Rolling friction as of a ball on cloth or rough wood: the scenes' balls lie still.
+_CONTACT = dict(friction=(0.7, 0.01, 0.002), condim=6, solref=(0.004, 1.0), solimp=(0.95, 0.99, 0.001, 0.5, 2.0))
 _BOX, _MESH = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_MESH
 
 

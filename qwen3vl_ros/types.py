@@ -327,6 +327,30 @@ class GraspTarget:
     reason: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class PlaceTarget:
+    """Where an object can rest, in `frame_id`. frame_T_box: 4x4, the object's box at rest; frame_T_gripper: the release, with
+    the grasp that was given.
+
+    support_id: the thing or surface that will carry it.   approach_m: way back along the gripper's -z.   room_m: free space
+    around the object at rest.   facts: what will hold of it there, measured on the place.   An infeasible target keeps the
+    best place that was tried, where there was one, and says why in `reason`.
+    """
+
+    detection_id: str
+    support_id: str
+    frame_id: str
+    frame_T_box: np.ndarray
+    frame_T_gripper: np.ndarray
+    grasp: int
+    approach_m: float
+    room_m: float
+    quality: float
+    feasible: bool
+    reason: str = ""
+    facts: tuple[Fact, ...] = ()
+
+
 class Verdict(str, Enum):
     """What is known of a statement. UNKNOWN is an answer: it was looked at and cannot be told, see Fact.reason."""
 

@@ -14,6 +14,7 @@ from typing import Sequence
 import numpy as np
 
 from qwen3vl_ros.geometry import relations
+from qwen3vl_ros.geometry.hulls import depth_inside
 from qwen3vl_ros.geometry.layout import CannotTell, Layout, same_name
 from qwen3vl_ros.geometry.relations import Margin, cm
 from qwen3vl_ros.geometry.supports import PLACES, place_margin
@@ -221,7 +222,9 @@ def _in(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
 def _at(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
     a, b = layout.different(asked.arguments[:2])
     directions = layout.directions(asked.view)
-    margin = place_margin(b.outline, a.centre[:2], asked.arguments[2], directions["right"], directions["forward"])
+    margin = float(
+        place_margin(b.outline, a.centre[:2], asked.arguments[2], directions["right"], directions["forward"])
+    )
     words = (
         f"the middle of {a.name} is {cm(abs(margin))} {'inside' if margin > 0 else 'outside'} the {asked.arguments[2]}"
     )
@@ -232,7 +235,14 @@ def _at(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
 def _next_to(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
     a, b = layout.different(asked.arguments)
     others = [layout.body_of(t) for t in layout.things if t not in (a.thing, b.thing)]
+    others = [o for o in others if not (_houses(o, a) or _houses(o, b))]  # a shelf is not between what stands in it
     return _contact(relations.next_to(a, b, others))
+
+
+def _houses(o: Body, a: Body) -> bool:
+    """Whether o is around a, or under it: the middle of a's foot is over o's outline and not below o."""
+    over = depth_inside(o.outline, a.foot_centre)[0] > 0
+    return bool(over) and float(a.hull[:, 2].min()) > float(o.hull[:, 2].min()) + 0.01
 
 
 def _closest(layout: Layout, asked: Fact, candidates: Sequence[Thing]) -> tuple[Verdict, Margin]:

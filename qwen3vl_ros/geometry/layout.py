@@ -79,6 +79,26 @@ class Layout:
             self._bodies[thing.id] = body_of(thing, self.level_R_frame, name)
         return self._bodies[thing.id]
 
+    def with_moved(self, thing: Thing, frame_T_old: np.ndarray) -> Layout:
+        """The layout as it were if one of its things had made a rigid motion, 4x4 in its frame; all other bodies are shared."""
+        moved = thing.moved(frame_T_old)
+        things = [moved if t.id == thing.id else t for t in self.things]
+        other = Layout(
+            things,
+            self.viewpoint,
+            self.surfaces,
+            self.refused,
+            self.now_ns,
+            self.looked_for,
+            self.held,
+            self.gripper_opening_m,
+        )
+        level_T_frame = np.eye(4)
+        level_T_frame[:3, :3] = self.level_R_frame
+        body = self.body_of(thing).moved(level_T_frame @ frame_T_old @ level_T_frame.T, moved)
+        other._bodies = self._bodies | {thing.id: body}
+        return other
+
     def different(self, arguments: Sequence[str]) -> list[Body]:
         """The bodies of the arguments, which must be different things."""
         bodies = [self.body(name) for name in arguments]

@@ -38,8 +38,8 @@ PLACES: dict[str, tuple[int | None, int | None]] = {
 }
 
 
-def place_margin(border: np.ndarray, point_xy: np.ndarray, place: str, right: np.ndarray, forward: np.ndarray) -> float:
-    """Signed distance of a point from the border of a place on a support, metres, positive inside.
+def place_margin(border: np.ndarray, point_xy: np.ndarray, place: str, right: np.ndarray, forward: np.ndarray):
+    """Signed distance of a point, or of points Nx2, from the border of a place on a support, metres, positive inside.
 
     border Kx2: the support's outline in plan. It is cut into thirds along right and forward (unit vectors, level); top is
     far. Raises KeyError for a place that PLACES does not have.
@@ -48,10 +48,10 @@ def place_margin(border: np.ndarray, point_xy: np.ndarray, place: str, right: np
     for wanted, axis in zip(PLACES[place], (right[:2], forward[:2])):
         if wanted is None:
             continue
-        along, at = border @ axis, float(point_xy @ axis)
+        along, at = border @ axis, point_xy @ axis
         low, high = along.min() + np.ptp(along) / 3, along.max() - np.ptp(along) / 3
-        margin = min(margin, {-1: low - at, 0: min(at - low, high - at), 1: at - high}[wanted])
-    return float(margin)
+        margin = np.minimum(margin, {-1: low - at, 0: np.minimum(at - low, high - at), 1: at - high}[wanted])
+    return margin
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,6 +173,18 @@ class Body:
     rim: np.ndarray | None = None  # Kx3, of its inside
     normal: np.ndarray | None = None  # of a surface
 
+    def moved(self, new_T_old: np.ndarray, thing: Thing) -> Body:
+        """The body after a rigid motion in the level frame; thing: the same thing there."""
+        turn, shift = new_T_old[:3, :3], new_T_old[:3, 3]
+        return replace(
+            self,
+            thing=thing,
+            points=self.points @ turn.T + shift,
+            hull=self.hull @ turn.T + shift,
+            centre=turn @ self.centre + shift,
+            rim=None if self.rim is None else self.rim @ turn.T + shift,
+        )
+
     @property
     def sigma_m(self) -> float:
         """Standard deviation of where it is sideways, metres."""

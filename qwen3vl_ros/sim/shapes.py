@@ -137,31 +137,29 @@ def _cylinder(bevel: float) -> Mesh:
     return _finish(*_lathe(profile, 44))
 
 
+def _bowl_wall(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """The wall's outer and inner outline (radius, z) from below, in units of the rim's radius."""
+    t = np.linspace(0, np.pi / 2, points)
+    outer = np.stack([0.45 + 0.55 * np.sin(t), 0.06 + 0.74 * (1 - np.cos(t))], 1)
+    return outer, np.stack([0.40 + 0.53 * np.sin(t), 0.14 + 0.66 * (1 - np.cos(t))], 1)
+
+
 def _bowl() -> Mesh:
-    # In units of the rim's radius; the foot carries it, the wall is a flattened half circle.
+    # The foot carries it, the wall is a flattened half circle.
     wall = 0.07
-    outer = np.stack(
-        [
-            0.45 + 0.55 * np.sin(np.linspace(0, np.pi / 2, 12)),
-            0.06 + 0.74 * (1 - np.cos(np.linspace(0, np.pi / 2, 12))),
-        ],
-        1,
-    )
-    inner = np.stack(
-        [
-            0.40 + 0.53 * np.sin(np.linspace(np.pi / 2, 0, 12)),
-            0.14 + 0.66 * (1 - np.cos(np.linspace(np.pi / 2, 0, 12))),
-        ],
-        1,
-    )
+    outer, inner = _bowl_wall(12)
+    inner = inner[::-1]
     lip = _arc((1 - wall / 2, 0.80), wall / 2, 0, 180, 6)
     profile = np.concatenate([[(0, 0), (0.40, 0), (0.44, 0.02)], outer, lip, inner, [(0.2, 0.13), (0, 0.13)]])
     return _finish(*_lathe(profile, 52))
 
 
+_MUG_WALL, _MUG_FLOOR = 0.045, 0.055  # in units of its body's diameter and height
+
+
 def _mug() -> Mesh:
     # Body of radius 0.5 and height 1 (both stretched at use), handle along +x.
-    wall, lip = 0.045, 0.0225
+    wall, lip = _MUG_WALL, 0.0225
     profile = np.concatenate(
         [
             [(0, -0.5), (0.36, -0.5)],
@@ -170,7 +168,7 @@ def _mug() -> Mesh:
             _arc((0.5 - lip, 0.5 - lip), lip, 0, 180, 7),
             [(0.5 - wall, 0.0)],
             _arc((0.40, -0.39), 0.055, 0, -90),
-            [(0.25, -0.445), (0, -0.445)],
+            [(0.25, _MUG_FLOOR - 0.5), (0, _MUG_FLOOR - 0.5)],
         ]
     )
     body, faces = _lathe(profile, 44)
@@ -244,3 +242,36 @@ def _plate() -> Mesh:
     faces = [(0, 1, 2), (0, 2, 3), (8, 5, 4), (8, 6, 5), (8, 7, 6), (8, 4, 7)]
     normals = np.repeat([(0, 0, 1.0), (0, 0, -1.0)], (4, 5), axis=0)
     return Mesh(vertices, np.array(faces), normals, vertices[:, :2] + 0.5, (np.arange(4),))
+
+
+def solid_parts(kind: str, mesh: Mesh, sectors: int = 16) -> list[np.ndarray]:
+    """Vertices of convex pieces (Nx3 each, in the unit box) that together fill what the mesh encloses; hollows stay hollow."""
+    if kind == "bowl":
+        outer, inner = _bowl_wall(4)
+        height = 0.80 + 0.035  # with the lip
+        pieces = []
+        for low in range(3):
+            ring = np.array((outer[low], inner[low], outer[low + 1], inner[low + 1]))
+            pieces += [_wedge(ring, sectors, k) for k in range(sectors)]
+        pieces.append(_turned(np.array(((0.44, 0.0), (0.45, 0.06), (0.40, 0.13))), sectors))
+        return [p * (0.5, 0.5, 1 / height) - (0, 0, 0.5) for p in pieces]
+    if kind == "mug":
+        ring = np.array(((0.5, -0.5), (0.5 - _MUG_WALL, -0.5), (0.5, 0.5), (0.5 - _MUG_WALL, 0.5)))
+        pieces = [_wedge(ring, sectors, k) for k in range(sectors)]
+        pieces.append(_turned(np.array(((0.48, -0.5), (0.48, _MUG_FLOOR - 0.5))), sectors))
+        body = mesh.vertices[mesh.parts[0]]
+        low, high = body.min(0), body.max(0)
+        return [p * (high - low) + (low + high) / 2 for p in pieces] + [mesh.vertices[part] for part in mesh.parts[1:]]
+    return [mesh.vertices[part] for part in mesh.parts]
+
+
+def _turned(profile: np.ndarray, sectors: int) -> np.ndarray:
+    """Points (radius, z) turned about the z axis."""
+    a = np.linspace(0, 2 * np.pi, sectors, endpoint=False)
+    return np.concatenate([np.stack([r * np.cos(a), r * np.sin(a), np.full(sectors, z)], 1) for r, z in profile])
+
+
+def _wedge(ring: np.ndarray, sectors: int, k: int) -> np.ndarray:
+    """A sector of a ring whose cross-section has the corners (radius, z)."""
+    a = 2 * np.pi / sectors * np.array((k, k + 1))
+    return np.array([(r * np.cos(t), r * np.sin(t), z) for r, z in ring for t in a])

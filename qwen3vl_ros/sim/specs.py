@@ -143,6 +143,26 @@ class ObjectSpec:
         """Name of its mesh: the kind's, or the asset's."""
         return self.asset or self.kind
 
+    def pose(self) -> np.ndarray:
+        """4x4 pose of its box in the world."""
+        c, s = np.cos(self.yaw_rad), np.sin(self.yaw_rad)
+        pose = np.eye(4)
+        pose[:2, :2] = ((c, -s), (s, c))
+        pose[:3, 3] = self.position_m
+        return pose
+
+
+@dataclass(frozen=True)
+class MovedObject(ObjectSpec):
+    """An object that physics has moved: it may lie or hang in any direction. rotation: 3x3, rows; yaw_rad is not used."""
+
+    rotation: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+    def pose(self) -> np.ndarray:
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = self.rotation, self.position_m
+        return pose
+
 
 @dataclass(frozen=True)
 class GaugeSpec:

@@ -94,11 +94,7 @@ class GaugeTruth:
 
 def world_T_object(spec: ObjectSpec) -> np.ndarray:
     """4x4 pose of the object's box frame in the world."""
-    c, s = np.cos(spec.yaw_rad), np.sin(spec.yaw_rad)
-    pose = np.eye(4)
-    pose[:2, :2] = ((c, -s), (s, c))
-    pose[:3, 3] = spec.position_m
-    return pose
+    return spec.pose()
 
 
 def footprint_m(mesh: Mesh, world_T_thing: np.ndarray, size_m) -> np.ndarray:

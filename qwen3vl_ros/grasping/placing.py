@@ -1,0 +1,398 @@
+"""Where an object that is held can be put down: free space on a measured surface or in a container, and a hand that fits there.
+
+A place is judged as it will be: the object's measured points are moved there, the facts that were asked for are measured
+on them, and the hand that holds it must come and go without touching anything. Grasp and place are chosen as a pair,
+since a hand from above cannot enter a lower shelf level. Knows nothing of words, arms or ROS.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.config import GripperConfig
+from qwen3vl_ros.geometry import facts
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.hulls import depth_inside, outline
+from qwen3vl_ros.geometry.layout import CannotTell, Layout
+from qwen3vl_ros.geometry.supports import place_margin
+from qwen3vl_ros.geometry.things import Body, Surface
+from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, InvalidInput, PlaceTarget, Verdict
+
+_CELL_M = 0.006
+_CLEARANCE_M = 0.008  # kept around the object at rest
+_DROP_M = 0.004  # above the support when the jaws open
+_TURNS_DEG = (0.0, 90.0, 45.0, -45.0)  # of the object, from how it stands now
+_TRIED = 64  # places whose facts are measured
+_JUDGED = 32  # places for which the hand is tried
+_PALM_M = 0.11  # from the fingers' root to the wrist
+_ARM_M, _ARM_RADIUS_M = 0.18, 0.05  # what follows the palm
+_BESIDE = ("next_to", "left_of", "right_of", "in_front_of", "behind")
+_NEAR_M = 0.02  # the gap to a reference that is best
+_SEEN_POINTS = 40000
+_APART_M = 0.04  # between the places of one answer
+_HOLDS_M = 0.004  # margin of a fact that a place must have even where noise leaves it undecided
+_FLAT_M = 0.012  # what rises less above a surface belongs to it
+_TOWARDS = {
+    "left_of": ("right", -1),
+    "right_of": ("right", 1),
+    "in_front_of": ("forward", -1),
+    "behind": ("forward", 1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Support:
+    """Where a thing may rest, level frame: id, height z_m, border Kx2 it must stay in, clear_m of room above."""
+
+    id: str
+    z_m: float
+    border: np.ndarray
+    clear_m: float
+    deep: bool = False  # inside a container: what is around is its wall
+
+
+def find_places(
+    cloud: SceneCloud,
+    layout: Layout,
+    detection: Detection3D,
+    asked: Sequence[Fact],
+    grasps: Sequence[GraspTarget],
+    gripper: GripperConfig,
+    most: int = 4,
+) -> tuple[PlaceTarget, ...]:
+    """Places for a lifted object that make every asked fact true, each with one of the grasps that hold it, best first.
+
+    At most `most`, apart from each other, so that an arm that cannot reach one may try the next; a single infeasible one
+    with the reason where there is none.
+
+    asked: facts whose first argument is the object's id: "on" or "in" a support, "at" a place on it, or "next_to", "left_of",
+    "right_of", "in_front_of", "behind" a thing. layout: as `layout_of` gives it for the same cloud, the object among its things.
+    grasps: feasible ones of the object as it stands now, best first. Raises InvalidInput for facts that no place can make true.
+    """
+    asked = tuple(_checked(fact, detection.id) for fact in asked)
+    search = _Search(cloud, layout, detection, asked, gripper)
+    try:
+        supports = search.supports()
+    except CannotTell as why:
+        return (search.nowhere(f"no place: {why}", grasps),)
+    return search.best(supports, [g for g in grasps if g.feasible], grasps, most)
+
+
+def _checked(fact: Fact, name: str) -> Fact:
+    facts.check(fact.relation, fact.arguments, fact.view or "viewer")
+    if fact.relation not in (*_BESIDE, "on", "in", "at") or fact.arguments[0] != name:
+        raise InvalidInput(
+            f"{fact.relation}({', '.join(fact.arguments)}) is no place for {name!r}; a place is on, in, at, {', '.join(_BESIDE)}"
+        )
+    return fact
+
+
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """A support as a map, rows y, columns x: low is the place of cell 0, 0. heights: of a container's inner surface."""
+
+    low: np.ndarray
+    free: np.ndarray
+    heights: np.ndarray | None
+
+
+class _Search:
+    """One object, one frame, the facts wanted of it. Everything in the layout's level frame, z up."""
+
+    def __init__(self, cloud, layout: Layout, detection, asked, gripper):
+        self.cloud, self.layout, self.detection, self.asked, self.gripper = cloud, layout, detection, asked, gripper
+        self.thing = next(t for t in layout.things if t.id == detection.id)
+        self.body = layout.body_of(self.thing)
+        self.level_T_frame = np.eye(4)
+        self.level_T_frame[:3, :3] = layout.level_R_frame
+        self.level_T_box = self.level_T_frame @ detection.frame_T_box
+        self.low_m = float(self.body.hull[:, 2].min())
+        self.height_m = float(np.ptp(self.body.hull[:, 2]))
+        self.others = [t for t in layout.things if t.id != detection.id]
+        self.points = self._scene_points()
+
+    def _scene_points(self) -> np.ndarray:
+        """What was measured and is not the object, and what is assumed on the unseen sides of other things, Nx3."""
+        rows, columns = self.cloud.frame.depth_m.shape
+        step = max(1, int(math.sqrt(rows * columns / _SEEN_POINTS)))
+        grid = slice(0, rows, step), slice(0, columns, step)
+        seen = self.cloud.window_points_m(*grid)[self.cloud.valid[grid]].astype(float)
+        level_T_camera = self.level_T_frame @ self.cloud.frame_T_camera
+        seen = seen @ level_T_camera[:3, :3].T + level_T_camera[:3, 3]
+        local = (seen - self.level_T_box[:3, 3]) @ self.level_T_box[:3, :3]
+        own = (np.abs(local) < self.detection.size_m / 2 + 0.006).all(1) & (seen[:, 2] > self.low_m + 0.006)
+        hidden = [t.completed_m @ self.layout.level_R_frame.T for t in self.others if len(t.completed_m)]
+        return np.concatenate([seen[~own], *hidden])
+
+    # -- where it may be ------------------------------------------------------------------------------------------------
+    def supports(self) -> list[_Support]:
+        """The surface or inside that the facts name, or the one that carries what they name. Raises CannotTell."""
+        for fact in self.asked:
+            if fact.relation in ("on", "in", "at"):
+                return [self._support(self.layout.body(fact.arguments[1]), fact.relation)]
+        reference = self.asked[0].arguments[1]
+        carrier = facts.stands_on(self.layout, reference)
+        named = carrier.arguments[1] if carrier.verdict is not Verdict.FALSE else ""
+        surfaces = [s for s in self.layout.surfaces if s.id == named] or list(self.layout.surfaces[:1])
+        if not surfaces:
+            raise CannotTell(f"no surface was measured on which {reference!r} stands")
+        return [self._support(self.layout.body_of(surfaces[0]), "on")]
+
+    def _support(self, body: Body, relation: str) -> _Support:
+        thing = body.thing
+        if isinstance(thing, Surface):
+            return _Support(thing.id, float(body.hull[:, 2].mean()), body.outline, thing.clear_m)
+        if body.rim is not None:
+            return _Support(
+                thing.id, float(body.rim[:, 2].mean()) - thing.inside.depth_m, outline(body.rim[:, :2]), math.inf, True
+            )
+        if relation == "in":
+            raise CannotTell(f"no inside of {body.name} was measured")
+        top = float(np.percentile(body.points[:, 2], 99))
+        upper = body.points[body.points[:, 2] > top - 0.008]
+        if len(upper) < 8:
+            raise CannotTell(f"{body.name} has no flat top that was seen")
+        return _Support(thing.id, top, outline(upper[:, :2]), math.inf)
+
+    # -- free space -----------------------------------------------------------------------------------------------------
+    def _maps(self, support: _Support) -> _Ground:
+        """What is free on a support, and how high what was measured on it is."""
+        low, high = support.border.min(0) - 0.02, support.border.max(0) + 0.02
+        shape = tuple(np.ceil((high - low) / _CELL_M).astype(int)[::-1] + 1)
+        within = _filled(shape, low, support.border)
+        above = self.points[:, 2] - support.z_m
+        tall = min(self.height_m + 0.03, support.clear_m - 0.005)
+        at = np.rint((self.points[:, :2] - low) / _CELL_M).astype(int)
+        inside = (at >= 0).all(1) & (at[:, 0] < shape[1]) & (at[:, 1] < shape[0]) & (above < tall)
+        heights = np.full(shape, -1.0, np.float32)
+        order = np.argsort(above[inside])
+        heights[at[inside][order, 1], at[inside][order, 0]] = above[inside][order]  # the highest is written last
+        blocked = np.zeros(shape, np.uint8)
+        if not support.deep:
+            seen = (np.abs(heights) < _FLAT_M).astype(np.uint8)
+            # Where nobody has seen the surface, nobody knows what stands there.
+            within &= cv2.morphologyEx(seen, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
+            blocked = cv2.morphologyEx((heights > _FLAT_M).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+        for other in self.others:
+            if other.id == support.id or support.id.startswith(f"{other.id}/level"):
+                continue
+            body = self.layout.body_of(other)
+            bottom, top = body.hull[:, 2].min() - support.z_m, body.hull[:, 2].max() - support.z_m
+            if top > _FLAT_M and bottom < tall:
+                blocked |= _filled(shape, low, body.outline)
+        free = within & (1 - blocked)
+        heights = np.maximum(heights, 0.0) if support.deep else None
+        return _Ground(low, free, heights)
+
+    def _candidates(self, support: _Support) -> list[tuple[float, np.ndarray]]:
+        """(room_m, new_T_old of the object in the level frame), the most promising, spread over the support."""
+        ground, centre, found = self._maps(support), self.level_T_box[:2, 3], []
+        for degrees in _TURNS_DEG:
+            turn = np.eye(4)
+            c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            turn[:2, :2] = ((c, -s), (s, c))
+            kernel = _kernel((self.body.outline - centre) @ turn[:2, :2].T, 0.0 if support.deep else _CLEARANCE_M)
+            fits = cv2.erode(ground.free, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+            if not fits.any():
+                continue
+            room = cv2.distanceTransform(fits, cv2.DIST_L2, 3) * _CELL_M
+            lowest = None
+            if ground.heights is not None:
+                foot = 0.8 * (self.body.foot - self.body.foot_centre) @ turn[:2, :2].T
+                lowest = cv2.dilate(ground.heights, _kernel(foot, 0.0))
+            rows, columns = np.nonzero(fits)
+            at = ground.low + np.column_stack((columns, rows)) * _CELL_M
+            for k in _spread(at, self._promise(at, room[rows, columns], support)):
+                new_T_old = turn.copy()
+                new_T_old[:2, 3] = at[k] - turn[:2, :2] @ centre
+                rest_m = support.z_m + (0.0 if lowest is None else float(lowest[rows[k], columns[k]]))
+                new_T_old[2, 3] = rest_m + _DROP_M - self.low_m
+                found.append((float(room[rows[k], columns[k]]), new_T_old))
+            if len(found) >= _TRIED:
+                break
+        return found
+
+    def _promise(self, at: np.ndarray, room: np.ndarray, support: _Support) -> np.ndarray:
+        """How likely the asked facts hold of places Nx2, before anybody measures: only the order counts."""
+        worth = np.minimum(room, 0.03)
+        half = 0.5 * float(self.body.size_m[:2].min())
+        for fact in self.asked:
+            if fact.relation == "at":
+                d = self.layout.directions(fact.view or "viewer")
+                margin = place_margin(support.border, at, fact.arguments[2], d["right"], d["forward"])
+                worth = worth + np.minimum(margin, 0.05)
+            if fact.relation in _BESIDE:
+                reference = self.layout.body(fact.arguments[1])
+                gap = -depth_inside(reference.outline, at) - half
+                worth = worth - np.abs(gap - _NEAR_M)
+                if fact.relation in _TOWARDS:
+                    axis, sign = _TOWARDS[fact.relation]
+                    way = sign * self.layout.directions(fact.view or "viewer")[axis][:2]
+                    beside = (at - reference.centre[:2]) @ np.array((-way[1], way[0]))
+                    ahead = (at - reference.centre[:2]) @ way
+                    worth = worth - np.abs(beside) - np.where(ahead > 0, 0.0, 1.0)
+        return worth
+
+    # -- judging --------------------------------------------------------------------------------------------------------
+    def best(self, supports: Sequence[_Support], grasps: Sequence[GraspTarget], given, most) -> tuple[PlaceTarget, ...]:
+        if not grasps:
+            return (self.nowhere("no feasible grasp holds the object, so no place can be chosen for it", given),)
+        rated, fault, nearly = [], "its free space is too small for the object", None
+        for support in supports:
+            if self.height_m + 0.01 > support.clear_m:
+                fault = (
+                    f"the object is {self.height_m:.3f} m high and the room above {support.id} {support.clear_m:.3f} m"
+                )
+                continue
+            for room_m, new_T_old in self._candidates(support):
+                measured = self._facts_at(new_T_old)
+                worst = min(measured, key=_standing, default=None)
+                if worst is not None and not _promised(worst):
+                    nearly = worst if nearly is None else max(nearly, worst, key=_standing)
+                    fault = f"of none of its free places it can be said: {nearly.relation} ({nearly.reason})"
+                    continue
+                rated.append((self._worth(room_m, new_T_old, measured), room_m, support, new_T_old, measured))
+        rated.sort(key=lambda r: -r[0])
+        chosen: list[PlaceTarget] = []
+        for worth, room_m, support, new_T_old, measured in rated[:_JUDGED]:
+            for k, grasp in enumerate(grasps):
+                release, hits = self._hand(grasp, new_T_old, support)
+                if hits:
+                    fault = f"the hand would touch {hits} at each of the best {min(len(rated), _JUDGED)} places"
+                    continue
+                target = self._target(support, new_T_old, release, _index(given, grasp), room_m, worth, "", measured)
+                if all(_apart(target, other) > _APART_M for other in chosen):
+                    chosen.append(target)
+                break
+            if len(chosen) == most:
+                break
+        if chosen:
+            return tuple(chosen)
+        if rated:
+            _, room_m, support, new_T_old, measured = rated[0]
+            release, _ = self._hand(grasps[0], new_T_old, support)
+            index = _index(given, grasps[0])
+            return (self._target(support, new_T_old, release, index, room_m, 0.0, fault, measured),)
+        return (self.nowhere(f"no place on {', '.join(s.id for s in supports)}: {fault}", given),)
+
+    def _facts_at(self, new_T_old: np.ndarray) -> list[Fact]:
+        """What was asked, measured with the object moved there."""
+        frame = np.linalg.inv(self.level_T_frame) @ new_T_old @ self.level_T_frame
+        rest = frame.copy()
+        rest[:3, 3] -= np.linalg.inv(self.level_T_frame)[:3, 2] * _DROP_M
+        layout = self.layout.with_moved(self.thing, rest)
+        return [facts.measure(layout, f.relation, f.arguments, f.view or "viewer") for f in self.asked]
+
+    def _worth(self, room_m: float, new_T_old: np.ndarray, measured: Sequence[Fact]) -> float:
+        """0..1: how clear the facts are, and how much room there is."""
+        clear = [min(1.0, f.margin_m / max(0.02, 4 * f.sigma_m)) for f in measured if not math.isnan(f.margin_m)]
+        near = 1.0
+        for fact in measured:
+            if fact.relation in _BESIDE:
+                reference = self.layout.body(fact.arguments[1])
+                apart = np.linalg.norm((new_T_old @ self.level_T_box)[:2, 3] - reference.centre[:2])
+                near = max(0.0, 1.0 - max(0.0, apart - 0.12) / 0.3)
+        return 0.5 * min(clear, default=1.0) + 0.3 * min(1.0, room_m / 0.03) + 0.2 * near
+
+    def _hand(self, grasp: GraspTarget, new_T_old: np.ndarray, support: _Support) -> tuple[np.ndarray, str]:
+        """(release pose in the frame, what the hand would touch on its way)."""
+        level_T_gripper = new_T_old @ self.level_T_frame @ grasp.frame_T_gripper
+        release = np.linalg.inv(self.level_T_frame) @ level_T_gripper
+        near = self.points[np.linalg.norm(self.points - level_T_gripper[:3, 3], axis=1) < 0.40]
+        local = (near - level_T_gripper[:3, 3]) @ level_T_gripper[:3, :3]
+        hand = hand_parts(grasp.width_m + 2 * self.gripper.clearance, self.gripper)
+        for name, low, high in hand:
+            low = low - np.array((0, 0, self.gripper.standoff))  # the way it came
+            hits = ((local > low) & (local < high)).all(1)
+            if np.count_nonzero(hits) > 2:
+                above = near[hits, 2].mean() - support.z_m
+                return release, f"something {above:.2f} m above {support.id} with its {name}"
+        return release, ""
+
+    def _target(self, support, new_T_old, release, grasp, room_m, quality, reason, measured) -> PlaceTarget:
+        frame = np.linalg.inv(self.level_T_frame) @ new_T_old @ self.level_T_frame
+        box = frame @ self.detection.frame_T_box
+        box[:3, 3] -= np.linalg.inv(self.level_T_frame)[:3, 2] * _DROP_M
+        return PlaceTarget(
+            self.detection.id,
+            support.id,
+            self.cloud.frame_id,
+            box,
+            release,
+            grasp,
+            self.gripper.standoff,
+            room_m,
+            quality,
+            not reason,
+            reason,
+            tuple(measured),
+        )
+
+    def nowhere(self, reason: str, grasps) -> PlaceTarget:
+        pose = self.detection.frame_T_box
+        hand = grasps[0].frame_T_gripper if grasps else pose
+        return PlaceTarget(
+            self.detection.id, "", self.cloud.frame_id, pose, hand, 0, self.gripper.standoff, 0.0, 0.0, False, reason
+        )
+
+
+def _filled(shape: tuple[int, int], low: np.ndarray, border: np.ndarray) -> np.ndarray:
+    picture = np.zeros(shape, np.uint8)
+    cv2.fillConvexPoly(picture, np.rint((border - low) / _CELL_M).astype(np.int32), 1)
+    return picture
+
+
+def _kernel(foot: np.ndarray, clearance_m: float) -> np.ndarray:
+    """A convex footprint Kx2 about its origin as a picture, with its clearance."""
+    reach = int(np.ceil((np.abs(foot).max() + clearance_m) / _CELL_M)) + 1
+    kernel = np.zeros((2 * reach + 1,) * 2, np.uint8)
+    cv2.fillConvexPoly(kernel, np.rint(foot / _CELL_M).astype(np.int32) + reach, 1)
+    margin = round(clearance_m / _CELL_M)
+    return cv2.dilate(kernel, np.ones((2 * margin + 1,) * 2, np.uint8)) if margin else kernel
+
+
+def _spread(at: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """The best of each 2.5 cm, best first, at most _TRIED."""
+    order = np.argsort(-worth, kind="stable")
+    _, first = np.unique(np.floor(at[order] / 0.025).astype(int), axis=0, return_index=True)
+    return order[np.sort(first)][:_TRIED]
+
+
+def hand_parts(opening_m: float, gripper: GripperConfig) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Boxes of the hand in its own frame: (name, least corner, greatest corner), the jaws opened by opening_m."""
+    half, width, inner = gripper.finger_width / 2, gripper.palm_width / 2, opening_m / 2
+    outer, root = inner + gripper.finger_thickness, -gripper.finger_length
+    span = gripper.max_width / 2 + gripper.finger_thickness
+    return [
+        ("finger", np.array((-half, inner, root)), np.array((half, outer, 0.0))),
+        ("finger", np.array((-half, -outer, root)), np.array((half, -inner, 0.0))),
+        ("palm", np.array((-width, -span, root - _PALM_M)), np.array((width, span, root))),
+        (
+            "wrist",
+            np.array((-_ARM_RADIUS_M, -_ARM_RADIUS_M, root - _PALM_M - _ARM_M)),
+            np.array((_ARM_RADIUS_M, _ARM_RADIUS_M, root - _PALM_M)),
+        ),
+    ]
+
+
+def _index(grasps: Sequence[GraspTarget], grasp: GraspTarget) -> int:
+    return next(k for k, g in enumerate(grasps) if g is grasp)
+
+
+def _apart(a: PlaceTarget, b: PlaceTarget) -> float:
+    return float(np.linalg.norm(a.frame_T_box[:3, 3] - b.frame_T_box[:3, 3]))
+
+
+def _promised(fact: Fact) -> bool:
+    """Whether a fact holds of the place itself; noise may still keep a look from telling it."""
+    return fact.verdict is Verdict.TRUE or (fact.verdict is Verdict.UNKNOWN and fact.margin_m > _HOLDS_M)
+
+
+def _standing(fact: Fact) -> tuple[bool, bool, float]:
+    margin = -math.inf if math.isnan(fact.margin_m) else fact.margin_m
+    return fact.verdict is Verdict.TRUE, fact.verdict is Verdict.UNKNOWN, margin

@@ -1,0 +1,377 @@
+"""A Franka Panda with a Robotiq 2F-85 in the physical world: where it can reach, how it gets there, what its jaws hold.
+
+The robot's meshes and masses are those of the package gym-hil, read where they are installed; mink solves the inverse
+kinematics. The gripper's frame is that of GraspTarget: origin between the fingertips, +z the approach, +y the closing
+direction. Knows nothing of pictures or ROS.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+import mujoco
+import numpy as np
+
+from qwen3vl_ros.sim.physics import STEP_S, PhysicalWorld
+from qwen3vl_ros.types import PerceptionError
+
+REST = np.array((0.0, -0.95, 0.0, -2.75, 0.0, 1.85, 0.785))
+OPEN_M = 0.085
+# The 2F-85's pads swing on a parallelogram: how far the fingertips lie beyond the site `pinch`, by the jaws' opening, and
+# the command that opens them so far. Measured on the model itself, unloaded.
+_OPENING_M = np.array((0.0, 0.0096, 0.0246, 0.0462, 0.0668, 0.0848))
+_TIP_M = np.array((0.0176, 0.0179, 0.0174, 0.0150, 0.0107, 0.0047))
+_COMMAND = np.array((255.0, 220.0, 180.0, 120.0, 60.0, 0.0))
+_SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
+_STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
+_CHECK_RAD = 0.04  # between the poses of a path that are looked at for collisions
+_ARRIVED_RAD = 0.004
+_KP, _KV = (4500, 4500, 3500, 3500, 2000, 2000, 2000), (220, 220, 160, 160, 50, 50, 50)
+_TORQUE_NM = (87, 87, 87, 87, 12, 12, 12)
+
+
+class ArmError(PerceptionError):
+    """The arm cannot be had, or cannot do what was asked; the message says why."""
+
+
+class Unreachable(ArmError):
+    """No joint angles bring the gripper there, or no way leads there."""
+
+
+class Collision(ArmError):
+    """Where it shall go, the arm would touch what it may not."""
+
+
+def furnish(build: mujoco.MjSpec, world_T_base: np.ndarray) -> None:
+    """Stand the arm at world_T_base (4x4). Of its meshes only those that touch are kept, and drawn."""
+    found = find_spec("gym_hil")
+    if found is None or not found.submodule_search_locations:
+        raise ArmError("the simulated arm needs the robot's description: pip install --no-deps gym-hil")
+    folder = Path(next(iter(found.submodule_search_locations))) / "assets"
+    robot = mujoco.MjSpec.from_file(str(folder / "panda.xml"))
+    for geom in list(robot.geoms):
+        if not (geom.contype or geom.conaffinity):
+            robot.delete(geom)
+    touching = {geom.meshname for geom in robot.geoms}
+    for mesh in [m for m in robot.meshes if m.name not in touching]:
+        robot.delete(mesh)
+    for sensor in list(robot.sensors):
+        robot.delete(sensor)
+    for k, motor in enumerate(robot.actuators[:7]):
+        motor.set_to_position(kp=_KP[k], kv=_KV[k])
+        motor.ctrlrange, motor.forcerange = (-4.0, 4.0), (-_TORQUE_NM[k], _TORQUE_NM[k])
+        motor.ctrllimited = motor.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
+    for body in robot.bodies[1:]:
+        body.gravcomp = 1.0
+    turn = np.empty(4)
+    mujoco.mju_mat2Quat(turn, np.ascontiguousarray(world_T_base[:3, :3]).ravel())
+    frame = build.worldbody.add_frame(pos=world_T_base[:3, 3], quat=turn)
+    build.attach(robot, frame=frame, prefix="arm/")
+
+
+class Arm:
+    """The arm of a PhysicalWorld that was furnished with it. Moves let the world's time pass, and raise ArmError.
+
+    each_step: called with the arm's world after every hundredth of a second of a move; what it raises ends the move.
+    """
+
+    def __init__(self, world: PhysicalWorld, seed: int = 0):
+        self.world, model = world, world.model
+        joints = [model.joint(f"arm/joint{k}") for k in range(1, 8)]
+        self._q = np.array([j.qposadr[0] for j in joints])
+        self._dof = np.array([j.dofadr[0] for j in joints])
+        self._range = np.array([j.range for j in joints])
+        self._motors = [model.actuator(f"arm/actuator{k}").id for k in range(1, 8)]
+        self._jaws = model.actuator("arm/fingers_actuator").id
+        self._driver = model.joint("arm/right_driver_joint").qposadr[0]
+        self._pinch = model.site("arm/pinch").id
+        self._rng = np.random.default_rng(seed)
+        self.each_step: Callable[[], None] = lambda: None
+        self._scratch = mujoco.MjData(model)  # where positions are tried
+        names = [model.body(b).name for b in range(model.nbody)]
+        self._mine = np.array([names[b].startswith("arm/") for b in model.geom_bodyid])
+        self._base = np.array([names[b] == "arm/link0" for b in model.geom_bodyid])
+        self._ik = _Kinematics(model, self._q, self._range, self._pinch)
+        self._holding: tuple[int, np.ndarray] | None = None  # object, pinch_T_object
+        self._stand(REST)
+
+    def _stand(self, q: np.ndarray) -> None:
+        data = self.world.data
+        data.qpos[self._q] = data.ctrl[self._motors] = q
+        data.ctrl[self._jaws] = 0.0
+        mujoco.mj_forward(self.world.model, data)
+
+    # -- what it knows of itself ------------------------------------------------------------------------------------
+    def joints(self) -> np.ndarray:
+        """7 joint angles, radians."""
+        return self.world.data.qpos[self._q].copy()
+
+    def opening_m(self) -> float:
+        """Distance between the pads."""
+        pads = [self._pad_face(side) for side in ("right", "left")]
+        return float(max(0.0, pads[0] - pads[1]))
+
+    def _pad_face(self, side: str) -> float:
+        """Where a pad's inner face is along the closing axis."""
+        model, data = self.world.model, self.world.data
+        pad = model.geom(f"arm/{side}_pad1").id
+        closing = data.site_xmat[self._pinch].reshape(3, 3)[:, 1]
+        half = float(np.abs(data.geom_xmat[pad].reshape(3, 3).T @ closing) @ model.geom_size[pad])
+        at = float((data.geom_xpos[pad] - data.site_xpos[self._pinch]) @ closing)
+        return at - half if side == "right" else at + half
+
+    def gripper(self) -> np.ndarray:
+        """world_T_gripper, 4x4, at the present opening."""
+        return _site(self.world.data, self._pinch) @ _along_z(np.interp(self.opening_m(), _OPENING_M, _TIP_M))
+
+    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """What is drawn: (number of the geom in the model, its 4x4 pose in the world)."""
+        data = self.world.data
+        for geom in np.flatnonzero(self._mine):
+            pose = np.eye(4)
+            pose[:3, :3], pose[:3, 3] = data.geom_xmat[geom].reshape(3, 3), data.geom_xpos[geom]
+            yield int(geom), pose
+
+    def touched(self) -> set[int]:
+        """Objects that both pads touch."""
+        model, data, by_side = self.world.model, self.world.data, {"right": set(), "left": set()}
+        for contact in data.contact[: data.ncon]:
+            names = [model.body(model.geom_bodyid[g]).name for g in contact.geom]
+            for one, other in (names, names[::-1]):
+                if other.startswith("object") and one.endswith(("_pad", "_follower", "_silicone_pad")):
+                    by_side["right" if "right" in one else "left"].add(int(other.removeprefix("object")))
+        return by_side["right"] & by_side["left"]
+
+    # -- where it can go --------------------------------------------------------------------------------------------
+    def reach(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray | None = None) -> np.ndarray:
+        """Joint angles that bring the fingertips there. Raises Unreachable."""
+        pinch = world_T_gripper @ _along_z(-np.interp(opening_m, _OPENING_M, _TIP_M))
+        starts = [self.joints() if near is None else near]
+        if near is None:
+            starts += [REST, *self._rng.uniform(*self._range.T, (6, 7))]
+        for q in starts:
+            found = self._ik.solve(pinch, q)
+            if found is not None:
+                return found
+        x, y, z = world_T_gripper[:3, 3]
+        raise Unreachable(f"no joint angles bring the gripper to ({x:.3f}, {y:.3f}, {z:.3f}) m from its direction")
+
+    def line(
+        self, q: np.ndarray, world_T_gripper: np.ndarray, shift_m: np.ndarray, opening_m: float
+    ) -> list[np.ndarray]:
+        """Joint angles along a straight move of the gripper by shift_m (3, world) from world_T_gripper, where q is."""
+        steps = max(1, int(np.ceil(np.linalg.norm(shift_m) / _STRAIGHT_STEP_M)))
+        path = [q]
+        for k in range(1, steps + 1):
+            pose = world_T_gripper.copy()
+            pose[:3, 3] += shift_m * k / steps
+            path.append(self.reach(pose, opening_m, path[-1]))
+            if np.abs(path[-1] - path[-2]).max() > 0.35:
+                raise Unreachable("the arm cannot follow the straight line to there without turning over")
+        return path
+
+    def blocked(self, q: np.ndarray, allowed: frozenset[int] = frozenset()) -> str:
+        """What the arm at q, with what it holds, would touch: "" for nothing. allowed: objects that it may."""
+        model, data, real = self.world.model, self._scratch, self.world.data
+        data.qpos[:] = real.qpos
+        data.qpos[self._q] = q
+        mujoco.mj_kinematics(model, data)
+        if self._holding is not None:
+            index, pinch_T_object = self._holding
+            self._carry(data, index, _site(data, self._pinch) @ pinch_T_object)
+            mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_collision(model, data)
+        held = model.body(f"object{self._holding[0]}").id if self._holding else -1
+        for contact in data.contact[: data.ncon]:
+            if contact.dist > -0.0005:
+                continue
+            bodies = [model.geom_bodyid[g] for g in contact.geom]
+            mine = [self._mine[g] or b == held for g, b in zip(contact.geom, bodies)]
+            if sum(mine) != 1:
+                continue
+            other = model.body(bodies[mine.index(False)]).name
+            if other.startswith("object") and int(other.removeprefix("object")) in allowed:
+                continue
+            if self._base[contact.geom[mine.index(True)]]:
+                continue
+            mine_name = model.body(bodies[mine.index(True)]).name.removeprefix("arm/")
+            return f"{mine_name} would touch {other if other != 'world' else model.geom(contact.geom[mine.index(False)]).name}"
+        return ""
+
+    def near(self, point_m: np.ndarray, reach_m: float = 0.09) -> frozenset[int]:
+        """Objects whose middle is that near to a point of the world: what fingers may touch when they go there."""
+        model, data = self.world.model, self.world.data
+        found = set()
+        for body in range(model.nbody):
+            name = model.body(body).name
+            if name.startswith("object") and np.linalg.norm(data.xpos[body] - point_m) < reach_m:
+                found.add(int(name.removeprefix("object")))
+        return frozenset(found)
+
+    def _carry(self, data, index: int, pose: np.ndarray) -> None:
+        at = self.world.model.jnt_qposadr[self.world.model.body_jntadr[self.world.model.body(f"object{index}").id]]
+        turn = np.empty(4)
+        mujoco.mju_mat2Quat(turn, np.ascontiguousarray(pose[:3, :3]).ravel())
+        data.qpos[at : at + 7] = (*pose[:3, 3], *turn)
+
+    def _clear(self, a: np.ndarray, b: np.ndarray, allowed: frozenset[int]) -> bool:
+        steps = max(1, int(np.ceil(np.abs(b - a).max() / _CHECK_RAD)))
+        return all(not self.blocked(a + (b - a) * k / steps, allowed) for k in range(1, steps + 1))
+
+    def way(self, start: np.ndarray, goal: np.ndarray, allowed: frozenset[int] = frozenset()) -> list[np.ndarray]:
+        """Joint angles from start to goal that touch nothing: straight, or by RRT-Connect (Kuffner and LaValle 2000)."""
+        if fault := self.blocked(goal, allowed):
+            raise Collision(f"where the gripper shall go, {fault}")
+        if self._clear(start, goal, allowed):
+            return [start, goal]
+        for over in (REST, 0.5 * (start + goal) + np.array((0, -0.4, 0, -0.2, 0, 0.2, 0))):
+            over = np.clip(over, *self._range.T)
+            if self._clear(start, over, allowed) and self._clear(over, goal, allowed):
+                return [start, over, goal]
+        trees = [[(start, -1)], [(goal, -1)]]
+        for _ in range(400):
+            grown, other = trees
+            added = self._grow(grown, self._rng.uniform(*self._range.T), allowed, far=False)
+            if added is not None and (met := self._grow(other, added, allowed, far=True)) is not None:
+                if np.allclose(met, added):
+                    a, b = _branch(grown), _branch(other)
+                    path = a + b[::-1][1:] if grown[0][0] is start else b + a[::-1][1:]
+                    return self._shortened(path, allowed)
+            trees.reverse()
+        raise Unreachable("no way was found there that touches nothing")
+
+    def _grow(self, tree: list, target: np.ndarray, allowed, far: bool) -> np.ndarray | None:
+        nearest = min(range(len(tree)), key=lambda k: np.abs(tree[k][0] - target).sum())
+        at, parent = tree[nearest][0], nearest
+        while True:
+            gap = target - at
+            size = np.abs(gap).max()
+            step = target if size < 0.25 else at + gap * 0.25 / size
+            if not self._clear(at, step, allowed):
+                return None if parent == nearest else at
+            tree.append((step, parent))
+            at, parent = step, len(tree) - 1
+            if not far or np.array_equal(step, target):
+                return at
+
+    def _shortened(self, path: list[np.ndarray], allowed) -> list[np.ndarray]:
+        k = 0
+        while k < len(path) - 2:
+            for end in range(len(path) - 1, k + 1, -1):
+                if self._clear(path[k], path[end], allowed):
+                    path = path[: k + 1] + path[end:]
+                    break
+            k += 1
+        return path
+
+    # -- how it moves -----------------------------------------------------------------------------------------------
+    def follow(self, path: Sequence[np.ndarray], speed_rad_s: float = _SPEED_RAD_S) -> None:
+        """Drive along joint angles, then wait until it is there. Raises Collision where it is held up."""
+        data = self.world.data
+        at = data.ctrl[self._motors].copy()
+        for goal in path:
+            seconds = max(0.02, float(np.abs(goal - at).max()) / speed_rad_s)
+            steps = max(1, round(seconds / 0.01))
+            for k in range(1, steps + 1):
+                s = k / steps
+                data.ctrl[self._motors] = at + (goal - at) * s
+                self._pass(0.01)
+            at = goal
+        for _ in range(60):
+            if np.abs(self.joints() - at).max() < _ARRIVED_RAD:
+                return
+            self._pass(0.02)
+        raise Collision("the arm is held up by something and does not get there")
+
+    def slide(self, path: Sequence[np.ndarray], length_m: float) -> None:
+        """Follow the joint angles of a straight line of this length."""
+        turn = sum(float(np.abs(b - a).max()) for a, b in zip(path, path[1:]))
+        seconds = max(0.1, length_m / _STRAIGHT_M_S)
+        self.follow(path[1:], max(0.05, turn / seconds))
+
+    def open(self, opening_m: float) -> None:
+        self._holding = None
+        self.world.data.ctrl[self._jaws] = np.interp(opening_m, _OPENING_M, _COMMAND)
+        for _ in range(40):
+            self._pass(0.01)
+
+    def close(self) -> float:
+        """Close until the pads stand still; the opening that is left, metres."""
+        self.world.data.ctrl[self._jaws] = _COMMAND[0]
+        before = self.opening_m()
+        for _ in range(60):
+            self._pass(0.02)
+            now = self.opening_m()
+            if abs(now - before) < 1e-5 and _ > 10:
+                break
+            before = now
+        return self.opening_m()
+
+    def holds(self, index: int) -> bool:
+        """Whether both pads touch the object now."""
+        return index in self.touched()
+
+    def grip(self, index: int | None) -> None:
+        """From here on the object counts as part of the hand where ways are looked for; None: nothing."""
+        self._holding = None
+        if index is not None:
+            self._holding = index, np.linalg.inv(_site(self.world.data, self._pinch)) @ self.world.pose(index)
+
+    def _pass(self, seconds: float) -> None:
+        self.world.step(max(seconds, STEP_S))
+        self.each_step()
+
+
+class _Kinematics:
+    """mink on a model of the arm alone would need a second base; it runs on the whole model with all else frozen."""
+
+    def __init__(self, model, q_at, limits, site):
+        import mink
+
+        self._mink, self._model, self._at, self._limits = mink, model, q_at, limits
+        self._site = model.site(site).name
+        self._configuration = mink.Configuration(model)
+        self._task = mink.FrameTask(self._site, "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-3)
+        others = [
+            d for d in range(model.nv) if d not in set(model.joint(f"arm/joint{k}").dofadr[0] for k in range(1, 8))
+        ]
+        self._frozen = [mink.DofFreezingTask(model, dof_indices=others)]
+        self._bounds = [mink.ConfigurationLimit(model)]
+
+    def solve(self, world_T_site: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+        mink, conf = self._mink, self._configuration
+        q = conf.q.copy()
+        q[self._at] = np.clip(start, self._limits[:, 0] + 1e-3, self._limits[:, 1] - 1e-3)
+        conf.update(q)
+        self._task.set_target(mink.SE3.from_matrix(world_T_site))
+        for _ in range(60):
+            velocity = mink.solve_ik(conf, [self._task], 1.0, "daqp", limits=self._bounds, constraints=self._frozen)
+            conf.integrate_inplace(velocity, 1.0)
+            error = self._task.compute_error(conf)
+            if np.linalg.norm(error[:3]) < 5e-4 and np.linalg.norm(error[3:]) < 5e-3:
+                return conf.q[self._at].copy()
+        return None
+
+
+def _site(data, site: int) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = data.site_xmat[site].reshape(3, 3), data.site_xpos[site]
+    return pose
+
+
+def _along_z(metres: float) -> np.ndarray:
+    pose = np.eye(4)
+    pose[2, 3] = metres
+    return pose
+
+
+def _branch(tree: list) -> list[np.ndarray]:
+    """From the root to what was added last."""
+    path, k = [], len(tree) - 1
+    while k >= 0:
+        q, k = tree[k]
+        path.append(q)
+    return path[::-1]

@@ -1,0 +1,105 @@
+"""What an arm does with a grasp and a place: approach, close, lift; carry, set down, let go, withdraw.
+
+Every move is planned before anything moves; what fails afterwards fails honestly, because contact decides. Knows nothing
+of pictures, plans or ROS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable
+
+LIFT_M = 0.10
+_UP = np.array((0.0, 0.0, 1.0))
+_HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
+
+
+class Slipped(ArmError):
+    """The jaws closed, or moved, and hold nothing."""
+
+
+class PickPlace:
+    """Picks and places with one arm; `held` is the object in its jaws, None for none."""
+
+    def __init__(self, arm: Arm):
+        self.arm = arm
+        self.held: int | None = None
+
+    def pick(
+        self, world_T_gripper: np.ndarray, width_m: float, approach_m: float = 0.10, opening_m: float = OPEN_M
+    ) -> None:
+        """Take what is between the fingertips at world_T_gripper, and lift it. Raises Unreachable, Collision, Slipped."""
+        arm = self.arm
+        if self.held is not None:
+            raise ArmError("the gripper holds something already; place it first")
+        arm.open(opening_m)
+        path, line = self._approach(world_T_gripper, width_m, approach_m)
+        arm.follow(path)
+        arm.slide(line, approach_m)
+        arm.close()
+        touched = arm.touched()
+        if len(touched) != 1:
+            self._withdraw(world_T_gripper, approach_m)
+            raise Slipped("the jaws closed on nothing" if not touched else "the jaws closed on more than one thing")
+        self.held = touched.pop()
+        arm.grip(self.held)
+        self._lift(LIFT_M)
+        if not arm.holds(self.held):
+            self.held = None
+            arm.grip(None)
+            raise Slipped("it slipped out of the jaws when it was lifted")
+
+    def place(self, world_T_gripper: np.ndarray, approach_m: float = 0.10) -> None:
+        """Carry what is held to world_T_gripper, let go and withdraw. Raises Unreachable, Collision, Slipped."""
+        arm = self.arm
+        if self.held is None:
+            raise ArmError("the gripper holds nothing; pick something first")
+        width = arm.opening_m()
+        path, line = self._approach(world_T_gripper, width, approach_m, frozenset((self.held,)))
+        arm.follow(path)
+        if not arm.holds(self.held):
+            self.held = None
+            arm.grip(None)
+            raise Slipped("it was lost on the way")
+        arm.slide(line, approach_m)
+        arm.open(min(OPEN_M, width + 0.03))
+        self.held = None
+        self._withdraw(world_T_gripper, approach_m)
+        self.rest()
+
+    def rest(self) -> None:
+        """Back to where the arm hides nothing; it stays where it is if no way leads there."""
+        arm = self.arm
+        try:
+            arm.follow(arm.way(arm.joints(), REST))
+        except (Unreachable, Collision):
+            self._lift(LIFT_M)
+            arm.follow(arm.way(arm.joints(), REST))
+
+    def _approach(self, world_T_gripper, width_m, approach_m, allowed: frozenset[int] = frozenset()):
+        """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side."""
+        arm, fault = self.arm, None
+        back = -approach_m * world_T_gripper[:3, 2]
+        for pose in (world_T_gripper, world_T_gripper @ _HALF_TURN):
+            before = pose.copy()
+            before[:3, 3] += back
+            try:
+                q = arm.reach(before, width_m)
+                line = arm.line(q, before, -back, width_m)
+                if hit := arm.blocked(line[-1], allowed | arm.near(pose[:3, 3])):
+                    raise Collision(f"at the end of the approach, {hit}")
+                return arm.way(arm.joints(), q, allowed), line
+            except (Unreachable, Collision) as error:
+                fault = error
+        raise fault
+
+    def _withdraw(self, world_T_gripper, approach_m) -> None:
+        self._straight(-approach_m * world_T_gripper[:3, 2])
+
+    def _lift(self, height_m: float) -> None:
+        self._straight(height_m * _UP)
+
+    def _straight(self, shift_m: np.ndarray) -> None:
+        arm, opening = self.arm, self.arm.opening_m()
+        arm.slide(arm.line(arm.joints(), arm.gripper(), shift_m, opening), float(np.linalg.norm(shift_m)))

@@ -22,6 +22,7 @@ from qwen3vl_ros.sim.truth import dial_size_m, foot_size_m, world_T_case, world_
 from qwen3vl_ros.types import InvalidInput
 
 STEP_S = 0.002
+_ARENA_BYTES = 1 << 27  # hollow things on a tray touch in hundreds of places
 _TABLE_M = 0.035  # thickness of the table's top
 _DENSITY = {"mug": 1200.0, "bowl": 1200.0, "tray": 700.0}  # kg/m3: pottery, plywood; all else like wood
 _WOOD = 500.0
@@ -39,6 +40,7 @@ class PhysicalWorld:
     def __init__(self, spec: SceneSpec, furnish: Callable[[mujoco.MjSpec], None] | None = None):
         self._spec = spec
         build = mujoco.MjSpec()
+        build.memory = _ARENA_BYTES
         build.option.timestep = STEP_S
         build.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         build.option.noslip_iterations = 5

@@ -248,7 +248,7 @@ def solid_parts(kind: str, mesh: Mesh, sectors: int = 16) -> list[np.ndarray]:
     """Vertices of convex pieces (Nx3 each, in the unit box) that together fill what the mesh encloses; hollows stay hollow."""
     if kind == "bowl":
         outer, inner = _bowl_wall(4)
-        height = 0.80 + 0.035  # with the lip
+        height = outer[-1, 1] = inner[-1, 1] = 0.80 + 0.035  # with the lip
         pieces = []
         for low in range(3):
             ring = np.array((outer[low], inner[low], outer[low + 1], inner[low + 1]))

@@ -7,6 +7,7 @@ import itertools
 import time
 from typing import Callable, Hashable, Iterator, Mapping, NamedTuple, Sequence
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
@@ -59,6 +60,7 @@ class Perception:
         tracks: Mapping[str, Tracks] | None = None,
         world: World | None = None,
     ):
+        threads.settle()
         self.engine = engine
         self.config = config or Config()
         self._ids = ids or itertools.count(1)

@@ -18,6 +18,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.node.perception.agenda import Agenda
@@ -182,6 +183,7 @@ class PerceptionNode(LifecycleNode):
         size = ", ".join(filter(None, (i.device, i.dtype, i.size)))
         self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
         self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
+        self.health.fact("threads", threads.settle())
         self._perception = Perception(engine, config, self._object_ids, following.tracks, following.world)
         return self._perception
 

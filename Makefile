@@ -1,10 +1,13 @@
 # Every target first brings the environment up to date (scripts/setup_env.py; instant when nothing changed), each with
 # what it needs: the demo without PyTorch, the tests with it and the reference implementation.
-# PYTHON picks the interpreter (3.10 to 3.13; with a sourced ROS distribution, the one it was built for).
+# PYTHON picks the interpreter (3.10 to 3.13; with a sourced ROS distribution, the one it was built for, up to 3.14).
+# PEERS names programs of others to test or measure against, each in an environment of its own: PEERS=vllm make test.
 SHELL := /bin/bash
 PYTHON ?= python3
 export PYTHON
 ENV := source scripts/env.sh
+# What cannot be installed says why, and whoever wanted it says so too.
+INSTALL_PEERS = { [ -z "$(PEERS)" ] || python scripts/peers.py --missing $(PEERS) || true; } &&
 
 .PHONY: help setup demo test bench lock clean
 help:
@@ -23,13 +26,13 @@ demo:
 
 test: export EXTRAS := reference model test
 test:
-	@$(ENV) && ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
+	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
 
 bench: export EXTRAS := reference model bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }
-	@$(ENV) && exec python benchmarks/$(BENCH).py $(ARGS)
+	@$(ENV) && $(INSTALL_PEERS) PYTHONPATH="scripts:$$PYTHONPATH" exec python benchmarks/$(BENCH).py $(ARGS)
 
 # Exact versions and hashes, no address of an index; for each Python from the oldest supported on.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
@@ -40,5 +43,5 @@ lock:
 	  $(subst compile pyproject.toml,compile --group setup,$(LOCK)) -o requirements/uv.txt
 
 clean:
-	rm -rf .venv .ws demo_output .pytest_cache .hypothesis
+	rm -rf .venv .ws .peers demo_output .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

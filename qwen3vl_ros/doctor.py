@@ -83,12 +83,12 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    good = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    good = (3, 10) <= sys.version_info[:2] <= (3, 14)
     return Finding(
         "ok" if good else "note",
         "python",
         f"{platform.python_version()} ({sys.executable})",
-        "" if good else "3.10 to 3.13 are tested",
+        "" if good else "3.10 to 3.14 are supported",
     )
 
 

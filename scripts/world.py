@@ -19,7 +19,8 @@ from runner import ROOT, SetupError
 
 VENV, WS = ROOT / ".venv", ROOT / ".ws"
 OVERLAY = ROOT / "scripts" / "overlay"  # message packages for a ROS installation without them
-PYTHON_VERSIONS = ((3, 10), (3, 13))
+PYTHON_VERSIONS = ((3, 10), (3, 14))  # Humble's to Lyrical's
+ROS_WHEELS_UP_TO = (3, 13)
 NVIDIA_DRIVERS = ("/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1")
 SEARCH_PATHS = ("PATH", "AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 
@@ -66,6 +67,12 @@ def probe_world() -> World:
             f"Python {version} ({python}) is outside {supported}. Name another one: make PYTHON=python3.12"
         )
     distro = sourced_distro(python)
+    if distro is None and sys.version_info[:2] > ROS_WHEELS_UP_TO:
+        newest = ".".join(map(str, ROS_WHEELS_UP_TO))
+        raise SetupError(
+            f"ROS 2 wheels exist up to Python {newest}, and this is {version} ({python}). Name another one: make "
+            f"PYTHON=python{newest}; or source a ROS 2 distribution of this Python: /opt/ros/lyrical/setup.bash"
+        )
     if sys.platform != "linux" or (distro is None and platform.machine() != "x86_64"):
         raise SetupError(
             f"ROS 2 wheels exist for x86_64 Linux only, and this is {platform.machine()}, {sys.platform}. Install a "

@@ -93,5 +93,5 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
         raise EngineError(
             f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is missing"
         ) from error
-    engine.warm_up()
+    engine.warm_up(config.generation.guided)
     return engine

@@ -109,8 +109,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{'it' if len(missing) == 1 else 'them'} from the model it was made from"
         )
     files = () if _holds_engines_only(path) else _weight_files(path)
-    quantization = (config.get("quantization_config") or {}).get("quant_method", "")
-    return Checkpoint(path, config, architecture, files, sum(map(_count_parameters, files)), str(quantization))
+    quantization = config.get("quantization_config") or {}
+    numbers = sum(map(_count_parameters, files))  # several weights are packed into one, where the file says how many
+    counted = quantization.get("parameters", numbers)
+    return Checkpoint(path, config, architecture, files, counted, str(quantization.get("quant_method", "")))
 
 
 def check_family(config: dict[str, Any], name: str) -> str:

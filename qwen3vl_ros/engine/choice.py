@@ -13,6 +13,7 @@ from importlib import metadata
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command
+from qwen3vl_ros.engine.network.sizes import METHOD
 from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin
 
 _DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
@@ -90,7 +91,7 @@ def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
 def _onnxruntime(checkpoint: Checkpoint, gpus: int) -> str:
     if not checkpoint.weight_files:
         return f"no weights in {checkpoint.path}, only engines"
-    if foreign := _foreign(checkpoint):
+    if checkpoint.quantization != METHOD and (foreign := _foreign(checkpoint)):
         return f"computes no {foreign}"
     if not all((checkpoint.path / name).is_file() for name in (VISION, DECODER)):
         return f"no graphs in {checkpoint.path}; make them: {export_command(checkpoint.path)}"
@@ -113,6 +114,8 @@ def _transformers(checkpoint: Checkpoint, gpus: int) -> str:
             return f"a CPU cannot compute with FP8 weights; {_DENSE}"
         if all(capability < _FP8_FROM for capability in compute_capabilities()):
             return f"no GPU here can compute with FP8 weights (compute capability 8.9 or later can); {_DENSE}"
+    if checkpoint.quantization == METHOD:
+        return f"computes no {METHOD} weights"
     absent = [name for name in ("torch", "transformers") if not _installed(name)]
     return f"not installed; pip install {' '.join(absent)}" if absent else ""
 

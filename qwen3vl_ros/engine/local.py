@@ -59,8 +59,11 @@ class LocalEngine:
         self._grammar: Grammar | None = None
         self._status: dict[str, str] = {}
 
-    def warm_up(self) -> None:
-        """Answer two tokens about a grey image: proves that the model runs and its memory suffices."""
+    def warm_up(self, guided: bool = False) -> None:
+        """Answer two tokens about a grey image: proves that the model runs and its memory suffices. guided: make the grammar
+        too, which takes seconds with a large vocabulary and would take them from the first answer's deadline."""
+        if guided:
+            self._grammar = self._new_grammar()
         self.generate(Prompt("?", [np.full((64, 64, 3), 128, np.uint8)]), _WARM_UP)
 
     def generate(
@@ -138,17 +141,18 @@ class LocalEngine:
 
     def _constraint(self, schema: dict[str, Any]) -> Constraint:
         if self._grammar is None:
-            from qwen3vl_ros.engine.decoding.grammar import (
-                Grammar,  # here, because only guided answers need its library
-            )
-
-            self._grammar = Grammar(
-                self._checkpoint.path / "tokenizer.json",
-                self._preparation.tokens.stop_ids,
-                self._checkpoint.config["text_config"]["vocab_size"],
-                self.info.thinking,
-            )
+            self._grammar = self._new_grammar()
         return self._grammar.constraint(schema)
+
+    def _new_grammar(self) -> Grammar:
+        from qwen3vl_ros.engine.decoding.grammar import Grammar  # here, because only guided answers need its library
+
+        return Grammar(
+            self._checkpoint.path / "tokenizer.json",
+            self._preparation.tokens.stop_ids,
+            self._checkpoint.config["text_config"]["vocab_size"],
+            self.info.thinking,
+        )
 
     def _decode(
         self,

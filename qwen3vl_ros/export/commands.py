@@ -13,6 +13,7 @@ from qwen3vl_ros.engine.network.graph import DECODER, HOST_DTYPES, VISION
 from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits
 from qwen3vl_ros.export import require
 from qwen3vl_ros.export.builder import MODULES, PRECISIONS, current_sm
+from qwen3vl_ros.export.scheme import Scheme
 from qwen3vl_ros.types import InvalidInput
 
 _RANDOM = "random:"
@@ -39,6 +40,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="opset 18: no Attention and TensorScatter operators, for TensorRT before 10.15",
     )
     export.add_argument("--slots", type=int, default=0, help="length of the cache (default: each pass decides)")
+    export.add_argument(
+        "--precision",
+        choices=("as stored", "int4"),
+        default="as stored",
+        help="int4: the decoder's linears in 4 bits, tower and head in 8, in a directory of their own (--out), for CPUs",
+    )
+    export.add_argument(
+        "--block", type=int, choices=(32, 64, 128), default=Scheme.block, help="inputs of an int4 scale"
+    )
     export.add_argument("--no-parity", action="store_true", help="do not compare with torch; needs onnx alone")
     export.set_defaults(run=_export)
 
@@ -78,10 +88,13 @@ def _export(options: argparse.Namespace) -> int:
     from qwen3vl_ros.export.graphs import export
 
     checkpoint = find_checkpoint(options.model)
+    scheme = Scheme(block=options.block) if options.precision == "int4" else None
+    if scheme and (options.out is None or options.dtype != "float32"):
+        raise InvalidInput("--precision int4 needs --out DIR for its weights, and computes in float32")
     out = options.out or checkpoint.path
     variant = "decomposed" if options.decomposed else "attention"
     measure = not options.no_parity and options.dtype != "bfloat16"
-    written = export(checkpoint, out, options.dtype, variant, options.slots, measure)
+    written = export(checkpoint, out, options.dtype, variant, options.slots, measure, scheme)
     for name in (VISION, DECODER):
         print(f"{out / name}: {(out / name).stat().st_size / 1e3:.0f} kB, opset {written['opset']}, {written['dtype']}")
     errors = ", ".join(f"{name} {error:.1e}" for name, error in (written["parity"] or {}).items())

@@ -31,6 +31,8 @@ from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.export import require
 from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.export.operators import OPSETS, Weights
+from qwen3vl_ros.export.scheme import Scheme
+from qwen3vl_ros.export.weight_only import write_quantized
 from qwen3vl_ros.types import InvalidInput
 
 _BUNDLED = ("*.json", "*.jinja", "*.txt")  # of a checkpoint, beside the weights
@@ -43,13 +45,20 @@ def export(
     variant: str = "attention",
     slots: int = 0,
     measure: bool = True,
+    scheme: Scheme | None = None,
 ) -> dict[str, Any]:
     """Write both graphs and the manifest into `out`; returns the manifest.
+
+    scheme: with the weights of the linears quantised so, in a checkpoint of their own in `out`.
 
     A directory other than the checkpoint's gets copies of its files: graphs reach no weights outside.
     measure: compare with torch. Raises WrongModel for a checkpoint that is not the one config.json describes.
     """
+    original = checkpoint
+    if scheme is not None:
+        checkpoint = write_quantized(checkpoint, out, scheme)
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
+    nbits = scheme.of if scheme else None
     inside = out.resolve() == checkpoint.path.resolve()
     links = [f for f in checkpoint.weight_files if f.is_symlink() or f.stat().st_nlink > 1]
     if not 0 <= slots <= checkpoint.max_positions:
@@ -67,13 +76,13 @@ def export(
             "with --out, which gets a copy"
         )
     models = {
-        VISION: vision_model(sizes, weights, dtype, variant),
-        DECODER: decoder_model(sizes, weights, dtype, variant, slots),
+        VISION: vision_model(sizes, weights, dtype, variant, nbits),
+        DECODER: decoder_model(sizes, weights, dtype, variant, slots, nbits),
     }
     if variant != "decomposed":
         models |= {
-            OLDER[VISION]: vision_model(sizes, weights, dtype, "decomposed"),
-            OLDER[DECODER]: decoder_model(sizes, weights, dtype, "decomposed", slots),
+            OLDER[VISION]: vision_model(sizes, weights, dtype, "decomposed", nbits),
+            OLDER[DECODER]: decoder_model(sizes, weights, dtype, "decomposed", slots, nbits),
         }
     if not inside:
         bundle(checkpoint, out)
@@ -101,11 +110,12 @@ def export(
             for name, ends in ((VISION, vision_values(sizes)), (DECODER, decoder_values(sizes, slots or "S")))
         },
         "max_positions": checkpoint.max_positions,
+        "weights": scheme.as_dict() if scheme else None,
         "parity": None,
     }
     manifest.write_text(json.dumps(everything, indent=1) + "\n")
     if measure:
-        written["parity"] = parity(checkpoint, out)
+        written["parity"] = parity(original, out)
         manifest.write_text(json.dumps(everything, indent=1) + "\n")
     return written
 

@@ -7,7 +7,7 @@ neither (TensorRT before 10.15, ONNX Runtime before 1.25).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from onnx import TensorProto
 from qwen3vl_ros.engine.network.graph import decoder_values, vision_values
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.export.operators import Builder, Weights
+from qwen3vl_ros.export.scheme import NBits
 
 _VISION_EPS = 1e-6
 _EXACT_GELU, _TANH_GELU = "none", "tanh"
@@ -23,9 +24,11 @@ _EXACT_GELU, _TANH_GELU = "none", "tanh"
 # -- vision ----------------------------------------------------------------------------------------------------------
 
 
-def vision_model(sizes: Sizes, weights: Weights, dtype: str, variant: str) -> onnx.ModelProto:
-    """Patches of one frame -> merged and DeepStack features."""
-    vision, b = sizes.vision, Builder(weights, dtype, variant)
+def vision_model(
+    sizes: Sizes, weights: Weights, dtype: str, variant: str, nbits: Callable[[str], NBits] | None = None
+) -> onnx.ModelProto:
+    """Patches of one frame -> merged and DeepStack features. nbits: as of Builder."""
+    vision, b = sizes.vision, Builder(weights, dtype, variant, nbits)
     root = "model.visual"
     b.scope("patches")
     patches = b.cast("patches", "float32", dtype)
@@ -74,14 +77,7 @@ def _merger(b: Builder, sizes: Sizes, name: str, x: str, norm_after_merging: boo
     else:
         x = b.reshape(_layer_norm(b, x, f"{name}.norm", vision.hidden), -1, merged)
     x = _gelu(b, b.linear(x, f"{name}.linear_fc1", merged, merged, bias=True), _EXACT_GELU)
-    return b.op(
-        "Gemm",
-        x,
-        b.weight(f"{name}.linear_fc2.weight", vision.out, merged),
-        b.weight(f"{name}.linear_fc2.bias", vision.out),
-        transB=1,
-        outputs=outputs,
-    )
+    return b.linear(x, f"{name}.linear_fc2", vision.out, merged, bias=True, outputs=outputs)
 
 
 def _layer_norm(b: Builder, x: str, name: str, size: int) -> str:
@@ -111,12 +107,19 @@ def _gelu(b: Builder, x: str, approximate: str) -> str:
 # -- decoder ---------------------------------------------------------------------------------------------------------
 
 
-def decoder_model(sizes: Sizes, weights: Weights, dtype: str, variant: str, slots: int = 0) -> onnx.ModelProto:
+def decoder_model(
+    sizes: Sizes,
+    weights: Weights,
+    dtype: str,
+    variant: str,
+    slots: int = 0,
+    nbits: Callable[[str], NBits] | None = None,
+) -> onnx.ModelProto:
     """Q tokens over a static cache -> scores of those asked for, and the cache with their keys and values.
 
-    slots: of the cache; 0: each pass decides.
+    slots: of the cache; 0: each pass decides. nbits: as of Builder.
     """
-    text, b = sizes.text, Builder(weights, dtype, variant)
+    text, b = sizes.text, Builder(weights, dtype, variant, nbits)
     root = "model.language_model"
     b.scope("tokens")
     table, stored = b.stored(f"{root}.embed_tokens.weight", text.vocabulary, text.hidden)

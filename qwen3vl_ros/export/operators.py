@@ -7,7 +7,7 @@ no network.
 from __future__ import annotations
 
 from math import prod
-from typing import Any, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import COMPUTE, Value, safetensors_header
+from qwen3vl_ros.export.scheme import NBits
 from qwen3vl_ros.types import WrongModel
 
 OPSETS = {"attention": 24, "decomposed": 18}
@@ -23,8 +24,21 @@ _TYPES = {
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
     "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
 }
-_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
+_CONTRIB = "com.microsoft"
+PACKED, SCALES = ".packed", ".scales"  # in the place of .weight, of a linear in few bits
+
+
+class Place(NamedTuple):
+    """Where a weight stands, in bytes from the beginning of a file; stored: its type as safetensors calls it."""
+
+    file: str
+    offset: int
+    length: int
+    stored: str
+    shape: tuple[int, ...]
 
 
 class Weights:
@@ -32,21 +46,26 @@ class Weights:
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
-        self._places: dict[str, tuple[str, int, int, str, tuple[int, ...]]] = {}
+        self._places: dict[str, Place] = {}
         for file in checkpoint.weight_files:
             header, data = safetensors_header(file)
             for name, entry in header.items():
                 begin, end = entry["data_offsets"]
-                self._places[name] = file.name, data + begin, end - begin, entry["dtype"], tuple(entry["shape"])
+                shape = tuple(entry["shape"])
+                self._places[name] = Place(file.name, data + begin, end - begin, entry["dtype"], shape)
 
-    def tensor(self, name: str, shape: Sequence[int]) -> tuple[TensorProto, str]:
-        """An initializer without data, and its precision. Raises WrongModel if the weight is missing or another one."""
+    def place(self, name: str) -> Place:
+        """Where a weight stands. Raises WrongModel if it is missing."""
         if name not in self._places:
             raise WrongModel(
                 f"{self.checkpoint.path} has no weight {name}; finish the download, or copy config.json "
                 "and weights from the same model"
             )
-        file, offset, length, stored, found = self._places[name]
+        return self._places[name]
+
+    def tensor(self, name: str, shape: Sequence[int]) -> tuple[TensorProto, str]:
+        """An initializer without data, and its precision. Raises WrongModel if the weight is missing or another one."""
+        file, offset, length, stored, found = self.place(name)
         if stored not in _STORED:
             raise WrongModel(
                 f"{self.checkpoint.path}: weight {name} is stored as {stored}, and this export reads "
@@ -67,10 +86,13 @@ class Weights:
 
 
 class Builder:
-    """A graph in the making. Values are named by strings; `op` adds a node and returns its output."""
+    """A graph in the making. Values are named by strings; `op` adds a node and returns its output.
 
-    def __init__(self, weights: Weights, dtype: str, variant: str):
-        self.dtype, self.variant = dtype, variant
+    nbits: of the linear of a name, where linears are stored in few bits.
+    """
+
+    def __init__(self, weights: Weights, dtype: str, variant: str, nbits: Callable[[str], NBits] | None = None):
+        self.dtype, self.variant, self._nbits = dtype, variant, nbits
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
@@ -126,10 +148,19 @@ class Builder:
         """A weight in the graph's precision."""
         return self.cast(*self.stored(name, *shape), self.dtype)
 
-    def linear(self, x: str, name: str, rows: int, columns: int, bias: bool = False) -> str:
+    def linear(self, x: str, name: str, rows: int, columns: int, bias: bool = False, outputs: Any = 1) -> str:
         """x: any x columns -> any x rows."""
-        terms = (x, self.weight(f"{name}.weight", rows, columns))
-        return self.op("Gemm", *terms, *((self.weight(f"{name}.bias", rows),) if bias else ()), transB=1)
+        added = (self.weight(f"{name}.bias", rows),) if bias else ()
+        if self._nbits is None:
+            return self.op("Gemm", x, self.weight(f"{name}.weight", rows, columns), *added, transB=1, outputs=outputs)
+        how = self._nbits(name)
+        blocks = -(-columns // how.block)
+        packed, _ = self.stored(f"{name}{PACKED}", rows, blocks, how.block * how.bits // 8)
+        scales, _ = self.stored(f"{name}{SCALES}", rows, blocks)
+        attributes = {"K": columns, "N": rows, "bits": how.bits, "block_size": how.block, "accuracy_level": how.level}
+        unused = ("", "")  # zero points: the numbers are symmetric; an order of the inputs
+        inputs = (x, packed, scales, *((*unused, *added) if added else ()))
+        return self.op("MatMulNBits", *inputs, domain=_CONTRIB, outputs=outputs, **attributes)
 
     def reshape(self, x: str, *shape: int) -> str:
         return self.op("Reshape", x, self.integers(*shape))
@@ -145,9 +176,10 @@ class Builder:
         ]
         graph = helper.make_graph(self._nodes, name, *ends, initializer=list(self._initializers.values()))
         opset = OPSETS[self.variant]
+        contrib = [helper.make_opsetid(_CONTRIB, 1)] if self._nbits else []
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", opset)],
+            opset_imports=[helper.make_opsetid("", opset), *contrib],
             producer_name="qwen3vl_ros",
             ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
         )

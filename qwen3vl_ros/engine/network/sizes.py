@@ -94,10 +94,14 @@ class Sizes:
             raise WrongModel(f"config.json has no usable {error}; restore the model's own file") from error
 
 
+METHOD = "matmulnbits"  # quant_method of checkpoints whose linears are ONNX Runtime's, in few bits (qwen3vl export)
+
+
 def _refuse(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], rope: dict[str, Any]) -> None:
+    method = (config.get("quantization_config") or {}).get("quant_method", "")
     for what, found, wanted in (
         ("text_config.num_experts", text.get("num_experts") or 0, 0),
-        ("quantization_config", (config.get("quantization_config") or {}).get("quant_method", ""), ""),
+        ("quantization_config", "" if method == METHOD else method, ""),
         ("text_config.attention_bias", bool(text.get("attention_bias")), False),
         ("text_config.hidden_act", text.get("hidden_act", "silu"), "silu"),
         ("vision_config.hidden_act", vision.get("hidden_act"), "gelu_pytorch_tanh"),

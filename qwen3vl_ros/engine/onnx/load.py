@@ -9,6 +9,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens
+from qwen3vl_ros.engine.network.sizes import METHOD
 from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.types import EngineError
@@ -39,12 +40,14 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
             f"set dtype to auto, or export them again with --dtype {config.dtype}"
         )
     why.append(f"{runtime.dtype}, as the graphs were exported")
+    weights = checkpoint.config.get("quantization_config") or {}
+    few = f", int{weights['decoder']} weights" if checkpoint.quantization == METHOD else ""
     info = EngineInfo(
         "onnxruntime",
         str(checkpoint.path),
         checkpoint.architecture,
         device,
-        runtime.dtype,
+        f"{runtime.dtype}{few}",
         checkpoint.parameters,
         preparation.tokens.thinking,
         "; ".join(why),

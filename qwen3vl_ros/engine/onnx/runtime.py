@@ -211,6 +211,8 @@ class OnnxRuntime(TokenSequence):
         options.intra_op_num_threads = threads
         # Threads that wait by spinning take the cores from the rest of the robot, and here also from the next pass.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights stored in 16 bits are cast once, at load, however large: the head's would be at every token.
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(1 << 40))
         try:
             return ort.InferenceSession(self.graphs.directory / name, options, [self._provider])
         except Exception as error:  # its errors have no common base but this

@@ -16,7 +16,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo, Runtime
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens
-from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.engine.torch.device import (
     choose_device,
@@ -27,6 +27,7 @@ from qwen3vl_ros.engine.torch.device import (
 )
 from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+from qwen3vl_ros.types import WrongModel
 
 _CPU_PASS_COST = 0.03  # of one more drafted token, in passes; measured on the embedded model
 
@@ -58,6 +59,11 @@ def load_transformers(checkpoint: Checkpoint, config: Config) -> LocalEngine:
 def _load(
     name: str, checkpoint: Checkpoint, config: Config, load: Callable[[torch.device, torch.dtype, int], Runtime]
 ) -> LocalEngine:
+    if checkpoint.quantization == METHOD:
+        raise WrongModel(
+            f"{checkpoint.path} holds weights for onnxruntime alone ({METHOD}); use engine onnxruntime, or the model that it "
+            "was exported from"
+        )
     device, why_device = choose_device(config.device)
     dtype, why_dtype = choose_dtype(config.dtype, device)
     refuse_quantization(checkpoint, device)

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Everything that half an hour on a GPU can decide, in one run: tests/gpu, the engine at the published sizes on torch and, where its
+# libraries are, on TensorRT, the stream with drafts, the self-test; then the table for docs/results.md.
+#
+#   benchmarks/gpu_all.sh [OUT]          into OUT (default: runs/gpu); each step has a log there, and none ends the others
+#
+#   PYTHON=...    an interpreter that has torch and what the package needs (default: the environment of `make`)
+#   SIZES=2B,4B   of 2B, 4B, 8B and toy (default: all three; toy without a GPU: a rehearsal, which writes no table into docs)
+#   BUDGET_S=1700 no step begins after so many seconds
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-runs/gpu}
+begun=$SECONDS budget=${BUDGET_S:-1700} failed=0
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+if [ -z "${PYTHON:-}" ]; then
+    EXTRAS="reference model test" source scripts/env.sh || exit 1
+    PYTHON=python
+fi
+export PYTHONPATH="$PWD:$PWD/scripts${PYTHONPATH:+:$PYTHONPATH}"
+has() { "$PYTHON" -c "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))" "$@"; }
+gpu=$("$PYTHON" -c 'import torch; print(int(torch.cuda.is_available()))') || exit 1
+sizes=${SIZES:-$([ "$gpu" = 1 ] && echo 2B,4B,8B || echo toy)}
+module=""
+for name in tensorrt tensorrt_rtx; do [ -z "$module" ] && has "$name" && module=$name; done
+
+# step NAME COMMAND...: its output goes into OUT/NAME.log.
+step() {
+    local name=$1 since=$SECONDS status
+    shift
+    if ((SECONDS - begun > budget)); then
+        echo "$name: not begun, the $budget s are over" | tee "$out/$name.log"
+        return 1
+    fi
+    "$@" >"$out/$name.log" 2>&1
+    status=$?
+    echo "$name: status $status, $((SECONDS - since)) s"
+    [ $status = 0 ] || failed=$((failed + 1))
+    return $status
+}
+
+echo "GPU: $gpu, sizes $sizes, TensorRT: ${module:-none}, into $out"
+rm -f "$out"/*.log
+# What decides most first: torch at all sizes, then the stream, then TensorRT, whose engines take minutes to build.
+step engine_torch "$PYTHON" benchmarks/engine_gpu.py --sizes "$sizes"
+step stream "$PYTHON" benchmarks/decode_stream.py --engine torch --frames $([ "$gpu" = 1 ] && echo 100 || echo 4)
+step selftest "$PYTHON" -m qwen3vl_ros.cli selftest --set engine=torch
+if [ -n "$module" ] && [ "$gpu" = 1 ] && has cuda onnx ml_dtypes; then
+    step tests "$PYTHON" -m pytest -q -m gpu tests/gpu
+    for size in ${sizes//,/ }; do
+        step "build_$size" "$PYTHON" -m qwen3vl_ros.cli build "random:$size" --out "$out/bundle-$size" --precision bf16 \
+            --module "$module" && step "engine_tensorrt_$size" "$PYTHON" benchmarks/engine_gpu.py --sizes "$size" \
+            --bundle "$size=$out/bundle-$size"
+    done
+else
+    echo "tensorrt: not measured (it needs a GPU, tensorrt or tensorrt_rtx, cuda-python, onnx and ml_dtypes)"
+    step tests "$PYTHON" -m pytest -q -m gpu tests/gpu
+fi
+"$PYTHON" benchmarks/gpu_table.py "$out" $([ "$gpu" = 1 ] && echo --write) || failed=$((failed + 1))
+echo "$failed steps failed, $((SECONDS - begun)) s"
+[ "$failed" = 0 ]

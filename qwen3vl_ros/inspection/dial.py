@@ -68,7 +68,13 @@ def measure(rgb: np.ndarray, box_xyxy_px: tuple[float, float, float, float] | No
     if min(x1 - x0, y1 - y0) < 40:
         raise Unreadable(f"the dial has {x1 - x0}x{y1 - y0} pixels; it needs 40 or more: zoom in or move nearer")
     scale = _SIDE / max(x1 - x0, y1 - y0)
-    part = cv2.resize(np.ascontiguousarray(rgb[y0:y1, x0:x1]), None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    part = cv2.resize(
+        np.ascontiguousarray(rgb[y0:y1, x0:x1]),
+        None,
+        fx=scale,
+        fy=scale,
+        interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA,
+    )
     ink = _ink(part)
     centre, ends = _marks(ink)
     flat = _flattening(centre, ends)
@@ -146,7 +152,13 @@ def _marks(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     det = normals[i, 0] * normals[j, 1] - normals[i, 1] * normals[j, 0]
     fit = np.abs(det) > 0.25
     i, j, det = i[fit], j[fit], det[fit]
-    crossings = np.stack([(offsets[i] * normals[j, 1] - offsets[j] * normals[i, 1]) / det, (offsets[j] * normals[i, 0] - offsets[i] * normals[j, 0]) / det], 1)
+    crossings = np.stack(
+        [
+            (offsets[i] * normals[j, 1] - offsets[j] * normals[i, 1]) / det,
+            (offsets[j] * normals[i, 0] - offsets[i] * normals[j, 0]) / det,
+        ],
+        1,
+    )
     size = np.array(ink.shape[::-1])
     crossings = crossings[((crossings > 0.25 * size) & (crossings < 0.75 * size)).all(1)]
     if not len(crossings):
@@ -330,7 +342,11 @@ def _ends(angles: np.ndarray, inked: np.ndarray, needle_deg: float) -> tuple[flo
     if others.max() > 0.75 * gaps[widest] and others.max() > _LEAST_GAP_DEG:
         raise Unreadable("the marks leave two gaps; one may be hidden: where the scale begins cannot be told")
     first, last = angles[(widest + 1) % len(angles)], angles[widest]
-    return float(first), float(last), float(min(np.std(others % np.median(others)), 1.0) if len(others) else 0.0) * 0.0 + 0.3
+    return (
+        float(first),
+        float(last),
+        float(min(np.std(others % np.median(others)), 1.0) if len(others) else 0.0) * 0.0 + 0.3,
+    )
 
 
 def _zone(face: np.ndarray, needle_deg: float) -> str:

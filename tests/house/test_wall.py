@@ -36,7 +36,7 @@ ALLOWED = {
     "pipeline": {"types", "control", "config", "questions", "engine", "geometry", "grasping", "tracking", "zoom"},
     "server_check": {"types", "questions"},
     "loading": {"types", "control", "config", "engine", "server_check"},
-    "inspection": {"types", "config", "questions", "geometry", "tracking", "pipeline"},
+    "inspection": {"types", "config", "files", "questions", "geometry", "tracking", "pipeline", "zoom"},
     "draw": {"types", "config", "geometry", "grasping"},
     "sim": {"types", "config", "files", "convert", "calibration", "codec", "geometry"},
     "export": {"types", "engine"},
@@ -55,6 +55,7 @@ ALLOWED = {
         "resources",
         "export",
         "sim",
+        "inspection",
         "zoom",
     },
 }

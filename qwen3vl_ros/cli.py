@@ -23,6 +23,7 @@ from qwen3vl_ros import doctor
 from qwen3vl_ros.config import Config, from_flat, parameters
 from qwen3vl_ros.export import commands as export_commands
 from qwen3vl_ros.geometry import facts
+from qwen3vl_ros.inspection import report
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText, phrases
 from qwen3vl_ros.questions import commands as question_commands
 from qwen3vl_ros.resources import survivable
@@ -157,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     test.set_defaults(run=_selftest)
 
     question_commands.add_commands(commands)
+    report.add_commands(commands)
     export_commands.add_commands(commands)
     _add_sample(commands)
     return parser

@@ -153,6 +153,20 @@ class AskConfig(_Validated):
 
 
 @dataclass(frozen=True)
+class InspectionConfig(_Validated):
+    """What is looked at again and again, and what is kept of it (docs/inspection.md)."""
+
+    file: str = _p("", "Inspection file: points, zones and alarms, YAML; empty: none. Read again when it changes.")
+    directory: str = _p("", "Folder for evidence, journal, reports and the state of alarms; empty keeps nothing.")
+    quota: int = _p(500, "Most evidence to keep, MB; the oldest goes first.", range=(1, 1000000))
+    before: float = _p(5.0, "Pictures kept from before an event, seconds.", range=(0.0, 60.0))
+    after: float = _p(5.0, "Pictures kept from after it has risen, seconds.", range=(0.0, 600.0))
+    paths: tuple[str, ...] = _p(
+        (), "Phrases as found by the stream, whose trajectories go to ~/path/<id> and into reports."
+    )
+
+
+@dataclass(frozen=True)
 class RemoteConfig(_Validated):
     """An OpenAI-compatible server that runs the model (vLLM, SGLang, TensorRT Edge-LLM, TensorRT-LLM)."""
 
@@ -288,6 +302,7 @@ class Config(_Validated):
     gripper: GripperConfig = field(default_factory=GripperConfig)
     ask: AskConfig = field(default_factory=AskConfig)
     remote: RemoteConfig = field(default_factory=RemoteConfig)
+    inspection: InspectionConfig = field(default_factory=InspectionConfig)
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 Publishes image_raw, depth/image_raw, camera_info (sensor-data QoS), the pose of the simulated camera on
 /tf_static (on /tf where the camera itself moves), and the simulation's truth on ~/ground_truth_2d and
-~/ground_truth_3d: `score` is the visible share of the object, boxes are around the visible pixels, poses are
+~/ground_truth_3d, or of a plant panel on ~/ground_truth_readings: `score` is the visible share of the object, boxes are around the visible pixels, poses are
 in the camera's optical frame. As with a real camera, a stamp is the time at which the scene looked so, and a
 picture for which there was no time is left out: the simulation's clock never waits. Of a recording every
 picture is shown, as if taken now, with its own gaps, frame and depth: the node judges it as it would have judged
@@ -29,6 +29,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.msg import Reading
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.joining import joining
 from qwen3vl_ros.node.perception.camera import qos_of
@@ -49,6 +50,7 @@ PARAMETERS = {
     "scene_every": (4.0, "A new scene after this many seconds; 0 keeps the first."),
     "objects": (0, "Objects in a scene, 1 to 6; 0 leaves it to chance."),
     "gauge": (False, "Stand a dial on the table."),
+    "panel": (False, "Show a plant panel with dials in place of the table: no depth, no poses; width 960, height 720."),
     "wide": (
         False,
         "Scenes of the wider world: boxes, trays, shelves, signs, dials; objects and gauge are left to it.",
@@ -96,6 +98,7 @@ class SimCameraNode(Node):
         self._tf = self.create_publisher(TFMessage, "/tf", 100)
         self._truth_2d = self.create_publisher(Detection2DArray, "~/ground_truth_2d", 10)
         self._truth_3d = self.create_publisher(Detection3DArray, "~/ground_truth_3d", 10)
+        self._values = self.create_publisher(Reading, "~/ground_truth_readings", 50)
         self._pose_told: np.ndarray | None = None
 
     def _declared(self, name: str, default, doc: str):
@@ -176,12 +179,18 @@ class SimCameraNode(Node):
             self._info.publish(
                 messages.camera_info(header, frame.K, frame.size_px, frame.distortion, frame.distortion_model)
             )
+        if shot.values is not None:
+            self._tell_values(header, shot.values)
         self._image.publish(picture)
         if shot.depth is not None:
             # Played faster, pictures are closer together, and so is the depth between them.
             apart_ns = round((shot.depth.stamp_ns - frame.stamp_ns) / max(1.0, self.settings["rate"] or 1.0))
             depth_header = messages.header_of(stamp_ns + apart_ns, shot.depth.frame_id or header.frame_id)
             self._depth.publish(messages.image(depth_header, self._encoded(shot.depth.metres)))
+
+    def _tell_values(self, header, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._values.publish(Reading(header=header, point=name, value=value, uncertainty=0.0))
 
     def _encoded(self, depth_m: np.ndarray) -> np.ndarray:
         if self.settings["depth_encoding"] == "32FC1":

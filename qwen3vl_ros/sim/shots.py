@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from qwen3vl_ros.sim.camera import SimCameraError
+from qwen3vl_ros.sim.panel import Panel
 from qwen3vl_ros.sim.recorded import Depth
 from qwen3vl_ros.sim.replay import ReplaySource
 from qwen3vl_ros.sim.stream import SimStream
@@ -21,23 +22,39 @@ from qwen3vl_ros.types import Frame, PerceptionError
 
 WORLD_FRAME, CAMERA_FRAME = "world", "camera_color_optical_frame"
 SIMULATED_HZ = 10.0
+PANEL_HZ = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class Shot:
     """One picture to publish. due_s: when, after the first. truths: of the simulation only.
 
-    depth: what is published beside it, in its own frame and as much later than the picture as it was.
+    depth: what is published beside it, in its own frame and as much later than the picture as it was. values: of the panel's
+    instruments.
     """
 
     due_s: float
     frame: Frame
     depth: Depth | None = None
     truths: tuple = ()
+    values: dict[str, float] | None = None
+
+
+def panel(p: dict[str, Any], elapsed_s: Callable[[], float], say: Callable[[str], None]) -> Iterator[Shot]:
+    """The plant panel, without end; values: what its instruments show."""
+    rate_hz, wall = p["rate"] or PANEL_HZ, Panel(p["seed"], p["width"], p["height"])
+    say(f"simulated plant panel, {p['width']}x{p['height']} at {rate_hz:g} Hz")
+    k = 0
+    while True:
+        view = wall.frame_at(k / rate_hz)
+        yield Shot(k / rate_hz, Frame(0, p["frame"], view.rgb), values=view.values)
+        k = max(k + 1, math.ceil(elapsed_s() * rate_hz))
 
 
 def simulated(p: dict[str, Any], elapsed_s: Callable[[], float], say: Callable[[str], None]) -> Iterator[Shot]:
     """Without end. elapsed_s(): seconds since the first shot, by the camera's clock."""
+    if p["panel"]:
+        yield from panel(p, elapsed_s, say)
     rate_hz = p["rate"] or SIMULATED_HZ
     try:
         stream = SimStream(

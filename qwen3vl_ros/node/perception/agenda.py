@@ -36,11 +36,14 @@ class TooManyCalls(PerceptionError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, the number that its answers carry, and what of the picture it is asked of."""
+    """A question, the number that its answers carry, and what of the picture it is asked of. about: the inspected point or
+    watch that it belongs to, "" for none.
+    """
 
     question: Question
     prompt_id: int = 0
     zoom: Zoom = WHOLE
+    about: str = ""
 
 
 @dataclass(eq=False)
@@ -213,6 +216,20 @@ class Agenda:
         """Whether this very question is still asked under its name."""
         standing = self._standing.get((watch.camera, watch.name))
         return standing is not None and standing.watch.asked == watch.asked
+
+    @property
+    def watched(self) -> tuple[tuple[str, str], ...]:
+        """(camera, name) of every watch."""
+        return tuple(self._standing)
+
+    def behind(self) -> dict[str, float]:
+        """Seconds that each watch with a period is late by, those only that are by more than their period; "camera: name"."""
+        now_s, late = self._now_s(), {}
+        for (camera, name), s in self._standing.items():
+            period_s = s.watch.period_s
+            if period_s and s.asked_s is not None and now_s - s.asked_s > 2 * period_s:
+                late[f"{camera}: {name}" if camera else name] = now_s - s.asked_s - period_s
+        return late
 
     def clear(self) -> list[Call]:
         """Want nothing any more; the calls that waited."""

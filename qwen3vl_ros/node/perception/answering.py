@@ -10,10 +10,12 @@ from typing import Any, Callable, Mapping
 
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.inspection.inspector import Outcome
 from qwen3vl_ros.node.perception.agenda import Call, Job
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
+from qwen3vl_ros.node.perception.inspecting import Inspecting
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.resources import survivable
@@ -23,6 +25,7 @@ from qwen3vl_ros.types import (
     Generation,
     InvalidInput,
     MalformedAnswer,
+    NotFound,
     OutOfResources,
     PerceptionError,
     Scene,
@@ -33,7 +36,15 @@ from qwen3vl_ros.zoom import joined
 class Answering:
     """`perform` for an EngineThread. health: the engine's. age_s(stamp_ns): by the node's clock."""
 
-    def __init__(self, node, channels: Mapping[str, Channel], health: Health, age_s: Callable[[int], float]):
+    def __init__(
+        self,
+        node,
+        channels: Mapping[str, Channel],
+        health: Health,
+        age_s: Callable[[int], float],
+        inspecting: Inspecting,
+    ):
+        self._inspecting = inspecting
         self._log, self._channels, self._engine_health, self._age_s = node.get_logger(), channels, health, age_s
 
     def connect(self, thread: EngineThread, transforms) -> None:
@@ -41,7 +52,9 @@ class Answering:
         self._thread, self._transforms = thread, transforms
 
     def perform(self, perception: Perception, job: Job, control: Control) -> Any:
-        """The answer of one job, published if it is the stream's. The configuration of its beginning holds to its end."""
+        """The answer of one job, published if it is the stream's; what a look came to, of an inspected point. The configuration of
+        its beginning holds to its end.
+        """
         if job.call and job.call.perform:
             return job.call.perform(perception, job, control)
         channel = self._channels[job.camera]
@@ -49,11 +62,20 @@ class Answering:
         if camera is None:  # deactivated since the job was taken
             raise Cancelled("the node was deactivated")
         perception.config = config
+        if job.asked.about:
+            try:
+                return self._look(perception, job, control)
+            except Cancelled:
+                raise
+            except PerceptionError as error:
+                self._report_error(channel.health, error)
+                raise Cancelled(f"{type(error).__name__}: {error}") from error
         generation, question, prompt_id, zoom = None, job.asked.question, job.asked.prompt_id, job.asked.zoom
         try:
             with survivable("while answering"):
                 frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
                 self._report_3d(channel.health, no_3d)
+                self._inspecting.picture(job, frame)
                 looks = perception.ask(frame, question, control, camera=job.camera, zoom=zoom)
                 generation = joined([look.generation for look in looks])
                 grasps = job.call is not None or out.grasps_wanted
@@ -70,6 +92,20 @@ class Answering:
         else:
             self._publish(job, reply, generation)
         return reply
+
+    def _look(self, perception: Perception, job: Job, control: Control) -> Outcome:
+        """At an inspected point."""
+        channel = self._channels[job.camera]
+        with survivable("while looking at a point"):
+            frame, _ = channel.camera.frame_of(job.snapshot, self._transforms)
+            self._inspecting.picture(job, frame)
+            outcome = self._inspecting.look(perception, job, frame, control)
+        if outcome.error is not None and not isinstance(outcome.error, NotFound):
+            self._report_error(channel.health, outcome.error)
+        else:
+            channel.health.well("image")
+            self._engine_health.well("engine")
+        return outcome
 
     def _finish(self, call: Call, reply: Reply, generation: Generation | None) -> None:
         if reply.generation:

@@ -82,6 +82,16 @@ class EngineThread:
             self._agenda.unwatch(camera, name)
             self._drop_unwanted("the stream was paused")
 
+    def watched(self, prefix: str) -> set[tuple[str, str]]:
+        """(camera, name) of the watches whose name begins so."""
+        with self._changed:
+            return {key for key in self._agenda.watched if key[1].startswith(prefix)}
+
+    def behind(self) -> dict[str, float]:
+        """As Agenda.behind."""
+        with self._changed:
+            return self._agenda.behind()
+
     def look_again(self, camera: str, name: str) -> None:
         """As Agenda.look_again."""
         with self._changed:

@@ -21,6 +21,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine
+from qwen3vl_ros.node.perception import inspecting
 from qwen3vl_ros.node.perception.agenda import Agenda
 from qwen3vl_ros.node.perception.answering import Answering
 from qwen3vl_ros.node.perception.channel import STREAM, Channel, check_names
@@ -85,7 +86,7 @@ class PerceptionNode(LifecycleNode):
         self.transforms = None
         self._prompt_ids, self._object_ids = itertools.count(1), itertools.count(1)
         self._settings = Parameters(self, lambda: not self.configured, self._stream_all)
-        check_names(self, self.config.cameras, NAMES)
+        check_names(self, self.config.cameras, (*NAMES, *inspecting.NAMES))
         self.health = Health(of_camera=not self.config.cameras)
         self._channels: dict[str, Channel] = {}
         for name in self.config.cameras or ("",):
@@ -97,6 +98,7 @@ class PerceptionNode(LifecycleNode):
         any_step_back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jumps = self.get_clock().create_jump_callback(any_step_back, post_callback=self._clock_jumped)
         self._offered = Services(self, self._channels)
+        self._inspecting = inspecting.Inspecting(self, self._channels)
 
     @property
     def config(self) -> Config:
@@ -124,6 +126,10 @@ class PerceptionNode(LifecycleNode):
             except InvalidInput as error:
                 of_camera = f"camera.{channel.name}." if channel.name else ""
                 return self._not_configured(f"parameter {of_camera}targets: {error}")
+        try:
+            self._inspecting.configure()
+        except PerceptionError as error:
+            return self._not_configured(f"parameter inspection.file: {error}")
         config = self.config
         self._agenda = Agenda(
             {name: channel.mailbox for name, channel in self._channels.items()},
@@ -132,7 +138,7 @@ class PerceptionNode(LifecycleNode):
             lambda: self.config.request_queue,
             lambda: self.config.request_timeout_max,
         )
-        answering = Answering(self, self._channels, self.health, self._age_s)
+        answering = Answering(self, self._channels, self.health, self._age_s, self._inspecting)
         try:
             with survivable("while starting the engine's threads"):
                 self.engine_thread = EngineThread(
@@ -206,6 +212,7 @@ class PerceptionNode(LifecycleNode):
         for channel in self._channels.values():
             channel.subscribe()
         self._stream_all()
+        self._inspecting.watch_all()
         for channel in self._channels.values():
             self.get_logger().info(
                 f"active: {channel.camera.image_topic}, looking for {', '.join(channel.targets) or 'nothing'}"
@@ -261,6 +268,7 @@ class PerceptionNode(LifecycleNode):
         self._engine_status = dict
         for channel in self._channels.values():
             channel.close()
+        self._inspecting.close()
         if self.transforms:
             self.transforms.close()
         self.transforms = None
@@ -344,6 +352,8 @@ class PerceptionNode(LifecycleNode):
         """Publish /diagnostics now."""
         for name, value in self._engine_status().items():
             self.health.fact(name, value)
+        if thread := self.engine_thread:
+            self._inspecting.report_health(thread.behind())
         statuses = {} if "" in self._channels else {"": self.health.status()}
         dropped = self.following.dropped if self.following else {}
         statuses |= {name: channel.status(self._agenda, dropped) for name, channel in self._channels.items()}

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.config import LiftConfig
-from qwen3vl_ros.geometry.lens import lens_fault, project_px, ray_table
+from qwen3vl_ros.geometry.lens import blind_pixels, direction_table, lens_fault, project_px
 from qwen3vl_ros.geometry.planes import Plane, find_planes
 from qwen3vl_ros.types import Frame
 
@@ -39,43 +40,67 @@ class SceneCloud:
         return not self.reason
 
     @cached_property
-    def rays(self) -> np.ndarray:
-        """HxWx2 float32: x/z and y/z of every pixel, distortion removed; NaN where the lens has no ray."""
+    def directions(self) -> np.ndarray:
+        """HxWx3 float32: x/z, y/z, 1 of every pixel, distortion removed; NaN where the lens has no ray."""
         frame = self.frame
-        return ray_table(frame.K, frame.distortion, frame.distortion_model, frame.size_px)
+        return direction_table(frame.K, frame.distortion, frame.distortion_model, frame.size_px)
+
+    @cached_property
+    def depth_m(self) -> np.ndarray:
+        """HxW float32: readings within [min_depth, max_depth] on pixels that have a ray, NaN elsewhere."""
+        frame = self.frame
+        with np.errstate(over="ignore"):
+            depth_m = np.ascontiguousarray(frame.depth_m, np.float32)
+        kept = cv2.inRange(depth_m, self.config.min_depth, self.config.max_depth)  # 0 for NaN
+        blind = blind_pixels(frame.K, frame.distortion, frame.distortion_model, frame.size_px)
+        if blind is not None:
+            kept[blind] = 0
+        cleaned = np.full(depth_m.shape, np.nan, np.float32)
+        cv2.copyTo(depth_m, kept, cleaned)
+        return cleaned
 
     @cached_property
     def valid(self) -> np.ndarray:
-        """HxW bool: a finite reading within [min_depth, max_depth] on a pixel that has a ray."""
-        depth_m = self.frame.depth_m
-        inside = (depth_m >= self.config.min_depth) & (depth_m <= self.config.max_depth)  # False for NaN
-        return inside & np.isfinite(self.rays[..., 0])
+        """HxW bool: where depth_m has a reading."""
+        return np.isfinite(self.depth_m)
 
     @cached_property
     def points_m(self) -> np.ndarray:
         """HxWx3 float32, the organised cloud; NaN where there is no reading."""
-        height, width = self.frame.depth_m.shape
-        return self.window_points_m(slice(0, height), slice(0, width))
+        return self.window_points_m(slice(None), slice(None))
 
     def window_points_m(self, rows: slice, columns: slice) -> np.ndarray:
-        """The organised points of a window of the image; NaN where there is no reading."""
-        z = np.where(self.valid[rows, columns], self.frame.depth_m[rows, columns], np.nan).astype(np.float32)
-        rays = self.rays[rows, columns]
-        return np.dstack((rays[..., 0] * z, rays[..., 1] * z, z))
+        """The organised points of a window of the image, hxwx3 float32; NaN where there is no reading."""
+        z = self.depth_m[rows, columns]
+        return cv2.multiply(self.directions[rows, columns], cv2.merge((z, z, z)))
+
+    @cached_property
+    def grid(self) -> tuple[slice, slice]:
+        """Rows and columns of the pixels of thinned_m: about 5000 on a regular grid over the image."""
+        height, width = self.frame.depth_m.shape
+        step = max(1, int(np.ceil(np.sqrt(height * width / _THINNED_POINTS))))
+        return slice(step // 2, height, step), slice(step // 2, width, step)
 
     @cached_property
     def thinned_m(self) -> np.ndarray:
         """About 5000 valid points on a regular grid over the image, Nx3 float32."""
-        height, width = self.frame.depth_m.shape
-        step = max(1, int(np.ceil(np.sqrt(height * width / _THINNED_POINTS))))
-        grid = slice(step // 2, height, step), slice(step // 2, width, step)
-        return self.window_points_m(*grid)[self.valid[grid]]
+        points = self.window_points_m(*self.grid).reshape(-1, 3)
+        return np.take(points, np.flatnonzero(np.isfinite(points[:, 2])), 0)
 
     @cached_property
     def planes(self) -> tuple[Plane, ...]:
         """Planes things may stand on, largest first; level ones only when `frame.up_camera` is known."""
         up = self.frame.up_camera
         return find_planes(self.thinned_m, self.config.plane_tolerance, None if up is None else np.asarray(up, float))
+
+    @cached_property
+    def on_grid(self) -> np.ndarray:
+        """(1 + planes) x rows x columns of `grid`, bool: where there is a reading, and where it lies on each plane."""
+        points = self.window_points_m(*self.grid)
+        layers = [np.isfinite(points[..., 2])]
+        with np.errstate(invalid="ignore"):
+            layers += [np.abs(p.height_m(points)) < p.tolerance_at(points[..., 2]) for p in self.planes]
+        return np.stack(layers)
 
     @property
     def plane(self) -> Plane | None:
@@ -104,10 +129,10 @@ class SceneCloud:
         pixels = self.project_px(points_m)
         height, width = self.frame.depth_m.shape
         result = np.full(len(points_m), np.nan)
-        inside = np.all((pixels > -0.5) & (pixels < (width - 0.5, height - 0.5)), axis=1)  # False for NaN
-        column, row = np.rint(pixels[inside]).astype(np.int32).T
-        depth_m = np.where(self.valid[row, column], self.frame.depth_m[row, column], np.nan)
-        result[inside] = depth_m - points_m[inside, 2]
+        u, v = pixels.T
+        inside = np.flatnonzero((u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5))  # not NaN
+        column, row = (np.rint(at[inside]).astype(np.int32) for at in (u, v))
+        result[inside] = self.depth_m[row, column] - points_m[inside, 2]
         return result
 
     def noise_m(self, points_m: np.ndarray) -> float:
@@ -122,7 +147,7 @@ class SceneCloud:
         apart = _LAG_PX
         inside = (row >= apart) & (row < height - apart) & (column >= apart) & (column < width - apart)
         row, column = row[inside], column[inside]
-        depth_m = np.where(self.valid, self.frame.depth_m, np.nan)
+        depth_m = self.depth_m
         residuals = [
             depth_m[row + down, column + right] - 2 * depth_m[row, column] + depth_m[row - down, column - right]
             for down, right in ((0, apart), (apart, 0))
@@ -130,6 +155,12 @@ class SceneCloud:
         residuals = np.concatenate(residuals) / np.sqrt(6)
         residuals = residuals[np.isfinite(residuals)]
         return 1.4826 * float(np.median(np.abs(residuals))) if len(residuals) >= 10 else float("nan")
+
+
+def pixels_between(pixels: slice, low: float, high: float) -> slice:
+    """Which of some rows or columns of the image have their centres between two image coordinates."""
+    centres = np.arange(pixels.start, pixels.stop, pixels.step) + 0.5
+    return slice(int(np.searchsorted(centres, low, "right")), int(np.searchsorted(centres, high, "left")))
 
 
 def _why_no_depth(frame: Frame) -> str:

@@ -28,6 +28,7 @@ def _directions() -> np.ndarray:
 
 
 _DIRECTIONS = _directions()
+_AROUND = np.stack((np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.pi / 8)), 1).astype(np.float32)
 
 
 def extreme_points(points_m: np.ndarray) -> np.ndarray:
@@ -53,11 +54,26 @@ def without_strays(points_m: np.ndarray) -> np.ndarray:
 
 def outline(points_xy: np.ndarray) -> np.ndarray:
     """The convex outline of points Nx2, counter-clockwise, Kx2 (K may be 1 or 2 where they lie in a line)."""
-    points_xy = np.asarray(points_xy, float)
-    centred = (points_xy - points_xy.mean(0)).astype(np.float32)
-    order = cv2.convexHull(centred, clockwise=False, returnPoints=False).ravel()
-    hull = points_xy[order]
+    centred = (points_xy - points_xy[0]).astype(np.float32)
+    outer = _outer(centred)
+    order = outer[cv2.convexHull(centred[outer], clockwise=False, returnPoints=False).ravel()]
+    hull = np.asarray(points_xy[order], float)
     return hull[::-1] if signed_area(hull) < 0 else hull
+
+
+def _outer(points_xy: np.ndarray) -> np.ndarray:
+    """Indices of those of points Nx2 that can be corners of their outline: not inside the polygon of the outermost ones.
+
+    Source: Akl and Toussaint, "A fast convex hull algorithm", 1978.
+    """
+    if len(points_xy) <= _FEW:
+        return np.arange(len(points_xy))
+    corners = points_xy[(_AROUND @ points_xy.T).argmax(1)]
+    edge = np.roll(corners, -1, 0) - corners
+    normal = np.stack((edge[:, 1], -edge[:, 0]), 1)
+    border = (normal * corners).sum(1) - 1e-6 * np.abs(normal).max()
+    border[~edge.any(1)] = np.inf  # one corner, the outermost in two directions
+    return np.flatnonzero((normal @ points_xy.T >= border[:, None]).any(0))
 
 
 def signed_area(polygon: np.ndarray) -> float:

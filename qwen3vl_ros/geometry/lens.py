@@ -28,18 +28,35 @@ def lens_fault(frame: Frame) -> str:
 
 def ray_table(K: np.ndarray, distortion: np.ndarray | None, model: str, size_px: tuple[int, int]) -> np.ndarray:
     """HxWx2 float32 of x/z, y/z for every pixel. The last tables are kept: cameras rarely change."""
+    return direction_table(K, distortion, model, size_px)[..., :2]
+
+
+def direction_table(K: np.ndarray, distortion: np.ndarray | None, model: str, size_px: tuple[int, int]) -> np.ndarray:
+    """HxWx3 float32 of x/z, y/z, 1 for every pixel: times its depth they are its point."""
+    return _tables(*_key(K, distortion, model, size_px))[0]
+
+
+def blind_pixels(
+    K: np.ndarray, distortion: np.ndarray | None, model: str, size_px: tuple[int, int]
+) -> np.ndarray | None:
+    """HxW bool: pixels that the lens has no ray for; None where every pixel has one."""
+    return _tables(*_key(K, distortion, model, size_px))[1]
+
+
+def _key(K, distortion, model, size_px):
     d = b"" if distortion is None else np.asarray(distortion, np.float64).tobytes()
-    return _ray_table(np.asarray(K, np.float64).tobytes(), d, model, tuple(size_px))
+    return np.asarray(K, np.float64).tobytes(), d, model, tuple(size_px)
 
 
 @lru_cache(maxsize=4)
-def _ray_table(k: bytes, d: bytes, model: str, size_px: tuple[int, int]) -> np.ndarray:
+def _tables(k: bytes, d: bytes, model: str, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
     K, distortion = np.frombuffer(k).reshape(3, 3), np.frombuffer(d)
     u, v = np.meshgrid(np.arange(size_px[0], dtype=np.float64), np.arange(size_px[1], dtype=np.float64))
     rays = pixel_rays(np.stack((u.ravel(), v.ravel()), 1), K, distortion, model).astype(np.float32)
-    rays = rays.reshape(size_px[1], size_px[0], 2)
-    rays.setflags(write=False)
-    return rays
+    directions = cv2.merge((*rays.T.reshape(2, size_px[1], size_px[0]), np.ones(size_px[::-1], np.float32)))
+    directions.setflags(write=False)
+    blind = np.isnan(directions[..., 0])
+    return directions, blind if blind.any() else None
 
 
 def pixel_rays(
@@ -75,8 +92,11 @@ def project_px(
     """Nx2 pixels of camera-frame points Nx3, by the whole lens model; NaN for points behind the camera."""
     points_m = np.asarray(points_m, np.float64).reshape(-1, 3)
     if distortion is None or not np.any(distortion):
+        (fx, skew, cx), (_, fy, cy) = np.asarray(K, float)[:2]
+        x, y, z = points_m.T
+        pixels = np.empty((len(points_m), 2))
         with np.errstate(divide="ignore", invalid="ignore"):
-            pixels = (points_m[:, :2] / points_m[:, 2:]) @ np.asarray(K, float)[:2, :2].T + np.asarray(K, float)[:2, 2]
+            pixels[:, 0], pixels[:, 1] = (fx * x + skew * y) / z + cx, fy * (y / z) + cy
     elif len(points_m):
         lens = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
         zero = np.zeros(3)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from typing import Sequence
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import Foreground, surface_normals, without_flying
+from qwen3vl_ros.geometry.foreground import Foreground, moved, surface_normals, without_flying
 from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
@@ -22,6 +23,7 @@ from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, lo
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
 
 _FLOATS_IF_ROUND = 0.6
+_NORMALS = 600  # of an object's points are asked for their normals
 _MOST_HIDDEN = 2.0  # of what is seen of its height: so much of a thing may be hidden below that, and no more
 
 
@@ -67,20 +69,21 @@ def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> 
         support,
         points,
         hidden.astype(np.float32),
-        _missing_px(standing, detection.box_xyxy_px) * float(np.median(points[:, 2])) / float(cloud.frame.K[0, 0]),
+        _missing_px(standing, detection.box_xyxy_px)
+        * order_statistics(points[:, 2], 50)[0]
+        / float(cloud.frame.K[0, 0]),
     )
 
 
 def _missing_px(standing: Standing, box_px) -> float:
     """How far the 2D box reaches beyond the object's pixels, on the side where it is most; its foot is not counted."""
-    found = standing.found
-    rows, columns = (np.flatnonzero(found.mask.any(axis)) * found.step for axis in (1, 0))
-    end = found.step
+    window, mask = standing.found.window, standing.found.mask
+    rows, columns = (np.flatnonzero(mask.any(axis)) * window.step for axis in (1, 0))
     gaps = (
-        columns[0] + found.columns.start - box_px[0],
-        rows[0] + found.rows.start - box_px[1],
-        box_px[2] - (columns[-1] + end + found.columns.start),
-        box_px[3] - (rows[-1] + end + found.rows.start),
+        columns[0] + window.columns.start - box_px[0],
+        rows[0] + window.rows.start - box_px[1],
+        box_px[2] - (columns[-1] + window.step + window.columns.start),
+        box_px[3] - (rows[-1] + window.step + window.rows.start),
     )
     foot = None if standing.plane is None else lower_side(standing.plane)
     return max(0.0, *(gap for side, gap in enumerate(gaps) if side != foot))
@@ -90,39 +93,46 @@ def _solid(
     cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px
 ) -> tuple[np.ndarray, SolidBox, np.ndarray]:
     """camera_T_local 4x4, the box in that frame, and the object's points in the camera frame (float32)."""
-    keep = without_flying(found.mask)
-    normals = surface_normals(found.points_m, keep, 0.0 if plane is None else plane.noise_m)
-    points, normals = found.points_m[keep], normals[keep]
-    step = max(1, math.ceil(len(points) / cloud.config.max_points))
-    points, normals = points[::step], normals[::step]
+    keep, window = without_flying(found.mask), found.window
+    pixels = np.flatnonzero(keep)
+    pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
+    points = np.take(window.points_m.reshape(-1, 3), pixels, 0)
+    few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
+    normals = surface_normals(window.points_m, keep, pixels[few], 0.0 if plane is None else plane.noise_m)
     camera_T_local = np.eye(4)
     up = plane.normal if plane is not None else cloud.frame.up_camera
     if up is None:
-        return camera_T_local, free_box(points.astype(float), normals.astype(float), np.zeros(3)), points
+        everything = (of.astype(float) for of in (points, points[few], normals))
+        return camera_T_local, free_box(*everything, np.zeros(3)), points
     camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
     if plane is not None:
         camera_T_local[:3, 3] = -plane.offset_m * plane.normal
     local_T_camera = np.linalg.inv(camera_T_local)
-    local = points @ local_T_camera[:3, :3].T + local_T_camera[:3, 3]
-    normals = normals @ local_T_camera[:3, :3].T
+    local = moved(points, local_T_camera)
+    sample, normals = local[few], moved(normals, local_T_camera[:3, :3])
     eye = local_T_camera[:3, 3]
 
     def to_camera(p):
         return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
 
     (bottom,) = order_statistics(local[:, 2], 0.5)
-    if plane is not None and _stands_on_another(cloud, local, normals, eye, to_camera, box_px, found.cut):
-        above = local[:, 2] > bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
-        if above.sum() * found.step**2 >= cloud.config.min_points:
-            points, local, normals = points[above], local[above], normals[above]
+    if plane is not None and _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, found.cut):
+        foot = bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
+        above, sample_above = local[:, 2] > foot, sample[:, 2] > foot
+        if np.count_nonzero(above) * window.step**2 >= cloud.config.min_points:
+            points, local = points[above], local[above]
+            sample, normals = sample[sample_above], normals[sample_above]
     elif plane is not None:
         bottom = 0.0
-    solid = upright_box(local, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)))
+    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)))
     return camera_T_local, solid, points
 
 
-def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool) -> bool:
-    """Whether the object ends far above the plane, and that end is seen: then something else carries it."""
+def _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, cut: bool) -> bool:
+    """Whether the object ends far above the plane, and that end is seen: then something else carries it.
+
+    sample, normals: some of its local points and the normals there.
+    """
     low, high = order_statistics(local[:, 2], 0.5, 98)
     if low < FLOATS_ABOVE * high:
         return False
@@ -131,17 +141,17 @@ def _stands_on_another(cloud, local, normals, eye, to_camera, box_px, cut: bool)
     if low > _MOST_HIDDEN * (high - low) and eye[2] - high < float(np.linalg.norm(towards)):
         return True  # its sides are in sight, and too little of them is seen for it to go on to the plane
     towards /= max(float(np.linalg.norm(towards)), 1e-9)
-    strip = _ranks(local[:, :2] @ np.array((-towards[1], towards[0])), 20)
-    nearness = local[:, :2] @ towards - local[:, 2]
+    strip = _ranks(sample[:, :2] @ np.array((-towards[1], towards[0])), 20)
+    nearness = sample[:, :2] @ towards - sample[:, 2]
     edge = np.array([members[nearness[members].argmax()] for members in strip])
-    sight = local[edge] - eye
+    sight = sample[edge] - eye
     facing = np.abs(np.einsum("ij,ij->i", normals[edge], sight)) / np.linalg.norm(sight, axis=1)
     rounds_away = np.isfinite(facing).any() and np.nanmedian(facing) < 0.45
     if rounds_away and low < _FLOATS_IF_ROUND * high:
         return False
     if cut:  # its surface goes on into what carries it
         return True
-    below = local[edge].copy()
+    below = sample[edge]
     below[:, 2] = 0.0
     below = to_camera(below)
     x0, y0, x1, y1 = box_px
@@ -160,11 +170,14 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
 
     Foreground: no reading, or above the support and not behind the object.
     """
-    points = found.points_m
-    local = (points - camera_T_box[:3, 3].astype(np.float32)) @ camera_T_box[:3, :3].astype(np.float32)
+    window = found.window
+    inside, own = window.points_m[window.inside], found.mask[window.inside]
+    local_T_camera = np.linalg.inv(camera_T_box)[:3]
+    reach = size_m / 2 + 0.003 + 0.05 * size_m.max()
+    agrees = own & (cv2.inRange(cv2.transform(inside, local_T_camera), -reach, reach) > 0)  # 0 for NaN
+    z = inside[..., 2]
+    far_side = float(found.points_m[:, 2].max()) + 0.25 * size_m.max()
     with np.errstate(invalid="ignore"):
-        agrees = found.mask & np.all(np.abs(local) < size_m / 2 + 0.003 + 0.05 * size_m.max(), axis=-1)
-        far_side = np.nanmax(np.where(found.mask, points[..., 2], np.nan)) + 0.25 * size_m.max()
-        foreground_pixels = found.box & (np.isnan(points[..., 2]) | (found.standing & (points[..., 2] < far_side)))
-    total = int((foreground_pixels | (agrees & found.box)).sum())
-    return float((agrees & found.box).sum() / total) if total else 0.0
+        foreground_pixels = agrees | ~window.valid[window.inside] | (found.standing[window.inside] & (z < far_side))
+    total = np.count_nonzero(foreground_pixels)
+    return np.count_nonzero(agrees) / total if total else 0.0

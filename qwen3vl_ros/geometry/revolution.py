@@ -7,6 +7,7 @@ Source: the axis from normals after Pottmann and Wallner, "Computational Line Ge
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,36 +30,41 @@ class Revolution:
 
 def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
     """The vertical axis that the normals of a surface of revolution meet in; None if these do not."""
-    lateral = np.linalg.norm(normals[:, :2], axis=1)
-    usable = lateral > 0.35  # False for NaN
-    if usable.sum() < 30:
+    nx, ny = (np.ascontiguousarray(n, float) for n in normals.T[:2])
+    lateral = np.hypot(nx, ny)
+    chosen = np.flatnonzero(lateral > 0.35)  # not NaN
+    if len(chosen) < 30:
         return None
-    chosen = np.flatnonzero(usable)[:: max(1, int(usable.sum()) // _AXIS_POINTS)]
-    p, n = points_m[chosen], normals[chosen, :2] / lateral[chosen, None]
-    across = np.stack((-n[:, 1], n[:, 0]), 1)
-    target = np.einsum("ij,ij->i", across, p[:, :2])
-    trust = np.ones(len(p))
+    chosen = chosen[:: max(1, len(chosen) // _AXIS_POINTS)]
+    x, y = (points_m[chosen, k].astype(float) for k in (0, 1))
+    u, v = -ny[chosen] / lateral[chosen], nx[chosen] / lateral[chosen]  # across the normals
+    target, trust = u * x + v * y, np.ones(len(x))
+    last = None
     for _ in range(6):
-        weighted = across * trust[:, None]
-        scatter = weighted.T @ across
+        wu, wv = trust * u, trust * v
+        uu, uv, vv = wu @ u, wu @ v, wv @ v
         # Eigenvalues in the ratio 0.04 or less: all normals point one way, a flat side, not a round one.
-        if np.linalg.det(scatter) < 0.037 * np.trace(scatter) ** 2:
+        determinant = uu * vv - uv * uv
+        if determinant < 0.037 * (uu + vv) ** 2:
             return None
-        axis = np.linalg.solve(scatter, weighted.T @ target)
-        miss = np.abs(across @ axis - target)
-        distance = np.hypot(p[:, 0] - axis[0], p[:, 1] - axis[1])
+        tu, tv = wu @ target, wv @ target
+        axis = np.array((vv * tu - uv * tv, uu * tv - uv * tu)) / determinant
+        miss = np.abs(u * axis[0] + v * axis[1] - target)
+        distance = np.hypot(x - axis[0], y - axis[1])
         scale = max(0.06 * order_statistics(distance, 90)[0], 1e-3)
-        trust = 1.0 / (1.0 + np.square(miss / scale))
+        if last is not None and np.abs(axis - last).max() < 1e-6:
+            break
+        trust, last = 1.0 / (1.0 + np.square(miss / scale)), axis
     agreeing = miss < 2.0 * scale
     agreement = float(agreeing.mean())
     if agreement < 0.72:
         return None
     # Round means that normals turn with the angle about the axis, and not a few flat sides that face it.
     (radius,) = order_statistics(distance[agreeing], 98)
-    if radius < _MIN_RADIUS_M or float(np.median(miss[agreeing])) > 0.06 * radius:
+    if radius < _MIN_RADIUS_M or order_statistics(miss[agreeing], 50)[0] > 0.06 * radius:
         return None
     widest = agreeing & (distance > 0.96 * radius)
-    return Revolution(axis, radius, float(np.median(p[widest, 2])), agreement)
+    return Revolution(axis, radius, order_statistics(points_m[chosen[widest], 2], 50)[0], agreement)
 
 
 def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float) -> Revolution | None:
@@ -71,52 +77,66 @@ def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float) -> 
 
 def ball_through(points_m: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Centre and radius of the ball whose outside the points are; None for no ball or too flat a cap."""
-    known = np.isfinite(normals[:, 0])
-    if known.sum() < 30 or np.linalg.eigvalsh(np.cov(normals[known].T))[0] < 0.02:
+    known = np.flatnonzero(np.isfinite(normals[:, 0]))
+    if len(known) < 30:
         return None
-    p = points_m - points_m.mean(0)
-    system = np.column_stack((2 * p, np.ones(len(p))))
-    solution = np.linalg.lstsq(system, np.square(p).sum(1), rcond=None)[0]
-    radius = float(np.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0)))
-    miss = np.abs(np.linalg.norm(p - solution[:3], axis=1) - radius)
+    facing = np.take(normals, known, 0).astype(float).T
+    spread = facing - facing.mean(1)[:, None]
+    if np.linalg.eigvalsh(spread @ spread.T)[0] < 0.02 * (len(known) - 1):
+        return None
+    p = np.ascontiguousarray(points_m.T, float)
+    middle = p.mean(1)
+    p -= middle[:, None]
+    system, target = np.vstack((2 * p, np.ones(p.shape[1]))), np.square(p).sum(0)
+    normal_matrix = system @ system.T
+    if np.linalg.cond(normal_matrix) > 1e12:
+        return None  # flat, or a line
+    solution = np.linalg.solve(normal_matrix, system @ target)
+    radius = math.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0))
+    away = p - solution[:3, None]
+    miss = np.abs(np.sqrt(np.square(away).sum(0)) - radius)
     if order_statistics(miss, 80)[0] > max(0.05 * radius, 1e-3):
         return None
-    hollow = np.einsum("ij,ij->i", p[known] - solution[:3], normals[known]) < 0
-    return None if hollow.mean() > 0.1 else (solution[:3] + points_m.mean(0), radius)
+    hollow = np.count_nonzero((away[:, known] * facing).sum(0) < 0)
+    return None if hollow > 0.1 * len(known) else (solution[:3] + middle, radius)
 
 
 def handle_yaw(footprint: np.ndarray, turned: Revolution) -> float | None:
     """Direction in which something sticks out of a round body, None if nothing does."""
-    from_axis = footprint - turned.axis_xy_m
-    outer = from_axis[np.linalg.norm(from_axis, axis=1) > 1.06 * turned.radius_m + 0.002]
-    if len(outer) < max(10, 0.01 * len(footprint)):
+    x, y = (footprint[:, k] - turned.axis_xy_m[k] for k in (0, 1))
+    outer = np.hypot(x, y) > 1.06 * turned.radius_m + 0.002
+    if np.count_nonzero(outer) < max(10, 0.01 * len(footprint)):
         return None
-    along = outer.mean(0)
-    return float(np.arctan2(along[1], along[0]))
+    return math.atan2(y[outer].mean(), x[outer].mean())
 
 
 def turned_points(points_m: np.ndarray, turned: Revolution) -> np.ndarray:
     """Visible points turned about the axis to the sides the camera does not see."""
-    sample = points_m[:: max(1, len(points_m) // 500)]
-    from_axis = sample[:, :2] - turned.axis_xy_m
-    on_body = np.linalg.norm(from_axis, axis=1) < 1.03 * turned.radius_m
-    copies = []
-    for angle in np.deg2rad((90.0, 180.0, 270.0)):
-        c, s = np.cos(angle), np.sin(angle)
-        copy = sample[on_body].copy()
-        copy[:, :2] = from_axis[on_body] @ np.array(((c, s), (-s, c))) + turned.axis_xy_m
-        copies.append(copy)
-    return np.concatenate(copies)
+    x, y, z = points_m[:: max(1, len(points_m) // 500)].T
+    x, y = x - turned.axis_xy_m[0], y - turned.axis_xy_m[1]
+    on_body = np.hypot(x, y) < 1.03 * turned.radius_m
+    x, y, z = x[on_body], y[on_body], z[on_body]
+    copies = np.empty((3, len(x), 3))
+    for copy, (across, along) in zip(copies, ((-y, x), (-x, -y), (y, -x))):
+        copy[:, 0], copy[:, 1], copy[:, 2] = across + turned.axis_xy_m[0], along + turned.axis_xy_m[1], z
+    return copies.reshape(-1, 3)
 
 
 def far_half(centre: np.ndarray, radius: float, eye_m: np.ndarray) -> np.ndarray:
     """Points on the side of a ball that the eye does not see, and a little of its rim."""
-    k = np.arange(1000) + 0.5
-    z, angle = 1 - 2 * k / 1000, np.pi * (1 + 5**0.5) * k  # a sunflower's order covers a sphere evenly
-    ring = np.sqrt(1 - z * z)
-    outward = np.stack((ring * np.cos(angle), ring * np.sin(angle), z), 1)
     sight = (eye_m - centre) / np.linalg.norm(eye_m - centre)
-    return centre + radius * outward[outward @ sight < 0.2]
+    return centre + radius * _SPHERE[_SPHERE @ sight < 0.2]
+
+
+def _sunflower(count: int) -> np.ndarray:
+    """Unit vectors spread evenly over the sphere, in a sunflower's order, Nx3."""
+    k = np.arange(count) + 0.5
+    z, angle = 1 - 2 * k / count, np.pi * (1 + 5**0.5) * k
+    ring = np.sqrt(1 - z * z)
+    return np.stack((ring * np.cos(angle), ring * np.sin(angle), z), 1)
+
+
+_SPHERE = _sunflower(1000)
 
 
 def unit_circle(count: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable
 
-import cv2
 import numpy as np
 
+from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.revolution import (
     Revolution,
@@ -31,6 +31,8 @@ from qwen3vl_ros.geometry.revolution import (
 
 _TRIM_PERCENT = 0.2
 _TOP_PERCENT = 99.5
+_EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
+_FOUR_WAYS = unit_circle(16)[:4].astype(np.float32)
 
 # Metres by which the camera saw past each local point; NaN where it does not know.
 LookBehind = Callable[[np.ndarray], np.ndarray]
@@ -46,17 +48,22 @@ class SolidBox:
 
 
 def upright_box(
-    points_m: np.ndarray, normals: np.ndarray, bottom_m: float, eye_m: np.ndarray, look_behind: LookBehind
+    points_m: np.ndarray,
+    sample_m: np.ndarray,
+    normals: np.ndarray,
+    bottom_m: float,
+    eye_m: np.ndarray,
+    look_behind: LookBehind,
 ) -> SolidBox:
-    """Box with one vertical axis around local points Nx3 with unit normals Nx3 (NaN rows where unknown).
+    """Box with one vertical axis around local points Nx3.
 
-    bottom_m: height of the underside. eye_m: the camera's centre, local. look_behind: see LookBehind.
+    sample_m, normals: Mx3, some of the points and the unit normals there (NaN rows where unknown). bottom_m: height of the underside. eye_m: the camera's centre, local. look_behind: see LookBehind.
     """
     (top,) = order_statistics(points_m[:, 2], _TOP_PERCENT)
     top = max(top, bottom_m + 1e-3)
     footprint = points_m[:, :2]
-    resting = resting_ball(points_m, normals, bottom_m)
-    turned = resting or revolution(points_m, normals)
+    resting = resting_ball(sample_m, normals, bottom_m)
+    turned = resting or revolution(sample_m, normals)
     hidden = np.empty((0, 3))
     if turned is not None and not _sticks_out(turned, look_behind):
         circle = turned.axis_xy_m + turned.radius_m * unit_circle(72)
@@ -98,35 +105,42 @@ def _rectangle(
     points. extra: points that count for the extents only. yaw: the one to take, if it is known.
     """
     core = _without_strays(footprint)
-    hull_of = core if extra is None else np.concatenate((core, extra))
-    hull = cv2.convexHull(hull_of.astype(np.float32))[:, 0].astype(float)
-    sample = core[:: max(1, len(core) // 400)]
-    edges = np.roll(hull, -1, 0) - hull
-    long_enough = np.linalg.norm(edges, axis=1) > 1e-6
-    angles = np.concatenate(
-        (np.deg2rad(np.arange(0, 90, 3.0)), np.arctan2(edges[long_enough, 1], edges[long_enough, 0]))
-    )
-    angles = np.mod(angles, np.pi / 2) if yaw is None else np.array((yaw,))
-    axes = np.stack(
-        (np.stack((np.cos(angles), np.sin(angles)), -1), np.stack((-np.sin(angles), np.cos(angles)), -1)), 1
-    )
-    along = axes @ hull.T  # angles x 2 x hull
+    hull = outline(core if extra is None else np.concatenate((core, extra)))
+    if yaw is not None:
+        angles = np.array((yaw,))
+    elif extra is not None:
+        angles = _EVERY_3_DEGREES
+    else:
+        edges = np.roll(hull, -1, 0) - hull
+        edges = edges[np.abs(edges).max(1) > 1e-6]
+        angles = np.mod(np.concatenate((_EVERY_3_DEGREES, np.arctan2(edges[:, 1], edges[:, 0]))), np.pi / 2)
+    c, s = np.cos(angles), np.sin(angles)
+    axes = np.stack((c, s, -s, c), 1).reshape(-1, 2, 2)
+
+    def turned(points, k):  # len(k) x 2 x points
+        return (axes[k].reshape(-1, 2) @ points).reshape(-1, 2, points.shape[1])
+
+    along = turned(hull.T, slice(None))
     low, high = along.min(-1), along.max(-1)
-    area = np.prod(np.maximum(high - low, 1e-4), axis=1)
-    inner = axes @ sample.T
-    to_side = np.minimum(inner - low[..., None], high[..., None] - inner).min(1).mean(-1)
-    best = int((area * (1.0 + to_side / np.sqrt(area))).argmin())
+    area = np.maximum(high - low, 1e-4).prod(1)
+    sample = np.array(core[:: max(1, len(core) // 200)].T, float)
+
+    def worth(k):  # the less the better; never less than the area
+        inner = turned(sample, k)
+        to_side = np.minimum(inner - low[k, :, None], high[k, :, None] - inner).min(1)
+        return area[k] + to_side.mean(-1) * np.sqrt(area[k])
+
+    candidates = np.flatnonzero(area <= worth(np.array((area.argmin(),))))
+    best = candidates[worth(candidates).argmin()] if len(candidates) > 1 else candidates[0]
     return float(angles[best]), low[best], high[best]
 
 
 def _without_strays(footprint: np.ndarray) -> np.ndarray:
     """Points without the outermost half percent in each of eight directions."""
-    keep = np.ones(len(footprint), bool)
-    for direction in unit_circle(16)[:4]:
-        along = footprint @ direction
-        low, high = order_statistics(along, _TRIM_PERCENT / 2, 100 - _TRIM_PERCENT / 2)
-        keep &= (along >= low) & (along <= high)
-    return footprint[keep] if keep.sum() >= 3 else footprint
+    along = _FOUR_WAYS @ footprint.T
+    ordered, first = np.sort(along, axis=1), round(_TRIM_PERCENT / 200 * (len(footprint) - 1))
+    keep = ((along >= ordered[:, [first]]) & (along <= ordered[:, [-1 - first]])).all(0)
+    return np.compress(keep, footprint, 0) if np.count_nonzero(keep) >= 3 else footprint
 
 
 def _deepen(yaw, low, high, top, bottom, eye_m, look_behind) -> tuple[np.ndarray, np.ndarray]:
@@ -163,12 +177,12 @@ def _mirrored_points(points_m, pose) -> np.ndarray:
     return sample
 
 
-def free_box(points_m: np.ndarray, normals: np.ndarray, eye_m: np.ndarray) -> SolidBox:
+def free_box(points_m: np.ndarray, sample_m: np.ndarray, normals: np.ndarray, eye_m: np.ndarray) -> SolidBox:
     """Box around points Nx3 that stand on nothing known: a ball's, or along a flat side, or the spread.
 
-    Only what is seen, and the whole of a ball, is inside: without gravity nothing says how deep a thing is.
+    sample_m, normals: as for upright_box. Only what is seen, and the whole of a ball, is inside: without gravity nothing says how deep a thing is.
     """
-    ball = ball_through(points_m, normals)
+    ball = ball_through(sample_m, normals)
     if ball is not None:
         centre, radius = ball
         pose = np.eye(4)
@@ -194,7 +208,8 @@ def level_axes(up: np.ndarray) -> np.ndarray:
     x = np.array((1.0, 0, 0)) if abs(up[0]) < 0.9 else np.array((0, 1.0, 0))
     x = x - (x @ up) * up
     x /= np.linalg.norm(x)
-    return np.stack((x, np.cross(up, x), up))
+    y = up[1] * x[2] - up[2] * x[1], up[2] * x[0] - up[0] * x[2], up[0] * x[1] - up[1] * x[0]
+    return np.array((x, y, up))
 
 
 def _largest_side(normals) -> np.ndarray | None:

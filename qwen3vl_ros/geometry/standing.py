@@ -13,8 +13,8 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import Foreground, foreground
+from qwen3vl_ros.geometry.cloud import SceneCloud, pixels_between
+from qwen3vl_ros.geometry.foreground import Foreground, Window, chosen, foreground, window_of
 from qwen3vl_ros.geometry.hulls import depth_inside, near, outline, signed_area, without_strays
 from qwen3vl_ros.geometry.opening import opening
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -30,6 +30,9 @@ _LEAST_LEAN = math.sin(math.radians(15.0))  # of the view against the vertical f
 _UNDER_SHARE = 0.6  # of what is seen of an object that lies under another for it to carry that one
 _FLAT_SHARE = 0.5  # of the height of what sticks out of it: a thing so flat beside it
 _NEAR_PX = 5.0
+_STRAY_SHARE = 0.03  # of an object that may lie outside its 2D box: more is a part of what carries it
+_FOOT_ROWS, _PAST_ROWS = 3, 3  # rows of pixels that are its lower end, and rows past that
+_PAST_SHARE = 0.9
 _SHARED_PX = 20  # pixels that two objects must share for one to be looked for over the other
 _NARROWER = 0.8  # of the other's outline that an object over it may fill
 
@@ -52,13 +55,14 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
         touching = [one for one in known if one is not upper and _meet(upper.box_xyxy_px, one.box_xyxy_px)]
         if not touching:
             continue
-        own = cv2.dilate(_in_image(cloud, upper.found, upper.found.mask), np.ones((5, 5), np.uint8))
+        own = cv2.dilate(_in_image(upper.found.window, upper.found.mask), np.ones((5, 5), np.uint8))
         for lower in touching:
-            rest = lower.found.mask & (own[lower.found.rows, lower.found.columns] == 0)
-            if np.count_nonzero(rest) * lower.found.step**2 < cloud.config.min_points:
+            window = lower.found.window
+            rest = lower.found.mask & (own[window.rows, window.columns] == 0)
+            if np.count_nonzero(rest) * window.step**2 < cloud.config.min_points:
                 continue
             if upper.patch is not None:
-                if _stands_on(cloud, upper, lower):
+                if _stands_on(upper, lower):
                     lower.found = replace(lower.found, mask=rest)
             elif not _put_inside(upper, lower, rest):
                 _put_on_top(upper, lower)
@@ -66,16 +70,19 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
 
 
 def _standing(cloud: SceneCloud, box_px) -> Standing | str:
-    found, plane = _above_a_plane(cloud, box_px)
+    window = window_of(cloud, box_px)
+    if isinstance(window, str):
+        return window
+    found, plane = _above_a_plane(window)
     if isinstance(found, str):
         return found
     if plane is None or _foot_is_on(plane, found):
         return Standing(box_px, found, plane)
-    (top,) = order_statistics(plane.height_m(found.points_m[found.mask]), 98)
-    for patch in level_patches(found.points_m, found.standing, plane):
+    (top,) = order_statistics(plane.height_m(found.points_m), 98)
+    for patch in level_patches(window.points_m, found.standing, plane):
         if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
             continue  # its own top
-        higher = foreground(cloud, box_px, patch.plane)
+        higher = foreground(window, patch.plane)
         if isinstance(higher, Foreground) and carries(patch, higher, found):
             return Standing(box_px, higher, patch.plane, patch)
     return Standing(box_px, found, plane)
@@ -85,41 +92,63 @@ def _foot_is_on(plane: Plane, found: Foreground) -> bool:
     """Whether an object is seen down to the plane, so that no other surface need be looked for."""
     if np.linalg.norm(plane.normal[:2]) < _LEAST_LEAN:
         return False
-    foot = _height_of_foot(found, plane.height_m(found.points_m), lower_side(plane))
-    return foot < 2 * plane.tolerance_m
+    side, window = lower_side(plane), found.window
+    if _height_of_foot(found, plane, side) < 2 * plane.tolerance_m:
+        return True
+    if np.count_nonzero(found.mask) - np.count_nonzero(found.mask[window.inside]) > _STRAY_SHARE * np.count_nonzero(
+        found.mask
+    ):
+        return False
+    # What the camera sees past the lower end of all of it is the plane: nothing else is under it.
+    mask, points = _upright(found.mask, side), _upright(window.points_m, side)
+    last = int(np.flatnonzero(mask.any(1))[-1])
+    low = mask[max(0, last - _FOOT_ROWS) : last + 1].any(0)
+    past = points[last + 2 : last + 2 + _PAST_ROWS][:, low]
+    with np.errstate(invalid="ignore"):
+        on_it = np.abs(plane.height_m(past)) < plane.tolerance_at(past[..., 2])
+    return len(past) == _PAST_ROWS and float(on_it.mean()) > _PAST_SHARE
 
 
-def _above_a_plane(cloud: SceneCloud, box_px) -> tuple[Foreground | str, Plane | None]:
+def _upright(window: np.ndarray, side: int) -> np.ndarray:
+    """A view of a window with the lower side of its box (see lower_side) at the end of the first axis."""
+    turned = window if side % 2 else window.swapaxes(0, 1)
+    return turned if side >= 2 else turned[::-1]
+
+
+def _above_a_plane(window: Window) -> tuple[Foreground | str, Plane | None]:
     """The object's pixels over the largest plane that may carry it and is not its own side."""
     first: Foreground | str | None = None
     under: Plane | None = None
-    for plane in cloud.planes:
-        if _own_side(cloud, plane, box_px):
+    for k, plane in enumerate(window.cloud.planes):
+        if _own_side(window, k):
             continue
         if under is not None and abs(under.normal @ plane.normal) > _PARALLEL:
             continue  # another level: whether it carries the thing is seen around the foot
-        found = foreground(cloud, box_px, plane)
+        found = foreground(window, plane)
         if isinstance(found, str):
             first = first or found
             continue
-        heights = plane.height_m(found.points_m[found.mask])
-        low, high = order_statistics(heights, 2, 98)
+        low, high = order_statistics(plane.height_m(found.points_m), 2, 98)
         if low < max(3 * plane.tolerance_m, FLOATS_ABOVE * high):
             return found, plane
         if under is None:
             first, under = found, plane
-    return (foreground(cloud, box_px, None) if first is None else first), under
+    return (foreground(window, None) if first is None else first), under
 
 
-def _own_side(cloud: SceneCloud, plane: Plane, box_px) -> bool:
-    """Whether the plane is the object's side: denser in the box than around it, and no table seen in it."""
-    points = cloud.thinned_m
-    on_it = np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])
-    inside = inside_box(cloud.project_px(points), box_px)
-    if not inside.any() or inside.all():
-        return bool(inside.all())
-    denser = float(on_it[inside].mean()) > float(on_it[~inside].mean())
-    return denser and (plane.share < _TABLE_SHARE or on_it[inside].sum() > 0.5 * on_it.sum())
+def _own_side(window: Window, k: int) -> bool:
+    """Whether the k-th plane is the object's side: denser in the box than around it, and no table seen in it."""
+    cloud, plane = window.cloud, window.cloud.planes[k]
+    valid, on_it = cloud.on_grid[0], cloud.on_grid[1 + k]
+    x0, y0, x1, y1 = window.box_xyxy_px
+    box = pixels_between(cloud.grid[0], y0, y1), pixels_between(cloud.grid[1], x0, x1)
+    inside, on_it_inside = np.count_nonzero(valid[box]), np.count_nonzero(on_it[box])
+    outside = np.count_nonzero(valid) - inside
+    if not inside or not outside:
+        return not outside
+    on_it_outside = np.count_nonzero(on_it) - on_it_inside
+    denser = on_it_inside / inside > on_it_outside / outside
+    return denser and (plane.share < _TABLE_SHARE or on_it_inside > on_it_outside)
 
 
 def inside_box(pixels, box_px) -> np.ndarray:
@@ -128,11 +157,11 @@ def inside_box(pixels, box_px) -> np.ndarray:
     return (u > x0) & (u < x1) & (v > y0) & (v < y1)
 
 
-def _stands_on(cloud: SceneCloud, upper: Standing, lower: Standing) -> bool:
+def _stands_on(upper: Standing, lower: Standing) -> bool:
     """Whether the patch that carries one object is a part of another."""
-    surface = _in_image(cloud, upper.found, upper.patch.mask)
-    shared = surface[lower.found.rows, lower.found.columns] & lower.found.mask
-    return int(shared.sum()) * lower.found.step**2 >= 0.5 * int(surface.sum())
+    surface, window = _in_image(upper.found.window, upper.patch.mask), lower.found.window
+    shared = surface[window.rows, window.columns] & lower.found.mask
+    return np.count_nonzero(shared) * window.step**2 >= 0.5 * np.count_nonzero(surface)
 
 
 def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> bool:
@@ -145,8 +174,8 @@ def _put_inside(upper: Standing, lower: Standing, rest: np.ndarray) -> bool:
     if plane is None or np.count_nonzero(lower.found.mask) - np.count_nonzero(rest) < _SHARED_PX:
         return False
     axes = level_axes(plane.normal)
-    around = without_strays(lower.found.points_m[rest].astype(float) @ axes.T)
-    points = upper.found.points_m[upper.found.mask].astype(float) @ axes.T
+    around = without_strays(chosen(lower.found.window.points_m, rest).astype(float) @ axes.T)
+    points = upper.found.points_m.astype(float) @ axes.T
     wide, narrow = outline(around[:, :2]), outline(points[:, :2])
     middle = (points[:, :2].min(0) + points[:, :2].max(0)) / 2
     if signed_area(narrow) > _NARROWER * signed_area(wide) or depth_inside(wide, middle)[0] < 0:
@@ -170,15 +199,15 @@ def _put_on_top(upper: Standing, lower: Standing) -> None:
     boxes = lower.box_xyxy_px, upper.box_xyxy_px
     if not all(_further_down(*(box[k] for box in boxes), side) for k in (side % 2, side % 2 + 2)):
         return
-    heights = [plane.height_m(one.found.points_m) for one in (upper, lower)]
-    foot, enough = _height_of_foot(upper.found, heights[0], side), max(3 * plane.tolerance_m, _FLUSH_M)
+    foot, enough = _height_of_foot(upper.found, plane, side), max(3 * plane.tolerance_m, _FLUSH_M)
     if foot < 2 * enough:
         return
     axes = level_axes(plane.normal)[:2]
-    above, below = (one.found.points_m[one.found.mask] @ axes.T for one in (upper, lower))
+    above, below = (one.found.points_m @ axes.T for one in (upper, lower))
     middle = (above.min(0) + above.max(0)) / 2
     if depth_inside(outline(below), middle)[0] < 0 and near(outline(above), below, _FLUSH_M).mean() < _UNDER_SHARE:
         return
+    heights = [plane.height_m(one.found.window.points_m) for one in (upper, lower)]
     with np.errstate(invalid="ignore"):
         above, below = upper.found.mask & (heights[0] > foot), lower.found.mask & (heights[1] < foot + enough)
     if above.any() and below.any():
@@ -202,22 +231,20 @@ def _further_down(a: float, b: float, side: int) -> bool:
     return a > b if side >= 2 else a < b
 
 
-def _height_of_foot(found: Foreground, heights: np.ndarray, side: int) -> float:
+def _height_of_foot(found: Foreground, plane: Plane, side: int) -> float:
     """Height of the nearest point along the lower side of the box: there an object ends, whatever its sides run into."""
-    along = 1 if side % 2 else 0
-    own = found.mask & found.box
-    if not own.any():
+    own, points = (_upright(of[found.window.inside], side) for of in (found.mask, found.window.points_m))
+    rows = np.flatnonzero(own.any(1))
+    if not len(rows):
         return math.inf
-    last = np.flatnonzero(own.any(along))[-1 if side >= 2 else 0]
-    line = own[last] if along else own[:, last]
-    depth_m, height_m = (values[last] if along else values[:, last] for values in (found.points_m[..., 2], heights))
-    return float(height_m[np.where(line, depth_m, np.inf).argmin()])
+    line = points[rows[-1]][own[rows[-1]]]
+    return float(plane.height_m(line[line[:, 2].argmin()]))
 
 
-def _in_image(cloud: SceneCloud, found: Foreground, mask: np.ndarray) -> np.ndarray:
+def _in_image(window: Window, mask: np.ndarray) -> np.ndarray:
     """A mask of a window as a mask of the whole image, HxW uint8."""
-    image = np.zeros(cloud.frame.depth_m.shape, np.uint8)
-    rows, columns = (slice(s.start, s.stop) for s in (found.rows, found.columns))
-    whole = np.repeat(np.repeat(mask, found.step, 0), found.step, 1)
+    image = np.zeros(window.cloud.frame.depth_m.shape, np.uint8)
+    rows, columns = (slice(s.start, s.stop) for s in (window.rows, window.columns))
+    whole = np.repeat(np.repeat(mask, window.step, 0), window.step, 1) if window.step > 1 else mask
     image[rows, columns] = whole[: rows.stop - rows.start, : columns.stop - columns.start]
     return image

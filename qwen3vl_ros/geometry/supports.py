@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen3vl_ros.geometry.foreground import Foreground, surface_normals
+from qwen3vl_ros.geometry.foreground import Foreground, chosen, surface_normals
 from qwen3vl_ros.geometry.hulls import depth_inside, near, outline
 from qwen3vl_ros.geometry.planes import Plane
 from qwen3vl_ros.geometry.shape import level_axes
@@ -67,9 +67,11 @@ def level_patches(points_m: np.ndarray, standing: np.ndarray, plane: Plane) -> l
 
     standing: hxw, the readings above the plane. The patches are parallel to the plane and as noisy as it is.
     """
-    normals = surface_normals(points_m, standing, plane.noise_m)
+    pixels = np.flatnonzero(standing)
+    normals = surface_normals(points_m, standing, pixels, plane.noise_m)
+    flat = np.zeros(standing.shape, bool)
     with np.errstate(invalid="ignore"):
-        flat = standing & (normals @ plane.normal.astype(np.float32) > _COS_LEVEL)
+        flat.ravel()[pixels] = normals @ plane.normal.astype(np.float32) > _COS_LEVEL
     heights = plane.height_m(points_m)
     tolerance = plane.tolerance_at(points_m[..., 2])
     patches = []
@@ -93,17 +95,18 @@ def carries(patch: LevelPatch, found: Foreground, below: Foreground) -> bool:
     thing must span its 2D box above the patch and have little of itself below it; the patch must reach under the middle
     of its footprint, and out of that footprint: an inner floor does not.
     """
-    rows, columns = np.nonzero(found.mask)
-    box_rows, box_columns = np.nonzero(below.box)
-    if np.ptp(rows) < _FILLS * np.ptp(box_rows) or np.ptp(columns) < _FILLS * np.ptp(box_columns):
-        return False
+    window = below.window
+    for axis in (0, 1):
+        spanned, whole = np.flatnonzero(found.mask.any(1 - axis)), window.inside[axis]
+        if np.ptp(spanned) < _FILLS * (whole.stop - whole.start - 1):
+            return False
     axes = level_axes(patch.plane.normal)[:2]
-    surface = below.points_m[patch.mask] @ axes.T
-    footprint = outline(found.points_m[found.mask] @ axes.T)
+    surface = chosen(window.points_m, patch.mask) @ axes.T
+    footprint = outline(found.points_m @ axes.T)
     middle = (footprint.min(0) + footprint.max(0)) / 2
     if float(depth_inside(outline(surface), middle)[0]) < -_OUTSIDE * np.ptp(footprint, axis=0).min():
         return False
-    own = below.points_m[below.mask & below.box]
+    own = chosen(window.points_m[window.inside], below.mask[window.inside])
     deeper = own[patch.plane.height_m(own) < -2 * patch.plane.tolerance_at(own[:, 2])]
     if len(deeper) > _DEEPER_SHARE * len(own) or near(footprint, deeper @ axes.T, 0.0).sum() > _LOWER_SHARE * len(own):
         return False

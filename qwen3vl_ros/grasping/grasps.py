@@ -70,7 +70,7 @@ def _best_on(cloud: SceneCloud, site: Site, gripper: GripperConfig) -> tuple[Jud
     yaws = site.box_yaw_rad + np.arange(_YAWS) * np.pi / _YAWS
     ground = terrain(site.points, site.rest, site.middle_xy_m, site.floor, gripper)
     places, failures = find_places(ground, gripper, site.top_m, lowest, yaws, _JUDGED)
-    judged = [judge(cloud, site, places, k, gripper) for k in range(len(places.yaw_rad))]
+    judged = judge(cloud, site, places, gripper)
     good = [j for j in judged if not j.fault]
     if good:
         return max(good, key=lambda j: j.quality), False

@@ -9,6 +9,7 @@ is free all the way up, so the straight approach is free as well. Knows nothing 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import cv2
@@ -28,11 +29,12 @@ _ROOM_M = (0.0, 0.005, 0.010)  # room beside the fingers that still makes a plac
 class Terrain:
     """Height maps around centre_xy_m: rows are y, columns x, `cell_m` apart; -1000 where nothing is.
 
-    object_m: the object, its assumed unseen side included. others_m: everything else.
+    object_m: the object, its assumed unseen side included. others_m: everything else. radius_m: of the object.
     """
 
     centre_xy_m: np.ndarray
     cell_m: float
+    radius_m: float
     object_m: np.ndarray
     others_m: np.ndarray
 
@@ -87,16 +89,14 @@ def terrain(
         offsets = (np.arange(cells, dtype=np.float32) - cells // 2) * cell
         support = floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
         others = np.maximum(others, support.astype(np.float32))
-    return Terrain(centre, cell, own, others)
+    return Terrain(centre, cell, radius, own, others)
 
 
 def _height_map(points_m, centre, cell, cells) -> np.ndarray:
     heights = np.full((cells, cells), _EMPTY, np.float32)
-    index = np.rint((points_m[:, :2] - centre) / cell).astype(int) + cells // 2
-    inside = (index[:, 0] >= 0) & (index[:, 0] < cells) & (index[:, 1] >= 0) & (index[:, 1] < cells)
-    order = np.argsort(points_m[inside, 2])  # the last one written, the highest, stays
-    column, row = index[inside][order].T
-    heights[row, column] = points_m[inside, 2][order]
+    column, row = (np.rint((points_m[:, k] - centre[k]) / cell).astype(np.intp) + cells // 2 for k in (0, 1))
+    inside = np.flatnonzero((column >= 0) & (column < cells) & (row >= 0) & (row < cells))
+    np.maximum.at(heights.ravel(), row[inside] * cells + column[inside], points_m[inside, 2].astype(np.float32))
     return heights
 
 
@@ -114,16 +114,17 @@ def find_places(
     frame.
     """
     tips = np.unique(np.linspace(lowest_tip_m, max(lowest_tip_m, top_m - _BITE_M), _LEVELS))
-    size = ground.object_m.shape[0]
-    own, others, ceiling = (np.empty((len(yaws_rad), size, size), np.float32) for _ in range(3))
-    for k, yaw in enumerate(yaws_rad):
-        own[k], others[k] = _turned(ground.object_m, yaw), _turned(ground.others_m, yaw)
-        ceiling[k] = _palm_ceiling(own[k], others[k], gripper, ground.cell_m)
-    # One tall picture, slice below slice, so that every step is one call. What spreads over a slice's border
-    # lands where no jaws can be: the object is more than half a gripper away from there.
-    solid = (own[:, None] > tips[:, None, None]).reshape(-1, size).view(np.uint8)
-    obstacle = (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).reshape(-1, size).view(np.uint8)
-    places, slices, failures = _search(solid, obstacle, ceiling, tips, ground.cell_m, gripper, yaws_rad)
+    # Only lines over the object matter, and what is beside them as far as a finger reaches.
+    lines = (
+        _cells(ground.radius_m, ground.cell_m) + 1 + _half(gripper.finger_width + 2 * gripper.clearance, ground.cell_m)
+    )
+    turned = _turned(cv2.merge((ground.object_m, ground.others_m)), yaws_rad, lines)
+    own, others = turned[..., 0], turned[..., 1]
+    solid = (own[:, None] > tips[:, None, None]).view(np.uint8)
+    obstacle = (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).view(np.uint8)
+    places, slices, failures = _search(
+        solid, obstacle, _palms(ground, gripper, tips, yaws_rad), tips, ground.cell_m, gripper, yaws_rad
+    )
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)
     worth = places.face - 0.7 * np.hypot(places.across_m, places.along_m) / reach + 0.3 * places.room
     order = np.argsort(-worth, kind="stable")
@@ -137,94 +138,124 @@ def find_places(
     return Places(*(getattr(places, f.name)[chosen] for f in fields(Places))), failures
 
 
-def _turned(heights: np.ndarray, yaw: float) -> np.ndarray:
-    """The map with rows across and columns along the closing direction."""
-    middle = heights.shape[0] // 2
-    c, s = np.cos(yaw), np.sin(yaw)
-    matrix = np.array(((c, -s, middle * (1 - c + s)), (s, c, middle * (1 - s - c))))
-    return cv2.warpAffine(
-        heights,
-        matrix,
-        heights.shape[::-1],
-        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=_EMPTY,
-    )
+def _turned(maps: np.ndarray, yaws_rad: np.ndarray, lines: int) -> np.ndarray:
+    """The maps (size x size x channels) with rows across and columns along each closing direction: the middle row and
+    `lines` on either side.
+    """
+    size = maps.shape[0]
+    middle, lines = size // 2, min(lines, size // 2)
+    turned = np.empty((len(yaws_rad), 2 * lines + 1, *maps.shape[1:]), np.float32)
+    for out, yaw in zip(turned, yaws_rad):
+        c, s = math.cos(yaw), math.sin(yaw)
+        matrix = np.array(((c, -s, middle * (1 - c) + s * lines), (s, c, middle * (1 - s) - c * lines)))
+        cv2.warpAffine(
+            maps,
+            matrix,
+            (size, 2 * lines + 1),
+            dst=out,
+            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(_EMPTY,) * 4,
+        )
+    return turned
 
 
 def _cells(length_m: float, cell_m: float) -> int:
     return int(np.ceil(length_m / cell_m - 1e-6))
 
 
-def _odd(length_m: float, cell_m: float) -> int:
-    return 2 * _cells(length_m / 2, cell_m) + 1
-
-
-def _spread(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    return cv2.dilate(
-        picture,
-        np.ones((rows, columns), np.uint8),
-        borderType=cv2.BORDER_CONSTANT,
-        borderValue=_EMPTY if picture.dtype == np.float32 else 0,
-    )
-
-
-def _palm_ceiling(own, others, gripper, cell) -> np.ndarray:
-    """Highest thing under the palm, for each position of its middle."""
-    span = gripper.max_width + 2 * gripper.finger_thickness + 2 * gripper.clearance
-    return _spread(np.maximum(own, others), _odd(gripper.palm_width + 2 * gripper.clearance, cell), _odd(span, cell))
+def _half(length_m: float, cell_m: float) -> int:
+    """Cells on either side of the middle one that a length centred on it reaches into."""
+    return _cells(length_m / 2, cell_m)
 
 
 class _Counts:
-    """How many cells of a picture are set in a stretch of a row."""
+    """How many cells are set in rectangles of stacked pictures, slices x rows x columns (uint8, 0 or 1)."""
 
-    def __init__(self, picture: np.ndarray):
-        self.total = cv2.integral(picture)
-        self.columns = picture.shape[1]
+    def __init__(self, pictures: np.ndarray):
+        self.slices, self.rows, self.columns = pictures.shape
+        self.total = cv2.integral(pictures.reshape(-1, self.columns)).ravel()
 
-    def __call__(self, row, start, end) -> np.ndarray:
-        start, end = np.clip(start, 0, self.columns), np.clip(end, 0, self.columns)
-        return self.total[row + 1, end] - self.total[row, end] - self.total[row + 1, start] + self.total[row, start]
+    def __call__(self, slices, rows, columns) -> np.ndarray:
+        """rows, columns: (first, one past the last), cut at the picture's border."""
+        top, bottom = (np.clip(row, 0, self.rows) + slices * self.rows for row in rows)
+        left, right = (np.clip(column, 0, self.columns) for column in columns)
+        top, bottom = top * (self.columns + 1), bottom * (self.columns + 1)
+        take = self.total.take
+        return take(bottom + right) - take(bottom + left) - take(top + right) + take(top + left)
 
 
-def _search(solid, obstacle, ceiling, tips, cell, gripper, yaws_rad) -> tuple[Places, np.ndarray, Failures]:
-    """All places in the stacked pictures, the slice each is from, and the failures."""
-    size, failures = solid.shape[1], Failures()
-    strip = np.zeros((len(solid), size + 2), np.int8)
-    # Only lines through the object itself: beside it a finger would hold no more than a corner.
-    strip[:, 1:-1] = _spread(solid, _odd(gripper.finger_width, cell), 1) * solid.any(1)[:, None]
-    blocked = _spread(solid | obstacle, _odd(gripper.finger_width + 2 * gripper.clearance, cell), 1)
-    edges = np.flatnonzero(strip[:, 1:] != strip[:, :-1])  # a start and an end in turns
-    row, start, end = edges[::2] // (size + 1), edges[::2] % (size + 1), edges[1::2] % (size + 1)
-    gap, thickness = _cells(gripper.clearance, cell), _cells(gripper.finger_thickness, cell)
-    blocked_in, solid_in = _Counts(blocked), _Counts(solid)
-    found = []
-    for lag in range(min(3, len(row))):  # one run, two runs and the hollow between them, three
-        same = row[: len(row) - lag] == row[lag:]
-        r, s, e = row[: len(row) - lag][same], start[: len(row) - lag][same], end[lag:][same]
-        holds = solid_in(r, s, e) > 0
-        found.append(np.stack((r[holds], s[holds], e[holds])))
-    r, s, e = np.concatenate(found, 1) if found else np.empty((3, 0), int)
-    slices, line = r // size, r % size
-    yaw, tip = np.asarray(yaws_rad)[slices // len(tips)], tips[slices % len(tips)]
-    width, across, along = (e - s) * cell, (line - size // 2) * cell, ((s + e - 1) / 2 - size // 2) * cell
-    narrow = width + 2 * gripper.clearance <= gripper.max_width + cell  # grasp.py measures the width exactly
-    room = np.full(len(r), -1.0)
-    for extra in _ROOM_M:
-        reach = gap + thickness + _cells(extra, cell)
-        room[blocked_in(r, s - reach, s - gap) + blocked_in(r, e + gap, e + reach) == 0] = extra / _ROOM_M[-1]
-    palm_free = (
-        ceiling[slices // len(tips), line, (s + e - 1) // 2] + gripper.clearance <= tip + gripper.finger_length + 1e-6
+def _palms(ground: Terrain, gripper: GripperConfig, tips: np.ndarray, yaws_rad: np.ndarray) -> _Counts | None:
+    """Cells that are too high to be under the palm, for each direction and depth; None if none is."""
+    highest, limits = (
+        np.maximum(ground.object_m, ground.others_m),
+        tips + gripper.finger_length - gripper.clearance + 1e-6,
     )
-    failures.too_wide = int((~narrow).sum())
-    failures.no_room = int((narrow & (room < 0)).sum())
-    failures.palm = int((narrow & (room >= 0) & ~palm_free).sum())
-    if len(r):
-        k = int(width.argmin())
-        failures.narrowest = tuple(float(v[k]) for v in (width, yaw, across, along, tip))
-    good = narrow & (room >= 0) & palm_free
-    pad_rows = _odd(gripper.finger_width, cell)
-    depth = cv2.boxFilter(solid, cv2.CV_16S, (1, pad_rows), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    inside = np.minimum(1, e - s - 1)
-    face = (depth[r, s + inside] + depth[r, e - 1 - inside]) / (2.0 * pad_rows)
-    return Places(*(v[good] for v in (yaw, across, along, tip, width, room, face))), slices[good], failures
+    if highest.max() <= limits[0]:
+        return None
+    turned = _turned(highest[..., None], yaws_rad, highest.shape[0] // 2)[..., 0]
+    return _Counts((turned[:, None] > limits[:, None, None]).view(np.uint8).reshape(-1, *turned.shape[1:]))
+
+
+def _search(solid, obstacle, palms, tips, cell, gripper, yaws_rad) -> tuple[Places, np.ndarray, Failures]:
+    """All places in the pictures (directions x depths x rows x columns), the slice each is from, and the failures."""
+    rows, columns = solid.shape[2:]
+    solid, obstacle, failures = solid.reshape(-1, rows, columns), obstacle.reshape(-1, rows, columns), Failures()
+    solid_in, filled_in = _Counts(solid), _Counts(solid | obstacle)
+    # Only lines through the object itself: beside it a finger would hold no more than a corner.
+    finger = _half(gripper.finger_width, cell)
+    spread = cv2.dilate(solid.reshape(-1, columns), np.ones((2 * finger + 1, 1), np.uint8), borderValue=0)
+    strip = np.zeros((len(spread), columns + 2), np.int8)
+    strip[:, 1:-1] = spread
+    strip[~solid.reshape(-1, columns).any(1)] = 0
+    edges = np.flatnonzero(strip[:, 1:] != strip[:, :-1])  # a start and an end in turns
+    line, start, end = edges[::2] // (columns + 1), edges[::2] % (columns + 1), edges[1::2] % (columns + 1)
+    found = []
+    for lag in range(min(3, len(line))):  # one run, two runs and the hollow between them, three
+        same = line[: len(line) - lag] == line[lag:]
+        found.append((line[: len(line) - lag][same], start[: len(line) - lag][same], end[lag:][same]))
+    k, s, e = (np.concatenate(part) for part in zip(*found)) if found else np.empty((3, 0), int)
+    k, r = k // rows, k % rows
+    k, r, s, e = _those(solid_in(k, (r, r + 1), (s, e)) > 0, k, r, s, e)
+    width = (e - s) * cell
+    narrow = width + 2 * gripper.clearance <= gripper.max_width + cell  # judge.py measures the width exactly
+    failures.too_wide = len(narrow) - np.count_nonzero(narrow)
+    if len(k):
+        least = int(width.argmin())
+        failures.narrowest = tuple(float(of[least]) for of in _local(k, r, s, e, rows, columns, cell, tips, yaws_rad))
+    k, r, s, e = _those(narrow, k, r, s, e)
+    gap, thickness = _cells(gripper.clearance, cell), _cells(gripper.finger_thickness, cell)
+    beside = _half(gripper.finger_width + 2 * gripper.clearance, cell)
+
+    def free(extra):  # both fingers' columns, and so much more beside them
+        reach, band = gap + thickness + _cells(extra, cell), (r - beside, r + beside + 1)
+        return filled_in(k, band, (s - reach, s - gap)) + filled_in(k, band, (e + gap, e + reach)) == 0
+
+    has_room = free(0.0)
+    failures.no_room = len(has_room) - np.count_nonzero(has_room)
+    k, r, s, e = _those(has_room, k, r, s, e)
+    if palms is not None:
+        middle, line = (s + e - 1) // 2, r - rows // 2 + palms.rows // 2
+        across = _half(gripper.palm_width + 2 * gripper.clearance, cell)
+        along = _half(gripper.max_width + 2 * gripper.finger_thickness + 2 * gripper.clearance, cell)
+        palm_free = palms(k, (line - across, line + across + 1), (middle - along, middle + along + 1)) == 0
+        failures.palm = len(palm_free) - np.count_nonzero(palm_free)
+        k, r, s, e = _those(palm_free, k, r, s, e)
+    room = np.zeros(len(k))
+    for extra in _ROOM_M:
+        room[free(extra)] = extra / _ROOM_M[-1]
+    inside, pad = np.minimum(1, e - s - 1), (r - finger, r + finger + 1)
+    face = solid_in(k, pad, (s + inside, s + inside + 1)) + solid_in(k, pad, (e - 1 - inside, e - inside))
+    width, yaw, across, along, tip = _local(k, r, s, e, rows, columns, cell, tips, yaws_rad)
+    return Places(yaw, across, along, tip, width, room, face / (4.0 * finger + 2.0)), k, failures
+
+
+def _those(wanted: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+    kept = np.flatnonzero(wanted)
+    return tuple(v.take(kept) for v in values)
+
+
+def _local(k, r, s, e, rows, columns, cell, tips, yaws_rad):
+    """Width, closing direction, position across and along it, and fingertips' height of runs s..e in row r of slice k."""
+    along = ((s + e - 1) / 2 - columns // 2) * cell
+    return (e - s) * cell, yaws_rad[k // len(tips)], (r - rows // 2) * cell, along, tips[k % len(tips)]

@@ -15,11 +15,13 @@ import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.foreground import chosen, moved
 from qwen3vl_ros.geometry.shape import level_axes
 from qwen3vl_ros.types import Detection3D
 
 _CELL_M = 0.0025
 _MAX_POINTS = 2500
+_HIGHEST_M = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,26 +58,28 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     offset_m = offset if offset is not None else -float((own @ up.astype(np.float32)).min())
     camera_T_local = np.eye(4)
     camera_T_local[:3, :3], camera_T_local[:3, 3] = axes.T, -offset_m * up
-    turn, shift = axes.T.astype(np.float32), np.array((0, 0, offset_m), np.float32)
-    points = np.concatenate((own, detection.hidden_camera_m)) @ turn + shift
+    local_T_camera = np.eye(4)
+    local_T_camera[:3, :3], local_T_camera[2, 3] = axes, offset_m
+    points = moved(np.concatenate((own, detection.hidden_camera_m)), local_T_camera)
     middle = np.array([(points[:, k].min() + points[:, k].max()) / 2 for k in (0, 1)], float)
-    centre = axes @ camera_T_box[:3, 3] + shift
+    centre = local_T_camera[:3, :3] @ camera_T_box[:3, 3] + local_T_camera[:3, 3]
     corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
     half = float(np.hypot(*corners[:2]))
     top = _top_of(points[: len(own)])
     reach = half + gripper.max_width + gripper.finger_thickness
-    rest = [_surroundings(cloud, detection, camera_T_local, centre, reach, top)]
-    rest += [o.hidden_camera_m for o in others]
-    rest = np.concatenate(rest) @ turn + shift
-    near = (np.abs(rest[:, 0] - centre[0]) < reach) & (np.abs(rest[:, 1] - centre[1]) < reach)
     lowest_m = 0.0 if offset is None else gripper.clearance  # lower is the support, or as flat as it
-    near &= rest[:, 2] > lowest_m
+    room = (*(centre[:2] - reach), lowest_m), (*(centre[:2] + reach), _HIGHEST_M)
+    rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top)]
+    for other in others:
+        if len(other.hidden_camera_m):
+            hidden = moved(other.hidden_camera_m, local_T_camera)
+            rest.append(chosen(hidden, cv2.inRange(hidden[:, None], *room)))
     along = axes @ camera_T_box[:3, 0]
     return Site(
         camera_T_local,
         points,
         np.arange(len(points)) < len(own),
-        rest[near],
+        np.concatenate(rest),
         None if offset is None else (0.0, 0.0, 0.0),
         top,
         middle,
@@ -131,25 +135,26 @@ def _up_at(cloud: SceneCloud, camera_T_box: np.ndarray, height_m: float) -> tupl
     return -camera_T_box[:3, 3] / np.linalg.norm(camera_T_box[:3, 3]), None
 
 
-def _surroundings(cloud: SceneCloud, detection: Detection3D, camera_T_local, centre, reach, top) -> np.ndarray:
-    """Camera-frame points near the object that are not its own, as dense as the height map needs."""
-    corners = np.array([(x, y, z) for x in (-reach, reach) for y in (-reach, reach) for z in (0.0, top + 0.1)])
-    corners[:, :2] += centre[:2]
-    pixels = cloud.project_px(corners @ camera_T_local[:3, :3].T + camera_T_local[:3, 3])
+def _surroundings(cloud, detection: Detection3D, camera_T_local, local_T_camera, room, top: float) -> np.ndarray:
+    """Local points in the room (its lowest and highest corner) that are not the object's, as dense as the height map needs."""
+    (x0, y0, _), (x1, y1, _) = room
+    corners = np.array([(x, y, z) for x in (x0, x1) for y in (y0, y1) for z in (0.0, top + 0.1)])
+    pixels = cloud.project_px(moved(corners, camera_T_local))
     height, width = cloud.frame.depth_m.shape
-    low, high = np.zeros(2, int), np.array((width, height))
+    (left, top_row), (right, bottom) = (0, 0), (width, height)
     if np.isfinite(pixels).all():
-        low = np.clip(np.floor(pixels.min(0)), 0, high).astype(int)
-        high = np.clip(np.ceil(pixels.max(0)) + 1, 0, high).astype(int)
-    distance = float(np.median(detection.points_camera_m[:, 2]))
-    step = max(1, int(_CELL_M * cloud.frame.K[0, 0] / distance))
-    grid = slice(low[1], high[1], step), slice(low[0], high[0], step)
-    own = np.zeros((height, width), np.uint8)
-    column, row = np.rint(cloud.project_px(detection.points_camera_m)).astype(int).T
-    own[row, column] = 1
-    window = own[low[1] : high[1], low[0] : high[0]]
-    if window.size:
-        # Thinned points leave holes, and the pixels at its outline may show either side.
-        filled = cv2.morphologyEx(window, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
-        own[low[1] : high[1], low[0] : high[0]] = cv2.dilate(filled, np.ones((3, 3), np.uint8))
-    return cloud.window_points_m(*grid)[cloud.valid[grid] & (own[grid] == 0)]
+        left, top_row = np.clip(np.floor(pixels.min(0)), 0, (width, height)).astype(int)
+        right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, (width, height)).astype(int)
+    if left >= right or top_row >= bottom:
+        return np.empty((0, 3), np.float32)
+    own = np.zeros((bottom - top_row, right - left), np.uint8)
+    column, row = np.rint(cloud.project_px(detection.points_camera_m) - (left, top_row)).astype(int).T
+    seen = (column >= 0) & (column < own.shape[1]) & (row >= 0) & (row < own.shape[0])
+    own[row[seen], column[seen]] = 1
+    # Thinned points leave holes, and the pixels at its outline may show either side.
+    own = cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
+    own = cv2.dilate(own, np.ones((3, 3), np.uint8))
+    step = max(1, int(_CELL_M * cloud.frame.K[0, 0] / float(np.median(detection.points_camera_m[:, 2]))))
+    points = cloud.window_points_m(slice(top_row, bottom, step), slice(left, right, step))
+    local = cv2.transform(points, local_T_camera[:3])
+    return chosen(local, (cv2.inRange(local, *room) > 0) & (own[::step, ::step] == 0))  # not NaN

@@ -30,7 +30,7 @@ _LABELS = {
     "blue_ketchup": "white bottle",
 }
 _SIZE_RANGE_M = (0.03, 0.20)
-LARGEST_M = 0.32  # with pans and their handles
+LARGEST_M = 0.42  # with pans and their handles
 _TEXTURE_PX = 512
 _OUTLINE_CELLS = 24
 

@@ -120,8 +120,16 @@ class GripperConfig(_Validated):
     max_width: float = _p(0.085, "Largest opening, metres.", range=(0.005, 1.0), live=True)
     finger_thickness: float = _p(0.014, "Finger extent along the closing axis, metres.", range=(0.001, 0.2), live=True)
     finger_width: float = _p(0.022, "Finger extent across the closing axis, metres.", range=(0.001, 0.2), live=True)
-    finger_length: float = _p(0.045, "From fingertip to palm, metres.", range=(0.005, 0.5), live=True)
+    finger_length: float = _p(
+        0.045, "From fingertip to palm, metres, with the jaws fully open.", range=(0.005, 0.5), live=True
+    )
+    tip_advance: float = _p(
+        0.013, "How far the fingertips move along the approach from open to closed, metres.", range=(0.0, 0.1), live=True
+    )
     palm_width: float = _p(0.075, "Palm extent across the closing axis, metres.", range=(0.005, 0.5), live=True)
+    palm_length: float = _p(
+        0.150, "Palm extent along the closing axis, metres, with what moves beside it.", range=(0.005, 0.6), live=True
+    )
     clearance: float = _p(
         0.004, "Free space kept between a finger and anything else, metres.", range=(0.0, 0.1), live=True
     )

@@ -10,6 +10,7 @@ at (0, 0) for K and the corner of the image at (0, 0) for boxes, x to the right 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -314,6 +315,7 @@ class GraspTarget:
 
     width_m: opening needed at the object. approach_m: way back along -z to the pre-grasp. quality 0..1.
     An infeasible target keeps the best pose that was tried and says why in `reason`.
+    opening_m: what to open to before the approach, as wide as the room beside the object allows; NaN where nobody said.
     """
 
     detection_id: str
@@ -325,6 +327,7 @@ class GraspTarget:
     quality: float
     feasible: bool
     reason: str = ""
+    opening_m: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

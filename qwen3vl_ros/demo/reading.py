@@ -61,7 +61,7 @@ def detection_3d_of(message: Any) -> Detection3D:
 def _grasps_of(array: Any) -> tuple[GraspTarget, ...]:
     return tuple(
         GraspTarget(m.detection_id, m.class_id, array.header.frame_id, pose_matrix(m.pose), m.width,
-                    m.approach_distance, m.quality, m.feasible, m.reason) for m in array.targets)  # fmt: skip
+                    m.approach_distance, m.quality, m.feasible, m.reason, m.opening) for m in array.targets)  # fmt: skip
 
 
 def frame_of(image: Any, info: Any | None) -> Frame:

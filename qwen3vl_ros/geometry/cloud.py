@@ -135,6 +135,13 @@ class SceneCloud:
         result[inside] = self.depth_m[row, column] - points_m[inside, 2]
         return result
 
+    @cached_property
+    def noise_per_m2(self) -> float:
+        """What the scene shows of the depth's noise: standard deviation over the square of the range, 1/m; 0 unknown."""
+        points = self.thinned_m[:: max(1, len(self.thinned_m) // 1500)]
+        noise = self.noise_m(points) if len(points) else float("nan")
+        return noise / float(np.median(points[:, 2])) ** 2 if np.isfinite(noise) else 0.0
+
     def noise_m(self, points_m: np.ndarray) -> float:
         """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
 

@@ -22,7 +22,7 @@ from qwen3vl_ros.grasping.site import Site, leaning_site, site_of
 from qwen3vl_ros.types import Detection3D, GraspTarget
 
 _YAWS = 12
-_JUDGED = 12
+_JUDGED = 24
 _MIN_BITE_M = 0.003
 
 
@@ -138,4 +138,5 @@ def _target(cloud: SceneCloud, detection: Detection3D, gripper: GripperConfig, g
         min(1.0, grasp.quality),
         not grasp.fault,
         grasp.fault,
+        grasp.opening_m if math.isfinite(grasp.opening_m) else min(gripper.max_width, grasp.width_m + 2 * gripper.clearance),
     )

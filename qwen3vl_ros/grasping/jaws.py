@@ -22,6 +22,7 @@ _CELL_M = 0.0025
 _MAX_CELLS = 128
 _LEVELS = 3
 _BITE_M = 0.010
+_CENTRINGS = (0.7, 2.0)  # how much a place loses at the border of the object
 _ROOM_M = (0.0, 0.005, 0.010)  # room beside the fingers that still makes a place better
 
 
@@ -79,7 +80,8 @@ def terrain(
     floor: (a, b, c) of a support whose height is a x + b y + c, None if there is none.
     """
     radius = float(np.hypot(object_m[:, 0] - centre[0], object_m[:, 1] - centre[1]).max())
-    half = radius + gripper.max_width / 2 + gripper.finger_thickness + 2 * gripper.clearance + _ROOM_M[-1]
+    beside = max(gripper.max_width / 2 + gripper.finger_thickness + gripper.clearance + _ROOM_M[-1], gripper.palm_length / 2)
+    half = radius + beside + gripper.clearance
     cell = max(_CELL_M, 2 * half / _MAX_CELLS)
     cells = 2 * int(np.ceil(half / cell)) + 1
     # Pixels farther apart than the cells leave holes, a closing fills them.
@@ -126,15 +128,18 @@ def find_places(
         solid, obstacle, _palms(ground, gripper, tips, yaws_rad), tips, ground.cell_m, gripper, yaws_rad
     )
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)
-    worth = places.face - 0.7 * np.hypot(places.across_m, places.along_m) / reach + 0.3 * places.room
-    order = np.argsort(-worth, kind="stable")
-    _, first = np.unique(slices[order], return_index=True)
-    # The best of every slice; then by turns from each depth, since only the points tell how deep a wall can
-    # be held.
-    best = order[np.sort(first)]
-    level = slices[best] % len(tips)
-    turn = np.array([np.count_nonzero(level[:k] == level[k]) for k in range(len(best))], int)
-    chosen = best[np.argsort(turn, kind="stable")[:keep]]
+    off_centre, chosen = np.hypot(places.across_m, places.along_m) / reach, []
+    for centring in _CENTRINGS:
+        worth = places.face - centring * off_centre + 0.3 * places.room
+        order = np.argsort(-worth, kind="stable")
+        _, first = np.unique(slices[order], return_index=True)
+        # The best of every slice; then by turns from each depth, since only the points tell how deep a wall can be held.
+        best = order[np.sort(first)]
+        level = slices[best] % len(tips)
+        turn = np.array([np.count_nonzero(level[:k] == level[k]) for k in range(len(best))], int)
+        chosen.append(best[np.argsort(turn, kind="stable")])
+    chosen = np.stack(chosen, 1).ravel()
+    chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])][:keep]
     return Places(*(getattr(places, f.name)[chosen] for f in fields(Places))), failures
 
 
@@ -237,7 +242,7 @@ def _search(solid, obstacle, palms, tips, cell, gripper, yaws_rad) -> tuple[Plac
     if palms is not None:
         middle, line = (s + e - 1) // 2, r - rows // 2 + palms.rows // 2
         across = _half(gripper.palm_width + 2 * gripper.clearance, cell)
-        along = _half(gripper.max_width + 2 * gripper.finger_thickness + 2 * gripper.clearance, cell)
+        along = _half(gripper.palm_length + 2 * gripper.clearance, cell)
         palm_free = palms(k, (line - across, line + across + 1), (middle - along, middle + along + 1)) == 0
         failures.palm = len(palm_free) - np.count_nonzero(palm_free)
         k, r, s, e = _those(palm_free, k, r, s, e)

@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.grasping.contacts import contact_tilt
 from qwen3vl_ros.grasping.jaws import Places
 from qwen3vl_ros.grasping.site import Site
 
 _CONTACT_M = 0.004
 _MIN_HOLD = 0.25  # of the finger's width
-_BIN_M = 0.002
-_SLOPE_M = 0.007
+_RAGGED = 0.3  # of the distance between pixels: how far an outline is from where it seems
+_STRAYS = 2  # points that may lie where the hand shall be
 _ANTIPODALITY = 0.30  # its weight in the quality
 
 
@@ -36,6 +36,7 @@ class Judged:
     width_m: float
     quality: float = 0.0
     fault: str = ""
+    opening_m: float = math.nan
 
 
 def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig) -> list[Judged]:
@@ -68,7 +69,7 @@ def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig)
     rated.sort(key=lambda g: order[id(g)])
     tilted = math.cos(site.tilt_rad)
     return [
-        Judged(site, g.yaw_rad, g.xy_m, g.tip_m, g.width_m, 0.0 if g.fault else g.quality * tilted, g.fault)
+        Judged(site, g.yaw_rad, g.xy_m, g.tip_m, g.width_m, 0.0 if g.fault else g.quality * tilted, g.fault, g.opening_m)
         for g in rated
     ]
 
@@ -76,7 +77,7 @@ def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig)
 @dataclass(eq=False)
 class _Grip:
     """A place while it is being measured. points: Mx3, what is between the fingers, in the jaws' frame: across, along the
-    closing direction, height. measured_share: of the contacts that was measured. faces: where the fingers touch along y.
+    closing direction, height. measured_share: of the contacts that was measured. noise_m: of the points along y.
     """
 
     yaw_rad: float
@@ -89,6 +90,8 @@ class _Grip:
     measured_share: float = 0.0
     quality: float = 0.0
     fault: str = ""
+    noise_m: float = 0.0
+    opening_m: float = math.nan
 
     @property
     def closing(self) -> np.ndarray:
@@ -105,6 +108,8 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
     z = site.points[:, 2]
     reach = (places.width_m / 2 + _CONTACT_M).astype(np.float32)[:, None]
     between = (np.abs(x) < gripper.finger_width / 2) & (np.abs(y) < reach) & (z > places.tip_m[:, None])
+    sight = site.centre_m - site.eye_m
+    sight /= max(float(np.linalg.norm(sight)), 1e-9)
     grips = []
     for k in range(len(c)):
         held = np.flatnonzero(between[k])
@@ -127,7 +132,8 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
         if grip.width_m + 2 * gripper.clearance > gripper.max_width:
             grip.fault = too_wide(grip.width_m, gripper)
             continue
-        depth = min(_CONTACT_M, 0.35 * grip.width_m)
+        grip.noise_m = math.hypot(site.noise_m * float(sight[:2] @ grip.closing), _RAGGED * site.pitch_m)
+        depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
         grip.contacts = np.flatnonzero(points[1] <= low + depth), np.flatnonzero(points[1] >= high - depth)
         seen = site.measured.take(held)
         grip.measured_share = sum(np.count_nonzero(seen[c]) / len(c) for c in grip.contacts) / 2
@@ -143,7 +149,7 @@ def _hold(site: Site, grip: _Grip, cone: float, gripper: GripperConfig) -> None:
         grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
         return
     tilts = (
-        _contact_tilt(x[contact], outward * y[contact], z[contact], site.top_m)
+        contact_tilt(x[contact], outward * y[contact], z[contact], site.top_m, grip.noise_m)
         for outward, contact in zip((-1, 1), grip.contacts)
     )
     angle = max(tilts)
@@ -174,6 +180,8 @@ def jaw_axes(points: np.ndarray, xy: np.ndarray, closing: np.ndarray) -> tuple[n
 
 def _seen_empty(cloud: SceneCloud, site: Site, grips: list[_Grip], gripper: GripperConfig) -> np.ndarray:
     """Share of the open fingers' space at each grip, sampled, that the camera saw to be empty."""
+    if not grips:
+        return np.empty(0)
     heights = np.array((0.05, 0.35, 0.65)) * gripper.finger_length
     across = np.array((-gripper.finger_width / 3, gripper.finger_width / 3))
     sides, across, heights = (of.ravel() for of in np.meshgrid((-1.0, 1.0), across, heights))
@@ -187,72 +195,43 @@ def _seen_empty(cloud: SceneCloud, site: Site, grips: list[_Grip], gripper: Grip
     return (cloud.look_behind(points) > 0).reshape(len(grips), -1).mean(1)
 
 
-def _contact_tilt(x, y, z, top: float) -> float:
-    """Angle between the closing axis (y, outward) and the normal where a flat finger first touches.
-
-    Across, a sloping face counts with its slope and a corner with the slope of its sides, for the object
-    would turn about it; a round side touches squarely. Along the approach only a fingertip on a slope slips.
-    """
-    nearly_level = np.ptp(z) < _BIN_M and z.max() < top - _BIN_M  # the floor of a bowl, not a rim seen from above
-    if len(x) < 4 or nearly_level:
-        return math.pi / 2
-    t, outer = _outline(x, y)
-    t = t - t[outer.argmax()]
-    corner, corner_miss = _fit(np.column_stack((np.ones_like(t), t, np.abs(t))), outer)
-    curve, curve_miss = _fit(np.column_stack((np.ones_like(t), t, t * t)), outer)
-    level = abs(curve[1]) if curve_miss <= 1.1 * corner_miss else abs(corner[1]) + max(-corner[2], 0.0)
-    t, outer = _outline(z, y)
-    steep = 0.0
-    if t[outer.argmax()] - t[0] < 0.25 * (t[-1] - t[0]):
-        low = t - t[0] < _SLOPE_M
-        steep = max(0.0, -_fit(np.column_stack((np.ones(low.sum()), t[low])), outer[low])[0][1])
-    return math.atan(math.hypot(level, steep))
-
-
-def _outline(t, y) -> tuple[np.ndarray, np.ndarray]:
-    """The outermost y in bins of t: bin positions and values, in order."""
-    bins = ((t - t.min()) / _BIN_M).astype(int)
-    outer = np.full(bins.max() + 1, -np.inf)
-    np.maximum.at(outer, bins, y.astype(float))
-    filled = np.flatnonzero(np.isfinite(outer))
-    return filled * _BIN_M, outer[filled]
-
-
-def _fit(system: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least-squares coefficients, zero where the points leave them open, and the root mean square miss."""
-    if len(values) < system.shape[1]:
-        coefficients = np.linalg.lstsq(system, values, rcond=1e-6)[0]
-    else:
-        coefficients = cv2.solve(system, values[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
-    return coefficients, math.sqrt(np.square(system @ coefficients - values).sum() / len(values))
-
-
 def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
-    """Says of each grip what fingers or palm of the open gripper would touch, the object itself included."""
+    """How far the jaws may open at each grip, and what fingers or palm would touch, the object itself included."""
     if not grips:
         return
     c, s = np.array([g.closing for g in grips]).T
     xy_m, tip = np.array([g.xy_m for g in grips]), np.array([[g.tip_m] for g in grips])
-    inner = np.array([[g.width_m / 2 + gripper.clearance] for g in grips], np.float32)
-    palm = (tip + gripper.finger_length).astype(np.float32)
+    width = np.array([[g.width_m] for g in grips])
+    inner = (width / 2 + gripper.clearance).astype(np.float32)
+    retracted = gripper.tip_advance * (1 - width / gripper.max_width)
+    palm = (tip + gripper.finger_length + retracted).astype(np.float32)
+    for grip in grips:
+        grip.opening_m = gripper.max_width
     for name, points, spare in (
         ("the object itself", site.points, 0.0),
         ("something beside it", site.rest, gripper.clearance),
     ):
         x, y = (np.abs(v) for v in _jaw_frames(points, c, s, xy_m))
-        z, reach = points[:, 2], gripper.finger_width / 2 + spare
-        finger = (y > inner) & (y < inner + np.float32(gripper.finger_thickness + spare)) & (x < reach)
-        finger &= z > (tip - spare).astype(np.float32)
-        under = (z > palm) & (y < gripper.max_width / 2 + gripper.finger_thickness) & (x < gripper.palm_width / 2)
+        z = points[:, 2]
+        beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > (tip - spare).astype(np.float32))
+        finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
+        under = (z > palm) & (y < gripper.palm_length / 2) & (x < gripper.palm_width / 2)
         for k, grip in enumerate(grips):
-            in_finger = np.count_nonzero(finger[k])
-            if grip.fault or (in_finger <= 2 and np.count_nonzero(under[k]) <= 2):
+            if grip.fault:
                 continue
-            if in_finger > 2:
+            in_finger = np.count_nonzero(finger[k])
+            if in_finger > _STRAYS:
                 grip.fault = f"a finger would touch {name}: {in_finger} points reach into it"
-            else:
+            elif np.count_nonzero(under[k]) > _STRAYS:
                 above = float(z[under[k]].max() - palm[k, 0])
                 grip.fault = f"the palm would touch {name}, {above:.3f} m higher than it may be"
+            else:
+                away = y[k][beside[k]]
+                if len(away) > _STRAYS:
+                    nearest = float(np.partition(away, _STRAYS)[_STRAYS])
+                    grip.opening_m = min(grip.opening_m, 2 * (nearest - gripper.finger_thickness - spare))
+    for grip in grips:
+        grip.opening_m = max(grip.opening_m, grip.width_m + 2 * gripper.clearance)
 
 
 def too_wide(width_m: float, gripper: GripperConfig) -> str:

@@ -7,7 +7,7 @@ camera's ray to the object. Knows nothing of contacts or quality.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Sequence
 
 import cv2
@@ -31,7 +31,8 @@ class Site:
     measured: N bool, False for the assumed unseen side. rest: Mx3 of other things. floor: (a, b, c), the
     support's height at x, y is a x + b y + c, None when there is no support. top_m: highest point.
     middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint. box_yaw_rad: direction
-    of the box's x axis. tilt_rad: how far the approach leans.
+    of the box's x axis. tilt_rad: how far the approach leans. noise_m: standard
+    deviation of the depth there; pitch_m: distance of neighbouring pixels there; eye_m: the camera.
     """
 
     camera_T_local: np.ndarray
@@ -45,6 +46,9 @@ class Site:
     half_m: float
     box_yaw_rad: float
     tilt_rad: float = 0.0
+    noise_m: float = 0.0
+    pitch_m: float = 0.0
+    eye_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
 
 def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig) -> Site:
@@ -66,7 +70,7 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
     half = float(np.hypot(*corners[:2]))
     top = _top_of(points[: len(own)])
-    reach = half + gripper.max_width + gripper.finger_thickness
+    reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
     lowest_m = 0.0 if offset is None else gripper.clearance  # lower is the support, or as flat as it
     room = (*(centre[:2] - reach), lowest_m), (*(centre[:2] + reach), _HIGHEST_M)
     rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top)]
@@ -86,6 +90,9 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
         centre,
         half,
         math.atan2(along[1], along[0]),
+        noise_m=cloud.noise_per_m2 * float(np.square(own[:, 2]).mean()),
+        pitch_m=float(own[:, 2].mean() / cloud.frame.K[0, 0]),
+        eye_m=local_T_camera[:3, 3].copy(),
     )
 
 
@@ -111,6 +118,7 @@ def leaning_site(site: Site, direction_rad: float, tilt_rad: float) -> Site:
         top_m=_top_of(points[site.measured]),
         middle_xy_m=middle,
         tilt_rad=tilt_rad,
+        eye_m=turn @ site.eye_m + shift,
     )
 
 

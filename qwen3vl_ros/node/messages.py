@@ -171,6 +171,7 @@ def grasp_targets(header: Header, grasps: Iterable[types.GraspTarget], prompt_id
                 class_id=g.label,
                 pose=pose_of(g.frame_T_gripper),
                 width=float(g.width_m),
+                opening=float(g.opening_m),
                 approach_distance=float(g.approach_m),
                 quality=float(g.quality),
                 feasible=bool(g.feasible),

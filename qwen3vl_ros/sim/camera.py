@@ -98,8 +98,9 @@ class SimCamera:
         pose = spec.camera.world_T_camera() if world_T_camera is None else np.asarray(world_T_camera, float)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise InvalidInput(f"world_T_camera must be a finite 4x4 matrix, got shape {pose.shape}")
-        if not self._assets and any(thing.asset for thing in spec.objects):
-            self._load_household()
+        unknown = {thing.asset for thing in spec.objects if thing.asset} - self._assets.keys()
+        if unknown:
+            self._load_household(unknown)
         draw = self._renderer
         draw.begin(spec)
         lamp_T = lamp_pose(spec.light.direction)
@@ -125,11 +126,12 @@ class SimCamera:
     def _new_renderer(self) -> Renderer:
         return Renderer(self.width, self.height, self.fovy_deg, self._samples, self._meshes, self._assets)
 
-    def _load_household(self) -> None:
+    def _load_household(self, needed: set[str]) -> None:
         """The assets are big, so only a camera that meets one pays for them."""
-        from qwen3vl_ros.sim.household import catalogue
+        from qwen3vl_ros.sim.household import LARGEST_M, catalogue
 
-        self._assets = catalogue()
+        small = catalogue()
+        self._assets = small if needed <= small.keys() else catalogue(LARGEST_M)
         self._meshes |= {name: asset.outline for name, asset in self._assets.items()}
         self._renderer.close()
         self._renderer = self._new_renderer()

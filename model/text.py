@@ -37,6 +37,7 @@ SPECIAL = (
     "<|video_pad|>",
 )
 POINTING_WEIGHT = 0.3
+TEACHER_WEIGHT = 1.5
 WINDOW = 128  # tokens that see no others but those of the prefix
 ALONE = 1000  # segments from here on do not see the picture
 MOST = 6  # things that fit a name are counted up to this
@@ -380,12 +381,13 @@ class PackedText:
         )
 
     def loss(
-        self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng
+        self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng, teacher=None
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
         the prompt or the answer, plus what the names in the prompts have become.
 
-        owners: B,N, the thing on each image token or -1 (targets.py). Without that second part the decoder spends most of its
+        owners: B,N, the thing on each image token or -1 (targets.py). teacher: None, or another network that reads the same
+        (net, merged, deep): where it is right, the whole of what it expects is learned, so that little of it is lost. Without that second part the decoder spends most of its
         training on finding out that words refer to places.
         """
         device = merged.device
@@ -402,14 +404,26 @@ class PackedText:
         right = logits.argmax(-1) == target
         each = F.cross_entropy(logits, target, reduction="none")
         words = (each * weight).sum() / weight.sum()
+        taught, kept = 0.0, {}
+        if teacher is not None:
+            elder, *seen = teacher
+            with torch.no_grad():
+                known = elder.read(*seen, ids, positions.transpose(0, 1), mask, self.visual)[:, :-1][at]
+                known = F.linear(known, elder.model.lm_head.weight).float()
+            sure = (known.argmax(-1) == target) * weight.clamp(min=1.0)
+            apart = F.kl_div(logits.log_softmax(-1), known.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+            parting = (apart * sure).sum() / sure.sum().clamp(min=1.0)
+            taught = TEACHER_WEIGHT * parting
+            kept = dict(taught=float((sure > 0).float().mean()), parting=float(parting.detach()))
         batch, token = torch.nonzero(said_of, as_tuple=True)
         on_it = (said_of[batch, token][:, None] >> owners[batch].clamp(min=0) & 1).bool() & (owners[batch] >= 0)
         share = torch.cat([look for look, _ in looks], 1)[batch, :, token]  # M, heads, N
         on_it_share = share.masked_fill(~on_it[:, None], -1e4).logsumexp(-1)
         pointing = -on_it_share[on_it.any(-1)].mean()
         grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], shown)
-        return words + POINTING_WEIGHT * pointing + grounded, parts | dict(
+        return words + taught + POINTING_WEIGHT * pointing + grounded, parts | dict(
             words=float(words.detach()),
+            **kept,
             tokens_right=float(right.float().mean()),
             decided=float(right[weight >= 2].float().mean()),
             pointing=float(pointing.detach()),

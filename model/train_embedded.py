@@ -336,6 +336,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     share = settings.batch // workers
     pool, begun = Pool(settings.pool_views), time.time()
     sums: dict[str, tuple[float, int]] = {}  # of each part: total, and in how many steps it was
+    elder = None
+    if args.teacher:
+        elder = Run(settings, args.run, device, special_ids())
+        elder.start_from(args.teacher)
+        elder = Compiled(elder.net.requires_grad_(False)) if args.compile else elder.net.requires_grad_(False)
     clock, logged = time.time(), run.step
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]
@@ -370,7 +375,12 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 loss = loss + dense * (1.0 if name == "vision" else settings.dense_weight_joint)
             if name != "vision":
                 seen = merged[:share], [d[:share] for d in deep]
-                words, more = packer.loss(net, run.grounding, *seen, samples, owner, rng)
+                teacher = None
+                if elder is not None:  # a frozen tower is the teacher's own
+                    with torch.no_grad():
+                        theirs = seen if name == "language" else elder.see(images[:share].to(device))
+                    teacher = elder, *theirs
+                words, more = packer.loss(net, run.grounding, *seen, samples, owner, rng, teacher)
                 loss, parts = loss + words, parts | more
                 if settings.alone_rows:
                     words, more = alone.loss(net, rng)
@@ -525,6 +535,11 @@ def main(argv: list[str] | None = None) -> int:
         "--minutes", type=float, default=0, help="end after this time, the rate falling by the clock; 0: by steps alone"
     )
     parser.add_argument(
+        "--teacher",
+        type=Path,
+        help="a checkpoint whose right answers are kept; in the language phase, one with the same tower",
+    )
+    parser.add_argument(
         "--start", type=Path, help="a checkpoint whose weights a new run begins with, e.g. model/embedded"
     )
     parser.add_argument(
@@ -548,6 +563,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.start and not all((args.start / name).exists() for name in ("model.safetensors", "tokenizer.json")):
         parser.error(f"--start {args.start} is no checkpoint: it needs model.safetensors and tokenizer.json")
+    if args.teacher and not (args.teacher / "model.safetensors").exists():
+        parser.error(f"--teacher {args.teacher} is no checkpoint: it needs model.safetensors and tokenizer.json")
     if min(args.workers, args.threads, args.log_every, args.save_every) < 1:
         parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
     try:

@@ -373,3 +373,20 @@ def test_a_pack_of_pictured_questions_leaves_the_others_out(wide):
     for n, (_, _, sample) in enumerate(wide[:6]):
         segments = packer.pack(data.plain(sample), np.random.default_rng(n))[2]
         assert segments.max() < text.ALONE and (segments > 0).mean() > 0.6
+
+
+def test_a_network_does_not_part_from_itself_and_does_from_another(wide):
+    packer, grounding = text.PackedText(128, 70, (7, 10), pictured_only=True), text.GroundingHead(256)
+    sample = data.plain(wide[0][2])
+    owner = torch.from_numpy(targets.dense_targets(sample, (7, 10))["owner"])[None]
+    nets = [embedded.Batched(embedded.build(text.special_ids(), seed).eval(), data.INPUT_SIZE) for seed in (0, 1)]
+    with torch.no_grad():
+        merged, deep = nets[0].see(torch.from_numpy(sample.rgb.copy())[None])
+        untaught, *taught = (
+            packer.loss(nets[0], grounding, merged, deep, [sample], owner, np.random.default_rng(4), teacher)
+            for teacher in (None, *((net, merged, deep) for net in nets))
+        )
+    by_itself, by_another = (parts for _, parts in taught)
+    assert by_itself["parting"] < 1e-6 and by_itself["words"] == by_another["words"] == untaught[1]["words"]
+    for loss, parts in taught:
+        assert loss == pytest.approx(float(untaught[0]) + text.TEACHER_WEIGHT * parts["parting"], abs=1e-4)

@@ -247,6 +247,7 @@ class Mixture:
     def __init__(self, folder: Path, shares: dict[str, float]):
         self.views = {split: Views(folder, split) for split, share in shares.items() if share > 0}
         total = sum(shares.values())
+        self._mosaics: list[Sample] = []
         self._splits, self._shares = list(self.views), [shares[split] / total for split in self.views]
 
     def refresh(self) -> None:
@@ -256,10 +257,15 @@ class Mixture:
     def draw(self, rng: np.random.Generator, dial_share: float = 0.0) -> Sample:
         return self.views[str(rng.choice(self._splits, p=self._shares))].draw(rng, dial_share)
 
-    def mosaic(self, rng: np.random.Generator) -> Sample:
-        return self.views[str(rng.choice([s for s in self._splits if s != "close" or len(self._splits) == 1]))].mosaic(
-            rng
-        )
+    def mosaic(self, rng: np.random.Generator, reuse: int = 5) -> Sample:
+        """A mosaic, drawn anew one time in `reuse`, or one of the last 200 repainted: making one costs as much as ten views."""
+        if len(self._mosaics) >= 20 and rng.random() > 1 / reuse:
+            known = self._mosaics[int(rng.integers(len(self._mosaics)))]
+            return replace(known, rgb=repaint(known.rgb, rng))
+        among = [s for s in self._splits if s != "close" or len(self._splits) == 1]
+        made = self.views[str(rng.choice(among))].mosaic(rng)
+        self._mosaics = [*self._mosaics[-199:], made]
+        return made
 
 
 def sheet(folder: Path, split: str, path: Path) -> None:

@@ -37,6 +37,7 @@ SPECIAL = (
     "<|video_pad|>",
 )
 POINTING_WEIGHT = 0.3
+TEACHER_WEIGHT = 1.5
 WINDOW = 128  # tokens that see no others but those of the prefix
 ALONE = 1000  # segments from here on do not see the picture
 MOST = 6  # things that fit a name are counted up to this
@@ -197,10 +198,18 @@ def padded(values: list, width: int, fill) -> np.ndarray:
 class PackedText:
     """Questions and answers of one image, packed behind its shared prefix into windows, a fixed number of tokens in all.
 
-    A question that is longer than a window is left out. chinese_share: of the questions. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
+    A question that is longer than a window is left out. chinese_share: of the questions. pictured_only: leave the others to
+    alone.PackedAlone. Each pair sees the prefix and itself; its positions go on from the prefix, as if it were alone.
     """
 
-    def __init__(self, pack_tokens: int, visual_tokens: int, grid: tuple[int, int], chinese_share: float = 0.25):
+    def __init__(
+        self,
+        pack_tokens: int,
+        visual_tokens: int,
+        grid: tuple[int, int],
+        chinese_share: float = 0.25,
+        pictured_only: bool = False,
+    ):
         ids = special_ids()
         encode = self.encode
         self.opening = encode("<|im_start|>user\n")  # of a question without a picture
@@ -209,7 +218,7 @@ class PackedText:
         self.prefix = head + [ids["<|image_pad|>"]] * visual_tokens + encode("<|vision_end|>")
         self.between, self.end = encode("<|im_end|>\n<|im_start|>assistant\n"), ids["<|im_end|>"]
         self.pad, self.capacity, self.chinese_share = ids["<|endoftext|>"], pack_tokens, chinese_share
-        self.window = WINDOW
+        self.window, self.pictured_only = WINDOW, pictured_only
         if pack_tokens % WINDOW:
             raise ValueError(f"pack_tokens {pack_tokens} must be a multiple of a window's {WINDOW} tokens")
         self.openers = {tokenizer().token_to_id(p) for p in PHRASES if p.endswith('_2d": [')}
@@ -315,18 +324,21 @@ class PackedText:
         such a name: places 4,100, scale, reading 100, zone, word (GroundingHead)."""
         asker = WideAsker(sample, rng, wide=sample.wide or bool(rng.random() < 0.6))
         windows = [_Window() for _ in range(self.capacity // self.window)]
-        size_px, segment = sample.labels.shape[::-1], 0
+        size_px, segment, misses = sample.labels.shape[::-1], 0, 0
         wanted = [asker.gauge, asker.dial_face, asker.gauge] if asker.dial is not None else []
         wanted += [asker.written] if sample.signs else []
         wanted += [asker.level, asker.located_on] if any(sample.levels) else []
-        for _ in range(50):
+        for _ in range(80):
             asker.language = CHINESE if rng.random() < self.chinese_share else ENGLISH
             question = wanted.pop()() if wanted else asker.ask()
-            if question is None:
+            if question is None or (self.pictured_only and not question.pictured):
                 continue
             tokens, weights, said_of, names = self.pair(question)
             window = next((w for w in windows if len(w.ids) + len(tokens) <= self.window), None)
             if window is None:
+                misses += 1
+                if misses == 6:  # nearly full: more asking would find little that fits
+                    break
                 continue
             segment += 1
             window.ids += tokens
@@ -369,12 +381,13 @@ class PackedText:
         )
 
     def loss(
-        self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng
+        self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng, teacher=None
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
         the prompt or the answer, plus what the names in the prompts have become.
 
-        owners: B,N, the thing on each image token or -1 (targets.py). Without that second part the decoder spends most of its
+        owners: B,N, the thing on each image token or -1 (targets.py). teacher: None, or another network that reads the same
+        (net, merged, deep): where it is right, the whole of what it expects is learned, so that little of it is lost. Without that second part the decoder spends most of its
         training on finding out that words refer to places.
         """
         device = merged.device
@@ -391,14 +404,26 @@ class PackedText:
         right = logits.argmax(-1) == target
         each = F.cross_entropy(logits, target, reduction="none")
         words = (each * weight).sum() / weight.sum()
+        taught, kept = 0.0, {}
+        if teacher is not None:
+            elder, *seen = teacher
+            with torch.no_grad():
+                known = elder.read(*seen, ids, positions.transpose(0, 1), mask, self.visual)[:, :-1][at]
+                known = F.linear(known, elder.model.lm_head.weight).float()
+            sure = (known.argmax(-1) == target) * weight.clamp(min=1.0)
+            apart = F.kl_div(logits.log_softmax(-1), known.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+            parting = (apart * sure).sum() / sure.sum().clamp(min=1.0)
+            taught = TEACHER_WEIGHT * parting
+            kept = dict(taught=float((sure > 0).float().mean()), parting=float(parting.detach()))
         batch, token = torch.nonzero(said_of, as_tuple=True)
         on_it = (said_of[batch, token][:, None] >> owners[batch].clamp(min=0) & 1).bool() & (owners[batch] >= 0)
         share = torch.cat([look for look, _ in looks], 1)[batch, :, token]  # M, heads, N
         on_it_share = share.masked_fill(~on_it[:, None], -1e4).logsumexp(-1)
         pointing = -on_it_share[on_it.any(-1)].mean()
         grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], shown)
-        return words + POINTING_WEIGHT * pointing + grounded, parts | dict(
+        return words + taught + POINTING_WEIGHT * pointing + grounded, parts | dict(
             words=float(words.detach()),
+            **kept,
             tokens_right=float(right.float().mean()),
             decided=float(right[weight >= 2].float().mean()),
             pointing=float(pointing.detach()),

@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import embedded
@@ -62,8 +62,10 @@ class Settings:
         0  # views that the tower sees beside each batch and nobody is asked about: a third of the cost of others
     )
     dial_share: float = 0.3  # of the views are drawn among those with a dial; of the others a sixth has one too
-    pool_batches: int = 96  # of features, kept while the tower is frozen: seeing again costs more than asking again
-    pool_reuse: int = 4  # steps for each batch of new images then
+    alone_rows: int = 40  # of questions without a picture, beside each batch; 0: they stand among the others
+    alone_weight: float = 0.7
+    pool_views: int = 2400  # kept as features while the tower is frozen: seeing again costs more than asking again
+    pool_reuse: int = 6  # steps for each batch of new images then
 
     def __post_init__(self):
         for f in fields(self):
@@ -72,7 +74,7 @@ class Settings:
                 raise ValueError(f"setting {f.name} = {value!r} must be a number of 0 or more, of type {f.type}")
             if f.name.endswith("_share") and value > 1:
                 raise ValueError(f"setting {f.name} = {value!r} is a share: 0 to 1")
-            if f.name in ("batch", "warmup_steps", "pool_batches", "pool_reuse") and value == 0:
+            if f.name in ("batch", "warmup_steps", "pool_views", "pool_reuse") and value == 0:
                 raise ValueError(f"setting {f.name} must be 1 or more")
 
     def splits(self) -> dict[str, float]:
@@ -89,11 +91,13 @@ class Settings:
             step -= steps
         return "done", 0, 0, 0.0
 
-    def rate(self, step: int) -> float:
-        """Warm-up, plateau, linear decay: a phase can be lengthened while it stands on its plateau."""
+    def rate(self, step: int, spent: float = 0.0) -> float:
+        """Warm-up, plateau, linear decay: a phase can be lengthened while it stands on its plateau.
+
+        spent: share of the time that the run has, where that decides how far a phase has come."""
         name, at, steps, peak = self.phase(step)
-        fall = max(1, int(self.decay_share * steps))
-        return peak * min(1.0, (at + 1) / self.warmup_steps, max(0.02, (steps - at) / fall))
+        fall, left = max(1, int(self.decay_share * steps)), min(steps - at, (1 - spent) * steps)
+        return peak * min(1.0, (at + 1) / self.warmup_steps, max(0.02, left / fall))
 
 
 class Run:
@@ -218,6 +222,38 @@ def heads_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_heads.safetensors")
 
 
+class Pool:
+    """Views that the frozen tower has seen, the last `most` of them, kept to be asked about again."""
+
+    def __init__(self, most: int):
+        self.most, self.views = most, []
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def add(self, merged, deep, samples, owner) -> None:
+        new = [
+            (m, d, replace(s, rgb=None), o)  # questions need no pixels
+            for m, d, s, o in zip(merged, zip(*deep), samples, owner)
+        ]
+        self.views = [*self.views, *new][-self.most :]
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple:
+        """merged count,N,D, the DeepStack features, the samples and the owners of random views."""
+        chosen = [self.views[int(i)] for i in rng.integers(len(self.views), size=count)]
+        merged, deep, samples, owner = zip(*chosen)
+        return torch.stack(merged), [torch.stack(d) for d in zip(*deep)], list(samples), torch.stack(owner)
+
+
+class Compiled:
+    """A network whose two passes are compiled, for batches that always have the same shape: on a CPU with AMX, where products
+    cost little, most of a step goes into what stands between them; compiled it takes two thirds of the time."""
+
+    def __init__(self, net: embedded.Batched):
+        self.model, self.grid, self.visual_tokens = net.model, net.grid, net.visual_tokens
+        self.see, self.read = torch.compile(net.see, dynamic=False), torch.compile(net.read, dynamic=False)
+
+
 def collate(samples, grid) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     targets = [dense_targets(s, grid) for s in samples]
     return (
@@ -276,6 +312,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         dist.init_process_group("gloo", rank=rank, world_size=workers)
     torch.set_num_threads(max(1, args.threads // workers))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    from alone import PackedAlone
     from frames import PackedFrames
     from text import PackedText, special_ids
 
@@ -290,51 +327,66 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     for split in shares if rank == 0 else ():
         unseen = Views(args.data, HELD_OUT[split], limit=40)
         held_out += [plain(unseen[i]) for i in range(min(len(unseen), 40))]
-    packer = PackedText(settings.pack_tokens, run.net.visual_tokens, run.net.grid, settings.chinese_share)
+    net = Compiled(run.net) if args.compile else run.net
+    packing = settings.pack_tokens, net.visual_tokens, net.grid, settings.chinese_share
+    packer = PackedText(*packing, pictured_only=settings.alone_rows > 0)
+    alone, unheard = (PackedAlone(packer, n, held) for n, held in ((settings.alone_rows // workers, False), (40, True)))
     frames = {n: PackedFrames(packer, n) for n in (2, 3, 4)}
     rng = np.random.default_rng([settings.seed, run.step, rank])
     share = settings.batch // workers
-    pool: list[tuple] = []
+    pool, begun = Pool(settings.pool_views), time.time()
     sums: dict[str, tuple[float, int]] = {}  # of each part: total, and in how many steps it was
+    elder = None
+    if args.teacher:
+        elder = Run(settings, args.run, device, special_ids())
+        elder.start_from(args.teacher)
+        elder = Compiled(elder.net.requires_grad_(False)) if args.compile else elder.net.requires_grad_(False)
     clock, logged = time.time(), run.step
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]
+        spent = (time.time() - begun) / 60 / args.minutes if args.minutes else 0.0
+        if spent >= 1:
+            break
         run.open_phase(name)
+        rate = settings.rate(run.step, spent)
         for group in run.groups():
-            group["lr"] = settings.rate(run.step) * group["share"]
+            group["lr"] = rate * group["share"]
         loss, parts = torch.zeros((), device=device), {}
         with torch.autocast(device, torch.bfloat16):
-            if name == "language" and len(pool) >= settings.pool_batches // 4 and run.step % settings.pool_reuse:
-                merged, deep, samples, truth = pool[int(rng.integers(len(pool)))]
+            if name == "language":
+                if len(pool) < settings.pool_views // 8 or run.step % settings.pool_reuse == 0:
+                    samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
+                    images, truth = collate(samples, net.grid)
+                    with torch.no_grad():
+                        pool.add(*run.net.see(images.to(device)), samples, truth["owner"].to(device))
+                merged, deep, samples, owner = pool.draw(share, rng)
             else:
                 samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
-                unasked = [] if name == "language" else [views.mosaic(rng) for _ in range(settings.mosaics // workers)]
+                unasked = [views.mosaic(rng) for _ in range(settings.mosaics // workers)]
                 if name == "joint":
                     draws = range(settings.seen_only // workers)
                     unasked += [augment(views.draw(rng, settings.dial_share), rng) for _ in draws]
-                images, truth = collate(samples + unasked, run.net.grid)
+                images, truth = collate(samples + unasked, net.grid)
                 truth = {k: v.to(device) for k, v in truth.items()}
-                with torch.set_grad_enabled(name != "language"):
-                    merged, deep = run.net.see(images.to(device))
-                if name == "language":
-                    pool = [*pool[1 - settings.pool_batches :], (merged, deep, samples, truth)]
+                merged, deep = net.see(images.to(device))
+                owner = truth["owner"][:share]
             if name != "language":
                 dense, parts = dense_loss(run.head(merged), truth)
                 loss = loss + dense * (1.0 if name == "vision" else settings.dense_weight_joint)
             if name != "vision":
-                words, more = packer.loss(
-                    run.net,
-                    run.grounding,
-                    merged[:share],
-                    [d[:share] for d in deep],
-                    samples,
-                    truth["owner"][:share],
-                    rng,
-                )
+                seen = merged[:share], [d[:share] for d in deep]
+                teacher = None
+                if elder is not None:  # a frozen tower is the teacher's own
+                    with torch.no_grad():
+                        theirs = seen if name == "language" else elder.see(images[:share].to(device))
+                    teacher = elder, *theirs
+                words, more = packer.loss(net, run.grounding, *seen, samples, owner, rng, teacher)
                 loss, parts = loss + words, parts | more
+                if settings.alone_rows:
+                    words, more = alone.loss(net, rng)
+                    loss, parts = loss + settings.alone_weight * words, parts | more
                 if settings.frames_every and run.step % settings.frames_every == 0:
                     group = int(rng.integers(2, 5))
-                    seen = merged[:share], [d[:share] for d in deep]
                     words, more = frames[group].loss(run.net, *seen, samples, rng)
                     loss, parts = loss + words, parts | more
         for optimiser in run.optimisers:
@@ -366,7 +418,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
             row = dict(
                 step=run.step,
                 phase=name,
-                rate=settings.rate(run.step),
+                rate=rate,
                 images=run.images,
                 seconds=round(run.seconds),
                 images_per_s=round(count * settings.batch / elapsed, 1),
@@ -377,7 +429,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         if run.step % args.save_every == 0 or settings.phase(run.step)[0] != name:
             run.save()
             draw_curves(args.run)
-            note(args.run, dict(step=run.step, phase="val", **validate(run, held_out, packer)))
+            note(args.run, dict(step=run.step, phase="val", **validate(run, held_out, packer, unheard)))
     if rank == 0:
         run.save()
 
@@ -389,7 +441,8 @@ def draw_curves(folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows, images = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()], 0
+    log, images = folder / "log.jsonl", 0
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     for row in rows:  # held-out rows stand at the images of the training row before them
         images = row["images"] = row.get("images", images)
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), constrained_layout=True)
@@ -435,8 +488,9 @@ def export(run: Run, folder: Path) -> None:
 
 
 @torch.no_grad()
-def validate(run: Run, samples, packer) -> dict[str, float]:
-    """Dense scores on held-out views, and the share of answer tokens that are right when the ones before are given."""
+def validate(run: Run, samples, packer, unheard) -> dict[str, float]:
+    """Dense scores on held-out views, and the share of answer tokens that are right when the ones before are given;
+    of questions without a picture, in forms held out, the share of whole answers."""
     said, truths, words = [], [], {}
     for i in range(0, len(samples), 20):
         images, truth = collate(samples[i : i + 20], run.net.grid)
@@ -455,6 +509,9 @@ def validate(run: Run, samples, packer) -> dict[str, float]:
                 )[1].items():
                     words[k] = words.get(k, 0.0) + v * len(samples[i : i + 20]) / len(samples)
         truths.append({k: v.to(run.device) for k, v in truth.items()})
+    if run.opened_for != "vision":
+        with torch.autocast(run.device, torch.bfloat16):
+            words |= unheard.loss(run.net, np.random.default_rng(0))[1]
     scores = dense_score(
         {k: torch.cat([s[k] for s in said]) for k in said[0]}, {k: torch.cat([t[k] for t in truths]) for k in truths[0]}
     )
@@ -473,6 +530,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--port", type=int, default=29511)
+    parser.add_argument("--compile", action="store_true", help="worth its two minutes on a CPU with AMX")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="end after this time, the rate falling by the clock; 0: by steps alone"
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        help="a checkpoint whose right answers are kept; in the language phase, one with the same tower",
+    )
     parser.add_argument(
         "--start", type=Path, help="a checkpoint whose weights a new run begins with, e.g. model/embedded"
     )
@@ -497,15 +563,17 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.start and not all((args.start / name).exists() for name in ("model.safetensors", "tokenizer.json")):
         parser.error(f"--start {args.start} is no checkpoint: it needs model.safetensors and tokenizer.json")
+    if args.teacher and not (args.teacher / "model.safetensors").exists():
+        parser.error(f"--teacher {args.teacher} is no checkpoint: it needs model.safetensors and tokenizer.json")
     if min(args.workers, args.threads, args.log_every, args.save_every) < 1:
         parser.error("--workers, --threads, --log-every and --save-every must be 1 or more")
     try:
         settings = chosen_settings(args.run, args.set)
-        views = settings.batch, settings.mosaics, settings.seen_only
+        views = settings.batch, settings.mosaics, settings.seen_only, settings.alone_rows
         if any(count % args.workers for count in views):
             raise ValueError(
-                f"--workers {args.workers} must divide the batch of {settings.batch}, the {settings.mosaics} mosaics and the "
-                f"{settings.seen_only} views seen only"
+                f"--workers {args.workers} must divide the batch of {settings.batch}, the {settings.mosaics} mosaics, the "
+                f"{settings.seen_only} views seen only and the {settings.alone_rows} rows"
             )
         for split in settings.splits():
             Views(args.data, split, limit=1)

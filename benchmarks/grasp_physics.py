@@ -105,7 +105,9 @@ def sample(kind: str, seed: int, names: list[str]) -> SceneSpec:
     if kind == "builtin":
         spec = sample_scene(seed, n_objects=int(rng.integers(1, 4)))
     else:
-        spec = replace(sample_scene(seed), objects=sample_objects(rng, names, 1 if kind == "single" else int(rng.integers(3, 7))))
+        spec = replace(
+            sample_scene(seed), objects=sample_objects(rng, names, 1 if kind == "single" else int(rng.integers(3, 7)))
+        )
     elevation, azimuth, far = np.deg2rad(rng.uniform(30, 75)), rng.uniform(-np.pi, np.pi), rng.uniform(0.6, 1.1)
     flat = far * np.cos(elevation)
     eye = (float(flat * np.cos(azimuth)), float(flat * np.sin(azimuth)), float(far * np.sin(elevation)) + 0.03)
@@ -136,12 +138,16 @@ def true_surface(spec: SceneSpec, index: int, rng: np.random.Generator) -> tuple
     return points @ pose[:3, :3].T + pose[:3, 3], normals @ pose[:3, :3].T
 
 
-def antipodal(points, normals, gripper: GripperConfig, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, float]]:
+def antipodal(
+    points, normals, gripper: GripperConfig, rng: np.random.Generator, count: int
+) -> list[tuple[np.ndarray, float]]:
     """(world_T_gripper, width) of grasps whose contacts oppose each other on the true surface, the nearest to the middle first."""
     between = points[None] - points[:, None]
     width = np.linalg.norm(between, axis=2) + 1e-9
     cone = np.cos(np.deg2rad(20.0))
-    opposed = (-np.einsum("ijk,ik->ij", between, normals) > cone * width) & (np.einsum("ijk,jk->ij", between, normals) > cone * width)
+    opposed = (-np.einsum("ijk,ik->ij", between, normals) > cone * width) & (
+        np.einsum("ijk,jk->ij", between, normals) > cone * width
+    )
     first, second = np.nonzero(opposed & (width < gripper.max_width - 2 * gripper.clearance) & (width > 0.002))
     if not len(first):
         return []
@@ -235,7 +241,9 @@ def run_scene(kind: str, seed: int, names, camera: SimCamera, gripper: GripperCo
         if options.ceiling:
             best = outcome.held or ceiling(spec, k, hand, gripper, seed)
         quality = grasp.quality if grasp is not None and grasp.feasible else 0.0
-        tries.append(Try(kind, seed, k, truth.label, quality, bool(grasp and grasp.feasible), outcome, best, centre, ms[0]))
+        tries.append(
+            Try(kind, seed, k, truth.label, quality, bool(grasp and grasp.feasible), outcome, best, centre, ms[0])
+        )
         if not outcome.held and options.failures:
             hand.back()
             picture = camera.render(world.spec(), rgb=True).rgb
@@ -293,7 +301,9 @@ def share(values) -> float | None:
 
 
 def report(tries: list[Try]) -> None:
-    print("| | objects | feasible | held where feasible | held | ceiling | centre error mm, median / p90 |\n|---|---|---|---|---|---|---|")
+    print(
+        "| | objects | feasible | held where feasible | held | ceiling | centre error mm, median / p90 |\n|---|---|---|---|---|---|---|"
+    )
     for kind in ("single", "clutter", "builtin"):
         own = [t for t in tries if t.kind == kind]
         if own:
@@ -364,7 +374,14 @@ def main() -> None:
                 print(f"{kind}: {time.perf_counter() - started:.0f} s", flush=True)
     if options.list:
         for t in (t for t in tries if not t.outcome.held):
-            print(t.kind, t.scene, t.index, t.label, f"{t.quality:.2f} ceiling {t.ceiling} {1e3 * t.centre_m:.0f} mm", t.outcome.fault)
+            print(
+                t.kind,
+                t.scene,
+                t.index,
+                t.label,
+                f"{t.quality:.2f} ceiling {t.ceiling} {1e3 * t.centre_m:.0f} mm",
+                t.outcome.fault,
+            )
     report(tries)
 
 

@@ -124,7 +124,10 @@ class GripperConfig(_Validated):
         0.045, "From fingertip to palm, metres, with the jaws fully open.", range=(0.005, 0.5), live=True
     )
     tip_advance: float = _p(
-        0.013, "How far the fingertips move along the approach from open to closed, metres.", range=(0.0, 0.1), live=True
+        0.013,
+        "How far the fingertips move along the approach from open to closed, metres.",
+        range=(0.0, 0.1),
+        live=True,
     )
     palm_width: float = _p(0.075, "Palm extent across the closing axis, metres.", range=(0.005, 0.5), live=True)
     palm_length: float = _p(

@@ -80,7 +80,9 @@ def terrain(
     floor: (a, b, c) of a support whose height is a x + b y + c, None if there is none.
     """
     radius = float(np.hypot(object_m[:, 0] - centre[0], object_m[:, 1] - centre[1]).max())
-    beside = max(gripper.max_width / 2 + gripper.finger_thickness + gripper.clearance + _ROOM_M[-1], gripper.palm_length / 2)
+    beside = max(
+        gripper.max_width / 2 + gripper.finger_thickness + gripper.clearance + _ROOM_M[-1], gripper.palm_length / 2
+    )
     half = radius + beside + gripper.clearance
     cell = max(_CELL_M, 2 * half / _MAX_CELLS)
     cells = 2 * int(np.ceil(half / cell)) + 1

@@ -69,7 +69,9 @@ def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig)
     rated.sort(key=lambda g: order[id(g)])
     tilted = math.cos(site.tilt_rad)
     return [
-        Judged(site, g.yaw_rad, g.xy_m, g.tip_m, g.width_m, 0.0 if g.fault else g.quality * tilted, g.fault, g.opening_m)
+        Judged(
+            site, g.yaw_rad, g.xy_m, g.tip_m, g.width_m, 0.0 if g.fault else g.quality * tilted, g.fault, g.opening_m
+        )
         for g in rated
     ]
 

@@ -1,0 +1,247 @@
+"""A plan is carried out step by step, and a step is done only when a newer picture shows it.
+
+Who moves the arm is an `Executor`: ours in simulation, a planner's on a robot. Before each step everything is grounded anew in a picture
+taken after the last motion; after it the facts that were promised are measured. What cannot be told is looked at again and is
+never taken for success, nor for a reason to pick again. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Callable, Protocol
+
+import numpy as np
+
+from qwen3vl_ros.asking.finding import Shot
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.geometry import facts
+from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep
+from qwen3vl_ros.types import Cancelled, DeadlinePassed, Fact, GraspTarget, PlaceTarget, Verdict
+
+LOOKS = 3  # at what cannot be told, before giving up
+TRIES = 3  # of a step with another grasp or place
+_MOVED_M = 0.03  # nearer than this to where it was, a thing has not been taken
+_HELD_M = 0.002  # jaws that are closed farther hold nothing
+
+
+class Code(IntEnum):
+    """How an instruction ended; action/FollowInstruction.action says what each means."""
+
+    OK = 0
+    NOT_FOUND = 1
+    AMBIGUOUS = 2
+    STALE = 3
+    TF = 4
+    PRECONDITION = 5
+    EXECUTION = 6
+    POSTCONDITION = 7
+    TIMEOUT = 8
+    CANCELLED = 9
+    REJECTED = 10
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an executor says of a step. ok: as far as it knows. retry: whether another grasp or place may do what this one could
+    not. opening_m: of the jaws now, NaN where nobody knows.
+    """
+
+    ok: bool
+    message: str = ""
+    retry: bool = False
+    opening_m: float = math.nan
+
+
+class Executor(Protocol):
+    """Moves the arm. Each call blocks until the motion has ended; raises Cancelled where `control` was cancelled and it has stopped."""
+
+    def pick(self, step: PlanStep, grasp: GraspTarget, control: Control) -> Done: ...
+
+    def place(self, step: PlanStep, place: PlaceTarget, control: Control) -> Done: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How it ended: the plan with the status of each step."""
+
+    code: Code
+    message: str
+    plan: Plan
+
+
+@dataclass
+class Performer:
+    """Carries plans out. see(): a picture taken after everything that moved so far has stopped; raises PerceptionError, DeadlinePassed.
+
+    tell: called with (step index, state, message) as it goes on: "looking", "executing", "checking".
+    """
+
+    planner: Planner
+    executor: Executor
+    see: Callable[[], Shot]
+    tell: Callable[[int, str, str], None] = lambda *_: None
+
+    def perform(self, plan: Plan, control: Control) -> Outcome:
+        """Carry out an executable plan. Never raises for what a robot meets: the code says it."""
+        if not plan.executable:
+            return Outcome(Code.REJECTED, plan.question or "the plan has no steps", plan)
+        work = _Work(self, plan, control)
+        try:
+            return work.run()
+        except Cancelled as why:
+            return Outcome(Code.CANCELLED, str(why), work.plan)
+        except DeadlinePassed as why:
+            return Outcome(Code.TIMEOUT, str(why), work.plan)
+
+
+class _Work:
+    """One plan being carried out. held: label of what the gripper holds, "" for nothing."""
+
+    def __init__(self, performer: Performer, plan: Plan, control: Control):
+        self._p, self.plan, self._control = performer, plan, control
+        self.held, self._grasp = "", 0
+
+    def run(self) -> Outcome:
+        for k in range(len(self.plan.steps)):
+            code, message = self._step(k)
+            if code is not Code.OK:
+                self._mark(k, "failed", message)
+                return Outcome(code, message, self.plan)
+            self._mark(k, "done", message)
+        return Outcome(Code.OK, "; ".join(s.message for s in self.plan.steps if s.message), self.plan)
+
+    def _mark(self, k: int, status: str, message: str) -> None:
+        steps = [replace(s, status=status, message=message) if i == k else s for i, s in enumerate(self.plan.steps)]
+        self.plan = replace(self.plan, steps=tuple(steps))
+
+    def _step(self, k: int) -> tuple[Code, str]:
+        """One step to its end, with other grasps or places where one fails."""
+        told, problem = self.plan.steps[k].told, "no grasp was found"
+        if told.action == "place":
+            return self._place(k)
+        for attempt in range(TRIES):
+            code, message = self._ground(k)
+            if code is not Code.OK:
+                return code, message
+            if told.action == "look":
+                return Code.OK, f"the {told.object} is there"
+            step, order = self.plan.steps[k], self._order(k)
+            if attempt >= len(order):
+                break
+            self._grasp = order[attempt]
+            self._p.tell(k, "executing", f"taking the {told.object}")
+            _go_on(self._control)
+            done = self._p.executor.pick(step, step.grasps[self._grasp], self._control)
+            if not done.ok:
+                problem = done.message
+                if not done.retry:
+                    break
+                continue
+            verdict, problem = self._picked(k, step, done)
+            if verdict is Verdict.TRUE:
+                self.held = told.object
+                return Code.OK, problem
+            if verdict is Verdict.UNKNOWN:
+                return Code.POSTCONDITION, problem
+        return Code.EXECUTION, problem
+
+    def _order(self, k: int) -> list[int]:
+        """Numbers of the grasps to try, first those with which the thing can be put where it goes next."""
+        goes = next((s for s in self.plan.steps[k + 1 :] if s.told.action == "place"), None)
+        wanted = [p.grasp for p in goes.places] if goes else []
+        rest = [] if wanted else range(len(self.plan.steps[k].grasps))
+        return list(dict.fromkeys([*wanted, *rest]))
+
+    def _place(self, k: int) -> tuple[Code, str]:
+        step, message = self.plan.steps[k], ""
+        if self.held != step.told.object:
+            return Code.PRECONDITION, f"the gripper does not hold the {step.told.object}"
+        places = [p for p in step.places if p.grasp == self._grasp]
+        if not places:
+            return Code.PRECONDITION, f"no place was found for the {step.told.object}"
+        for place in places[:TRIES]:
+            self._p.tell(k, "executing", f"putting the {step.told.object} down")
+            _go_on(self._control)
+            done = self._p.executor.place(step, place, self._control)
+            message = done.message
+            if done.ok:
+                self.held = ""
+                return self._placed(k, step)
+            if not done.retry:
+                self.held = ""
+                return Code.EXECUTION, message
+        return Code.EXECUTION, message
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+    def _ground(self, k: int) -> tuple[Code, str]:
+        """The open steps grounded in a picture of now."""
+        self._p.tell(k, "looking", "")
+        _go_on(self._control)
+        grounded = self._p.planner.ground(self.plan, self._p.see(), self._control)
+        if grounded.question:
+            ambiguous = "Which one" in grounded.question or "哪一个" in grounded.question
+            return Code.AMBIGUOUS if ambiguous else Code.NOT_FOUND, grounded.question
+        self.plan = grounded
+        return Code.OK, ""
+
+    def _picked(self, k: int, step: PlanStep, done: Done) -> tuple[Verdict, str]:
+        """Whether the gripper holds the target: its jaws stand open on something, and it is no longer where it was."""
+        if done.opening_m < _HELD_M:
+            return Verdict.FALSE, f"the jaws closed on nothing where the {step.told.object} was"
+        name, there = step.told.object, step.target
+        for _ in range(LOOKS):
+            self._p.tell(k, "checking", "")
+            _go_on(self._control)
+            found = self._p.planner.find(self._p.see(), (name,), self._control)
+            now = [d for d in found.detections_3d if same_name(d.label, name)]
+            apart = [np.linalg.norm(d.frame_T_box[:3, 3] - there.frame_T_box[:3, 3]) for d in now]
+            if any(a < _MOVED_M for a in apart):
+                return Verdict.FALSE, f"the {name} is still where it was"
+            if math.isfinite(done.opening_m) or now:
+                return Verdict.TRUE, f"the gripper holds the {name}"
+        return Verdict.UNKNOWN, f"nobody can tell whether the gripper holds the {name}"
+
+    def _placed(self, k: int, step: PlanStep) -> tuple[Code, str]:
+        """Whether what was promised of the place is true now."""
+        message = ""
+        for _ in range(LOOKS):
+            self._p.tell(k, "checking", "")
+            _go_on(self._control)
+            measured = self._measured(step)
+            worst = min(measured, key=_standing)
+            message = worst.reason
+            if worst.verdict is Verdict.TRUE:
+                return Code.OK, "; ".join(f.reason for f in measured)
+            if worst.verdict is Verdict.FALSE:
+                return Code.POSTCONDITION, f"it was put down, but {message}"
+        return Code.POSTCONDITION, f"it was put down, but nobody can tell whether it lies right: {message}"
+
+    def _measured(self, step: PlanStep) -> list[Fact]:
+        """The facts after a place, measured in a new picture: names of things stand for the ids of the plan's picture."""
+        names = dict(step.names)
+        shot = self._p.see()
+        found = self._p.planner.find(shot, tuple(names.values()), self._control)
+        told = []
+        for fact in step.after:
+            arguments = tuple(names.get(a, a) for a in fact.arguments)
+            told.append(_measure(found.layout, fact, arguments))
+        return told
+
+
+def _go_on(control: Control) -> None:
+    """Raises Cancelled or DeadlinePassed where the work has to stop."""
+    if control.cancelled:
+        raise Cancelled(control.reason)
+    if control.expired:
+        raise DeadlinePassed("the time for the instruction is over")
+
+
+def _measure(layout: Layout, fact: Fact, arguments: tuple[str, ...]) -> Fact:
+    return facts.measure(layout, fact.relation, arguments, fact.view or "viewer")
+
+
+def _standing(fact: Fact) -> tuple[bool, bool]:
+    return fact.verdict is not Verdict.FALSE, fact.verdict is Verdict.TRUE

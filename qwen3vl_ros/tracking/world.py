@@ -19,7 +19,7 @@ import numpy as np
 
 from qwen3vl_ros.geometry.layout import same_name
 from qwen3vl_ros.geometry.things import Thing
-from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
+from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
 from qwen3vl_ros.types import Detection3D
 
 JOIN_M = 0.05  # tracks of one label this near are one object, or within half its size

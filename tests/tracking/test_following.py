@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from cards import Card, Cards, iou, sliding, still
 
-from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Tracks
+from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN
+from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 
 HZ = 30

@@ -82,6 +82,13 @@ class Followed:
         """The box was off by this much: xyxy, small pixels."""
         self.key_box, self.box = self.key_box + off, self.box + off
 
+    def believe(self, box: np.ndarray, share: float) -> None:
+        """It was given with an error, and so was another box of it in the same picture, which has this share of the truth."""
+        off = share * (box - self.box)
+        self.correct(off)
+        if self.margin is not None:
+            self.margin = self.margin + off
+
     def settle_in_space(self, moved: np.ndarray, points_m: np.ndarray, good: np.ndarray, dt_s: float) -> bool:
         """Take where the flow led its points: Nx2 small pixels, Nx3 metres, which to trust. Whether enough of them agree."""
         way_m, keep = common_way(points_m - self.key_m, good)

@@ -59,9 +59,8 @@ class Tracks:
                 before = None
             if before is not None:
                 advance([t.followed for t in self._things if t.trail], before, now)
-                if same_view(before, now) < SAME_VIEW and not any(
-                    t.followed.following for t in self._things if t.trail
-                ):
+                lost = not any(t.followed.following for t in self._followed)
+                if lost and same_view(before, now) < SAME_VIEW:  # in this order: the second is dearer
                     self._restart(now.stamp_ns)
             self._history.append(now)
             while now.stamp_ns - self._history[0].stamp_ns > HISTORY_NS:

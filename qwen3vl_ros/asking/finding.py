@@ -74,7 +74,8 @@ class Finder:
     def find(
         self, shot: Shot, names: Sequence[str], control: Control | None = None, anything: Sequence[str] = ()
     ) -> Found:
-        """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing.
+        """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing;
+        they are looked for where everything that is named was found.
 
         Raises InvalidInput for a phrase that no prompt can hold, Cancelled, DeadlinePassed, MalformedAnswer, EngineError.
         """
@@ -97,7 +98,9 @@ class Finder:
                     break
             boxes += seen
         boxes = _one_name_each(boxes)
-        others = [a for a in anything if not any(same_name(a, b) for b in shot.answered)]
+        labels = [*(b.label for b in boxes), *(t.label for t in shot.known)]
+        whole = all(any(same_name(p, label) for label in labels) for p in phrases)
+        others = [a for a in anything if whole and not any(same_name(a, b) for b in shot.answered)]
         if others:
             generation, seen = self._look(shot, Detect(tuple(others)), control)
             boxes += [d for d in seen if all(_iou(d, b) < _SAME_IOU for b in boxes)]

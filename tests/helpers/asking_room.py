@@ -66,8 +66,7 @@ class Room:
         for index, name in enumerate(names):
             if name:
                 boxes.setdefault(name, []).append(scene.box_px(index))
-        self.say(boxes=boxes, **told)
-        self.scene = scene
+        self.say(boxes=boxes | also, **told)
         self.camera.stop()
         self.camera.stream(
             10, rgb=np.full((*scene.depth_m.shape, 3), 120, np.uint8), depth_m=scene.depth_m, info_K=scene.K

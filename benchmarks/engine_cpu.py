@@ -11,25 +11,22 @@ own. The last line is JSON.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's own threads would spin into what is measured next, ours or the peer
+import numpy as np
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import platform  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Callable  # noqa: E402
-
-import numpy as np  # noqa: E402
-
-from qwen3vl_ros.config import Config  # noqa: E402
-from qwen3vl_ros.engine import Limits, Prompt, embedded_model_dir, load_engine  # noqa: E402
-from qwen3vl_ros.engine.prompt.prepare import Preparation  # noqa: E402
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine import Limits, Prompt, embedded_model_dir, load_engine
+from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.questions import Detect
 
 SIZE = 640, 480

@@ -14,12 +14,7 @@ from __future__ import annotations
 
 import os
 
-for variable in (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-):  # one core, and before NumPy loads
-    os.environ[variable] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of Open3D, the peer; ours are set as the node sets them
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -36,6 +31,7 @@ from qwen3vl_ros.geometry.cloud import SceneCloud  # noqa: E402
 from qwen3vl_ros.geometry.lift import lift_boxes  # noqa: E402
 from qwen3vl_ros.grasping.grasps import plan_grasps  # noqa: E402
 from qwen3vl_ros.questions import Detect  # noqa: E402
+from qwen3vl_ros.threads import settle  # noqa: E402
 from qwen3vl_ros.types import Detection2D, Frame, Generation, View  # noqa: E402
 
 SIZE = 640, 480
@@ -274,7 +270,7 @@ def main() -> None:
         raise SystemExit(
             f"the peer of lifting is Open3D, and it cannot be imported: {error}; make bench installs it"
         ) from None
-    cv2.setNumThreads(1)
+    settle()
     try:
         samples, source = embedded_samples(options.scenes), "embedded camera"
     except (ImportError, RuntimeError) as error:

@@ -13,32 +13,28 @@ The last line is JSON.
 
 from __future__ import annotations
 
-import os
+import argparse
+import itertools
+import json
+import time
+from collections import defaultdict
+from typing import Iterator
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # one core, and before NumPy loads
-    os.environ[variable] = "1"
+import numpy as np
+import questions as questions_in_words
 
-import argparse  # noqa: E402
-import itertools  # noqa: E402
-import json  # noqa: E402
-import time  # noqa: E402
-from collections import defaultdict  # noqa: E402
-from typing import Iterator  # noqa: E402
-
-import numpy as np  # noqa: E402
-import questions as questions_in_words  # noqa: E402
-
-from qwen3vl_ros.config import LiftConfig  # noqa: E402
-from qwen3vl_ros.geometry.cloud import SceneCloud  # noqa: E402
-from qwen3vl_ros.geometry.facts import measure  # noqa: E402
-from qwen3vl_ros.geometry.layout import Layout  # noqa: E402
-from qwen3vl_ros.geometry.lift import lift_boxes  # noqa: E402
-from qwen3vl_ros.geometry.observed import layout_of  # noqa: E402
-from qwen3vl_ros.sim.camera import SimCamera, SimView  # noqa: E402
-from qwen3vl_ros.sim.depth_noise import noisy_depth  # noqa: E402
-from qwen3vl_ros.sim.layouts import exact_layout  # noqa: E402
-from qwen3vl_ros.sim.wide import sample_wide_scene  # noqa: E402
-from qwen3vl_ros.types import Detection2D, Fact, Frame, Verdict  # noqa: E402
+from qwen3vl_ros.config import LiftConfig
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.facts import measure
+from qwen3vl_ros.geometry.layout import Layout
+from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.observed import layout_of
+from qwen3vl_ros.sim.camera import SimCamera, SimView
+from qwen3vl_ros.sim.depth_noise import noisy_depth
+from qwen3vl_ros.sim.layouts import exact_layout
+from qwen3vl_ros.sim.wide import sample_wide_scene
+from qwen3vl_ros.threads import settle
+from qwen3vl_ros.types import Detection2D, Fact, Frame, Verdict
 
 PAIRS = ("left_of", "right_of", "in_front_of", "behind", "above", "below", "on", "in", "next_to", "distance")
 ALONE = ("nearest", "farthest", "distance")
@@ -91,6 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.full:
         arguments.scenes, arguments.asked = 400, 300
+    settle()
     pairs, costs_ms = defaultdict(list), []
     with SimCamera(quality="fast") as camera:
         for seed in range(arguments.first, arguments.first + arguments.scenes):

@@ -11,24 +11,21 @@ line is JSON; its figures are means over the courses, 1 s late, once a second, o
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # one core, and before NumPy loads
-    os.environ[variable] = "1"
+import cv2
+import numpy as np
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import platform  # noqa: E402
-import time  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from qwen3vl_ros.sim.courses import COURSES, DURATION_S, Course  # noqa: E402
-from qwen3vl_ros.tracking.tracks import LOST, OCCLUDED, UNCERTAIN, Tracks  # noqa: E402
-from qwen3vl_ros.types import Detection2D, Frame, PerceptionError  # noqa: E402
+from qwen3vl_ros.sim.courses import COURSES, DURATION_S, Course
+from qwen3vl_ros.threads import settle
+from qwen3vl_ros.tracking.tracks import LOST, OCCLUDED, UNCERTAIN, Tracks
+from qwen3vl_ros.types import Detection2D, Frame, PerceptionError
 
 HZ = 30
 LAGS_S, RATES_HZ = (0.1, 0.5, 1.0, 2.0), (2.0, 1.0, 0.5)
@@ -253,7 +250,7 @@ def hardware() -> str:
     )
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return (
-        f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores, 1 thread used{load}; "
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores{load}; "
         f"Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}"
     )
 
@@ -271,9 +268,9 @@ def main() -> None:
     from qwen3vl_ros.engine import load_engine
     from qwen3vl_ros.sim.camera import SimCamera
 
-    cv2.setNumThreads(1)
+    how = settle()
     engine = None if options.oracle_only else load_engine()
-    print(f"hardware: {hardware()}\n")
+    print(f"hardware: {hardware()}\nthreads: {how}\n")
     print(
         f"{'':30}   "
         + "   ".join(f"{t + ': IoU HOTA IDF1':18}" for t in TRACKERS)

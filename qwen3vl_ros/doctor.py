@@ -16,6 +16,7 @@ from functools import cache
 from importlib import metadata
 from typing import Iterator
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.types import EngineError, PerceptionError
 
@@ -30,6 +31,7 @@ _REQUIRED = (
     ("huggingface_hub", "huggingface_hub", "models by hub id"),
 )
 _OPTIONAL = (
+    ("threadpoolctl", "threadpoolctl", "threads of NumPy's BLAS: a busy machine slows answers less"),
     ("llguidance", "llguidance", "answers held to a schema: generation.guided"),
     ("httpx", "httpx", "servers: engine remote"),
     ("mujoco", "mujoco", "the simulated camera"),
@@ -73,6 +75,7 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
     if any(p.state == "missing" for p in packages):
         yield Finding("note", "model, runtimes", "not looked at: packages are missing")
         return
+    yield Finding("ok", "threads", threads.settle())
     findings = list(_model_and_runtimes(config))
     yield from findings
     if not quick and all(f.state != "missing" for f in findings):

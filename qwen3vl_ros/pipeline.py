@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from typing import Callable, Hashable, Iterator, Mapping, Sequence
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Engine, Limits, Prompt
@@ -13,10 +15,12 @@ from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.lifted import Lifted
 from qwen3vl_ros.geometry.model_boxes import place_model_boxes
+from qwen3vl_ros.geometry.observed import thing_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.questions import Question
 from qwen3vl_ros.tracking.identity import TrackIds
 from qwen3vl_ros.tracking.tracks import Tracks
+from qwen3vl_ros.tracking.world import World
 from qwen3vl_ros.types import (
     Answer,
     Cancelled,
@@ -34,7 +38,8 @@ class Perception:
     """The whole path from a frame to grasp targets. One thread at a time, because the engine is.
 
     ids: where objects get theirs from; several Perceptions that share one never give the same twice. tracks: of the cameras
-    whose things are followed from picture to picture: they give the ids there, and are told of every answer.
+    whose things are followed from picture to picture: they give the ids there, and are told of every answer. world: told of all
+    that was measured.
     """
 
     def __init__(
@@ -43,11 +48,13 @@ class Perception:
         config: Config | None = None,
         ids: Iterator[int] | None = None,
         tracks: Mapping[str, Tracks] | None = None,
+        world: World | None = None,
     ):
+        threads.settle()
         self.engine = engine
         self.config = config or Config()
         self._ids = ids or itertools.count(1)
-        self._tracks = dict(tracks or {})
+        self._tracks, self._world = dict(tracks or {}), world
         self._names: dict[str, TrackIds] = {}
 
     def forget(self) -> None:
@@ -107,12 +114,22 @@ class Perception:
         lifted = lift_boxes(cloud, detections)
         if camera in self._tracks:
             self._tracks[camera].place(frame.stamp_ns, lifted.detections)
+        if self._world is not None and cloud.usable:
+            measured = functools.partial(thing_of, cloud)
+            self._world.look(camera, prompt, frame.stamp_ns, lifted.detections, measured)
         return detections, lifted, cloud
 
     def interpret(
-        self, frame: Frame, question: Question, generation: Generation, prompt_id: int = 0, camera: str = ""
+        self,
+        frame: Frame,
+        question: Question,
+        generation: Generation,
+        prompt_id: int = 0,
+        camera: str = "",
+        grasps: bool = True,
     ) -> Scene:
-        """The geometry of an answer already given: everything `look` does after the model.
+        """The geometry of an answer already given: everything `look` does after the model. grasps: whether anybody wants them;
+        they cost more than all else.
 
         Raises DeadlinePassed, MalformedAnswer.
         """
@@ -121,7 +138,7 @@ class Perception:
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
         detections, lifted, cloud = self.place(frame, (prompt_id, question), detections, camera)
         placed = place_model_boxes(frame, answer.boxes_3d)
-        grasps = plan_grasps(cloud, lifted.detections, self.config.gripper)
+        planned = plan_grasps(cloud, lifted.detections, self.config.gripper) if grasps else ()
         return Scene(
             frame.stamp_ns,
             frame.frame_id,
@@ -131,7 +148,7 @@ class Perception:
             answer.points,
             lifted.detections + placed.detections,
             lifted.refusals + placed.refusals,
-            grasps,
+            planned,
             answer.value,
             answer.dropped,
             time.perf_counter() - started,

@@ -21,12 +21,14 @@ from qwen3vl_ros.demo.processes import Interrupts
 from qwen3vl_ros.demo.run import Demo
 from qwen3vl_ros.domain import domain_of
 from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.threads import settle
 from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _options(args)
+    settle()
     _own_graph(options.domain)
     interrupts = Interrupts()
     try:

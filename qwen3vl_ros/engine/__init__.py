@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Clip, Engine, EngineInfo, Limits, Prompt, Turn
 from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
@@ -37,6 +38,7 @@ def load_engine(config: Config | None = None) -> Engine:
     Raises ModelNotFound, WrongModel, OutOfMemory, or another EngineError, each saying what to do.
     """
     config = config or Config()
+    threads.settle()
     if config.engine == "remote" or (config.engine == "auto" and config.remote.url):
         return _loaded("remote", None, config)
     checkpoint = find_checkpoint(config.model)

@@ -26,7 +26,6 @@ from qwen3vl_ros.types import EngineError, Generation
 if TYPE_CHECKING:
     from qwen3vl_ros.engine.decoding.grammar import Grammar
 
-SMALL_MODEL = 100_000_000  # weights; below, a second CPU thread costs more than it gives
 GPU_PASS_COST = 0.004  # of one more drafted token, in passes
 _CACHE_TOKENS = 8192  # where nothing asks for more: several 640x480 images, a prompt and an answer
 _WARM_UP = Limits(max_new_tokens=2, deadline_s=3600.0, repeat_limit=4)

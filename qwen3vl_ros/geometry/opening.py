@@ -45,7 +45,7 @@ def opening(
     low, rim = np.percentile(points[:, 2], (1, 99))
     band = max(_RIM_SHARE * (rim - low), 3 * sigma_m)
     whole = np.concatenate((points, completed_m))
-    border = outline(whole[whole[:, 2] > rim - band, :2])
+    border = outline(whole[whole[:, 2] >= rim - band, :2])
     deeper = points[points[:, 2] < rim - max(_LEAST_DEPTH_M, band, 4 * sigma_m)]
     if eye_m[2] <= rim or len(deeper) < _MIN_POINTS or signed_area(border) < 0.25 * signed_area(outline(points[:, :2])):
         return None

@@ -35,6 +35,7 @@ from qwen3vl_ros.node.perception.camera import qos_of
 from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME, Shot, recorded, simulated
 from qwen3vl_ros.sim.specs import FOVY_DEG
+from qwen3vl_ros.threads import settle
 
 PARAMETERS = {
     # name: (default, doc)
@@ -224,6 +225,7 @@ class SimCameraNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Publish until told to stop or until the recording ends; returns the exit status."""
     spinning = None
+    settle()
     try:
         with joining():
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -33,7 +33,7 @@ FIT = 0.12  # of its size: the outline that depth shows differs by less from the
 _LK = dict(
     winSize=(11, 11),
     maxLevel=2,
-    criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03),
+    criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 7, 0.03),
     flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
 )
 
@@ -154,7 +154,7 @@ def advance(followed: Sequence[Followed], before: Glimpse, now: Glimpse) -> None
                 _find_by_depth(f, now, taken)
     due = [f for f in solid if f.following and f.covered < HARDLY_COVERED and now.stamp_ns - f.fitted_ns >= FIT_NS]
     for f in sorted(due, key=lambda f: f.fitted_ns)[
-        : max(1, len(followed) // 3)
+        : max(1, len(followed) // 4)
     ]:  # in turn: no picture has to wait for all
         _fit(f, now)
 

@@ -16,7 +16,7 @@ from typing import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.tracking.flow import COVERED, Followed, advance
+from qwen3vl_ros.tracking.flow import COVERED, HARDLY_COVERED, REGAIN_M, Followed, advance
 from qwen3vl_ros.tracking.glimpse import Glimpse, same_view
 from qwen3vl_ros.tracking.identity import MAX_GAP_NS, MAX_MISSED, Look, TrackIds, colours_of, costs, match
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
@@ -30,6 +30,7 @@ RESTART_NS = (
 MIN_UNSEEN_NS = 2_000_000_000  # missed in many answers, and not seen for this long: it is gone
 MISSED_BLIND = 2  # missed answers that suffice where the pictures lost it too
 SAME_VIEW = 0.4  # pictures less alike are of another scene, if most things are lost in the second as well
+MEETING = 0.5  # share of the smaller box that two things of one look have in common
 VELOCITY_NS = 500_000_000  # of its way is a velocity measured on
 _LEAST_SPREAD_M = 0.005
 
@@ -143,6 +144,7 @@ class Tracks:
             self._catch_up()
             for thing in self._followed:
                 self._remember(thing, now)
+            self._mark_meetings()
             self._expire(now)
             gone, self._lost = self._lost, []
             return (*(_track(t, now) for t in self._followed), *gone)
@@ -174,6 +176,15 @@ class Tracks:
         for t in things:
             box = _whole_box(t.followed.box, t.followed.key)
             self._lost.append(Track(t.id, t.label, box, 0.0, LOST, stamp_ns, t.seen_ns, t.followed.frame_id))
+
+    def _mark_meetings(self) -> None:
+        """Things of one look that meet in the picture, and not only there as far as one knows, may be taken for one another."""
+        alike: dict[str, list[_Thing]] = {}
+        for thing in self._followed:
+            for other in alike.setdefault(thing.label, []):
+                if _meet(thing.followed, other.followed):
+                    thing.uncertain = other.uncertain = True
+            alike[thing.label].append(thing)
 
     def _expire(self, now: Glimpse) -> None:
         gone = [t for t in self._things if _expired(t, now.stamp_ns)]
@@ -242,7 +253,7 @@ class Tracks:
             thing.score, thing.colours, thing.missed = d.score, seen[i].colours, 0
             thing.seen_ns = max(thing.seen_ns, then.stamp_ns)
             things.append(thing)
-            if i not in pairs or not _part_of(f.box, was[pairs[i]]):
+            if i not in pairs or not (_part_of(f.box, was[pairs[i]]) or _shows_another(f, was[pairs[i]])):
                 joined.append((thing, f))
         for j, (thing, w) in enumerate(zip(known, was)):
             if (
@@ -352,11 +363,26 @@ def _share_in_picture(box: np.ndarray, glimpse: Glimpse) -> float:
 
 def _part_of(box: np.ndarray, was: _Was) -> bool:
     """Whether a box is what is to be seen of a thing that something partly hides: no reason to shrink it."""
-    if not 0.1 < was.covered:
+    if was.covered <= HARDLY_COVERED:
         return False
     overlap = np.clip(np.minimum(box[2:], was.box[2:]) - np.maximum(box[:2], was.box[:2]), 0.0, None).prod()
     area, whole = (box[2:] - box[:2]).prod(), (was.box[2:] - was.box[:2]).prod()
     return overlap > 0.85 * area and area < 0.9 * whole
+
+
+def _meet(a: Followed, b: Followed) -> bool:
+    """Whether two boxes share much of the picture, and depth does not keep them apart."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box.tolist(), b.box.tolist()
+    shared = max(min(ax1, bx1) - max(ax0, bx0), 0.0) * max(min(ay1, by1) - max(ay0, by0), 0.0)
+    if shared <= MEETING * min((ax1 - ax0) * (ay1 - ay0), (bx1 - bx0) * (by1 - by0)):
+        return False
+    return not float(np.linalg.norm(a.centre_m - b.centre_m)) > 0.5 * max(_size_m(a), _size_m(b))  # NaN: nobody knows
+
+
+def _shows_another(given: Followed, was: _Was) -> bool:
+    """Whether the pixels of a box are of something else, before the thing that it names: nothing to follow that by."""
+    apart_m = float(np.linalg.norm(given.centre_m - was.centre_m))
+    return was.covered > HARDLY_COVERED and apart_m > max(REGAIN_M, 0.5 * _size_m(given))
 
 
 def _where(thing: _Thing, stamp_ns: int) -> _Was:
@@ -442,6 +468,7 @@ def _velocity_m_s(trail: Sequence[_Was]) -> np.ndarray:
         if was.stamp_ns < since_ns:
             break
         recent.append(was)
+    recent = recent[::2]  # every second picture tells as much
     if len(recent) < 2:
         return np.zeros(3)
     t = np.array([w.stamp_ns - recent[0].stamp_ns for w in recent]) / 1e9

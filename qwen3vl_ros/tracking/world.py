@@ -1,8 +1,9 @@
 """What is known of the things around, from all cameras, in one frame: where they are, how they move, how old that is.
 
-Tracks of two cameras that are in one place under one label are one object; a thing that was lost and is seen again where it was is
-the same object. Where two could be meant, none is joined. What nobody sees any more is remembered as it was last. Knows nothing of
-pictures, of models or of ROS. May be used from several threads.
+It is told of every answer (`look`) and, where a camera is followed, of every picture (`update`). Tracks of two cameras that are in
+one place under one label are one object; a thing that was lost and is seen again where it was is the same object. Where two could
+be meant, none is joined. What nobody sees any more is remembered as it was last. Knows nothing of pictures, of models or of ROS.
+May be used from several threads.
 """
 
 from __future__ import annotations
@@ -11,20 +12,48 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Sequence
+from functools import cached_property
+from typing import Callable, Hashable, Sequence
 
 import numpy as np
 
 from qwen3vl_ros.geometry.layout import same_name
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
+from qwen3vl_ros.types import Detection3D
 
 JOIN_M = 0.05  # tracks of one label this near are one object, or within half its size
 MEMORY_NS = 600_000_000_000  # what nobody saw for longer is forgotten
+MAX_OBJECTS = 200  # of more, those seen longest ago are forgotten
 MAX_AHEAD_S = 0.5  # a velocity says nothing about later
+SEEN_SPREAD_M = 0.01  # of what one answer measured
+UNMADE_LOOKS = 4  # answers whose depth is kept for things that nobody asked for yet
 PATH_STEP_NS = 100_000_000
 DRIFT_M_S = 0.01  # what nobody sees may have moved by this a second, for all one knows
 _BEST_FIRST = (FRESH, UNCERTAIN, COASTING, OCCLUDED, LOST)
+_NO_WAY_M = np.zeros(3)
+_FOLLOWED = object()
+
+
+@dataclass(eq=False)
+class Look:
+    """One measured look at one thing. Its points and noise are worked out when somebody asks: most looks nobody asks about.
+
+    solid: its 3D box then. stamp_ns: capture of the picture. measured(solid): the `Thing`; the same function for all of one answer.
+    """
+
+    solid: Detection3D
+    stamp_ns: int
+    measured: Callable[[Detection3D], Thing] | None
+    _made: Thing | None = None
+    _making: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def thing(self) -> Thing:
+        with self._making:
+            if self._made is None:
+                self._made, self.measured = self.measured(self.solid), None  # with it goes the picture's depth
+            return self._made
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +63,7 @@ class WorldObject:
     id: of the first track that showed it. labels: what it was called, newest first. state: as of a Track; lost: remembered only.
     position_m: 3 metres in frame_id, the middle of its box, or of its seen surface where frame_T_box is None because none was ever
     measured. spread_m: one deviation of the position. seen_ns: capture of the last answer that saw it. tracks: (camera, id) that
-    show it now. thing: its points moved to where it is, None until `World.look` gave them.
+    show it now. look: the newest measured look at it, None where none was measured; since_look_m: how far it went since, 3 metres.
     """
 
     id: str
@@ -50,38 +79,53 @@ class WorldObject:
     frame_T_box: np.ndarray | None = None
     size_m: np.ndarray | None = None
     tracks: tuple[tuple[str, str], ...] = ()
-    thing: Thing | None = None
+    look: Look | None = None
+    since_look_m: np.ndarray = field(default_factory=lambda: _NO_WAY_M)
 
     @property
     def label(self) -> str:
         return self.labels[0]
+
+    @cached_property
+    def thing(self) -> Thing | None:
+        """What was measured of it, moved to where it is, under its id: for `geometry.layout.Layout`. None without a look."""
+        if self.look is None:
+            return None
+        now_T_then = np.eye(4)
+        now_T_then[:3, 3] = self.since_look_m
+        moved = self.look.thing.moved(now_T_then, spread_m=self.spread_m)
+        return replace(moved, id=self.id, label=self.label)
 
     def age_s(self, now_ns: int) -> float:
         """Since it was seen or followed last."""
         return max(now_ns - self.stamp_ns, 0) / 1e9
 
     def at(self, now_ns: int) -> WorldObject:
-        """Where it should be at a time after the last picture: gone on at its speed for MAX_AHEAD_S at most, spread accordingly."""
+        """Where it should be at a time after the last picture: gone on at its speed for MAX_AHEAD_S at most, spread accordingly;
+        later than that it is fresh no more, but coasting.
+        """
         age_s = self.age_s(now_ns)
-        ahead_m = self.velocity_m_s * min(age_s, MAX_AHEAD_S) if self.state in (FRESH, UNCERTAIN) else np.zeros(3)
+        ahead_m = self.velocity_m_s * min(age_s, MAX_AHEAD_S) if self.state in (FRESH, UNCERTAIN) else _NO_WAY_M
         unsure_m = DRIFT_M_S * age_s + 0.5 * float(np.linalg.norm(self.velocity_m_s)) * age_s
-        return _moved(self, ahead_m, math.hypot(self.spread_m, unsure_m))
+        state = COASTING if self.state == FRESH and age_s > MAX_AHEAD_S else self.state
+        return replace(_moved(self, ahead_m), spread_m=math.hypot(self.spread_m, unsure_m), state=state)
 
 
 @dataclass(eq=False)
 class _Kept:
     now: WorldObject
     members: dict[tuple[str, str], Track] = field(default_factory=dict)
-    things: dict[tuple[str, str], Thing] = field(default_factory=dict)  # as they were measured
+    looks: dict[tuple[str, str], Look] = field(default_factory=dict)
     path: deque = field(default_factory=lambda: deque(maxlen=600))  # (stamp_ns, position_m)
 
 
 class World:
-    """Give it the tracks of each picture, of any camera; ask it for objects."""
+    """Give it every answer and the tracks of each picture, of any camera; ask it for objects."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._kept: list[_Kept] = []
+        self._asked: dict[tuple[str, str], Hashable] = {}  # what only answers tell of -> the prompt that found it
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
@@ -89,56 +133,118 @@ class World:
         """The tracks of a camera's newest picture, all of them: those that are lost say so, those without depth are left out."""
         with self._lock:
             for track in tracks:
+                self._asked.pop((camera, track.id), None)
                 self._take((camera, track.id), track)
             if tracks:
-                newest_ns = max(t.stamp_ns for t in tracks)
-                self._kept = [k for k in self._kept if k.members or newest_ns - k.now.stamp_ns <= MEMORY_NS]
+                self._forget(max(t.stamp_ns for t in tracks))
 
-    def look(self, camera: str, things: Sequence[Thing]) -> None:
-        """What was measured of the tracks that have these ids, at the stamps of their last looks."""
+    def look(
+        self,
+        camera: str,
+        prompt: Hashable,
+        stamp_ns: int,
+        solids: Sequence[Detection3D],
+        measured: Callable[[Detection3D], Thing],
+    ) -> None:
+        """An answer about a camera's picture, with the ids that its tracks have. Call it for empty ones too.
+
+        prompt: what was asked, and by whom. stamp_ns: capture of the picture. solids: what has a 3D box; those that nobody measured
+        are left out. measured(solid): its points and noise, called only when somebody asks for them.
+
+        A camera that nobody follows is known by its answers alone: there, what an answer to the same prompt no longer sees is lost.
+        """
         with self._lock:
-            for thing in things:
-                for kept in self._kept:
-                    track = kept.members.get((camera, thing.id))
-                    if track is not None and track.solid is not None:
-                        kept.things = {(camera, thing.id): thing}
-                        kept.now = _object(kept)
+            seen = {(camera, s.id): Look(s, stamp_ns, measured) for s in solids if s.source == "depth"}
+            for key, look in seen.items():
+                kept = self._holder(key)
+                if kept is None or (key in self._asked and stamp_ns >= kept.members[key].stamp_ns):
+                    self._asked[key] = prompt
+                    self._take(key, _as_track(look), prompt)
+                    kept = self._holder(key)
+                if key not in kept.looks or stamp_ns >= kept.looks[key].stamp_ns:
+                    kept.looks[key] = look
+                    kept.now = _object(kept)
+            for key, asked in list(self._asked.items()):
+                if key[0] == camera and asked == prompt and key not in seen:
+                    if (kept := self._holder(key)) is None or stamp_ns > kept.members[key].stamp_ns:
+                        self._leave(key)
+            if seen:
+                self._forget(stamp_ns)
+                self._bound_looks()
+
+    def leave(self, camera: str) -> None:
+        """Nobody follows this camera any more: what it alone shows is remembered as it was last."""
+        with self._lock:
+            for key in [key for kept in self._kept for key in kept.members if key[0] == camera]:
+                self._leave(key)
 
     def restart(self) -> None:
         """Forget everything: the clock jumped, or the frame is another."""
         with self._lock:
-            self._kept = []
+            self._kept, self._asked = [], {}
 
-    def _take(self, key: tuple[str, str], track: Track) -> None:
-        kept = next((k for k in self._kept if key in k.members), None)
+    def _holder(self, key: tuple[str, str]) -> _Kept | None:
+        return next((k for k in self._kept if key in k.members), None)
+
+    def _leave(self, key: tuple[str, str]) -> None:
+        self._asked.pop(key, None)
+        if (kept := self._holder(key)) is not None:
+            del kept.members[key]
+            kept.looks.pop(key, None)
+            kept.now = _object(kept) if kept.members else replace(kept.now, state=LOST, score=0.0, tracks=())
+
+    def _take(self, key: tuple[str, str], track: Track, prompt: Hashable = _FOLLOWED) -> None:
         if track.state == LOST or track.position_m is None:
-            if kept is not None:
-                del kept.members[key]
-                kept.now = _object(kept) if kept.members else replace(kept.now, state=LOST, score=0.0, tracks=())
-            return
+            return self._leave(key)
+        kept = self._holder(key)
         if kept is not None and len(kept.members) > 1 and not _one_place(kept.now, track, 2.0):
             del kept.members[key]  # they were two things after all
             kept.now, kept = _object(kept), None
         if kept is None:
-            kept = self._meant(key[0], track)
+            kept = self._meant(key[0], track, prompt)
         if kept is None:
             kept = _Kept(_as_object(key, track))
             self._kept.append(kept)
         kept.members[key] = track
+        if prompt is _FOLLOWED:  # it takes the place of what answers alone told of it
+            for other in [m for m in kept.members if m[0] == key[0] and m in self._asked]:
+                self._asked.pop(other), kept.members.pop(other)
         kept.now = _object(kept)
         if not kept.path or track.stamp_ns - kept.path[-1][0] >= PATH_STEP_NS:
             kept.path.append((track.stamp_ns, kept.now.position_m))
 
-    def _meant(self, camera: str, track: Track) -> _Kept | None:
+    def _forget(self, newest_ns: int) -> None:
+        """What is too old, and of too many the oldest."""
+        kept = [k for k in self._kept if newest_ns - k.now.stamp_ns <= MEMORY_NS]
+        if len(kept) > MAX_OBJECTS:
+            kept = sorted(kept, key=lambda k: k.now.stamp_ns)[-MAX_OBJECTS:]
+        if len(kept) < len(self._kept):
+            self._kept = kept
+            members = {key for k in kept for key in k.members}
+            self._asked = {key: asked for key, asked in self._asked.items() if key in members}
+
+    def _bound_looks(self) -> None:
+        """Work out the things of the oldest answers, so that the depth of few pictures is kept."""
+        looks = [look for k in self._kept for look in k.looks.values() if look.measured is not None]
+        answers = list({id(look.measured): look.measured for look in sorted(looks, key=lambda look: -look.stamp_ns)})
+        for look in looks:
+            if id(look.measured) in answers[UNMADE_LOOKS:]:
+                look.thing
+
+    def _meant(self, camera: str, track: Track, prompt: Hashable) -> _Kept | None:
         """The object that a new track shows; None where it is a new one, or where two could be meant."""
         possible = [
             k
             for k in self._kept
-            if not any(c == camera for c, _ in k.members)
+            if not any(c == camera and self._differs((c, i), prompt) for c, i in k.members)
             and any(same_name(label, track.label) for label in k.now.labels)
             and _one_place(k.now, track, 1.0)
         ]
         return possible[0] if len(possible) == 1 else None
+
+    def _differs(self, member: tuple[str, str], prompt: Hashable) -> bool:
+        """Whether a new track of its camera shows another thing for certain: answers to two prompts may show the same."""
+        return member not in self._asked or self._asked[member] == prompt
 
     # -- what can be asked ---------------------------------------------------------------------------------------------
 
@@ -170,28 +276,50 @@ class World:
                     result.append(k.now)
             return tuple(result)
 
+    def recent(self, now_ns: int, within_s: float, frame_id: str | None = None) -> tuple[WorldObject, ...]:
+        """What was seen or followed within the last within_s, moved to now. frame_id: only what is known in that frame."""
+        return tuple(
+            o.at(now_ns)
+            for o in self.objects
+            if o.state != LOST and o.age_s(now_ns) <= within_s and frame_id in (None, o.frame_id)
+        )
+
     def things(self) -> tuple[Thing, ...]:
-        """Everything that was measured, moved to where it is, under the objects' ids: for `geometry.layout.Layout`."""
-        return tuple(replace(o.thing, id=o.id) for o in self.objects if o.thing is not None)
+        """Everything that was measured, the remembered too, moved to where it is: for `geometry.layout.Layout`."""
+        return tuple(o.thing for o in self.objects if o.look is not None)
 
 
 def _object(kept: _Kept) -> WorldObject:
-    """What the best of its tracks says, under its own id."""
+    """What the best of its newest tracks says, under its own id."""
+    newest_ns = max(t.stamp_ns for t in kept.members.values())
+    late_s = lambda t: (newest_ns - t.stamp_ns) / 1e9
     key, track = min(
-        kept.members.items(), key=lambda kt: (_BEST_FIRST.index(kt[1].state), _known(kt[1].spread_m, math.inf))
+        kept.members.items(),
+        key=lambda kt: (
+            late_s(kt[1]) > MAX_AHEAD_S,
+            kt[1].solid is None,
+            _BEST_FIRST.index(kt[1].state),
+            _known(kt[1].spread_m, math.inf),
+            late_s(kt[1]),
+        ),
     )
     new = _as_object(key, track)
     labels = dict.fromkeys((track.label, *(t.label for t in kept.members.values()), *kept.now.labels))
     seen_ns = max(t.seen_ns for t in kept.members.values())
-    thing = None
-    for looked, was in kept.things.items():
-        member = kept.members.get(looked)
-        if member is not None and member.solid is not None:
-            now_T_then = np.eye(4)
-            now_T_then[:3, 3] = member.solid.frame_T_box[:3, 3] - was.frame_T_box[:3, 3]
-            thing = was.moved(now_T_then, spread_m=member.spread_m)
+    look, way_m = kept.now.look, kept.now.since_look_m
+    looks = [k for k in kept.looks if k in kept.members and kept.members[k].solid is not None]
+    if looks:
+        latest = max(looks, key=lambda k: kept.looks[k].stamp_ns)
+        look = kept.looks[latest]
+        way_m = kept.members[latest].solid.frame_T_box[:3, 3] - look.solid.frame_T_box[:3, 3]
     return replace(
-        new, id=kept.now.id, labels=tuple(labels)[:8], seen_ns=seen_ns, tracks=tuple(kept.members), thing=thing
+        new,
+        id=kept.now.id,
+        labels=tuple(labels)[:8],
+        seen_ns=seen_ns,
+        tracks=tuple(kept.members),
+        look=look,
+        since_look_m=way_m,
     )
 
 
@@ -214,6 +342,25 @@ def _as_object(key: tuple[str, str], track: Track) -> WorldObject:
     )
 
 
+def _as_track(look: Look) -> Track:
+    """What one answer alone says of a thing."""
+    solid = look.solid
+    return Track(
+        solid.id,
+        solid.label,
+        (math.nan,) * 4,
+        solid.score,
+        FRESH,
+        look.stamp_ns,
+        look.stamp_ns,
+        solid.frame_id,
+        solid.frame_T_box[:3, 3],
+        _NO_WAY_M,
+        SEEN_SPREAD_M,
+        solid,
+    )
+
+
 def _one_place(known: WorldObject, track: Track, factor: float) -> bool:
     if known.frame_id != track.frame_id:
         return False
@@ -222,16 +369,12 @@ def _one_place(known: WorldObject, track: Track, factor: float) -> bool:
     return float(np.linalg.norm(known.position_m - track.position_m)) < factor * reach_m
 
 
-def _moved(known: WorldObject, by_m: np.ndarray, spread_m: float) -> WorldObject:
-    pose = None
-    if known.frame_T_box is not None:
-        pose = known.frame_T_box.copy()
+def _moved(known: WorldObject, by_m: np.ndarray) -> WorldObject:
+    pose = known.frame_T_box
+    if pose is not None:
+        pose = pose.copy()
         pose[:3, 3] += by_m
-    thing, shift = known.thing, np.eye(4)
-    if thing is not None:
-        shift[:3, 3] = by_m
-        thing = thing.moved(shift, spread_m=spread_m)
-    return replace(known, position_m=known.position_m + by_m, frame_T_box=pose, spread_m=spread_m, thing=thing)
+    return replace(known, position_m=known.position_m + by_m, frame_T_box=pose, since_look_m=known.since_look_m + by_m)
 
 
 def _known(value: float, otherwise: float = 0.0) -> float:

@@ -328,14 +328,17 @@ class FakeCamera:
         frame: str = OPTICAL,
         edit=None,
         apart_s: float = 0.025,
+        stamp: int | None = None,
     ) -> int:
-        """One capture; returns its stamp in nanoseconds. edit(image, depth, info) may change the messages.
+        """One capture; returns its stamp in nanoseconds: the given one, or now less age_s. edit(image, depth, info) may change
+        the messages.
 
         apart_s: from the one before. Within sync_slop (0.02 s) an image may be paired with another's depth.
         """
         time.sleep(max(0.0, self._shot_s + apart_s - time.monotonic()))
         self._shot_s = time.monotonic()
-        stamp = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
+        if stamp is None:
+            stamp = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
         colour, metres = picture(shade)
         rgb, depth_m = colour if rgb is None else rgb, metres if depth_m is None else depth_m
         header = messages.header_of(stamp, frame)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from ros_graph import ERROR, OK, OPTICAL, STALE, TABLE_M, WARN, FakeCamera, publish_static, until
 from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros.convert import rotation_of_quaternion, stamp_ns
+from qwen3vl_ros.msg import GraspTargetArray
 from qwen3vl_ros.srv import Detect
 
 
@@ -192,3 +194,16 @@ def test_an_engine_that_fails_is_an_error_until_it_works_again(graph):
     assert any(v.key == "last error" and "device was lost" in v.value for v in status.values)
     until(lambda: camera.shoot() and heard["detections_2d"], what="an answer after the failures")
     assert process.popen.poll() is None
+
+
+def test_grasps_are_planned_for_who_looks_and_for_who_calls(graph):
+    graph.start_node("instant")
+    camera = FakeCamera(graph).matched()
+    solids = graph.listen("/qwen3vl/perception/detections_3d", Detection3DArray)
+    until(lambda: camera.shoot() and any(m.detections for m in solids), what="a 3D box")
+    called = until(lambda: camera.shoot() and (r := graph.detect()) and until(r.done) and r.result())
+    assert called.success and (not called.detections_3d.detections or called.grasp_targets.targets)
+    grasps = graph.listen("/qwen3vl/perception/grasp_targets", GraspTargetArray)
+    until(lambda: camera.shoot() and any(m.targets for m in grasps), what="a grasp for the late subscriber")
+    boxes = {stamp_ns(m.header): len(m.detections) for m in solids}
+    assert all(len(m.targets) == boxes[stamp_ns(m.header)] for m in grasps if stamp_ns(m.header) in boxes)

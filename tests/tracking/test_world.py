@@ -1,5 +1,7 @@
 """The world of tracked objects: joined from cameras, remembered, asked by id, by phrase, by age and by movement."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from qwen3vl_ros.geometry.facts import measure
 from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.things import Thing, Viewpoint
 from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
-from qwen3vl_ros.tracking.world import MEMORY_NS, World
+from qwen3vl_ros.tracking.world import MAX_OBJECTS, MEMORY_NS, UNMADE_LOOKS, World
 from qwen3vl_ros.types import Detection3D, Verdict
 
 S = 1_000_000_000
@@ -165,16 +167,120 @@ def test_what_no_answer_saw_for_long_can_be_asked_for():
     assert [o.id for o in world.stale(9 * S, after_s=3.0)] == ["2"]
 
 
+def solid(id, label="mug", at=(0.0, 0.0, 0.0), frame="world", source="depth"):
+    return Detection3D(id, label, 0.8, frame, pose(*at), np.array((0.08, 0.08, 0.1)), source)
+
+
+def measured(d):
+    return thing(d.id, d.label, *d.frame_T_box[:3, 3])
+
+
+def look(world, *solids, camera="front", prompt="mugs", t_s=1.0):
+    world.look(camera, prompt, round(t_s * S), solids, measured)
+
+
 def test_facts_are_measured_on_things_moved_to_where_they_are():
     world = World()
     world.update("front", [track("1", "mug", (0.0, 0, 0.05)), track("2", "box", (0.3, 0, 0.05))])
-    world.look("front", [thing("1", "mug", 0.0, 0, 0.05), thing("2", "box", 0.3, 0, 0.05), thing("9", "cup", 0, 0, 0)])
+    look(world, solid("1", "mug", (0.0, 0, 0.05)), solid("2", "box", (0.3, 0, 0.05)))
     viewer = Viewpoint(np.array(((1.0, 0, 0, 0), (0, 0, 1, -1), (0, -1, 0, 0), (0, 0, 0, 1))), np.array((0, 0, 1.0)))
     told = lambda: measure(Layout(world.things(), viewer), "left_of", ("mug", "box")).verdict
     assert told() is Verdict.TRUE
     world.update("front", [track("1", "mug", (0.6, 0, 0.05), 2.0), track("2", "box", (0.3, 0, 0.05), 2.0)])
     assert told() is Verdict.FALSE
     assert {t.id for t in world.things()} == {"1", "2"}
+    (mug,) = world.find("mug")
+    assert mug.thing.seen_m.mean(0) == pytest.approx((0.6, 0, 0.05)) and mug.thing.stamp_ns == S
+    ahead = replace(mug, velocity_m_s=np.array((0.1, 0, 0))).at(round(2.2 * S))
+    assert ahead.thing.seen_m.mean(0) == pytest.approx((0.62, 0, 0.05)) and ahead.thing.spread_m > mug.spread_m
+
+
+def test_what_an_answer_measured_is_known_without_being_followed():
+    world = World()
+    look(world, solid("1", at=(0.1, 0.2, 0.3)), solid("2", source="model"), t_s=3.0)
+    (mug,) = world.find("mug")
+    assert (mug.id, mug.state, mug.seen_ns, mug.frame_id, mug.tracks) == ("1", FRESH, 3 * S, "world", (("front", "1"),))
+    assert mug.thing.seen_m.mean(0) == pytest.approx((0.1, 0.2, 0.3)) and mug.size_m == pytest.approx((0.08, 0.08, 0.1))
+    later = mug.at(8 * S)
+    assert later.state == COASTING and later.age_s(8 * S) == 5.0 and later.spread_m > mug.spread_m > 0
+    assert [o.id for o in world.recent(8 * S, 6.0)] == ["1"] and world.recent(8 * S, 4.0) == ()
+    assert world.recent(8 * S, 6.0, "base") == () and len(world.recent(8 * S, 6.0, "world")) == 1
+
+
+def test_what_an_answer_to_the_same_prompt_sees_no_more_is_only_remembered():
+    world = World()
+    look(world, solid("1"))
+    look(world, prompt="bowls", t_s=2.0)  # it did not look for it
+    look(world, camera="wrist", t_s=2.0)
+    look(world, t_s=0.5)  # an older picture
+    assert world.find("mug")[0].state == FRESH
+    look(world, t_s=3.0)
+    (gone,) = world.objects
+    assert (gone.state, gone.tracks, gone.stamp_ns) == (LOST, (), S) and gone.thing is not None
+    assert world.recent(3 * S, 60.0) == ()
+    look(world, solid("4", at=(0.01, 0, 0)), t_s=4.0)
+    (back,) = world.objects
+    assert (back.id, back.state, back.tracks) == ("1", FRESH, (("front", "4"),))
+
+
+def test_answers_to_two_prompts_about_one_thing_are_one_object():
+    world = World()
+    look(world, solid("1"))
+    look(world, solid("2", at=(0.01, 0, 0)), prompt="mugs and bowls", t_s=2.0)
+    look(world, solid("3", "bowl", (0.01, 0, 0)), prompt="mugs and bowls", t_s=2.0)
+    assert [(o.id, o.label, o.stamp_ns) for o in world.objects] == [("1", "mug", 2 * S), ("3", "bowl", 2 * S)]
+    assert world.find("mug")[0].position_m[0] == 0.01
+
+
+def test_things_of_one_answer_are_never_one_object():
+    world = World()
+    look(world, solid("1"), solid("2", at=(0.01, 0, 0)))
+    assert len(world.objects) == 2
+
+
+def test_what_is_followed_takes_the_place_of_what_answers_alone_told():
+    world = World()
+    look(world, solid("1"))
+    world.update("front", [track("7", at=(0.01, 0, 0), t_s=2.0)])
+    (mug,) = world.objects
+    assert (mug.id, mug.tracks, mug.stamp_ns) == ("1", (("front", "7"),), 2 * S)
+    look(world, t_s=3.0)  # what is followed says itself when it is lost
+    assert world.objects[0].state == FRESH
+    look(world, solid("7", at=(0.5, 0, 0)), t_s=1.5)  # nor does an answer about an older picture move it
+    assert world.objects[0].position_m[0] == 0.01 and world.objects[0].thing is not None
+    world.leave("front")
+    (mug,) = world.objects
+    assert (mug.state, mug.tracks, mug.stamp_ns) == (LOST, (), 2 * S)
+
+
+def test_of_two_cameras_the_one_that_looks_now_is_believed():
+    world = World()
+    look(world, solid("1"), t_s=1.0)
+    world.update("wrist", [track("2", at=(0.03, 0, 0), t_s=9.0, spread=0.02)])
+    (mug,) = world.objects
+    assert mug.position_m[0] == 0.03 and mug.stamp_ns == 9 * S
+
+
+def test_the_depth_of_few_pictures_is_kept_and_points_are_worked_out_once():
+    world, made = World(), []
+
+    def slow(d):
+        made.append(d.id)
+        return measured(d)
+
+    for k in range(20):
+        world.look("front", k, (k + 1) * S, [solid(str(k), at=(k, 0, 0))], lambda d: slow(d))
+    assert made == [str(k) for k in range(20 - UNMADE_LOOKS)]
+    assert len(world.things()) == len(world.things()) == 20 == len(made)
+
+
+def test_a_world_of_very_many_things_forgets_the_oldest():
+    world = World()
+    for k in range(MAX_OBJECTS + 7):
+        look(world, solid(str(k), at=(k, 0, 0)), prompt=k, t_s=1 + k)
+    assert len(world.objects) == MAX_OBJECTS and world.find("0") == () and world.find(str(MAX_OBJECTS + 6))
+    look(world, solid("later"), t_s=1 + MAX_OBJECTS + MEMORY_NS / S + 60)
+    assert [o.id for o in world.objects] == ["later"]
 
 
 def test_what_has_no_depth_is_not_in_the_world_and_restart_forgets_all():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import onnxruntime
 
+from qwen3vl_ros import threads as cpu_threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.local import GPU_PASS_COST, SMALL_MODEL, LocalEngine, cache_tokens
+from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens
 from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.types import EngineError
@@ -27,8 +28,8 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
     threads = 0
     if device == "cpu":
-        threads = 1 if checkpoint.parameters < SMALL_MODEL else 0
-        why.append("1 CPU thread (small model)" if threads else "all CPU threads")
+        threads, why_threads = cpu_threads.of_model(checkpoint.parameters)
+        why.append(why_threads)
     runtime = OnnxRuntime(
         checkpoint.path, cache_tokens(checkpoint, config, preparation.rule.token_side), device, threads
     )

@@ -11,10 +11,11 @@ from typing import Callable
 
 import torch
 
+from qwen3vl_ros import threads as cpu_threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo, Runtime
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.local import GPU_PASS_COST, SMALL_MODEL, LocalEngine, cache_tokens
+from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.engine.torch.device import (
@@ -27,7 +28,6 @@ from qwen3vl_ros.engine.torch.device import (
 from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
 
-_CPU_THREADS = torch.get_num_threads()  # torch's own choice, before anybody changed it
 _CPU_PASS_COST = 0.03  # of one more drafted token, in passes; measured on the embedded model
 
 
@@ -63,15 +63,14 @@ def _load(
     refuse_quantization(checkpoint, device)
     preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
     require_memory(checkpoint, device, dtype)
-    small = checkpoint.parameters < SMALL_MODEL
-    threads = 1 if small and device.type == "cpu" else _CPU_THREADS
+    threads, why_threads = cpu_threads.of_model(checkpoint.parameters)
     why = [f"{name} {importlib.metadata.version(name)}", why_device, why_dtype]
     if device.type == "cpu":
-        why.append(f"{threads} CPU thread{'s' * (threads > 1)}" + " (small model)" * small)
+        why.append(why_threads)
 
     @contextmanager
     def around(doing: str):
-        if torch.get_num_threads() != threads:
+        if device.type == "cpu" and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # per calling thread: the worker is not the thread that loaded
         with memory_errors(doing, device):
             yield

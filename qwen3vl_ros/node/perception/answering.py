@@ -54,8 +54,9 @@ class Answering:
                 frame, no_3d = camera.frame_of(job.snapshot, self._transforms)
                 self._report_3d(channel.health, no_3d)
                 generation = perception.generate(frame, question, control, camera=job.camera)
-                scene = perception.interpret(frame, question, generation, prompt_id, job.camera)
-                reply = out.reply(scene, frame, config, no_3d)
+                grasps = job.call is not None or out.grasps_wanted
+                scene = perception.interpret(frame, question, generation, prompt_id, job.camera, grasps)
+                reply = out.reply(scene, frame, config, no_3d, grasps)
             self._report_scene(channel.health, scene)
         except Cancelled:
             raise
@@ -90,6 +91,8 @@ class Answering:
             except OutOfResources as error:
                 return self._report_error(channel.health, error)
         if reply.error is None:
+            ids = frozenset(d.id for d in reply.scene.detections_2d)
+            channel.answered = reply.scene.stamp_ns, job.asked.question.targets, ids
             channel.health.answered(reply.generation.latency_s, generation.total_s)
 
     # -- what diagnostics and the log are told -----------------------------------------------------

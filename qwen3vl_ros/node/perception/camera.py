@@ -14,7 +14,6 @@ from rclpy.qos import (
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
-    qos_profile_sensor_data,
     qos_profile_system_default,
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -33,6 +32,7 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 TOPICS = ("image_raw", "image_raw/compressed", "depth/image_raw", "camera_info")
+QUEUE = 15  # messages of a topic that wait while the processor does something else: half a second of one camera
 FUTURE_TOLERANCE_S = 0.05
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 LOOK_FOR_LATCHED_S = 0.5
@@ -40,11 +40,11 @@ LOOK_FOR_LATCHED_S = 0.5
 
 def qos_of(name: str) -> QoSProfile:
     """The profile of parameter image_qos."""
-    kept = {"history": HistoryPolicy.KEEP_LAST, "depth": 5}
+    kept = {"history": HistoryPolicy.KEEP_LAST, "depth": QUEUE}
     return {
-        "sensor_data": qos_profile_sensor_data,
+        "sensor_data": QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, **kept),
         "system_default": qos_profile_system_default,
-        "default": QoSProfile(depth=10),
+        "default": QoSProfile(depth=QUEUE),
         "reliable": QoSProfile(reliability=ReliabilityPolicy.RELIABLE, **kept),
         "best_effort": QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, **kept),
     }[name]

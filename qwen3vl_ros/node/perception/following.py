@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from typing import Callable, Iterator, Mapping
 
+from qwen3vl_ros.node.perception.camera import QUEUE
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.diagnostics import Level
 from qwen3vl_ros.node.perception.mailbox import Snapshot
@@ -18,7 +19,6 @@ from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.tracking.world import World
 from qwen3vl_ros.types import PerceptionError
 
-QUEUE = 15  # images that wait: half a second of one camera
 ASKED_S = 10.0  # a call for tracks wants them for this long
 LOOK_S = 0.25  # between two looks at who subscribes
 
@@ -88,6 +88,7 @@ class Following:
         )
         if wanted and not now_wanted:
             self.tracks[camera].stop()
+            self.world.leave(camera)
         self._wanted[camera] = now_wanted, now_s
         return now_wanted
 

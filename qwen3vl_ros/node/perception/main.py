@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
+import time
+from typing import Callable
 
-# Read when NumPy is imported. The geometry's matrices are small: more threads spin for nothing, beside the
-# engine's.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
-import sys  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
-from typing import Callable  # noqa: E402
-
-import rclpy  # noqa: E402
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.signals import SignalHandlerOptions  # noqa: E402
-from rclpy.task import Future  # noqa: E402
-
-from qwen3vl_ros.config import Config  # noqa: E402
-from qwen3vl_ros.engine.base import Engine  # noqa: E402
-from qwen3vl_ros.node.joining import joining  # noqa: E402
-from qwen3vl_ros.node.perception.node import STOP_PATIENCE_S, PerceptionNode  # noqa: E402
-from qwen3vl_ros.node.signals import StopSignals  # noqa: E402
-from qwen3vl_ros.resources import told  # noqa: E402
-from qwen3vl_ros.types import PerceptionError  # noqa: E402
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.engine.base import Engine
+from qwen3vl_ros.node.joining import joining
+from qwen3vl_ros.node.perception.node import STOP_PATIENCE_S, PerceptionNode
+from qwen3vl_ros.node.signals import StopSignals
+from qwen3vl_ros.resources import told
+from qwen3vl_ros.types import PerceptionError
 
 # The engine's thread computes in Python, too; the default of 5 ms would be added to the age of arriving
 # images.

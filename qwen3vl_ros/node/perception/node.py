@@ -18,6 +18,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Engine
 from qwen3vl_ros.node.perception.agenda import Agenda
@@ -182,7 +183,8 @@ class PerceptionNode(LifecycleNode):
         size = f"{i.device}, {i.dtype}, {i.parameters / 1e6:.1f} M weights"
         self._engine_line = f"the engine: {i.runtime}, {Path(i.model).name[:NAME_CHARACTERS]}, {size}"
         self.health.engine = f"{i.runtime}, {i.model}, {size} ({i.why})"
-        self._perception = Perception(engine, config, self._object_ids, following.tracks)
+        self.health.fact("threads", threads.settle())
+        self._perception = Perception(engine, config, self._object_ids, following.tracks, following.world)
         return self._perception
 
     def _wait_for_load(self) -> BaseException | None:

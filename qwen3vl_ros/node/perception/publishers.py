@@ -36,6 +36,7 @@ RESULTS = {
 }
 TRACKS = {"tracks_2d": Detection2DArray, "tracks_3d": Detection3DArray, "track_states": TrackStates}
 PICTURES = {"annotated_image": Image, "markers": MarkerArray}
+SHOW_GRASPS = ("grasp_targets", "grasp_poses", *PICTURES)
 
 
 @dataclass(eq=False)
@@ -47,8 +48,8 @@ class Reply:
     header: Header
     detections_2d: Detection2DArray
     detections_3d: Detection3DArray
-    grasp_targets: GraspTargetArray
-    grasp_poses: PoseArray
+    grasp_targets: GraspTargetArray | None  # None where nobody wanted grasps
+    grasp_poses: PoseArray | None
     generation: Generation | None
     error: types.PerceptionError | None = None
     scene: Scene | None = None
@@ -67,7 +68,7 @@ class Publishers:
     def __init__(self, node, prefix: str = "~/"):
         self._node = node
         self._publishers = {
-            name: node.create_publisher(kind, prefix + name, 10)
+            name: node.create_publisher(kind, prefix + name, 30 if name in TRACKS else 10)  # tracks: of one second
             for name, kind in {**RESULTS, **TRACKS, **PICTURES}.items()
         }
         self._tf = node.create_publisher(TFMessage, "/tf", 100)
@@ -99,8 +100,15 @@ class Publishers:
         if config.publish_tf and placed:
             self._tf.publish(messages.object_frames(header_3d, placed))
 
-    def reply(self, scene: Scene, frame: Frame, config: Config, no_3d: str) -> Reply:
-        """All messages of a scene. 3D that is not in the promised frame is left out, never relabelled."""
+    @property
+    def grasps_wanted(self) -> bool:
+        """Whether somebody subscribes to what shows grasps."""
+        return any(self._publishers[name].get_subscription_count() for name in SHOW_GRASPS)
+
+    def reply(self, scene: Scene, frame: Frame, config: Config, no_3d: str, grasped: bool = True) -> Reply:
+        """All messages of a scene. 3D that is not in the promised frame is left out, never relabelled. grasped: whether grasps
+        were looked for.
+        """
         header = messages.header_of(scene.stamp_ns, scene.frame_id)
         header_3d = messages.header_of(scene.stamp_ns, config.target_frame or scene.frame_id)
         boxes = [d for d in scene.detections_3d if d.frame_id == header_3d.frame_id]
@@ -110,8 +118,8 @@ class Publishers:
             header,
             messages.detections_2d(header, scene.detections_2d, scene.points),
             messages.detections_3d(header_3d, boxes),
-            messages.grasp_targets(header_3d, grasps, prompt_id),
-            messages.grasp_poses(header_3d, grasps),
+            messages.grasp_targets(header_3d, grasps, prompt_id) if grasped else None,
+            messages.grasp_poses(header_3d, grasps) if grasped else None,
             messages.generation(header, scene.generation, prompt_id, scene.geometry_s, scene.dropped),
             scene=scene,
             frame=frame,

@@ -45,6 +45,13 @@ class Asked:
         return asked.result()
 
 
+def textured(scene: Scene) -> np.ndarray:
+    """A picture that points can be followed in."""
+    height, width = scene.depth_m.shape
+    coarse = np.random.default_rng(0).integers(40, 216, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
+    return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
+
+
 class Room:
     """A node whose engine is an oracle, a camera that shows solids, and a client."""
 
@@ -69,7 +76,7 @@ class Room:
         self.say(boxes=boxes | also, **told)
         self.camera.stop()
         self.camera.stream(
-            10, rgb=np.full((*scene.depth_m.shape, 3), 120, np.uint8), depth_m=scene.depth_m, info_K=scene.K
+            10, rgb=textured(scene), depth_m=scene.depth_m, info_K=scene.K
         )
         self.sees_it()
 

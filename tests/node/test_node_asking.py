@@ -203,3 +203,29 @@ def test_time_that_is_over_is_told_with_what_there_was(room):
 def test_what_cannot_be_asked_is_refused_by_name(room, fields, words):
     result = room.answer(**fields)
     assert result.code == Code.ERROR and words in result.message and not result.answer
+
+
+# -- what was just seen --------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_stream_just_saw_and_stands_still_is_not_looked_for_again(graph, tmp_path):
+    room = Room(graph, tmp_path, targets=["red box", "ball"], enabled=True, track="always")
+    room.show(SIDE_BY_SIDE, ["red box", "ball"])
+
+    def told():
+        answer = room.measure(["left_of", "red box", "ball"])
+        return answer if answer.success and answer.facts[0].age > 0 and answer.detections_3d.detections else None
+
+    def remembered():
+        answer = told()
+        return answer and all(np.isnan(d.results[0].hypothesis.score) for d in answer.detections_3d.detections) and answer
+
+    answer = until(remembered, what="an answer from what is followed")
+    assert answer.facts[0].verdict == Fact.TRUE and len(answer.detections_2d.detections) == 2
+    for found, index in zip(sorted(answer.detections_2d.detections, key=lambda d: d.bbox.center.position.x), (0, 1)):
+        x0, _, x1, _ = SIDE_BY_SIDE.box_px(index)
+        assert found.bbox.center.position.x == pytest.approx((x0 + x1) / 2, abs=4)
+    by_id = room.measure(["distance", *(d.id for d in answer.detections_3d.detections)])
+    assert by_id.facts[0].values[0].value == pytest.approx(0.16, abs=0.02)
+    assert room.measure(["exists", "mug"]).facts[0].verdict == Fact.FALSE, "what the stream does not look for is looked for"
+    room.camera.stop()

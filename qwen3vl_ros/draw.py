@@ -45,7 +45,7 @@ _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4)
 def draw_scene(frame: Frame, scene: Scene, gripper: GripperConfig | None = None, caption: str = "") -> np.ndarray:
     """`frame.rgb` with everything in `scene` drawn on it: a new HxWx3 uint8 RGB image of the same size.
 
-    Without `frame.K` nothing that has only a place in space is drawn. caption: one line at the bottom.
+    Without `frame.K` nothing that has only a place in space is drawn. caption: lines at the bottom.
     Raises InvalidInput if a result is in a frame this Frame knows no way to.
     """
     canvas = _Canvas(frame)
@@ -227,13 +227,15 @@ class _Canvas:
         put_text(self.image, text, (x + pad, y + h - base), scale, _INK)
 
     def caption(self, text: str) -> None:
-        """White text on a dark strip along the lower edge."""
-        scale = 0.42 * self._unit
-        _, h, base = text_size(text, scale)
-        strip = self.image[max(self._height - h - base - round(8 * self._unit), 0) :]
+        """White lines on a dark strip along the lower edge."""
+        scale, gap, lines = 0.42 * self._unit, round(6 * self._unit), text.splitlines()
+        sizes = [text_size(line, scale) for line in lines]
+        strip = self.image[max(self._height - sum(h + base + gap for _, h, base in sizes) - gap, 0) :]
         strip[:] = (0.35 * strip).astype(np.uint8)
-        place = (round(8 * self._unit), self._height - base - round(2 * self._unit))
-        put_text(self.image, text, place, scale, (235, 235, 235))
+        bottom = self._height - gap // 2
+        for line, (_, h, base) in zip(reversed(lines), reversed(sizes)):
+            put_text(self.image, line, (round(8 * self._unit), bottom - base), scale, (235, 235, 235))
+            bottom -= h + base + gap
 
     # -- parts ---------------------------------------------------------------------------------------------------
 

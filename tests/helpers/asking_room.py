@@ -75,16 +75,18 @@ class Room:
                 boxes.setdefault(name, []).append(scene.box_px(index))
         self.say(boxes=boxes | also, **told)
         self.camera.stop()
-        self.camera.stream(
-            10, rgb=textured(scene), depth_m=scene.depth_m, info_K=scene.K
-        )
+        self.camera.stream(10, rgb=textured(scene), depth_m=scene.depth_m, info_K=scene.K)
         self.sees_it()
 
     def sees_it(self):
-        """Wait until the node has a picture of what the camera shows now."""
+        """Wait until the node has a picture of what the camera shows now, with its depth where there is any."""
         now = self.graph.node.get_clock().now().to_msg()
-        told = self.measure(["exists", "nothing"], newer_than=now)
-        assert told.success, told.message
+
+        def seen():
+            told = self.measure(["size", "table"], newer_than=now)
+            return told.success and (self.camera.depth is None or told.facts[0].verdict == Fact.TRUE)
+
+        until(seen, what="a new picture")
 
     def ask(self, question, **fields):
         return Asked(self.client, question, **fields)

@@ -218,7 +218,9 @@ def test_what_the_stream_just_saw_and_stands_still_is_not_looked_for_again(graph
 
     def remembered():
         answer = told()
-        return answer and all(np.isnan(d.results[0].hypothesis.score) for d in answer.detections_3d.detections) and answer
+        return (
+            answer and all(np.isnan(d.results[0].hypothesis.score) for d in answer.detections_3d.detections) and answer
+        )
 
     answer = until(remembered, what="an answer from what is followed")
     assert answer.facts[0].verdict == Fact.TRUE and len(answer.detections_2d.detections) == 2
@@ -227,5 +229,7 @@ def test_what_the_stream_just_saw_and_stands_still_is_not_looked_for_again(graph
         assert found.bbox.center.position.x == pytest.approx((x0 + x1) / 2, abs=4)
     by_id = room.measure(["distance", *(d.id for d in answer.detections_3d.detections)])
     assert by_id.facts[0].values[0].value == pytest.approx(0.16, abs=0.02)
-    assert room.measure(["exists", "mug"]).facts[0].verdict == Fact.FALSE, "what the stream does not look for is looked for"
+    assert room.measure(["exists", "mug"]).facts[0].verdict == Fact.FALSE, (
+        "what the stream does not look for is looked for"
+    )
     room.camera.stop()

@@ -128,12 +128,12 @@ class Demo:
     # -- drive -----------------------------------------------------------------------------------------------
 
     def _drive(self) -> None:
-        """Camera time passes; a third on, one object is asked for by ~/set_prompt, later by ~/detect, then in words by ~/ask."""
+        """Camera time passes; one object is asked for in words by ~/ask, a third on one by ~/set_prompt, later by ~/detect."""
         seconds = self.options.seconds
         self._plan = [
+            (seconds / 20, self._ask_where),
             (seconds / 3, self._ask_for_one),
             (seconds * 2 / 3, self._look_once),
-            (seconds * 0.72, self._ask_where),
         ]
         while self._camera_s < seconds:
             self._keep_to_plan(self._camera_s)

@@ -313,7 +313,7 @@ def _reason_zh(reason: str) -> str:
 # -- whether somebody else's sentence says the same ----------------------------------------------------------------------------
 
 _NUMBER = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)\s*(mm|cm|dm|m|millimet(?:re|er)s?|centimet(?:re|er)s?|met(?:re|er)s?|毫米|厘米|公分|米)(?![\w]*/)"
+    r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)\s*(mm|cm|dm|m|millimet(?:re|er)s?|centimet(?:re|er)s?|met(?:re|er)s?|毫米|厘米|公分|米)(?![\w]*/)"
 )
 _UNITS = {
     "mm": 1e-3,

@@ -105,12 +105,12 @@ def without_view(question: str) -> tuple[str, str]:
             return rest, _view(found["o"])
     # "to the mug's left", "on its own left": the thing's own sides.
     own = re.search(
-        r"\b(?:to|on|at) (?P<o>the [\w -]+?|its|their|your|my)(?:'s?)? (?:own )?(?P<s>left|right)(?P<h>[- ]hand)?(?: side)?\b(?! of)",
+        r"\b(?:to|on|at) (?P<o>the [\w -]+?'s?|its|their|your|my) (?:own )?(?P<s>left|right)(?P<h>[- ]hand)?(?: side)?\b(?! of)",
         question,
         re.I,
     )
     if own and own["o"].lower() not in ("the",):
-        name = {"its": "it", "their": "it"}.get(own["o"].lower(), own["o"])
+        name = re.sub(r"'s?$", "", {"its": "it", "their": "it"}.get(own["o"].lower(), own["o"]))
         return f"{question[: own.start()]}{own['s']} of {name}{question[own.end() :]}", _view(name)
     return question, ""
 
@@ -352,7 +352,7 @@ def _fits(text: str) -> Understood | None:
             with suppress(_NoName):
                 b = _name(found["b"])
                 return Understood(
-                    "fits", (_name(found["a"]), "gripper" if re.search(r"\b(?:gripper|hand|robot|arm)\b", b) else b)
+                    "fits", (_name(found["a"]), "gripper" if re.fullmatch(r"(?:robot(?:'s)? ?)?(?:gripper|hand|arm|jaws|fingers)?", b) else b)
                 )
     return None
 

@@ -3,9 +3,12 @@
 Scenes of the wider embedded world at 640x480, true 2D boxes of all objects and shelves that are at least 0.8 visible, depth as a
 small stereo camera gives it (noise, steps, holes at edges: sim/depth_noise.py). Every relation is asked of every pair (triple, single)
 of things; a statement counts where the exact layout decides it. decided: of statements whose true margin is over 2 cm (of `on`,
-where 1 cm is all there is, of the true ones). confident_wrong: decided wrongly with |margin| > 3 sigma. The last line is JSON.
+where 1 cm is all there is, of the true ones). confident_wrong: decided wrongly with |margin| > 3 sigma.
 
-    make bench BENCH=spatial [ARGS="--scenes 40"]
+Then the whole path (questions.py): questions in held-out words to sentences with numbers, beside the model's own words without measuring.
+The last line is JSON.
+
+    make bench BENCH=spatial [ARGS="--scenes 40 --asked 20" or "--full"]
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections import defaultdict
 from typing import Iterator
 
 import numpy as np
+import questions as questions_in_words
 
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -77,8 +81,12 @@ def clear(relation: str, truth: Fact) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--asked", type=int, default=60, help="scenes that questions in words are asked of, four each")
+    parser.add_argument("--full", action="store_true", help="400 scenes, 300 of them asked of")
     parser.add_argument("--first", type=int, default=8000, help="seed of the first scene")
     arguments = parser.parse_args()
+    if arguments.full:
+        arguments.scenes, arguments.asked = 400, 300
     settle()
     pairs, costs_ms = defaultdict(list), []
     with SimCamera(quality="fast") as camera:
@@ -92,10 +100,11 @@ def main() -> None:
                 fact = measure(layout, *question)
                 costs_ms.append(1e3 * (time.perf_counter() - started))
                 pairs[question[0]].append((fact, measure(truth, *question)))
-    report(pairs, costs_ms)
+    figures = report(pairs, costs_ms)
+    print(json.dumps(figures | questions_in_words.run(arguments.asked, arguments.first + 10000)))
 
 
-def report(pairs: dict[str, list[tuple[Fact, Fact]]], costs_ms: list[float]) -> None:
+def report(pairs: dict[str, list[tuple[Fact, Fact]]], costs_ms: list[float]) -> dict[str, float | int]:
     errors = [abs(fact.value - truth.value) for fact, truth in pairs.pop("distance")]
     print("| relation | statements | decided | right | wrong with confidence |\n|---|---|---|---|---|")
     everything = [("all", [pair for of_one in pairs.values() for pair in of_one])]
@@ -109,18 +118,14 @@ def report(pairs: dict[str, list[tuple[Fact, Fact]]], costs_ms: list[float]) -> 
     print(
         f"distance: median error {1e3 * np.median(errors):.1f} mm, 95 % within {1e3 * np.percentile(errors, 95):.1f} mm"
     )
-    print(
-        json.dumps(
-            {
-                "decided": round(float(np.mean(should)), 4),
-                "accuracy": round(accuracy, 5),
-                "confident_wrong": wrong,
-                "statements": len(known),
-                "distance_error_mm_median": round(1e3 * float(np.median(errors)), 2),
-                "fact_ms_p50": round(float(np.median(costs_ms)), 3),
-            }
-        )
-    )
+    return {
+        "decided": round(float(np.mean(should)), 4),
+        "accuracy": round(accuracy, 5),
+        "confident_wrong": wrong,
+        "statements": len(known),
+        "distance_error_mm_median": round(1e3 * float(np.median(errors)), 2),
+        "fact_ms_p50": round(float(np.median(costs_ms)), 3),
+    }
 
 
 if __name__ == "__main__":

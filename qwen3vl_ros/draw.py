@@ -6,8 +6,10 @@ to the camera through `frame.target_T_camera`, and projected by the camera's who
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 import zlib
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -32,6 +34,7 @@ _PALETTE = (
 _FEASIBLE, _INFEASIBLE = (64, 255, 120), (255, 90, 80)
 _INK = (16, 18, 22)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_log = logging.getLogger(__name__)
 _SUBPIXEL_BITS = 4
 _NEAR_M = 0.02
 # Corners of a unit box, and its edges as pairs of them; the first four edges are the top.
@@ -42,7 +45,7 @@ _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4)
 def draw_scene(frame: Frame, scene: Scene, gripper: GripperConfig | None = None, caption: str = "") -> np.ndarray:
     """`frame.rgb` with everything in `scene` drawn on it: a new HxWx3 uint8 RGB image of the same size.
 
-    Without `frame.K` nothing that has only a place in space is drawn. caption: one line at the bottom.
+    Without `frame.K` nothing that has only a place in space is drawn. caption: lines at the bottom.
     Raises InvalidInput if a result is in a frame this Frame knows no way to.
     """
     canvas = _Canvas(frame)
@@ -204,9 +207,8 @@ class _Canvas:
 
     def chip(self, text: str, box_xyxy_px, colour, below: bool) -> None:
         """Dark text on the colour, above or below the box or inside it, where it covers least."""
-        text = _ascii(text)
         scale = 0.42 * self._unit
-        (w, h), base = cv2.getTextSize(text, _FONT, scale, round(self._unit))
+        w, h, base = text_size(text, scale)
         pad = round(3 * self._unit)
         w, h = w + 2 * pad, h + base + pad
         limit = 4 * max(self._width, self._height)
@@ -222,16 +224,18 @@ class _Canvas:
         self._chips.append((x, y, x + w, y + h))
         region = self.image[y : y + h, x : x + w]
         region[:] = (0.12 * region + 0.88 * np.array(colour)).astype(np.uint8)
-        cv2.putText(self.image, text, (x + pad, y + h - base), _FONT, scale, _INK, round(self._unit), cv2.LINE_AA)
+        put_text(self.image, text, (x + pad, y + h - base), scale, _INK)
 
     def caption(self, text: str) -> None:
-        """White text on a dark strip along the lower edge."""
-        scale = 0.42 * self._unit
-        (_, h), base = cv2.getTextSize(_ascii(text), _FONT, scale, round(self._unit))
-        strip = self.image[max(self._height - h - base - round(8 * self._unit), 0) :]
+        """White lines on a dark strip along the lower edge."""
+        scale, gap, lines = 0.42 * self._unit, round(6 * self._unit), text.splitlines()
+        sizes = [text_size(line, scale) for line in lines]
+        strip = self.image[max(self._height - sum(h + base + gap for _, h, base in sizes) - gap, 0) :]
         strip[:] = (0.35 * strip).astype(np.uint8)
-        place = (round(8 * self._unit), self._height - base - round(2 * self._unit))
-        cv2.putText(self.image, _ascii(text), place, _FONT, scale, (235, 235, 235), round(self._unit), cv2.LINE_AA)
+        bottom = self._height - gap // 2
+        for line, (_, h, base) in zip(reversed(lines), reversed(sizes)):
+            put_text(self.image, line, (round(8 * self._unit), bottom - base), scale, (235, 235, 235))
+            bottom -= h + base + gap
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -304,11 +308,47 @@ class _Canvas:
         return np.round(np.clip(pixels, -limit, limit) * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
+def text_size(text: str, scale: float) -> tuple[int, int, int]:
+    """(width, height above the baseline, height below it) of a line, pixels. scale: of OpenCV's font, 0.42 is about 10 px high."""
+    thickness = max(1, round(scale / 0.42))
+    if text.isascii() or not _has_unicode():
+        (w, h), base = cv2.getTextSize(_ascii(text), _FONT, scale, thickness)
+        return w, h, base
+    _, _, w, h = cv2.getTextSize((1 << 15, 1 << 15), text, (0, 0), cv2.FontFace("uni"), _pixels(scale))
+    return w + 2, round(0.8 * h), max(1, round(0.25 * h))
+
+
+def put_text(image: np.ndarray, text: str, place_px: tuple[int, int], scale: float, colour) -> None:
+    """A line whose baseline begins at place_px; Chinese as Chinese where OpenCV brings the font (5 does)."""
+    thickness = max(1, round(scale / 0.42))
+    if text.isascii() or not _has_unicode():
+        cv2.putText(image, _ascii(text), place_px, _FONT, scale, colour, thickness, cv2.LINE_AA)
+        return
+    drawn = np.ascontiguousarray(image)  # it draws on nothing else
+    cv2.putText(drawn, text, place_px, tuple(map(int, colour)), cv2.FontFace("uni"), _pixels(scale))
+    if drawn is not image:
+        image[:] = drawn
+
+
+def _pixels(scale: float) -> int:
+    return max(8, round(33 * scale))
+
+
+@lru_cache(maxsize=1)
+def _has_unicode() -> bool:
+    if not hasattr(cv2, "FontFace"):
+        _log.warning(
+            "OpenCV %s has no font with Chinese characters, they are drawn as ?; version 5 has one", cv2.__version__
+        )
+        return False
+    return True
+
+
 def _overlap(x: int, y: int, w: int, h: int, boxes) -> int:
     """How many pixels of the boxes (xyxy) a rectangle covers."""
     return sum(max(0, min(x + w, c) - max(x, a)) * max(0, min(y + h, d) - max(y, b)) for a, b, c, d in boxes)
 
 
 def _ascii(text: str) -> str:
-    """OpenCV's font has no other characters: accents are dropped, the rest becomes a question mark."""
+    """OpenCV's old font has no other characters: accents are dropped, the rest becomes a question mark."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode() if not text.isascii() else text

@@ -6,6 +6,7 @@ questions in words and of relations.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Sequence
 
@@ -33,7 +34,7 @@ _MAX_OTHER_NAMES = 2
 class Shot:
     """A picture to be asked of. lacks: why it cannot be measured in, empty if it can; stale: that is because its depth is late.
 
-    known: things of this picture's frame that were just seen and followed since; answered: phrases whose things are all among
+    known: things of this picture's frame that were just seen and stand still; answered: phrases whose things are all among
     them, so that they need not be looked for. now_ns: when facts are asked, by default the picture's stamp. frame_T_robot: 4x4, the
     robot's base in the frame of the results, None where nobody knows it.
     """
@@ -74,7 +75,8 @@ class Finder:
     def find(
         self, shot: Shot, names: Sequence[str], control: Control | None = None, anything: Sequence[str] = ()
     ) -> Found:
-        """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing.
+        """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing;
+        they are looked for where everything that is named was found.
 
         Raises InvalidInput for a phrase that no prompt can hold, Cancelled, DeadlinePassed, MalformedAnswer, EngineError.
         """
@@ -97,11 +99,14 @@ class Finder:
                     break
             boxes += seen
         boxes = _one_name_each(boxes)
-        others = [a for a in anything if not any(same_name(a, b) for b in shot.answered)]
+        labels = [*(b.label for b in boxes), *(t.label for t in shot.known)]
+        whole = all(any(same_name(p, label) for label in labels) for p in phrases)
+        others = [a for a in anything if whole and not any(same_name(a, b) for b in shot.answered)]
         if others:
             generation, seen = self._look(shot, Detect(tuple(others)), control)
             boxes += [d for d in seen if all(_iou(d, b) < _SAME_IOU for b in boxes)]
-        return self._measured(shot, tuple(boxes), generation, (*phrases, *anything))
+        known = [t for t in shot.known if t.id in names or any(same_name(t.label, a) for a in shot.answered)]
+        return self._measured(shot, tuple(boxes), known, generation, (*phrases, *anything))
 
     def _look(self, shot: Shot, question: Detect, control: Control | None) -> tuple[Generation, list[Detection2D]]:
         generation = self._perception.generate(shot.frame, question, control, camera=shot.camera)
@@ -111,10 +116,12 @@ class Finder:
         least = self._perception.config.min_score
         return generation, [d for d in answer.detections if not d.score < least]
 
-    def _measured(self, shot: Shot, boxes: tuple[Detection2D, ...], generation, looked_for) -> Found:
+    def _measured(
+        self, shot: Shot, boxes: tuple[Detection2D, ...], known: Sequence[Thing], generation, looked_for
+    ) -> Found:
         config = self._perception.config
         named, lifted, cloud = self._perception.place(shot.frame, ("found", looked_for), boxes, shot.camera)
-        things = [t for t in shot.known if all(t.id != d.id for d in named)]
+        things = [t for t in known if all(t.id != d.id for d in named)]
         layout = layout_of(
             cloud,
             lifted.detections,
@@ -125,7 +132,20 @@ class Finder:
             gripper_opening_m=config.gripper.max_width,
             now_ns=shot.now_ns,
         )
-        return Found(shot, layout, named, lifted.detections, generation)
+        flat, solid = zip(*(_as_detections(t, cloud) for t in things)) if things else ((), ())
+        return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation)
+
+
+def _as_detections(thing: Thing, cloud: SceneCloud) -> tuple[Detection2D, Detection3D]:
+    """A thing that was not looked for again, as if it had been: its box around what was seen of it."""
+    camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
+    pixels = cloud.project_px(thing.seen_m @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3])
+    pixels = pixels[np.isfinite(pixels).all(1)] + 0.5
+    low, high = (pixels.min(0), pixels.max(0)) if len(pixels) else (np.zeros(2), np.zeros(2))
+    size = np.array(cloud.frame.size_px, float)
+    box = tuple(float(v) for v in (*np.clip(low, 0, size), *np.clip(high, 0, size)))
+    solid = Detection3D(thing.id, thing.label, math.nan, cloud.frame_id, thing.frame_T_box, np.asarray(thing.size_m))
+    return Detection2D(thing.label, box, math.nan, thing.id), solid
 
 
 def usable(shot: Shot, perception: Perception) -> str:

@@ -22,7 +22,7 @@ from qwen3vl_ros.types import Fact, InvalidInput, Verdict
 RELATION = {name: name.replace(" ", "_") for name in RELATIONS}
 _SIZES = {"height": (2,), "width": (1,), "length": (0,), "size": (0, 1, 2)}
 _MEASURED = {*RELATIONS, *QUANTITIES, "list", "where", "count", "exists", "leftmost", "rightmost"}
-_OTHERS_MATTER = {"next to", "nearest", "farthest", "list", "leftmost", "rightmost"}
+_OTHERS_MATTER = {"where", "next to", "nearest", "farthest", "list", "leftmost", "rightmost"}
 _ARITY = {"between": (3,), "nearest": (1, 2), "farthest": (1, 2), "distance": (1, 2)} | {
     ask: (2,) for ask in (*(r for r in RELATIONS if r != "between"), "fits")
 }

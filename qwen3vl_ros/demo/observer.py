@@ -21,6 +21,7 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from qwen3vl_ros.action import Ask
 from qwen3vl_ros.convert import rgb_of, stamp_ns
 from qwen3vl_ros.demo.reading import answer_of, frame_of, stamp_in, truths_of
 from qwen3vl_ros.demo.recording import Recording, installed_text
@@ -81,6 +82,7 @@ class Observer:
             self._record(f"sim_camera/{topic}", kind, look=lambda m, topic=topic: self._truth_arrived(topic, m))
         for name, kind in (("get_state", GetState), ("set_prompt", SetPrompt), ("detect", Detect)):
             self._client.use(f"perception/{name}", kind)
+        self._client.use_action("perception/ask", Ask)
 
     def close(self) -> None:
         """Leave the graph."""
@@ -130,6 +132,13 @@ class Observer:
         parts = {name: getattr(reply, name) for name in PARTS}
         answer = answer_of(parts, tuple(targets), "" if reply.success else reply.message)
         return answer, reply.message
+
+    def ask(self, question: str, timeout_s: float = 20.0) -> tuple[Ask.Result, Frame | None]:
+        """The answer to a question in words through ~/ask, and its picture if that was received here."""
+        goal = Ask.Goal(question=question, timeout=timeout_s)
+        result = self._client.ask_for("perception/ask", goal, timeout_s + 5.0)
+        stamps = [stamp_ns(array.header) for array in result.detections_2d[:1]]
+        return result, self._frame(self._frames.get(stamps[0], {})) if stamps else None
 
     # -- arrivals --------------------------------------------------------------------------------------------
 
@@ -183,11 +192,16 @@ class Observer:
         if pictures := self._frames.get(stamp):
             for name, cdr, received_ns in pictures.values():
                 self._recording.write(name, cdr, received_ns)
-            seen = {topic: cdr for topic, (_, cdr, _) in pictures.items()}
-            if "image_raw" in seen:
-                info = decoded(seen["camera_info"], CameraInfo) if "camera_info" in seen else None
-                frame = frame_of(decoded(seen["image_raw"], Image), info)
+            frame = self._frame(pictures)
         self._on_answer(answer_of(parts, self._prompts.get(generation.prompt_id, self._first_prompt)), frame)
+
+    @staticmethod
+    def _frame(pictures: dict[str, tuple[str, bytes, int]]) -> Frame | None:
+        seen = {topic: cdr for topic, (_, cdr, _) in pictures.items()}
+        if "image_raw" not in seen:
+            return None
+        info = decoded(seen["camera_info"], CameraInfo) if "camera_info" in seen else None
+        return frame_of(decoded(seen["image_raw"], Image), info)
 
     def _truth_arrived(self, part: str, message: Any) -> None:
         stamp = stamp_ns(message.header)

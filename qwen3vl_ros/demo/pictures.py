@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Sequence
 
 import cv2
 import imageio_ffmpeg
@@ -51,6 +52,7 @@ class Gallery:
         self._live: list[tuple[int, bytes]] = []
         self._drawn: list[_Drawn] = []
         self._best: dict[int, _Best] = {}
+        self._asked: tuple[_Best, tuple[str, ...]] | None = None
 
     def add_live(self, stamp_ns: int, rgb: np.ndarray) -> None:
         """A camera frame for the video's left side."""
@@ -129,6 +131,16 @@ class Gallery:
             write_picture(paths[-1], _enlarged(best), _SMALL)
         return paths
 
+    def add_asked(self, frame: Frame, boxes: Heard, lines: Sequence[str]) -> None:
+        """Questions and answers about a frame, for `write_asked`."""
+        self._asked = _Best((), frame, boxes), tuple(lines)
+
+    def write_asked(self, path: Path) -> bool:
+        """The frame that was asked of, its boxes, and the questions with their answers; False if nothing was asked."""
+        if self._asked:
+            write_picture(path, _enlarged(self._asked[0], caption="\n".join(self._asked[1])), _SMALL)
+        return bool(self._asked)
+
     def write_poster(self, path: Path) -> bool:
         """The two best scenes side by side in one PNG, for a page; False if nothing was ever right."""
         halves = [
@@ -156,7 +168,7 @@ def _scene(answer: Heard, frame: Frame) -> Scene:
     )
 
 
-def _enlarged(best: _Best, scale: int = 2) -> np.ndarray:
+def _enlarged(best: _Best, scale: int = 2, caption: str = "") -> np.ndarray:
     """The best answer drawn on its frame at `scale` times the size."""
     frame, answer = best.frame, best.answer
     size = (frame.rgb.shape[1] * scale, frame.rgb.shape[0] * scale)
@@ -170,7 +182,7 @@ def _enlarged(best: _Best, scale: int = 2) -> np.ndarray:
         ]
     big = replace(frame, rgb=cv2.resize(frame.rgb, size, interpolation=cv2.INTER_CUBIC), K=K)
     boxes = tuple(replace(d, box_xyxy_px=tuple(scale * v for v in d.box_xyxy_px)) for d in answer.detections_2d)
-    return draw_scene(big, _scene(replace(answer, detections_2d=boxes), big))
+    return draw_scene(big, _scene(replace(answer, detections_2d=boxes), big), caption=caption)
 
 
 def _page(left: np.ndarray, right: np.ndarray, t_s: float, lines: tuple[str, str]) -> np.ndarray:

@@ -32,6 +32,28 @@ def answer_of(parts: Mapping[str, Any], prompt: tuple[str, ...], error: str = ""
     )
 
 
+def answer_of_ask(result: Any, name: str) -> Heard:
+    """The boxes that an answer of ~/ask rests on, of its first picture. name: what was asked for."""
+    flat, solid = result.detections_2d[0].detections, result.detections_3d[0].detections
+    return Heard(
+        stamp_ns(result.detections_2d[0].header),
+        (name,),
+        tuple(map(detection_2d_of, flat)),
+        tuple(map(detection_3d_of, solid)),
+    )
+
+
+def fact_line(fact: Any) -> str:
+    """A qwen3vl_ros/Fact in short: "on(7, table) TRUE", "distance(7) 0.539 m"."""
+    verdict = ("UNKNOWN", "FALSE", "TRUE")[fact.verdict]
+    value = (
+        f"{fact.values[0].value:.3f} {fact.values[0].unit}"
+        if fact.relation in ("distance", "size") and fact.values
+        else verdict
+    )
+    return f"{fact.relation}({', '.join(fact.arguments)}) {value}"
+
+
 def truths_of(boxes: Any, poses: Any) -> tuple[TruthObject, ...]:
     """The simulated camera's truth from its two arrays, which hold the same objects in the same order."""
     objects = []

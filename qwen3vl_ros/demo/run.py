@@ -18,11 +18,13 @@ import numpy as np
 from qwen3vl_ros.demo.output import RESULTS, Output
 from qwen3vl_ros.demo.pictures import Gallery
 from qwen3vl_ros.demo.processes import Children, Interrupts, tail
+from qwen3vl_ros.demo.reading import answer_of_ask, fact_line
 from qwen3vl_ros.demo.recording import Recording
 from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table, write_transcript
 from qwen3vl_ros.demo.score import RULE, Heard, TruthObject
 from qwen3vl_ros.demo.shared_memory import freed_at_the_end
 from qwen3vl_ros.files import write_whole
+from qwen3vl_ros.questions.aliases import in_chinese
 from qwen3vl_ros.types import Frame, PerceptionError
 
 CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
@@ -43,6 +45,7 @@ class Demo:
         self._plan: list[tuple[float, Callable[[TruthObject, float], None]]] = []
         self._restore_s: float | None = None
         self._looks: list[dict[str, Any]] = []
+        self._asked: list[dict[str, Any]] = []
         self._last_answer, self._arrived = "no answer yet", 0
         self._unwritten: list[str] = []
 
@@ -125,9 +128,13 @@ class Demo:
     # -- drive -----------------------------------------------------------------------------------------------
 
     def _drive(self) -> None:
-        """Camera time passes; a third on, one object is asked for by ~/set_prompt, later by ~/detect."""
+        """Camera time passes; one object is asked for in words by ~/ask, a third on one by ~/set_prompt, later by ~/detect."""
         seconds = self.options.seconds
-        self._plan = [(seconds / 3, self._ask_for_one), (seconds * 2 / 3, self._look_once)]
+        self._plan = [
+            (seconds / 20, self._ask_where),
+            (seconds / 3, self._ask_for_one),
+            (seconds * 2 / 3, self._look_once),
+        ]
         while self._camera_s < seconds:
             self._keep_to_plan(self._camera_s)
             self._next_frame()
@@ -198,6 +205,33 @@ class Demo:
         )
         self._status.say(f'  {now_s:5.1f} s  ~/detect "{phrase}": {"; ".join([message, *where])}; {took_ms:.0f} ms')
 
+    def _ask_where(self, chosen: TruthObject, now_s: float) -> None:
+        """Where it is, through ~/ask, in English and in Chinese: a cup, if there is one, which the model calls a mug."""
+        labels = [t.label for t in self.log.truth_of(self._last_ns)]
+        mugs = [label for label in labels if label.split()[-1] == "mug"]
+        name = "cup" if len(mugs) == 1 else chosen.label
+        lines, answer, frame = [], None, None
+        for question in (f"Where is the {name}?", f"{'杯子' if name == 'cup' else in_chinese(name)}在哪里？"):
+            started = time.monotonic()
+            result, seen = self._observer.ask(question)
+            took_ms = 1000 * (time.monotonic() - started)
+            facts = ", ".join(map(fact_line, result.facts))
+            self._asked.append(
+                {
+                    "question": question,
+                    "answer": result.answer,
+                    "code": result.code,
+                    "facts": facts,
+                    "took_ms": round(took_ms),
+                }
+            )
+            self._status.say(f"  {now_s:5.1f} s  ~/ask {question}  {result.answer}  [{facts}]; {took_ms:.0f} ms")
+            lines += [f"{question}  {result.answer}"]
+            if seen is not None:
+                frame, answer = seen, answer_of_ask(result, name)
+        if frame is not None:
+            self.gallery.add_asked(frame, answer, lines)
+
     # -- what arrives ----------------------------------------------------------------------------------------
 
     @property
@@ -261,6 +295,7 @@ class Demo:
             "options": vars(o),
             "scenes": scenes,
             "detect_calls": self._looks,
+            "questions": self._asked,
             "recorded": recorded,
             "diagnostics": health,
             "answer_log": self.log.answer_log(),
@@ -268,6 +303,7 @@ class Demo:
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
         self._write(RESULTS, lambda path: write_whole(path, text.encode()))
         self._write("annotated.mp4", self.gallery.write_video)
+        self._write("asked.png", self.gallery.write_asked)
         pictures = self._write("pictures", lambda path: self.gallery.write_pictures(path.parent)) or []
         print(f"\n{table(self.log)}\n\n{LEGEND}\n")
         rate_hz = figures["answers"] / max(figures["camera_s"], 1e-9)
@@ -286,8 +322,9 @@ class Demo:
             )
         else:
             self._output.finish()
+            asked = ", asked.png" * (self.out / "asked.png").exists()
             print(
-                f"in {self._output.folder}/: annotated.mp4, demo.mcap (for Foxglove), results.json"
+                f"in {self._output.folder}/: annotated.mp4, demo.mcap (for Foxglove), results.json{asked}"
                 + "".join(f", {p.name}" for p in pictures)
             )
         if not figures["answers"]:

@@ -11,6 +11,7 @@ import time
 from typing import Any, Callable
 
 import rclpy
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -48,6 +49,7 @@ class Client:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._services: dict[str, Any] = {}
+        self._actions: dict[str, ActionClient] = {}
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -56,6 +58,8 @@ class Client:
         self._executor.shutdown()
         if self._thread:
             self._thread.join()
+        for client in self._actions.values():
+            client.destroy()
         self._node.destroy_node()
         self._context.try_shutdown()
 
@@ -84,6 +88,33 @@ class Client:
             self._services[service].remove_pending_request(future)
             raise NoReply(f"the service {service} did not answer within {timeout_s:g} s")
         return future.result()
+
+    def use_action(self, name: str, kind: type) -> None:
+        """Look for an action from now on, so that `ask_for` finds it."""
+        self._actions[name] = ActionClient(self._node, kind, name)
+
+    def ask_for(
+        self, action: str, goal: Any, timeout_s: float, on_feedback: Callable[[Any], None] | None = None
+    ) -> Any:
+        """The result of a goal. Raises NoReply; the goal is then cancelled."""
+        client, end = self._actions[action], time.monotonic() + timeout_s
+
+        def finish(future: Any) -> Any:
+            if not self.spin(max(0.0, end - time.monotonic()), future.done):
+                raise NoReply(f"the action {action} did not answer within {timeout_s:g} s")
+            return future.result()
+
+        if not self.spin(timeout_s, client.server_is_ready):
+            raise NoReply(f"the action {action} is not offered")
+        told = on_feedback and (lambda message: on_feedback(message.feedback))
+        handle = finish(client.send_goal_async(goal, feedback_callback=told))
+        if not handle.accepted:
+            raise NoReply(f"the action {action} did not accept the goal")
+        try:
+            return finish(handle.get_result_async()).result
+        except NoReply:
+            handle.cancel_goal_async()
+            raise
 
     # -- time passes -------------------------------------------------------------------------------
 

@@ -29,6 +29,33 @@ _SAME = (
     ("架子", "货架", "置物架", "书架"),
     ("标牌", "牌子", "标志", "标签"),
 )
+# The first words of rows that mean the same, and colours: for sentences in Chinese about things that were found under an English name.
+_CHINESE = dict(
+    zip(
+        (
+            "mug",
+            "box",
+            "cube",
+            "ball",
+            "cylinder",
+            "bowl",
+            "tray",
+            "gauge",
+            "shelf",
+            "sign",
+            "table",
+            "gripper",
+            "object",
+        ),
+        ("杯子", "盒子", "立方体", "球", "圆柱体", "碗", "托盘", "仪表", "架子", "标牌", "桌子", "夹爪", "物体"),
+    )
+)
+_COLOURS = dict(
+    zip(
+        ("red", "green", "blue", "yellow", "orange", "purple", "white", "black", "grey", "pink", "brown"),
+        ("红色", "绿色", "蓝色", "黄色", "橙色", "紫色", "白色", "黑色", "灰色", "粉色", "棕色"),
+    )
+)
 _COLOURS_ZH = "红绿蓝黄橙紫白黑灰粉棕"
 
 
@@ -39,6 +66,16 @@ def other_names(phrase: str) -> tuple[str, ...]:
         if noun in row:
             return tuple(f"{head}{name}" for name in row if f"{head}{name}" != phrase)
     return (f"{head}{noun}",) if f"{head}{noun}" != phrase else ()
+
+
+def in_chinese(name: str) -> str:
+    """An everyday name as Chinese says it; any other stays as it is."""
+    if level := re.fullmatch(r"(.+) level (\d+)", name):
+        return f"{in_chinese(level[1])}第{level[2]}层"
+    *colours, noun = name.lower().split(" ")
+    if noun not in _CHINESE or any(c not in _COLOURS for c in colours):
+        return name
+    return "".join(f"{_COLOURS[c]}的" for c in colours) + _CHINESE[noun]
 
 
 def same_thing(a: str, b: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from qwen3vl_ros.questions.aliases import in_chinese
 from qwen3vl_ros.questions.understand import QUANTITIES, RELATIONS, Understood
 
 _EN = {
@@ -225,14 +226,14 @@ def metres_zh(value: float) -> str:
 
 
 def _chinese(asked: Understood, said: Said) -> str:
-    ask, find = asked.ask, tuple(_named_zh(n) for n in asked.find)
+    ask, find = asked.ask, tuple(in_chinese(n) for n in asked.find)
     a, b = (find[0], find[-1]) if find else ("", "")
-    words, names = _ZH.get(ask, ""), [_named_zh(n) for n in said.names]
+    words, names = _ZH.get(ask, ""), [in_chinese(n) for n in said.names]
     reason = _reason_zh(said.reason)
     if said.kind == "absent":
         return f"没有看到{'或'.join(names)}。"
     if said.kind == "ambiguous":
-        return f"有{said.count}个都可能是{_named_zh(said.support) or a}：{'；'.join(names)}。您指的是哪一个？"
+        return f"有{said.count}个都可能是{in_chinese(said.support) or a}：{'；'.join(names)}。您指的是哪一个？"
     if said.kind == "blind":
         return f"无法测量：{reason}。"
     if said.kind == "yes_no":
@@ -280,7 +281,7 @@ def _chinese(asked: Understood, said: Said) -> str:
     if not said.place:
         return f"看到了{a}，但无法确定它在哪里：{reason}。"
     far = f"，离相机{metres_zh(said.far_m)}" if said.far_m is not None else ""
-    support = _named_zh(said.support)
+    support = in_chinese(said.support)
     if said.place in ("on", "in"):
         return f"{a}在{support}{'上' if said.place == 'on' else '里'}{far}。"
     return f"{support}上有{a}，位于{_PLACES_ZH[said.place]}{far}。"
@@ -305,12 +306,6 @@ def _chinese_which(
     return (f"{b}{_ZH[ask]}有{'、'.join(names)}。" if names else f"{b}{_ZH[ask]}{nothing}。") + unsure
 
 
-def _named_zh(name: str) -> str:
-    if level := re.fullmatch(r"(.+) level (\d+)", name):
-        return f"{level[1]}第{level[2]}层"
-    return {"table": "桌子", "gripper": "夹爪", "object": "物体"}.get(name, name)
-
-
 def _reason_zh(reason: str) -> str:
     return next((words.format(reason=reason) for sign, words in _REASONS_ZH if sign in reason), reason)
 
@@ -318,7 +313,7 @@ def _reason_zh(reason: str) -> str:
 # -- whether somebody else's sentence says the same ----------------------------------------------------------------------------
 
 _NUMBER = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)\s*(mm|cm|dm|m|millimet(?:re|er)s?|centimet(?:re|er)s?|met(?:re|er)s?|毫米|厘米|公分|米)(?![\w]*/)"
+    r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)\s*(mm|cm|dm|m|millimet(?:re|er)s?|centimet(?:re|er)s?|met(?:re|er)s?|毫米|厘米|公分|米)(?![\w]*/)"
 )
 _UNITS = {
     "mm": 1e-3,
@@ -389,7 +384,7 @@ def contradiction(text: str, asked: Understood, said: Said, others: tuple[str, .
         return len(mentioned) == len(said.names) and bool(said.names), ""
     if said.kind == "place" and said.place:
         words = (
-            (said.support, _named_zh(said.support))
+            (said.support, in_chinese(said.support))
             if said.place in ("on", "in")
             else (said.place, _PLACES_EN.get(said.place, said.place), _PLACES_ZH[said.place])
         )

@@ -155,6 +155,14 @@ def test_the_services_are_used_and_shown(good_run):
     assert '~/detect "the ' in good_run.stdout
     results = json.loads((good_run.out / "results.json").read_text())
     assert [call["success"] for call in results["detect_calls"]] == [True]
+    english, chinese = results["questions"]
+    assert english["question"].startswith("Where is the ") and "在哪里" in chinese["question"]
+    for asked in (english, chinese):
+        assert (
+            asked["code"] == 0 and asked["facts"] and f"~/ask {asked['question']}  {asked['answer']}" in good_run.stdout
+        )
+    assert "桌子" in chinese["answer"] and "table" in english["answer"]
+    assert cv2.imread(str(good_run.out / "asked.png")).shape == (960, 1280, 3)
     assert any(len(answer["prompt"]) == 1 and answer["wanted"] == 1 for answer in results["answer_log"])
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.node.perception.main import main
+from qwen3vl_ros.questions import ReadText
 from qwen3vl_ros.questions.tell import INSTRUCTION as TELL
 from qwen3vl_ros.questions.understand import INSTRUCTION
 from qwen3vl_ros.types import EngineError, Generation, ModelNotFound
@@ -180,7 +181,8 @@ class Garbage(Instant):
 
 
 class Oracle(Instant):
-    """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}; "understand", "tell", "free": what it says to those
+    """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}; "relabel": what it calls a phrase; "text": of a
+    sign; "understand", "tell", "free": what it says to those
     prompts, free answers word by word, "pause_s" between two words and "prefill_s" before the first.
     """
 
@@ -191,15 +193,18 @@ class Oracle(Instant):
             return said(told.get("understand", "} not json"), prompt=prompt.text)
         if prompt.text.startswith(TELL):
             return said(told.get("tell", "的bowl"), prompt=prompt.text)
+        if prompt.text == ReadText().prompt():
+            return said(json.dumps([{"bbox_2d": [1, 1, 99, 99], "text_content": told["text"]}]), prompt=prompt.text)
         quoted = re.search(r'^Locate every .*?"([^"]*)"', prompt.text)
         if quoted is None:
             return self.free(prompt, told, control, on_text)
         height, width = prompt.images[0].shape[:2]
         size = np.array((width, height) * 2)
+        labels = {phrase: told.get("relabel", {}).get(phrase, phrase) for phrase in quoted[1].split(", ")}
         found = [
-            {"bbox_2d": np.round(1000 * np.array(box) / size).astype(int).tolist(), "label": phrase}
-            for phrase in quoted[1].split(", ")
-            for box in told["boxes"].get(phrase, ())
+            {"bbox_2d": np.round(1000 * np.array(box) / size).astype(int).tolist(), "label": label}
+            for label in labels.values()
+            for box in told["boxes"].get(label, ())
         ]
         return said(json.dumps(found), prompt=prompt.text)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3vl_ros.draw import draw_scene
+from qwen3vl_ros.draw import draw_scene, put_text, text_size
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import (
     Detection2D,
@@ -209,3 +210,18 @@ def test_things_anywhere_in_space_can_be_drawn(place, size, turn, distortion):
     T = pose(*place, turn)
     f = frame(np.zeros((48, 64, 3), np.uint8), distortion=None if distortion is None else np.array(distortion))
     assert draw_scene(f, scene(detections_3d=(cube(T, size),), grasps=(grasp(T, width_m=size),))).shape == (48, 64, 3)
+
+
+@pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="this OpenCV has no font with Chinese characters")
+def test_chinese_labels_are_drawn_as_chinese():
+    pictures = {}
+    for text in ("??", "杯子", "盒子"):
+        pictures[text] = np.zeros((40, 80, 3), np.uint8)
+        put_text(pictures[text], text, (5, 30), 0.5, (255, 255, 255))
+        width, height, base = text_size(text, 0.5)
+        assert (
+            pictures[text].any()
+            and pictures[text][: 30 - height - 2].max() == pictures[text][30 + base + 2 :].max() == 0
+        )
+        assert pictures[text][:, 5 + width + 2 :].max() == 0
+    assert (pictures["杯子"] != pictures["盒子"]).any() and (pictures["杯子"] != pictures["??"]).any()

@@ -45,7 +45,7 @@ ALLOWED = {
         "types",
         "zoom",
     },
-    "asking": {"types", "control", "questions", "engine", "geometry", "pipeline"},
+    "asking": {"control", "engine", "geometry", "pipeline", "questions", "types"},
     "server_check": {"questions", "types"},
     "loading": {"config", "control", "engine", "server_check", "types"},
     "inspection": {"config", "files", "geometry", "pipeline", "questions", "tracking", "types", "zoom"},
@@ -180,7 +180,7 @@ from pathlib import Path
 class Wall:
     """Refuses every message package, installed or not."""
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0].endswith("_msgs") or name in ("qwen3vl_ros.msg", "qwen3vl_ros.srv"):
+        if name.split(".")[0].endswith("_msgs") or name in ("qwen3vl_ros.msg", "qwen3vl_ros.srv", "qwen3vl_ros.action"):
             raise ImportError("the core asked for " + name)
 
 sys.meta_path.insert(0, Wall())
@@ -196,7 +196,7 @@ for name in ("rclpy", "tf2_ros", "sensor_msgs.msg"):
 import qwen3vl_ros
 shells = ("qwen3vl_ros.node", "qwen3vl_ros.demo")
 walked = [m.name for m in pkgutil.walk_packages(qwen3vl_ros.__path__, "qwen3vl_ros.", onerror=lambda name: None)
-          if not m.name.startswith(shells) and m.name not in ("qwen3vl_ros.msg", "qwen3vl_ros.srv")]
+          if not m.name.startswith(shells) and m.name not in ("qwen3vl_ros.msg", "qwen3vl_ros.srv", "qwen3vl_ros.action")]
 for name in walked:
     importlib.import_module(name)
 

@@ -5,84 +5,14 @@ import time
 
 import numpy as np
 import pytest
+from asking_room import Room
 from depth_scenes import Scene, ball, box, look_from
-from rclpy.action import ActionClient
-from ros_graph import OPTICAL, FakeCamera, until
+from ros_graph import OPTICAL, until
 
 from qwen3vl_ros.action import Ask
 from qwen3vl_ros.asking import Code
 from qwen3vl_ros.msg import Fact
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.srv import Measure
-
-NAME = "/qwen3vl/perception"
-
-
-class Asked:
-    """A goal of ~/ask, its feedback and, once it is there, its result."""
-
-    def __init__(self, client, question, **fields):
-        self.deltas, self._client = [], client
-        goal = Ask.Goal(question=question, **fields)
-        sent = client.send_goal_async(goal, feedback_callback=lambda m: self.deltas.append(m.feedback))
-        until(sent.done, what="an answer to the goal")
-        self.handle = sent.result()
-        assert self.handle.accepted
-        self._future = self.handle.get_result_async()
-
-    @property
-    def done(self):
-        return self._future.done()
-
-    def result(self, timeout_s=30.0):
-        until(self._future.done, timeout_s, "the result")
-        self.status = self._future.result().status
-        return self._future.result().result
-
-    def cancel(self):
-        asked = self.handle.cancel_goal_async()
-        until(asked.done, what="an answer to the cancel")
-        return asked.result()
-
-
-class Room:
-    """A node whose engine is an oracle, a camera that shows solids, and a client."""
-
-    def __init__(self, graph, tmp_path, **parameters):
-        self.graph, self.path = graph, tmp_path / "oracle.json"
-        self.say(boxes={})
-        given = {"targets": None, "enabled": False, "max_age": 5.0, **parameters}
-        self.process = graph.start_node("oracle", env={"ORACLE": str(self.path)}, **given)
-        self.client = ActionClient(graph.node, Ask, f"{NAME}/ask")
-        assert self.client.wait_for_server(30)
-        self.camera = FakeCamera(graph).matched()
-
-    def say(self, **told):
-        self.path.write_text(json.dumps(told, ensure_ascii=False))
-
-    def show(self, scene, names, **told):
-        """A scene of the camera from now on; names: of its solids, which the oracle then finds."""
-        boxes = {}
-        for index, name in enumerate(names):
-            if name:
-                boxes.setdefault(name, []).append(scene.box_px(index))
-        self.say(boxes=boxes, **told)
-        self.scene = scene
-        self.camera.stop()
-        self.camera.stream(
-            10, rgb=np.full((*scene.depth_m.shape, 3), 120, np.uint8), depth_m=scene.depth_m, info_K=scene.K
-        )
-
-    def ask(self, question, **fields):
-        return Asked(self.client, question, **fields)
-
-    def answer(self, question, **fields):
-        return self.ask(question, **fields).result()
-
-    def measure(self, *asked, **fields):
-        facts = [Fact(relation=r, arguments=list(a)) for r, *a in asked]
-        return self.graph.call(Measure, f"{NAME}/measure", Measure.Request(facts=facts, **fields))
-
 
 SIDE_BY_SIDE = Scene([box((0.06, 0.06, 0.06), (-0.12, 0)), ball(0.06, (0.10, 0.0))], look_from(45))
 
@@ -273,3 +203,33 @@ def test_time_that_is_over_is_told_with_what_there_was(room):
 def test_what_cannot_be_asked_is_refused_by_name(room, fields, words):
     result = room.answer(**fields)
     assert result.code == Code.ERROR and words in result.message and not result.answer
+
+
+# -- what was just seen --------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_stream_just_saw_and_stands_still_is_not_looked_for_again(graph, tmp_path):
+    room = Room(graph, tmp_path, targets=["red box", "ball"], enabled=True, track="always")
+    room.show(SIDE_BY_SIDE, ["red box", "ball"])
+
+    def told():
+        answer = room.measure(["left_of", "red box", "ball"])
+        return answer if answer.success and answer.facts[0].age > 0 and answer.detections_3d.detections else None
+
+    def remembered():
+        answer = told()
+        return (
+            answer and all(np.isnan(d.results[0].hypothesis.score) for d in answer.detections_3d.detections) and answer
+        )
+
+    answer = until(remembered, what="an answer from what is followed")
+    assert answer.facts[0].verdict == Fact.TRUE and len(answer.detections_2d.detections) == 2
+    for found, index in zip(sorted(answer.detections_2d.detections, key=lambda d: d.bbox.center.position.x), (0, 1)):
+        x0, _, x1, _ = SIDE_BY_SIDE.box_px(index)
+        assert found.bbox.center.position.x == pytest.approx((x0 + x1) / 2, abs=4)
+    by_id = room.measure(["distance", *(d.id for d in answer.detections_3d.detections)])
+    assert by_id.facts[0].values[0].value == pytest.approx(0.16, abs=0.02)
+    assert room.measure(["exists", "mug"]).facts[0].verdict == Fact.FALSE, (
+        "what the stream does not look for is looked for"
+    )
+    room.camera.stop()

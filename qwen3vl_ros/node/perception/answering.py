@@ -129,6 +129,8 @@ class Answering:
             except OutOfResources as error:
                 return self._report_error(channel.health, error)
         if reply.error is None:
+            ids = frozenset(d.id for d in reply.scene.detections_2d)
+            channel.answered = reply.scene.stamp_ns, job.asked.question.targets, ids
             channel.health.answered(reply.generation.latency_s, generation.total_s)
 
     # -- what diagnostics and the log are told -----------------------------------------------------

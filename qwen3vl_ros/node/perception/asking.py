@@ -7,8 +7,10 @@ Sessions belong to that thread too.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Callable, Mapping, Sequence
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -19,6 +21,7 @@ from qwen3vl_ros.asking import Asker, Code, Measurement, Outcome, Sessions, Shot
 from qwen3vl_ros.asking.sessions import MAX_NAME_CHARS
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.convert import frame_id_of, rgb_of, stamp_ns
+from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.perception.agenda import Call, Job
 from qwen3vl_ros.node.perception.channel import Channel
@@ -28,10 +31,14 @@ from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import Measure
+from qwen3vl_ros.tracking.tracks import FRESH
 from qwen3vl_ros.types import Cancelled, DeadlinePassed, Frame, InvalidInput, PerceptionError, StaleFrame, quoted
 
 NAMES = ("measure", "ask")
 MAX_IMAGES, MAX_FACTS = 16, 256
+FOLLOWED_NS = 200_000_000  # a track this far from a picture's stamp was followed to it
+SEEN_NS = 2_000_000_000  # what no answer saw for longer is looked for again
+STILL_M_S = 0.03
 FEEDBACK_S = 0.05  # parts of an answer that come faster go out together
 
 
@@ -252,15 +259,37 @@ class Asking:
         no_pose = bool(config.target_frame) and frame.target_T_camera is None
         stale = snapshot.depth is None and channel.mailbox.had_depth
         now_ns = self._node.get_clock().now().nanoseconds
+        known, answered = self._known(channel, frame)
         return Shot(
             frame,
             channel.name,
             lacks,
             stale,
             no_pose,
-            now_ns=max(now_ns, frame.stamp_ns),
-            frame_T_robot=self._robot(frame),
+            known,
+            answered,
+            max(now_ns, frame.stamp_ns),
+            self._robot(frame),
         )
+
+    def _known(self, channel: Channel, frame: Frame) -> tuple[tuple[Thing, ...], tuple[str, ...]]:
+        """What this camera shows that need not be looked for again: seen by the stream's last answer, followed to this picture, and
+        standing still; and the phrases of the stream, where that is all that it saw.
+        """
+        following, (stamp_ns, targets, ids) = self._node.following, channel.answered
+        if following is None:
+            return (), ()
+        following.ask()
+        frame_id, known = frame.target_frame or frame.frame_id, {}
+        for o in following.world.objects:
+            here = [name for camera, name in o.tracks if camera == channel.name]
+            late_ns = frame.stamp_ns - o.stamp_ns
+            fresh = o.state == FRESH and o.frame_id == frame_id and abs(late_ns) <= FOLLOWED_NS
+            still = float(np.linalg.norm(o.velocity_m_s)) < STILL_M_S and 0 <= frame.stamp_ns - o.seen_ns <= SEEN_NS
+            if here and fresh and still and o.thing is not None:
+                known |= {name: replace(o.thing, id=name) for name in here}
+        whole = 0 <= frame.stamp_ns - stamp_ns <= SEEN_NS and targets == channel.targets and ids <= known.keys()
+        return tuple(known.values()), targets if whole and ids else ()
 
     def _robot(self, frame: Frame):
         """Pose of the robot's base in the frame of the results, None where nobody knows it."""

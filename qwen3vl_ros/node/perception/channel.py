@@ -25,7 +25,8 @@ class Channel:
     """One camera. name: "" is the one without. config(): what holds for it now. mailbox and out exist from configure to
     cleanup, camera while the node is active.
 
-    targets, enabled, prompt_id: what its stream looks for, whether it does, and the number its answers carry.
+    targets, enabled, prompt_id: what its stream looks for, whether it does, and the number its answers carry. answered: the stream's
+    last answer: its picture's stamp, the phrases it was asked for, and the ids of what it saw.
     """
 
     def __init__(self, node, name: str, config: Callable[[], Config], health: Health, age_s: Callable[[int], float]):
@@ -36,6 +37,7 @@ class Channel:
         self.camera: Camera | None = None
         self.targets, self.enabled, self.prompt_id = config().targets, config().enabled, 0
         self._stale_seen = 0
+        self.answered: tuple[int, tuple[str, ...], frozenset[str]] = (0, (), frozenset())
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
@@ -47,6 +49,7 @@ class Channel:
         """
         config = self.config()
         self.targets, self.enabled, self.prompt_id, self._stale_seen = config.targets, config.enabled, prompt_id, 0
+        self.answered = (0, (), frozenset())
         self.asks()
         self.mailbox = Mailbox(
             config.sync_slop,

@@ -41,8 +41,12 @@ _POLITE = re.compile(
     r"|if|whether|that)\s*[,:]?\s+"
 )
 _AFTER = re.compile(
-    r"(?:,\s*(?:isn't it|is it|is it not)|(?:\s*,)?\s+(?:please|(?:is that |am i )?(?:right|correct|true)|is that so|or not|now|right now|currently|at the moment|exactly|here|at all|for me"
+    r"(?:,\s*(?:isn't it|is it|is it not|doesn't it|don't you|yes or no|true or false|would you say)|(?:\s*,)?\s+(?:please|(?:is that |am i )?(?:right|correct|true)|is that so|or not|now|right now|currently|at the moment|exactly|here|at all|for me"
     r"|then|thanks|thank you|in (?:metres|meters|centimetres|centimeters|cm|millimetres|mm|inches)))$"
+)
+_PERSONAL = re.compile(
+    r"(?<=\w) (?:do|does|did|can|could|would|will|should|must|might|may|have|has) (?:you|we|i|one|they|somebody|someone)(?: (?:have|need|want|like|be able))?(?: to)?"
+    r"(?: (?:say|think|guess|see|find|count|notice|detect|spot|make out|believe|reckon|suppose|measure|estimate|judge|expect|got|get|go|going|reach|travel|move|walk|look|recognise|recognize|identify|consider))?(?: that)?\b"
 )
 # Words that say nothing of a scene: what consists of them alone may stand before or after a question.
 _EMPTY_WORDS = frozenset(
@@ -52,7 +56,7 @@ _EMPTY_WORDS = frozenset(
     " excuse have has got any some idea clue hint ask asking explain answer check checking sure able possible it there now today again here"
     " thanks thank right correct true okay ok well then also actually exactly roughly approximately about precisely maybe perhaps tell's don't i'd"
     " i'm i've you'd what's and but or report us back give quick first next by way moment minute second chance looking at with this everything"
-    " interest interests remind trying figure work as far can't cannot anyone someone somebody possibly up use your eyes look opinion view mean".split()
+    " from standing here interest interests remind trying figure work as far can't cannot anyone someone somebody possibly up use your eyes look opinion view mean".split()
 )
 _OPENERS = re.compile(
     r"\b(?:how|where|whereabouts|what|which|who|is there|are there|is the|are the|is an?|is it|is my|is this|does|do you see|can you see|count|list|find|locate|measure|the)\b"
@@ -63,7 +67,8 @@ _ARTICLE = re.compile(r"^(?:(?:the|a|an|any|some|this|that|these|those|my|your|o
 _PRONOUN = re.compile(r"^(?:it|that|this|that one|this one|the same|the same one|they|them|he|she)$")
 _OTHER_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|do|does|did|has|have|will|would|could|should|what|which|who|whom|whose|where|when|why|how|that|and|or|not|no|than|if"
-    r"|from|to|at|as|so|but|then|because|there|most|all|every|each|between|me|you|us|we|they|them|i|far|away|apart|much|many)\b"
+    r"|from|to|at|as|so|but|then|because|there|most|all|every|each|between|me|you|us|we|they|them|i|far|away|apart|much|many"
+    r"|colou?r|position|location|whereabouts|distance|height|width|length|size|number|count|reading|fits?|go|goes|put|room|space|enough|possible)\b"
 )
 _ANY = re.compile(
     r"^(?:(?:any|some|no|every|all|the|other)\s*)?(?:objects?|things?|items?|something|anything|everything|thing|ones?|stuff)$"
@@ -100,12 +105,12 @@ def without_view(question: str) -> tuple[str, str]:
             return rest, _view(found["o"])
     # "to the mug's left", "on its own left": the thing's own sides.
     own = re.search(
-        r"\b(?:to|on|at) (?P<o>the [\w -]+?|its|their|your|my)(?:'s?)? (?:own )?(?P<s>left|right)(?P<h>[- ]hand)?(?: side)?\b(?! of)",
+        r"\b(?:to|on|at) (?P<o>the [\w -]+?'s?|its|their|your|my) (?:own )?(?P<s>left|right)(?P<h>[- ]hand)?(?: side)?\b(?! of)",
         question,
         re.I,
     )
     if own and own["o"].lower() not in ("the",):
-        name = {"its": "it", "their": "it"}.get(own["o"].lower(), own["o"])
+        name = re.sub(r"'s?$", "", {"its": "it", "their": "it"}.get(own["o"].lower(), own["o"]))
         return f"{question[: own.start()]}{own['s']} of {name}{question[own.end() :]}", _view(name)
     return question, ""
 
@@ -154,7 +159,34 @@ def _candidates(text: str) -> list[str]:
             or words[k] in ("please", "now", "then", "exactly", "roughly")
         ),
     ]
-    return list(dict.fromkeys(" ".join(words[a:b]).rstrip(" ,.;:?!") for a in starts for b in ends if b - a >= 2))
+    plain = [" ".join(words[a:b]).rstrip(" ,.;:?!") for a in starts for b in ends if b - a >= 2]
+    return list(dict.fromkeys(other for text in plain for other in (text, _in_order(text), _impersonal(text))))
+
+
+def _in_order(text: str) -> str:
+    """ "The mug, where is it?" and "The mug: how tall?" as "where is the mug?", "how tall is the mug?"."""
+    parts = [part for part in re.split(r"\s*[,.;:?!]\s+|\s+[-–—]\s+", text) if part]
+    if len(parts) != 2:
+        return text
+    for named, question in (parts, reversed(parts)):
+        found = re.fullmatch(r"(?:.*?\b)??(?P<a>(?:the|a|an|my|your|this|that|those|these|from|between) .+)", named)
+        name = found["a"] if found else named
+        if len(name.split()) > 9 or re.match(r"(?:how|where|what|which|is|does)\b", name):
+            continue
+        if re.search(r"\b(?:it|that|they|them|this)\b", question):
+            return re.sub(r"\b(?:it|that|they|them|this)\b", re.sub(r"^(?:a|an) ", "the ", name), question, count=1)
+        if re.fullmatch(r"how (?:\w+)(?: in \w+)?|where(?: exactly)?|what colou?r", question):
+            return f"{question} is {re.sub(r'^(?:a|an) ', 'the ', name)}"
+        if re.fullmatch(r"how (?:far(?: apart| is it)?|much (?:space|room))|what distance|(?:the )?distance", question):
+            return f"how far is it {name if name.startswith('from') else f'from {name}'}"
+        if re.fullmatch(r"how many(?: of them)?(?: are there| are they)?", question):
+            return f"how many {name}"
+    return text
+
+
+def _impersonal(text: str) -> str:
+    """Without "can you see", "would you say", "do I have to go" and the like."""
+    return " ".join(_PERSONAL.sub(" ", text).split())
 
 
 class _NoName(Exception):
@@ -310,13 +342,17 @@ def _fits(text: str) -> Understood | None:
         rf"(?:is|are) (?P<a>.+?) (?:small|narrow|thin) enough (?:for|to fit {into}|to go {into}) (?P<b>.+)",
         rf"(?:can|could) (?:i|we|you|one) (?:put|place|fit|get) (?P<a>.+?) {into} (?P<b>.+)",
         r"(?:does|do) (?P<b>.+?) have (?:enough )?(?:room|space) for (?P<a>.+)",
+        rf"is there (?:enough |still )?(?:room|space) {into} (?P<b>.+?) for (?P<a>.+)",
+        r"is (?P<a>.+?) (?:of )?(?:the right|the correct|a good|a fitting) size (?:for|to fit in(?:to)?) (?P<b>.+)",
+        rf"(?:can|could|will|would|may|might|do|am|are) (?:i|we|you|one)(?: be)?(?: able to| manage to)? (?:put|place|fit|get|squeeze|drop|lay|store|stow|insert|slide|set) (?P<a>.+?) {into} (?P<b>.+)",
+        rf"(?:try to |put |place |fit |fitting |putting |placing )(?P<a>.+?) {into} (?P<b>.+?)(?:,? (?:is that|would that be|would it be|is it) possible|,? does it fit|,? would it fit|,? works?)",
         r"(?:can|could) (?P<b>(?:the |your )?(?:gripper|hand|robot|arm)) (?:grasp|grip|grab|hold|take|pick up) (?P<a>.+)",
     ):
         if found := re.fullmatch(pattern, text):
             with suppress(_NoName):
                 b = _name(found["b"])
                 return Understood(
-                    "fits", (_name(found["a"]), "gripper" if re.search(r"\b(?:gripper|hand|robot|arm)\b", b) else b)
+                    "fits", (_name(found["a"]), "gripper" if re.fullmatch(r"(?:robot(?:'s)? ?)?(?:gripper|hand|arm|jaws|fingers)?", b) else b)
                 )
     return None
 
@@ -414,9 +450,9 @@ def _count(text: str) -> Understood | None:
 def _where(text: str) -> Understood | None:
     bare = _IN_SIGHT.sub("", text)
     for pattern in (
-        rf"where(?: exactly)?(?: {_PLACE})? (?:is|are|did i (?:put|leave)|can i find|can you see|do you see|do i find|is it that|stands?|lies?) (?P<a>.+?)(?: {_POSTURE})?(?: is| are)?",
+        rf"where(?: exactly)?(?: {_PLACE})? (?:is|are|did i (?:put|leave)|can i find|can you see|do you see|do i find|is it that|stands?|lies?) (?P<a>.+?)(?: (?:{_POSTURE}|hiding|hidden|to be found|at|to be seen))?(?: is| are)?",
         rf"where (?P<a>.+?) (?:is|are|stands?|lies?)(?: {_POSTURE})?",
-        rf"where(?:abouts)?(?: exactly| precisely)?(?: {_PLACE})? (?:{_THINK}|(?:might|could|should|would|does|do|has|have|must|may|did|can)(?: (?:i|one|we|you) (?:have to |need to |must )?(?:look for|search for|search|reach for|find|see|spot|get|go for|expect|put|leave))?) (?P<a>(?!you )(?!i ).+?)(?: (?:is|are|be|stand|lie|sit|rest|gone|got to|been put|be found|go))?",
+        rf"where(?:abouts)?(?: exactly| precisely)?(?: {_PLACE})? (?:{_THINK}|(?:might|could|should|would|does|do|has|have|must|may|did|can)(?: (?:i|one|we|you) (?:have to |need to |must )?(?:look for|search for|search|reach for|find|see|spot|get|go for|expect|put|leave))?) (?P<a>(?!you )(?!i ).+?)(?: (?:is|are|be|stand|lie|sit|rest|gone|go|got to|(?:been |be )?(?:put|placed|left|found|hidden|moved|located|seen)))?",
         r"whereabouts (?:is|are) (?P<a>.+)",
         r"(?P<a>.+?)(?: is|,) where(?: is it)?",
         r"(?:have you seen|help me find|help me to find|point out|point me to|direct me to|spot|detect|pinpoint) (?P<a>.+)",
@@ -429,6 +465,8 @@ def _where(text: str) -> Understood | None:
         if found := re.fullmatch(pattern, bare):
             with suppress(_NoName):
                 name = _name(found["a"])
+                if re.match(r"(?:an?|any) ", found["a"]):
+                    return Understood("exists", (name,), several=True)
                 several = _plural(name) and name != "it"
                 return Understood("where", (_singular(name) if several else name,), several=several)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -88,8 +89,9 @@ def run_worker(python: str, worker: str, model: Path, options: list[str]) -> dic
     for line in reversed(done.stdout.splitlines()):
         if line.startswith("{"):
             return json.loads(line)
-    last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-    return {"failed": last[:200]}
+    said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+    error = next((line for line in reversed(said) if re.search(r"\b\w*(Error|Exit|Exception)\b", line)), said[-1])
+    return {"failed": error.strip()[:200]}
 
 
 def run(size: str, names: list[str], rounds: int, threads: int, machine: str) -> int:

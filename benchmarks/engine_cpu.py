@@ -7,6 +7,9 @@ one NumPy thread. Every answer's token ids must be the same, or this fails. Then
 own. The last line is JSON.
 
     make bench BENCH=engine_cpu [ARGS="--pictures 20"]
+    PEERS="vllm openvino llama.cpp" make bench BENCH=engine_cpu ARGS="--size 2B --peers llama.cpp,openvino,vllm,transformers"
+
+The second form measures a published size in int4 beside the peers that are installed (cpu_peers.py).
 """
 
 from __future__ import annotations
@@ -169,10 +172,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--memory-of", choices=("ours", "peer", "nothing"), help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=("toy", "2B", "4B"), help="random weights of a published size, ours in int4")
+    parser.add_argument(
+        "--peers", default="transformers", help="beside --size: llama.cpp, openvino, vllm, transformers"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="beside --size: answers of each program")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="beside --size: of each program")
     options = parser.parse_args()
     if options.memory_of:
         print_own_memory(options.memory_of)
         return
+    if options.size:
+        from cpu_peers import WORKERS, run
+
+        names = options.peers.split(",")
+        if unknown := set(names) - set(WORKERS):
+            parser.error(f"--peers has no {', '.join(sorted(unknown))}; there are: {', '.join(WORKERS)}")
+        raise SystemExit(run(options.size, names, options.rounds, options.threads, hardware()))
     import onnxruntime
     import torch
     import transformers

@@ -36,7 +36,7 @@ from qwen3vl_ros.node import messages
 SIZE = 640, 480
 FRAME = "camera_color_optical_frame"
 _RATE_HZ = 10.0
-_START_S = 120.0
+_START_S = 240.0
 
 
 class Camera:

@@ -90,7 +90,10 @@ class GenerationConfig(_Validated):
         0, "Smallest image area given to the model, pixels; 0 keeps the checkpoint's own.", range=(0, 16777216)
     )
     max_pixels: int = _p(
-        0, "Largest image area given to the model, pixels; 0 keeps the checkpoint's own.", range=(0, 16777216)
+        0,
+        "Largest image area given to the model, pixels; 0: the checkpoint's own, less where the prompt would not fit (the log "
+        "says so).",
+        range=(0, 16777216),
     )
 
 

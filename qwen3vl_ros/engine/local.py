@@ -81,8 +81,10 @@ class LocalEngine:
         text = TextStream(on_text, self.info.thinking) if on_text else None
         images = sum(len(turn.images) for turn in prompt.turns)
         with self._around(f"answering with {images} images"):
-            prepared = self._preparation(prompt)
-            limits = dataclasses.replace(limits, max_new_tokens=min(limits.max_new_tokens, self._room(prepared)))
+            capacity = self._runtime.capacity
+            prepared = self._preparation(prompt, capacity, min(limits.max_new_tokens, capacity // 4))
+            room = capacity - len(prepared.ids)
+            limits = dataclasses.replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
             constraint = self._constraint(prompt.schema) if prompt.schema is not None else None
             drafter = self._drafts.drafter(prompt.stream, prompt.text) if prompt.stream else None
             preprocess_s = time.perf_counter() - started
@@ -127,17 +129,6 @@ class LocalEngine:
         if self._runtime is not None:
             self._runtime.close()
         self._runtime = self._reader = None
-
-    def _room(self, prepared: Prepared) -> int:
-        """Tokens left for the answer."""
-        room = self._runtime.capacity - len(prepared.ids)
-        if room < 1:
-            raise EngineError(
-                f"the prompt takes {len(prepared.ids)} tokens ({prepared.visual_tokens} of them visual) and "
-                f"the model holds {self._runtime.capacity}; shorten the text, lower "
-                "generation.max_pixels or send fewer images"
-            )
-        return room
 
     def _constraint(self, schema: dict[str, Any]) -> Constraint:
         if self._grammar is None:

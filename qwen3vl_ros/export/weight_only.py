@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from qwen3vl_ros.engine.checkpoint import Checkpoint, read_checkpoint
+from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import safetensors_header
 from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.export.networks import decoder_model, vision_model
@@ -78,7 +78,8 @@ def write_quantized(
                 say(f"{i + 1} of {len(entries)} tensors, {stream.tell() / 1e9:.2f} GB")
     temporary.replace(out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return read_checkpoint(out)
+    files = (out / "model.safetensors",)
+    return Checkpoint(out, config, checkpoint.architecture, files, checkpoint.parameters, METHOD)
 
 
 def _is_ours(out: Path, checkpoint: Checkpoint) -> bool:

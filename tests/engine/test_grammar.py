@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from qwen3vl_ros.config import from_flat
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine import load_engine
 from qwen3vl_ros.engine.base import Limits
 from qwen3vl_ros.engine.checkpoint import embedded_model_dir
+from qwen3vl_ros.engine.decoding import grammar
 from qwen3vl_ros.engine.decoding.grammar import Grammar
 from qwen3vl_ros.engine.decoding.loop import Decoded, Sampling, decode
 from qwen3vl_ros.engine.decoding.transcript import transcribe
@@ -485,3 +487,20 @@ def test_the_embedded_models_own_answers_stay_token_for_token():
                 same += 1
     engine.close()
     assert same >= 6, "the model's own answers are the test's subject"
+
+
+# -- at load -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_grammar_is_made_at_load_and_not_in_the_first_answers_time(monkeypatch):
+    engine = load_engine(from_flat({"device": "cpu", "generation.guided": True}))
+    monkeypatch.setattr(grammar, "Grammar", lambda *_: pytest.fail("the grammar was made within an answer"))
+    said = ask(engine, [np.zeros((64, 64, 3), np.uint8)], Detect(("cube",)).prompt(), schema=Detect(("cube",)).schema())
+    engine.close()
+    assert said.text
+
+
+def test_a_machine_that_cannot_guide_says_so_at_load(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(EngineError, match="pip install llguidance"):
+        load_engine(from_flat({"device": "cpu", "engine": "onnxruntime", "generation.guided": True}))

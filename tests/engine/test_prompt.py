@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from tiny import tiny_checkpoint
 from qwen3vl_ros.config import GenerationConfig
 from qwen3vl_ros.engine import embedded_model_dir
 from qwen3vl_ros.engine.base import Clip, Limits, Prompt, Turn
+from qwen3vl_ros.engine.prompt import pixels
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.engine.prompt.tokens import ChatTokens, Message
-from qwen3vl_ros.types import InvalidInput, WrongModel
+from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 
 RED = np.full((64, 64, 3), (200, 30, 30), np.uint8)
 USER, ASSISTANT = Turn("user", "a", [RED]), Turn("assistant", "b")
@@ -206,3 +208,59 @@ def test_a_template_that_loses_a_picture_of_an_earlier_turn_is_named(models, tmp
 def test_a_model_without_a_rule_for_clips_says_what_to_do():
     with pytest.raises(InvalidInput, match="embedded cannot be shown a clip.*send the clip's pictures as images"):
         Preparation(embedded_model_dir())(Prompt("?", clip=Clip([RED, RED], [0.0, 1.0])))
+
+
+# -- what does not fit -----------------------------------------------------------------------------------------------
+
+CAMERAS = [((4000, 3000), 1), ((3840, 2160), 2)]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """The embedded model's files with the limits of the published ones: images of up to 16 megapixels."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(embedded_model_dir(), folder, dirs_exist_ok=True)
+    rules = json.loads((folder / "preprocessor_config.json").read_text())
+    rules["size"] = {"shortest_edge": 65536, "longest_edge": 16777216}
+    (folder / "preprocessor_config.json").write_text(json.dumps(rules))
+    return folder
+
+
+def photo(width: int, height: int) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_a_pixel_is_computed(published, monkeypatch):
+    prepare = Preparation(published, 0, 16777216)
+    monkeypatch.setattr(pixels, "resize_bicubic", lambda *_: pytest.fail("a pixel was computed"))
+    with pytest.raises(EngineError, match=r"the prompt takes 1[12]\d\d\d tokens .*holds 8192.*generation.max_pixels"):
+        prepare(Prompt("?", [photo(4000, 3000)]), 8192, 1024)
+
+
+@pytest.mark.parametrize("size, count", CAMERAS, ids=str)
+def test_a_large_camera_works_by_default_and_the_log_says_how_it_is_seen(published, caplog, size, count):
+    prepare = Preparation(published)
+    with caplog.at_level(logging.WARNING):
+        prepared = [prepare(Prompt("What is it?", [photo(*size)] * count), 4096, 1024) for _ in range(2)][1]
+    assert 1000 * count < prepared.visual_tokens and len(prepared.ids) + 1024 <= 4096
+    _, rows, columns = prepared.grid[0].tolist()
+    assert abs(columns / rows - size[0] / size[1]) < 0.1, "as wide for its height as it was"
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert f"{size[0]}x{size[1]} is shown to the model as {16 * columns}x{16 * rows}" in said and "max_pixels" in said
+
+
+def test_images_that_fit_are_shown_as_the_checkpoint_wants_them(published, caplog):
+    plain, bounded = Preparation(published), Preparation(published)
+    prompt = Prompt("What is it?", [photo(640, 480)])
+    assert (plain(prompt).grid == bounded(prompt, 4096, 1024).grid).all() and not caplog.records
+
+
+def test_no_image_is_made_a_stamp_to_fit(published):
+    prepare = Preparation(published)
+    with pytest.raises(EngineError, match="send fewer images"):
+        prepare(Prompt("?" * 20, [photo(4000, 3000)] * 40), 2048, 512)
+
+
+def test_engines_of_fixed_shapes_bound_an_image(published):
+    prepare = Preparation(published, most_area=1 << 20)
+    assert prepare(Prompt("?", [photo(4000, 3000)])).visual_tokens <= 1024

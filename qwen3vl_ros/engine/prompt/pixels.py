@@ -7,6 +7,7 @@ patches in merge order.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,24 @@ class PixelRule:
             new = [math.ceil(n * grow / side) * side for n in (width, height)]
         return new[0], new[1]
 
+    def tokens(self, width: int, height: int, pictures: int | None = None) -> int:
+        """Visual tokens of an image, or of a frame of a clip of so many pictures. Raises as `resized`."""
+        if pictures is not None:
+            self._refuse_short(pictures)
+        new = self.resized(width, height, pictures)
+        return new[0] * new[1] // self.token_side**2
+
+    def within(self, area: int) -> PixelRule:
+        """The rule with images of at most `area` pixels, one visual token at least."""
+        most = max(min(self.max_area, area), self.token_side**2)
+        return dataclasses.replace(self, min_area=min(self.min_area, most), max_area=most)
+
+    def _refuse_short(self, pictures: int) -> None:
+        if pictures < self.temporal:
+            raise InvalidInput(
+                f"a clip of {pictures} pictures is no clip: it needs {self.temporal}; send an image instead"
+            )
+
     def patches(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """(Nx(3*temporal*patch*patch) float32, Mx3 int64 grid of t, h, w patches) of M images, each HxWx3 uint8 RGB."""
         flat, grids = zip(*(self._patches(image) for image in images))
@@ -116,10 +135,7 @@ class PixelRule:
 
         The last picture is repeated until `temporal` of them make the last frame.
         """
-        if len(pictures) < self.temporal:
-            raise InvalidInput(
-                f"a clip of {len(pictures)} pictures is no clip: it needs {self.temporal}; send an image instead"
-            )
+        self._refuse_short(len(pictures))
         size = self.resized(pictures[0].shape[1], pictures[0].shape[0], len(pictures))
         missing = -len(pictures) % self.temporal
         values = np.stack([self._values(picture, size) for picture in pictures])

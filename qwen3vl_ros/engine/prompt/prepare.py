@@ -5,6 +5,7 @@ Needs neither torch nor transformers; equal to the official processor, and a tes
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import numpy as np
 from qwen3vl_ros.engine.base import Clip, Prompt
 from qwen3vl_ros.engine.prompt.pixels import PixelRule
 from qwen3vl_ros.engine.prompt.tokens import ChatTokens, ClipTokens, Message
+from qwen3vl_ros.types import EngineError
+
+_FEWEST_TOKENS = 64  # of an image that was made smaller to fit; below it is no picture any more
+_MOST_TOLD = 16  # sizes that the log hears of
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,31 +37,84 @@ class Prepared:
 
 
 class Preparation:
-    """Tokenizer, template and pixel rules of one checkpoint. Areas other than 0 replace the checkpoint's limits."""
+    """Tokenizer, template and pixel rules of one checkpoint.
 
-    def __init__(self, directory: Path, min_area: int = 0, max_area: int = 0):
+    min_area, max_area: pixels; other than 0 they replace the checkpoint's limits. With a max_area of 0 images are made
+    smaller where a prompt would not fit. most_area: of an image, whatever the other limits.
+    """
+
+    def __init__(self, directory: Path, min_area: int = 0, max_area: int = 0, most_area: int = 0):
         self._directory, self._areas = Path(directory), (min_area, max_area)
         self.tokens = ChatTokens(self._directory)
         self.rule = PixelRule.read(self._directory, min_area, max_area)
+        if most_area:
+            self.rule = self.rule.within(most_area)
         self._video_rule: PixelRule | None = None
+        self._told: set[tuple[int, ...]] = set()
 
-    def __call__(self, prompt: Prompt) -> Prepared:
-        """Raises InvalidInput for what the model cannot be shown, WrongModel for a damaged checkpoint."""
-        rule, patches, grids, chat = self.rule, [], [], []
+    def __call__(self, prompt: Prompt, capacity: int = 0, answer: int = 0) -> Prepared:
+        """capacity: tokens of a sequence, 0 for any number; answer: of these, kept free where images can be made smaller
+        for it. A prompt that does not fit is refused before a pixel of it is computed.
+
+        Raises InvalidInput for what the model cannot be shown, EngineError for what does not fit, WrongModel for a damaged
+        checkpoint.
+        """
+        rule = self.rule
+        ids = self._ids(prompt, rule)
+        if 0 < capacity < len(ids) + answer and not self._areas[1]:
+            rule = self._smaller(prompt, ids, capacity - answer)
+            ids = self._ids(prompt, rule)
+        visual = (ids == self.tokens.image_id) | (ids == self.tokens.video_id)
+        if 0 < capacity <= len(ids):
+            raise EngineError(
+                f"the prompt takes {len(ids)} tokens ({int(visual.sum())} of them visual) and "
+                f"the model holds {capacity}; shorten the text, lower "
+                "generation.max_pixels or send fewer images"
+            )
+        seen = []
         for turn in prompt.turns:
-            seen = [rule.patches([image]) for image in turn.images]
+            seen += [rule.patches([image]) for image in turn.images]
             if turn.clip is not None:
                 seen.append(self._of_clips().clip_patches(turn.clip.pictures))
-            tokens = [int(grid[0, 1] * grid[0, 2]) // rule.merge**2 for _, grid in seen]  # of a frame
-            clip = ClipTokens(self._frame_times_s(turn.clip), tokens.pop()) if turn.clip is not None else None
-            chat.append(Message(turn.role, turn.text, tokens, clip))
-            patches += [p for p, _ in seen]
-            grids += [g for _, g in seen]
+        patches, grids = zip(*seen) if seen else ((), ())
         pixels = np.concatenate(patches) if patches else np.empty((0, 3 * rule.temporal * rule.patch**2), np.float32)
         grid = np.concatenate(grids) if grids else np.empty((0, 3), np.int64)
-        ids = np.array(self.tokens.encode(chat, prompt.text_first), np.int64)
-        visual = (ids == self.tokens.image_id) | (ids == self.tokens.video_id)
         return Prepared(ids, mrope_positions(visual, grid, rule.merge), pixels, grid, int(visual.sum()))
+
+    def _ids(self, prompt: Prompt, rule: PixelRule) -> np.ndarray:
+        """The prompt's tokens, which the sizes of its images decide and not their pixels."""
+        chat = []
+        for turn in prompt.turns:
+            tokens = [rule.tokens(image.shape[1], image.shape[0]) for image in turn.images]
+            clip = None
+            if turn.clip is not None:
+                pictures = turn.clip.pictures
+                height, width = pictures[0].shape[:2]
+                clip = ClipTokens(self._frame_times_s(turn.clip), self._of_clips().tokens(width, height, len(pictures)))
+            chat.append(Message(turn.role, turn.text, tokens, clip))
+        return np.array(self.tokens.encode(chat, prompt.text_first), np.int64)
+
+    def _smaller(self, prompt: Prompt, ids: np.ndarray, room: int) -> PixelRule:
+        """A rule by which the images share what the rest of the prompt leaves of `room` tokens; ours if that is too little."""
+        rule = self.rule
+        images = [image for turn in prompt.turns for image in turn.images]
+        counts = [rule.tokens(image.shape[1], image.shape[0]) for image in images]
+        left = room - (len(ids) - sum(counts))
+        each = left // max(len(images), 1)
+        if not images or each < _FEWEST_TOKENS:
+            return rule
+        smaller = rule.within(each * rule.token_side**2)
+        for image in images:
+            (height, width), told = image.shape[:2], (*image.shape[:2], len(images))
+            before, after = rule.resized(width, height), smaller.resized(width, height)
+            if before != after and told not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(told)
+                _log.warning(
+                    "an image of %dx%d is shown to the model as %dx%d, because %d of them would not fit beside the text: "
+                    "generation.max_pixels is 0, so automatic; set it to choose",
+                    *(width, height, *after, len(images)),
+                )
+        return smaller
 
     def _of_clips(self) -> PixelRule:
         if self._video_rule is None:

@@ -26,7 +26,12 @@ def load_tensorrt(checkpoint: Checkpoint, config: Config) -> LocalEngine:
             f"dtype {config.dtype} was asked for and the engines in {bundle.path} compute in {bundle.dtype}; set "
             "dtype to auto, or build them with another --precision"
         )
-    preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
+    generation, limits, merge = config.generation, bundle.limits, bundle.sizes.vision.merge
+    patch = int(bundle.config["vision_config"]["patch_size"])
+    # What the engines can see at all, where nobody asked for more: that would be refused picture by picture.
+    seen = min(limits.max_patches, limits.max_visual * merge**2) * patch**2
+    most_area = 0 if generation.max_pixels else seen
+    preparation = Preparation(checkpoint.path, generation.min_pixels, generation.max_pixels, most_area)
     runtime = TensorrtRuntime(bundle, int(number or 0))
     why = f"{bundle.module} {bundle.version}; engines of {bundle.precision} for SM {', '.join(map(str, bundle.sms))}"
     info = EngineInfo(

@@ -179,8 +179,8 @@ class Inspector:
         return _Inspected(point, kind, Readings(point), alarms, reference=reference)
 
     def _restored(self, point: Point, rule: AlarmRule) -> _Followed:
-        saved = self._saved.get("alarms", {}).get(f"{point.name}/{rule.name}") if self._saved else None
         try:
+            saved = self._saved["alarms"][f"{point.name}/{rule.name}"]
             return _Followed(
                 Alarm(rule, AlarmState.from_json(saved["state"])),
                 str(saved["id"]),

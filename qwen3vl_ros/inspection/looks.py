@@ -20,9 +20,9 @@ from qwen3vl_ros.types import NotFound, PerceptionError, View
 from qwen3vl_ros.zoom import WHOLE, Zoom
 
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
-_YES = re.compile(r"\W*(yes|yeah|true|there (is|are)\b(?! (no|not|n't)\b)|是|有|对|在)", re.IGNORECASE)
+_YES = re.compile(r"\W*(yes|yeah|true|there (is|are)\b(?! (no|not|none)\b)|是|有|对|在)", re.IGNORECASE)
 _NO = re.compile(
-    r"\W*(no\b|not\b|none|false|nothing|there (is|are) (no|not)\b|there (isn't|aren't)|否|没|不|无)", re.IGNORECASE
+    r"\W*(no\b|not\b|none|false|nothing|there (is|are) (no|not|none)\b|there (isn't|aren't)|否|没|不|无)", re.IGNORECASE
 )
 _MOVED = 0.02  # of the picture's width
 _OVEREXPOSED, _GLARE = 250, 0.12

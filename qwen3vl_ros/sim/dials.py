@@ -23,7 +23,8 @@ MAX_TILT_DEG = 45.0
 
 @dataclass(frozen=True, eq=False)
 class DialView:
-    """rgb: 480x640x3 uint8. box_xyxy_px: of the case. value in unit. scale: (share of the sweep, value) of its marks.
+    """rgb: 480x640x3 uint8. box_xyxy_px: of the case. value in unit. scale: (share of the sweep, value) of its marks;
+    sweep_deg: from the first to the last.
 
     known: whether the scale is one that the embedded model was trained on. glare, covered: what spoils the view.
     """
@@ -33,6 +34,7 @@ class DialView:
     value: float
     unit: str
     scale: tuple[tuple[float, float], ...]
+    sweep_deg: float
     known: bool
     tilt_deg: float
     glare: bool = False
@@ -48,10 +50,11 @@ def sample_dial(seed: int, fraction: float | None = None, clear: bool = False, u
     faces with another sweep or uneven divisions."""
     rng = np.random.default_rng([0xD1A1, int(seed)])
     if rng.random() < uncommon:
-        face, value, unit, scale = _uncommon_face(rng, fraction)
+        face, value, unit, scale, sweep = _uncommon_face(rng, fraction)
         known = False
     else:
         face, value, unit, scale, known = _common_face(rng, fraction)
+        sweep = 270.0
     tilt = float(rng.uniform(0, MAX_TILT_DEG))
     to_picture = _projection(rng, tilt)
     picture = _wall(rng)
@@ -72,7 +75,9 @@ def sample_dial(seed: int, fraction: float | None = None, clear: bool = False, u
         picture = _covered(rng, picture, box)
     blur = float(rng.uniform(0.3, 1.3))
     noisy = cv2.GaussianBlur(picture, (0, 0), blur) + rng.uniform(1, 7) * rng.standard_normal(picture.shape)
-    return DialView(np.clip(noisy, 0, 255).astype(np.uint8), box, value, unit, scale, known, tilt, glare, covered)
+    return DialView(
+        np.clip(noisy, 0, 255).astype(np.uint8), box, value, unit, scale, sweep, known, tilt, glare, covered
+    )
 
 
 def _common_face(rng: np.random.Generator, fraction: float | None):
@@ -139,12 +144,8 @@ def _uncommon_face(rng: np.random.Generator, fraction: float | None):
     fraction = float(rng.uniform(0.03, 0.97)) if fraction is None else fraction
     value = float(np.interp(fraction, *zip(*scale)))
     needle = str(rng.choice(["black", "red"]))
-    return (
-        paint_face(scale, fraction, unit, middle - sweep / 2, sweep, int(rng.integers(4, 6)), needle),
-        value,
-        unit,
-        scale,
-    )
+    painted = paint_face(scale, fraction, unit, middle - sweep / 2, sweep, int(rng.integers(4, 6)), needle)
+    return painted, value, unit, scale, sweep
 
 
 def _case(rng: np.random.Generator, face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

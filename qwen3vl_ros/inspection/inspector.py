@@ -59,6 +59,7 @@ class Event:
 
     def as_json(self) -> dict[str, Any]:
         told = {k: v for k, v in vars(self).items() if k not in ("rule", "stamp_ns")}
+        told["source"] = told.pop("kind")
         return told | {
             "before": self.before.value,
             "after": self.after.value,

@@ -58,6 +58,7 @@ def test_evidence_has_pictures_of_before_onset_confirmation_after_and_end(lived)
     assert labels == {"before", "onset", "onset-crop", "confirmed", "confirmed-crop", "after", "end", "end-crop"}
     told = json.loads((folder / "event.json").read_text())
     assert told["severity"] == 500 and told["limit"] == 1.6 and told["reading"]["quality"] == "GOOD"
+    assert json.loads(told["asked"][0]["answer"]) == {"value": 1.65, "unit": "bar"}
     for picture in told["pictures"]:
         assert hashlib.sha256((folder / picture["file"]).read_bytes()).hexdigest() == picture["sha256"]
 

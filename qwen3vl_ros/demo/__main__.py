@@ -83,6 +83,12 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--targets", nargs="+", default=list(Config().targets), help="what to look for", metavar="PHRASE"
     )
+    parser.add_argument(
+        "--panel-seconds",
+        type=float,
+        default=45.0,
+        help="then a plant panel is watched for so long at most; 0 leaves it out",
+    )
     parser.add_argument("--model", default="", help="checkpoint directory or hub id; empty is the embedded model")
     parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; empty is the node's default")
     parser.add_argument("--output", default="demo_output", help="folder for everything written")

@@ -48,6 +48,7 @@ class Demo:
         self._asked: list[dict[str, Any]] = []
         self._last_answer, self._arrived = "no answer yet", 0
         self._unwritten: list[str] = []
+        self._inspected: dict[str, Any] = {}
 
     def run(self) -> int:
         """Start, drive, stop; then write and print. Raises PerceptionError when a process died."""
@@ -78,6 +79,7 @@ class Demo:
             finally:
                 self._status.clear()
                 self._observer.close()
+        self._inspect()
         self._interrupts.let_through()
         if recording.failure:
             self._unwritten.append(f"demo.mcap ({recording.failure})")
@@ -274,6 +276,14 @@ class Demo:
         if frame is not None:
             self.gallery.add_answer(self.log.scene_of(answer.stamp_ns).number, answer, score, frame)
 
+    def _inspect(self) -> None:
+        """A dial on a plant panel passes its red line."""
+        o = self.options
+        if o.panel_seconds > 0:
+            from qwen3vl_ros.demo.panel import watch_panel
+
+            self._inspected = watch_panel(self.out, o.panel_seconds, o.model, o.device, self._status.say, lambda: None)
+
     # -- report ----------------------------------------------------------------------------------------------
 
     def _report(self, recorded: dict[str, int]) -> int:
@@ -296,6 +306,7 @@ class Demo:
             "scenes": scenes,
             "detect_calls": self._looks,
             "questions": self._asked,
+            "inspection": self._inspected,
             "recorded": recorded,
             "diagnostics": health,
             "answer_log": self.log.answer_log(),

@@ -19,14 +19,15 @@ from qwen3vl_ros.types import PerceptionError
 
 _SIDE = 480.0  # the dial's longer side in the picture that is worked on, pixels
 _INK = 0.22  # contrast of ink on the face
-_STEPS = 2880  # angles of the unrolled face
-_RADII = 256  # radii of it, up to _REACH
+_STEPS = 1440  # angles of the unrolled face
+_RADII = 200  # radii of it, up to _REACH
 _REACH = 1.20
 _LEAST_MARKS = 7
 _RADIAL_PX, _RADIAL_DEG = 7.0, 9.0  # how far a mark's line may miss the pivot
 _ON_RING = 0.045
 _MARK_BAND, _LONG_BAND, _NEEDLE_BAND = (0.905, 0.985), (0.855, 0.895), (0.16, 0.74)
 _LEAST_GAP_DEG = 32.0
+_MARK_SIGMA_DEG, _SWEEP_OFF_DEG = 0.3, 5.0
 _RIVAL = 0.62  # of the needle's strength: a second needle so strong makes both doubtful
 
 
@@ -56,8 +57,14 @@ class Needle:
     rival: float
 
 
-def measure(rgb: np.ndarray, box_xyxy_px: tuple[float, float, float, float] | None = None) -> Needle:
+def measure(
+    rgb: np.ndarray,
+    box_xyxy_px: tuple[float, float, float, float] | None = None,
+    sweep_deg: float | None = None,
+) -> Needle:
     """The needle of the one dial in the picture, HxWx3 uint8. box: roughly where the dial is; all of the picture without.
+    sweep_deg: from the first mark to the last, where that is known: a scale of which a part is hidden seems shorter. Where it is not,
+    the first and the last mark have to be long ones.
 
     Raises Unreadable.
     """
@@ -78,17 +85,20 @@ def measure(rgb: np.ndarray, box_xyxy_px: tuple[float, float, float, float] | No
     ink = _ink(part)
     centre, ends = _marks(ink)
     flat = _flattening(centre, ends)
-    face = _unrolled(part, flat)
-    inked = _unrolled((255 * ink).astype(np.uint8), flat).astype(np.float32) / 255
+    unrolled = _unrolled(np.dstack([part, (255 * ink).astype(np.uint8)]), flat)
+    face, inked = np.ascontiguousarray(unrolled[..., :3]), unrolled[..., 3].astype(np.float32) / 255
     angles = _mark_angles(inked)
     needle_deg, spread_deg, rival = _needle(face, inked)
-    first, last, spacing_deg = _ends(angles, inked, needle_deg)
+    if rival > _RIVAL:
+        raise Unreadable("two things look like the needle; glare, a shadow or a second needle")
+    first, last = _ends(angles)
     sweep = (last - first) % 360.0
+    _check_ends(inked, first, last, sweep_deg)
     along = (needle_deg - first) % 360.0
     gap = 360.0 - sweep
     if along > sweep + gap / 2:
         along -= 360.0
-    sigma_deg = float(np.hypot(spread_deg, spacing_deg))
+    sigma_deg = float(np.hypot(spread_deg, _MARK_SIGMA_DEG))
 
     def place(angle_deg: float, radius: float) -> tuple[float, float]:
         at = radius * np.cos(np.deg2rad(angle_deg)), radius * np.sin(np.deg2rad(angle_deg))
@@ -265,7 +275,7 @@ def _radii(conic: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _unrolled(picture: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """_STEPS x _RADII (x3): rows are angles, columns radii up to _REACH."""
+    """_STEPS x _RADII x channels: rows are angles, columns radii up to _REACH."""
     angles = np.arange(_STEPS) * (2 * np.pi / _STEPS)
     radii = (np.arange(_RADII) + 0.5) * (_REACH / _RADII)
     plane = np.stack([np.cos(angles)[:, None] * radii, np.sin(angles)[:, None] * radii], 2).reshape(-1, 1, 2)
@@ -282,6 +292,11 @@ def _smooth(profile: np.ndarray, sigma_deg: float) -> np.ndarray:
     pad = int(4 * sigma) + 1
     wrapped = np.concatenate([profile[-pad:], profile, profile[:pad]]).astype(np.float32)
     return cv2.GaussianBlur(wrapped[None], (0, 0), sigma)[0, pad:-pad]
+
+
+def _peaks_at(profile: np.ndarray) -> np.ndarray:
+    """Steps of the local maxima."""
+    return np.flatnonzero((profile >= np.roll(profile, 1)) & (profile > np.roll(profile, -1)) & (profile > 0.05))
 
 
 def _peaks(profile: np.ndarray, least: float) -> np.ndarray:
@@ -332,21 +347,35 @@ def _needle(face: np.ndarray, inked: np.ndarray) -> tuple[float, float, float]:
     return (best * 360 / _STEPS + angle) % 360.0, spread, rival
 
 
-def _ends(angles: np.ndarray, inked: np.ndarray, needle_deg: float) -> tuple[float, float, float]:
-    """Angles of the first and the last mark, clockwise, and how well the marks keep their distances, degrees."""
+def _ends(angles: np.ndarray) -> tuple[float, float]:
+    """Angles of the first and the last mark, clockwise."""
     gaps = (np.roll(angles, -1) - angles) % 360.0
     widest = int(gaps.argmax())
     if gaps[widest] < _LEAST_GAP_DEG:
         raise Unreadable("the scale has no gap that shows where it begins")
-    others = np.delete(gaps, widest)
-    if others.max() > 0.75 * gaps[widest] and others.max() > _LEAST_GAP_DEG:
+    second = float(np.delete(gaps, widest).max())
+    if second > 0.75 * gaps[widest] and second > _LEAST_GAP_DEG:
         raise Unreadable("the marks leave two gaps; one may be hidden: where the scale begins cannot be told")
-    first, last = angles[(widest + 1) % len(angles)], angles[widest]
-    return (
-        float(first),
-        float(last),
-        float(min(np.std(others % np.median(others)), 1.0) if len(others) else 0.0) * 0.0 + 0.3,
-    )
+    return float(angles[(widest + 1) % len(angles)]), float(angles[widest])
+
+
+def _check_ends(inked: np.ndarray, first: float, last: float, sweep_deg: float | None) -> None:
+    """Raises Unreadable where the first or the last mark seems to be hidden."""
+    seen_deg = (last - first) % 360.0
+    if sweep_deg is not None:
+        if abs(seen_deg - sweep_deg) > _SWEEP_OFF_DEG:
+            raise Unreadable(
+                f"the scale spans {seen_deg:.0f} degrees where it should {sweep_deg:g}: a part of it is hidden"
+            )
+        return
+    long = _smooth(inked[:, _band(_LONG_BAND)].mean(1), 0.5)
+    usual = float(np.percentile(long[_peaks_at(long)], 90)) if len(_peaks_at(long)) else 0.0
+    for angle in (first, last):
+        rows = (int(angle * _STEPS / 360) + np.arange(-6, 7)) % _STEPS
+        if long[rows].max() < 0.45 * usual:
+            raise Unreadable(
+                "the scale does not end with long marks: an end may be hidden; `sweep` in the file would tell"
+            )
 
 
 def _zone(face: np.ndarray, needle_deg: float) -> str:

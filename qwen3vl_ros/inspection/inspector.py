@@ -24,6 +24,7 @@ from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.types import Cancelled, Frame, InvalidInput, PerceptionError, StaleFrame
 
 _SECOND = 10**9
+Said = tuple[tuple[str, str], ...]  # (prompt, answer) of each time the model was asked
 _REJECTED_EVERY_S = 60.0
 EVENT = "event"  # the one alarm of a watch
 
@@ -59,6 +60,7 @@ class Event:
 
     def as_json(self) -> dict[str, Any]:
         told = {k: v for k, v in vars(self).items() if k not in ("rule", "stamp_ns")}
+        told["source"] = told.pop("kind")
         return told | {
             "before": self.before.value,
             "after": self.after.value,
@@ -179,8 +181,8 @@ class Inspector:
         return _Inspected(point, kind, Readings(point), alarms, reference=reference)
 
     def _restored(self, point: Point, rule: AlarmRule) -> _Followed:
-        saved = self._saved.get("alarms", {}).get(f"{point.name}/{rule.name}") if self._saved else None
         try:
+            saved = self._saved["alarms"][f"{point.name}/{rule.name}"]
             return _Followed(
                 Alarm(rule, AlarmState.from_json(saved["state"])),
                 str(saved["id"]),
@@ -198,20 +200,20 @@ class Inspector:
             inspected = self._inspected.get(name)
             if inspected is None:
                 raise InvalidInput(f"point {name!r} is not inspected any more")
-        seen, error = self._seen(perception, inspected, frame, control)
+        seen, error, said = self._seen(perception, inspected, frame, control)
         with self._lock:
-            return self._judged(inspected, frame, seen, error)
+            return self._judged(inspected, frame, seen, error, said)
 
     def _seen(
         self, perception: Perception, of: _Inspected, frame: Frame, control
-    ) -> tuple[Seen, PerceptionError | None]:
+    ) -> tuple[Seen, PerceptionError | None, Said]:
         point, shift, moved = of.point, None, ""
         if of.kind == "anomaly":
-            return self._difference(of, frame), None
+            return self._difference(of, frame), None, ()
         if of.reference is not None:
             shift, moved = of.reference.shift(frame.rgb)
             if moved and shift is None:
-                return Seen(trouble=Reason.MOVED, message=moved, moved=True), None
+                return Seen(trouble=Reason.MOVED, message=moved, moved=True), None, ()
         answers, error = (), None
         roi = point.roi_xyxy_px
         if roi is not None and shift is not None:
@@ -219,7 +221,11 @@ class Inspector:
             x0, y0, x1, y1 = looks.moved(roi, shift)
             roi = max(0, x0), max(0, y0), min(width, x1), min(height, y1)
             if roi[2] - roi[0] < 8 or roi[3] - roi[1] < 8:
-                return Seen(trouble=Reason.MOVED, message=f"{moved}; the point is out of the picture", moved=True), None
+                return (
+                    Seen(trouble=Reason.MOVED, message=f"{moved}; the point is out of the picture", moved=True),
+                    None,
+                    (),
+                )
             point = replace(point, roi_xyxy_px=roi)
         try:
             answers = perception.ask(
@@ -236,7 +242,7 @@ class Inspector:
         seen = looks.seen(point, frame.rgb, answers, error)
         if moved:
             seen = replace(seen, moved=True, message=f"{moved}; {seen.message}" if seen.message else moved)
-        return seen, error
+        return seen, error, tuple((look.generation.prompt, look.generation.text) for look in answers)
 
     def _difference(self, of: _Inspected, frame: Frame) -> Seen:
         x0, y0, x1, y1 = of.point.roi_xyxy_px or (0, 0, *frame.size_px)
@@ -250,9 +256,11 @@ class Inspector:
             box = (box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0)
         return Seen(share, 0.0, text=f"{share:.1%} of it differs from normal", box_xyxy_px=box)
 
-    def _judged(self, of: _Inspected, frame: Frame, seen: Seen, error: PerceptionError | None) -> Outcome:
+    def _judged(
+        self, of: _Inspected, frame: Frame, seen: Seen, error: PerceptionError | None, said: Said = ()
+    ) -> Outcome:
         reading = of.readings.judge(frame.stamp_ns, frame.frame_id, seen)
-        pictures = _Pictures(of.point.camera, frame, reading.box_xyxy_px)
+        pictures = _Pictures(of.point.camera, frame, reading.box_xyxy_px, said)
         if reading.reason in (Reason.IMPLAUSIBLE, Reason.DISAGREE, Reason.UNIT_MISMATCH):
             reading = replace(reading, evidence_uri=self._rejected(of, reading, pictures))
         events = []
@@ -292,7 +300,7 @@ class Inspector:
             before = [("before", kept) for kept in self._buffer.before(of.point.camera, followed.onset_ns)]
             kept = [*before, *followed.onset, *pictures.named("confirmed")]
             followed.evidence_uri = self.recorder.keep(
-                full, change.stamp_ns, event.as_json() | {"reading": _journaled(reading)}, kept
+                full, change.stamp_ns, event.as_json() | pictures.told(reading), kept
             )
             followed.until_ns, followed.onset = change.stamp_ns + round(self._post_s * _SECOND), []
             lost = (
@@ -358,7 +366,7 @@ class Inspector:
             return ""
         of.rejected_ns = reading.stamp_ns
         name = f"{of.point.name}_{reading.reason.name.lower()}"
-        return self.recorder.keep(name, reading.stamp_ns, {"reading": _journaled(reading)}, pictures.named("rejected"))
+        return self.recorder.keep(name, reading.stamp_ns, pictures.told(reading), pictures.named("rejected"))
 
     # -- every picture, and time ---------------------------------------------------------------------------
 
@@ -476,8 +484,12 @@ class Inspector:
 class _Pictures:
     """The frame and its crop, encoded only when somebody keeps them."""
 
-    def __init__(self, camera: str, frame: Frame, box: Sequence[float] | None):
-        self._camera, self._frame, self._box = camera, frame, box
+    def __init__(self, camera: str, frame: Frame, box: Sequence[float] | None, said: Said):
+        self._camera, self._frame, self._box, self._said = camera, frame, box, said
+
+    def told(self, reading: Reading) -> dict[str, Any]:
+        """What evidence says of the look: the reading, and what the model was asked and said."""
+        return {"reading": _journaled(reading), "asked": [{"prompt": p, "answer": a} for p, a in self._said]}
 
     def named(self, label: str) -> list[tuple[str, Kept]]:
         frame, found = self._frame, [(label, self._frame.rgb)]

@@ -20,9 +20,9 @@ from qwen3vl_ros.types import NotFound, PerceptionError, View
 from qwen3vl_ros.zoom import WHOLE, Zoom
 
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
-_YES = re.compile(r"\W*(yes|yeah|true|there (is|are)\b(?! (no|not|n't)\b)|是|有|对|在)", re.IGNORECASE)
+_YES = re.compile(r"\W*(yes|yeah|true|there (is|are)\b(?! (no|not|none)\b)|是|有|对|在)", re.IGNORECASE)
 _NO = re.compile(
-    r"\W*(no\b|not\b|none|false|nothing|there (is|are) (no|not)\b|there (isn't|aren't)|否|没|不|无)", re.IGNORECASE
+    r"\W*(no\b|not\b|none|false|nothing|there (is|are) (no|not|none)\b|there (isn't|aren't)|否|没|不|无)", re.IGNORECASE
 )
 _MOVED = 0.02  # of the picture's width
 _OVEREXPOSED, _GLARE = 250, 0.12
@@ -122,15 +122,12 @@ def _gauge(point: Point, rgb: np.ndarray, view: View, said, error: PerceptionErr
     words = {} if said is None else {"model_value": said.value, "unit_seen": said.unit}
     words["message"] = "" if error is None else f"{type(error).__name__}: {error}"[:200]
     try:
-        needle = dial.measure(rgb, point.roi_xyxy_px or box)
+        needle = dial.measure(rgb, point.roi_xyxy_px or box, point.sweep_deg)
     except dial.Unreadable as unreadable:
         part = rgb[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
         white = float((part.min(2) >= _OVEREXPOSED).mean()) if part.size else 0.0
         glare = f"; {white:.0%} of it are overexposed" if white > _GLARE else ""
         return Seen(trouble=Reason.UNREADABLE, box_xyxy_px=box, **{**words, "message": f"{unreadable}{glare}"})
-    if point.sweep_deg is not None and abs(needle.sweep_deg - point.sweep_deg) > 6.0:
-        told = f"the scale seems to span {needle.sweep_deg:.0f} degrees where the file says {point.sweep_deg:g}: a part of it is hidden"
-        return Seen(trouble=Reason.OCCLUDED, box_xyxy_px=box, **{**words, "message": told})
     shares, values = zip(*point.scale)
     slope = (
         (values[-1] - values[-2]) / (shares[-1] - shares[-2])

@@ -193,9 +193,8 @@ class Recorder:
         """One line of the journal."""
         if self.directory is None:
             return
-        line = json.dumps(
-            {"kind": kind, "stamp": utc(stamp_ns), "stamp_ns": stamp_ns} | _plain(values), ensure_ascii=False
-        )
+        dated = {"kind": kind, "stamp": utc(stamp_ns), "stamp_ns": stamp_ns}
+        line = json.dumps(dated | _plain(values) | dated, ensure_ascii=False)
         with self._lock:
             try:
                 folder = self.directory / "journal"

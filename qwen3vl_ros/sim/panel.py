@@ -16,9 +16,9 @@ from qwen3vl_ros.sim.specs import GaugeSpec, SignSpec
 from qwen3vl_ros.sim.textures import gauge_face, sign_face
 from qwen3vl_ros.types import InvalidInput
 
-CYCLE_S = 60.0
-RISES_S, HIGH_S, FALLS_S = 6.0, 12.0, 34.0  # in a cycle: the pressure begins to rise, is at 1.8 MPa, begins to fall
-LAMP_S = (24.0, 44.0)  # in a cycle: the lamp is green, the valve open
+CYCLE_S = 40.0
+RISES_S, HIGH_S, FALLS_S = 5.0, 8.0, 20.0  # in a cycle: the pressure begins to rise, is at 1.8 MPa, begins to fall
+LAMP_S = (14.0, 28.0)  # in a cycle: the lamp is green, the valve open
 WALL_PX = (1600, 1200)
 _DIALS = {
     # name: centre on the wall, radius, face
@@ -150,7 +150,7 @@ class Panel:
             float(np.mean([np.sin(2 * np.pi * t_s / period + phase) for period, phase in zip((41.0, 17.0, 7.3), p)]))
             for p in self._phases
         ]
-        rise = np.interp(at, (0, RISES_S, HIGH_S, FALLS_S, FALLS_S + 6.0, CYCLE_S), (0, 0, 1, 1, 0, 0))
+        rise = np.interp(at, (0, RISES_S, HIGH_S, FALLS_S, FALLS_S + 3.0, CYCLE_S), (0, 0, 1, 1, 0, 0))
         return {
             "boiler_pressure": float(1.1 + 0.7 * rise + 0.02 * (1 - rise) * drift[0]),
             "oil_temperature": 62.0 + 14.0 * drift[1],
@@ -207,7 +207,7 @@ class Panel:
     def inspection_yaml(self) -> str:
         """The inspection file of this panel, as config/inspection.yaml has it."""
         rois = {name: "[" + ", ".join(map(str, roi)) + "]" for name, roi in self.rois_xyxy_px.items()}
-        return _YAML.format(**rois, cycle=CYCLE_S)
+        return _YAML.format(**rois)
 
     @staticmethod
     def _bare_wall(rng: np.random.Generator) -> np.ndarray:

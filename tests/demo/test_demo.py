@@ -56,6 +56,7 @@ class Run:
             str(domain),
             "--output",
             str(self.out),
+            "--panel-seconds=0",
             "--motion",
             "static",
             *arguments,

@@ -503,3 +503,27 @@ def test_every_call_is_served_or_late_exactly_once(events):
     desk.s += 10.0
     settled += [call for call, _ in desk.agenda.late_calls()]
     assert sorted(map(id, settled)) == sorted(map(id, waiting))
+
+
+def test_what_is_behind_its_schedule_is_told_with_how_late_it_is():
+    desk = Desk()
+    desk.watch("fast", GAUGE, period_s=1.0, alarm=True)
+    desk.watch("slow", VALVE, period_s=60.0)
+    desk.watch()
+    assert desk.agenda.behind() == {}, "nothing was asked yet"
+    desk.jobs(3)
+    assert desk.agenda.behind() == {}
+    desk.s += 10.0
+    late = desk.agenda.behind()
+    assert list(late) == ["fast"] and late["fast"] == pytest.approx(9.0, abs=0.2)
+    desk.jobs(1)
+    assert desk.agenda.behind() == {}
+    assert set(desk.agenda.watched) == {("", "fast"), ("", "slow"), ("", "stream")}
+
+
+def test_due_points_go_before_the_stream_and_the_stream_has_its_turn_on_the_same_frame():
+    desk = Desk()
+    desk.watch()
+    desk.watch("gauge", GAUGE, period_s=0.2, priority=500, alarm=True)
+    desk.shoot()
+    assert [desk.job(), desk.job(), desk.job()] == ["gauge", "stream", None]

@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import chosen, moved
+from qwen3vl_ros.geometry.foreground import SMOOTHED, chosen, moved
 from qwen3vl_ros.geometry.shape import level_axes
 from qwen3vl_ros.types import Detection3D
 
@@ -71,7 +71,9 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     half = float(np.hypot(*corners[:2]))
     top = _top_of(points[: len(own)])
     reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
-    lowest_m = 0.0 if offset is None else gripper.clearance  # lower is the support, or as flat as it
+    noise = cloud.noise_per_m2 * float(np.square(own[:, 2].mean()))
+    # Lower is the support or as flat as it, or its noise.
+    lowest_m = 0.0 if offset is None else max(gripper.clearance, 3 * noise)
     room = (*(centre[:2] - reach), lowest_m), (*(centre[:2] + reach), _HIGHEST_M)
     rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top)]
     for other in others:
@@ -90,7 +92,7 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
         centre,
         half,
         math.atan2(along[1], along[0]),
-        noise_m=cloud.noise_per_m2 * float(np.square(own[:, 2]).mean()),
+        noise_m=SMOOTHED * noise,
         pitch_m=float(own[:, 2].mean() / cloud.frame.K[0, 0]),
         eye_m=local_T_camera[:3, 3].copy(),
     )

@@ -149,10 +149,8 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
 
 
 def _room(grip: _Grip, gripper: GripperConfig) -> float:
-    """0..1: how far beyond what is needed the jaws may open, up to twenty millimetres or all they can."""
-    spare = grip.opening_m - grip.width_m - 2 * gripper.clearance
-    most = min(_ROOM_M, gripper.max_width - grip.width_m - 2 * gripper.clearance)
-    return 1.0 if most <= 0 else min(1.0, max(0.0, spare / most))
+    """0..1: how far beyond what is needed the jaws may open, up to twenty millimetres."""
+    return min(1.0, max(0.0, grip.opening_m - grip.width_m - 2 * gripper.clearance) / _ROOM_M)
 
 
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
@@ -160,10 +158,10 @@ def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     x, _, z = grip.points
     depth = min(float(np.sort(z[c])[-1 - len(c) // 20]) for c in grip.contacts) - grip.tip_m
     span = min(float(np.ptp(x[c])) for c in grip.contacts)
-    closing = np.array((*grip.closing, 0.0))
-    away = site.centre_m - np.array((*grip.xy_m, grip.tip_m))
-    lever = float(closing @ np.cross(away, site.up))
-    return bite(depth) * steadiness(site.weight_n, lever, span, depth, gripper.friction, gripper.force)
+    torque = site.weight_n * np.cross(site.centre_m - np.array((*grip.xy_m, grip.tip_m + depth / 2)), site.up)
+    c, s = grip.closing
+    jaws = np.array(((c, s, 0.0), (-s, c, 0.0), (0.0, 0.0, 1.0)))  # closing, across, approach
+    return bite(depth) * steadiness(jaws @ torque, span, depth, gripper.friction, gripper.force)
 
 
 def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:

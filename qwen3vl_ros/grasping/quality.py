@@ -37,15 +37,16 @@ def weight_n(size_m: np.ndarray, density: float) -> float:
     return 9.81 * density * _FILLED * float(np.prod(size_m))
 
 
-def steadiness(weight: float, lever_m: float, span_m: float, depth_m: float, friction: float, force_n: float) -> float:
-    """1 where the contacts hold the object against turning about the closing axis, less where its weight is too far away.
+def steadiness(torque_nm: np.ndarray, span_m: float, depth_m: float, friction: float, force_n: float) -> float:
+    """1 where the contacts hold the object's weight against turning, less where its middle is too far away.
 
-    lever_m: from the closing axis to the middle of the object, level and across the axis. span_m, depth_m: of the contact.
+    torque_nm: of the weight about the closing axis, across it and along the approach. span_m, depth_m: the contact's extents
+    across and along the approach. About the closing axis friction holds, about the others the pads' pressure.
     """
-    radius = math.hypot(span_m, min(depth_m, 2 * _FULL_BITE_M)) / 3
-    holds = 2 * friction * force_n * radius
-    demand = _SHAKEN * weight * abs(lever_m)
-    return 1.0 if demand <= 0.5 * holds else max(0.3, 1.0 - 0.35 * (demand / max(holds, 1e-9) - 0.5))
+    depth_m = min(depth_m, 2 * _FULL_BITE_M)
+    holds = force_n * np.array((2 * friction * math.hypot(span_m, depth_m) / 3, 0.8 * depth_m, 0.8 * span_m))
+    load = float((_SHAKEN * np.abs(torque_nm) / np.maximum(holds, 1e-9)).max())
+    return min(1.0, max(0.3, 1.0 - 0.5 * (load - 0.5)))
 
 
 def share_that_holds(rating: float) -> float:

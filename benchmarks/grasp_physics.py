@@ -51,7 +51,19 @@ REPORTED = 100_000
 FOVY_DEG = 45.0
 SEEN = 0.4  # visibility that an object of a clutter needs to be asked for
 MASS_KG = (0.06, 0.60)
-FURNITURE = ("rack", "cabinet", "tray", "basket", "drainer", "storage_box", "dining_set", "faucet", "caddy")
+FURNITURE = (
+    "rack",
+    "shelf",
+    "bigger",
+    "cabinet",
+    "tray",
+    "basket",
+    "drainer",
+    "storage_box",
+    "dining_set",
+    "faucet",
+    "caddy",
+)
 
 
 @dataclass
@@ -83,8 +95,8 @@ def household_names() -> list[str]:
 
 
 def sample_objects(rng: np.random.Generator, names: list[str], count: int) -> tuple[MovedObject, ...]:
-    """Things in the air, to be dropped: most upright, some in any attitude, each over the one before."""
-    things, above = [], 0.01
+    """Things in the air, to be dropped: most upright, some in any attitude; side by side, and over another where it is full."""
+    things, placed, above = [], [], 0.0
     for name in rng.permutation(names)[:count]:
         asset = catalogue(LARGEST_M)[name]
         turn = cv2.Rodrigues(np.array((0, 0, rng.uniform(-np.pi, np.pi))))[0]
@@ -92,9 +104,15 @@ def sample_objects(rng: np.random.Generator, names: list[str], count: int) -> tu
             axis = rng.normal(size=3)
             turn = cv2.Rodrigues(axis / np.linalg.norm(axis) * rng.uniform(0, np.pi))[0] @ turn
         half = np.abs(turn) @ np.array(asset.size_m) / 2
-        xy = rng.uniform(-1, 1, 2) * (0.11 if count > 1 else 0.05)
-        at = (float(xy[0]), float(xy[1]), float(above + half[2]))
-        above = above + 2 * half[2] + 0.01 if count > 1 else above
+        radius = 0.8 * float(np.hypot(half[0], half[1]))  # near enough to touch now and then
+        for _ in range(40):
+            xy = rng.uniform(-1, 1, 2) * (0.17 if count > 1 else 0.05)
+            clear = all(np.linalg.norm(xy - other) > radius + r for other, r in placed)
+            if clear:
+                break
+        at = (float(xy[0]), float(xy[1]), float((0.0 if clear else above) + half[2] + 0.01))
+        above = max(above, at[2] + half[2])
+        placed.append((xy, radius))
         rotation = tuple(tuple(map(float, row)) for row in turn)
         things.append(MovedObject(asset.label, "", asset.size_m, at, 0.0, (1.0, 1.0, 1.0), name, None, 0, rotation))
     return tuple(things)

@@ -143,9 +143,16 @@ class GripperConfig(_Validated):
         0.10, "Distance from pre-grasp to grasp along the approach, metres.", range=(0.0, 1.0), live=True
     )
     max_tilt_deg: float = _p(
-        30.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0), live=True
+        60.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0), live=True
     )
     friction: float = _p(0.5, "Friction coefficient of the contact test.", range=(0.05, 2.0), live=True)
+    force: float = _p(40.0, "Force of one finger, N.", range=(0.1, 1000.0), live=True)
+    density: float = _p(
+        400.0,
+        "Assumed density of what is grasped, kg/m3: its weight decides how near the middle it is held.",
+        range=(1.0, 20000.0),
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
+_QUIET_M = 0.0003  # noise that needs no smoothing
+SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
 _CROSS = np.array(((0, 1, 0), (1, 0, 1), (0, 1, 0)), np.uint8)
 _OWN_SHARE = 0.85  # of its pixels inside the box: less, and it is not the object alone
@@ -61,6 +63,16 @@ class Window:
         off_x, off_y = (u - (x0 + x1) / 2) / (x1 - x0), (v - (y0 + y1) / 2) / (y1 - y0)
         rows, columns = self.inside
         return np.outer(np.exp(-6.0 * np.square(off_y[rows])), np.exp(-6.0 * np.square(off_x[columns])))
+
+    def smoothed(self, mask: np.ndarray) -> np.ndarray:
+        """hxwx3: the points of a mask with the noise that the scene shows averaged away, not across jumps; points_m else."""
+        z = self.points_m[..., 2]
+        noise_m = self.cloud.noise_per_m2 * float(np.square(z[mask].mean())) if mask.any() else 0.0
+        if noise_m < _QUIET_M:
+            return self.points_m
+        smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), 5, 3 * noise_m, 2.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.points_m * np.where(mask, smooth / z, 1.0).astype(np.float32)[..., None]
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""

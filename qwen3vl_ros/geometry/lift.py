@@ -96,9 +96,11 @@ def _solid(
     keep, window = without_flying(found.mask), found.window
     pixels = np.flatnonzero(keep)
     pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
-    points = np.take(window.points_m.reshape(-1, 3), pixels, 0)
+    smooth = window.smoothed(keep)
+    points = np.take(smooth.reshape(-1, 3), pixels, 0)
+    noise_m = cloud.noise_per_m2 * float(np.square(points[:, 2].mean()))
     few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
-    normals = surface_normals(window.points_m, keep, pixels[few], 0.0 if plane is None else plane.noise_m)
+    normals = surface_normals(smooth, keep, pixels[few], 0.0 if plane is None else plane.noise_m)
     camera_T_local = np.eye(4)
     up = plane.normal if plane is not None else cloud.frame.up_camera
     if up is None:
@@ -124,7 +126,7 @@ def _solid(
             sample, normals = sample[sample_above], normals[sample_above]
     elif plane is not None:
         bottom = 0.0
-    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)))
+    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)), noise_m)
     return camera_T_local, solid, points
 
 

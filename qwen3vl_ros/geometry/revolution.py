@@ -67,16 +67,16 @@ def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
     return Revolution(axis, radius, order_statistics(points_m[chosen[widest], 2], 50)[0], agreement)
 
 
-def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float) -> Revolution | None:
+def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, noise_m: float = 0.0) -> Revolution | None:
     """A ball that lies on its underside; its fit bears more noise than normals do."""
-    ball = ball_through(points_m, normals)
-    if ball is None or abs(ball[0][2] - bottom_m - ball[1]) > 0.12 * ball[1]:
+    ball = ball_through(points_m, normals, noise_m)
+    if ball is None or abs(ball[0][2] - bottom_m - ball[1]) > 0.12 * ball[1] + 2 * noise_m:
         return None
     return Revolution(ball[0][:2], ball[1], float(ball[0][2]), 1.0)
 
 
-def ball_through(points_m: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """Centre and radius of the ball whose outside the points are; None for no ball or too flat a cap."""
+def ball_through(points_m: np.ndarray, normals: np.ndarray, noise_m: float = 0.0) -> tuple[np.ndarray, float] | None:
+    """Centre and radius of the ball whose outside the points are; None for no ball or too flat a cap. noise_m: of the points."""
     known = np.flatnonzero(np.isfinite(normals[:, 0]))
     if len(known) < 30:
         return None
@@ -95,7 +95,7 @@ def ball_through(points_m: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray,
     radius = math.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0))
     away = p - solution[:3, None]
     miss = np.abs(np.sqrt(np.square(away).sum(0)) - radius)
-    if order_statistics(miss, 80)[0] > max(0.05 * radius, 1e-3):
+    if order_statistics(miss, 80)[0] > max(0.05 * radius, 1e-3, 1.4 * noise_m):
         return None
     hollow = np.count_nonzero((away[:, known] * facing).sum(0) < 0)
     return None if hollow > 0.1 * len(known) else (solution[:3] + middle, radius)

@@ -17,6 +17,7 @@ from typing import Callable
 import numpy as np
 
 from qwen3vl_ros.geometry.hulls import outline
+from qwen3vl_ros.geometry.foreground import SMOOTHED
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.revolution import (
     Revolution,
@@ -54,18 +55,20 @@ def upright_box(
     bottom_m: float,
     eye_m: np.ndarray,
     look_behind: LookBehind,
+    noise_m: float = 0.0,
 ) -> SolidBox:
     """Box with one vertical axis around local points Nx3.
 
-    sample_m, normals: Mx3, some of the points and the unit normals there (NaN rows where unknown). bottom_m: height of the underside. eye_m: the camera's centre, local. look_behind: see LookBehind.
+    sample_m, normals: Mx3, some of the points and the unit normals there (NaN rows where unknown). bottom_m: height of the
+    underside. eye_m: the camera's centre, local. look_behind: see LookBehind. noise_m: of a single reading.
     """
     (top,) = order_statistics(points_m[:, 2], _TOP_PERCENT)
     top = max(top, bottom_m + 1e-3)
     footprint = points_m[:, :2]
-    resting = resting_ball(sample_m, normals, bottom_m)
+    resting = resting_ball(sample_m, normals, bottom_m, SMOOTHED * noise_m)
     turned = resting or revolution(sample_m, normals)
     hidden = np.empty((0, 3))
-    if turned is not None and not _sticks_out(turned, look_behind):
+    if turned is not None and not _sticks_out(turned, look_behind, noise_m):
         circle = turned.axis_xy_m + turned.radius_m * unit_circle(72)
         yaw, low, high = _rectangle(footprint, circle, handle_yaw(footprint, turned))
         hidden = turned_points(points_m, turned)
@@ -83,16 +86,16 @@ def upright_box(
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
         hidden = _mirrored_points(points_m, pose)
-    hidden = hidden[~(look_behind(hidden) > 0.004)] if len(hidden) else hidden
+    hidden = hidden[~(look_behind(hidden) > max(0.004, 2.5 * noise_m))] if len(hidden) else hidden
     return SolidBox(pose, size, hidden)
 
 
-def _sticks_out(turned: Revolution, look_behind: LookBehind) -> bool:
+def _sticks_out(turned: Revolution, look_behind: LookBehind, noise_m: float) -> bool:
     """Whether the completed circle would fill space that is known to be empty."""
     circle = np.empty((48, 3))
     circle[:, :2] = turned.axis_xy_m + 0.97 * turned.radius_m * unit_circle(48)
     circle[:, 2] = turned.rim_m
-    empty = look_behind(circle) > 0.004 + 0.05 * turned.radius_m
+    empty = look_behind(circle) > max(0.004, 2 * noise_m) + 0.05 * turned.radius_m
     return float(empty.mean()) > 0.2
 
 

@@ -13,6 +13,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 
+from qwen3vl_ros.geometry.claims import settle_claims
 from qwen3vl_ros.geometry.cloud import SceneCloud, pixels_between
 from qwen3vl_ros.geometry.foreground import Foreground, Window, chosen, foreground, window_of
 from qwen3vl_ros.geometry.hulls import depth_inside, near, outline, signed_area, without_strays
@@ -49,7 +50,17 @@ class Standing:
 
 def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, float, float]]) -> list[Standing | str]:
     """For each 2D box the object over the highest surface under it, or why there is none."""
-    results = [_standing(cloud, box) for box in boxes_px]
+    windows = [window_of(cloud, box) for box in boxes_px]
+    results = [one if isinstance(one, str) else _standing(one, box) for one, box in zip(windows, boxes_px)]
+    again: dict[int, Standing | str] = {}
+
+    def found_in(k: int, window: Window) -> Foreground | str:
+        again[k] = _standing(window, boxes_px[k])
+        return again[k] if isinstance(again[k], str) else again[k].found
+
+    founds = [one.found if isinstance(one, Standing) else None for one in results]
+    for k, found in settle_claims(founds, found_in).items():
+        results[k] = found if isinstance(found, str) else again[k]
     known = [one for one in results if isinstance(one, Standing)]
     for upper in known:
         touching = [one for one in known if one is not upper and _meet(upper.box_xyxy_px, one.box_xyxy_px)]
@@ -69,10 +80,7 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
     return results
 
 
-def _standing(cloud: SceneCloud, box_px) -> Standing | str:
-    window = window_of(cloud, box_px)
-    if isinstance(window, str):
-        return window
+def _standing(window: Window, box_px) -> Standing | str:
     found, plane = _above_a_plane(window)
     if isinstance(found, str):
         return found

@@ -24,6 +24,8 @@ from qwen3vl_ros.types import Detection3D, GraspTarget
 _YAWS = 12
 _JUDGED = 24
 _MIN_BITE_M = 0.003
+_GOOD = 0.8  # quality with which no other approach is looked for
+_TILTS_DEG = (25.0, 50.0, 75.0)
 
 
 def plan_grasps(
@@ -44,12 +46,13 @@ def _plan(
     cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig
 ) -> GraspTarget:
     upright = site_of(cloud, detection, others, gripper)
-    best, crowded = _best_on(cloud, upright, gripper)
-    if best.fault and crowded and gripper.max_tilt_deg > 0:
-        for direction in upright.box_yaw_rad + np.arange(4) * np.pi / 2:
-            leaning, _ = _best_on(cloud, leaning_site(upright, direction, math.radians(gripper.max_tilt_deg)), gripper)
-            if not leaning.fault and leaning.quality > best.quality:
-                best = leaning
+    best, _ = _best_on(cloud, upright, gripper)
+    if best.fault or best.quality < _GOOD:
+        for tilt in np.unique(np.minimum(_TILTS_DEG, gripper.max_tilt_deg)):
+            for direction in upright.box_yaw_rad + np.arange(4) * np.pi / 2 if tilt > 0 else ():
+                leaning, _ = _best_on(cloud, leaning_site(upright, direction, math.radians(tilt)), gripper)
+                if not leaning.fault and leaning.quality > best.quality:
+                    best = leaning
     return _target(cloud, detection, gripper, best)
 
 

@@ -16,13 +16,23 @@ from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.contacts import contact_tilt
 from qwen3vl_ros.grasping.jaws import Places
+from qwen3vl_ros.grasping.quality import (
+    ANTIPODALITY,
+    CENTREDNESS,
+    EVIDENCE,
+    ROOM,
+    antipodality,
+    bite,
+    share_that_holds,
+    steadiness,
+)
 from qwen3vl_ros.grasping.site import Site
 
 _CONTACT_M = 0.004
 _MIN_HOLD = 0.25  # of the finger's width
 _RAGGED = 0.3  # of the distance between pixels: how far an outline is from where it seems
 _STRAYS = 2  # points that may lie where the hand shall be
-_ANTIPODALITY = 0.30  # its weight in the quality
+_ROOM_M = 0.020
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +52,8 @@ class Judged:
 def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig) -> list[Judged]:
     """Measure places on the points, test and rate them, until the best is known: those that cannot be it have no entry.
 
-    antipodality: 1 where both contact normals lie on the closing axis, 0 at the border of the friction cone.
-    centredness: 1 in the middle of the object's box, 0 at its corner. room: see Places. evidence: half the
-    share of contacts that was measured, not assumed, and half the share of the fingers' space that the camera
-    saw empty.
+    centredness: 1 in the middle of the object's box, 0 at its corner. evidence: half the share of contacts that was measured,
+    not assumed, and half the share of the fingers' space that the camera saw empty. The rest: quality.py.
 
     What is cheap is measured at all places at once; the normals, which are not, only where the rest leaves a chance.
     """
@@ -56,21 +64,27 @@ def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig)
     for grip, empty in zip(free, _seen_empty(cloud, site, free, gripper)):
         centred = max(0.0, 1.0 - float(np.linalg.norm(grip.xy_m - site.centre_m[:2])) / site.half_m)
         evidence = 0.5 * grip.measured_share + 0.5 * empty
-        grip.quality = 0.25 * centred + 0.15 * grip.room + 0.30 * evidence
-    cone, best = math.atan(gripper.friction), 0.0
-    rated = [g for g in grips if g.fault]
-    for grip in sorted(free, key=lambda g: -g.quality):
-        if grip.quality + _ANTIPODALITY <= best:
+        grip.quality = CENTREDNESS * centred + ROOM * _room(grip, gripper) + EVIDENCE * evidence
+        grip.firmness = _firmness(site, grip, gripper) * (0.75 + 0.25 * math.cos(site.tilt_rad))
+    best, rated = 0.0, [g for g in grips if g.fault]
+    for grip in sorted(free, key=lambda g: -g.firmness * (g.quality + ANTIPODALITY)):
+        if grip.firmness * (grip.quality + ANTIPODALITY) <= best:
             break
-        _hold(site, grip, cone, gripper)
+        _hold(site, grip, gripper)
         rated.append(grip)
         best = max(best, grip.quality)
     order = {id(g): k for k, g in enumerate(grips)}
     rated.sort(key=lambda g: order[id(g)])
-    tilted = math.cos(site.tilt_rad)
     return [
         Judged(
-            site, g.yaw_rad, g.xy_m, g.tip_m, g.width_m, 0.0 if g.fault else g.quality * tilted, g.fault, g.opening_m
+            site,
+            g.yaw_rad,
+            g.xy_m,
+            g.tip_m,
+            g.width_m,
+            0.0 if g.fault else share_that_holds(g.quality),
+            g.fault,
+            g.opening_m,
         )
         for g in rated
     ]
@@ -94,6 +108,7 @@ class _Grip:
     fault: str = ""
     noise_m: float = 0.0
     opening_m: float = math.nan
+    firmness: float = 1.0
 
     @property
     def closing(self) -> np.ndarray:
@@ -142,25 +157,41 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
     return grips
 
 
-def _hold(site: Site, grip: _Grip, cone: float, gripper: GripperConfig) -> None:
-    """Adds how well the contacts hold to a grip's quality, or says why they do not."""
+def _room(grip: _Grip, gripper: GripperConfig) -> float:
+    """0..1: how far beyond what is needed the jaws may open, up to twenty millimetres."""
+    return min(1.0, max(0.0, grip.opening_m - grip.width_m - 2 * gripper.clearance) / _ROOM_M)
+
+
+def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
+    """0..1: bite, and the weight's lever against what the contacts hold."""
+    x, _, z = grip.points
+    depth = min(float(np.sort(z[c])[-1 - len(c) // 20]) for c in grip.contacts) - grip.tip_m
+    span = min(float(np.ptp(x[c])) for c in grip.contacts)
+    torque = site.weight_n * np.cross(site.centre_m - np.array((*grip.xy_m, grip.tip_m + depth / 2)), site.up)
+    c, s = grip.closing
+    jaws = np.array(((c, s, 0.0), (-s, c, 0.0), (0.0, 0.0, 1.0)))  # closing, across, approach
+    return bite(depth) * steadiness(jaws @ torque, span, depth, gripper.friction, gripper.force)
+
+
+def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
+    """Completes a grip's rating by how its contacts hold, or says why they do not."""
     x, y, z = grip.points
+    cone = math.atan(gripper.friction)
     needed = _MIN_HOLD * gripper.finger_width
     span = min(float(np.ptp(x[contact])) for contact in grip.contacts)
     if span < needed:
         grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
         return
-    tilts = (
+    angle = max(
         contact_tilt(x[contact], outward * y[contact], z[contact], site.top_m, grip.noise_m)
         for outward, contact in zip((-1, 1), grip.contacts)
     )
-    angle = max(tilts)
     if angle > cone:
         grip.fault = (
             f"the contact normal is {math.degrees(angle):.0f} degrees off the closing axis, "
             f"friction {gripper.friction:g} holds up to {math.degrees(cone):.0f}"
         )
-    grip.quality += _ANTIPODALITY * (1.0 - angle / cone)
+    grip.quality = grip.firmness * (grip.quality + ANTIPODALITY * antipodality(angle, gripper.friction))
 
 
 def _jaw_frames(points, c, s, xy_m) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import chosen, moved
+from qwen3vl_ros.geometry.foreground import SMOOTHED, chosen, moved
 from qwen3vl_ros.geometry.shape import level_axes
+from qwen3vl_ros.grasping.quality import weight_n
 from qwen3vl_ros.types import Detection3D
 
 _CELL_M = 0.0025
@@ -32,7 +33,8 @@ class Site:
     support's height at x, y is a x + b y + c, None when there is no support. top_m: highest point.
     middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint. box_yaw_rad: direction
     of the box's x axis. tilt_rad: how far the approach leans. noise_m: standard
-    deviation of the depth there; pitch_m: distance of neighbouring pixels there; eye_m: the camera.
+    deviation of the depth there; pitch_m: distance of neighbouring pixels there; eye_m: the camera. up: against
+    gravity, local. weight_n: estimated from the box and a density.
     """
 
     camera_T_local: np.ndarray
@@ -49,6 +51,8 @@ class Site:
     noise_m: float = 0.0
     pitch_m: float = 0.0
     eye_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    up: np.ndarray = field(default_factory=lambda: np.array((0.0, 0.0, 1.0)))
+    weight_n: float = 0.0
 
 
 def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig) -> Site:
@@ -71,7 +75,9 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     half = float(np.hypot(*corners[:2]))
     top = _top_of(points[: len(own)])
     reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
-    lowest_m = 0.0 if offset is None else gripper.clearance  # lower is the support, or as flat as it
+    noise = cloud.noise_per_m2 * float(np.square(own[:, 2].mean()))
+    # Lower is the support or as flat as it, or its noise.
+    lowest_m = 0.0 if offset is None else max(gripper.clearance, 3 * noise)
     room = (*(centre[:2] - reach), lowest_m), (*(centre[:2] + reach), _HIGHEST_M)
     rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top)]
     for other in others:
@@ -90,9 +96,10 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
         centre,
         half,
         math.atan2(along[1], along[0]),
-        noise_m=cloud.noise_per_m2 * float(np.square(own[:, 2]).mean()),
+        noise_m=SMOOTHED * noise,
         pitch_m=float(own[:, 2].mean() / cloud.frame.K[0, 0]),
         eye_m=local_T_camera[:3, 3].copy(),
+        weight_n=weight_n(detection.size_m, gripper.density),
     )
 
 
@@ -119,6 +126,7 @@ def leaning_site(site: Site, direction_rad: float, tilt_rad: float) -> Site:
         middle_xy_m=middle,
         tilt_rad=tilt_rad,
         eye_m=turn @ site.eye_m + shift,
+        up=turn @ site.up,
     )
 
 

@@ -352,7 +352,11 @@ def _fits(text: str) -> Understood | None:
             with suppress(_NoName):
                 b = _name(found["b"])
                 return Understood(
-                    "fits", (_name(found["a"]), "gripper" if re.fullmatch(r"(?:robot(?:'s)? ?)?(?:gripper|hand|arm|jaws|fingers)?", b) else b)
+                    "fits",
+                    (
+                        _name(found["a"]),
+                        "gripper" if re.fullmatch(r"(?:robot(?:'s)? ?)?(?:gripper|hand|arm|jaws|fingers)?", b) else b,
+                    ),
                 )
     return None
 

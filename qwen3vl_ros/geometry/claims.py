@@ -1,0 +1,78 @@
+"""Which of two objects a surface belongs to where the boxes of both would take it.
+
+A box over a partly hidden thing also shows what hides it, often nearer to its middle than the thing itself. Who the surface
+fits has it: the object whose 2D box is what the surface fills. The other is looked for again in what is left, so an
+occluder never stands for what it hides. Knows nothing of shapes or supports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.geometry.foreground import Foreground, Window
+
+_SHARED = 0.3  # of the smaller object's pixels: so many in both are a claim of both
+_FITS = 0.6  # intersection over union of the surface's extents and the 2D box: more, and the surface is the box's own
+_BETTER = 0.1
+
+
+def settle_claims(
+    founds: Sequence[Foreground | None], again: Callable[[int, Window], Foreground | str]
+) -> dict[int, Foreground | str]:
+    """What those objects are whose surface is another's: found again without that, or the reason why nothing is left.
+
+    founds: each object's pixels, None where it has none. again(k, window): looks for object k in a window.
+    """
+    changed: dict[int, Foreground | str] = {}
+    fits = {k: _fit(found) for k, found in enumerate(founds) if found is not None}
+    poor = [k for k in sorted(fits, key=fits.get) if fits[k] < _FITS]
+    for k in poor:
+        found, window = founds[k], founds[k].window
+        taken = np.zeros(found.mask.shape, bool)
+        for other in (j for j in fits if j != k and fits[j] > fits[k] + _BETTER and _meet(founds[j].window, window)):
+            own = _seen_in(founds[other], window)
+            least = min(np.count_nonzero(found.mask), np.count_nonzero(own))
+            if least and np.count_nonzero(own & found.mask) >= _SHARED * least:
+                taken |= own
+        if not taken.any():
+            continue
+        taken = cv2.dilate(taken.view(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        share = np.count_nonzero(taken[window.inside] & window.valid[window.inside]) / taken[window.inside].size
+        rest = again(k, replace(window, points_m=np.where(taken[..., None], np.float32(np.nan), window.points_m)))
+        if isinstance(rest, str):
+            rest = f"mostly hidden: {100 * share:.0f} % of its box is another object's surface; of what is left, {rest}"
+        changed[k] = rest
+    return changed
+
+
+def _fit(found: Foreground) -> float:
+    """Intersection over union of the 2D box and the extents of the object's pixels."""
+    window = found.window
+    rows, columns = (np.flatnonzero(found.mask.any(axis)) * window.step for axis in (1, 0))
+    x0, x1 = columns[0] + window.columns.start, columns[-1] + window.step + window.columns.start
+    y0, y1 = rows[0] + window.rows.start, rows[-1] + window.step + window.rows.start
+    a0, b0, a1, b1 = window.box_xyxy_px
+    common = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+    return common / ((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - common)
+
+
+def _meet(a: Window, b: Window) -> bool:
+    return all(
+        max(one.start, other.start) < min(one.stop, other.stop)
+        for one, other in ((a.rows, b.rows), (a.columns, b.columns))
+    )
+
+
+def _seen_in(found: Foreground, window: Window) -> np.ndarray:
+    """The pixels of an object in another's window, hxw bool."""
+    pixels = [np.arange(of.start, of.stop, of.step) for of in (window.rows, window.columns)]
+    own = (found.window.rows, found.window.columns)
+    at = [np.rint((p - of.start) / found.window.step).astype(int) for p, of in zip(pixels, own)]
+    inside = [(a >= 0) & (a < n) for a, n in zip(at, found.mask.shape)]
+    seen = np.zeros((len(pixels[0]), len(pixels[1])), bool)
+    seen[np.ix_(*inside)] = found.mask[np.ix_(*(a[i] for a, i in zip(at, inside)))]
+    return seen

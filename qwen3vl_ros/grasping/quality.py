@@ -1,0 +1,55 @@
+"""What a grasp's quality is made of, and what it means: the share of such grasps that hold.
+
+A grasp is rated by what is known to make grasps fail: contact normals off the closing axis, jaws far from the middle, no room
+beside the fingers, contacts and space that nobody saw, a short bite, and a weight whose lever turns the object in the fingers
+(soft-finger contacts: Ciocarlie, Lackner and Allen, "Soft finger model with adaptive contact geometry", 2007). The rating is
+then turned into a share by a curve that was fitted to executed grasps (benchmarks/grasp_physics.py, tuning seeds). Knows
+nothing of how places are found.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+ANTIPODALITY, CENTREDNESS, ROOM, EVIDENCE = 0.30, 0.25, 0.15, 0.30  # weights
+_LADDER = (0.3, 0.45, 0.6, 0.8)  # frictions that may be met, as shares of twice the configured one
+_FULL_BITE_M = 0.012
+_FILLED = 0.55  # of its box that a thing fills, on average
+_SHAKEN = 1.5  # of its weight, when the arm moves
+_CURVE = (-4.0, 8.0)  # log-odds that a grasp holds: at rating 0, and how they grow
+
+
+def antipodality(angle_rad: float, friction: float) -> float:
+    """1 where both normals lie on the closing axis; how far inside the cone they are, over frictions around the given one."""
+    cones = np.arctan(2 * friction * np.array(_LADDER))
+    return float(np.clip(1.0 - angle_rad / cones, 0.0, 1.0).mean())
+
+
+def bite(depth_m: float) -> float:
+    """How much of a full hold there is: depth_m from the fingertips to the upper end of the contact."""
+    return 0.4 + 0.6 * min(1.0, max(0.0, depth_m) / _FULL_BITE_M)
+
+
+def weight_n(size_m: np.ndarray, density: float) -> float:
+    """Of a thing with these extents; density in kg/m3."""
+    return 9.81 * density * _FILLED * float(np.prod(size_m))
+
+
+def steadiness(torque_nm: np.ndarray, span_m: float, depth_m: float, friction: float, force_n: float) -> float:
+    """1 where the contacts hold the object's weight against turning, less where its middle is too far away.
+
+    torque_nm: of the weight about the closing axis, across it and along the approach. span_m, depth_m: the contact's extents
+    across and along the approach. About the closing axis friction holds, about the others the pads' pressure.
+    """
+    depth_m = min(depth_m, 2 * _FULL_BITE_M)
+    holds = force_n * np.array((2 * friction * math.hypot(span_m, depth_m) / 3, 0.8 * depth_m, 0.8 * span_m))
+    load = float((_SHAKEN * np.abs(torque_nm) / np.maximum(holds, 1e-9)).max())
+    return min(1.0, max(0.3, 1.0 - 0.5 * (load - 0.5)))
+
+
+def share_that_holds(rating: float) -> float:
+    """Quality, 0..1: of grasps so rated, about so many hold."""
+    at_zero, slope = _CURVE
+    return 1.0 / (1.0 + math.exp(-(at_zero + slope * rating)))

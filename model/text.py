@@ -37,7 +37,8 @@ SPECIAL = (
     "<|video_pad|>",
 )
 POINTING_WEIGHT = 0.3
-TEACHER_WEIGHT = 1.5
+TEACHER_WEIGHT = 2.5
+TEACHER_SURE = 0.1  # of what is right; of a coordinate's last digit a good teacher is no surer
 WINDOW = 128  # tokens that see no others but those of the prefix
 ALONE = 1000  # segments from here on do not see the picture
 MOST = 6  # things that fit a name are counted up to this
@@ -410,8 +411,9 @@ class PackedText:
             with torch.no_grad():
                 known = elder.read(*seen, ids, positions.transpose(0, 1), mask, self.visual)[:, :-1][at]
                 known = F.linear(known, elder.model.lm_head.weight).float()
-            sure = (known.argmax(-1) == target) * weight.clamp(min=1.0)
-            apart = F.kl_div(logits.log_softmax(-1), known.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+            known = known.log_softmax(-1)
+            sure = (known.gather(1, target[:, None])[:, 0].exp() > TEACHER_SURE) * weight.clamp(min=1.0)
+            apart = F.kl_div(logits.log_softmax(-1), known, reduction="none", log_target=True).sum(-1)
             parting = (apart * sure).sum() / sure.sum().clamp(min=1.0)
             taught = TEACHER_WEIGHT * parting
             kept = dict(taught=float((sure > 0).float().mean()), parting=float(parting.detach()))

@@ -46,6 +46,7 @@ ALLOWED = {
         "zoom",
     },
     "asking": {"control", "engine", "geometry", "pipeline", "questions", "types"},
+    "instructions": {"asking", "control", "engine", "geometry", "grasping", "pipeline", "questions", "types"},
     "server_check": {"questions", "types"},
     "loading": {"config", "control", "engine", "server_check", "types"},
     "inspection": {"config", "files", "geometry", "pipeline", "questions", "tracking", "types", "zoom"},

@@ -16,8 +16,8 @@ from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.foreground import SMOOTHED
+from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.revolution import (
     Revolution,

@@ -92,7 +92,7 @@ def test_one_look_has_the_lines_in_its_reply_and_nowhere_else(reading):
     before = len(reading.text)
     for task in ("read_text", ""):
         reply = reading.detect(task=task)
-        assert reply.success and reply.message == "1 lines of text"
+        assert reply.success and reply.message == "1 line of text"
         assert told(reply.text) == [("PULL", "und-Latn", "ziehen")] and reply.detections_2d.detections == []
     assert not any(line.text == "PULL" for m in reading.text[before:] for line in m.lines)
     reading.say(text=[])

@@ -132,7 +132,8 @@ class Publishers:
     def read(self, scene: Scene, text: types.Text, frame: Frame, config: Config) -> Reply:
         """All messages of a scene whose text was read."""
         header = messages.header_of(scene.stamp_ns, scene.frame_id)
-        found = f"{len(text.lines)} lines of text" if text.lines else "looked and saw no text"
+        count = len(text.lines)
+        found = f"{count} line{'s' * (count != 1)} of text" if count else "looked and saw no text"
         return Reply(
             header,
             text=messages.text_array(header, text),

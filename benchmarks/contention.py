@@ -4,13 +4,13 @@ The real node with the embedded model, over real DDS: a picture of a table-top g
 and somebody subscribes to the grasps. Rounds alone, beside 2 and beside 4 take turns, so that what else the machine does meets
 all alike; the busy processes are stopped in between. Of each answer:
 
-- processor time: what the node's process used, all threads, from one answer to the next. cpu_ratio_n = beside n / alone.
+- processor time: what the node's process used, all threads, from the picture to its answer. cpu_ratio_n = beside n / alone.
 - wall time: preparing, prefill, decoding and geometry, as the answer says. After every answer a yardstick is run beside the same
-  neighbours: one thread that hashes, for as long as an answer takes alone, which waits for no other thread. It is slowed by its share
+  neighbours: one thread that hashes, for as much processor time as an answer takes alone, and waits for no other thread. It is slowed by its share
   of the cores and by nothing else, whatever runs on the machine. wall_ratio_n = slowdown of the answer / slowdown of the yardstick,
   each beside n / alone: at most 1 where the share explains all.
 
-Medians over the rounds. The same node with --blas-threads N (0: as NumPy would choose) shows what is saved. The last line is JSON.
+Medians over all answers. The same node with --blas-threads N (0: as NumPy would choose) shows what is saved. The last line is JSON.
 
     make bench BENCH=contention [ARGS="--rounds 6 --blas-threads 2"]
 """
@@ -32,9 +32,9 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
 from qwen3vl_ros.msg import Generation, GraspTargetArray
@@ -45,8 +45,9 @@ from qwen3vl_ros.threads import BLAS_VARIABLES, cores, settle
 
 NEIGHBOURS = (0, 2, 4)
 FRAME, NODE = "camera_color_optical_frame", "/qwen3vl/perception"
-PATIENCE_S = 120.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+PATIENCE_S, AGAIN_S = 60.0, 2.0
+DEPTH_AHEAD_S = 0.05  # at so low a rate the node would take a stream of depth that is late for one that has ended
+LEAST_GEOMETRY_S = 0.005  # an answer without depth is none
 
 
 class Neighbours:
@@ -93,16 +94,21 @@ class Robot(Node):
     def __init__(self, pictures):
         super().__init__("benchmark_robot", namespace="qwen3vl", enable_rosout=False)
         self._pictures, self._answers, self._came = pictures, [], threading.Condition()
-        qos = QoSProfile(depth=5)
         self._image, self._depth, self._info = (
-            self.create_publisher(kind, topic, qos)
+            self.create_publisher(kind, topic, qos_profile_sensor_data)
             for kind, topic in ((Image, "image_raw"), (Image, "depth/image_raw"), (CameraInfo, "camera_info"))
         )
         self.create_subscription(Generation, f"{NODE}/generation", self._on_answer, 10)
         self.create_subscription(GraspTargetArray, f"{NODE}/grasp_targets", lambda _: None, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
-        threading.Thread(target=self._executor.spin, daemon=True).start()
+        threading.Thread(target=self._spin, daemon=True).start()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
 
     def _on_answer(self, message: Generation) -> None:
         with self._came:
@@ -125,8 +131,10 @@ class Robot(Node):
                 header = messages.header_of(self.get_clock().now().nanoseconds, FRAME)
                 self._info.publish(messages.camera_info(header, K, rgb.shape[1::-1]))
                 self._depth.publish(messages.image(header, depth_m))
+                time.sleep(DEPTH_AHEAD_S)
                 self._image.publish(messages.image(header, rgb))
-                self._came.wait(10.0)  # again, should a message be lost
+                self._came.wait(AGAIN_S)  # again, should a message be lost
+                self._answers = [a for a in self._answers if a.geometry_s > LEAST_GEOMETRY_S]
             return self._answers[-1]
 
 
@@ -136,8 +144,13 @@ def wall_s(answer: Generation) -> float:
 
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process, all its threads, so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    total_ns = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total_ns += int((task / "schedstat").read_text().split()[0])
+        except OSError:  # a thread that has ended meanwhile
+            pass
+    return total_ns / 1e9
 
 
 def draw(count: int, objects: int, seed: int) -> list:
@@ -152,31 +165,29 @@ def start_node(log: Path, domain: str, blas_threads: int | None) -> subprocess.P
     if blas_threads is not None:
         environment["OPENBLAS_NUM_THREADS"] = str(blas_threads or cores())
     command = [sys.executable, "-m", "qwen3vl_ros.node.perception.main", "--ros-args"]
-    for parameter in (
-        "targets:=[red mug, box, bowl, ball, bottle]",
-        "image_qos:=reliable",
-        "max_age:=60.0",
-        "track:=never",
-    ):
+    for parameter in ("targets:=[red mug, box, bowl, ball, bottle]", "max_age:=2.0", "track:=never"):
         command += ["-p", parameter]
     with open(log, "wb") as out:
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
 
 
 def measure(robot: Robot, pid: int, neighbours: Neighbours, rounds: int, answers: int) -> dict[int, dict[str, float]]:
-    """{neighbours: medians over rounds of cpu_ms and wall_ms of an answer, yardstick_ms}."""
-    alone = [robot.ask(k) for k in range(answers)]  # warm: threads, caches, drafts
-    yardstick = Yardstick(float(np.median([wall_s(a) for a in alone])))
+    """{neighbours: medians over answers of cpu_ms, wall_ms and yardstick_ms}."""
+    spent_s = []
+    for k in range(2 * answers):  # warm: threads, caches, drafts
+        began_s = cpu_s(pid)
+        robot.ask(k)
+        spent_s.append(cpu_s(pid) - began_s)
+    yardstick = Yardstick(float(np.median(spent_s)))
     seen: dict[int, list[tuple[float, float, float]]] = {n: [] for n in NEIGHBOURS}
     for _ in range(rounds):
         for n in NEIGHBOURS:
             neighbours.busy(n)
             time.sleep(0.3)
-            began_s, said, stick = cpu_s(pid), [], []
             for k in range(answers):
-                said.append(wall_s(robot.ask(k)))
-                stick.append(yardstick.wall_s())
-            seen[n].append(((cpu_s(pid) - began_s) / answers, float(np.mean(said)), float(np.mean(stick))))
+                began_s = cpu_s(pid)
+                answered_s = wall_s(robot.ask(k))
+                seen[n].append((cpu_s(pid) - began_s, answered_s, yardstick.wall_s()))
     neighbours.busy(0)
     return {
         n: dict(zip(("cpu_ms", "wall_ms", "yardstick_ms"), 1e3 * np.median(values, axis=0)))
@@ -186,8 +197,8 @@ def measure(robot: Robot, pid: int, neighbours: Neighbours, rounds: int, answers
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--answers", type=int, default=8, help="of each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--answers", type=int, default=6, help="of each round")
     parser.add_argument("--objects", type=int, default=5)
     parser.add_argument("--seed", type=int, default=40, help="of the first scene")
     parser.add_argument("--blas-threads", type=int, help="of the node's NumPy; left out: what the node decides")

@@ -24,7 +24,8 @@ import numpy as np
 
 from qwen3vl_ros.sim.courses import COURSES, DURATION_S, Course
 from qwen3vl_ros.threads import settle
-from qwen3vl_ros.tracking.tracks import LOST, OCCLUDED, UNCERTAIN, Tracks
+from qwen3vl_ros.tracking.track import LOST, OCCLUDED, UNCERTAIN
+from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.types import Detection2D, Frame, PerceptionError
 
 HZ = 30

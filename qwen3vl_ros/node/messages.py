@@ -17,8 +17,8 @@ from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
 from qwen3vl_ros.msg import Fact, Generation, GraspTarget, GraspTargetArray, Quantity, TrackState, TrackStates
 from qwen3vl_ros.node.perception.diagnostics import Status
-from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
-from qwen3vl_ros.tracking.world import WorldObject
+from qwen3vl_ros.tracking.objects import WorldObject
+from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
 
 _STATES = {
     FRESH: TrackState.FRESH,

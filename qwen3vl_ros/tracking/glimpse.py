@@ -17,6 +17,7 @@ SIDE_POINTS = 8  # of what stands in a box, for each of its sides
 FRONT_POINTS = 60
 STANDS_OUT_M = 0.004  # nearer than the surface around it by this
 STANDS_OUT_SHARE = 0.008  # and by this share of its depth
+MOSTLY_FREE = 0.1  # of an outline's box may something nearer hide
 MIN_SHARE = 0.15  # of the box; less standing out is noise, and the box holds something flat
 
 
@@ -215,6 +216,40 @@ def standing_out(glimpse: Glimpse, rows: slice, columns: slice, behind: tuple[np
     plane = (a * u + b * v + (m[2] - a * cx - b * cy)).astype(np.float32)
     inverse = 1.0 / glimpse.nearest_m[rows, columns]
     return inverse - plane > (STANDS_OUT_M + STANDS_OUT_SHARE / np.maximum(inverse, 1e-3)) * inverse**2
+
+
+def outline_near(
+    glimpse: Glimpse,
+    box: np.ndarray,
+    depths_m: tuple[float, float],
+    behind: tuple[np.ndarray, float],
+    search: float,
+    tolerance: float,
+    whole: bool = False,
+) -> np.ndarray | None:
+    """Outline (xyxy, small pixels) of what stands out of the surface `behind` at depths_m (near, far), within `search` of the
+    box's size, and is of its size within `tolerance`; None where there is no such thing, or, if it must be `whole`, something nearer
+    is beside it.
+    """
+    x0, y0, x1, y1 = box
+    size = np.array((x1 - x0, y1 - y0))
+    w, h = np.ceil(search * size) + 2.0
+    rows, columns = glimpse.window(np.array((x0 - w, y0 - h, x1 + w, y1 + h)))
+    z, (near_m, far_m) = glimpse.nearest_m[rows, columns], depths_m
+    mask = (z > near_m) & (z < far_m)
+    if not mask.any() or (whole and np.count_nonzero(z <= near_m) > 0.02 * z.size):
+        return None
+    mask &= standing_out(glimpse, rows, columns, behind)
+    _, _, stats, middles = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    fits = np.abs(stats[1:, 2:4] - size).max(1) < tolerance * size.max() + 1.0
+    if not fits.any():
+        return None
+    apart = np.abs(middles[1:] + (columns.start, rows.start) - (box[:2] + box[2:]) / 2).max(1)
+    x, y, w, h, _ = stats[1 + int(np.where(fits, apart, np.inf).argmin())]
+    if np.count_nonzero(z[y : y + h, x : x + w] <= near_m) > MOSTLY_FREE * w * h:
+        return None
+    x, y = x + columns.start, y + rows.start
+    return np.array((x, y, x + w, y + h), float)
 
 
 def _own(glimpse: Glimpse, rows: slice, columns: slice, out: np.ndarray) -> np.ndarray | None:

@@ -6,7 +6,8 @@ from cards import Card, Cards, iou, sliding, still
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3vl_ros.tracking.flow import Followed, advance
+from qwen3vl_ros.tracking.advance import advance
+from qwen3vl_ros.tracking.followed import Followed
 from qwen3vl_ros.tracking.glimpse import Front, Glimpse, same_view
 from qwen3vl_ros.types import Frame
 

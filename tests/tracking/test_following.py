@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from cards import Card, Cards, iou, sliding, still
 
-from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Tracks
+from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN
+from qwen3vl_ros.tracking.tracks import Tracks
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 
 HZ = 30
@@ -408,3 +409,14 @@ def test_depth_or_pictures_may_change_their_size_or_go_away_in_the_middle():
     assert {t.state for t in tracks.step(small)} == {LOST}  # the camera is in another mode
     late = tracks.assign(scene.frame(0.5), "first", scene.answer(0.5))
     assert [d.id for d in late] == ["3", "4"] and tracks.step(scene.frame(0.7)) == ()
+
+
+def test_answers_with_errors_of_their_own_are_averaged_where_the_thing_was_followed_between():
+    scene = Cards([Card("a", still(-0.1, 0.0))])
+    truth, tracks, off = scene.box(scene.cards[0], 0.0), Tracks(), []
+    for k in range(60):
+        off += [float(np.abs(np.array(t.box_xyxy_px) - truth).max()) for t in tracks.step(scene.frame(k / HZ))]
+        if k % 10 == 0:  # too narrow by as much as it is too wide the next time
+            wrong = truth + (-4.0 if k % 20 else 4.0) * np.array((1, 0, -1, 0))
+            tracks.assign(scene.frame(k / HZ), "first", (Detection2D("a", tuple(wrong), 0.8),))
+    assert off[0] == pytest.approx(4.0, abs=0.5) and max(off[25:]) < 3.0

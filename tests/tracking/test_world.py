@@ -8,7 +8,7 @@ import pytest
 from qwen3vl_ros.geometry.facts import measure
 from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.things import Thing, Viewpoint
-from qwen3vl_ros.tracking.tracks import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
+from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
 from qwen3vl_ros.tracking.world import MAX_OBJECTS, MEMORY_NS, UNMADE_LOOKS, World
 from qwen3vl_ros.types import Detection3D, Verdict
 

@@ -24,7 +24,7 @@ from qwen3vl_ros.draw import draw_scene
 from qwen3vl_ros.msg import Generation, GraspTargetArray, TrackStates
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.perception.diagnostics import Status
-from qwen3vl_ros.tracking.tracks import LOST, Track
+from qwen3vl_ros.tracking.track import LOST, Track
 from qwen3vl_ros.types import Detection2D, Frame, Scene
 
 RESULTS = {

@@ -31,7 +31,7 @@ from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import Measure
-from qwen3vl_ros.tracking.tracks import FRESH
+from qwen3vl_ros.tracking.track import FRESH
 from qwen3vl_ros.types import Cancelled, DeadlinePassed, Frame, InvalidInput, PerceptionError, StaleFrame, quoted
 
 NAMES = ("measure", "ask")

@@ -22,6 +22,10 @@ _CONTACT_M = 0.004
 _MIN_HOLD = 0.25  # of the finger's width
 _BIN_M = 0.002
 _SLOPE_M = 0.007
+_RAGGED = (
+    0.43  # of a pixel on the object: so far readings lie off the straight border that they are of, and a half more
+)
+_LINE_CORNER_CURVE = 0, 1, 2
 _ANTIPODALITY = 0.30  # its weight in the quality
 # Twelve places in two fingers: side, share of the finger's width across and of its length up.
 _SIDES, _SHARES_ACROSS, _SHARES_UP = np.array(
@@ -147,7 +151,7 @@ def _hold(site: Site, grip: _Grip, best: float, gripper: GripperConfig) -> bool:
     for outward, contact in zip((-1, 1), grip.contacts):
         if grip.quality + _ANTIPODALITY * (1.0 - angle / cone) <= best:
             return False
-        angle = max(angle, _contact_tilt(x[contact], outward * y[contact], z[contact], site.top_m))
+        angle = max(angle, _contact_tilt(site, x[contact], outward * y[contact], z[contact]))
     if angle > cone:
         grip.fault = (
             f"the contact normal is {math.degrees(angle):.0f} degrees off the closing axis, "
@@ -190,23 +194,33 @@ def _seen_empty(cloud: SceneCloud, site: Site, grips: list[_Grip], gripper: Grip
     return (cloud.look_behind(points) > 0).reshape(len(grips), -1).mean(1)
 
 
-def _contact_tilt(x, y, z, top: float) -> float:
+def _contact_tilt(site: Site, x, y, z) -> float:
     """Angle between the closing axis (y, outward) and the normal where a flat finger first touches.
 
     Across, a sloping face counts with its slope and a corner with the slope of its sides, for the object
-    would turn about it; a round side touches squarely. Along the approach only a fingertip on a slope slips.
+    would turn about it; a round side touches squarely. What a line fits as well as pixels can show is a face and no corner. Along the approach only a fingertip on a slope slips.
     """
-    nearly_level = np.ptp(z) < _BIN_M and z.max() < top - _BIN_M  # the floor of a bowl, not a rim seen from above
+    nearly_level = (
+        np.ptp(z) < _BIN_M and z.max() < site.top_m - _BIN_M
+    )  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
     bins, outer = _outline(x, y)
-    corner, corner_miss, curve, curve_miss = _fits(bins - bins[outer.argmax()], outer)
-    level = abs(curve[1]) if curve_miss <= 1.21 * corner_miss else abs(corner[1]) + max(-corner[2], 0.0)
+    bins -= bins[outer.argmax()]
+    (line, ragged), (corner, corner_miss), (curve, curve_miss) = (
+        _fit(bins, outer, kind) for kind in _LINE_CORNER_CURVE
+    )
+    if ragged <= len(bins) * (_RAGGED * site.pitch_m) ** 2:
+        level = abs(line[1])
+    elif curve_miss <= 1.21 * corner_miss:
+        level = abs(curve[1])
+    else:
+        level = abs(corner[1]) + max(-corner[2], 0.0)
     bins, outer = _outline(z, y)
     steep = 0.0
     if bins[outer.argmax()] < 0.25 * bins[-1]:
         low = np.count_nonzero(bins * _BIN_M < _SLOPE_M)
-        steep = max(0.0, -float((_system(tuple(bins[:low]), 1)[1] @ outer[:low])[1]))
+        steep = max(0.0, -float(_fit(bins[:low], outer[:low], _LINE_CORNER_CURVE[0])[0][1]))
     return math.atan(math.hypot(level, steep))
 
 
@@ -219,24 +233,21 @@ def _outline(t, y) -> tuple[np.ndarray, np.ndarray]:
     return filled, outer[filled]
 
 
-def _fits(bins: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, float]:
-    """The corner a + b t + c |t| and the curve a + b t + c t^2 nearest to an outline, and the sum of squared misses of each."""
-    key, found = tuple(bins), []
-    for kind in (0, 2):
-        system, inverse = _system(key, kind)
-        coefficients = inverse @ outer
-        miss = system @ coefficients - outer
-        found += [coefficients, float(miss @ miss)]
-    return tuple(found)
+def _fit(bins: np.ndarray, outer: np.ndarray, kind: int) -> tuple[np.ndarray, float]:
+    """Coefficients of the line, corner or curve nearest to an outline, and the sum of its squared misses."""
+    system, inverse = _system(tuple(bins), kind)
+    coefficients = inverse @ outer
+    miss = system @ coefficients - outer
+    return coefficients, float(miss @ miss)
 
 
 @lru_cache(maxsize=4096)
 def _system(bins: tuple[int, ...], kind: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns 1, t and, of kind 0, |t|, of kind 2, t^2, at bins of the outline; and the pseudo-inverse, which leaves zero
-    what the bins leave open. Fingers meet the same few bins over and over.
+    """What an outline is fitted by: columns 1, t, and the third term of the kind, at its bins; and the pseudo-inverse, which
+    leaves zero what the bins leave open. Fingers meet the same few bins over and over.
     """
     t = np.array(bins) * _BIN_M
-    system = np.stack((np.ones_like(t), t, *({0: [np.abs(t)], 1: [], 2: [t * t]}[kind])), 1)
+    system = np.stack((np.ones_like(t), t, *((), (np.abs(t),), (t * t,))[kind]), 1)
     return system, np.linalg.pinv(system, rcond=1e-6)
 
 

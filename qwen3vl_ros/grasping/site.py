@@ -33,7 +33,7 @@ class Site:
     measured: N bool, False for the assumed unseen side. rest: Mx3 of other things. floor: (a, b, c), the
     support's height at x, y is a x + b y + c, None when there is no support. top_m: highest point.
     middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint. box_yaw_rad: direction
-    of the box's x axis. tilt_rad: how far the approach leans.
+    of the box's x axis. pitch_m: how far apart pixels are on the object. tilt_rad: how far the approach leans.
     """
 
     camera_T_local: np.ndarray
@@ -46,6 +46,7 @@ class Site:
     centre_m: np.ndarray
     half_m: float
     box_yaw_rad: float
+    pitch_m: float
     tilt_rad: float = 0.0
 
 
@@ -68,10 +69,11 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
     half = float(np.hypot(*corners[:2]))
     top = _top_of(points[: len(own)])
+    pitch_m = order_statistics(detection.points_camera_m[:, 2], 50)[0] / cloud.frame.K[0, 0]
     reach = half + gripper.max_width + gripper.finger_thickness
     lowest_m = 0.0 if offset is None else gripper.clearance  # lower is the support, or as flat as it
     room = (*(centre[:2] - reach), lowest_m), (*(centre[:2] + reach), _HIGHEST_M)
-    rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top)]
+    rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top, pitch_m)]
     for other in others:
         if len(other.hidden_camera_m):
             hidden = moved(other.hidden_camera_m, local_T_camera)
@@ -88,6 +90,7 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
         centre,
         half,
         math.atan2(along[1], along[0]),
+        pitch_m,
     )
 
 
@@ -137,7 +140,9 @@ def _up_at(cloud: SceneCloud, camera_T_box: np.ndarray, height_m: float) -> tupl
     return -camera_T_box[:3, 3] / np.linalg.norm(camera_T_box[:3, 3]), None
 
 
-def _surroundings(cloud, detection: Detection3D, camera_T_local, local_T_camera, room, top: float) -> np.ndarray:
+def _surroundings(
+    cloud, detection: Detection3D, camera_T_local, local_T_camera, room, top: float, pitch_m: float
+) -> np.ndarray:
     """Local points in the room (its lowest and highest corner) that are not the object's, as dense as the height map needs."""
     (x0, y0, _), (x1, y1, _) = room
     corners = np.array([(x, y, z) for x in (x0, x1) for y in (y0, y1) for z in (0.0, top + 0.1)])
@@ -149,7 +154,7 @@ def _surroundings(cloud, detection: Detection3D, camera_T_local, local_T_camera,
         right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, (width, height)).astype(int)
     if left >= right or top_row >= bottom:
         return np.empty((0, 3), np.float32)
-    step = max(1, int(_CELL_M * cloud.frame.K[0, 0] / order_statistics(detection.points_camera_m[:, 2], 50)[0]))
+    step = max(1, int(_CELL_M / pitch_m))
     points = cloud.window_points_m(slice(top_row, bottom, step), slice(left, right, step))
     local = cv2.transform(points, local_T_camera[:3])
     wanted = cv2.inRange(local, *room)  # not NaN

@@ -11,7 +11,7 @@ holds. given_feasible: held, of what was called feasible. wrong_object: another 
 quality_ece: how well quality tells what will hold. The last line is JSON. Failures are drawn into --failures. Seeds below
 100000 are for tuning; the reported ones begin there.
 
-    make bench BENCH=grasp_physics [ARGS="--single 150 --clutter 70 --depth noisy --hand config/gripper_panda.yaml"]
+    make bench BENCH=grasp_physics [ARGS="--single 150 --clutter 70 --depth noisy --hand config/gripper_franka_hand.yaml"]
 """
 
 from __future__ import annotations
@@ -51,7 +51,19 @@ REPORTED = 100_000
 FOVY_DEG = 45.0
 SEEN = 0.4  # visibility that an object of a clutter needs to be asked for
 MASS_KG = (0.06, 0.60)
-FURNITURE = ("rack", "shelf", "bigger", "cabinet", "tray", "basket", "drainer", "storage_box", "dining_set", "faucet", "caddy")
+FURNITURE = (
+    "rack",
+    "shelf",
+    "bigger",
+    "cabinet",
+    "tray",
+    "basket",
+    "drainer",
+    "storage_box",
+    "dining_set",
+    "faucet",
+    "caddy",
+)
 
 
 @dataclass
@@ -111,7 +123,9 @@ def sample(kind: str, seed: int, names: list[str]) -> SceneSpec:
     if kind == "builtin":
         spec = sample_scene(seed, n_objects=int(rng.integers(1, 4)))
     else:
-        spec = replace(sample_scene(seed), objects=sample_objects(rng, names, 1 if kind == "single" else int(rng.integers(3, 7))))
+        spec = replace(
+            sample_scene(seed), objects=sample_objects(rng, names, 1 if kind == "single" else int(rng.integers(3, 7)))
+        )
     elevation, azimuth, far = np.deg2rad(rng.uniform(30, 75)), rng.uniform(-np.pi, np.pi), rng.uniform(0.6, 1.1)
     flat = far * np.cos(elevation)
     eye = (float(flat * np.cos(azimuth)), float(flat * np.sin(azimuth)), float(far * np.sin(elevation)) + 0.03)
@@ -142,12 +156,16 @@ def true_surface(spec: SceneSpec, index: int, rng: np.random.Generator) -> tuple
     return points @ pose[:3, :3].T + pose[:3, 3], normals @ pose[:3, :3].T
 
 
-def antipodal(points, normals, gripper: GripperConfig, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, float]]:
+def antipodal(
+    points, normals, gripper: GripperConfig, rng: np.random.Generator, count: int
+) -> list[tuple[np.ndarray, float]]:
     """(world_T_gripper, width) of grasps whose contacts oppose each other on the true surface, the nearest to the middle first."""
     between = points[None] - points[:, None]
     width = np.linalg.norm(between, axis=2) + 1e-9
     cone = np.cos(np.deg2rad(20.0))
-    opposed = (-np.einsum("ijk,ik->ij", between, normals) > cone * width) & (np.einsum("ijk,jk->ij", between, normals) > cone * width)
+    opposed = (-np.einsum("ijk,ik->ij", between, normals) > cone * width) & (
+        np.einsum("ijk,jk->ij", between, normals) > cone * width
+    )
     first, second = np.nonzero(opposed & (width < gripper.max_width - 2 * gripper.clearance) & (width > 0.002))
     if not len(first):
         return []
@@ -235,13 +253,14 @@ def run_scene(kind: str, seed: int, names, camera: SimCamera, gripper: GripperCo
         if grasp is not None:
             outcome = Outcome(False, f"refused: {grasp.reason}")
             if grasp.feasible:
-                opening = getattr(grasp, "opening_m", grasp.width_m + 2 * gripper.clearance)
-                outcome = hand.grasp(grasp.frame_T_gripper, grasp.width_m, opening, grasp.approach_m, k)
+                outcome = hand.grasp(grasp.frame_T_gripper, grasp.width_m, grasp.opening_m, grasp.approach_m, k)
         best = None
         if options.ceiling:
             best = outcome.held or ceiling(spec, k, hand, gripper, seed)
         quality = grasp.quality if grasp is not None and grasp.feasible else 0.0
-        tries.append(Try(kind, seed, k, truth.label, quality, bool(grasp and grasp.feasible), outcome, best, centre, ms[0]))
+        tries.append(
+            Try(kind, seed, k, truth.label, quality, bool(grasp and grasp.feasible), outcome, best, centre, ms[0])
+        )
         if not outcome.held and options.failures:
             hand.back()
             picture = camera.render(world.spec(), rgb=True).rgb
@@ -252,7 +271,7 @@ def run_scene(kind: str, seed: int, names, camera: SimCamera, gripper: GripperCo
 def middle_of(spec: SceneSpec, index: int) -> np.ndarray:
     """Middle of the true extents along the world's z and the object's own outline in the plane."""
     points, _ = true_surface(spec, index, np.random.default_rng(0))
-    _, (x, y), (w, h), _ = (None, *cv2.minAreaRect(points[:, :2].astype(np.float32) * 1000))
+    (x, y), _, _ = cv2.minAreaRect(points[:, :2].astype(np.float32) * 1000)
     return np.array((x / 1000, y / 1000, (points[:, 2].min() + points[:, 2].max()) / 2))
 
 
@@ -261,9 +280,9 @@ def draw(folder: Path, one: Try, rgb, box, grasp: GraspTarget | None, view: SimV
     picture = np.ascontiguousarray(rgb[..., ::-1])
     cv2.rectangle(picture, *(tuple(int(v) for v in box[k : k + 2]) for k in (0, 2)), (0, 220, 255), 1)
     if grasp is not None:
-        w, l = grasp.width_m / 2, gripper.finger_length
-        shape = np.array(((0, -w, 0), (0, -w, -l), (0, w, -l), (0, w, 0), (0, 0, -l), (0, 0, -l - 0.05)))
-        world = shape @ grasp.frame_T_gripper[:3, :3].T + grasp.frame_T_gripper[:3, 3]
+        half, up = grasp.width_m / 2, -gripper.finger_length
+        shape = ((0, -half, 0), (0, -half, up), (0, half, up), (0, half, 0), (0, 0, up), (0, 0, up - 0.05))
+        world = np.array(shape) @ grasp.frame_T_gripper[:3, :3].T + grasp.frame_T_gripper[:3, 3]
         local = (world - view.world_T_camera[:3, 3]) @ view.world_T_camera[:3, :3]
         pixels = np.rint((local @ view.K.T)[:, :2] / local[:, 2:]).astype(int)
         colour = (60, 60, 255) if grasp.feasible else (160, 160, 160)
@@ -299,7 +318,9 @@ def share(values) -> float | None:
 
 
 def report(tries: list[Try]) -> None:
-    print("| | objects | feasible | held where feasible | held | ceiling | centre error mm, median / p90 |\n|---|---|---|---|---|---|---|")
+    print(
+        "| | objects | feasible | held where feasible | held | ceiling | centre error mm, median / p90 |\n|---|---|---|---|---|---|---|"
+    )
     for kind in ("single", "clutter", "builtin"):
         own = [t for t in tries if t.kind == kind]
         if own:
@@ -370,7 +391,14 @@ def main() -> None:
                 print(f"{kind}: {time.perf_counter() - started:.0f} s", flush=True)
     if options.list:
         for t in (t for t in tries if not t.outcome.held):
-            print(t.kind, t.scene, t.index, t.label, f"{t.quality:.2f} ceiling {t.ceiling} {1e3 * t.centre_m:.0f} mm", t.outcome.fault)
+            print(
+                t.kind,
+                t.scene,
+                t.index,
+                t.label,
+                f"{t.quality:.2f} ceiling {t.ceiling} {1e3 * t.centre_m:.0f} mm",
+                t.outcome.fault,
+            )
     report(tries)
 
 

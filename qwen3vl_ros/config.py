@@ -124,7 +124,10 @@ class GripperConfig(_Validated):
         0.045, "From fingertip to palm, metres, with the jaws fully open.", range=(0.005, 0.5), live=True
     )
     tip_advance: float = _p(
-        0.013, "How far the fingertips move along the approach from open to closed, metres.", range=(0.0, 0.1), live=True
+        0.013,
+        "How far the fingertips move along the approach from open to closed, metres.",
+        range=(0.0, 0.1),
+        live=True,
     )
     palm_width: float = _p(0.075, "Palm extent across the closing axis, metres.", range=(0.005, 0.5), live=True)
     palm_length: float = _p(
@@ -142,8 +145,10 @@ class GripperConfig(_Validated):
     friction: float = _p(0.5, "Friction coefficient of the contact test.", range=(0.05, 2.0), live=True)
     force: float = _p(40.0, "Force of one finger, N.", range=(0.1, 1000.0), live=True)
     density: float = _p(
-        400.0, "Assumed density of what is grasped, kg/m3: its weight decides how near the middle it is held.",
-        range=(1.0, 20000.0), live=True,
+        400.0,
+        "Assumed density of what is grasped, kg/m3: its weight decides how near the middle it is held.",
+        range=(1.0, 20000.0),
+        live=True,
     )
 
 

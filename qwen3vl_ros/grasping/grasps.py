@@ -141,5 +141,7 @@ def _target(cloud: SceneCloud, detection: Detection3D, gripper: GripperConfig, g
         min(1.0, grasp.quality),
         not grasp.fault,
         grasp.fault,
-        grasp.opening_m if math.isfinite(grasp.opening_m) else min(gripper.max_width, grasp.width_m + 2 * gripper.clearance),
+        grasp.opening_m
+        if math.isfinite(grasp.opening_m)
+        else min(gripper.max_width, grasp.width_m + 2 * gripper.clearance),
     )

@@ -65,10 +65,16 @@ def furnish_hand(gripper: GripperConfig, friction: float) -> Callable[[mujoco.Mj
             )  # fmt: skip
             half = np.array((gripper.finger_width, gripper.finger_thickness, length)) / 2
             at = (0.0, side * half[1], -half[2])
-            finger.add_geom(name=f"hand/pad{k}", type=box, size=half, pos=at, mass=0, friction=(friction, 0.01, 1e-4), **_PAD)
-            motor = build.add_actuator(name=f"hand/finger{k}", target=f"hand/finger{k}", trntype=mujoco.mjtTrn.mjTRN_JOINT)
+            finger.add_geom(
+                name=f"hand/pad{k}", type=box, size=half, pos=at, mass=0, friction=(friction, 0.01, 1e-4), **_PAD
+            )
+            motor = build.add_actuator(
+                name=f"hand/finger{k}", target=f"hand/finger{k}", trntype=mujoco.mjtTrn.mjTRN_JOINT
+            )
             motor.ctrlrange, motor.ctrllimited = (-2 * FORCE_N, 2 * FORCE_N), mujoco.mjtLimited.mjLIMITED_TRUE
-        same = build.add_equality(name="hand/same", type=mujoco.mjtEq.mjEQ_JOINT, name1="hand/finger0", name2="hand/finger1")
+        same = build.add_equality(
+            name="hand/same", type=mujoco.mjtEq.mjEQ_JOINT, name1="hand/finger0", name2="hand/finger1"
+        )
         same.objtype = mujoco.mjtObj.mjOBJ_JOINT
         same.data[:5] = (0.0, 1.0, 0.0, 0.0, 0.0)
 

@@ -27,7 +27,9 @@ def surface_points(
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(normals, axis=1)
     total = np.cumsum(area)
-    chosen = np.minimum(np.searchsorted(total, (np.arange(count) + rng.random(count)) / count * total[-1]), len(area) - 1)
+    chosen = np.minimum(
+        np.searchsorted(total, (np.arange(count) + rng.random(count)) / count * total[-1]), len(area) - 1
+    )
     u, v = np.sqrt(rng.random(count))[:, None], rng.random(count)[:, None]
     a, b, c = corners[chosen].transpose(1, 0, 2)
     return (1 - u) * a + u * (1 - v) * b + u * v * c, normals[chosen] / np.maximum(area[chosen], 1e-15)[:, None]
@@ -86,7 +88,9 @@ def _free_space(vertices, faces, rng) -> tuple[np.ndarray, float]:
             for turn in (slice(None), slice(None, None, -1)):
                 step = (slice(None),) * axis + (turn,)
                 reached, blocked = outside[step], wall[step]
-                place = np.arange(1, shape[axis] + 1, dtype=np.int16).reshape([-1 if k == axis else 1 for k in range(3)])
+                place = np.arange(1, shape[axis] + 1, dtype=np.int16).reshape(
+                    [-1 if k == axis else 1 for k in range(3)]
+                )
                 last = (np.maximum.accumulate(place * mask, axis=axis) for mask in (reached, blocked))
                 reached |= np.greater(*last)  # from there nothing stands between
     return (np.argwhere(outside) - 1.5) * voxel + low, voxel
@@ -120,7 +124,9 @@ def _is_solid(points: np.ndarray, free: np.ndarray, voxel: float) -> bool:
 def _outermost(points: np.ndarray) -> np.ndarray:
     """The points that are farthest in some direction: their hull is the whole one, nearly."""
     directions = _directions(points)
-    fine = np.concatenate((directions, (directions + np.roll(directions, 1, 0)) / 2, directions - np.roll(directions, 7, 0)))
+    fine = np.concatenate(
+        (directions, (directions + np.roll(directions, 1, 0)) / 2, directions - np.roll(directions, 7, 0))
+    )
     along = points @ fine.T
     return points[np.unique(np.concatenate((along.argmax(0), along.argmin(0))))]
 

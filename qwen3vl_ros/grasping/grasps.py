@@ -24,7 +24,7 @@ from qwen3vl_ros.types import Detection3D, GraspTarget
 _YAWS = 12
 _JUDGED = 24
 _MIN_BITE_M = 0.003
-_GOOD = 0.8  # quality with which no other approach is looked for
+_GOOD = 0.91  # quality with which no other approach is looked for
 _TILTS_DEG = (25.0, 50.0, 75.0)
 
 

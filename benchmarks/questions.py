@@ -7,6 +7,7 @@ questions. answers_ok_grounded: of those that were understood and whose things w
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -227,3 +228,7 @@ def run(scenes: int, first: int, per_scene: int = 4) -> dict[str, float | int | 
         "answers_ok_grounded": share("good_right", "good"),
         "latency_ms_p50": round(float(np.median(waits_ms)), 1) if waits_ms else math.nan,
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(60, 18000)))

@@ -120,7 +120,7 @@ class Foreground:
     standing: np.ndarray
     cut: bool
 
-    @property
+    @cached_property
     def points_m(self) -> np.ndarray:
         """Nx3, the object's points in the order of its pixels."""
         return chosen(self.window.points_m, self.mask)

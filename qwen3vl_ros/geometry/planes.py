@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 
+_ROUGHLY = 4  # one point in so many says where about a plane is
 _WORTH_A_LOOK = 0.5  # of the points a plane must have: what fewer of a sample are near is no plane
 # Where a sample of the points is taken, 0..1 of them, and which three of that each hypothesis goes through.
 _RNG = np.random.default_rng(0)
@@ -83,24 +85,25 @@ def _best_plane(points_m, tolerance_m, up, enough) -> tuple[np.ndarray, float, f
     if not usable.any():
         return None
     normals = normals[usable] / lengths[usable, None]
-    offsets = -(normals * a.T[usable]).sum(1)
-    heights = normals @ screened.T
-    heights += offsets[:, None]
-    counts = (np.abs(heights, out=heights) < limits).view(np.uint8).sum(1, dtype=np.int32)
+    hypotheses = np.column_stack((normals, -(normals * a.T[usable]).sum(1)))
+    heights = hypotheses @ np.vstack((screened.T, np.ones(len(screened), np.float32)))
+    near = (np.abs(heights, out=heights) < limits).view(np.uint8)
+    counts = cv2.reduce(near, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
     best = int(counts.argmax())
     if counts[best] * len(points_m) < _WORTH_A_LOOK * enough * len(few):
         return None
-    normal, offset, sigma = normals[best].astype(float), float(offsets[best]), tolerance_m
-    for _ in range(3):
-        near = np.flatnonzero(
-            np.abs(points_m @ normal + offset) < max(min(3.0 * sigma, tolerance_m), _TOLERANCE_FLOOR_M) * growth
-        )
+    normal, offset, sigma = normals[best].astype(float), float(hypotheses[best, 3]), tolerance_m
+    few = slice(None, None, max(1, min(_ROUGHLY, len(points_m) // 200)))
+    for some in (few, few, slice(None)):  # a part of the points says where about, all of them exactly where
+        points, spread = points_m[some], growth[some]
+        reach = max(min(3.0 * sigma, tolerance_m), _TOLERANCE_FLOOR_M)
+        near = np.flatnonzero(np.abs(points @ normal + offset) < reach * spread)
         if len(near) < 3:
             return None
-        inliers, spread = points_m.take(near, 0), growth.take(near)
+        points, spread = points.take(near, 0), spread.take(near)
         trust = 1.0 / np.square(spread)  # far readings are worth less
-        centre = trust @ inliers / trust.sum()
-        away = inliers - centre
+        centre = trust @ points / trust.sum()
+        away = points - centre
         normal = np.linalg.eigh(away.T @ (away * trust[:, None]))[1][:, 0]
         offset = -float(normal @ centre)
         sigma = 1.4826 * order_statistics(np.abs(away @ normal) / spread, 50)[0]

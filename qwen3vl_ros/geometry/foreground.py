@@ -105,7 +105,7 @@ class Foreground:
     standing: np.ndarray
     cut: bool
 
-    @property
+    @cached_property
     def points_m(self) -> np.ndarray:
         """Nx3, the object's points in the order of its pixels."""
         return chosen(self.window.points_m, self.mask)
@@ -160,7 +160,7 @@ def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np
         graph[::2, 1::2] = mask[:, 1:] & mask[:, :-1] & (across < largest)
         graph[1::2, ::2] = mask[1:] & mask[:-1] & (down < largest)
     count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
-    return labels[::2, ::2], count
+    return np.ascontiguousarray(labels[::2, ::2]), count
 
 
 def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[np.ndarray, float]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
@@ -22,7 +22,15 @@ _CONTACT_M = 0.004
 _MIN_HOLD = 0.25  # of the finger's width
 _BIN_M = 0.002
 _SLOPE_M = 0.007
+_RAGGED = (
+    0.43  # of a pixel on the object: so far readings lie off the straight border that they are of, and a half more
+)
+_LINE, _CORNER, _CURVE = 0, 1, 2
 _ANTIPODALITY = 0.30  # its weight in the quality
+# Twelve places in two fingers: side, share of the finger's width across and of its length up.
+_SIDES, _SHARES_ACROSS, _SHARES_UP = np.array(
+    [(side, across, up) for side in (-1.0, 1.0) for across in (-1 / 3, 1 / 3) for up in (0.05, 0.35, 0.65)]
+).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +61,14 @@ def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig)
     _collide(site, held, gripper)
     free = [g for g in held if not g.fault]
     for grip, empty in zip(free, _seen_empty(cloud, site, free, gripper)):
-        centred = max(0.0, 1.0 - float(np.linalg.norm(grip.xy_m - site.centre_m[:2])) / site.half_m)
-        evidence = 0.5 * grip.measured_share + 0.5 * empty
+        centred = max(0.0, 1.0 - math.dist(grip.xy_m, site.centre_m[:2]) / site.half_m)
+        evidence = 0.5 * grip.measured_share + 0.5 * float(empty)
         grip.quality = 0.25 * centred + 0.15 * grip.room + 0.30 * evidence
-    cone, best = math.atan(gripper.friction), 0.0
-    rated = [g for g in grips if g.fault]
+    best, rated = -math.inf, [g for g in grips if g.fault]
     for grip in sorted(free, key=lambda g: -g.quality):
-        if grip.quality + _ANTIPODALITY <= best:
-            break
-        _hold(site, grip, cone, gripper)
-        rated.append(grip)
-        best = max(best, grip.quality)
+        if _hold(site, grip, best, gripper):
+            rated.append(grip)
+            best = best if grip.fault else max(best, grip.quality)
     order = {id(g): k for k, g in enumerate(grips)}
     rated.sort(key=lambda g: order[id(g)])
     tilted = math.cos(site.tilt_rad)
@@ -75,8 +80,8 @@ def judge(cloud: SceneCloud, site: Site, places: Places, gripper: GripperConfig)
 
 @dataclass(eq=False)
 class _Grip:
-    """A place while it is being measured. points: Mx3, what is between the fingers, in the jaws' frame: across, along the
-    closing direction, height. measured_share: of the contacts that was measured. faces: where the fingers touch along y.
+    """A place while it is being measured. points: what is between the fingers, in the jaws' frame: across, along the
+    closing direction, height. contacts: which of them each finger touches. measured_share: of these.
     """
 
     yaw_rad: float
@@ -84,7 +89,7 @@ class _Grip:
     tip_m: float
     width_m: float
     room: float
-    points: np.ndarray
+    points: tuple[np.ndarray, np.ndarray, np.ndarray]
     contacts: tuple[np.ndarray, ...] = ()
     measured_share: float = 0.0
     quality: float = 0.0
@@ -108,7 +113,7 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
     grips = []
     for k in range(len(c)):
         held = np.flatnonzero(between[k])
-        points = np.stack((x[k].take(held), y[k].take(held), z.take(held)))
+        points = x[k].take(held), y[k].take(held), z.take(held)
         grip = _Grip(
             float(places.yaw_rad[k]),
             xy_m[k],
@@ -134,25 +139,27 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
     return grips
 
 
-def _hold(site: Site, grip: _Grip, cone: float, gripper: GripperConfig) -> None:
-    """Adds how well the contacts hold to a grip's quality, or says why they do not."""
+def _hold(site: Site, grip: _Grip, best: float, gripper: GripperConfig) -> bool:
+    """Adds how well the contacts hold to a grip's quality, or says why they do not; False as soon as it cannot be the best."""
     x, y, z = grip.points
-    needed = _MIN_HOLD * gripper.finger_width
+    cone, needed = math.atan(gripper.friction), _MIN_HOLD * gripper.finger_width
     span = min(float(np.ptp(x[contact])) for contact in grip.contacts)
     if span < needed:
         grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
-        return
-    tilts = (
-        _contact_tilt(x[contact], outward * y[contact], z[contact], site.top_m)
-        for outward, contact in zip((-1, 1), grip.contacts)
-    )
-    angle = max(tilts)
+        return True
+    angle = 0.0
+    for outward, contact in zip((-1, 1), grip.contacts):
+        if grip.quality + _ANTIPODALITY * (1.0 - angle / cone) <= best:
+            return False
+        angle = max(angle, _contact_tilt(site, x[contact], outward * y[contact], z[contact]))
     if angle > cone:
         grip.fault = (
             f"the contact normal is {math.degrees(angle):.0f} degrees off the closing axis, "
             f"friction {gripper.friction:g} holds up to {math.degrees(cone):.0f}"
         )
+        return True
     grip.quality += _ANTIPODALITY * (1.0 - angle / cone)
+    return True
 
 
 def _jaw_frames(points, c, s, xy_m) -> tuple[np.ndarray, np.ndarray]:
@@ -174,57 +181,70 @@ def jaw_axes(points: np.ndarray, xy: np.ndarray, closing: np.ndarray) -> tuple[n
 
 def _seen_empty(cloud: SceneCloud, site: Site, grips: list[_Grip], gripper: GripperConfig) -> np.ndarray:
     """Share of the open fingers' space at each grip, sampled, that the camera saw to be empty."""
-    heights = np.array((0.05, 0.35, 0.65)) * gripper.finger_length
-    across = np.array((-gripper.finger_width / 3, gripper.finger_width / 3))
-    sides, across, heights = (of.ravel() for of in np.meshgrid((-1.0, 1.0), across, heights))
-    local = np.empty((len(grips), len(sides), 3))
-    for out, grip in zip(local, grips):
-        along = sides * (grip.width_m / 2 + gripper.clearance + gripper.finger_thickness / 2)
-        c, s = grip.closing
-        out[:, 0], out[:, 1] = grip.xy_m[0] + along * c - across * s, grip.xy_m[1] + along * s + across * c
-        out[:, 2] = grip.tip_m + heights
+    if not grips:
+        return np.empty(0)
+    c, s = (of[:, None] for of in np.array([g.closing for g in grips]).T)
+    x0, y0, tip, width = (of[:, None] for of in np.array([(*g.xy_m, g.tip_m, g.width_m) for g in grips]).T)
+    along = _SIDES * (width / 2 + gripper.clearance + gripper.finger_thickness / 2)
+    across = _SHARES_ACROSS * gripper.finger_width
+    local = np.stack(
+        (x0 + along * c - across * s, y0 + along * s + across * c, tip + _SHARES_UP * gripper.finger_length), -1
+    )
     points = local.reshape(-1, 3) @ site.camera_T_local[:3, :3].T + site.camera_T_local[:3, 3]
     return (cloud.look_behind(points) > 0).reshape(len(grips), -1).mean(1)
 
 
-def _contact_tilt(x, y, z, top: float) -> float:
+def _contact_tilt(site: Site, x, y, z) -> float:
     """Angle between the closing axis (y, outward) and the normal where a flat finger first touches.
 
     Across, a sloping face counts with its slope and a corner with the slope of its sides, for the object
-    would turn about it; a round side touches squarely. Along the approach only a fingertip on a slope slips.
+    would turn about it; a round side touches squarely. What a line fits as well as pixels can show is a face and no corner. Along the approach only a fingertip on a slope slips.
     """
-    nearly_level = np.ptp(z) < _BIN_M and z.max() < top - _BIN_M  # the floor of a bowl, not a rim seen from above
+    nearly_level = (
+        np.ptp(z) < _BIN_M and z.max() < site.top_m - _BIN_M
+    )  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
-    t, outer = _outline(x, y)
-    t = t - t[outer.argmax()]
-    corner, corner_miss = _fit(np.column_stack((np.ones_like(t), t, np.abs(t))), outer)
-    curve, curve_miss = _fit(np.column_stack((np.ones_like(t), t, t * t)), outer)
-    level = abs(curve[1]) if curve_miss <= 1.1 * corner_miss else abs(corner[1]) + max(-corner[2], 0.0)
-    t, outer = _outline(z, y)
+    bins, outer = _outline(x, y)
+    bins -= bins[outer.argmax()]
+    line, ragged = _fit(bins, outer, _LINE)
+    level = abs(line[1])
+    if ragged > len(bins) * (_RAGGED * site.pitch_m) ** 2:
+        (corner, corner_miss), (curve, curve_miss) = _fit(bins, outer, _CORNER), _fit(bins, outer, _CURVE)
+        level = abs(curve[1]) if curve_miss <= 1.21 * corner_miss else abs(corner[1]) + max(-corner[2], 0.0)
+    bins, outer = _outline(z, y)
     steep = 0.0
-    if t[outer.argmax()] - t[0] < 0.25 * (t[-1] - t[0]):
-        low = t - t[0] < _SLOPE_M
-        steep = max(0.0, -_fit(np.column_stack((np.ones(low.sum()), t[low])), outer[low])[0][1])
+    if bins[outer.argmax()] < 0.25 * bins[-1]:
+        low = np.count_nonzero(bins * _BIN_M < _SLOPE_M)
+        steep = max(0.0, -float(_fit(bins[:low], outer[:low], _LINE)[0][1]))
     return math.atan(math.hypot(level, steep))
 
 
 def _outline(t, y) -> tuple[np.ndarray, np.ndarray]:
-    """The outermost y in bins of t: bin positions and values, in order."""
-    bins = ((t - t.min()) / _BIN_M).astype(int)
-    outer = np.full(bins.max() + 1, -np.inf)
+    """The outermost y in bins of t that have any, in order: which bins, counted from the first, and the values."""
+    bins = ((t - t.min()) * (1 / _BIN_M)).astype(np.intp)
+    outer = np.full(int(bins.max()) + 1, -np.inf)
     np.maximum.at(outer, bins, y.astype(float))
-    filled = np.flatnonzero(np.isfinite(outer))
-    return filled * _BIN_M, outer[filled]
+    filled = np.flatnonzero(outer > -np.inf)
+    return filled, outer[filled]
 
 
-def _fit(system: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least-squares coefficients, zero where the points leave them open, and the root mean square miss."""
-    if len(values) < system.shape[1]:
-        coefficients = np.linalg.lstsq(system, values, rcond=1e-6)[0]
-    else:
-        coefficients = cv2.solve(system, values[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
-    return coefficients, math.sqrt(np.square(system @ coefficients - values).sum() / len(values))
+def _fit(bins: np.ndarray, outer: np.ndarray, kind: int) -> tuple[np.ndarray, float]:
+    """Coefficients of the line, corner or curve nearest to an outline, and the sum of its squared misses."""
+    system, inverse = _system(tuple(bins), kind)
+    coefficients = inverse @ outer
+    miss = system @ coefficients - outer
+    return coefficients, float(miss @ miss)
+
+
+@lru_cache(maxsize=4096)
+def _system(bins: tuple[int, ...], kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """What an outline is fitted by: columns 1, t, and the third term of the kind, at its bins; and the pseudo-inverse, which
+    leaves zero what the bins leave open. Fingers meet the same few bins over and over.
+    """
+    t = np.array(bins) * _BIN_M
+    system = np.stack((np.ones_like(t), t, *((), (np.abs(t),), (t * t,))[kind]), 1)
+    return system, np.linalg.pinv(system, rcond=1e-6)
 
 
 def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
@@ -243,7 +263,9 @@ def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
         z, reach = points[:, 2], gripper.finger_width / 2 + spare
         finger = (y > inner) & (y < inner + np.float32(gripper.finger_thickness + spare)) & (x < reach)
         finger &= z > (tip - spare).astype(np.float32)
-        under = (z > palm) & (y < gripper.max_width / 2 + gripper.finger_thickness) & (x < gripper.palm_width / 2)
+        under = np.zeros(finger.shape, bool)
+        if len(z) and z.max() > palm.min():
+            under = (z > palm) & (y < gripper.max_width / 2 + gripper.finger_thickness) & (x < gripper.palm_width / 2)
         for k, grip in enumerate(grips):
             in_finger = np.count_nonzero(finger[k])
             if grip.fault or (in_finger <= 2 and np.count_nonzero(under[k]) <= 2):

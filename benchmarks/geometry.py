@@ -224,7 +224,7 @@ def measure_geometry(samples: list[Sample], rounds: int) -> dict:
         for sample in samples:
             n = len(sample.detections)
             cloud = SceneCloud.of(sample.frame, config)
-            timers["scene"](lambda: (cloud.valid, cloud.planes))
+            timers["scene"](lambda: (cloud.depth_m, cloud.planes))
             lifted = timers["lift"](lift_boxes, cloud, sample.detections, objects=n)
             grasps = timers["grasp"](
                 plan_grasps, cloud, lifted.detections, gripper, objects=max(1, len(lifted.detections))

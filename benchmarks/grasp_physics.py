@@ -11,7 +11,7 @@ holds. given_feasible: held, of what was called feasible. wrong_object: another 
 quality_ece: how well quality tells what will hold. The last line is JSON. Failures are drawn into --failures. Seeds below
 100000 are for tuning; the reported ones begin there.
 
-    make bench BENCH=grasp_physics [ARGS="--single 150 --clutter 70 --depth noisy --hand config/gripper_panda.yaml"]
+    make bench BENCH=grasp_physics [ARGS="--single 150 --clutter 70 --depth noisy --hand config/gripper_franka_hand.yaml"]
 """
 
 from __future__ import annotations
@@ -253,8 +253,7 @@ def run_scene(kind: str, seed: int, names, camera: SimCamera, gripper: GripperCo
         if grasp is not None:
             outcome = Outcome(False, f"refused: {grasp.reason}")
             if grasp.feasible:
-                opening = getattr(grasp, "opening_m", grasp.width_m + 2 * gripper.clearance)
-                outcome = hand.grasp(grasp.frame_T_gripper, grasp.width_m, opening, grasp.approach_m, k)
+                outcome = hand.grasp(grasp.frame_T_gripper, grasp.width_m, grasp.opening_m, grasp.approach_m, k)
         best = None
         if options.ceiling:
             best = outcome.held or ceiling(spec, k, hand, gripper, seed)
@@ -272,7 +271,7 @@ def run_scene(kind: str, seed: int, names, camera: SimCamera, gripper: GripperCo
 def middle_of(spec: SceneSpec, index: int) -> np.ndarray:
     """Middle of the true extents along the world's z and the object's own outline in the plane."""
     points, _ = true_surface(spec, index, np.random.default_rng(0))
-    _, (x, y), (w, h), _ = (None, *cv2.minAreaRect(points[:, :2].astype(np.float32) * 1000))
+    (x, y), _, _ = cv2.minAreaRect(points[:, :2].astype(np.float32) * 1000)
     return np.array((x / 1000, y / 1000, (points[:, 2].min() + points[:, 2].max()) / 2))
 
 
@@ -281,9 +280,9 @@ def draw(folder: Path, one: Try, rgb, box, grasp: GraspTarget | None, view: SimV
     picture = np.ascontiguousarray(rgb[..., ::-1])
     cv2.rectangle(picture, *(tuple(int(v) for v in box[k : k + 2]) for k in (0, 2)), (0, 220, 255), 1)
     if grasp is not None:
-        w, l = grasp.width_m / 2, gripper.finger_length
-        shape = np.array(((0, -w, 0), (0, -w, -l), (0, w, -l), (0, w, 0), (0, 0, -l), (0, 0, -l - 0.05)))
-        world = shape @ grasp.frame_T_gripper[:3, :3].T + grasp.frame_T_gripper[:3, 3]
+        half, up = grasp.width_m / 2, -gripper.finger_length
+        shape = ((0, -half, 0), (0, -half, up), (0, half, up), (0, half, 0), (0, 0, up), (0, 0, up - 0.05))
+        world = np.array(shape) @ grasp.frame_T_gripper[:3, :3].T + grasp.frame_T_gripper[:3, 3]
         local = (world - view.world_T_camera[:3, 3]) @ view.world_T_camera[:3, :3]
         pixels = np.rint((local @ view.K.T)[:, :2] / local[:, 2:]).astype(int)
         colour = (60, 60, 255) if grasp.feasible else (160, 160, 160)

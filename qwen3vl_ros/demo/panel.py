@@ -78,7 +78,7 @@ def _heard(event: Any, readings: list[Any], steps: list[dict[str, Any]], say: Ca
 
 
 def _shown(reading: Any) -> str:
-    return f"{reading.value:.2f} ± {reading.uncertainty:.2f} {reading.unit}" + (
+    return f"{reading.value:.2f} ± {reading.uncertainty:.3f} {reading.unit}" + (
         f" in the {reading.zone} zone" if reading.zone else ""
     )
 

@@ -150,9 +150,11 @@ class Builder:
 
     def linear(self, x: str, name: str, rows: int, columns: int, bias: bool = False, outputs: Any = 1) -> str:
         """x: any x columns -> any x rows."""
-        added = (self.weight(f"{name}.bias", rows),) if bias else ()
         if self._nbits is None:
-            return self.op("Gemm", x, self.weight(f"{name}.weight", rows, columns), *added, transB=1, outputs=outputs)
+            terms = (x, self.weight(f"{name}.weight", rows, columns))
+            added = (self.weight(f"{name}.bias", rows),) if bias else ()
+            return self.op("Gemm", *terms, *added, transB=1, outputs=outputs)
+        added = (self.weight(f"{name}.bias", rows),) if bias else ()
         how = self._nbits(name)
         blocks = -(-columns // how.block)
         packed, _ = self.stored(f"{name}{PACKED}", rows, blocks, how.block * how.bits // 8)

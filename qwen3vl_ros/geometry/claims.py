@@ -42,7 +42,9 @@ def settle_claims(
             continue
         taken = cv2.dilate(taken.view(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         share = np.count_nonzero(taken[window.inside] & window.valid[window.inside]) / taken[window.inside].size
-        rest = again(k, replace(window, points_m=np.where(taken[..., None], np.float32(np.nan), window.points_m)))
+        left = replace(window, points_m=np.where(taken[..., None], np.float32(np.nan), window.points_m))
+        readings, needed = np.count_nonzero(left.valid[left.inside]) * left.step**2, window.cloud.config.min_points
+        rest = again(k, left) if readings >= needed else f"{readings} readings are too few, {needed} are needed"
         if isinstance(rest, str):
             rest = f"mostly hidden: {100 * share:.0f} % of its box is another object's surface; of what is left, {rest}"
         changed[k] = rest

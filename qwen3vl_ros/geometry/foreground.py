@@ -72,7 +72,10 @@ class Window:
             return self.points_m
         smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), 5, 3 * noise_m, 2.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self.points_m * np.where(mask, smooth / z, 1.0).astype(np.float32)[..., None]
+            return (
+                self.points_m
+                * np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0).astype(np.float32)[..., None]
+            )
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""
@@ -117,7 +120,7 @@ class Foreground:
     standing: np.ndarray
     cut: bool
 
-    @property
+    @cached_property
     def points_m(self) -> np.ndarray:
         """Nx3, the object's points in the order of its pixels."""
         return chosen(self.window.points_m, self.mask)
@@ -172,7 +175,7 @@ def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np
         graph[::2, 1::2] = mask[:, 1:] & mask[:, :-1] & (across < largest)
         graph[1::2, ::2] = mask[1:] & mask[:-1] & (down < largest)
     count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
-    return labels[::2, ::2], count
+    return np.ascontiguousarray(labels[::2, ::2]), count
 
 
 def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[np.ndarray, float]:

@@ -23,7 +23,7 @@ from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, lo
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
 
 _FLOATS_IF_ROUND = 0.6
-_NORMALS = 600  # of an object's points are asked for their normals
+_NORMALS = 1000  # of an object's points are asked for their normals
 _MOST_HIDDEN = 2.0  # of what is seen of its height: so much of a thing may be hidden below that, and no more
 
 

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-_HYPOTHESES = 256
-_SCREENED_POINTS = 1000
+from qwen3vl_ros.geometry.order_statistics import order_statistics
+
+_ROUGHLY = 4  # one point in so many says where about a plane is
+_WORTH_A_LOOK = 0.5  # of the points a plane must have: what fewer of a sample are near is no plane
+# Where a sample of the points is taken, 0..1 of them, and which three of that each hypothesis goes through.
+_RNG = np.random.default_rng(0)
+_SCREENED, _CORNERS = _RNG.random(500), _RNG.integers(0, 500, (256, 3))
 _MAX_PLANES = 3
 _MIN_PLANE_SHARE = 0.06
 _COS_UPRIGHT = float(np.cos(np.deg2rad(15.0)))
@@ -49,51 +55,58 @@ def find_planes(points_m: np.ndarray, tolerance_m: float, up: np.ndarray | None 
 
     up: only planes within 15 degrees of level, if given. Deterministic: the same points give the same planes.
     """
-    rng = np.random.default_rng(0)
     planes: list[Plane] = []
-    rest = points_m
-    while len(planes) < _MAX_PLANES and len(rest) >= max(50, _MIN_PLANE_SHARE * len(points_m)):
-        found = _best_plane(rest, tolerance_m, up, rng)
+    rest, enough = points_m.astype(float), max(50, _MIN_PLANE_SHARE * len(points_m))
+    while len(planes) < _MAX_PLANES and len(rest) >= enough:
+        found = _best_plane(rest, tolerance_m, up, enough)
         if found is None:
             break
         normal, offset, tolerance, noise = found
-        heights = rest @ normal.astype(np.float32) + np.float32(offset)
         # What follows must not be the fringe of this plane once more.
-        on_it = np.abs(heights) < 2.0 * tolerance * _noise_growth(rest[:, 2])
-        share = on_it.sum() / len(points_m)
-        if share < _MIN_PLANE_SHARE:
+        on_it = np.abs(rest @ normal + offset) < 2.0 * tolerance * _noise_growth(rest[:, 2])
+        if np.count_nonzero(on_it) < _MIN_PLANE_SHARE * len(points_m):
             break
-        planes.append(Plane(normal, offset, tolerance, noise, float(share)))
-        rest = rest[~on_it]
+        planes.append(Plane(normal, offset, tolerance, noise, np.count_nonzero(on_it) / len(points_m)))
+        rest = np.compress(~on_it, rest, 0)
     return tuple(sorted(planes, key=lambda plane: -plane.share))
 
 
-def _best_plane(points_m, tolerance_m, up, rng) -> tuple[np.ndarray, float, float, float] | None:
-    screened = points_m[rng.integers(0, len(points_m), min(len(points_m), _SCREENED_POINTS))]
-    corners = screened[rng.integers(0, len(screened), (_HYPOTHESES, 3))]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    lengths = np.linalg.norm(normals, axis=1)
+def _best_plane(points_m, tolerance_m, up, enough) -> tuple[np.ndarray, float, float, float] | None:
+    growth = _noise_growth(points_m[:, 2])
+    few = (_SCREENED * len(points_m)).astype(int)
+    screened, limits = points_m[few].astype(np.float32), (tolerance_m * growth[few]).astype(np.float32)
+    a, b, c = screened[_CORNERS].transpose(1, 2, 0)
+    (px, py, pz), (qx, qy, qz) = b - a, c - a
+    normals = np.stack((py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx), 1)
+    lengths = np.sqrt(np.square(normals).sum(1))
     usable = lengths > 1e-9
     if up is not None:
         usable &= np.abs(normals @ up.astype(np.float32)) > _COS_UPRIGHT * lengths
     if not usable.any():
         return None
     normals = normals[usable] / lengths[usable, None]
-    offsets = -np.einsum("ij,ij->i", normals, corners[usable, 0])
-    counts = (np.abs(screened @ normals.T + offsets) < tolerance_m * _noise_growth(screened[:, 2:])).sum(0)
+    hypotheses = np.column_stack((normals, -(normals * a.T[usable]).sum(1)))
+    heights = hypotheses @ np.vstack((screened.T, np.ones(len(screened), np.float32)))
+    near = (np.abs(heights, out=heights) < limits).view(np.uint8)
+    counts = cv2.reduce(near, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
     best = int(counts.argmax())
-    normal, offset, sigma = normals[best].astype(float), float(offsets[best]), tolerance_m
-    growth = _noise_growth(points_m[:, 2])
-    for _ in range(3):
-        heights = points_m @ normal.astype(np.float32) + np.float32(offset)
-        near = np.abs(heights) < max(min(3.0 * sigma, tolerance_m), _TOLERANCE_FLOOR_M) * growth
-        if near.sum() < 3:
+    if counts[best] * len(points_m) < _WORTH_A_LOOK * enough * len(few):
+        return None
+    normal, offset, sigma = normals[best].astype(float), float(hypotheses[best, 3]), tolerance_m
+    few = slice(None, None, max(1, min(_ROUGHLY, len(points_m) // 200)))
+    for some in (few, few, slice(None)):  # a part of the points says where about, all of them exactly where
+        points, spread = points_m[some], growth[some]
+        reach = max(min(3.0 * sigma, tolerance_m), _TOLERANCE_FLOOR_M)
+        near = np.flatnonzero(np.abs(points @ normal + offset) < reach * spread)
+        if len(near) < 3:
             return None
-        inliers, trust = points_m[near].astype(float), 1.0 / np.square(growth[near])  # far readings are worth less
-        centre = trust @ inliers / trust.sum()
-        normal = np.linalg.eigh((inliers - centre).T @ ((inliers - centre) * trust[:, None]))[1][:, 0]
+        points, spread = points.take(near, 0), spread.take(near)
+        trust = 1.0 / np.square(spread)  # far readings are worth less
+        centre = trust @ points / trust.sum()
+        away = points - centre
+        normal = np.linalg.eigh(away.T @ (away * trust[:, None]))[1][:, 0]
         offset = -float(normal @ centre)
-        sigma = 1.4826 * float(np.median(np.abs(inliers @ normal + offset) / growth[near]))
+        sigma = 1.4826 * order_statistics(np.abs(away @ normal) / spread, 50)[0]
     if sigma > _MAX_SPREAD * tolerance_m:  # as many points at the border of the slab as in it: clutter, no surface
         return None
     if offset < 0:

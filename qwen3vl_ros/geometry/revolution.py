@@ -88,10 +88,7 @@ def ball_through(points_m: np.ndarray, normals: np.ndarray, noise_m: float = 0.0
     middle = p.mean(1)
     p -= middle[:, None]
     system, target = np.vstack((2 * p, np.ones(p.shape[1]))), np.square(p).sum(0)
-    normal_matrix = system @ system.T
-    if np.linalg.cond(normal_matrix) > 1e12:
-        return None  # flat, or a line
-    solution = np.linalg.solve(normal_matrix, system @ target)
+    solution = np.linalg.lstsq(system @ system.T, system @ target, rcond=1e-12)[0]
     radius = math.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0))
     away = p - solution[:3, None]
     miss = np.abs(np.sqrt(np.square(away).sum(0)) - radius)

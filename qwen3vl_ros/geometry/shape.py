@@ -33,6 +33,7 @@ from qwen3vl_ros.geometry.revolution import (
 _TRIM_PERCENT = 0.2
 _TOP_PERCENT = 99.5
 _EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
+_CIRCLE = unit_circle(72)
 _FOUR_WAYS = unit_circle(16)[:4].astype(np.float32)
 
 # Metres by which the camera saw past each local point; NaN where it does not know.
@@ -69,8 +70,7 @@ def upright_box(
     turned = resting or revolution(sample_m, normals)
     hidden = np.empty((0, 3))
     if turned is not None and not _sticks_out(turned, look_behind, noise_m):
-        circle = turned.axis_xy_m + turned.radius_m * unit_circle(72)
-        yaw, low, high = _rectangle(footprint, circle, handle_yaw(footprint, turned))
+        yaw, low, high = _rectangle(footprint, turned)
         hidden = turned_points(points_m, turned)
     else:
         resting = turned = None
@@ -99,37 +99,37 @@ def _sticks_out(turned: Revolution, look_behind: LookBehind, noise_m: float) -> 
     return float(empty.mean()) > 0.2
 
 
-def _rectangle(
-    footprint: np.ndarray, extra: np.ndarray | None = None, yaw: float | None = None
-) -> tuple[float, np.ndarray, np.ndarray]:
+def _rectangle(footprint: np.ndarray, turned: Revolution | None = None) -> tuple[float, np.ndarray, np.ndarray]:
     """yaw and the extents (low, high), along the turned axes, of the rectangle around points Nx2.
 
     The smallest area wins; among equals (a triangle, which two seen sides make) the one whose sides carry the
-    points. extra: points that count for the extents only. yaw: the one to take, if it is known.
+    points. turned: the round body that the points are of, whose whole circle the rectangle holds.
     """
     core = _without_strays(footprint)
-    hull = outline(core if extra is None else np.concatenate((core, extra)))
-    if yaw is not None:
-        angles = np.array((yaw,))
-    elif extra is not None:
-        angles = _EVERY_3_DEGREES
-    else:
+    if turned is None:
+        hull = outline(core)
         edges = np.roll(hull, -1, 0) - hull
         edges = edges[np.abs(edges).max(1) > 1e-6]
         angles = np.mod(np.concatenate((_EVERY_3_DEGREES, np.arctan2(edges[:, 1], edges[:, 0]))), np.pi / 2)
+    else:
+        x, y = (core[:, k] - turned.axis_xy_m[k] for k in (0, 1))
+        beyond = np.compress(np.hypot(x, y) > turned.radius_m, core, 0)
+        hull = np.concatenate((turned.axis_xy_m + turned.radius_m * _CIRCLE, beyond))
+        yaw = handle_yaw(footprint, turned)
+        angles = _EVERY_3_DEGREES if yaw is None else np.array((yaw,))
     c, s = np.cos(angles), np.sin(angles)
     axes = np.stack((c, s, -s, c), 1).reshape(-1, 2, 2)
 
-    def turned(points, k):  # len(k) x 2 x points
+    def along_axes(points, k):  # len(k) x 2 x points
         return (axes[k].reshape(-1, 2) @ points).reshape(-1, 2, points.shape[1])
 
-    along = turned(hull.T, slice(None))
+    along = along_axes(hull.T, slice(None))
     low, high = along.min(-1), along.max(-1)
     area = np.maximum(high - low, 1e-4).prod(1)
     sample = np.array(core[:: max(1, len(core) // 200)].T, float)
 
     def worth(k):  # the less the better; never less than the area
-        inner = turned(sample, k)
+        inner = along_axes(sample, k)
         to_side = np.minimum(inner - low[k, :, None], high[k, :, None] - inner).min(1)
         return area[k] + to_side.mean(-1) * np.sqrt(area[k])
 

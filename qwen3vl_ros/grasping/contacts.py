@@ -8,12 +8,13 @@ grippers or scenes.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-import cv2
 import numpy as np
 
 _BIN_M = 0.002
 _SLOPE_M = 0.007
+_LINE, _CORNER, _CURVE = 0, 1, 2
 _CLEARLY = 9.0  # squared standard deviations that a corner must explain beyond a line
 
 
@@ -26,49 +27,57 @@ def contact_tilt(x, y, z, top: float, noise_m: float = 0.0) -> float:
     nearly_level = np.ptp(z) < _BIN_M and z.max() < top - _BIN_M  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
-    t, outer = _outline(x, y)
-    level = _level_slope(t - t[outer.argmax()], outer, noise_m)
-    t, outer = _outline(z, y)
+    bins, outer = _outline(x, y)
+    level = _level_slope(bins - bins[outer.argmax()], outer, noise_m)
+    bins, outer = _outline(z, y)
     steep = 0.0
-    if t[outer.argmax()] - t[0] < 0.25 * (t[-1] - t[0]):
-        low = t - t[0] < max(_SLOPE_M, 6 * noise_m)
-        line, _ = _fit(np.column_stack((np.ones(low.sum()), t[low])), outer[low])
-        steep = max(0.0, _beyond_noise(-line[1], t[low], noise_m))
+    if bins[outer.argmax()] < 0.25 * bins[-1]:
+        low = np.count_nonzero(bins * _BIN_M < max(_SLOPE_M, 6 * noise_m))
+        line, _ = _fit(bins[:low], outer[:low], _LINE)
+        steep = max(0.0, _beyond_noise(-line[1], bins[:low], noise_m))
     return math.atan(math.hypot(level, steep))
 
 
-def _level_slope(t, outer, noise_m: float) -> float:
-    ones = np.ones_like(t)
-    line, line_miss = _fit(np.column_stack((ones, t)), outer)
-    corner, corner_miss = _fit(np.column_stack((ones, t, np.abs(t))), outer)
-    curve, curve_miss = _fit(np.column_stack((ones, t, t * t)), outer)
-    if len(t) * (line_miss**2 - min(corner_miss, curve_miss) ** 2) <= _CLEARLY * noise_m**2:
-        return abs(_beyond_noise(line[1], t, noise_m))
-    if curve_miss <= 1.1 * corner_miss:
-        return abs(_beyond_noise(curve[1], t, noise_m))
+def _level_slope(bins, outer, noise_m: float) -> float:
+    (line, line_miss), (corner, corner_miss), (curve, curve_miss) = (
+        _fit(bins, outer, kind) for kind in (_LINE, _CORNER, _CURVE)
+    )
+    if line_miss - min(corner_miss, curve_miss) <= _CLEARLY * noise_m**2:
+        return abs(_beyond_noise(line[1], bins, noise_m))
+    if curve_miss <= 1.21 * corner_miss:
+        return abs(_beyond_noise(curve[1], bins, noise_m))
     return abs(corner[1]) + max(-corner[2], 0.0)
 
 
-def _beyond_noise(slope: float, t, noise_m: float) -> float:
+def _beyond_noise(slope: float, bins, noise_m: float) -> float:
     """What is left of a fitted slope without what noise contributes to it on average."""
-    spread = float(np.square(t - t.mean()).sum())
+    spread = float(np.square(bins - bins.mean()).sum()) * _BIN_M**2
     error = noise_m / math.sqrt(spread) if spread > 0 else math.inf
     return math.copysign(math.sqrt(max(slope * slope - 2 * error * error, 0.0)), slope) if noise_m > 0 else float(slope)
 
 
 def _outline(t, y) -> tuple[np.ndarray, np.ndarray]:
-    """The outermost y in bins of t: bin positions and values, in order."""
-    bins = ((t - t.min()) / _BIN_M).astype(int)
-    outer = np.full(bins.max() + 1, -np.inf)
+    """The outermost y in bins of t that have any, in order: which bins, counted from the first, and the values."""
+    bins = ((t - t.min()) * (1 / _BIN_M)).astype(np.intp)
+    outer = np.full(int(bins.max()) + 1, -np.inf)
     np.maximum.at(outer, bins, y.astype(float))
-    filled = np.flatnonzero(np.isfinite(outer))
-    return filled * _BIN_M, outer[filled]
+    filled = np.flatnonzero(outer > -np.inf)
+    return filled, outer[filled]
 
 
-def _fit(system: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least-squares coefficients, zero where the points leave them open, and the root mean square miss."""
-    if len(values) < system.shape[1]:
-        coefficients = np.linalg.lstsq(system, values, rcond=1e-6)[0]
-    else:
-        coefficients = cv2.solve(system, values[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
-    return coefficients, math.sqrt(np.square(system @ coefficients - values).sum() / len(values))
+def _fit(bins: np.ndarray, outer: np.ndarray, kind: int) -> tuple[np.ndarray, float]:
+    """Coefficients of the line, corner or curve nearest to an outline, and the sum of its squared misses."""
+    system, inverse = _system(tuple(bins), kind)
+    coefficients = inverse @ outer
+    miss = system @ coefficients - outer
+    return coefficients, float(miss @ miss)
+
+
+@lru_cache(maxsize=4096)
+def _system(bins: tuple[int, ...], kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """What an outline is fitted by: columns 1, t, and the third term of the kind, at its bins; and the pseudo-inverse, which
+    leaves zero what the bins leave open. Fingers meet the same few bins over and over.
+    """
+    t = np.array(bins) * _BIN_M
+    system = np.stack((np.ones_like(t), t, *((), (np.abs(t),), (t * t,))[kind]), 1)
+    return system, np.linalg.pinv(system, rcond=1e-6)

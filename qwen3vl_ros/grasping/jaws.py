@@ -117,26 +117,22 @@ def find_places(
     lowest_tip_m: fingertips stay at or above this height. yaws_rad: closing directions to try, in the local
     frame.
     """
-    tips = np.unique(np.linspace(lowest_tip_m, max(lowest_tip_m, top_m - _BITE_M), _LEVELS))
-    # Only lines over the object matter, and what is beside them as far as a finger reaches.
-    lines = (
-        _cells(ground.radius_m, ground.cell_m) + 1 + _half(gripper.finger_width + 2 * gripper.clearance, ground.cell_m)
+    highest_tip_m = top_m - _BITE_M
+    tips = (
+        np.array((lowest_tip_m,))
+        if highest_tip_m <= lowest_tip_m
+        else np.linspace(lowest_tip_m, highest_tip_m, _LEVELS)
     )
-    turned = _turned(cv2.merge((ground.object_m, ground.others_m)), yaws_rad, lines)
-    own, others = turned[..., 0], turned[..., 1]
-    solid = (own[:, None] > tips[:, None, None]).view(np.uint8)
-    obstacle = (others[:, None] > (tips - gripper.clearance + 1e-6)[:, None, None]).view(np.uint8)
-    places, slices, failures = _search(
-        solid, obstacle, _palms(ground, gripper, tips, yaws_rad), tips, ground.cell_m, gripper, yaws_rad
-    )
+    places, slices, failures = _search(ground, tips, yaws_rad, gripper)
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)
     off_centre, chosen = np.hypot(places.across_m, places.along_m) / reach, []
     for centring in _CENTRINGS:
         worth = places.face - centring * off_centre + 0.3 * places.room
         order = np.argsort(-worth, kind="stable")
-        _, first = np.unique(slices[order], return_index=True)
         # The best of every slice; then by turns from each depth, since only the points tell how deep a wall can be held.
-        best = order[np.sort(first)]
+        first = np.full(len(yaws_rad) * len(tips), len(order))
+        first[slices[order][::-1]] = np.arange(len(order))[::-1]  # the last one written stays
+        best = order[np.sort(first[first < len(order)])]
         level = slices[best] % len(tips)
         turn = np.array([np.count_nonzero(level[:k] == level[k]) for k in range(len(best))], int)
         chosen.append(best[np.argsort(turn, kind="stable")])
@@ -145,116 +141,131 @@ def find_places(
     return Places(*(getattr(places, f.name)[chosen] for f in fields(Places))), failures
 
 
-def _turned(maps: np.ndarray, yaws_rad: np.ndarray, lines: int) -> np.ndarray:
-    """The maps (size x size x channels) with rows across and columns along each closing direction: the middle row and
-    `lines` on either side.
-    """
-    size = maps.shape[0]
-    middle, lines = size // 2, min(lines, size // 2)
-    turned = np.empty((len(yaws_rad), 2 * lines + 1, *maps.shape[1:]), np.float32)
-    for out, yaw in zip(turned, yaws_rad):
-        c, s = math.cos(yaw), math.sin(yaw)
-        matrix = np.array(((c, -s, middle * (1 - c) + s * lines), (s, c, middle * (1 - s) - c * lines)))
-        cv2.warpAffine(
-            maps,
-            matrix,
-            (size, 2 * lines + 1),
-            dst=out,
-            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(_EMPTY,) * 4,
-        )
-    return turned
+def _search(ground: Terrain, tips, yaws_rad, gripper: GripperConfig) -> tuple[Places, np.ndarray, Failures]:
+    """All places for each closing direction and depth, a slice each; the slice each place is from; the failures."""
+    cell = ground.cell_m
+    finger, beside = _half(gripper.finger_width, cell), _half(gripper.finger_width + 2 * gripper.clearance, cell)
+    middle, core = ground.object_m.shape[0] // 2, _cells(ground.radius_m, cell) + 1
+    core = min(core, middle)
+    lines, aside = min(core + beside, middle), middle - core
+    # How many depths of the fingertips are below the object, and below anything: that is all one need know of a cell.
+    under_object = _levels(ground.object_m, tips)
+    under_anything = np.maximum(under_object, _levels(ground.others_m, tips - gripper.clearance + 1e-6))
+    turned = _turned(under_object | under_anything << 4, yaws_rad, lines)[:, None]
+    depth = np.arange(len(tips), dtype=np.uint8)[:, None, None]
+    solid = ((turned[..., aside : aside + 2 * core + 1] & 15) > depth).view(np.uint8)
+    filled_in = _Counts((turned >> 4 > depth).view(np.uint8))
+    solid_in = _Counts(solid)
+    k, r, s, e = _runs(solid.reshape(-1, *solid.shape[2:]), finger, solid_in)
+    k, r, s, e = _those(solid_in(k, (r, r + 1), (s, e)) > 0, k, r, s, e)
+
+    def local(k, r, s, e):
+        """Width, closing direction, position across and along it, and fingertips' height of columns s..e of line r."""
+        along = ((s + e - 1) / 2 - core) * cell
+        return (e - s) * cell, yaws_rad[k // len(tips)], (r - lines) * cell, along, tips[k % len(tips)]
+
+    def free(extra_m):
+        """Whether both fingers have their columns for themselves, and so much more beside them."""
+        gap, reach = _cells(gripper.clearance, cell), _cells(gripper.finger_thickness, cell) + _cells(extra_m, cell)
+        band, left, right = (r - beside, r + beside + 1), s + aside - gap, e + aside + gap
+        return filled_in(k, band, (left - reach, left)) + filled_in(k, band, (right, right + reach)) == 0
+
+    failures, width = Failures(), (e - s) * cell
+    if len(k):
+        least = int(width.argmin())
+        failures.narrowest = tuple(float(v[0]) for v in local(*(v[least : least + 1] for v in (k, r, s, e))))
+    narrow = width + 2 * gripper.clearance <= gripper.max_width + cell  # judge.py measures the width exactly
+    failures.too_wide, (k, r, s, e) = len(k) - np.count_nonzero(narrow), _those(narrow, k, r, s, e)
+    has_room = free(0.0)
+    failures.no_room, (k, r, s, e) = len(k) - np.count_nonzero(has_room), _those(has_room, k, r, s, e)
+    palm_free = _palm_is_free(ground, tips, yaws_rad, gripper, k, r - lines, (s + e - 1) // 2 - core)
+    failures.palm, (k, r, s, e) = len(k) - np.count_nonzero(palm_free), _those(palm_free, k, r, s, e)
+    room = np.zeros(len(k))
+    for extra_m in _ROOM_M[1:]:
+        room[free(extra_m)] = extra_m / _ROOM_M[-1]
+    inside, pad = np.minimum(1, e - s - 1), (r - finger, r + finger + 1)
+    face = solid_in(k, pad, (s + inside, s + inside + 1)) + solid_in(k, pad, (e - 1 - inside, e - inside))
+    width, yaw, across, along, tip = local(k, r, s, e)
+    return Places(yaw, across, along, tip, width, room, face / (4.0 * finger + 2.0)), k, failures
 
 
-def _cells(length_m: float, cell_m: float) -> int:
-    return int(np.ceil(length_m / cell_m - 1e-6))
-
-
-def _half(length_m: float, cell_m: float) -> int:
-    """Cells on either side of the middle one that a length centred on it reaches into."""
-    return _cells(length_m / 2, cell_m)
+def _runs(solid: np.ndarray, finger: int, solid_in: _Counts) -> tuple[np.ndarray, ...]:
+    """Slice, line, first column and one past the last of what two fingers could close on in slices x lines x columns."""
+    slices, lines, columns = solid.shape
+    # Only lines through the object itself: beside it a finger would hold no more than a corner.
+    strip = np.zeros((slices * lines, columns + 2), np.uint8)
+    strip[:, 1:-1] = cv2.dilate(solid.reshape(-1, columns), np.ones((2 * finger + 1, 1), np.uint8), borderValue=0)
+    strip[~solid_in.lines_set] = 0
+    edges = np.flatnonzero(strip[:, 1:] != strip[:, :-1])  # a start and an end in turns
+    line, column = np.divmod(edges, columns + 1)
+    line, start, end = line[::2], column[::2], column[1::2]
+    found = []
+    for lag in range(3):  # one run, two runs and the hollow between them, three
+        first, last = np.s_[: max(0, len(line) - lag)], np.s_[lag:]
+        same = line[first] == line[last]
+        found.append((line[first][same], start[first][same], end[last][same]))
+    line, start, end = (np.concatenate(part) for part in zip(*found))
+    return (*np.divmod(line, lines), start, end)
 
 
 class _Counts:
-    """How many cells are set in rectangles of stacked pictures, slices x rows x columns (uint8, 0 or 1)."""
+    """How many cells are set in rectangles of stacked pictures, directions x depths x rows x columns (uint8, 0 or 1)."""
 
     def __init__(self, pictures: np.ndarray):
-        self.slices, self.rows, self.columns = pictures.shape
-        self.total = cv2.integral(pictures.reshape(-1, self.columns)).ravel()
+        self.rows, self.columns = pictures.shape[-2:]
+        self.total = cv2.integral(pictures.reshape(-1, self.columns))
+
+    @property
+    def lines_set(self) -> np.ndarray:
+        """Whether a line of the pictures has any cell set, all lines below one another."""
+        return self.total[1:, -1] != self.total[:-1, -1]
 
     def __call__(self, slices, rows, columns) -> np.ndarray:
-        """rows, columns: (first, one past the last), cut at the picture's border."""
-        top, bottom = (np.clip(row, 0, self.rows) + slices * self.rows for row in rows)
-        left, right = (np.clip(column, 0, self.columns) for column in columns)
-        top, bottom = top * (self.columns + 1), bottom * (self.columns + 1)
-        take = self.total.take
-        return take(bottom + right) - take(bottom + left) - take(top + right) + take(top + left)
+        """rows, columns: (first, one past the last) of each rectangle, inside the pictures."""
+        top, bottom = ((slices * self.rows + row) * (self.columns + 1) for row in rows)
+        left, right = columns
+        at = self.total.ravel().take
+        return at(bottom + right) - at(bottom + left) - at(top + right) + at(top + left)
 
 
-def _palms(ground: Terrain, gripper: GripperConfig, tips: np.ndarray, yaws_rad: np.ndarray) -> _Counts | None:
-    """Cells that are too high to be under the palm, for each direction and depth; None if none is."""
+def _palm_is_free(ground: Terrain, tips, yaws_rad, gripper: GripperConfig, k, across, along) -> np.ndarray:
+    """Whether nothing is too high to be under the palm of each place; across, along: its cells from the middle."""
     highest, limits = (
         np.maximum(ground.object_m, ground.others_m),
         tips + gripper.finger_length - gripper.clearance + 1e-6,
     )
     if highest.max() <= limits[0]:
-        return None
-    turned = _turned(highest[..., None], yaws_rad, highest.shape[0] // 2)[..., 0]
-    return _Counts((turned[:, None] > limits[:, None, None]).view(np.uint8).reshape(-1, *turned.shape[1:]))
+        return np.ones(len(k), bool)
+    half_across = _half(gripper.palm_width + 2 * gripper.clearance, ground.cell_m)
+    half_along = _half(gripper.palm_length + 2 * gripper.clearance, ground.cell_m)
+    middle = highest.shape[0] // 2
+    lines = min(middle, _cells(ground.radius_m, ground.cell_m) + 1 + half_across)
+    turned = _turned(_levels(highest, limits), yaws_rad, lines)[:, None]
+    too_high = _Counts((turned > np.arange(len(tips), dtype=np.uint8)[:, None, None]).view(np.uint8))
+    spans = (
+        (np.maximum(at + centre - half, 0), np.minimum(at + centre + half, 2 * centre) + 1)
+        for at, half, centre in ((across, half_across, lines), (along, half_along, middle))
+    )
+    return too_high(k, *spans) == 0
 
 
-def _search(solid, obstacle, palms, tips, cell, gripper, yaws_rad) -> tuple[Places, np.ndarray, Failures]:
-    """All places in the pictures (directions x depths x rows x columns), the slice each is from, and the failures."""
-    rows, columns = solid.shape[2:]
-    solid, obstacle, failures = solid.reshape(-1, rows, columns), obstacle.reshape(-1, rows, columns), Failures()
-    solid_in, filled_in = _Counts(solid), _Counts(solid | obstacle)
-    # Only lines through the object itself: beside it a finger would hold no more than a corner.
-    finger = _half(gripper.finger_width, cell)
-    spread = cv2.dilate(solid.reshape(-1, columns), np.ones((2 * finger + 1, 1), np.uint8), borderValue=0)
-    strip = np.zeros((len(spread), columns + 2), np.int8)
-    strip[:, 1:-1] = spread
-    strip[~solid.reshape(-1, columns).any(1)] = 0
-    edges = np.flatnonzero(strip[:, 1:] != strip[:, :-1])  # a start and an end in turns
-    line, start, end = edges[::2] // (columns + 1), edges[::2] % (columns + 1), edges[1::2] % (columns + 1)
-    found = []
-    for lag in range(min(3, len(line))):  # one run, two runs and the hollow between them, three
-        same = line[: len(line) - lag] == line[lag:]
-        found.append((line[: len(line) - lag][same], start[: len(line) - lag][same], end[lag:][same]))
-    k, s, e = (np.concatenate(part) for part in zip(*found)) if found else np.empty((3, 0), int)
-    k, r = k // rows, k % rows
-    k, r, s, e = _those(solid_in(k, (r, r + 1), (s, e)) > 0, k, r, s, e)
-    width = (e - s) * cell
-    narrow = width + 2 * gripper.clearance <= gripper.max_width + cell  # judge.py measures the width exactly
-    failures.too_wide = len(narrow) - np.count_nonzero(narrow)
-    if len(k):
-        least = int(width.argmin())
-        failures.narrowest = tuple(float(of[least]) for of in _local(k, r, s, e, rows, columns, cell, tips, yaws_rad))
-    k, r, s, e = _those(narrow, k, r, s, e)
-    gap, thickness = _cells(gripper.clearance, cell), _cells(gripper.finger_thickness, cell)
-    beside = _half(gripper.finger_width + 2 * gripper.clearance, cell)
+def _levels(heights_m: np.ndarray, limits_m: np.ndarray) -> np.ndarray:
+    """How many of a few limits each cell of a height map is above, uint8."""
+    return (heights_m > limits_m[:, None, None]).view(np.uint8).sum(0, dtype=np.uint8)
 
-    def free(extra):  # both fingers' columns, and so much more beside them
-        reach, band = gap + thickness + _cells(extra, cell), (r - beside, r + beside + 1)
-        return filled_in(k, band, (s - reach, s - gap)) + filled_in(k, band, (e + gap, e + reach)) == 0
 
-    has_room = free(0.0)
-    failures.no_room = len(has_room) - np.count_nonzero(has_room)
-    k, r, s, e = _those(has_room, k, r, s, e)
-    if palms is not None:
-        middle, line = (s + e - 1) // 2, r - rows // 2 + palms.rows // 2
-        across = _half(gripper.palm_width + 2 * gripper.clearance, cell)
-        along = _half(gripper.palm_length + 2 * gripper.clearance, cell)
-        palm_free = palms(k, (line - across, line + across + 1), (middle - along, middle + along + 1)) == 0
-        failures.palm = len(palm_free) - np.count_nonzero(palm_free)
-        k, r, s, e = _those(palm_free, k, r, s, e)
-    room = np.zeros(len(k))
-    for extra in _ROOM_M:
-        room[free(extra)] = extra / _ROOM_M[-1]
-    inside, pad = np.minimum(1, e - s - 1), (r - finger, r + finger + 1)
-    face = solid_in(k, pad, (s + inside, s + inside + 1)) + solid_in(k, pad, (e - 1 - inside, e - inside))
-    width, yaw, across, along, tip = _local(k, r, s, e, rows, columns, cell, tips, yaws_rad)
-    return Places(yaw, across, along, tip, width, room, face / (4.0 * finger + 2.0)), k, failures
+def _turned(cells: np.ndarray, yaws_rad: np.ndarray, lines: int) -> np.ndarray:
+    """A map (size x size, uint8) with rows across and columns along each closing direction, directions x rows x size: the
+    middle row and `lines` on either side.
+    """
+    size = cells.shape[0]
+    middle = size // 2
+    turned = np.empty((len(yaws_rad), 2 * lines + 1, size), np.uint8)
+    for out, yaw in zip(turned, yaws_rad):
+        c, s = math.cos(yaw), math.sin(yaw)
+        matrix = np.array(((c, -s, middle * (1 - c) + s * lines), (s, c, middle * (1 - s) - c * lines)))
+        cv2.warpAffine(cells, matrix, (size, 2 * lines + 1), dst=out, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    return turned
 
 
 def _those(wanted: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -262,7 +273,10 @@ def _those(wanted: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(v.take(kept) for v in values)
 
 
-def _local(k, r, s, e, rows, columns, cell, tips, yaws_rad):
-    """Width, closing direction, position across and along it, and fingertips' height of runs s..e in row r of slice k."""
-    along = ((s + e - 1) / 2 - columns // 2) * cell
-    return (e - s) * cell, yaws_rad[k // len(tips)], (r - rows // 2) * cell, along, tips[k % len(tips)]
+def _cells(length_m: float, cell_m: float) -> int:
+    return math.ceil(length_m / cell_m - 1e-6)
+
+
+def _half(length_m: float, cell_m: float) -> int:
+    """Cells on either side of the middle one that a length centred on it reaches into."""
+    return _cells(length_m / 2, cell_m)

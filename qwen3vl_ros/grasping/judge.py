@@ -33,6 +33,10 @@ _MIN_HOLD = 0.25  # of the finger's width
 _RAGGED = 0.3  # of the distance between pixels: how far an outline is from where it seems
 _STRAYS = 2  # points that may lie where the hand shall be
 _ROOM_M = 0.020
+# Twelve places in two fingers: side, share of the finger's width across and of its length up.
+_SIDES, _SHARES_ACROSS, _SHARES_UP = np.array(
+    [(side, across, up) for side in (-1.0, 1.0) for across in (-1 / 3, 1 / 3) for up in (0.05, 0.35, 0.65)]
+).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,7 @@ class _Grip:
     tip_m: float
     width_m: float
     room: float
-    points: np.ndarray
+    points: tuple[np.ndarray, np.ndarray, np.ndarray]
     contacts: tuple[np.ndarray, ...] = ()
     measured_share: float = 0.0
     quality: float = 0.0
@@ -130,7 +134,7 @@ def _grips(site: Site, places: Places, gripper: GripperConfig) -> list[_Grip]:
     grips = []
     for k in range(len(c)):
         held = np.flatnonzero(between[k])
-        points = np.stack((x[k].take(held), y[k].take(held), z.take(held)))
+        points = x[k].take(held), y[k].take(held), z.take(held)
         grip = _Grip(
             float(places.yaw_rad[k]),
             xy_m[k],
@@ -215,15 +219,13 @@ def _seen_empty(cloud: SceneCloud, site: Site, grips: list[_Grip], gripper: Grip
     """Share of the open fingers' space at each grip, sampled, that the camera saw to be empty."""
     if not grips:
         return np.empty(0)
-    heights = np.array((0.05, 0.35, 0.65)) * gripper.finger_length
-    across = np.array((-gripper.finger_width / 3, gripper.finger_width / 3))
-    sides, across, heights = (of.ravel() for of in np.meshgrid((-1.0, 1.0), across, heights))
-    local = np.empty((len(grips), len(sides), 3))
-    for out, grip in zip(local, grips):
-        along = sides * (grip.width_m / 2 + gripper.clearance + gripper.finger_thickness / 2)
-        c, s = grip.closing
-        out[:, 0], out[:, 1] = grip.xy_m[0] + along * c - across * s, grip.xy_m[1] + along * s + across * c
-        out[:, 2] = grip.tip_m + heights
+    c, s = (of[:, None] for of in np.array([g.closing for g in grips]).T)
+    x0, y0, tip, width = (of[:, None] for of in np.array([(*g.xy_m, g.tip_m, g.width_m) for g in grips]).T)
+    along = _SIDES * (width / 2 + gripper.clearance + gripper.finger_thickness / 2)
+    across = _SHARES_ACROSS * gripper.finger_width
+    local = np.stack(
+        (x0 + along * c - across * s, y0 + along * s + across * c, tip + _SHARES_UP * gripper.finger_length), -1
+    )
     points = local.reshape(-1, 3) @ site.camera_T_local[:3, :3].T + site.camera_T_local[:3, 3]
     return (cloud.look_behind(points) > 0).reshape(len(grips), -1).mean(1)
 
@@ -248,7 +250,9 @@ def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
         z = points[:, 2]
         beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > (tip - spare).astype(np.float32))
         finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
-        under = (z > palm) & (y < gripper.palm_length / 2) & (x < gripper.palm_width / 2)
+        under = np.zeros(finger.shape, bool)
+        if len(z) and z.max() > palm.min():
+            under = (z > palm) & (y < gripper.palm_length / 2) & (x < gripper.palm_width / 2)
         for k, grip in enumerate(grips):
             if grip.fault:
                 continue

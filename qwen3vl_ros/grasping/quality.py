@@ -18,7 +18,7 @@ _LADDER = (0.3, 0.45, 0.6, 0.8)  # frictions that may be met, as shares of twice
 _FULL_BITE_M = 0.012
 _FILLED = 0.55  # of its box that a thing fills, on average
 _SHAKEN = 1.5  # of its weight, when the arm moves
-_CURVE = (-4.0, 8.0)  # log-odds that a grasp holds: at rating 0, and how they grow
+_CURVE = (-0.8, 4.6)  # log-odds that a grasp holds: at rating 0, and how they grow
 
 
 def antipodality(angle_rad: float, friction: float) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.foreground import SMOOTHED, chosen, moved
+from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.shape import level_axes
 from qwen3vl_ros.grasping.quality import weight_n
 from qwen3vl_ros.types import Detection3D
@@ -23,6 +24,7 @@ from qwen3vl_ros.types import Detection3D
 _CELL_M = 0.0025
 _MAX_POINTS = 2500
 _HIGHEST_M = 1e3
+_AROUND_PX = 8  # wider than what is done to an object's pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +49,9 @@ class Site:
     centre_m: np.ndarray
     half_m: float
     box_yaw_rad: float
+    pitch_m: float
     tilt_rad: float = 0.0
     noise_m: float = 0.0
-    pitch_m: float = 0.0
     eye_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
     up: np.ndarray = field(default_factory=lambda: np.array((0.0, 0.0, 1.0)))
     weight_n: float = 0.0
@@ -74,12 +76,13 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
     half = float(np.hypot(*corners[:2]))
     top = _top_of(points[: len(own)])
+    pitch_m = order_statistics(detection.points_camera_m[:, 2], 50)[0] / cloud.frame.K[0, 0]
     reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
     noise = cloud.noise_per_m2 * float(np.square(own[:, 2].mean()))
     # Lower is the support or as flat as it, or its noise.
     lowest_m = 0.0 if offset is None else max(gripper.clearance, 3 * noise)
     room = (*(centre[:2] - reach), lowest_m), (*(centre[:2] + reach), _HIGHEST_M)
-    rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top)]
+    rest = [_surroundings(cloud, detection, camera_T_local, local_T_camera, room, top, pitch_m)]
     for other in others:
         if len(other.hidden_camera_m):
             hidden = moved(other.hidden_camera_m, local_T_camera)
@@ -96,8 +99,8 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
         centre,
         half,
         math.atan2(along[1], along[0]),
+        pitch_m,
         noise_m=SMOOTHED * noise,
-        pitch_m=float(own[:, 2].mean() / cloud.frame.K[0, 0]),
         eye_m=local_T_camera[:3, 3].copy(),
         weight_n=weight_n(detection.size_m, gripper.density),
     )
@@ -151,7 +154,9 @@ def _up_at(cloud: SceneCloud, camera_T_box: np.ndarray, height_m: float) -> tupl
     return -camera_T_box[:3, 3] / np.linalg.norm(camera_T_box[:3, 3]), None
 
 
-def _surroundings(cloud, detection: Detection3D, camera_T_local, local_T_camera, room, top: float) -> np.ndarray:
+def _surroundings(
+    cloud, detection: Detection3D, camera_T_local, local_T_camera, room, top: float, pitch_m: float
+) -> np.ndarray:
     """Local points in the room (its lowest and highest corner) that are not the object's, as dense as the height map needs."""
     (x0, y0, _), (x1, y1, _) = room
     corners = np.array([(x, y, z) for x in (x0, x1) for y in (y0, y1) for z in (0.0, top + 0.1)])
@@ -163,14 +168,25 @@ def _surroundings(cloud, detection: Detection3D, camera_T_local, local_T_camera,
         right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, (width, height)).astype(int)
     if left >= right or top_row >= bottom:
         return np.empty((0, 3), np.float32)
-    own = np.zeros((bottom - top_row, right - left), np.uint8)
-    column, row = np.rint(cloud.project_px(detection.points_camera_m) - (left, top_row)).astype(int).T
-    seen = (column >= 0) & (column < own.shape[1]) & (row >= 0) & (row < own.shape[0])
-    own[row[seen], column[seen]] = 1
-    # Thinned points leave holes, and the pixels at its outline may show either side.
-    own = cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
-    own = cv2.dilate(own, np.ones((3, 3), np.uint8))
-    step = max(1, int(_CELL_M * cloud.frame.K[0, 0] / float(np.median(detection.points_camera_m[:, 2]))))
+    step = max(1, int(_CELL_M / pitch_m))
     points = cloud.window_points_m(slice(top_row, bottom, step), slice(left, right, step))
     local = cv2.transform(points, local_T_camera[:3])
-    return chosen(local, (cv2.inRange(local, *room) > 0) & (own[::step, ::step] == 0))  # not NaN
+    wanted = cv2.inRange(local, *room)  # not NaN
+    own, (u, v) = _own_pixels(cloud, detection)
+    own = own[-(v - top_row) % step :: step, -(u - left) % step :: step]
+    row, column = -(-(v - top_row) // step), -(-(u - left) // step)
+    inside = wanted[max(0, row) : max(0, row + own.shape[0]), max(0, column) : max(0, column + own.shape[1])]
+    own = own[max(0, -row) :, max(0, -column) :][: inside.shape[0], : inside.shape[1]]
+    inside[own > 0] = 0
+    return chosen(local, wanted)
+
+
+def _own_pixels(cloud: SceneCloud, detection: Detection3D) -> tuple[np.ndarray, tuple[int, int]]:
+    """Which pixels are the object's, 1 in a part of the image; and the (column, row) where that begins."""
+    column, row = (np.rint(of).astype(int) for of in cloud.project_px(detection.points_camera_m).T)
+    u, v = int(column.min()) - _AROUND_PX, int(row.min()) - _AROUND_PX
+    own = np.zeros((int(row.max()) + _AROUND_PX + 1 - v, int(column.max()) + _AROUND_PX + 1 - u), np.uint8)
+    own[row - v, column - u] = 1
+    # Thinned points leave holes, and the pixels at its outline may show either side.
+    own = cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
+    return cv2.dilate(own, np.ones((3, 3), np.uint8)), (u, v)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import cv2
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.hulls import depth_inside, outline, signed_area
 from qwen3vl_ros.geometry.lens import pixel_rays, project_px, ray_table
 from qwen3vl_ros.geometry.lift import lift_boxes, trust
 from qwen3vl_ros.geometry.model_boxes import place_model_boxes
@@ -322,6 +324,27 @@ def test_every_ray_leads_back_to_its_pixel(model):
     pixels = lens_of(points[known, None], zero, zero, K, lens)[0][:, 0]
     v, u = np.divmod(np.flatnonzero(known), ds.WIDTH)
     np.testing.assert_allclose(pixels, np.stack((u, v), 1), atol=0.02)
+
+
+@pytest.mark.parametrize("skew", [0.0, 3.0])
+def test_the_points_of_a_window_are_its_rays_times_its_depth(skew):
+    frame = ds.Scene([ds.box((0.05, 0.05, 0.05))]).frame()
+    frame = dataclasses.replace(frame, K=frame.K + np.array(((0, skew, 0), (0, 0, 0), (0, 0, 0))))
+    cloud, window = SceneCloud.of(frame, CONFIG), (slice(31, 200, 3), slice(50, 301, 2))
+    rays = ray_table(frame.K, None, "plumb_bob", frame.size_px)
+    whole = np.dstack((rays, np.ones(rays.shape[:2]))) * cloud.depth_m[..., None]
+    np.testing.assert_allclose(cloud.window_points_m(*window), whole[window], atol=1e-6)
+
+
+def test_an_outline_of_many_points_is_that_of_all_of_them():
+    rng = np.random.default_rng(3)
+    angle = rng.uniform(0, 2 * np.pi, 4000)
+    square, ring = rng.uniform(-1, 1, (4000, 2)), np.stack((np.cos(angle), np.sin(angle)), 1)
+    for points in (square, ring, rng.normal(size=(4000, 2)), square * (1, 0), np.concatenate((square, ring * 1.2))):
+        border = outline(points)
+        expected = cv2.convexHull(points.astype(np.float32))[:, 0]
+        assert signed_area(border) == pytest.approx(abs(signed_area(expected)), abs=1e-5)
+        assert depth_inside(border, points).min() > -1e-5
 
 
 def test_a_pixel_beyond_the_lens_has_no_ray():

@@ -5,7 +5,7 @@ is known.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import cv2
 import depth_scenes as ds
@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from qwen3vl_ros.config import GripperConfig, LiftConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.grasping import grasps, judge
 from qwen3vl_ros.grasping.grasps import plan_grasps
+from qwen3vl_ros.grasping.jaws import Places
 from qwen3vl_ros.types import Detection2D, Detection3D, GraspTarget
 
 GRIPPER = GripperConfig()
@@ -343,6 +345,32 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
     assert kinds == {"cube", "ball", "cylinder", "mug", "bowl"}, "bowls are wider than the gripper: held by the rim"
     assert feasible >= 0.9 * total > 40
     assert len(wrong) <= 0.05 * feasible, wrong
+
+
+def test_no_place_that_was_left_out_is_better_than_the_best(monkeypatch):
+    judged = []
+
+    def spy(cloud, site, places, gripper):
+        judged.append((cloud, site, places, judge.judge(cloud, site, places, gripper)))
+        return judged[-1][-1]
+
+    monkeypatch.setattr(grasps, "judge", spy)
+    solids = [
+        CUBE,
+        ds.ball(0.05, (-0.1, 0.05)),
+        ds.cylinder(0.05, 0.09, (0.1, 0.08)),
+        ds.box((0.14, 0.05, 0.05), (0, 0.13)),
+    ]
+    plan(ds.Scene(solids, ds.look_from(50)), only=None)
+    assert sum(len(places.yaw_rad) for *_, places, _ in judged) > sum(len(found) for *_, found in judged) > 0, (
+        "some were left out"
+    )
+    for cloud, site, places, found in judged:
+        alone = [
+            judge.judge(cloud, site, Places(*(getattr(places, f.name)[k : k + 1] for f in fields(Places))), GRIPPER)[0]
+            for k in range(len(places.yaw_rad))
+        ]
+        assert max(j.quality for j in found) == pytest.approx(max(j.quality for j in alone), abs=1e-9)
 
 
 # -- whatever the camera sends -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from scripted_node import Instant, said
 
 from qwen3vl_ros.node.perception.main import main
+from qwen3vl_ros.questions.aliases import in_chinese
 from qwen3vl_ros.sim.stream import SimStream
 
 
@@ -34,6 +35,8 @@ class Oracle(Instant):
         self.known = [(thumbnail(view.rgb), view.truths) for view in views]
 
     def generate(self, prompt, limits, control=None, on_text=None):
+        if not prompt.images:  # it only sees
+            return said("", prompt=prompt.text)
         rgb = prompt.images[0]
         seen = thumbnail(rgb)
         truths = min(self.known, key=lambda known: np.abs(known[0] - seen).mean())[1]
@@ -43,7 +46,8 @@ class Oracle(Instant):
             {"bbox_2d": np.round(t.box_xyxy_px * scale).astype(int).tolist(), "label": phrase}
             for phrase in phrases
             for t in truths
-            if phrase.removeprefix("the ") in (t.kind, t.label) and t.visibility >= 0.4
+            if phrase.removeprefix("the ") in (t.kind, t.label, in_chinese(t.kind), in_chinese(t.label))
+            and t.visibility >= 0.4
         ]
         return said(f"```json\n{json.dumps(found)}\n```", prompt=prompt.text)
 

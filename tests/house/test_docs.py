@@ -10,14 +10,14 @@ import pytest
 from qwen3vl_ros import config
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERFACES = sorted([*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")])
+INTERFACES = sorted([*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv"), *(ROOT / "action").glob("*.action")])
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def declared_fields(path: Path) -> list[tuple[str, str]]:
-    """(name, type) of every field of a .msg or .srv, in order."""
+    """(name, type) of every field of a .msg, .srv or .action, in order."""
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    fields = [line.split() for line in lines if line and line != "---" and "=" not in line]
+    fields = [line.split()[:2] for line in lines if line and line != "---" and "=" not in line]
     return [(name, kind) for kind, name in fields]
 
 

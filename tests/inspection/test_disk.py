@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -83,9 +84,9 @@ def test_a_latched_alarm_survives_a_restart_and_goes_by_reset_alone(lived):
         and active.id == before.active(BASE_S * SECOND)[0].id
         and active.peak == pytest.approx(1.8, abs=0.05)
     )
-    after.command("boiler/high", "acknowledge", 5, operator="anna")
+    after.command("boiler/high", "acknowledge", (BASE_S + 20) * SECOND, operator="anna")
     assert after.active(BASE_S * SECOND)[0].acknowledged
-    after.command("boiler/high", "reset", 6)
+    after.command("boiler/high", "reset", (BASE_S + 21) * SECOND)
     assert not Inspector([LATCHED], Recorder(directory, 10**8)).active(BASE_S * SECOND)
 
 
@@ -119,14 +120,14 @@ def test_a_report_has_all_and_states_gaps(lived, capsys):
         and report["start"] == utc(BASE_S * SECOND)
     )
     assert [g["seconds"] for g in point["gaps"]] == [591.0]
-    assert len(report["events"]) == 4
+    assert len([e for e in report["events"] if e["before"] != e["after"]]) == 4, "beside the commands"
     rows = list(csv.DictReader(open(out / "readings.csv")))
     assert (
         len(rows) == 12 and rows[0]["stamp"].endswith("Z") and float(rows[2]["value"]) == pytest.approx(1.8, abs=0.05)
     )
     page = (out / "report.md").read_text()
     assert "no look from" in page and "normal → pending" in page
-    for link in __import__("re").findall(r"\]\(([^)]+\.jpg)\)", page):
+    for link in re.findall(r"\]\(([^)]+\.jpg)\)", page):
         assert (out / link).is_file()
     assert main(["report", str(directory), "--output", str(out)]) == 2, "nothing is overwritten"
     assert main(["report", str(directory), "--points", "nobody"]) == 2

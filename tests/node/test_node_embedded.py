@@ -96,7 +96,14 @@ def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of
     node = start_node(graph, enabled="false", max_age=5.0)
     camera = start_camera(graph, seed=21, rate=5.0)
     node.logged("active: ", 90)
-    truth = until(lambda: graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray), 60)[-1].detections
+    said = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
+    truth = until(lambda: said, 60)[-1].detections
+
+    def asked(**zoom):
+        future = graph.detect([label], 60.0, **zoom)
+        until(future.done, 90, "a reply")
+        return future.result()
+
     target = next(
         t
         for t in truth
@@ -108,7 +115,7 @@ def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of
         x_offset=max(x, 0), y_offset=max(y, 0), width=int(2 * at.size_x), height=int(2 * at.size_y)
     )
     for zoom in ({"region": region}, {"around": [label]}, {"parts": 2}):
-        reply = graph.detect([label], 30.0, **zoom)
+        reply = asked(**zoom)
         assert reply.success, reply.message
         assert max(iou(d.bbox, at) for d in reply.detections_2d.detections) > 0.5, zoom
     for refused, words in (
@@ -116,7 +123,7 @@ def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of
         ({"around": ["sofa"]}, "NotFound"),
         ({"region": region, "parts": 2}, "only one"),
     ):
-        reply = graph.detect([label], 30.0, **refused)
+        reply = asked(**refused)
         assert not reply.success and words in reply.message
     for process in (node, camera):
         process.interrupt()

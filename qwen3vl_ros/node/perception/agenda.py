@@ -387,7 +387,7 @@ class Agenda:
         for camera in (call.camera, *call.also) if call.pictured else ():
             newest, max_age_s = self._cameras[camera].newest(), self._max_age_s(camera)
             age_s = None if newest is None else self._age_s(newest.stamp_ns)
-            of = f" of {camera}" if camera else ""
+            of = f" of {camera}" if call.also else ""
             if age_s is None:
                 late.append((max_age_s, f"none{of} was received"))
             elif age_s > max_age_s:

@@ -11,6 +11,7 @@ from sensor_msgs.msg import RegionOfInterest
 from vision_msgs.msg import Detection2DArray
 
 from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.msg import Generation, TextArray
 
 SEEDS = {"front": 21, "wrist": 35}
 MODEL = Path(__file__).parents[2] / "model" / "embedded"
@@ -127,3 +128,21 @@ def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of
         assert not reply.success and words in reply.message
     for process in (node, camera):
         process.interrupt()
+
+
+@pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
+def test_the_embedded_model_reads_text_or_says_that_its_answer_is_none_and_goes_on_finding_things(graph):
+    """It hardly reads words: what it says in place of lines is an error on ~/generation, and no text."""
+    node = start_node(graph, diagnostics_period=0.5, max_age=5.0, task="read_text", translate_to="zh")
+    start_camera(graph, seed=21, rate=5.0)
+    node.logged("active: ", 90)
+    text, words = (
+        graph.listen(f"/qwen3vl/perception/{n}", k) for n, k in (("text", TextArray), ("generation", Generation))
+    )
+    answers = until(lambda: words[3:], 60, "answers of the model")
+    until(lambda: len(text) >= sum(not m.error for m in answers) - 1, 60, "the lines of each answer that could be read")
+    assert all(m.error.startswith("MalformedAnswer") for m in answers if m.error), [m.error for m in answers]
+    assert all(line.translation or m.note for m in text for line in m.lines)
+    future = graph.detect(["cube", "ball", "cylinder", "mug", "bowl"], 60.0, task="detect")
+    until(future.done, 90, "a reply")
+    assert future.result().success and future.result().detections_2d.detections, future.result().message

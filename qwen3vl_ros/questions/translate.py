@@ -63,7 +63,8 @@ class Translate(Question):
         return INSTRUCTION.format(language=language, count=len(self.lines)) + _as_data(self.lines)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": schemas.LINE, "minItems": len(self.lines), "maxItems": len(self.lines)}
+        count = len(self.lines)
+        return {"type": "array", "prefixItems": [schemas.LINE] * count, "minItems": count, "maxItems": count}
 
     def read(self, said: Generation, views: Sequence[View]) -> Answer:
         try:

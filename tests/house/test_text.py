@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from answers import said
 
-from qwen3vl_ros.config import Config
+from qwen3vl_ros.config import Config, GenerationConfig
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.questions import ReadText
+from qwen3vl_ros.questions import ReadText, Translate
 from qwen3vl_ros.selftest.pictures import drawn_text
 from qwen3vl_ros.text import language_of, read_text
 from qwen3vl_ros.types import Cancelled, EngineError, Frame, InvalidInput, MalformedAnswer
@@ -157,3 +157,11 @@ def test_what_the_embedded_model_cannot_translate_is_empty_with_its_reason(embed
     assert [line.text for line in text.lines] == lines and text.lines[2].translation == "出口"
     missing = sum(not line.translation for line in text.lines)
     assert text.note.startswith(f"{missing} of 3 lines are not translated: ") if missing else text.note == ""
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_an_engine_can_be_held_to_the_form_of_a_translation(embedded, count):
+    config = Config(generation=GenerationConfig(guided=True, max_new_tokens=8))
+    question = Translate(tuple(f"line {i}" for i in range(count)), "zh")
+    said = Perception(embedded, config).generate(FRAME, question).text
+    assert said.startswith(("[", "```json"))

@@ -143,6 +143,18 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--json", action="store_true", help="print JSON instead of the answer and its facts")
     ask.set_defaults(run=_ask)
 
+    read = commands.add_parser(
+        "read-text",
+        parents=[model],
+        help="all the text in one picture, line by line, with its language and a translation",
+        description="Reads lines of text with their boxes. Languages are told by script alone (und-Latn: some language in Latin "
+        "letters). A translation is a second pass of the model; where it fails, a note says why and the lines stand.",
+    )
+    read.add_argument("image", type=Path, metavar="IMAGE")
+    read.add_argument("--translate-to", metavar="LANG", help="BCP-47, e.g. en, zh or pt-BR")
+    read.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    read.set_defaults(run=_read_text)
+
     check = commands.add_parser("doctor", parents=[model], help="what is installed, what would run, what is missing")
     check.add_argument("--quick", action="store_true", help="do not load and run the model")
     check.set_defaults(run=lambda a: doctor.report(_config(a), quick=a.quick))
@@ -294,6 +306,36 @@ def _ask(arguments: argparse.Namespace) -> int:
         print(f"  {_fact_lines(fact)}".replace("\n", "\n    "))
     if told.disagreement:
         print(f"  the model said otherwise ({told.disagreement}): {told.model_answer}")
+    return 0
+
+
+def _read_text(arguments: argparse.Namespace) -> int:
+    if arguments.translate_to is not None:
+        arguments.settings.append(f"translate_to={arguments.translate_to}")
+    config = _config(arguments)
+    frame = _frame(arguments.image, None, None, config)
+    from qwen3vl_ros.loading import load_tested_engine
+    from qwen3vl_ros.pipeline import Perception
+    from qwen3vl_ros.text import read_text
+
+    engine = load_tested_engine(config)
+    try:
+        text = read_text(Perception(engine, config), frame)
+    finally:
+        engine.close()
+    if arguments.json:
+        told = {"image": str(arguments.image), "size_px": frame.size_px, "engine": dataclasses.asdict(engine.info)}
+        _print_json(told | dataclasses.asdict(text))
+    elif text.lines:
+        rows = [
+            [line.text, line.language, line.translation, _score(line.score), _numbers(line.box_xyxy_px, ".0f")]
+            for line in text.lines
+        ]
+        print("\n".join(_columns(["text", "language", "translation", "score", "x0 y0 x1 y1, px"], rows)))
+    else:
+        print("looked and saw no text")
+    if text.note:
+        print(f"qwen3vl: {text.note}", file=sys.stderr)
     return 0
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, quoted
 
 
 def _p(
@@ -32,6 +32,12 @@ def _p(
     those marked camera, each camera may have its own value."""
     meta = {"doc": doc, "range": range, "choices": choices, "live": live, "camera": camera}
     return field(default=default, metadata=meta)
+
+
+def checked_language(tag: str, name: str) -> None:
+    """Raises InvalidInput for what has not the form of a BCP-47 tag; empty is none. name: what is said to be wrong."""
+    if tag and not re.fullmatch("[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}", tag):
+        raise InvalidInput(f"{name} {quoted(tag)} is no BCP-47 language tag; write e.g. en, zh or pt-BR")
 
 
 class _Validated:
@@ -235,7 +241,19 @@ class Config(_Validated):
         "Categories or descriptions to detect at start; change with ~/set_prompt.",
         camera=True,
     )
-    task: str = _p("detect", "What the stream asks for.", choices=("detect", "point", "detect_3d"), camera=True)
+    task: str = _p(
+        "detect",
+        "What the stream asks for; read_text reads all text, whatever the targets, to ~/text.",
+        choices=("detect", "point", "detect_3d", "read_text"),
+        camera=True,
+    )
+    translate_to: str = _p(
+        "",
+        "Language that text which was read is translated into, BCP-47 (en, zh, pt-BR), at the cost of a second pass of the model; "
+        "empty: none.",
+        live=True,
+        camera=True,
+    )
     enabled: bool = _p(True, "Run inference on the stream; change with ~/enable.", camera=True)
     # -- inputs -----------------------------------------------------------------------------------------------------
     cameras: tuple[str, ...] = _p(
@@ -327,6 +345,7 @@ class Config(_Validated):
 
     def __post_init__(self):
         super().__post_init__()
+        checked_language(self.translate_to, "parameter translate_to")
         for name in self.cameras:
             if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
                 raise InvalidInput(

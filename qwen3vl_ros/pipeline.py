@@ -173,9 +173,11 @@ class Perception:
         views = tuple(look.view for look in looks)
         answer = merged(_read_all(question, looks), views, zoom)
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
-        detections, lifted, cloud = self.place(frame, (prompt_id, question), detections, camera)
+        lifted, planned = Lifted(), ()
+        if not question.reads_text:  # a sign that says "red mug" is no red mug, least of all for whoever follows things
+            detections, lifted, cloud = self.place(frame, (prompt_id, question), detections, camera)
+            planned = plan_grasps(cloud, lifted.detections, self.config.gripper) if grasps else ()
         placed = place_model_boxes(frame, answer.boxes_3d)
-        planned = plan_grasps(cloud, lifted.detections, self.config.gripper) if grasps else ()
         return Scene(
             frame.stamp_ns,
             frame.frame_id,

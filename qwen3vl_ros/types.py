@@ -186,6 +186,30 @@ class View:
         return x1 - x0, y1 - y0
 
 
+@dataclass(frozen=True)
+class TextLine:
+    """One line of text in the image, as written; box and score as in Detection2D. language: BCP-47, see text.language_of.
+    translation: empty where there is none.
+    """
+
+    text: str
+    box_xyxy_px: tuple[float, float, float, float]
+    language: str
+    score: float = float("nan")
+    translation: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """All text of one image. translate_to: the language that was asked for, BCP-47; empty: none was. note: why translations are
+    missing; empty: none is. No lines: it was looked for and there is none.
+    """
+
+    lines: tuple[TextLine, ...] = ()
+    translate_to: str = ""
+    note: str = ""
+
+
 FINISH_REASONS = ("stop", "length", "deadline", "cancelled", "repeat")
 
 

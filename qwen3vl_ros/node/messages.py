@@ -15,7 +15,17 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.convert import quaternion_of
-from qwen3vl_ros.msg import Fact, Generation, GraspTarget, GraspTargetArray, Quantity, TrackState, TrackStates
+from qwen3vl_ros.msg import (
+    Fact,
+    Generation,
+    GraspTarget,
+    GraspTargetArray,
+    Quantity,
+    TextArray,
+    TextLine,
+    TrackState,
+    TrackStates,
+)
 from qwen3vl_ros.node.perception.diagnostics import Status
 from qwen3vl_ros.tracking.objects import WorldObject
 from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
@@ -66,10 +76,26 @@ def detections_2d(
     array = Detection2DArray(header=header)
     for label, score, name, (x1, y1, x2, y2) in boxes:
         message = Detection2D(header=header, id=name, results=[_hypothesis(label, score)])
-        centre = message.bbox.center.position
-        centre.x, centre.y = float(x1 + x2) / 2, float(y1 + y2) / 2
-        message.bbox.size_x, message.bbox.size_y = float(x2 - x1), float(y2 - y1)
+        _set_box(message.bbox, (x1, y1, x2, y2))
         array.detections.append(message)
+    return array
+
+
+def _set_box(bbox, box_xyxy_px) -> None:
+    x1, y1, x2, y2 = box_xyxy_px
+    bbox.center.position.x, bbox.center.position.y = float(x1 + x2) / 2, float(y1 + y2) / 2
+    bbox.size_x, bbox.size_y = float(x2 - x1), float(y2 - y1)
+
+
+def text_array(header: Header, text: types.Text) -> TextArray:
+    """The lines of one image, pixels."""
+    array = TextArray(header=header, translate_to=text.translate_to, note=text.note)
+    for line in text.lines:
+        message = TextLine(
+            text=line.text, language=line.language, translation=line.translation, score=float(line.score)
+        )
+        _set_box(message.bbox, line.box_xyxy_px)
+        array.lines.append(message)
     return array
 
 

@@ -12,6 +12,7 @@ from qwen3vl_ros.questions.point import Point
 from qwen3vl_ros.questions.put import Put
 from qwen3vl_ros.questions.read_text import ReadText
 from qwen3vl_ros.questions.tell import Tell
+from qwen3vl_ros.questions.translate import Translate
 from qwen3vl_ros.questions.understand import Understand
 
 # The questions that look for targets, by the name that parameters, messages and the command line give them.
@@ -31,5 +32,6 @@ __all__ = [
     "Question",
     "ReadText",
     "Tell",
+    "Translate",
     "Understand",
 ]

@@ -17,11 +17,13 @@ class Question(ABC):
 
     name: as parameters, messages and the command line call it. targets: the phrases looked for; () where there are none.
     pictured: whether it is asked of a picture, and not of words alone. zooms: whether it can be asked of a part of a picture.
+    reads_text: its detections are lines of text, labelled by what is written, and no things: they get no id, place or grasp.
     """
 
     name: ClassVar[str]
     pictured: ClassVar[bool] = True
     zooms: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = False
     targets: tuple[str, ...] = ()
 
     @abstractmethod

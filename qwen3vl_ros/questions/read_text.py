@@ -17,6 +17,7 @@ class ReadText(Question):
     """All the text in the picture."""
 
     name: ClassVar[str] = "read_text"
+    reads_text: ClassVar[bool] = True
 
     def prompt(self) -> str:
         return "Spotting all the text in the image with line-level, and output in JSON format."

@@ -21,8 +21,11 @@ from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.node.perception.main import main
 from qwen3vl_ros.questions import ReadText
 from qwen3vl_ros.questions.tell import INSTRUCTION as TELL
+from qwen3vl_ros.questions.translate import INSTRUCTION as TRANSLATION
 from qwen3vl_ros.questions.understand import INSTRUCTION
 from qwen3vl_ros.types import EngineError, Generation, ModelNotFound
+
+TRANSLATE = TRANSLATION.partition("{")[0]
 
 # The cube of ros_graph.picture(), in thousandths of the image.
 CUBE = [{"bbox_2d": [425, 400, 575, 600], "label": "cube"}]
@@ -182,7 +185,7 @@ class Garbage(Instant):
 
 class Oracle(Instant):
     """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}; "relabel": what it calls a phrase; "text": of a
-    sign; "understand", "tell", "free": what it says to those
+    sign, or its lines; "translations": {line: its translation}, or what it says instead of any; "understand", "tell", "free": what it says to those
     prompts, free answers word by word, "pause_s" between two words and "prefill_s" before the first.
     """
 
@@ -194,7 +197,16 @@ class Oracle(Instant):
         if prompt.text.startswith(TELL):
             return said(told.get("tell", "的bowl"), prompt=prompt.text)
         if prompt.text == ReadText().prompt():
-            return said(json.dumps([{"bbox_2d": [1, 1, 99, 99], "text_content": told["text"]}]), prompt=prompt.text)
+            lines = [told["text"]] if isinstance(told["text"], str) else told["text"]
+            boxes = [[1, 1 + 100 * i, 99, 99 + 100 * i] for i in range(len(lines))]
+            written = [{"bbox_2d": box, "text_content": line} for box, line in zip(boxes, lines)]
+            return said(json.dumps(written), prompt=prompt.text)
+        if prompt.text.startswith(TRANSLATE):
+            translations = told.get("translations", {})
+            if isinstance(translations, str):
+                return said(translations, prompt=prompt.text)
+            asked = json.loads(prompt.text.rpartition("\n")[2])
+            return said(json.dumps([translations.get(line, "") for line in asked]), prompt=prompt.text)
         quoted = re.search(r'^Locate every .*?"([^"]*)"', prompt.text)
         if quoted is None:
             return self.free(prompt, told, control, on_text)

@@ -432,3 +432,34 @@ def test_help_needs_no_network_stack():
 
 def test_default_configuration_is_the_embedded_model():
     assert Config().model == ""
+
+
+LINE = '[{"bbox_2d": [0, 0, 500, 100], "text_content": "EXIT 42"}]'
+
+
+def test_text_is_read_with_its_language_and_a_translation_that_fails_says_why(says, photo, capsys):
+    engine = says(LINE)
+    status, out, err = run(capsys, "read-text", photo)
+    assert status == 0 and "EXIT 42" in out and "und-Latn" in out and err == "" and len(engine.prompts) == 1
+    engine = says(LINE)
+    status, out, err = run(capsys, "read-text", photo, "--translate-to", "zh", "--json")
+    told = json.loads(out)
+    assert status == 0 and len(engine.prompts) == 2 and "EXIT 42" in engine.prompts[1]
+    assert told["lines"] == [
+        {
+            "text": "EXIT 42",
+            "box_xyxy_px": [0, 0, 160, 24],
+            "language": "und-Latn",
+            "score": pytest.approx(0.99, abs=0.02),
+            "translation": "",
+        }
+    ]
+    assert told["translate_to"] == "zh" and "no JSON array of strings" in told["note"] and told["note"] in err
+
+
+def test_no_text_and_a_language_that_is_none_are_told(says, photo, capsys):
+    says("[]")
+    assert run(capsys, "read-text", photo, "--translate-to", "en")[:2] == (0, "looked and saw no text\n")
+    engine = says(LINE)
+    status, out, err = run(capsys, "read-text", photo, "--translate-to", "Klingon!")
+    assert status == 2 and out == "" and "'Klingon!' is no BCP-47 language tag" in err and not engine.prompts

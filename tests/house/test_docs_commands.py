@@ -24,7 +24,7 @@ from qwen3vl_ros.types import InvalidInput
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "model" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Runs with the embedded model in seconds; the others load checkpoints that are not here, or write for minutes.
-RUN = {"doctor", "sample", "detect", "measure", "read"}
+RUN = {"doctor", "sample", "detect", "measure", "read", "read-text"}
 # Programs of other projects, which the page says that it needs.
 FOREIGN = {
     "ros2",

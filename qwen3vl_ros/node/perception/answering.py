@@ -19,6 +19,7 @@ from qwen3vl_ros.node.perception.inspecting import Inspecting
 from qwen3vl_ros.node.perception.publishers import Reply
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.text import text_of
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -80,7 +81,12 @@ class Answering:
                 generation = joined([look.generation for look in looks])
                 grasps = job.call is not None or out.grasps_wanted
                 scene = perception.interpret(frame, question, looks, prompt_id, job.camera, zoom, grasps)
-                reply = out.reply(scene, frame, config, no_3d, grasps)
+                if question.reads_text:
+                    text = text_of(perception, frame, scene, control, job.camera)
+                    self._report_translation(channel.health, text.note)
+                    reply = out.read(scene, text, frame, config)
+                else:
+                    reply = out.reply(scene, frame, config, no_3d, grasps)
             self._report_scene(channel.health, scene)
         except Cancelled:
             raise
@@ -141,6 +147,14 @@ class Answering:
             self._log.warning(f"no measured 3D: {reason}", throttle_duration_sec=5.0)
         else:
             health.well("3D")
+
+    def _report_translation(self, health: Health, note: str) -> None:
+        if note:
+            health.count("text not translated")
+            health.problem("translation", Level.WARN, note)
+            self._log.warning(note, throttle_duration_sec=5.0)
+        else:
+            health.well("translation")
 
     def _report_scene(self, health: Health, scene: Scene) -> None:
         health.well("image", "answer")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Callable, Mapping
+from typing import Callable, Mapping, Sequence
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.node.perception.agenda import Agenda, Asked, Watch
@@ -15,7 +15,7 @@ from qwen3vl_ros.node.perception.camera import TOPICS, Camera
 from qwen3vl_ros.node.perception.diagnostics import Health, Level, Status
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.node.perception.publishers import PICTURES, RESULTS, TRACKS, Publishers
-from qwen3vl_ros.questions import LOOKING_FOR, Question
+from qwen3vl_ros.questions import LOOKING_FOR, Question, ReadText
 from qwen3vl_ros.types import InvalidInput
 
 STREAM = "stream"  # the name of the watch that ~/set_prompt and ~/enable change
@@ -83,16 +83,41 @@ class Channel:
 
     # -- the standing question ---------------------------------------------------------------------
 
-    def question(self, targets: tuple[str, ...], task: str = "") -> Question:
-        """Raises InvalidInput for an unknown task, and for phrases no prompt can hold. task: empty is the stream's."""
+    @property
+    def reads(self) -> bool:
+        """Whether the stream reads text, which takes no targets."""
+        return self.config().task == ReadText.name
+
+    @property
+    def subject(self) -> str:
+        """What the stream looks for, in words; empty without targets."""
+        return "text" if self.reads else ", ".join(self.targets)
+
+    def question(self, targets: Sequence[str] = (), task: str = "") -> Question:
+        """targets, task: empty are the stream's. Raises InvalidInput for an unknown task, and for phrases no prompt can hold."""
         task = task or self.config().task
+        if task == ReadText.name:
+            if targets:
+                raise InvalidInput(
+                    f"task {task!r} reads all text and takes no targets; leave them out, or name the task that looks for them"
+                )
+            return ReadText()
         if task not in LOOKING_FOR:
-            raise InvalidInput(f"task {task!r} is unknown; it must be one of {', '.join(LOOKING_FOR)}")
-        return LOOKING_FOR[task](targets)
+            raise InvalidInput(
+                f"task {task!r} is unknown; it must be one of {', '.join((*LOOKING_FOR, ReadText.name))}"
+            )
+        return LOOKING_FOR[task](tuple(targets) or self.targets)
+
+    def check_prompt(self, targets: tuple[str, ...]) -> None:
+        """Raises InvalidInput for targets that the stream cannot have; none pause it."""
+        if self.reads:
+            raise InvalidInput("the stream's task is read_text, which takes no targets; ~/enable pauses it")
+        if targets:
+            self.question(targets)
 
     def asks(self) -> Asked | None:
         """What the stream asks; None without targets."""
-        return Asked(self.question(self.targets), self.prompt_id) if self.targets else None
+        return Asked(self.question(), self.prompt_id) if self.subject else None
 
     def watch(self) -> Watch | None:
         """The stream; None while it is paused."""
@@ -103,7 +128,7 @@ class Channel:
 
     def status(self, agenda: Agenda | None, unfollowed: Mapping[str, int]) -> Status:
         """Its health, with the agenda's counts. unfollowed: images of each camera that came too fast to be followed."""
-        self.health.fact("prompt", f"{self.prompt_id}: {', '.join(self.targets) or '(nothing)'}")
+        self.health.fact("prompt", f"{self.prompt_id}: {self.subject or '(nothing)'}")
         self.health.fact("enabled", self.enabled)
         if self.camera:
             topic = self.camera.image_topic

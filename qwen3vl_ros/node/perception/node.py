@@ -214,9 +214,7 @@ class PerceptionNode(LifecycleNode):
         self._stream_all()
         self._inspecting.watch_all()
         for channel in self._channels.values():
-            self.get_logger().info(
-                f"active: {channel.camera.image_topic}, looking for {', '.join(channel.targets) or 'nothing'}"
-            )
+            self.get_logger().info(f"active: {channel.camera.image_topic}, looking for {channel.subject or 'nothing'}")
         return SUCCESS, "active"
 
     @_transition("deactivating")

@@ -21,7 +21,7 @@ from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.draw import draw_scene
-from qwen3vl_ros.msg import Generation, GraspTargetArray, TrackStates
+from qwen3vl_ros.msg import Generation, GraspTargetArray, TextArray, TrackStates
 from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.perception.diagnostics import Status
 from qwen3vl_ros.tracking.track import LOST, Track
@@ -32,6 +32,7 @@ RESULTS = {
     "detections_3d": Detection3DArray,
     "grasp_targets": GraspTargetArray,
     "grasp_poses": PoseArray,
+    "text": TextArray,
     "generation": Generation,
 }
 TRACKS = {"tracks_2d": Detection2DArray, "tracks_3d": Detection3DArray, "track_states": TrackStates}
@@ -41,16 +42,17 @@ SHOW_GRASPS = ("grasp_targets", "grasp_poses", *PICTURES)
 
 @dataclass(eq=False)
 class Reply:
-    """One answer as messages. error: why it could not be used; then only `generation` is published, if there
-    is one.
+    """One answer as messages; None are those that it says nothing of: grasps nobody wanted, things where text was read, text
+    where things were looked for. error: why it could not be used; then only `generation` is published, if there is one.
     """
 
     header: Header
-    detections_2d: Detection2DArray
-    detections_3d: Detection3DArray
-    grasp_targets: GraspTargetArray | None  # None where nobody wanted grasps
-    grasp_poses: PoseArray | None
-    generation: Generation | None
+    detections_2d: Detection2DArray | None = None
+    detections_3d: Detection3DArray | None = None
+    grasp_targets: GraspTargetArray | None = None
+    grasp_poses: PoseArray | None = None
+    text: TextArray | None = None
+    generation: Generation | None = None
     error: types.PerceptionError | None = None
     scene: Scene | None = None
     frame: Frame | None = None
@@ -120,11 +122,26 @@ class Publishers:
             messages.detections_3d(header_3d, boxes),
             messages.grasp_targets(header_3d, grasps, prompt_id) if grasped else None,
             messages.grasp_poses(header_3d, grasps) if grasped else None,
-            messages.generation(header, scene.generation, prompt_id, scene.geometry_s, scene.dropped),
+            generation=messages.generation(header, scene.generation, prompt_id, scene.geometry_s, scene.dropped),
             scene=scene,
             frame=frame,
             config=config,
             summary=_summary(scene, len(boxes), no_3d),
+        )
+
+    def read(self, scene: Scene, text: types.Text, frame: Frame, config: Config) -> Reply:
+        """All messages of a scene whose text was read."""
+        header = messages.header_of(scene.stamp_ns, scene.frame_id)
+        count = len(text.lines)
+        found = f"{count} line{'s' * (count != 1)} of text" if count else "looked and saw no text"
+        return Reply(
+            header,
+            text=messages.text_array(header, text),
+            generation=messages.generation(header, scene.generation, scene.prompt_id, scene.geometry_s, scene.dropped),
+            scene=scene,
+            frame=frame,
+            config=config,
+            summary=_with_dropped(f"{found}; {text.note}" if text.note else found, scene),
         )
 
     def failed(
@@ -149,8 +166,8 @@ class Publishers:
             Detection3DArray(header=header),
             GraspTargetArray(header=header, prompt_id=prompt_id),
             PoseArray(header=header),
-            said,
-            error,
+            generation=said,
+            error=error,
         )
 
     def publish(self, reply: Reply, latency_s: float) -> None:
@@ -165,7 +182,7 @@ class Publishers:
             self._publish_pictures(reply)
 
     def _publish_pictures(self, reply: Reply) -> None:
-        if self._publishers["markers"].get_subscription_count():
+        if reply.detections_3d is not None and self._publishers["markers"].get_subscription_count():
             header = reply.detections_3d.header
             self._publishers["markers"].publish(
                 messages.markers(
@@ -204,4 +221,8 @@ def _summary(scene: Scene, boxes: int, no_3d: str) -> str:
     reasons = [no_3d] if no_3d else [f"{r.label}: {r.reason}" for r in scene.refusals]
     for reason, times in list(Counter(reasons).items())[:3]:
         text += f"; {reason}" + (f" ({times} times)" if times > 1 else "")
+    return _with_dropped(text, scene)
+
+
+def _with_dropped(text: str, scene: Scene) -> str:
     return text + (f"; {scene.dropped} unreadable objects left out" if scene.dropped else "")

@@ -74,8 +74,7 @@ class Services:
         targets = tuple(asked.targets)
         try:
             self._needs("configured", self._node.configured)
-            if targets:
-                channel.question(targets)
+            channel.check_prompt(targets)
         except PerceptionError as error:
             response.success, response.message, response.prompt_id = False, str(error), channel.prompt_id
             return response
@@ -119,10 +118,11 @@ class Services:
         finally:
             self._detecting -= 1
         if reply:
-            response.detections_2d, response.detections_3d = reply.detections_2d, reply.detections_3d
-            response.grasp_targets = reply.grasp_targets
-            if reply.generation is not None:  # None is no message: the middleware would end the process
-                response.generation = reply.generation
+            for name in ("detections_2d", "detections_3d", "grasp_targets", "text", "generation"):
+                if (
+                    said := getattr(reply, name)
+                ) is not None:  # None is no message: the middleware would end the process
+                    setattr(response, name, said)
             error = reply.error
         response.success, response.message = error is None, _describe(error) if error else reply.summary
         return response
@@ -131,8 +131,7 @@ class Services:
         """A future of a Reply. Raises PerceptionError when the call cannot even wait."""
         self._needs_active()
         channel = self._channel(own, asked.camera)
-        targets, prompt_id = tuple(asked.targets) or channel.targets, channel.prompt_id
-        question, zoom = channel.question(targets, asked.task), _zoom(asked)
+        question, zoom, prompt_id = channel.question(asked.targets, asked.task), _zoom(asked), channel.prompt_id
         if zoom != WHOLE or asked.targets or (asked.task and asked.task != channel.config().task):
             prompt_id = 0  # not the stream's
         future = Future(executor=self._node.executor)

@@ -1,7 +1,7 @@
-"""Top-down antipodal grasps for a parallel-jaw gripper, one for each measured object, or the reason for none.
+"""Antipodal grasps for a parallel-jaw gripper, one for each measured object, or the reason for none.
 
-`site.py` gathers the object and what surrounds it, `jaws.py` finds the places where fingers and palm
-fit, `judge.py` measures and rates each; the best is the answer. Conventions, with a drawing, in
+`site.py` gathers the object and what surrounds it, `jaws.py` finds the places where fingers and palm fit, `judge.py` measures
+each and `quality.py` rates it; the best is the answer. Conventions, with a drawing, in
 docs/grasping.md: the gripper's origin is between the fingertips, +z is the approach (into the table), +y the
 closing direction, right-handed. Knows nothing of arms: reachability is the planner's.
 """
@@ -33,9 +33,8 @@ def plan_grasps(
 ) -> tuple[GraspTarget, ...]:
     """One GraspTarget for each detection with measured points, in its frame; none for the model's guesses.
 
-    The approach is straight down; where fingers or palm find no room that way it leans by
-    gripper.max_tilt_deg. Quality is 0.30 antipodality + 0.25 centredness + 0.15 room + 0.30 evidence, each
-    0..1 and described at judge.judge, times the cosine of the tilt. An infeasible target has quality 0,
+    The approach is straight down; where that finds nothing that is likely to hold it leans by up to gripper.max_tilt_deg. Quality is
+    the share of such grasps that hold (quality.py). An infeasible target has quality 0,
     the best pose that was tried, and a reason.
     """
     measured = [d for d in detections if d.source == "depth" and len(d.points_camera_m)]

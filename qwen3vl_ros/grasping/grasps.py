@@ -29,24 +29,25 @@ _TILTS_DEG = (25.0, 50.0, 75.0)
 
 
 def plan_grasps(
-    cloud: SceneCloud, detections: Sequence[Detection3D], gripper: GripperConfig
+    cloud: SceneCloud, detections: Sequence[Detection3D], gripper: GripperConfig, thorough: bool = True
 ) -> tuple[GraspTarget, ...]:
     """One GraspTarget for each detection with measured points, in its frame; none for the model's guesses.
 
-    The approach is straight down; where that finds nothing that is likely to hold it leans by up to gripper.max_tilt_deg. Quality is
-    the share of such grasps that hold (quality.py). An infeasible target has quality 0,
+    The approach is straight down; where that finds nothing it leans by up to gripper.max_tilt_deg. thorough: it leans too where
+    something is found that is not likely to hold, which may take ten times as long: for calls and plans, not for every
+    answer of a stream. Quality is the share of such grasps that hold (quality.py). An infeasible target has quality 0,
     the best pose that was tried, and a reason.
     """
     measured = [d for d in detections if d.source == "depth" and len(d.points_camera_m)]
-    return tuple(_plan(cloud, d, [o for o in measured if o is not d], gripper) for d in measured)
+    return tuple(_plan(cloud, d, [o for o in measured if o is not d], gripper, thorough) for d in measured)
 
 
 def _plan(
-    cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig
+    cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig, thorough: bool
 ) -> GraspTarget:
     upright = site_of(cloud, detection, others, gripper)
-    best, _ = _best_on(cloud, upright, gripper)
-    if best.fault or best.quality < _GOOD:
+    best, crowded = _best_on(cloud, upright, gripper)
+    if (best.fault and (crowded or thorough)) or (thorough and best.quality < _GOOD):
         for tilt in np.unique(np.minimum(_TILTS_DEG, gripper.max_tilt_deg)):
             for direction in upright.box_yaw_rad + np.arange(4) * np.pi / 2 if tilt > 0 else ():
                 leaning, _ = _best_on(cloud, leaning_site(upright, direction, math.radians(tilt)), gripper)

@@ -80,7 +80,10 @@ class Answering:
                 looks = perception.ask(frame, question, control, camera=job.camera, zoom=zoom)
                 generation = joined([look.generation for look in looks])
                 grasps = job.call is not None or out.grasps_wanted
-                scene = perception.interpret(frame, question, looks, prompt_id, job.camera, zoom, grasps)
+                thorough = (
+                    job.call is not None
+                )  # the stream's own answers come too often for more than the first search
+                scene = perception.interpret(frame, question, looks, prompt_id, job.camera, zoom, grasps, thorough)
                 if question.reads_text:
                     text = text_of(perception, frame, scene, control, job.camera)
                     self._report_translation(channel.health, text.note)

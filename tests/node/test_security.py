@@ -12,8 +12,8 @@ import pytest
 from ros_graph import START_PATIENCE_S, FakeCamera, until
 
 ROOT = Path(__file__).resolve().parents[2]
-# Only with a simulated clock, or compressed images.
-SOMETIMES = {"/clock", "/qwen3vl/image_raw/compressed"}
+# Only with a simulated clock, compressed images, or objects whose ways are kept.
+SOMETIMES = {"/clock", "/qwen3vl/image_raw/compressed", "/qwen3vl/perception/path/*"}
 SIDES = {
     ("topics", "publish"): "get_publisher_names_and_types_by_node",
     ("topics", "subscribe"): "get_subscriber_names_and_types_by_node",
@@ -34,10 +34,17 @@ def allowed(node: str) -> dict[tuple[str, str], set[str]]:
             return name
         return f"{namespace}/{node}{name[1:]}" if name.startswith("~") else f"{namespace}/{name}"
 
-    return {
-        (kind, side): {full(e.text) for group in profile.iterfind(f"{kind}[@{side}='ALLOW']") for e in group}
-        for kind, side in SIDES
-    }
+    def named(kind: str, side: str) -> set[str]:
+        return {full(e.text) for group in profile.iterfind(f"{kind}[@{side}='ALLOW']") for e in group}
+
+    names = {(kind, side): named(kind, side) for kind, side in SIDES}
+    for role, told, asked in (("execute", "publish", "reply"), ("call", "subscribe", "request")):
+        for action in named("actions", role):  # what an action is made of
+            names["topics", told] |= {f"{action}/_action/{part}" for part in ("feedback", "status")}
+            names["services", asked] |= {
+                f"{action}/_action/{part}" for part in ("send_goal", "cancel_goal", "get_result")
+            }
+    return names
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ that the target, the file, the option or the argument exists.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -24,7 +25,7 @@ from qwen3vl_ros.types import InvalidInput
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "model" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Runs with the embedded model in seconds; the others load checkpoints that are not here, or write for minutes.
-RUN = {"doctor", "sample", "detect", "measure", "read", "read-text"}
+RUN = {"doctor", "sample", "detect", "measure", "read"}
 # Programs of other projects, which the page says that it needs.
 FOREIGN = {
     "ros2",
@@ -122,6 +123,9 @@ def test_a_python_command_names_a_file_or_module_and_options_it_has(page, line):
     options = [word.split("=")[0] for word in words if word.startswith("--")]
     if not options:
         assert words[1] == "-m" or Path(script[0]).is_file(), f"{page.name} shows {line!r}"
+        return
+    if "--ros-args" in options:  # a node, which has no help of its own
+        assert importlib.util.find_spec(words[2]), f"{page.name} shows {line!r}"
         return
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     sub = [words[2]] if words[1] != "-m" and len(words) > 2 and re.fullmatch(r"[a-z]+", words[2]) else []

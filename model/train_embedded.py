@@ -14,12 +14,11 @@ Writes RUN/last.pt (weights, optimiser, step), RUN/log.jsonl and RUN/curves.png;
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import embedded
@@ -27,77 +26,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from data import INPUT_SIZE, Mixture, Views, augment, plain
+from embedded import Compiled
+from journal import draw_curves, note
+from pool import Pool
+from settings import Settings, chosen_settings
 from targets import DenseHead, dense_loss, dense_score, dense_targets
 from text import GroundingHead
 
 HELD_OUT = dict(train="val", wide="wideval", close="closeval")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a run. Steps are optimiser steps; batch is images a step over all workers."""
-
-    seed: int = 0
-    batch: int = 16
-    vision_steps: int = 2400
-    language_steps: int = 300
-    joint_steps: int = 17000
-    vision_rate: float = 1e-3
-    language_rate: float = 2e-3
-    joint_rate: float = 1e-3
-    warmup_steps: int = 150
-    tower_share: float = 0.7  # of the joint rate, for the tower, which has learned already
-    decay_share: float = 0.5  # the last share of each phase, in which the rate falls to a fiftieth
-    weight_decay: float = 0.03
-    clip: float = 1.0
-    pack_tokens: int = 384  # question-answer tokens an image
-    chinese_share: float = 0.4  # of the questions: things look the same in every language, only the words are new
-    plain_share: float = 0.35  # of the views, by their split (data.py)
-    wide_share: float = 0.45
-    close_share: float = 0.2
-    dense_weight_joint: float = 1.0
-    mosaics: int = 4  # of dials or signs, seen by the tower beside each batch
-    frames_every: int = 2  # steps between questions about several of the batch's pictures at once; 0 for none
-    seen_only: int = (
-        0  # views that the tower sees beside each batch and nobody is asked about: a third of the cost of others
-    )
-    dial_share: float = 0.3  # of the views are drawn among those with a dial; of the others a sixth has one too
-    alone_rows: int = 40  # of questions without a picture, beside each batch; 0: they stand among the others
-    alone_weight: float = 0.7
-    pool_views: int = 2400  # kept as features while the tower is frozen: seeing again costs more than asking again
-    pool_reuse: int = 6  # steps for each batch of new images then
-
-    def __post_init__(self):
-        for f in fields(self):
-            value, of = getattr(self, f.name), {"int": int, "float": (int, float)}[f.type]
-            if isinstance(value, bool) or not isinstance(value, of) or not 0 <= value < math.inf:
-                raise ValueError(f"setting {f.name} = {value!r} must be a number of 0 or more, of type {f.type}")
-            if f.name.endswith("_share") and value > 1:
-                raise ValueError(f"setting {f.name} = {value!r} is a share: 0 to 1")
-            if f.name in ("batch", "warmup_steps", "pool_views", "pool_reuse") and value == 0:
-                raise ValueError(f"setting {f.name} must be 1 or more")
-
-    def splits(self) -> dict[str, float]:
-        """Shares of the splits that views are drawn from."""
-        shares = dict(train=self.plain_share, wide=self.wide_share, close=self.close_share)
-        return {split: share for split, share in shares.items() if share > 0}
-
-    def phase(self, step: int) -> tuple[str, int, int, float]:
-        """(name, step within the phase, its steps, its peak rate)."""
-        for name in ("vision", "language", "joint"):
-            steps = getattr(self, f"{name}_steps")
-            if step < steps:
-                return name, step, steps, getattr(self, f"{name}_rate")
-            step -= steps
-        return "done", 0, 0, 0.0
-
-    def rate(self, step: int, spent: float = 0.0) -> float:
-        """Warm-up, plateau, linear decay: a phase can be lengthened while it stands on its plateau.
-
-        spent: share of the time that the run has, where that decides how far a phase has come."""
-        name, at, steps, peak = self.phase(step)
-        fall, left = max(1, int(self.decay_share * steps)), min(steps - at, (1 - spent) * steps)
-        return peak * min(1.0, (at + 1) / self.warmup_steps, max(0.02, left / fall))
 
 
 class Run:
@@ -222,38 +158,6 @@ def heads_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_heads.safetensors")
 
 
-class Pool:
-    """Views that the frozen tower has seen, the last `most` of them, kept to be asked about again."""
-
-    def __init__(self, most: int):
-        self.most, self.views = most, []
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def add(self, merged, deep, samples, owner) -> None:
-        new = [
-            (m, d, replace(s, rgb=None), o)  # questions need no pixels
-            for m, d, s, o in zip(merged, zip(*deep), samples, owner)
-        ]
-        self.views = [*self.views, *new][-self.most :]
-
-    def draw(self, count: int, rng: np.random.Generator) -> tuple:
-        """merged count,N,D, the DeepStack features, the samples and the owners of random views."""
-        chosen = [self.views[int(i)] for i in rng.integers(len(self.views), size=count)]
-        merged, deep, samples, owner = zip(*chosen)
-        return torch.stack(merged), [torch.stack(d) for d in zip(*deep)], list(samples), torch.stack(owner)
-
-
-class Compiled:
-    """A network whose two passes are compiled, for batches that always have the same shape: on a CPU with AMX, where products
-    cost little, most of a step goes into what stands between them; compiled it takes two thirds of the time."""
-
-    def __init__(self, net: embedded.Batched):
-        self.model, self.grid, self.visual_tokens = net.model, net.grid, net.visual_tokens
-        self.see, self.read = torch.compile(net.see, dynamic=False), torch.compile(net.read, dynamic=False)
-
-
 def collate(samples, grid) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     targets = [dense_targets(s, grid) for s in samples]
     return (
@@ -274,35 +178,6 @@ def share_gradients(parameters, workers: int) -> None:
     for g in grads:
         g.copy_(flat[at : at + g.numel()].view_as(g))
         at += g.numel()
-
-
-def chosen_settings(run: Path, changes: str) -> Settings:
-    """Those the run was last trained with, or the defaults, with changes, a JSON object. Raises ValueError."""
-    try:
-        changed = json.loads(changes)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--set {changes!r} is no JSON: {error}") from None
-    known = [f.name for f in fields(Settings)]
-    if not isinstance(changed, dict) or (unknown := sorted(changed.keys() - known)):
-        raise ValueError(
-            f"--set {changes!r} must be a JSON object of settings"
-            + (f"; there is no {', '.join(unknown)}, only {', '.join(known)}" if isinstance(changed, dict) else "")
-        )
-    saved = {}
-    if (run / "last.pt").exists():
-        saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True, mmap=True)["settings"]
-        saved = {k: v for k, v in saved.items() if k in known}
-        for k, v in changed.items():
-            if v != saved.get(k, v):
-                print(f"{k}: {saved[k]} until now, {v} from here on", flush=True)
-    return Settings(**saved | changed)
-
-
-def note(folder: Path, row: dict) -> None:
-    """A row for RUN/log.jsonl and for who is watching."""
-    with (folder / "log.jsonl").open("a") as log:
-        print(json.dumps(row), file=log)
-    print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
 
 
 def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings) -> None:
@@ -432,38 +307,6 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
             note(args.run, dict(step=run.step, phase="val", **validate(run, held_out, packer, unheard)))
     if rank == 0:
         run.save()
-
-
-def draw_curves(folder: Path) -> None:
-    """RUN/curves.png from the log: losses and held-out scores over the images seen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    log, images = folder / "log.jsonl", 0
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for row in rows:  # held-out rows stand at the images of the training row before them
-        images = row["images"] = row.get("images", images)
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), constrained_layout=True)
-    for axis, held_out, title in (
-        (axes[0], False, "training: losses"),
-        (axes[1], True, "held out: scores, and losses of the words"),
-    ):
-        chosen = [r for r in rows if (r["phase"] == "val") is held_out]
-        skip = {"step", "phase", "rate", "images", "seconds", "images_per_s", "loss"}
-        names = sorted({k for r in chosen for k in r} - skip)
-        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
-        for name in names:
-            axis.plot(*zip(*((r["images"], r[name]) for r in chosen if name in r)), label=name, linewidth=1.2)
-        axis.set(title=title, xlabel="images seen")
-        axis.grid(alpha=0.3)
-        if names:
-            axis.legend(fontsize=7, ncols=2)
-    axes[0].set_yscale("log")
-    axes[1].set_ylim(0, 1.02)  # nearly all are shares; a loss is worth a look once it is below 1
-    figure.savefig(folder / "curves.png", dpi=110)
-    plt.close(figure)
 
 
 def export(run: Run, folder: Path) -> None:

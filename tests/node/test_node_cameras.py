@@ -11,9 +11,14 @@ NODE = "/qwen3vl/perception"
 TWO = {"cameras": "[front, wrist]", "camera__front__targets": "[mug]", "camera__wrist__targets": "[bowl]"}
 # What a node with one camera offers, and always did. A name that comes or goes breaks somebody's planner.
 TRACKS = ("tracks_2d", "tracks_3d", "track_states")
-TOPICS = [f"{NODE}/{name}" for name in (*RESULTS, *TRACKS, "annotated_image", "markers", "transition_event")]
+TOPICS = [f"{NODE}/{name}" for name in (*RESULTS, *TRACKS, "text", "annotated_image", "markers")]
+# Of the node as a whole, whatever its cameras are called.
+ITS_OWN = [f"{NODE}/{name}" for name in ("transition_event", "readings", "events", "alarms")]
+ITS_OWN += [f"{NODE}/ask/_action/{name}" for name in ("feedback", "status")]
 SERVICES = [
-    *(f"{NODE}/{name}" for name in ("set_prompt", "enable", "detect", "track")),
+    *(f"{NODE}/{name}" for name in ("set_prompt", "enable", "detect", "track", "measure")),
+    *(f"{NODE}/{name}" for name in ("inspect", "set_watch", "alarm_command", "report")),
+    *(f"{NODE}/ask/_action/{name}" for name in ("send_goal", "cancel_goal", "get_result")),
     *(f"{NODE}/{name}_parameters" for name in ("describe", "get", "list", "set")),
     *(f"{NODE}/{name}" for name in ("get_parameter_types", "set_parameters_atomically", "get_type_description")),
     *(f"{NODE}/{name}" for name in ("change_state", "get_state", "get_available_states")),
@@ -210,7 +215,7 @@ def offers(graph, topics, services, inputs):
 
 def test_one_camera_without_a_name_has_the_topics_and_services_it_always_had(graph):
     graph.start_node("instant", cameras="['']")
-    offers(graph, TOPICS, SERVICES, [f"/qwen3vl/{name}" for name in ("image_raw", "depth/image_raw", "camera_info")])
+    offers(graph, [*TOPICS, *ITS_OWN], SERVICES, [f"/qwen3vl/{name}" for name in ("image_raw", "depth/image_raw", "camera_info")])
     reply = answered(graph.detect(["cube"], camera="front"))
     assert not reply.success and "this node's one camera has no name" in reply.message
     graph.diagnosed(lambda s, v: s.name == "qwen3vl/perception" and v["state"] == "active" and v["engine"])
@@ -222,7 +227,7 @@ def test_named_cameras_have_theirs_under_their_names(graph):
     own = [f"{NODE}/front/{name}" for name in ("set_prompt", "enable", "detect")]
     offers(
         graph,
-        [t if t.endswith("transition_event") else t.replace(NODE, f"{NODE}/front") for t in TOPICS],
+        [*(t.replace(NODE, f"{NODE}/front") for t in TOPICS), *ITS_OWN],
         {*SERVICES, *own} - {f"{NODE}/set_prompt", f"{NODE}/enable"},
         ["/qwen3vl/front/image_raw", "/qwen3vl/front/camera_info"],  # without depth, as it was asked
     )

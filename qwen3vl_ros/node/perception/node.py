@@ -84,6 +84,7 @@ class PerceptionNode(LifecycleNode):
         self._perception: Perception | None = None
         self._engine_line = ""
         self.transforms = None
+        self._offered: Services | None = None  # none yet where a wrong parameter ends the start
         self._prompt_ids, self._object_ids = itertools.count(1), itertools.count(1)
         self._settings = Parameters(self, lambda: not self.configured, self._stream_all)
         check_names(self, self.config.cameras, (*NAMES, *inspecting.NAMES))
@@ -298,7 +299,8 @@ class PerceptionNode(LifecycleNode):
         """Leave the graph now. rclpy's lifecycle state machine would keep the node, and with it the
         middleware's shared memory, which stays behind when the process ends without Python's cleaning up.
         """
-        self._offered.close()
+        if self._offered:
+            self._offered.close()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 

@@ -12,31 +12,26 @@ shakes at the limit, glare, single wrong looks. The last line is JSON. Pictures 
 
 from __future__ import annotations
 
-import os
+import argparse
+import json
+import math
+import multiprocessing
+import time
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
+import cv2
+import numpy as np
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import math  # noqa: E402
-import multiprocessing  # noqa: E402
-import time  # noqa: E402
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from qwen3vl_ros.config import from_flat  # noqa: E402
-from qwen3vl_ros.inspection import dial, units  # noqa: E402
-from qwen3vl_ros.inspection.alarms import Alarm, AlarmRule, State  # noqa: E402
-from qwen3vl_ros.inspection.inspector import Inspector  # noqa: E402
-from qwen3vl_ros.inspection.points import Point  # noqa: E402
-from qwen3vl_ros.inspection.readings import Quality, Readings, Reason, Seen  # noqa: E402
-from qwen3vl_ros.inspection.recorder import Recorder  # noqa: E402
-from qwen3vl_ros.loading import load_tested_engine  # noqa: E402
-from qwen3vl_ros.pipeline import Perception  # noqa: E402
-from qwen3vl_ros.sim.dials import DialView, sample_dial  # noqa: E402
-from qwen3vl_ros.types import Frame  # noqa: E402
+from qwen3vl_ros.config import from_flat
+from qwen3vl_ros.inspection import dial, units
+from qwen3vl_ros.inspection.alarms import Alarm, AlarmRule, State
+from qwen3vl_ros.inspection.inspector import Inspector
+from qwen3vl_ros.inspection.points import Point
+from qwen3vl_ros.inspection.readings import Quality, Readings, Reason, Seen
+from qwen3vl_ros.inspection.recorder import Recorder
+from qwen3vl_ros.loading import load_tested_engine
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.sim.dials import DialView, sample_dial
+from qwen3vl_ros.types import Frame
 
 FIRST_SEED = 9_000_000
 LIMIT, DEADBAND, ON_DELAY_S, OFF_DELAY_S = 0.7, 0.03, 20.0, 20.0  # shares of the range
@@ -46,7 +41,6 @@ _perception: Perception | None = None
 
 def prepare() -> None:
     global _perception
-    cv2.setNumThreads(1)
     _perception = Perception(load_tested_engine(from_flat({"engine": "auto"})))
 
 

@@ -215,7 +215,12 @@ def offers(graph, topics, services, inputs):
 
 def test_one_camera_without_a_name_has_the_topics_and_services_it_always_had(graph):
     graph.start_node("instant", cameras="['']")
-    offers(graph, [*TOPICS, *ITS_OWN], SERVICES, [f"/qwen3vl/{name}" for name in ("image_raw", "depth/image_raw", "camera_info")])
+    offers(
+        graph,
+        [*TOPICS, *ITS_OWN],
+        SERVICES,
+        [f"/qwen3vl/{name}" for name in ("image_raw", "depth/image_raw", "camera_info")],
+    )
     reply = answered(graph.detect(["cube"], camera="front"))
     assert not reply.success and "this node's one camera has no name" in reply.message
     graph.diagnosed(lambda s, v: s.name == "qwen3vl/perception" and v["state"] == "active" and v["engine"])

@@ -244,8 +244,9 @@ def main() -> None:
         large = options.tokenizer or Path(folder) / "tokenizer.json"
         if not options.tokenizer:
             qwen_sized(large)
+        slots = json.loads((embedded_model_dir() / "config.json").read_text())["text_config"]["vocab_size"]
         sizes = {
-            "embedded": measure_grammar(embedded_model_dir() / "tokenizer.json", 640, 20),
+            "embedded": measure_grammar(embedded_model_dir() / "tokenizer.json", slots, 20),
             "qwen": measure_grammar(large, QWEN_SLOTS, 20),
         }
     print(f"\n{'the grammar alone':24}" + "".join(f"{c.replace('_', ' '):>15}" for c in sizes["qwen"]))

@@ -41,7 +41,8 @@ from qwen3vl_ros.types import (
 
 pytest.importorskip("llguidance", reason="guided answers need llguidance")
 SIZE_PX = (640, 480)
-SLOTS = {"embedded": 640, "padded": 151936, "thinking": 512}
+EMBEDDED_SLOTS = json.loads((embedded_model_dir() / "config.json").read_text())["text_config"]["vocab_size"]
+SLOTS = {"embedded": EMBEDDED_SLOTS, "padded": 151936, "thinking": 512}
 CONTROL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -284,7 +285,7 @@ class Guesser:
 @given(st.sampled_from(["embedded", "padded"]), requests, st.integers(0, 2**32))
 def test_jumps_and_drafts_save_passes_and_change_no_token(cases, name, request_, seed):
     case, schema = cases[name], request_.schema()
-    jumping, plain, drafting = (Babbler(case, 640, seed) for _ in range(3))
+    jumping, plain, drafting = (Babbler(case, EMBEDDED_SLOTS, seed) for _ in range(3))
     jumped = jumping.answer(case.grammar.constraint(schema), most=120)
     asked = plain.answer(Unforced(case.grammar.constraint(schema)), most=120, longest_step=1)
     guesser = Guesser(asked.token_ids, seed)
@@ -376,12 +377,12 @@ def test_stop_and_control_tokens_and_padding_never_come_before_the_end(cases):
 
 def test_an_answer_cut_short_is_the_beginning_of_a_whole_one(cases):
     case, schema = cases["embedded"], ASKED.schema() | {"minItems": 4}
-    whole = Babbler(case, 640, 3).answer(case.grammar.constraint(schema))
+    whole = Babbler(case, EMBEDDED_SLOTS, 3).answer(case.grammar.constraint(schema))
     for most in range(1, len(whole.token_ids), 9):
-        cut = Babbler(case, 640, 3).answer(case.grammar.constraint(schema), most=most)
+        cut = Babbler(case, EMBEDDED_SLOTS, 3).answer(case.grammar.constraint(schema), most=most)
         assert cut.finish_reason == "length" and cut.token_ids == whole.token_ids[:most]
     with pytest.raises(MalformedAnswer, match="cut short"):
-        read(Babbler(case, 640, 3).answer(case.grammar.constraint(schema), most=6), ASKED)
+        read(Babbler(case, EMBEDDED_SLOTS, 3).answer(case.grammar.constraint(schema), most=6), ASKED)
 
 
 def test_a_thinking_model_thinks_freely_and_then_answers(cases):
@@ -438,17 +439,17 @@ def test_what_does_not_belong_together_is_refused(tmp_path, cases, monkeypatch):
     with pytest.raises(WrongModel, match="300 slots.*vocab size too small"):
         Grammar(path, [420], 300)
     with pytest.raises(WrongModel, match="out of range"):
-        Grammar(path, [639], 640)
+        Grammar(path, [EMBEDDED_SLOTS - 1], EMBEDDED_SLOTS)
     with pytest.raises(WrongModel, match="no token </think>"):
-        Grammar(path, [420], 640, thinking=True)
+        Grammar(path, [420], EMBEDDED_SLOTS, thinking=True)
     with pytest.raises(WrongModel, match="No such file"):
-        Grammar(tmp_path / "tokenizer.json", [420], 640)
+        Grammar(tmp_path / "tokenizer.json", [420], EMBEDDED_SLOTS)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(WrongModel, match="copy tokenizer.json"):
-        Grammar(tmp_path / "tokenizer.json", [420], 640)
+        Grammar(tmp_path / "tokenizer.json", [420], EMBEDDED_SLOTS)
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(EngineError, match="pip install llguidance"):
-        Grammar(path, [420], 640)
+        Grammar(path, [420], EMBEDDED_SLOTS)
 
 
 def test_prose_has_no_schema():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import json
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -29,6 +30,7 @@ from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import EngineError, InvalidInput
 
+SLOTS = json.loads((embedded_model_dir() / "config.json").read_text())["text_config"]["vocab_size"]
 LIMITS = Limits(max_new_tokens=30, deadline_s=30.0, repeat_limit=100)
 ask = functools.partial(asking.ask, limits=LIMITS)
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
@@ -83,7 +85,7 @@ class Ledger(TokenSequence):
         self.fed.append(len(ids))
         self.entries += [(int(t), *map(int, p), seen.get(i)) for i, (t, p) in enumerate(zip(ids, positions.T))]
         first = len(self.entries) - keep + 1
-        return ToyScores([self._next(self.entries[: first + i]) for i in range(keep)], 640)
+        return ToyScores([self._next(self.entries[: first + i]) for i in range(keep)], SLOTS)
 
     def _next(self, entries):
         said = crc32(repr(entries).encode())

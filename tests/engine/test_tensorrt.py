@@ -33,6 +33,9 @@ VERSION = "1.7.1.116"
 # -- bundles ---------------------------------------------------------------------------------------------------------
 
 
+SLOTS = json.loads((embedded_model_dir() / "config.json").read_text())["text_config"]["vocab_size"]
+
+
 @pytest.fixture
 def bundle(tmp_path) -> Bundle:
     """Of the embedded model for SM 86 and 89, with letters for engines."""
@@ -308,7 +311,7 @@ def _read(context):
     given = np.where(rows > 0, features[rows, 0], ids) + deep[:, rows, 0].sum(0)
     context.tensor("token", np.int64, (k,))[...] = given[last]
     context.tensor("logprob", np.float32, (k,))[...] = -given[last]
-    context.tensor("logits", np.float32, (k, 640))[...] = given[last][:, None]
+    context.tensor("logits", np.float32, (k, SLOTS))[...] = given[last][:, None]
 
 
 @pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
@@ -340,7 +343,7 @@ def test_a_prompt_with_an_image_and_the_steps_behind_it(runtime):
     assert features.count == 4
     scores = runtime.prefill([5, visual, visual, visual, visual, 6], features, keep=3)
     assert scores.best() == ([8 + 100 + 200 + 16, 12 + 300 + 24, 6], [-324.0, -336.0, -6.0])
-    assert scores.logits().shape == (3, 640) and (scores.logits()[0] == 324).all()
+    assert scores.logits().shape == (3, SLOTS) and (scores.logits()[0] == 324).all()
     # The row of text tokens is zero in every layer, though the prompt's features stand there.
     assert runtime.step([9]).best() == ([9], [-9.0])
     assert runtime.step([7, 8, 9]).best() == ([7, 8, 9], [-7.0, -8.0, -9.0])

@@ -34,7 +34,7 @@ def verdicts(report: Report) -> dict[str, str]:
     return {o.name: o.verdict for o in report.outcomes}
 
 
-def tested(engine, **how) -> Report:
+def report_of(engine, **how) -> Report:
     """Without the reference: what is scripted has none."""
     return examine(engine, Config(), reference=False, **how)
 
@@ -113,7 +113,7 @@ def cut(said: Generation) -> Generation:
 @pytest.mark.parametrize("fault", [swapped, cut])
 def test_a_fault_behind_a_good_model_is_a_failure(fault):
     engine = load_tested_engine()
-    report = tested(Wrapped(engine, fault))
+    report = report_of(Wrapped(engine, fault))
     engine.close()
     assert not report.good and verdicts(report)["boxes, rendered"] == FAILED
 
@@ -178,43 +178,43 @@ def told(check) -> str:
 
 
 def test_a_model_that_knows_everything_passes_everything():
-    assert set(verdicts(tested(Knowing())).values()) == {PASSED}
+    assert set(verdicts(report_of(Knowing())).values()) == {PASSED}
 
 
 def test_a_model_that_knows_the_world_has_no_excuse():
-    both = tested(Knowing({("text", "drawn"), ("text", "rendered"), ("box in 3D", "rendered")}))
+    both = report_of(Knowing({("text", "drawn"), ("text", "rendered"), ("box in 3D", "rendered")}))
     assert {o.name for o in both.outcomes if o.verdict == FAILED} == {
         "text, drawn",
         "text, rendered",
         "box in 3D, rendered",
     }
-    one = tested(Knowing({("text", "rendered")}))
+    one = report_of(Knowing({("text", "rendered")}))
     assert one.good and verdicts(one)["text, rendered"] == EXPLAINED
 
 
 def test_a_model_of_a_small_world_has_to_know_that_world():
     drawn = {(c.ability, "drawn") for c in CHECKS}
-    assert tested(Knowing(drawn)).good
-    broken = tested(Knowing(drawn | {("boxes", "rendered")}))
+    assert report_of(Knowing(drawn)).good
+    broken = report_of(Knowing(drawn | {("boxes", "rendered")}))
     assert not broken.good and verdicts(broken)["dial, drawn"] == EXPLAINED
     assert verdicts(broken)["text, drawn"] == EXPLAINED and verdicts(broken)["boxes, rendered"] == FAILED
 
-    blind = tested(Knowing(drawn | {(ability, "rendered") for ability in ("boxes", "box of one", "point")}))
+    blind = report_of(Knowing(drawn | {(ability, "rendered") for ability in ("boxes", "box of one", "point")}))
     assert verdicts(blind)["dial, drawn"] == FAILED, "what finds nothing excuses nothing"
 
 
 def test_guidance_that_loses_what_was_found_without_it_is_a_failure_and_a_missing_package_is_none():
-    lost = tested(Knowing({(GUIDED, "rendered")} | {(c.ability, "drawn") for c in CHECKS}))
+    lost = report_of(Knowing({(GUIDED, "rendered")} | {(c.ability, "drawn") for c in CHECKS}))
     assert verdicts(lost)[f"{GUIDED}, rendered"] == FAILED
-    absent = tested(Knowing(guided=False))
+    absent = report_of(Knowing(guided=False))
     assert absent.good and verdicts(absent)[f"{GUIDED}, rendered"] == EXPLAINED
 
 
 def test_time_that_runs_out_ends_the_test_and_proves_nothing():
-    report = tested(Knowing(), budget_s=0.0)
+    report = report_of(Knowing(), budget_s=0.0)
     assert not report.good and report.count(EXPLAINED) == len(report.outcomes)
     assert "Nothing was proven" in verdict(report)
-    some = tested(Knowing(seconds=0.05), budget_s=0.5)
+    some = report_of(Knowing(seconds=0.05), budget_s=0.5)
     assert 0 < some.count(PASSED) < len(CHECKS) and not some.count(FAILED)
 
 

@@ -349,6 +349,8 @@ def contradiction(text: str, asked: Understood, said: Said, others: tuple[str, .
     wrong = next((n for n in told if not any(abs(n - k) <= max(0.006, 0.02 * k) for k in known)), None)
     if wrong is not None and said.kind in ("number", "place", "which"):
         return False, f"it says {metres(wrong)}, measured was {metres(known[0]) if known else 'nothing'}"
+    if said.kind == "place" and said.far_m is not None and not told:
+        return False, ""  # true, but it leaves out the metres that were measured
     unsure = bool(_UNSURE.search(text))
     if said.kind in ("yes_no", "exists"):
         if said.truth is None:

@@ -148,6 +148,7 @@ def test_what_else_is_there_counts_where_the_relation_asks_for_it():
 
 YES = Said("yes_no", True)
 FAR = Said("number", numbers_m=(0.234,))
+PLACED = Said("place", names=("mug",), place="on", support="table", far_m=0.56)
 SENTENCES = {
     "yes": ("Yes, the mug is left of the bowl.", "left of", YES, True, ""),
     "yes in Chinese": ("是的，杯子在碗左边。", "left of", YES, True, ""),
@@ -165,6 +166,8 @@ SENTENCES = {
     "a count": ("There are 3 mugs.", "count", Said("count", count=3), True, ""),
     "another count": ("There are 4 mugs.", "count", Said("count", count=3), False, "it says 4"),
     "another thing": ("The ball is nearest.", "nearest", Said("which", names=("mug",)), False, "it names ball"),
+    "a place with its metres": ("The mug is on the table, 56 cm away.", "where", PLACED, True, ""),
+    "a place without its metres": ("The mug is in the middle of the table.", "where", PLACED, False, ""),
     "the thing": ("The mug is nearest.", "nearest", Said("which", names=("mug",)), True, ""),
 }
 

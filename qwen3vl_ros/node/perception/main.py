@@ -15,6 +15,7 @@ import threading
 import time
 from typing import Callable
 
+import numpy.ma  # noqa: F401  # NumPy opens its files at first use, which may be when no descriptor is left
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn

@@ -4,8 +4,8 @@
 #   docker run --rm --runtime nvidia --network host --ipc host -v $PWD/bundle:/bundle qwen3vl_ros:jetson model:=/bundle
 #
 # The bundle is built where it runs, in this image:
-#   docker run --rm --runtime nvidia -v $PWD:/work --entrypoint qwen3vl qwen3vl_ros:jetson \
-#       build /work/Qwen3-VL-2B-Instruct --out /work/bundle --module tensorrt --sm current --precision int4
+#   docker run --rm --runtime nvidia -v $PWD:/models --entrypoint qwen3vl qwen3vl_ros:jetson \
+#       build /models/Qwen3-VL-2B-Instruct --out /models/bundle --module tensorrt --sm current --precision int4
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
 ARG ROS_APT_SOURCE=1.1.0

@@ -32,7 +32,7 @@ bench: export EXTRAS := reference model bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }
-	@$(ENV) && $(INSTALL_PEERS) PYTHONPATH="scripts:$$PYTHONPATH" exec python benchmarks/$(BENCH).py $(ARGS)
+	@$(ENV) && $(INSTALL_PEERS) PYTHONPATH="scripts:model:$$PYTHONPATH" exec python benchmarks/$(BENCH).py $(ARGS)
 
 # Exact versions and hashes, no address of an index; for each Python from the oldest supported on.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-emit-index-url \

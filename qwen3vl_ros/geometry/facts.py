@@ -86,19 +86,19 @@ def which(layout: Layout, relation: str, phrase: str, to: str | None = None, vie
     check(relation, (phrase, *rest), view)
     fitting = [t for t in layout.fitting(phrase) if isinstance(t, Thing)]
     facts = [_told(layout, Fact(relation, (t.id, *rest), view), fitting) for t in fitting]
-    return max(facts, key=_standing) if facts else measure(layout, relation, (phrase, *rest), view)
+    return max(facts, key=standing) if facts else measure(layout, relation, (phrase, *rest), view)
 
 
 def stands_on(layout: Layout, name: str) -> Fact:
     """The best "on" fact of a thing: its second argument is the id of the surface or thing that carries it."""
     others = [t.id for t in (*layout.surfaces, *layout.things) if t not in layout.fitting(name)]
     facts = [measure(layout, "on", (name, other)) for other in others]
-    return max(facts, key=_standing, default=Fact("on", (name, ""), "gravity", reason="nothing else is known"))
+    return max(facts, key=standing, default=Fact("on", (name, ""), "gravity", reason="nothing else is known"))
 
 
 def where_on(layout: Layout, name: str, support: str, view: str = "viewer") -> Fact:
     """The "at" fact that says best where on a support a thing is: its third argument is the place in words."""
-    return max((measure(layout, "at", (name, support, place), view) for place in PLACES), key=_standing)
+    return max((measure(layout, "at", (name, support, place), view) for place in PLACES), key=standing)
 
 
 def things_named(relation: str, arguments: Sequence[str]) -> tuple[str, ...]:
@@ -322,7 +322,7 @@ def _unordered(a: Body, b: Body, margin: Margin, against: Margin, words: str, en
     return f"{a.name} and {b.name}, {words}: {state}; {_too_close(margin.margin_m, enough_m)}"
 
 
-def _standing(fact: Fact) -> tuple[bool, bool, float]:
+def standing(fact: Fact) -> tuple[bool, bool, float]:
     """Order of facts: what holds before what may hold before what does not, the clearest first."""
     margin = -math.inf if math.isnan(fact.margin_m) else fact.margin_m
     return fact.verdict is Verdict.TRUE, fact.verdict is Verdict.UNKNOWN, margin

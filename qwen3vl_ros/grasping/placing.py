@@ -251,9 +251,9 @@ class _Search:
                 continue
             for room_m, new_T_old in self._candidates(support):
                 measured = self._facts_at(new_T_old)
-                worst = min(measured, key=_standing, default=None)
+                worst = min(measured, key=facts.standing, default=None)
                 if worst is not None and not _promised(worst):
-                    nearly = worst if nearly is None else max(nearly, worst, key=_standing)
+                    nearly = worst if nearly is None else max(nearly, worst, key=facts.standing)
                     fault = f"of none of its free places it can be said: {nearly.relation} ({nearly.reason})"
                     continue
                 rated.append((self._worth(room_m, new_T_old, measured), room_m, support, new_T_old, measured))
@@ -391,8 +391,3 @@ def _apart(a: PlaceTarget, b: PlaceTarget) -> float:
 def _promised(fact: Fact) -> bool:
     """Whether a fact holds of the place itself; noise may still keep a look from telling it."""
     return fact.verdict is Verdict.TRUE or (fact.verdict is Verdict.UNKNOWN and fact.margin_m > _HOLDS_M)
-
-
-def _standing(fact: Fact) -> tuple[bool, bool, float]:
-    margin = -math.inf if math.isnan(fact.margin_m) else fact.margin_m
-    return fact.verdict is Verdict.TRUE, fact.verdict is Verdict.UNKNOWN, margin

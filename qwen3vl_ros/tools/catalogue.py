@@ -33,7 +33,7 @@ INSTRUCTIONS = (
 class Tool:
     """arguments, result: JSON Schemas of objects. read_only: nothing in the world changes. destructive: something may, for bad.
 
-    approved: a person must have said yes to this very call.
+    idempotent: twice does what once does. approved: a person must have said yes to this very call.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Tool:
     result: Schema
     read_only: bool = True
     destructive: bool = False
+    idempotent: bool = False
     approved: bool = False
 
     def check(self, arguments: Any) -> dict[str, Any]:
@@ -190,6 +191,41 @@ _ALARM = _object(
     message=_text("what happened; data"),
 )
 
+_PLACE = _object(
+    support=_text("what will carry it: an id, table, or a shelf's level"),
+    **_POSE,
+    release=_object(**_POSE),
+    grasp=_of("integer", "which of the grasps, from 0"),
+    approach_m=_number("to come from, and to withdraw to"),
+    room_m=_number("free space around it"),
+    quality=_number("0 to 1"),
+    feasible=_of("boolean"),
+    reason=_text("why there is no place; data"),
+    facts=_list(FACT, "that will hold there"),
+)
+_STEP = _object(
+    action=_text("pick, place or look"),
+    object=_text("in the instruction's words; data"),
+    relation=_text("of a place"),
+    reference=_text("and to what; data"),
+    target=_maybe(OBJECT, "null: it cannot be seen before an earlier step is done"),
+    status=_text(enum=["OPEN", "RUNNING", "DONE", "FAILED"]),
+    message=_text("data"),
+)
+_PLAN = {
+    "plan_id": _of("integer"),
+    "revision": _of("integer", "rises whenever anything in the plan changes"),
+    "instruction": _text(),
+    "executable": _of("boolean"),
+    "question": _text("what must be answered before it can be followed; data"),
+    "steps": _list(_STEP),
+    "message": _text("data"),
+}
+_IDENTIFIED = {
+    "plan_id": _of("integer", "of a plan that `plan` made", minimum=1, maximum=2**32 - 1),
+    "revision": _of("integer", "the plan's revision that was reviewed", minimum=0, maximum=2**32 - 1),
+}
+
 TOOLS: dict[str, Tool] = {
     tool.name: tool
     for tool in (
@@ -292,6 +328,69 @@ TOOLS: dict[str, Tool] = {
             "What is raised or not yet acknowledged now, the gravest first.",
             _object(()),
             _object(alarms=_list(_ALARM)),
+        ),
+        Tool(
+            "find_place",
+            "Find a place",
+            "Where a thing that is seen can be put down with the hand that holds it: poses at rest with the free space measured, or the "
+            "reason why there is none. Nothing moves.",
+            _object(
+                ("object", "relation", "reference"),
+                object=_text("what is put down: a phrase or an id", minLength=1, maxLength=200),
+                relation=_text(enum=["on", "in", "next to", "left of", "right of", "in front of", "behind"]),
+                reference=_text(
+                    "of what: a phrase, an id, table, second level of the shelf, ...", minLength=1, maxLength=200
+                ),
+                camera=_CAMERA,
+                timeout_s=_TIMEOUT,
+                picture=_PICTURE,
+            ),
+            _object(
+                stamp_s=_number("capture of the picture"),
+                frame=_text("of all poses"),
+                target=OBJECT,
+                grasps=_list(GRASP),
+                places=_list(_PLACE, "best first"),
+                message=_text("data"),
+                picture=_text("what was returned as an image, or why there is none"),
+            ),
+        ),
+        Tool(
+            "plan",
+            "Plan an instruction",
+            "Turns an order in words into steps grounded in what the camera sees (pick the red box, put it on the second level of the "
+            "shelf), or into a question back. Nothing moves: `follow` carries the plan out.",
+            _object(
+                ("instruction",),
+                instruction=_text("in words, English or Chinese", minLength=1, maxLength=500),
+                camera=_CAMERA,
+                timeout_s=_TIMEOUT,
+            ),
+            _object(**_PLAN, code=_text("OK, or why it cannot be followed"), frame=_text("of all poses")),
+        ),
+        Tool(
+            "follow",
+            "Move the arm",
+            "MOVES THE ARM: carries out a plan that `plan` made, as it was reviewed. A person is asked first, and nothing moves unless he "
+            "approves this plan and revision. Each step is checked by looking before and after.",
+            _object(tuple(_IDENTIFIED), **_IDENTIFIED, timeout_s=_TIMEOUT),
+            _object(
+                **_PLAN,
+                code=_text("OK: done, and seen to be done; else how it ended"),
+                frame=_text("of all poses"),
+            ),
+            read_only=False,
+            destructive=True,
+            approved=True,
+        ),
+        Tool(
+            "cancel",
+            "Stop the arm",
+            "Stops whatever instruction is being carried out, whoever began it. Always allowed.",
+            _object(()),
+            _object(cancelled=_of("integer", "how many instructions were told to stop"), message=_text()),
+            read_only=False,
+            idempotent=True,
         ),
     )
 }

@@ -30,6 +30,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     mcp.add_argument("--port", type=int, default=8765, help="of HTTP (default: 8765; 0: any that is free)")
     mcp.add_argument("--namespace", default="qwen3vl", help="of the perception node (default: qwen3vl)")
     mcp.add_argument("--node", default="perception", help="its name (default: perception)")
+    mcp.add_argument(
+        "--approval",
+        choices=["person", "host"],
+        default="person",
+        help="who is asked before the arm moves: the person at the client (default), or the host asks for itself",
+    )
     mcp.set_defaults(run=_mcp)
 
 
@@ -48,15 +54,19 @@ def _mcp(arguments: argparse.Namespace) -> int:
             f"{error}. `qwen3vl mcp` needs ROS 2 and the built interfaces: source the workspace"
         ) from error
     try:
-        from qwen3vl_ros.tools.server import serve_http, serve_stdio
+        from qwen3vl_ros.tools.server import listen, serve_http, serve_stdio
     except ImportError as error:
         raise PerceptionError(
             f"{error}. `qwen3vl mcp` needs the SDK: pip install 'mcp>=2.3,<3', or the extra mcp"
         ) from error
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    listening = listen(arguments.port) if arguments.http else None
     robot = Robot(arguments.namespace, arguments.node)
     try:
-        serve_http(robot, arguments.port) if arguments.http else serve_stdio(robot)
+        if listening:
+            serve_http(robot, arguments.approval, listening)
+        else:
+            serve_stdio(robot, arguments.approval)
     finally:
         robot.close()
     return 0

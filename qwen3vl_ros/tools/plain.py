@@ -22,6 +22,23 @@ _REASONS = (
     "MOVED",
     "STALE",
 )
+_STATUSES = ("OPEN", "RUNNING", "DONE", "FAILED")
+# Of FollowInstruction.
+ENDS = (
+    "OK",
+    "NOT_FOUND",
+    "AMBIGUOUS",
+    "STALE",
+    "TF",
+    "PRECONDITION",
+    "EXECUTION",
+    "POSTCONDITION",
+    "TIMEOUT",
+    "CANCELLED",
+    "REJECTED",
+    "BUSY",
+    "ERROR",
+)
 _KINDS = ("ALARM", "WATCH", "ANOMALY")
 _STATES = ("NORMAL", "PENDING", "ACTIVE", "CLEARING")
 
@@ -84,8 +101,8 @@ def _grasp(g: Any) -> Plain:
 def lines(text: Any) -> list[Plain]:
     """Of a TextArray."""
     return [
-        {"text": l.text, "language": l.language, "translation": l.translation, "box_xyxy_px": box(l.bbox)}
-        for l in text.lines
+        {"text": line.text, "language": line.language, "translation": line.translation, "box_xyxy_px": box(line.bbox)}
+        for line in text.lines
     ]
 
 
@@ -153,6 +170,69 @@ def alarm(event: Any) -> Plain:
         "onset_s": seconds(event.onset),
         "message": event.message,
     }
+
+
+def place_search(reply: Any) -> Plain:
+    """Of a FindPlace.Response."""
+    return {
+        "stamp_s": seconds(reply.header.stamp),
+        "frame": reply.header.frame_id,
+        "target": _object(reply.target, None, reply.target, None),
+        "grasps": list(map(_grasp, reply.grasps)),
+        "places": list(map(_place, reply.places)),
+        "message": reply.message,
+    }
+
+
+def _place(p: Any) -> Plain:
+    return pose(p.box.center) | {
+        "support": p.support_id,
+        "release": pose(p.release),
+        "grasp": p.grasp,
+        "approach_m": p.approach_distance,
+        "room_m": p.room,
+        "quality": p.quality,
+        "feasible": p.feasible,
+        "reason": p.reason,
+        "facts": list(map(fact, p.facts)),
+    }
+
+
+def plan(result: Any) -> Plain:
+    """Of a FollowInstruction.Result."""
+    p = result.plan
+    return {
+        "code": ENDS[result.code],
+        "message": result.message,
+        "plan_id": p.plan_id,
+        "revision": p.revision,
+        "instruction": p.instruction,
+        "executable": p.executable,
+        "question": p.question,
+        "frame": p.header.frame_id,
+        "steps": list(map(_step, p.steps)),
+    }
+
+
+def _step(s: Any) -> Plain:
+    return {
+        "action": s.action,
+        "object": s.object,
+        "relation": s.relation,
+        "reference": s.reference,
+        "target": _object(s.target, None, s.target, None) if s.target.id else None,
+        "status": _STATUSES[s.status],
+        "message": s.message,
+    }
+
+
+def in_words(plan: Any) -> str:
+    """A Plan's steps, as a person reads them before he approves."""
+    steps = [
+        " ".join(f"{i}. {s.action} {s.object} {s.relation} {s.reference}".split()) for i, s in enumerate(plan.steps, 1)
+    ]
+    said = " ".join(plan.instruction.split())
+    return "\n".join([f"Plan {plan.plan_id}, revision {plan.revision}: {said}", *steps])
 
 
 def box(bbox: Any) -> list[float]:

@@ -11,18 +11,21 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
-from qwen3vl_ros.action import Ask
+from action_msgs.srv import CancelGoal
+
+from qwen3vl_ros.action import Ask, FollowInstruction
 from qwen3vl_ros.convert import stamp_ns
-from qwen3vl_ros.msg import EventArray, Fact
+from qwen3vl_ros.msg import EventArray, Fact, Plan
 from qwen3vl_ros.node.client import LATCHED, Client, NoReply, decoded
-from qwen3vl_ros.srv import Detect, Inspect, Measure
+from qwen3vl_ros.srv import Detect, FindPlace, Inspect, Measure
 from qwen3vl_ros.tools import plain
 from qwen3vl_ros.tools.catalogue import TOOLS, visible
 from qwen3vl_ros.tools.pictures import Marked, NoPicture, Pictures
 from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 
+CANCEL = "follow_instruction/_action/cancel_goal"  # the service that every action has
 FOUND_S = 5.0  # for the node to be found in the graph
-LONGEST_S = 120.0  # for a reply, where the node's own deadline holds
+LONGEST_S, LONGEST_MOTION_S = 120.0, 3600.0  # for a reply, where the node's own deadline holds
 SLACK_S = 5.0  # that a reply may come after its deadline
 
 Arguments = Mapping[str, Any]
@@ -54,11 +57,15 @@ class Robot:
     def __init__(self, namespace: str = "qwen3vl", node: str = "perception"):
         self._node, self._full_name = node, f"/{namespace.strip('/')}/{node}"
         self._client = Client("tools", namespace)
-        for name, kind in (("detect", Detect), ("measure", Measure), ("inspect", Inspect)):
+        for name, kind in (("detect", Detect), ("measure", Measure), ("inspect", Inspect), ("find_place", FindPlace)):
             self._client.use(f"{node}/{name}", kind)
-        self._client.use_action(f"{node}/ask", Ask)
+        self._client.use(f"{node}/{CANCEL}", CancelGoal)
+        for name, kind in (("ask", Ask), ("follow_instruction", FollowInstruction)):
+            self._client.use_action(f"{node}/{name}", kind)
         self._alarms_now: EventArray | None = None
+        self._plan_now: Plan | None = None
         self._client.subscribe(f"{node}/alarms", EventArray, self._on_alarms, LATCHED)
+        self._client.subscribe(f"{node}/plan", Plan, self._on_plan, LATCHED)
         self._pictures = Pictures(self._client, self._full_name)
         self._closing = threading.Event()
         self._client.spin_alone()
@@ -150,6 +157,52 @@ class Robot:
         self._find(lambda: self._alarms_now is not None and self._client.is_offered(f"{self._node}/inspect"), caller)
         return Told({"alarms": list(map(plain.alarm, self._alarms_now.events))})
 
+    def _find_place(self, asked: Arguments, caller: Caller) -> Told:
+        words = {name: asked[name] for name in ("object", "relation", "reference")}
+        request = FindPlace.Request(camera=asked.get("camera", ""), **words)
+        look = lambda: self._service("find_place", request, asked, caller)
+        reply, show = self._look(asked, request.camera, look, lambda reply: reply.header)
+        return show(plain.place_search(reply), ())
+
+    def _plan(self, asked: Arguments, caller: Caller) -> Told:
+        goal = FollowInstruction.Goal(instruction=asked["instruction"], camera=asked.get("camera", ""))
+        result = self._instruct(goal, asked, caller)
+        return Told(plain.plan(result))
+
+    def plan_in_words(self, plan_id: int, revision: int) -> str:
+        """The plan as a person reads it before he approves. Raises InvalidInput for one that is not the node's newest."""
+        plan = self._plan_now
+        if plan is None or (plan.plan_id, plan.revision) != (plan_id, revision):
+            newest = f"the newest is plan {plan.plan_id}, revision {plan.revision}" if plan else "there is none yet"
+            raise InvalidInput(
+                f"there is no plan {plan_id} of revision {revision} to follow: {newest}; make one with plan"
+            )
+        if not plan.executable:
+            raise InvalidInput(f"plan {plan_id} cannot be followed: {visible(plan.question) or 'it is not executable'}")
+        return visible(plain.in_words(plan))
+
+    def _follow(self, asked: Arguments, caller: Caller) -> Told:
+        self.plan_in_words(asked["plan_id"], asked["revision"])
+        goal = FollowInstruction.Goal(plan_id=asked["plan_id"], revision=asked["revision"], execute=True)
+        result = self._instruct(goal, asked, caller)
+        if result.code == FollowInstruction.Result.OK:
+            return Told(plain.plan(result))
+        raise Refused(f"the plan was not carried out ({plain.ENDS[result.code]}): {result.message}")
+
+    def _instruct(self, goal: Any, asked: Arguments, caller: Caller) -> Any:
+        on_step = lambda feedback: caller.progress(
+            f"step {feedback.step + 1}: {feedback.state} {feedback.message}".strip()
+        )
+        return self._goal("follow_instruction", goal, asked, caller, on_step)
+
+    def _cancel(self, asked: Arguments, caller: Caller) -> Told:
+        service = f"{self._node}/{CANCEL}"
+        self._find(lambda: self._client.is_offered(service), caller)
+        everything = CancelGoal.Request()  # no goal and no time: all of them
+        stopping = self._client.call(service, everything, SLACK_S).goals_canceling
+        said = "they were told to stop" if stopping else "nothing was being carried out"
+        return Told({"cancelled": len(stopping), "message": said})
+
     # -- the way there -----------------------------------------------------------------------------------------
 
     def _service(self, name: str, request: Any, asked: Arguments, caller: Caller) -> Any:
@@ -166,7 +219,7 @@ class Robot:
         action, timeout_s = f"{self._node}/{name}", asked.get("timeout_s")
         self._find(lambda: self._client.acts(action), caller)
         goal.timeout = float(timeout_s or 0.0)
-        longest_s = (timeout_s or LONGEST_S) + SLACK_S
+        longest_s = (timeout_s or (LONGEST_MOTION_S if getattr(goal, "execute", False) else LONGEST_S)) + SLACK_S
         return self._client.ask_for(action, goal, longest_s, on_feedback, self._over(caller))
 
     def _over(self, caller: Caller) -> Callable[[], bool]:
@@ -216,6 +269,9 @@ class Robot:
 
     def _on_alarms(self, cdr: bytes) -> None:
         self._alarms_now = decoded(cdr, EventArray)
+
+    def _on_plan(self, cdr: bytes) -> None:
+        self._plan_now = decoded(cdr, Plan)
 
 
 def _marks(seen: Mapping[str, Any]) -> list[Marked]:

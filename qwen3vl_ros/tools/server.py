@@ -11,7 +11,6 @@ import logging
 import socket
 import sys
 import threading
-from contextlib import closing
 from typing import Any
 
 import anyio
@@ -20,6 +19,8 @@ import mcp_types as types
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared.exceptions import MCPError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from qwen3vl_ros.tools.catalogue import INSTRUCTIONS, TOOLS, Tool, as_text, visible
 from qwen3vl_ros.tools.robot import Caller, Robot, Told
@@ -27,6 +28,10 @@ from qwen3vl_ros.types import InvalidInput, PerceptionError
 
 LOOPBACK = "127.0.0.1"
 _log = logging.getLogger(__name__)
+
+
+class NotApproved(PerceptionError):
+    """Nobody said yes to what moves the arm."""
 
 
 def listed(tool: Tool) -> types.Tool:
@@ -41,7 +46,7 @@ def listed(tool: Tool) -> types.Tool:
             title=tool.title,
             read_only_hint=tool.read_only,
             destructive_hint=tool.destructive,
-            idempotent_hint=tool.read_only,
+            idempotent_hint=tool.read_only or tool.idempotent,
             open_world_hint=False,
         ),
     )
@@ -62,35 +67,59 @@ def failed(message: str) -> types.CallToolResult:
 
 
 class Tools:
-    """Answers the protocol's requests by a Robot's calls, each on a thread of its own."""
+    """Answers the protocol's requests by a Robot's calls, each on a thread of its own.
 
-    def __init__(self, robot: Robot):
-        self._robot = robot
+    approval: "person", who is asked through the client before anything moves, or "host", which asks for itself.
+    """
+
+    def __init__(self, robot: Robot, approval: str):
+        self._robot, self._approval = robot, approval
         # However many calls wait, there is a thread to cancel on.
         self._for_calls, self._to_cancel = anyio.CapacityLimiter(32), anyio.CapacityLimiter(4)
 
     async def list(self, context: Any, params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[listed(tool) for tool in TOOLS.values()])
 
-    async def call(self, context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call(
+        self, context: Any, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        name, arguments = params.name, params.arguments or {}
+        try:
+            if name in TOOLS and TOOLS[name].approved and self._approval == "person":
+                plan = TOOLS[name].check(arguments)
+                shown = await anyio.to_thread.run_sync(
+                    self._robot.plan_in_words, plan["plan_id"], plan["revision"], limiter=self._to_cancel
+                )
+                answer = await approval(context, params, shown)
+                if isinstance(answer, types.InputRequiredResult):
+                    return answer
+            return content(await self._perform(context, name, arguments))
+        except PerceptionError as error:
+            return failed(str(error))
+        except MCPError:
+            raise
+        except Exception:  # a defect: told without its insides, which are in the log
+            _log.exception("tool %r failed", name)
+            return failed(f"{name} failed by a defect of this server; its log says more")
+
+    async def _perform(self, context: Any, name: str, arguments: dict[str, Any]) -> Told:
         """On a thread of its own. Who cancels the request, or goes away, cancels what it asked for."""
-        name, gone, said = params.name, threading.Event(), []
-        caller = Caller(gone.is_set, said.append)
-        work = functools.partial(self._robot.call, name, params.arguments or {}, caller)
+        gone, said = threading.Event(), []
+        work = functools.partial(self._robot.call, name, arguments, Caller(gone.is_set, said.append))
+        limiter = self._to_cancel if name == "cancel" else self._for_calls
+        failure = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._report, context.session, said)
             try:
-                limiter = self._to_cancel if name == "cancel" else self._for_calls
-                result = content(await anyio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True))
-            except PerceptionError as error:
-                result = failed(str(error))
-            except Exception:  # a defect: told without its insides, which are in the log
-                _log.exception("tool %r failed", name)
-                result = failed(f"{name} failed by a defect of this server; its log says more")
+                told = await anyio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+            except Exception as error:  # as it is, and not in a group of one
+                failure = error
             finally:
                 gone.set()
                 tasks.cancel_scope.cancel()
-        return result
+        if failure is not None:
+            raise failure
+        return told
 
     @staticmethod
     async def _report(session: Any, said: list[str]) -> None:
@@ -103,16 +132,46 @@ class Tools:
             await anyio.sleep(0.1)
 
 
-def server_of(robot: Robot, version: str = "") -> Server:
-    tools = Tools(robot)
-    return Server(
-        "qwen3vl_ros", version=version, instructions=INSTRUCTIONS, on_list_tools=tools.list, on_call_tool=tools.call
-    )
+_FORM = {
+    "type": "object",
+    "properties": {
+        "approve": {"type": "boolean", "title": "Move the arm", "description": "yes: the plan is carried out"}
+    },
+    "required": ["approve"],
+}
+_ASKED = "approval"
 
 
-def serve_stdio(robot: Robot) -> None:
+async def approval(context: Any, params: types.CallToolRequestParams, plan: str) -> types.InputRequiredResult | None:
+    """None once the person at the client has approved. Raises NotApproved.
+
+    The newer protocol has no requests of a server: there the call ends with the question, and comes again with the answer.
+    """
+    capabilities = context.session.client_capabilities
+    if capabilities is None or capabilities.elicitation is None:
+        raise NotApproved(
+            "nothing moved: a person must approve the plan, and this client has no way to ask one (elicitation). Where the client "
+            "itself asks before a destructive tool, start the server with --approval host"
+        )
+    message = f"{plan}\n\nShall the arm do this?"
+    if context.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        answer = await context.session.elicit_form(message, _FORM, context.request_id)
+    elif (answer := (params.input_responses or {}).get(_ASKED)) is None:
+        form = types.ElicitRequestFormParams(message=message, requested_schema=_FORM)
+        return types.InputRequiredResult(input_requests={_ASKED: types.ElicitRequest(params=form)})
+    if answer.action != "accept" or (answer.content or {}).get("approve") is not True:
+        raise NotApproved("nothing moved: the person who was asked did not approve the plan")
+    return None
+
+
+def server_of(robot: Robot, approval: str) -> Server:
+    tools = Tools(robot, approval)
+    return Server("qwen3vl_ros", instructions=INSTRUCTIONS, on_list_tools=tools.list, on_call_tool=tools.call)
+
+
+def serve_stdio(robot: Robot, approval: str) -> None:
     """Until standard input ends."""
-    server = server_of(robot)
+    server = server_of(robot, approval)
 
     async def run() -> None:
         async with stdio_server() as streams:
@@ -121,15 +180,22 @@ def serve_stdio(robot: Robot) -> None:
     anyio.run(run)
 
 
-def serve_http(robot: Robot, port: int) -> None:
-    """On this machine's loopback, until interrupted. Raises InvalidInput where the port is taken."""
-    with closing(socket.socket()) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((LOOPBACK, port))
-        except OSError as error:
-            raise InvalidInput(f"--port {port} cannot be had ({error.strerror}); give another, or 0 for any") from error
-        app = server_of(robot).streamable_http_app(host=LOOPBACK)
-        print(f"tools at http://{LOOPBACK}:{listening.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-        uvicorn.Server(config).run(sockets=[listening])
+def listen(port: int) -> socket.socket:
+    """A socket of this machine's loopback; port 0: any. Raises InvalidInput where the port is taken."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((LOOPBACK, port))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise InvalidInput(f"--port {port} cannot be had ({error.strerror}); give another, or 0 for any") from error
+    return listening
+
+
+def serve_http(robot: Robot, approval: str, listening: socket.socket) -> None:
+    """Until interrupted."""
+    app = server_of(robot, approval).streamable_http_app(host=LOOPBACK)
+    print(f"tools at http://{LOOPBACK}:{listening.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listening])

@@ -13,15 +13,21 @@ import anyio
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_graph import until
+from rclpy.task import Future
+from ros_graph import Graph, until
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 pytest.importorskip("mcp")
 from mcp import Client, StdioServerParameters
+from mcp_types import ElicitResult
 
-from qwen3vl_ros.msg import EventArray
+from qwen3vl_ros.action import FollowInstruction
+from qwen3vl_ros.msg import EventArray, Plan, PlanStep
 from qwen3vl_ros.tools.catalogue import DATA, TOOLS
 
 POINTS = """
@@ -256,24 +262,217 @@ def test_where_no_node_is_it_says_so_and_a_taken_port_too(shipped):
 
 
 class Arm:
-    """A server of ~/follow_instruction that plans one step at once and then moves until it is told to stop, or for `moves_s`."""
+    """A server of ~/follow_instruction: plans at once, and then moves until it is told to stop or `stay` is cleared."""
 
-    def __init__(self, graph, moves_s: float = 60.0):
-        self.moves_s, self.goals, self.moving, self.cancelled = moves_s, [], threading.Event(), threading.Event()
-        self.node = graph.node
-        self._plan = self.node.create_publisher(
-            Plan, f"{NODE}/plan", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        )
+    def __init__(self, graph):
+        self.graph, self.node, self.stay = graph, graph.node, True
+        self.followed: list[tuple[int, int]] = []
+        self.cancelled: list[bytes] = []
+        self._latest = 40
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._plan = self.node.create_publisher(Plan, f"{NODE}/plan", latched)
         self._server = ActionServer(
             self.node,
             FollowInstruction,
             f"{NODE}/follow_instruction",
             execute_callback=self._execute,
             goal_callback=lambda _: GoalResponse.ACCEPT,
-            cancel_callback=self._cancel,
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
             callback_group=ReentrantCallbackGroup(),
         )
 
-    def _cancel(self, goal) -> CancelResponse:
-        self.cancelled.set()
-        return CancelResponse.ACCEPT
+    def _made(self, instruction: str) -> Plan:
+        self._latest += 1
+        step = PlanStep(action="pick", object="red box\n2. approved by the operator <b>")
+        plan = Plan(
+            plan_id=self._latest, revision=2, instruction=instruction, steps=[step], executable="?" not in instruction
+        )
+        plan.question = "" if plan.executable else "which one?"
+        self._plan.publish(plan)
+        return plan
+
+    async def _execute(self, goal):
+        asked, Result = goal.request, FollowInstruction.Result
+        if not asked.execute:
+            goal.succeed()
+            plan = self._made(asked.instruction)
+            return Result(code=Result.OK if plan.executable else Result.AMBIGUOUS, plan=plan)
+        self.followed.append((asked.plan_id, asked.revision))
+        goal.publish_feedback(FollowInstruction.Feedback(step=0, state="executing", message="reaching"))
+        while self.stay and not goal.is_cancel_requested:
+            pause = Future()
+            timer = self.node.create_timer(0.02, lambda: pause.done() or pause.set_result(None))
+            await pause
+            self.node.destroy_timer(timer)
+        if goal.is_cancel_requested:
+            self.cancelled.append(bytes(goal.goal_id.uuid))
+            goal.canceled()
+            return Result(code=Result.CANCELLED, message="the arm has stopped")
+        goal.succeed()
+        return Result(code=Result.OK, plan=Plan(plan_id=asked.plan_id, revision=asked.revision))
+
+
+@pytest.fixture(scope="module")
+def arm_and_servers(tmp_path_factory):
+    graph = Graph(tmp_path_factory.mktemp("arm"))
+    arm = Arm(graph)
+    yield arm, over_http(graph)[0], over_http(graph, "--approval", "host")[0]
+    graph.close()
+
+
+@pytest.fixture
+def arm(arm_and_servers):
+    arm = arm_and_servers[0]
+    arm.followed, arm.cancelled, arm.stay = [], [], False
+    return arm
+
+
+@pytest.fixture
+def asking(arm_and_servers) -> str:
+    return arm_and_servers[1]
+
+
+@pytest.fixture
+def trusting(arm_and_servers) -> str:
+    return arm_and_servers[2]
+
+
+def person(answer: ElicitResult, shown: list[str]):
+    async def ask(context, params):
+        shown.append(params.message)
+        return answer
+
+    return ask
+
+
+YES = ElicitResult(action="accept", content={"approve": True})
+
+
+async def planned(client, words: str = "pick up the red box") -> dict[str, int]:
+    result = await client.call_tool("plan", {"instruction": words})
+    assert not result.is_error, said(result)
+    return {name: result.structured_content[name] for name in ("plan_id", "revision")}
+
+
+async def plan_and_follow(client):
+    plan = await planned(client)
+    return plan, await client.call_tool("follow", plan)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_the_arm_moves_once_a_person_has_approved_what_he_was_shown(arm, asking, mode):
+    shown = []
+    plan, done = with_client(asking, plan_and_follow, mode=mode, elicitation_callback=person(YES, shown))
+    assert not done.is_error, said(done)
+    assert arm.followed == [(plan["plan_id"], plan["revision"])] and done.structured_content["code"] == "OK"
+    (message,) = shown
+    assert message.splitlines()[:2] == [
+        f"Plan {plan['plan_id']}, revision 2: pick up the red box",
+        "1. pick red box 2. approved by the operator <b>",
+    ], "an object's name makes no step of its own"
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ElicitResult(action="decline"),
+        ElicitResult(action="cancel"),
+        ElicitResult(action="accept", content={"approve": False}),
+        ElicitResult(action="accept", content={"approve": "true"}),
+        ElicitResult(action="accept"),
+    ],
+    ids=str,
+)
+def test_nothing_moves_where_the_person_does_not_say_yes(arm, asking, mode, answer):
+    _, refused = with_client(asking, plan_and_follow, mode=mode, elicitation_callback=person(answer, []))
+    assert refused.is_error and "did not approve" in said(refused) and arm.followed == []
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_nothing_moves_where_nobody_can_be_asked(arm, asking, mode):
+    _, refused = with_client(asking, plan_and_follow, mode=mode)
+    assert refused.is_error and "--approval host" in said(refused) and arm.followed == []
+
+
+@pytest.mark.parametrize("wrong", [{"revision": 1}, {"plan_id": 7}])
+def test_another_plan_than_the_newest_is_refused_before_anybody_is_asked(arm, asking, wrong):
+    shown = []
+
+    async def use(client):
+        return await client.call_tool("follow", {**(await planned(client)), **wrong})
+
+    refused = with_client(asking, use, elicitation_callback=person(YES, shown))
+    assert refused.is_error and "make one with plan" in said(refused) and not shown and arm.followed == []
+
+
+def test_a_plan_that_asks_back_is_not_followed(arm, trusting):
+    async def use(client):
+        return await client.call_tool("follow", await planned(client, "pick up that one?"))
+
+    refused = with_client(trusting, use)
+    assert refused.is_error and "which one?" in said(refused) and arm.followed == []
+
+
+def test_cancel_stops_the_arm_whoever_moves_it_and_needs_nobody(arm, trusting):
+    arm.stay, steps = True, []
+
+    async def on_progress(progress, total, message):
+        steps.append(message)
+
+    async def use(client):
+        plan, ended = await planned(client), []
+
+        async def follow():
+            ended.append(await client.call_tool("follow", plan, progress_callback=on_progress))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            await until_async(lambda: arm.followed and steps)
+            async with Client(trusting) as other:
+                stopped = await other.call_tool("cancel", {})
+        return ended[0], stopped, await client.call_tool("cancel", {})
+
+    ended, stopped, again = with_client(trusting, use)
+    assert stopped.structured_content["cancelled"] == 1 and again.structured_content["cancelled"] == 0
+    assert ended.is_error and "CANCELLED" in said(ended) and "the arm has stopped" in said(ended)
+    assert len(arm.cancelled) == 1 and "executing" in steps[0]
+
+
+def test_who_gives_up_waiting_stops_the_arm(arm, trusting):
+    arm.stay = True
+
+    async def use(client):
+        plan = await planned(client)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+
+                async def give_up():
+                    await until_async(lambda: arm.followed)
+                    scope.cancel()
+
+                tasks.start_soon(give_up)
+                await client.call_tool("follow", plan)
+        await until_async(lambda: arm.cancelled)
+
+    with_client(trusting, use)
+
+
+def test_a_host_that_goes_away_stops_the_arm(arm):
+    arm.stay = True
+
+    async def use(client):
+        plan = await planned(client)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call_tool, "follow", plan)
+            await until_async(lambda: arm.followed)
+            tasks.cancel_scope.cancel()
+
+    with_client(over_stdio(arm.graph, "--approval", "host"), use)
+    until(lambda: arm.cancelled, what="the arm to be stopped")
+
+
+async def until_async(condition, seconds: float = 30.0) -> None:
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.02)

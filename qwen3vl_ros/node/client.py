@@ -16,7 +16,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from qwen3vl_ros.node.joining import joining
@@ -37,6 +37,16 @@ class NoReply(PerceptionError):
 def decoded(cdr: bytes, kind: type) -> Any:
     """The message of type `kind` that a subscription gave as bytes."""
     return deserialize_message(cdr, kind)
+
+
+def type_name(kind: type) -> str:
+    """`pkg/msg/Name` of a message's class."""
+    return "/".join((kind.__module__.split(".")[0], "msg", kind.__name__))
+
+
+def encoded(message: Any) -> bytes:
+    """The bytes that `decoded` reads."""
+    return serialize_message(message)
 
 
 class Client:
@@ -70,9 +80,13 @@ class Client:
         self, topic: str, kind: type, arrived: Callable[[bytes], None], qos: QoSProfile = RELIABLE
     ) -> tuple[str, str]:
         """Have every message of a topic, serialised. Returns the topic's full name and its type, `pkg/msg/Name`."""
-        name = self._node.resolve_topic_name(topic)
+        name = self.full_name(topic)
         self._node.create_subscription(kind, name, arrived, qos, raw=True)
-        return name, "/".join((kind.__module__.split(".")[0], "msg", kind.__name__))
+        return name, type_name(kind)
+
+    def full_name(self, topic: str) -> str:
+        """A topic's name with its namespace."""
+        return self._node.resolve_topic_name(topic)
 
     def use(self, service: str, kind: type) -> None:
         """Look for a service from now on, so that `call` finds it."""

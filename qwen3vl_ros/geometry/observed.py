@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from typing import Sequence
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -26,6 +27,7 @@ _BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover t
 _HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness of the upper one
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
+_GAP_M = 0.10  # between the pieces that are seen of one table
 _WINDOW_PIXELS = 40000
 
 
@@ -115,9 +117,23 @@ def surfaces_of(cloud: SceneCloud) -> tuple[Surface, ...]:
     points, surfaces = cloud.thinned_m.astype(float), []
     for k, plane in enumerate(p for p in cloud.planes if abs(p.normal @ cloud.planes[0].normal) > _COS_LEVEL):
         on_it = points[np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])]
+        on_it = on_it[_together(plane, on_it)]
         name = "table" if k == 0 else f"surface {k + 1}"
         surfaces.append(_surface(cloud, plane, on_it, name, name))
     return tuple(surfaces)
+
+
+def _together(plane: Plane, points_m: np.ndarray) -> np.ndarray:
+    """Which points Nx3 of a plane are of its largest piece: a wall behind the table is at the table's height somewhere, too."""
+    cells = np.floor(points_m @ level_axes(plane.normal)[:2].T / _GAP_M).astype(int)
+    if not len(cells):
+        return np.zeros(0, bool)
+    cells -= cells.min(0)
+    counts = np.zeros(cells.max(0) + 1, np.int32)
+    np.add.at(counts, tuple(cells.T), 1)
+    _, pieces = cv2.connectedComponents((counts > 0).astype(np.uint8))
+    of_point = pieces[tuple(cells.T)]
+    return of_point == np.bincount(of_point).argmax()
 
 
 def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:

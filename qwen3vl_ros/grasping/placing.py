@@ -25,6 +25,7 @@ from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, InvalidInput, Plac
 
 _CELL_M = 0.006
 _CLEARANCE_M = 0.008  # kept around the object at rest
+_FOOT_SHARE = 0.6  # of a foot, about its middle, that must be carried where the rest may hang over
 _DROP_M = 0.004  # above the support when the jaws open
 _TURNS_DEG = (0.0, 90.0, 45.0, -45.0)  # of the object, from how it stands now
 _TRIED = 64  # places whose facts are measured
@@ -47,13 +48,17 @@ _TOWARDS = {
 
 @dataclass(frozen=True, eq=False)
 class _Support:
-    """Where a thing may rest, level frame: id, height z_m, border Kx2 it must stay in, clear_m of room above."""
+    """Where a thing may rest, level frame: id, height z_m, border Kx2 it must stay in, clear_m of room above.
+
+    top: of another thing, over whose border it may hang.
+    """
 
     id: str
     z_m: float
     border: np.ndarray
     clear_m: float
     deep: bool = False  # inside a container: what is around is its wall
+    top: bool = False
 
 
 def find_places(
@@ -94,10 +99,14 @@ def _checked(fact: Fact, name: str) -> Fact:
 
 @dataclass(frozen=True, eq=False)
 class _Ground:
-    """A support as a map, rows y, columns x: low is the place of cell 0, 0. heights: of a container's inner surface."""
+    """A support as a map, rows y, columns x: low is the place of cell 0, 0. within: what carries. blocked: where something is.
+
+    heights: of a container's inner surface.
+    """
 
     low: np.ndarray
-    free: np.ndarray
+    within: np.ndarray
+    blocked: np.ndarray
     heights: np.ndarray | None
 
 
@@ -157,12 +166,13 @@ class _Search:
         upper = body.points[body.points[:, 2] > top - 0.008]
         if len(upper) < 8:
             raise CannotTell(f"{body.name} has no flat top that was seen")
-        return _Support(thing.id, top, outline(upper[:, :2]), math.inf)
+        return _Support(thing.id, top, outline(upper[:, :2]), math.inf, top=True)
 
     # -- free space -----------------------------------------------------------------------------------------------------
     def _maps(self, support: _Support) -> _Ground:
         """What is free on a support, and how high what was measured on it is."""
-        low, high = support.border.min(0) - 0.02, support.border.max(0) + 0.02
+        beyond = 0.02 + (float(self.body.size_m.max()) if support.top else 0.0)
+        low, high = support.border.min(0) - beyond, support.border.max(0) + beyond
         shape = tuple(np.ceil((high - low) / _CELL_M).astype(int)[::-1] + 1)
         within = _filled(shape, low, support.border)
         above = self.points[:, 2] - support.z_m
@@ -185,9 +195,8 @@ class _Search:
             bottom, top = body.hull[:, 2].min() - support.z_m, body.hull[:, 2].max() - support.z_m
             if top > _FLAT_M and bottom < tall:
                 blocked |= _filled(shape, low, body.outline)
-        free = within & (1 - blocked)
         heights = np.maximum(heights, 0.0) if support.deep else None
-        return _Ground(low, free, heights)
+        return _Ground(low, within, blocked, heights)
 
     def _candidates(self, support: _Support) -> list[tuple[float, np.ndarray]]:
         """(room_m, new_T_old of the object in the level frame), the most promising, spread over the support."""
@@ -196,8 +205,11 @@ class _Search:
             turn = np.eye(4)
             c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
             turn[:2, :2] = ((c, -s), (s, c))
-            kernel = _kernel((self.body.outline - centre) @ turn[:2, :2].T, 0.0 if support.deep else _CLEARANCE_M)
-            fits = cv2.erode(ground.free, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+            around = (self.body.outline - centre) @ turn[:2, :2].T
+            kernel = _kernel(around, 0.0 if support.deep else _CLEARANCE_M)
+            carried = _kernel((self._sole() - centre) @ turn[:2, :2].T, 0.0) if support.top else kernel
+            fits = cv2.erode(ground.within, carried, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+            fits &= cv2.erode(1 - ground.blocked, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
             if not fits.any():
                 continue
             room = cv2.distanceTransform(fits, cv2.DIST_L2, 3) * _CELL_M
@@ -216,6 +228,11 @@ class _Search:
             if len(found) >= _TRIED:
                 break
         return found
+
+    def _sole(self) -> np.ndarray:
+        """The part of the foot that must be carried, Kx2."""
+        middle = self.body.foot_centre
+        return middle + _FOOT_SHARE * (self.body.foot - middle)
 
     def _promise(self, at: np.ndarray, room: np.ndarray, support: _Support) -> np.ndarray:
         """How likely the asked facts hold of places Nx2, before anybody measures: only the order counts."""

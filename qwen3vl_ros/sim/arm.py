@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Sequence
 
 import mujoco
 import numpy as np
 
 from qwen3vl_ros.sim.physics import STEP_S, PhysicalWorld
+from qwen3vl_ros.sim.shapes import Mesh, Part
 from qwen3vl_ros.types import PerceptionError
 
 REST = np.array((0.0, -0.95, 0.0, -2.75, 0.0, 1.85, 0.785))
@@ -29,6 +30,7 @@ _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
 _CHECK_RAD = 0.04  # between the poses of a path that are looked at for collisions
 _ARRIVED_RAD = 0.004
 _KP, _KV = (4500, 4500, 3500, 3500, 2000, 2000, 2000), (220, 220, 160, 160, 50, 50, 50)
+_PAINT = (0.86, 0.87, 0.88), (0.16, 0.16, 0.17)  # of links, of pads
 _TORQUE_NM = (87, 87, 87, 87, 12, 12, 12)
 
 
@@ -74,7 +76,8 @@ def furnish(build: mujoco.MjSpec, world_T_base: np.ndarray) -> None:
 class Arm:
     """The arm of a PhysicalWorld that was furnished with it. Moves let the world's time pass, and raise ArmError.
 
-    each_step: called with the arm's world after every hundredth of a second of a move; what it raises ends the move.
+    each_step: called after every hundredth of a second of a move; what it raises ends the move. jaws_move: the jaws are on their
+    way, and nobody knows what they hold if they stop now.
     """
 
     def __init__(self, world: PhysicalWorld, seed: int = 0):
@@ -89,6 +92,7 @@ class Arm:
         self._pinch = model.site("arm/pinch").id
         self._rng = np.random.default_rng(seed)
         self.each_step: Callable[[], None] = lambda: None
+        self.jaws_move = False
         self._scratch = mujoco.MjData(model)  # where positions are tried
         names = [model.body(b).name for b in range(model.nbody)]
         self._mine = np.array([names[b].startswith("arm/") for b in model.geom_bodyid])
@@ -126,13 +130,18 @@ class Arm:
         """world_T_gripper, 4x4, at the present opening."""
         return _site(self.world.data, self._pinch) @ _along_z(np.interp(self.opening_m(), _OPENING_M, _TIP_M))
 
-    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """What is drawn: (number of the geom in the model, its 4x4 pose in the world)."""
-        data = self.world.data
+    def shapes(self) -> dict[str, Mesh]:
+        """What `parts` are drawn with, in metres: the convex pieces that touch things."""
+        return {f"arm/{g}": _shape_of(self.world.model, g) for g in np.flatnonzero(self._mine)}
+
+    def parts(self) -> list[Part]:
+        """Where its parts are in the world now."""
+        data, placed = self.world.data, []
         for geom in np.flatnonzero(self._mine):
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = data.geom_xmat[geom].reshape(3, 3), data.geom_xpos[geom]
-            yield int(geom), pose
+            placed.append(Part(f"arm/{geom}", pose, _PAINT[self.world.model.geom(geom).name != ""]))
+        return placed
 
     def touched(self) -> set[int]:
         """Objects that both pads touch."""
@@ -294,12 +303,15 @@ class Arm:
 
     def open(self, opening_m: float) -> None:
         self._holding = None
+        self.jaws_move = True
         self.world.data.ctrl[self._jaws] = np.interp(opening_m, _OPENING_M, _COMMAND)
         for _ in range(40):
             self._pass(0.01)
+        self.jaws_move = False
 
     def close(self) -> float:
         """Close until the pads stand still; the opening that is left, metres."""
+        self.jaws_move = True
         self.world.data.ctrl[self._jaws] = _COMMAND[0]
         before = self.opening_m()
         for _ in range(60):
@@ -308,7 +320,17 @@ class Arm:
             if abs(now - before) < 1e-5 and _ > 10:
                 break
             before = now
+        self.jaws_move = False
         return self.opening_m()
+
+    def let_slip(self) -> None:
+        """The jaws give way; whatever they hold falls."""
+        self.world.data.ctrl[self._jaws] = _COMMAND[-1]
+
+    def stop(self) -> None:
+        """Stand still where it is."""
+        self.world.data.ctrl[self._motors] = self.joints()
+        self._pass(0.05)
 
     def holds(self, index: int) -> bool:
         """Whether both pads touch the object now."""
@@ -354,6 +376,27 @@ class _Kinematics:
             if np.linalg.norm(error[:3]) < 5e-4 and np.linalg.norm(error[3:]) < 5e-3:
                 return conf.q[self._at].copy()
         return None
+
+
+def _shape_of(model: mujoco.MjModel, geom: int) -> Mesh:
+    """A geom's convex hull, or its box, every face with a normal of its own."""
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX:
+        half = model.geom_size[geom]
+        corners = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
+        sides = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+        faces = np.array([t for a, b, c, d in sides for t in ((a, b, c), (a, c, d))])
+    else:
+        mesh = model.geom_dataid[geom]
+        start = model.mesh_vertadr[mesh]
+        corners = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(float)
+        graph = model.mesh_graph[model.mesh_graphadr[mesh] :]  # counts, edges, then the hull's faces
+        vertices, count = int(graph[0]), int(graph[1])
+        faces = graph[2 + 3 * vertices + 3 * count :][: 3 * count].reshape(-1, 3)
+    triangles = corners[faces]
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    size = np.linalg.norm(normals, axis=1, keepdims=True)
+    triangles, normals = triangles[size[:, 0] > 1e-12], (normals / np.maximum(size, 1e-12))[size[:, 0] > 1e-12]
+    return Mesh(triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3), np.repeat(normals, 3, 0))
 
 
 def _site(data, site: int) -> np.ndarray:

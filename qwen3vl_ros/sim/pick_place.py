@@ -46,8 +46,7 @@ class PickPlace:
         arm.grip(self.held)
         self._lift(LIFT_M)
         if not arm.holds(self.held):
-            self.held = None
-            arm.grip(None)
+            self.lost()
             raise Slipped("it slipped out of the jaws when it was lifted")
 
     def place(self, world_T_gripper: np.ndarray, approach_m: float = 0.10) -> None:
@@ -59,8 +58,7 @@ class PickPlace:
         path, line = self._approach(world_T_gripper, width, approach_m, frozenset((self.held,)))
         arm.follow(path)
         if not arm.holds(self.held):
-            self.held = None
-            arm.grip(None)
+            self.lost()
             raise Slipped("it was lost on the way")
         arm.slide(line, approach_m)
         arm.open(min(OPEN_M, width + 0.03))
@@ -76,6 +74,23 @@ class PickPlace:
         except (Unreachable, Collision):
             self._lift(LIFT_M)
             arm.follow(arm.way(arm.joints(), REST))
+
+    def lost(self) -> None:
+        """The jaws no longer hold what they held."""
+        self.held = None
+        self.arm.grip(None)
+
+    def back_off(self, approach_m: float = 0.10) -> None:
+        """From wherever a move was ended, back the way the gripper looks and to rest, with what it holds; where no way leads there it
+        stays.
+        """
+        if self.held is None:
+            self.arm.open(OPEN_M)
+        for retreat in (lambda: self._withdraw(self.arm.gripper(), approach_m), self.rest):
+            try:
+                retreat()
+            except ArmError:
+                pass  # the next picture shows where it stands
 
     def _approach(self, world_T_gripper, width_m, approach_m, allowed: frozenset[int] = frozenset()):
         """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side."""

@@ -43,6 +43,7 @@ from qwen3vl_ros.sim.camera import SimCamera, SimView
 from qwen3vl_ros.sim.physics import PhysicalWorld
 from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.sim.specs import SceneSpec
+from qwen3vl_ros.sim.workcell import Workcell
 from qwen3vl_ros.threads import settle
 from qwen3vl_ros.types import Generation, PerceptionError
 
@@ -93,8 +94,8 @@ class TrueBoxes(Perception):
 class Robot(Rehearsal):
     """A rehearsal that tells the oracle what it sees, and notes by the simulator's state what was lifted."""
 
-    def __init__(self, spec: SceneSpec, camera: SimCamera, base: np.ndarray, noise: int, perception: Perception):
-        super().__init__(spec, camera, base, noise)
+    def __init__(self, cell: Workcell, perception: Perception):
+        super().__init__(cell)
         self._perception, self.lifted, self.moves, self.move_s = perception, set(), 0, 0.0
 
     def see(self) -> Shot:
@@ -104,19 +105,22 @@ class Robot(Rehearsal):
         return shot
 
     def pick(self, step, grasp, control) -> Done:
-        before = [self.world.pose(k)[2, 3] for k in range(len(self.world.spec().objects))]
+        before = heights(self.cell.world)
         done = super().pick(step, grasp, control)
-        self.lifted |= {
-            k for k, z in enumerate(before) if self.world.pose(k)[2, 3] > z + 0.05 and self.hand.arm.holds(k)
-        }
+        rose = heights(self.cell.world) > before + 0.05
+        self.lifted |= {int(k) for k in np.flatnonzero(rose) if self.cell.arm.holds(int(k))}
         return done
 
-    def _move(self, control, move) -> Done:
-        self.moves, started = self.moves + 1, self.world.time_s
+    def _move(self, control, motion) -> Done:
+        self.moves, started = self.moves + 1, self.cell.time_s
         try:
-            return super()._move(control, move)
+            return super()._move(control, motion)
         finally:
-            self.move_s += self.world.time_s - started
+            self.move_s += self.cell.time_s - started
+
+
+def heights(world: PhysicalWorld) -> np.ndarray:
+    return np.array([world.pose(k)[2, 3] for k in range(len(world.spec().objects))])
 
 
 class Bench:
@@ -146,37 +150,37 @@ class Bench:
     def carried_out(self, number, seed, spec, base, view, asked: Asked, eyes: str) -> Try:
         perception = self.eyes[eyes]
         perception.forget()
-        robot, planner, one = Robot(spec, self.camera, base, seed, perception), Planner(perception), None
-        one = Try(number, seed, eyes, asked)
-        start = [robot.world.pose(k) for k in range(len(spec.objects))]
-        try:
-            shot = robot.see()
-            first = robot.seen
-            plan = planner.plan(shot, asked.text)
-            one.plan_ok = _reads(plan, asked)
-            one.grounded = one.plan_ok and _found(planner, shot, asked, first)
-            outcome = Performer(planner, robot, robot.see).perform(plan, Control())
-            one.code, one.message = outcome.code.name, outcome.message
-        except PerceptionError as error:
-            one.code, one.message = type(error).__name__, str(error)
-        held = robot.hand.arm.holds(asked.target)
-        robot.world.settle()
-        one.picked, one.steps, one.sim_s = asked.target in robot.lifted, robot.moves, robot.move_s
-        if asked.relation == "pick":
-            one.fault = "" if held else "it is not in the jaws"
-        else:
-            one.fault = pick_orders.placed(asked, robot.world, spec, view, start[asked.target])
-        one.done = one.picked and not one.fault
-        one.moved = pick_orders.fallen(robot.world, start, asked.target)
-        if self.pictures and not (one.done and one.told_done):
-            self._draw(one, first, robot)
+        one, planner = Try(number, seed, eyes, asked), Planner(perception)
+        with Workcell(spec, base, noise=seed) as cell:
+            robot = Robot(cell, perception)
+            start = [cell.world.pose(k) for k in range(len(spec.objects))]
+            try:
+                shot = robot.see()
+                first = robot.seen
+                plan = planner.plan(shot, asked.text)
+                one.plan_ok = _reads(plan, asked)
+                one.grounded = one.plan_ok and _found(planner, shot, asked, first)
+                outcome = Performer(planner, robot, robot.see).perform(plan, Control())
+                one.code, one.message = outcome.code.name, outcome.message
+            except PerceptionError as error:
+                one.code, one.message = type(error).__name__, str(error)
+            held = cell.arm.holds(asked.target)
+            cell.world.settle()
+            one.picked, one.steps, one.sim_s = asked.target in robot.lifted, robot.moves, robot.move_s
+            if asked.relation == "pick":
+                one.fault = "" if held else "it is not in the jaws"
+            else:
+                one.fault = pick_orders.placed(asked, cell.world, spec, view, start[asked.target])
+            one.done = one.picked and not one.fault
+            one.moved = pick_orders.fallen(cell.world, start, asked.target)
+            if self.pictures and not (one.done and one.told_done):
+                self._draw(one, first, cell)
         return one
 
-    def _draw(self, one: Try, first: SimView, robot: Robot) -> None:
+    def _draw(self, one: Try, first: SimView, cell: Workcell) -> None:
         import cv2
 
-        after = self.camera.render(robot.world.spec())
-        both = np.concatenate([first.rgb, after.rgb], 1)[..., ::-1]
+        both = np.concatenate([first.rgb, cell.look()[0].rgb, cell.overview()], 1)[..., ::-1]
         name = f"{one.order:03d}_{one.eyes}_{one.asked.relation.replace(' ', '_')}_{one.code}.jpg"
         cv2.imwrite(str(Path(self.pictures) / name), both)
 

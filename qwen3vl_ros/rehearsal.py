@@ -1,83 +1,68 @@
-"""Instructions tried out in one process: a simulated table, a camera that looks at it and an arm that does what plans say.
+"""Instructions tried out in one process: the eyes and hands that a `Performer` needs, over a simulated workcell.
 
-The eyes and the hands that a `Performer` needs, over one physical world, in its time. Depth has a camera's noise, contact decides, and
-where the robot fails it says so. Knows nothing of ROS.
+Everything happens in the world's time, as fast as it can be computed. Knows nothing of ROS.
 """
 
 from __future__ import annotations
-
-import math
-
-import numpy as np
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Done
 from qwen3vl_ros.instructions.plans import PlanStep
-from qwen3vl_ros.sim.arm import OPEN_M, Arm, ArmError, furnish
-from qwen3vl_ros.sim.camera import SimCamera, SimView
-from qwen3vl_ros.sim.depth_noise import noisy_depth
-from qwen3vl_ros.sim.physics import PhysicalWorld
-from qwen3vl_ros.sim.pick_place import PickPlace
-from qwen3vl_ros.sim.specs import SceneSpec
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, Frame, GraspTarget, PlaceTarget
+from qwen3vl_ros.sim.camera import SimView
+from qwen3vl_ros.sim.workcell import Ending, Report, Workcell
+from qwen3vl_ros.types import Frame, GraspTarget, PlaceTarget, StaleFrame
 
 
 class Rehearsal:
-    """A world with an arm at world_T_base (4x4) and a camera: an `Executor`, whose pictures are of now. One thread at a time.
+    """An `Executor` whose pictures are of now; poses are of the frame `world`. One thread at a time.
 
-    noise: of the depth, a seed; None for exact depth. seen: what `see` drew last, with its truth. All poses are of the frame `world`.
+    seen: what the camera drew last, with its truth.
     """
 
-    def __init__(self, spec: SceneSpec, camera: SimCamera, world_T_base: np.ndarray, noise: int | None = 0):
-        self.world = PhysicalWorld(spec, lambda build: furnish(build, world_T_base))
-        self.hand = PickPlace(Arm(self.world))
-        self._camera, self._noise, self._looks = camera, noise, 0
+    def __init__(self, cell: Workcell):
+        self.cell = cell
         self.seen: SimView | None = None
-        self.world.settle()
+        self._shot: Shot | None = None
+        self._moved = False
 
     def see(self) -> Shot:
-        """A picture of the table once nothing moves any more."""
-        self.world.settle(longest_s=1.0)
-        self._looks += 1
-        self.seen = seen = self._camera.render(self.world.spec())
-        depth_m = seen.depth_m
-        if self._noise is not None:
-            depth_m = noisy_depth(depth_m, seen.K, 1000 * self._noise + self._looks)
-        return Shot(
-            Frame(
-                stamp_ns=int(1e9 * self.world.time_s) + self._looks,
-                frame_id="camera",
-                rgb=seen.rgb,
-                depth_m=depth_m,
-                K=seen.K,
-                target_T_camera=seen.world_T_camera,
-                target_frame="world",
-                up_camera=seen.world_T_camera[2, :3],
-            )
-        )
+        """A picture once nothing moves any more. Raises StaleFrame where the camera shows what it showed before the last motion."""
+        if self.cell.fault == "frozen" and self._shot is not None:
+            if self._moved:
+                raise StaleFrame("the camera's picture is older than the last motion; it has frozen")
+            return self._shot
+        self.cell.world.settle(longest_s=1.0)
+        self.seen, depth_m = self.cell.look()
+        self._shot, self._moved = _shot(self.seen, depth_m, int(1e9 * self.cell.time_s)), False
+        return self._shot
 
     def pick(self, step: PlanStep, grasp: GraspTarget, control: Control) -> Done:
-        opening_m = OPEN_M if math.isnan(grasp.opening_m) else min(grasp.opening_m, OPEN_M)
-        pose, width_m = grasp.frame_T_gripper, grasp.width_m
-        return self._move(control, lambda: self.hand.pick(pose, width_m, grasp.approach_m, opening_m))
+        pose, opening_m = grasp.frame_T_gripper, grasp.opening_m
+        return self._move(control, lambda: self.cell.pick(pose, grasp.width_m, grasp.approach_m, opening_m))
 
     def place(self, step: PlanStep, place: PlaceTarget, control: Control) -> Done:
-        return self._move(control, lambda: self.hand.place(place.frame_T_gripper, place.approach_m))
+        return self._move(control, lambda: self.cell.place(place.frame_T_gripper, place.approach_m))
 
-    def _move(self, control: Control, move) -> Done:
-        def go_on():
-            if control.cancelled:
-                raise Cancelled(control.reason)
-            if control.expired:
-                raise DeadlinePassed("the time for the instruction was over while the arm moved")
+    def _move(self, control: Control, motion) -> Done:
+        self.cell.cancelled = lambda: bool(control.interruption)
+        self._moved = True
+        told: Report = motion()
+        self.cell.cancelled = lambda: False
+        ok = told.ending is Ending.OK
+        return Done(ok, told.message, told.retry, told.opening_m, told.holding, int(told.ending))
 
-        arm = self.hand.arm
-        arm.each_step = go_on
-        try:
-            move()
-        except ArmError as error:
-            return Done(False, str(error), True, arm.opening_m())
-        finally:
-            arm.each_step = lambda: None
-        return Done(True, "", False, arm.opening_m())
+
+def _shot(seen: SimView, depth_m, stamp_ns: int) -> Shot:
+    return Shot(
+        Frame(
+            stamp_ns=stamp_ns,
+            frame_id="camera",
+            rgb=seen.rgb,
+            depth_m=depth_m,
+            K=seen.K,
+            target_T_camera=seen.world_T_camera,
+            target_frame="world",
+            up_camera=seen.world_T_camera[2, :3],
+        )
+    )

@@ -36,6 +36,8 @@ _BESIDE = ("next_to", "left_of", "right_of", "in_front_of", "behind")
 _NEAR_M = 0.02  # the gap to a reference that is best
 _SEEN_POINTS = 40000
 _APART_M = 0.04  # between the places of one answer
+_SKEW = 0.8  # aside, of ahead
+_DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst
 _HOLDS_M = 0.004  # margin of a fact that a place must have even where noise leaves it undecided
 _FLAT_M = 0.012  # what rises less above a surface belongs to it
 _TOWARDS = {
@@ -242,7 +244,7 @@ class _Search:
             if fact.relation == "at":
                 d = self.layout.directions(fact.view or "viewer")
                 margin = place_margin(support.border, at, fact.arguments[2], d["right"], d["forward"])
-                worth = worth + np.minimum(margin, 0.05)
+                worth = worth + np.minimum(margin, _DEEP_M)
             if fact.relation in _BESIDE:
                 reference = self.layout.body(fact.arguments[1])
                 gap = -depth_inside(reference.outline, at) - half
@@ -267,6 +269,9 @@ class _Search:
                 )
                 continue
             for room_m, new_T_old in self._candidates(support):
+                if self._askew(new_T_old):
+                    fault = "its free places are more aside than where it was asked for"
+                    continue
                 measured = self._facts_at(new_T_old)
                 worst = min(measured, key=facts.standing, default=None)
                 if worst is not None and not _promised(worst):
@@ -305,9 +310,21 @@ class _Search:
         layout = self.layout.with_moved(self.thing, rest)
         return [facts.measure(layout, f.relation, f.arguments, f.view or "viewer") for f in self.asked]
 
+    def _askew(self, new_T_old: np.ndarray) -> bool:
+        """Whether the object would be more aside of a reference than left of it, behind it and so on: nobody would call it that."""
+        middle = (new_T_old @ self.level_T_box)[:2, 3]
+        for fact in self.asked:
+            if fact.relation in _TOWARDS:
+                axis, sign = _TOWARDS[fact.relation]
+                way = sign * self.layout.directions(fact.view or "viewer")[axis][:2]
+                offset = middle - self.layout.body(fact.arguments[1]).centre[:2]
+                if abs(offset @ np.array((-way[1], way[0]))) > _SKEW * float(offset @ way):
+                    return True
+        return False
+
     def _worth(self, room_m: float, new_T_old: np.ndarray, measured: Sequence[Fact]) -> float:
         """0..1: how clear the facts are, and how much room there is."""
-        clear = [min(1.0, f.margin_m / max(0.02, 4 * f.sigma_m)) for f in measured if not math.isnan(f.margin_m)]
+        clear = [min(1.0, f.margin_m / _clear_m(f)) for f in measured if not math.isnan(f.margin_m)]
         near = 1.0
         for fact in measured:
             if fact.relation in _BESIDE:
@@ -403,6 +420,11 @@ def _index(grasps: Sequence[GraspTarget], grasp: GraspTarget) -> int:
 
 def _apart(a: PlaceTarget, b: PlaceTarget) -> float:
     return float(np.linalg.norm(a.frame_T_box[:3, 3] - b.frame_T_box[:3, 3]))
+
+
+def _clear_m(fact: Fact) -> float:
+    """The margin with which nobody would doubt a fact."""
+    return max(_DEEP_M if fact.relation == "at" else 0.02, 4 * fact.sigma_m)
 
 
 def _promised(fact: Fact) -> bool:

@@ -54,11 +54,12 @@ class Report:
 class Workcell:
     """The scene with an arm at world_T_base (4x4) and a camera of that size. Use it as a context manager, from one thread.
 
-    tick(): called after every hundredth of a second or two of the world; `cancelled` ends a motion. fault: one of FAULTS.
+    noise: of the depth; a number is its seed. tick(): called after every hundredth of a second or two of the world; `cancelled` ends
+    a motion. fault: one of FAULTS.
     """
 
     def __init__(
-        self, spec: SceneSpec, world_T_base: np.ndarray, width: int = 640, height: int = 480, noise: bool = True
+        self, spec: SceneSpec, world_T_base: np.ndarray, width: int = 640, height: int = 480, noise: bool | int = True
     ):
         self.world_T_base = world_T_base
         self.world = PhysicalWorld(spec, lambda build: furnish(build, world_T_base))
@@ -91,7 +92,9 @@ class Workcell:
         """What the camera sees now with its truth, and the depth as it measures it."""
         self._looks += 1
         view = self._camera.render(self.world.spec(), robot=self.arm.parts())
-        return view, noisy_depth(view.depth_m, view.K, self._looks) if self._noise else view.depth_m
+        return view, noisy_depth(
+            view.depth_m, view.K, 1000 * int(self._noise) + self._looks
+        ) if self._noise else view.depth_m
 
     def overview(self) -> np.ndarray:
         """HxWx3 uint8, table and arm from a second viewpoint."""

@@ -53,6 +53,7 @@ ALLOWED = {
     "inspection": {"config", "files", "geometry", "pipeline", "questions", "tracking", "types", "zoom"},
     "draw": {"config", "geometry", "grasping", "types"},
     "sim": {"calibration", "codec", "config", "convert", "files", "geometry", "types"},
+    "rehearsal": {"asking", "control", "instructions", "sim", "types"},
     "export": {"engine", "types"},
     "doctor": {"config", "engine", "loading", "pipeline", "questions", "threads", "types"},
     "selftest": {"types", "control", "config", "files", "questions", "engine", "loading", "pipeline", "sim"},

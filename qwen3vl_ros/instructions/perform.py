@@ -14,17 +14,18 @@ from typing import Callable, Protocol, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.asking.finding import Shot
+from qwen3vl_ros.asking.finding import Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.things import Thing
-from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep
+from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep, put_back
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
     Fact,
     GraspTarget,
+    MalformedAnswer,
     PerceptionError,
     PlaceTarget,
     StaleFrame,
@@ -181,7 +182,7 @@ class _Work:
             self._p.tell(k, "executing", f"taking the {told.object}")
             _go_on(self._control)
             done = self._p.executor.pick(step, step.grasps[self._grasp], self._control)
-            self._moved(done, self._p.planner.put_back(step, step.grasps[self._grasp]))
+            self._moved(done, put_back(step, step.grasps[self._grasp]))
             if not done.ok:
                 problem = done.message
                 if not done.retry:
@@ -229,9 +230,8 @@ class _Work:
         if not wanted:
             return ""
         self._p.tell(k, "looking", "")
-        _go_on(self._control)
-        found = self._p.planner.find(self._p.see(), tuple(wanted), self._control)
-        for label, at in wanted.items():
+        found = self._find(tuple(wanted))
+        for label, at in wanted.items() if found else ():
             now = [d.frame_T_box[:3, 3] for d in found.detections_3d if same_name(d.label, label)]
             if now and min(np.linalg.norm(n - at) for n in now) > _MOVED_M:
                 return f"the {label} is no longer where it was when the place was chosen"
@@ -241,12 +241,19 @@ class _Work:
     def _ground(self, k: int) -> tuple[Code, str]:
         """The open steps grounded in a picture of now."""
         self._p.tell(k, "looking", "")
-        _go_on(self._control)
-        grounded = self._p.planner.ground(self.plan, self._p.see(), self._control)
+        grounded = looked_again(lambda: self._p.planner.ground(self.plan, self._p.see(), self._control), self._control)
         if grounded.question:
             return code_of(grounded), grounded.question
         self._now(grounded)
         return Code.OK, ""
+
+    def _find(self, names: Sequence[str]) -> Found | None:
+        """What these names mean now; None where the model's answer could not be read, which tells nothing."""
+        _go_on(self._control)
+        try:
+            return self._p.planner.find(self._p.see(), names, self._control)
+        except MalformedAnswer:
+            return None
 
     def _picked(self, k: int, step: PlanStep, done: Done) -> tuple[Verdict, str]:
         """Whether the gripper holds the target: its jaws stand open on something, and it is no longer where it was."""
@@ -255,8 +262,8 @@ class _Work:
         name, there = step.told.object, step.target
         for _ in range(LOOKS):
             self._p.tell(k, "checking", "")
-            _go_on(self._control)
-            found = self._p.planner.find(self._p.see(), (name,), self._control)
+            if (found := self._find((name,))) is None:
+                continue
             now = [d for d in found.detections_3d if same_name(d.label, name)]
             apart = [np.linalg.norm(d.frame_T_box[:3, 3] - there.frame_T_box[:3, 3]) for d in now]
             if any(a < _MOVED_M for a in apart):
@@ -267,11 +274,11 @@ class _Work:
 
     def _placed(self, k: int, step: PlanStep) -> tuple[Code, str]:
         """Whether what was promised of the place is true now."""
-        message = ""
+        message = "the model's answers could not be read"
         for _ in range(LOOKS):
             self._p.tell(k, "checking", "")
-            _go_on(self._control)
-            measured = self._measured(step)
+            if not (measured := self._measured(step)):
+                continue
             worst = min(measured, key=_standing)
             message = worst.reason
             if worst.verdict is Verdict.TRUE:
@@ -283,13 +290,29 @@ class _Work:
     def _measured(self, step: PlanStep) -> list[Fact]:
         """The facts after a place, measured in a new picture: names of things stand for the ids of the plan's picture."""
         names = dict(step.names)
-        shot = self._p.see()
-        found = self._p.planner.find(shot, tuple(names.values()), self._control)
-        told = []
-        for fact in step.after:
+        found, told = self._find(tuple(names.values())), []
+        for fact in step.after if found else ():
             arguments = tuple(names.get(a, a) for a in fact.arguments)
             told.append(_measure(_remembering(found.layout, step.hollow), fact, arguments))
         return told
+
+
+def looked_again(look: Callable[[], Plan], control: Control) -> Plan:
+    """The first of a few plans, each of a picture of its own, that is executable, or asks what no other picture would tell.
+
+    Raises MalformedAnswer where none of the model's answers could be read.
+    """
+    for left in reversed(range(LOOKS)):
+        _go_on(control)
+        try:
+            plan = look()
+        except MalformedAnswer:
+            if not left:
+                raise
+            continue
+        if not plan.question or plan.lacks in ("unread", "asked", "pose", "no level") or not left:
+            return plan
+    raise AssertionError("the last look returns or raises")
 
 
 def code_of(plan: Plan) -> Code:
@@ -302,7 +325,8 @@ _CODES = {
     "two": Code.AMBIGUOUS,
     "asked": Code.AMBIGUOUS,
     "pose": Code.TF,
-    "depth": Code.STALE,
+    "stale": Code.STALE,
+    "depth": Code.ERROR,
 }
 
 

@@ -33,6 +33,7 @@ from qwen3vl_ros.types import (
     GraspTarget,
     InvalidInput,
     MalformedAnswer,
+    NotFound,
     PlaceTarget,
     Verdict,
 )
@@ -75,7 +76,7 @@ class PlanStep:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Steps for one instruction, or a question back (then it cannot be executed). stamp_ns: of the picture it rests on, frame_id: of
-    all its poses. lacks: what kind of question that is: "unread", "asked" by the model, "two", "pose", "depth", or what _SAY calls it.
+    all its poses. lacks: what kind of question that is: "unread", "asked" by the model, "two", "pose", "stale", "depth", or what _SAY calls it.
     """
 
     plan_id: int
@@ -91,6 +92,16 @@ class Plan:
     @property
     def executable(self) -> bool:
         return bool(self.steps) and not self.question
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where a thing can be put, best first; each place counts one of the grasps. found: everything that was looked for."""
+
+    target: Detection3D
+    grasps: tuple[GraspTarget, ...]
+    places: tuple[PlaceTarget, ...]
+    found: Found
 
 
 class Cannot(Exception):
@@ -165,31 +176,23 @@ class Planner:
             return replace(plan, question=str(why), lacks=why.lacks)
         return replace(plan, steps=tuple(steps), frame_id=scene.frame_id)
 
-    def put_back(self, step: PlanStep, grasp: GraspTarget) -> PlanStep:
-        """The step that puts back what `step` picked with `grasp`: of memory, since no picture shows what is in the gripper as it stood."""
-        target = step.target
-        place = PlaceTarget(
-            target.id,
-            step.stood_on.arguments[1] if step.stood_on else "",
-            target.frame_id,
-            target.frame_T_box,
-            grasp.frame_T_gripper,
-            0,
-            grasp.approach_m,
-            0.0,
-            grasp.quality,
-            True,
-        )
-        return PlanStep(
-            Step("place", step.told.object, "back"),
-            target,
-            (grasp,),
-            (place,),
-            (Fact("holding", (target.id,)),),
-            (step.stood_on or Fact("exists", (target.id,)),),
-            step.names,
-            remembered=True,
-        )
+    def places(
+        self, shot: Shot, told: Step, grasp: GraspTarget | None = None, control: Control | None = None
+    ) -> Placed:
+        """Where a thing that is seen can go, `told` being the step that puts it there; held with `grasp`, or with what is found. Raises
+        NotFound with the reason why there is no such thing or nobody can measure it, InvalidInput, and what finding raises.
+        """
+        (told,) = PlanQuestion.checked((told,))
+        if told.action != "place" or told.relation == "back":
+            raise InvalidInput(
+                f"{told.relation or told.action} is no place that can be looked for; on, in, next to ... are"
+            )
+        found = self._finder.find(shot, tuple(n for n in _names(told) if n), control)
+        try:
+            scene = _Scene(self.perception, shot, found, told.object)
+            return scene.places(told, grasp)
+        except Cannot as why:
+            raise NotFound(str(why)) from None
 
     def find(self, shot: Shot, names: Sequence[str], control: Control | None = None) -> Found:
         """What these names mean in a picture, measured."""
@@ -213,6 +216,33 @@ class Planner:
         return (told if known else None), "model"
 
 
+def put_back(step: PlanStep, grasp: GraspTarget) -> PlanStep:
+    """The step that puts back what `step` picked with `grasp`: of memory, since no picture shows what is in the gripper as it stood."""
+    target = step.target
+    place = PlaceTarget(
+        target.id,
+        step.stood_on.arguments[1] if step.stood_on else "",
+        target.frame_id,
+        target.frame_T_box,
+        grasp.frame_T_gripper,
+        0,
+        grasp.approach_m,
+        0.0,
+        grasp.quality,
+        True,
+    )
+    return PlanStep(
+        Step("place", step.told.object, "back"),
+        target,
+        (grasp,),
+        (place,),
+        (Fact("holding", (target.id,)),),
+        (step.stood_on or Fact("exists", (target.id,)),),
+        step.names,
+        remembered=True,
+    )
+
+
 class _Scene:
     """What one picture says about the things that a plan names."""
 
@@ -220,7 +250,9 @@ class _Scene:
         self._perception, self._found, self._language = perception, found, language_of(instruction)
         self._cloud = SceneCloud.of(shot.frame, perception.config.lift)
         if shot.lacks or not self._cloud.usable:
-            raise Cannot("pose" if shot.no_pose else "depth", shot.lacks or self._cloud.reason)
+            raise Cannot(
+                "pose" if shot.no_pose else "stale" if shot.stale else "depth", shot.lacks or self._cloud.reason
+            )
         self.frame_id = self._cloud.frame_id
         self._layout: Layout = found.layout
         self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper)
@@ -270,6 +302,16 @@ class _Scene:
         if not places[0].feasible:
             raise self._cannot("no place", f"{told.relation} {told.reference}", places[0].reason)
         return replace(step, target=target, places=places, before=held, after=asked)
+
+    def places(self, told: Step, grasp: GraspTarget | None) -> Placed:
+        target = self._one(told.object)
+        asked = self._asked(target, told)
+        if grasp is not None:
+            grasps: tuple[GraspTarget, ...] = (replace(grasp, detection_id=target.id, label=target.label),)
+        else:
+            grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
+        places = find_places(self._cloud, self._layout, target, asked, grasps, self._perception.config.gripper)
+        return Placed(target, grasps, places, self._found)
 
     def _names_of(self, ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """What ids are called: things, and surfaces."""

@@ -130,6 +130,12 @@ class Arm:
         """world_T_gripper, 4x4, at the present opening."""
         return _site(self.world.data, self._pinch) @ _along_z(np.interp(self.opening_m(), _OPENING_M, _TIP_M))
 
+    def link(self, number: int) -> np.ndarray:
+        """world_T_link, 4x4; links are numbered from the base, 0 to 7."""
+        body, pose = self.world.data.body(f"arm/link{number}"), np.eye(4)
+        pose[:3, :3], pose[:3, 3] = body.xmat.reshape(3, 3), body.xpos
+        return pose
+
     def shapes(self) -> dict[str, Mesh]:
         """What `parts` are drawn with, in metres: the convex pieces that touch things."""
         return {f"arm/{g}": _shape_of(self.world.model, g) for g in np.flatnonzero(self._mine)}

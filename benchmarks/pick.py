@@ -67,6 +67,7 @@ class Try:
     code: str = ""
     message: str = ""
     fault: str = ""
+    off_m: float = math.nan  # of the thing at rest, from where the plan saw it there
     moved: list[int] = field(default_factory=list)
     steps: int = 0
     sim_s: float = 0.0
@@ -97,6 +98,7 @@ class Robot(Rehearsal):
     def __init__(self, cell: Workcell, perception: Perception):
         super().__init__(cell)
         self._perception, self.lifted, self.moves, self.move_s = perception, set(), 0, 0.0
+        self._goal: np.ndarray | None = None
 
     def see(self) -> Shot:
         shot = super().see()
@@ -110,6 +112,16 @@ class Robot(Rehearsal):
         rose = heights(self.cell.world) > before + 0.05
         self.lifted |= {int(k) for k in np.flatnonzero(rose) if self.cell.arm.holds(int(k))}
         return done
+
+    def place(self, step, place, control) -> Done:
+        self._goal = place.frame_T_box[:3, 3]
+        return super().place(step, place, control)
+
+    def off_m(self, target: int) -> float:
+        """How far a thing is from where it was last to be put."""
+        return (
+            math.nan if self._goal is None else float(np.linalg.norm(self.cell.world.pose(target)[:3, 3] - self._goal))
+        )
 
     def _move(self, control, motion) -> Done:
         self.moves, started = self.moves + 1, self.cell.time_s
@@ -172,6 +184,7 @@ class Bench:
             else:
                 one.fault = pick_orders.placed(asked, cell.world, spec, view, start[asked.target])
             one.done = one.picked and not one.fault
+            one.off_m = robot.off_m(asked.target)
             one.moved = pick_orders.fallen(cell.world, start, asked.target)
             if self.pictures and not (one.done and one.told_done):
                 self._draw(one, first, cell)
@@ -249,7 +262,7 @@ def run(options: argparse.Namespace) -> list[Try]:
             for t in made:
                 if options.list and not (t.done and t.told_done):
                     print(
-                        f"{t.order:4d} {t.eyes} {t.asked.text!r} {t.code}: {t.message}; truth: {t.fault or 'done'}",
+                        f"{t.order:4d} {t.eyes} {t.asked.text!r} {t.code}: {t.message}; truth: {t.fault or 'done'}; {100 * t.off_m:.1f} cm off",
                         flush=True,
                     )
     return sorted(tries, key=lambda t: (t.eyes, t.order))

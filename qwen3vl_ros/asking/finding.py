@@ -128,6 +128,7 @@ class Finder:
             lifted.refusals,
             shot.frame_T_robot,
             known_things=things,
+            shelf=next((p for p in looked_for if same_thing(p, "shelf") or same_thing(p, "架子")), ""),
             looked_for=(*looked_for, *shot.answered),
             gripper_opening_m=config.gripper.max_width,
             now_ns=shot.now_ns,

@@ -25,7 +25,7 @@ from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, InvalidInput, Plac
 
 _CELL_M = 0.006
 _CLEARANCE_M = 0.008  # kept around the object at rest
-_FOOT_SHARE = 0.6  # of a foot, about its middle, that must be carried where the rest may hang over
+_FOOT_SHARE = 0.4  # of a foot, about its middle, that must be carried where the rest may hang over
 _DROP_M = 0.004  # above the support when the jaws open
 _TURNS_DEG = (0.0, 90.0, 45.0, -45.0)  # of the object, from how it stands now
 _TRIED = 64  # places whose facts are measured

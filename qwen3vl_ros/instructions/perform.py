@@ -18,6 +18,7 @@ from qwen3vl_ros.asking.finding import Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep, put_back
 from qwen3vl_ros.types import (
     Cancelled,
@@ -292,7 +293,7 @@ class _Work:
         found, told = self._find(tuple(names.values())), []
         for fact in step.after if found else ():
             arguments = tuple(names.get(a, a) for a in fact.arguments)
-            told.append(_measure(found.layout, fact, arguments))
+            told.append(_measure(_remembering(found.layout, step.hollow), fact, arguments))
         return told
 
 
@@ -335,6 +336,19 @@ def _go_on(control: Control) -> None:
         raise Cancelled(control.reason)
     if control.expired:
         raise DeadlinePassed("the time for the instruction is over")
+
+
+def _remembering(layout: Layout, hollow: Sequence[Thing]) -> Layout:
+    """The layout with the insides that were seen before something lay in them, of things that stand where they stood."""
+
+    def inside(thing: Thing) -> Thing:
+        for known in hollow:
+            moved = np.linalg.norm(thing.frame_T_box[:3, 3] - known.frame_T_box[:3, 3])
+            if thing.inside is None and same_name(thing.label, known.label) and moved < _MOVED_M:
+                return replace(thing, inside=known.inside)
+        return thing
+
+    return layout.with_things([inside(t) for t in layout.things]) if hollow else layout
 
 
 def _measure(layout: Layout, fact: Fact, arguments: tuple[str, ...]) -> Fact:

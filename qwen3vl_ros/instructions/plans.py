@@ -19,6 +19,7 @@ from qwen3vl_ros.engine.base import Limits, Prompt
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import find_places
 from qwen3vl_ros.pipeline import Perception
@@ -54,8 +55,10 @@ class PlanStep:
 
     grasps: ways to hold it, best first. places: where it can rest, best first, each with one of the grasps. before, after: facts
     that must hold when the step begins and when it has ended. names: what the ids in the facts are called, so that they can be looked
-    for again. stood_on: what carries a thing that is picked; up: away from it, a unit vector. around: names of what the places are beside or on, and where it was, 3 in the frame of the plan. remembered: of a thing in
-    the gripper, which no picture can ground. status: "" until it is begun, then "running", "done" or "failed".
+    for again. stood_on: what carries a thing that is picked; up: away from it, a unit vector. around: names of what the places are
+    beside or on, and where it was, 3 in the frame of the plan. remembered: of a thing in the gripper, which no picture can ground.
+    hollow: what the facts name and could be looked into then; a full bowl cannot. status: "" until it is begun, then "running",
+    "done" or "failed".
     """
 
     told: Step
@@ -69,6 +72,7 @@ class PlanStep:
     up: np.ndarray | None = None
     around: tuple[tuple[str, np.ndarray], ...] = ()
     remembered: bool = False
+    hollow: tuple[Thing, ...] = ()
     status: str = ""
     message: str = ""
 
@@ -292,7 +296,9 @@ class _Scene:
         asked = self._asked(target, told)
         named = {a for f in asked for a in f.arguments if a != target.id}
         around = tuple((d.label, d.frame_T_box[:3, 3]) for d in self._found.detections_3d if d.id in named)
-        step = replace(step, names=self._names_of(a for f in asked for a in f.arguments), around=around)
+        hollow = tuple(t for t in self._layout.things if t.id in named and t.inside is not None)
+        names = self._names_of(a for f in asked for a in f.arguments)
+        step = replace(step, names=names, around=around, hollow=hollow)
         picks = [s for s in before if s.told.action == "pick" and s.told.object == told.object]
         if not picks:
             raise self._cannot("not held", told.object, "")

@@ -122,7 +122,7 @@ class Planner:
     _ids: itertools.count = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self):
-        self._finder = Finder(self.perception)
+        self._finder = Finder(self.perception, closely=True)
 
     def plan(self, shot: Shot, instruction: str, control: Control | None = None, held: PlanStep | None = None) -> Plan:
         """The plan of an instruction, grounded in one picture. held: the step that puts back what the gripper holds, which goes first.

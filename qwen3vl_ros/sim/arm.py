@@ -32,6 +32,8 @@ _ARRIVED_RAD = 0.004
 # From REST: the shoulder turned and the upper arm turned back, which swings the elbow; and the wrist turned.
 _SWINGS = np.array([(t, 0, -1.2 * t, 0, w, 0, 0) for t in (0.7, -0.7, 1.4, -1.4) for w in (0, 0.8 * t)])
 _DIFFERENT_RAD = 0.25
+# Deeper than this is a collision; what is held has slid a little in the jaws, and is set down on what carries it.
+_TOUCHES_M, _SETTLES_M = 0.0005, 0.005
 _KP, _KV = (4500, 4500, 3500, 3500, 2000, 2000, 2000), (220, 220, 160, 160, 50, 50, 50)
 _PAINT = (0.86, 0.87, 0.88), (0.16, 0.16, 0.17)  # of links, of pads
 _TORQUE_NM = (87, 87, 87, 87, 12, 12, 12)
@@ -213,9 +215,9 @@ class Arm:
         mujoco.mj_collision(model, data)
         held = model.body(f"object{self._holding[0]}").id if self._holding else -1
         for contact in data.contact[: data.ncon]:
-            if contact.dist > -0.0005:
-                continue
             bodies = [model.geom_bodyid[g] for g in contact.geom]
+            if contact.dist > (-_SETTLES_M if held in bodies else -_TOUCHES_M):
+                continue
             mine = [self._mine[g] or b == held for g, b in zip(contact.geom, bodies)]
             if sum(mine) != 1:
                 continue

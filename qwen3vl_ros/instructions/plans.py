@@ -40,6 +40,7 @@ from qwen3vl_ros.types import (
 
 _TOKENS = 256
 _GRASPS = 8  # ways to hold a thing, for whoever puts it where not every hand fits
+_DROP_M = 0.006  # above where a thing stood, when it is put back
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
 _LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
@@ -55,8 +56,10 @@ class PlanStep:
 
     grasps: ways to hold it, best first. places: where it can rest, best first, each with one of the grasps. before, after: facts
     that must hold when the step begins and when it has ended. names: what the ids in the facts are called, so that they can be looked
-    for again. stood_on: what carries a thing that is picked. around: names of what the places are beside or on, and where it was, 3 in the frame of the plan. remembered: of a thing in
-    the gripper, which no picture can ground. hollow: what the facts name and could be looked into then; a full bowl cannot. status: "" until it is begun, then "running", "done" or "failed".
+    for again. stood_on: what carries a thing that is picked; up: away from it, a unit vector. around: names of what the places are
+    beside or on, and where it was, 3 in the frame of the plan. remembered: of a thing in the gripper, which no picture can ground.
+    hollow: what the facts name and could be looked into then; a full bowl cannot. status: "" until it is begun, then "running",
+    "done" or "failed".
     """
 
     told: Step
@@ -67,6 +70,7 @@ class PlanStep:
     after: tuple[Fact, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
     stood_on: Fact | None = None
+    up: np.ndarray | None = None
     around: tuple[tuple[str, np.ndarray], ...] = ()
     remembered: bool = False
     hollow: tuple[Thing, ...] = ()
@@ -225,7 +229,7 @@ def put_back(step: PlanStep, grasp: GraspTarget) -> PlanStep:
         step.stood_on.arguments[1] if step.stood_on else "",
         target.frame_id,
         target.frame_T_box,
-        grasp.frame_T_gripper,
+        _raised(grasp.frame_T_gripper, step.up),
         0,
         grasp.approach_m,
         0.0,
@@ -242,6 +246,13 @@ def put_back(step: PlanStep, grasp: GraspTarget) -> PlanStep:
         step.names,
         remembered=True,
     )
+
+
+def _raised(pose: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """The jaws open a little above where the thing stood: what carries it must not be touched first."""
+    raised = pose.copy()
+    raised[:3, 3] += _DROP_M * up
+    return raised
 
 
 class _Scene:
@@ -281,6 +292,7 @@ class _Scene:
                 after=(Fact("holding", (target.id,)),),
                 names=self._names_of(stood_on.arguments),
                 stood_on=stood_on if stood_on.verdict is not Verdict.FALSE else None,
+                up=self._layout.level_R_frame[2],
             )
         asked = self._asked(target, told)
         named = {a for f in asked for a in f.arguments if a != target.id}
@@ -323,6 +335,7 @@ class _Scene:
         """Where the thing was when the plan first took it."""
         home, grasp = (first.target or target).frame_T_box, pick.grasps[0]
         release = home @ np.linalg.inv(target.frame_T_box) @ grasp.frame_T_gripper
+        release = _raised(release, self._layout.level_R_frame[2])
         gripper, support = self._perception.config.gripper, facts.stands_on(self._layout, target.id).arguments[1]
         frame = self._cloud.frame_id
         return PlaceTarget(target.id, support, frame, home, release, 0, gripper.standoff, 0.0, grasp.quality, True)
@@ -419,10 +432,8 @@ def _words(instruction: str, what: str) -> str:
 
 def _names(told: Step) -> tuple[str, ...]:
     """What must be found for a step."""
-    if _LEVEL_EN.fullmatch(told.reference):
+    if _LEVEL_EN.fullmatch(told.reference) or _LEVEL_ZH.fullmatch(told.reference):
         return told.object, "shelf"
-    if _LEVEL_ZH.fullmatch(told.reference):
-        return told.object, "架子"
     if told.reference in _CORNER or not told.reference or canonical(told.reference) == "table":
         return (told.object,)
     return told.object, told.reference

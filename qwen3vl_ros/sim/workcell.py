@@ -6,7 +6,6 @@ business. It fails as arms fail, and can be told to. Knows nothing of pictures' 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Callable
@@ -173,13 +172,14 @@ class Workcell:
 def bench_scene() -> SceneSpec:
     """A table with a shelf of two levels and things to take and to put them on, in and beside."""
     objects = (
-        ObjectSpec("box", "red", (0.06, 0.045, 0.05), (-0.12, -0.10, 0.025), 0.3),
-        ObjectSpec("bowl", "blue", (0.14, 0.14, 0.06), (0.16, -0.10, 0.03), 0.0),
-        ObjectSpec("ball", "yellow", (0.05,) * 3, (0.02, -0.14, 0.025), 0.0),
-        ObjectSpec("cube", "green", (0.045,) * 3, (-0.02, -0.02, 0.0225), 0.5),
+        ObjectSpec("box", "red", (0.06, 0.045, 0.05), (-0.14, -0.13, 0.025), 0.3),
+        ObjectSpec("bowl", "blue", (0.14, 0.14, 0.06), (0.17, -0.12, 0.03), 0.0),
+        ObjectSpec("ball", "yellow", (0.05,) * 3, (0.03, -0.19, 0.025), 0.0),
+        ObjectSpec("cube", "green", (0.045,) * 3, (-0.02, -0.07, 0.0225), 0.5),
     )
-    shelf = ShelfSpec((0.06, 0.20), -math.pi / 2, (0.36, 0.22), 2, 0.23, (0.62, 0.47, 0.31))
-    return SceneSpec(0, objects, camera=CameraSpec((0.0, -0.85, 0.42), (0.02, 0.03, 0.12)), shelf=shelf)
+    shelf = ShelfSpec((-0.01, 0.17), -1.42, (0.30, 0.19), 2, 0.25, (0.62, 0.47, 0.31))
+    camera = CameraSpec((0.18, -0.70, 0.51), (0.0, 0.0, 0.10))
+    return SceneSpec(0, objects, camera=camera, shelf=shelf)
 
 
 def scene_of(name: str, seed: int) -> SceneSpec:

@@ -76,7 +76,7 @@ class Workbench:
         until(lambda: self.truth, START_PATIENCE_S, "a picture")
 
     def start_robot(self, **parameters):
-        given = {"pace": 4.0, "rate": 3.0, "width": 480, "height": 360} | parameters
+        given = {"pace": 4.0, "rate": 3.0, "width": 640, "height": 480} | parameters
         arguments = [a for name, value in given.items() for a in ("-p", f"{name}:={value}")]
         robot = self.graph.start("-m", "qwen3vl_ros.node.sim_robot", "--ros-args", *arguments, name="robot")
         robot.logged("simulated arm")

@@ -5,11 +5,7 @@ A node and a camera of their own, in the namespace `plant`, after those of the t
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import functools
-import sys
->>>>>>> main
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -44,16 +40,11 @@ def watch_panel(
         client = Client("demo_panel", NAMESPACE, lambda: (children.check(), on_wait()) and None)
         try:
             client.subscribe("perception/readings", Reading, lambda m: readings.append(decoded(m, Reading)))
-<<<<<<< HEAD
-            client.subscribe("perception/events", Event, lambda m: _heard(decoded(m, Event), readings, steps, say))
-            node = {"model": model, "device": device, "enabled": False, "use_depth": False, "max_age": 5.0}
-=======
             heard = functools.partial(_heard, readings, steps, say)
             client.subscribe(
                 "perception/events", Event, lambda m: heard(decoded(m, Event)), LATCHED
             )  # each is said once
-            node = {"model": model, "device": device, "enabled": "false", "use_depth": "false", "max_age": 5.0}
->>>>>>> main
+            node = {"model": model, "device": device, "enabled": False, "use_depth": False, "max_age": 5.0}
             node |= {"inspection.file": points, "inspection.directory": folder}
             children.start("panel_node", node_command("qwen3vl_ros.node.perception.main", NAMESPACE, **node))
             children.start(

@@ -29,11 +29,8 @@ from qwen3vl_ros.types import Frame, PerceptionError
 CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
 NODE_PATIENCE_S = 1800.0  # a large model may come over the network
 LAST_ANSWER_S = 8.0  # after the camera's time is over, for the answer in flight
-<<<<<<< HEAD
 OBEYED = ("instructions", "executed", "verified", "false_success")  # of the arm, in the last line
-=======
 FIRST_ANSWER_S = 60.0  # a slow machine may need more than the camera's time for the first one
->>>>>>> main
 NODE_MODULE, CAMERA_MODULE = "qwen3vl_ros.node.perception.main", "qwen3vl_ros.node.sim_camera"
 
 

@@ -187,7 +187,8 @@ class _Work:
                 problem = done.message
                 if not done.retry:
                     break
-                continue
+                if not done.holding:
+                    continue  # else it was held up with something in its jaws: looking decides
             verdict, problem = self._picked(k, step, done)
             if verdict is Verdict.TRUE:
                 return Code.OK, problem

@@ -244,8 +244,8 @@ class SimRobotNode(Node):
         view, depth_m = self._frozen
         header = messages.header_of(self._stamp_ns(), CAMERA_FRAME)
         self._info.publish(messages.camera_info(header, view.K, (view.rgb.shape[1], view.rgb.shape[0])))
-        self._image.publish(messages.image(header, view.rgb))
         self._depth.publish(messages.image(header, depth_m.astype(np.float32, copy=False)))
+        self._image.publish(messages.image(header, view.rgb))
         truth = messages.header_of(self._stamp_ns(), WORLD_FRAME)
         boxes = [
             types.Detection3D(str(k), o.label, 1.0, WORLD_FRAME, self._cell.world.pose(k), np.asarray(o.size_m, float))

@@ -174,11 +174,11 @@ def bench_scene() -> SceneSpec:
     objects = (
         ObjectSpec("box", "red", (0.06, 0.045, 0.05), (-0.14, -0.13, 0.025), 0.3),
         ObjectSpec("bowl", "blue", (0.14, 0.14, 0.06), (0.17, -0.12, 0.03), 0.0),
-        ObjectSpec("ball", "yellow", (0.05,) * 3, (0.03, -0.19, 0.025), 0.0),
-        ObjectSpec("cube", "green", (0.045,) * 3, (-0.02, -0.07, 0.0225), 0.5),
+        ObjectSpec("ball", "yellow", (0.05,) * 3, (0.03, -0.20, 0.025), 0.0),
+        ObjectSpec("cube", "green", (0.045,) * 3, (-0.02, -0.08, 0.0225), 0.5),
     )
-    shelf = ShelfSpec((-0.01, 0.17), -1.42, (0.30, 0.19), 2, 0.25, (0.62, 0.47, 0.31))
-    camera = CameraSpec((0.18, -0.70, 0.51), (0.0, 0.0, 0.10))
+    shelf = ShelfSpec((-0.01, 0.19), -1.45, (0.36, 0.24), 2, 0.23, (0.62, 0.47, 0.31))
+    camera = CameraSpec((0.15, -0.66, 0.62), (0.0, 0.02, 0.10))
     return SceneSpec(0, objects, camera=camera, shelf=shelf)
 
 
@@ -191,10 +191,10 @@ def scene_of(name: str, seed: int) -> SceneSpec:
     raise InvalidInput(f"scene {name!r} is unknown; known are bench and wide")
 
 
-def base_beside(spec: SceneSpec, distance_m: float = 0.45) -> np.ndarray:
-    """world_T_base, 4x4: to the left of the table's middle as the camera sees it, the arm looking across."""
+def base_beside(spec: SceneSpec, aside_m: float = 0.40, forth_m: float = 0.10) -> np.ndarray:
+    """world_T_base, 4x4: to the left of the table's middle as the camera sees it and a little farther, the arm looking across."""
     forward = spec.camera.world_T_camera()[:2, 2]
     forward = forward / np.linalg.norm(forward)
     left, base = np.array((-forward[1], forward[0])), np.eye(4)
-    base[:2, 3], base[:2, 0], base[:2, 1] = distance_m * left, -left, (left[1], -left[0])
+    base[:2, 3], base[:2, 0], base[:2, 1] = aside_m * left + forth_m * forward, -left, (left[1], -left[0])
     return base

@@ -86,7 +86,8 @@ class TrueBoxes(Perception):
         """The boxes of what the question's phrase names, as a model would write them."""
         (phrase,) = question.targets
         width, height = frame.size_px
-        named = [t for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label)]
+        closely = view is not None and view.region_xyxy_px is not None  # it has seen all at once
+        named = [t for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label) and not closely]
         boxes = [np.array(t.box_xyxy_px) * 1000 / (width, height, width, height) for t in named]
         said = [{"bbox_2d": [round(float(v)) for v in box], "label": phrase} for box in boxes]
         return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")

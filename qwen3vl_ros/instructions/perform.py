@@ -226,16 +226,21 @@ class _Work:
         return Code.EXECUTION, message
 
     def _moved_reference(self, k: int, step: PlanStep) -> str:
-        """What is no longer where it was when the places were chosen; "" for nothing."""
-        wanted = {label: at for label, at in step.around}
-        if not wanted:
-            return ""
-        self._p.tell(k, "looking", "")
+        """What is no longer where it was when the places were chosen, in all of several looks; "" for nothing."""
+        wanted, moved = {label: at for label, at in step.around}, ""
+        for _ in range(LOOKS if wanted else 0):
+            self._p.tell(k, "looking", "")
+            if not (moved := self._elsewhere(wanted)):
+                return ""
+        return f"the {moved} is no longer where it was when the place was chosen" if moved else ""
+
+    def _elsewhere(self, wanted: dict[str, np.ndarray]) -> str:
+        """What one look sees elsewhere than it was."""
         found = self._find(tuple(wanted))
         for label, at in wanted.items() if found else ():
             now = [d.frame_T_box[:3, 3] for d in found.detections_3d if same_name(d.label, label)]
             if now and min(np.linalg.norm(n - at) for n in now) > _MOVED_M:
-                return f"the {label} is no longer where it was when the place was chosen"
+                return label
         return ""
 
     # -- looking ------------------------------------------------------------------------------------------------------

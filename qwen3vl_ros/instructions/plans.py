@@ -39,6 +39,7 @@ from qwen3vl_ros.types import (
 )
 
 _TOKENS = 256
+_GRASPS = 8  # ways to hold a thing, for whoever puts it where not every hand fits
 _DROP_M = 0.006  # above where a thing stood, when it is put back
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
 _LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
@@ -126,7 +127,7 @@ class Planner:
     _ids: itertools.count = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self):
-        self._finder = Finder(self.perception)
+        self._finder = Finder(self.perception, closely=True)
 
     def plan(self, shot: Shot, instruction: str, control: Control | None = None, held: PlanStep | None = None) -> Plan:
         """The plan of an instruction, grounded in one picture. held: the step that puts back what the gripper holds, which goes first.
@@ -266,7 +267,7 @@ class _Scene:
             )
         self.frame_id = self._cloud.frame_id
         self._layout: Layout = found.layout
-        self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper)
+        self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
 
     def grounded(self, step: PlanStep, before: Sequence[PlanStep], goes: Step | None) -> PlanStep:
         told = step.told

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import mujoco
 import numpy as np
@@ -29,6 +29,11 @@ _SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
 _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
 _CHECK_RAD = 0.04  # between the poses of a path that are looked at for collisions
 _ARRIVED_RAD = 0.004
+# From REST: the shoulder turned and the upper arm turned back, which swings the elbow; and the wrist turned.
+_SWINGS = np.array([(t, 0, -1.2 * t, 0, w, 0, 0) for t in (0.7, -0.7, 1.4, -1.4) for w in (0, 0.8 * t)])
+_DIFFERENT_RAD = 0.25
+# Deeper than this is a collision; what is held has slid a little in the jaws, and is set down on what carries it.
+_TOUCHES_M, _SETTLES_M = 0.0005, 0.005
 _KP, _KV = (4500, 4500, 3500, 3500, 2000, 2000, 2000), (220, 220, 160, 160, 50, 50, 50)
 _PAINT = (0.86, 0.87, 0.88), (0.16, 0.16, 0.17)  # of links, of pads
 _TORQUE_NM = (87, 87, 87, 87, 12, 12, 12)
@@ -161,17 +166,26 @@ class Arm:
 
     # -- where it can go --------------------------------------------------------------------------------------------
     def reach(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray | None = None) -> np.ndarray:
-        """Joint angles that bring the fingertips there. Raises Unreachable."""
+        """Joint angles that bring the fingertips there, from `near` or from wherever they can be had. Raises Unreachable."""
+        near_it = self._solved(world_T_gripper, opening_m, near) if near is not None else None
+        for q in self.reaches(world_T_gripper, opening_m) if near_it is None else near_it:
+            return q
+        raise unreachable(world_T_gripper)
+
+    def reaches(self, world_T_gripper: np.ndarray, opening_m: float) -> Iterator[np.ndarray]:
+        """Different joint angles that bring the fingertips there, the elbow here and there: what one hits another may pass."""
+        found: list[np.ndarray] = []
+        swings = (np.clip(REST + swing, *self._range.T) for swing in _SWINGS)
+        for start in (self.joints(), REST, *swings, *self._rng.uniform(*self._range.T, (2, 7))):
+            for q in self._solved(world_T_gripper, opening_m, start):
+                if all(np.abs(q - other).max() > _DIFFERENT_RAD for other in found):
+                    found.append(q)
+                    yield q
+
+    def _solved(self, world_T_gripper: np.ndarray, opening_m: float, start: np.ndarray) -> Iterator[np.ndarray]:
         pinch = world_T_gripper @ _along_z(-np.interp(opening_m, _OPENING_M, _TIP_M))
-        starts = [self.joints() if near is None else near]
-        if near is None:
-            starts += [REST, *self._rng.uniform(*self._range.T, (6, 7))]
-        for q in starts:
-            found = self._ik.solve(pinch, q)
-            if found is not None:
-                return found
-        x, y, z = world_T_gripper[:3, 3]
-        raise Unreachable(f"no joint angles bring the gripper to ({x:.3f}, {y:.3f}, {z:.3f}) m from its direction")
+        if (q := self._ik.solve(pinch, start)) is not None:
+            yield q
 
     def line(
         self, q: np.ndarray, world_T_gripper: np.ndarray, shift_m: np.ndarray, opening_m: float
@@ -201,9 +215,9 @@ class Arm:
         mujoco.mj_collision(model, data)
         held = model.body(f"object{self._holding[0]}").id if self._holding else -1
         for contact in data.contact[: data.ncon]:
-            if contact.dist > -0.0005:
-                continue
             bodies = [model.geom_bodyid[g] for g in contact.geom]
+            if contact.dist > (-_SETTLES_M if held in bodies else -_TOUCHES_M):
+                continue
             mine = [self._mine[g] or b == held for g, b in zip(contact.geom, bodies)]
             if sum(mine) != 1:
                 continue
@@ -403,6 +417,11 @@ def _shape_of(model: mujoco.MjModel, geom: int) -> Mesh:
     size = np.linalg.norm(normals, axis=1, keepdims=True)
     triangles, normals = triangles[size[:, 0] > 1e-12], (normals / np.maximum(size, 1e-12))[size[:, 0] > 1e-12]
     return Mesh(triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3), np.repeat(normals, 3, 0))
+
+
+def unreachable(world_T_gripper: np.ndarray) -> Unreachable:
+    x, y, z = world_T_gripper[:3, 3]
+    return Unreachable(f"no joint angles bring the gripper to ({x:.3f}, {y:.3f}, {z:.3f}) m from its direction")
 
 
 def _site(data, site: int) -> np.ndarray:

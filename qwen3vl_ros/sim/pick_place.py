@@ -6,13 +6,15 @@ of pictures, plans or ROS.
 
 from __future__ import annotations
 
+import itertools
 from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable
+from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable, unreachable
 
 LIFT_M = 0.10
+_POSTURES = 5  # of the arm that are tried for one pose of the hand
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
 
@@ -109,15 +111,16 @@ class PickPlace:
         for pose in (world_T_gripper, world_T_gripper @ _HALF_TURN):
             before = pose.copy()
             before[:3, 3] += back
-            try:
-                q = arm.reach(before, width_m)
-                line = arm.line(q, before, -back, width_m)
-                if hit := arm.blocked(line[-1], allowed | arm.near(pose[:3, 3])):
-                    raise Collision(f"at the end of the approach, {hit}")
-                return arm.way(arm.joints(), q, allowed), line
-            except (Unreachable, Collision) as error:
-                fault = error
-        raise fault
+            for q in itertools.islice(arm.reaches(before, width_m), _POSTURES):
+                try:
+                    line = arm.line(q, before, -back, width_m)
+                    for at in (line[-1], *line[2:-1:3]):
+                        if hit := arm.blocked(at, allowed | arm.near(pose[:3, 3])):
+                            raise Collision(f"at the end of the approach, {hit}")
+                    return arm.way(arm.joints(), q, allowed), line
+                except (Unreachable, Collision) as error:
+                    fault = error
+        raise fault or unreachable(world_T_gripper)
 
     def _withdraw(self, world_T_gripper, approach_m) -> None:
         self._straight(-approach_m * world_T_gripper[:3, 2])

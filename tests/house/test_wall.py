@@ -46,7 +46,7 @@ ALLOWED = {
         "zoom",
     },
     "text": {"control", "pipeline", "questions", "types", "zoom"},
-    "asking": {"control", "engine", "geometry", "pipeline", "questions", "types"},
+    "asking": {"control", "engine", "geometry", "pipeline", "questions", "types", "zoom"},
     "instructions": {"asking", "control", "engine", "geometry", "grasping", "pipeline", "questions", "types"},
     "server_check": {"questions", "types"},
     "loading": {"config", "control", "engine", "server_check", "types"},

@@ -149,3 +149,16 @@ def test_a_cancel_stops_the_arm_and_the_next_order_works(bench):
     assert after.code == Result.OK, after.message
     *_, held = after.plan.steps
     assert held.action == "pick" and bench.where("green cube")[2] > 0.15
+
+
+def test_a_cancel_while_it_plans_and_a_node_that_is_deactivated_move_nothing_more(bench):
+    cancelled = bench.order("put the red box next to the blue bowl", execute=True).reaches("planning").cancel().result()
+    assert cancelled.code == Result.CANCELLED and not cancelled.plan.steps
+    order = bench.order("pick up the red box", execute=True).reaches("executing")
+    assert bench.graph.transition("deactivate")
+    stopped = order.result()
+    assert stopped.code == Result.CANCELLED and "deactivated" in stopped.message, stopped.message
+    refused = bench.order("pick up the red box").result()
+    assert refused.code == Result.ERROR and "not active" in refused.message
+    assert bench.graph.transition("activate")
+    assert carried_out(bench, "look at the blue bowl").code == Result.OK

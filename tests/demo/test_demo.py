@@ -18,6 +18,7 @@ import pytest
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
+from qwen3vl_ros.asking import Code
 from qwen3vl_ros.demo.shared_memory import free_abandoned
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -161,8 +162,16 @@ def test_the_services_are_used_and_shown(good_run):
     english, chinese = results["questions"]
     assert english["question"].startswith("Where is the ") and "在哪里" in chinese["question"]
     for asked in (english, chinese):
-        # On a busy machine the table-top, or the depth of its picture, may be gone meanwhile: then it says so.
-        assert asked["code"] in (0, 1, 3) and asked["facts"]
+        # On a busy machine another table-top may lie there meanwhile: then it is not found, and only then.
+        right = {Code.OK, Code.NOT_FOUND, Code.AMBIGUOUS}
+        if asked["visible"] == []:
+            right = {Code.NOT_FOUND}
+        elif asked["visible"] and len(asked["visible"]) == 1 and asked["visible"][0] >= 0.5:
+            right = {Code.OK}
+        if asked["code"] == Code.STALE:  # eight times in a row
+            assert "depth image" in asked["message"], asked
+        else:
+            assert asked["code"] in right and asked["facts"], asked
         assert f"~/ask {asked['question']}  {asked['answer']}" in good_run.stdout
     assert chinese["answer"].endswith("。") and english["answer"].endswith(".")
     assert cv2.imread(str(good_run.out / "asked.png")).shape == (960, 1280, 3)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("mcp")
-workbench = pytest.importorskip("workbench")  # the node's side of instructions
 from mcp import Client
 from mcp_types import ElicitResult
+from workbench import Workbench
 
 
 @pytest.fixture(scope="module")
 def bench(shared_graph):
-    return workbench.Workbench(shared_graph)
+    return Workbench(shared_graph)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,12 @@ def test_what_a_person_approved_is_done_what_is_cancelled_stops_and_what_was_don
             await client.list_tools()  # results are held to their schemas
             call = lambda name, arguments, **more: client.call_tool(name, arguments, **more)
             place = await call("find_place", {"object": "red box", "relation": "next to", "reference": "blue bowl"})
-            planned = await call("plan", {"instruction": "put the red box next to the blue bowl"})
-            chosen = {name: planned.structured_content[name] for name in ("plan_id", "revision")}
-            done = await call("follow", chosen, progress_callback=on_progress)
+            for _ in range(3):  # an arm may fail, and says so; whoever gives orders plans anew
+                planned = await call("plan", {"instruction": "put the red box next to the blue bowl"})
+                chosen = {name: planned.structured_content[name] for name in ("plan_id", "revision")}
+                done = await call("follow", chosen, progress_callback=on_progress)
+                if not done.is_error:
+                    break
             again = await call("follow", chosen)
             second = await call("plan", {"instruction": "put the yellow ball into the blue bowl"})
             chosen = {name: second.structured_content[name] for name in ("plan_id", "revision")}
@@ -64,7 +67,7 @@ def test_what_a_person_approved_is_done_what_is_cancelled_stops_and_what_was_don
     place, planned, done, again, ended, stopped = anyio.run(use)
     assert place.structured_content["places"][0]["feasible"] and place.structured_content["frame"] == "world"
     assert [step["action"] for step in planned.structured_content["steps"]] == ["pick", "place"]
-    assert "red box" in shown[0] and "blue bowl" in shown[0] and len(shown) == 2
+    assert "red box" in shown[0] and "blue bowl" in shown[0] and len(shown) >= 2
     assert not done.is_error, done.content
     assert {step["status"] for step in done.structured_content["steps"]} == {"DONE"}
     after, bowl = bench.where("red box"), bench.where("blue bowl")

@@ -9,9 +9,9 @@ docs/inspection.md says how to write points, and what comes of them.
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable, Shutdown
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -71,4 +71,9 @@ def generate_launch_description():
         condition=IfCondition(given("use_sim_panel")),
         output="screen",
     )
-    return LaunchDescription([*arguments, panel, perception, camera])
+    profile = EnvironmentVariable(
+        "FASTDDS_DEFAULT_PROFILES_FILE", default_value=os.path.join(SHARE, "config", "fastdds.xml")
+    )
+    return LaunchDescription(
+        [*arguments, panel, SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile), perception, camera]
+    )

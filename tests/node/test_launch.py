@@ -56,7 +56,7 @@ time.sleep(60)
 
 @pytest.fixture
 def stand_ins(graph, tmp_path):
-    """call(*launch arguments) -> what each started executable was told, by its name."""
+    """call(*launch arguments, file=...) -> what each started executable was told, by its name."""
     prefix, told = tmp_path / "prefix", tmp_path / "told"
     told.mkdir()
     index = prefix / "share/ament_index/resource_index/packages"
@@ -68,15 +68,15 @@ def stand_ins(graph, tmp_path):
         (share / folder).symlink_to(ROOT / folder)
     executables = prefix / "lib/qwen3vl_ros"
     executables.mkdir(parents=True)
-    for name in ("perception", "sim_camera"):
+    for name in ("perception", "sim_camera", "sim_robot"):
         (executables / name).write_text(STAND_IN)
         (executables / name).chmod(0o755)
 
-    def call(*arguments, environment=None, expected=("perception",)):
+    def call(*arguments, file="perception.launch.py", environment=None, expected=("perception",)):
         process = graph.start(
             "-c",
             textwrap.dedent(LAUNCH),
-            str(share / "launch/perception.launch.py"),
+            str(share / "launch" / file),
             *arguments,
             name="launch",
             env={

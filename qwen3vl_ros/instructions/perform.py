@@ -293,6 +293,8 @@ class _Work:
                 return Code.OK, "; ".join(f.reason for f in measured)
             if worst.verdict is Verdict.FALSE:
                 return Code.POSTCONDITION, f"it was put down, but {message}"
+        if step.remembered:  # what it was for is an empty gripper
+            return Code.OK, f"the {step.told.object} was put back, and nobody can tell how it lies: {message}"
         return Code.POSTCONDITION, f"it was put down, but nobody can tell whether it lies right: {message}"
 
     def _measured(self, step: PlanStep, expected: Mapping[str, np.ndarray]) -> list[Fact]:

@@ -126,7 +126,8 @@ class SimRobotNode(Node):
             self._due_s = dict(clock=0.0, state=0.0, picture=0.0, overview=0.0)
             self._wall_s, self._world_s = time.monotonic(), cell.time_s
             cell.tick = self._tick
-            cell.cancelled = lambda: stop.is_set() or (self._goal is not None and self._goal.is_cancel_requested)
+            cell.cancelled = lambda: stop.is_set() or self._server is None or self._goal.is_cancel_requested
+            cell.phase = lambda state: self._goal and self._goal.publish_feedback(ExecuteStep.Feedback(state=state))
             self._tell_fixed()
             self.get_logger().info(
                 f"simulated arm, scene {self.settings['scene']}: {', '.join(o.label for o in spec.objects)}"
@@ -139,7 +140,7 @@ class SimRobotNode(Node):
                 cell.idle()
 
     def _offer(self) -> None:
-        """Serve the action, but where it shall be dead."""
+        """Serve the action, but where it shall be dead; what is asked of the dead is never answered."""
         dead = self.settings["fault"] == "dead"
         if self._server is None and not dead:
             self._server = ActionServer(
@@ -158,13 +159,13 @@ class SimRobotNode(Node):
     def _work(self) -> None:
         """The step that is waited for."""
         (goal, answer), self._wanted = self._wanted, None
-        self._goal, asked = goal, goal.request
+        self._goal, asked, server = goal, goal.request, self._server
         try:
             report = self._done(asked)
         except types.PerceptionError as error:
             report = Report(Ending.REJECTED, str(error), False, self._cell.holding, self._cell.arm.opening_m())
         self._goal = None
-        if self.settings["fault"] != "silent":
+        if self.settings["fault"] != "silent" and self._server is server:
             answer(report)
         self.get_logger().info(f"{asked.action} {asked.target.id}: {report.ending.name} {report.message}")
 
@@ -194,6 +195,8 @@ class SimRobotNode(Node):
     def _tick(self) -> None:
         """After every little while of the world's: what is due, and not faster than it should."""
         self._cell.fault = self.settings["fault"]
+        if self._cell.fault == "dead":
+            self._offer()
         for name, period_s, tell in (
             ("clock", CLOCK_PERIOD_S, self._tell_clock),
             ("state", STATE_PERIOD_S, self._tell_state),

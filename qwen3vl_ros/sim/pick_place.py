@@ -7,6 +7,7 @@ of pictures, plans or ROS.
 from __future__ import annotations
 
 import itertools
+from typing import Callable
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class PickPlace:
     def __init__(self, arm: Arm):
         self.arm = arm
         self.held: int | None = None
+        self.phase: Callable[[str], None] = lambda _: None  # told what begins: approaching, closing, lifting, ...
 
     def pick(
         self, world_T_gripper: np.ndarray, width_m: float, approach_m: float = 0.10, opening_m: float = OPEN_M
@@ -38,8 +40,10 @@ class PickPlace:
             raise ArmError("the gripper holds something already; place it first")
         arm.open(opening_m)
         path, line = self._approach(world_T_gripper, width_m, approach_m)
+        self.phase("approaching")
         arm.follow(path)
         arm.slide(line, approach_m)
+        self.phase("closing")
         arm.close()
         touched = arm.touched()
         if len(touched) != 1:
@@ -47,6 +51,7 @@ class PickPlace:
             raise Slipped("the jaws closed on nothing" if not touched else "the jaws closed on more than one thing")
         self.held = touched.pop()
         arm.grip(self.held)
+        self.phase("lifting")
         self._lift(LIFT_M)
         if not arm.holds(self.held):
             self.lost()
@@ -59,13 +64,17 @@ class PickPlace:
             raise ArmError("the gripper holds nothing; pick something first")
         width = arm.opening_m()
         path, line = self._approach(world_T_gripper, width, approach_m, frozenset((self.held,)))
+        self.phase("carrying")
         arm.follow(path)
         if not arm.holds(self.held):
             self.lost()
             raise Slipped("it was lost on the way")
+        self.phase("lowering")
         arm.slide(line, approach_m)
+        self.phase("opening")
         arm.open(min(OPEN_M, width + 0.03))
         self.held = None
+        self.phase("withdrawing")
         self._withdraw(world_T_gripper, approach_m)
         self.rest()
 

@@ -54,7 +54,7 @@ class Workcell:
     """The scene with an arm at world_T_base (4x4) and a camera of that size. Use it as a context manager, from one thread.
 
     noise: of the depth; a number is its seed. tick(): called after every hundredth of a second or two of the world; `cancelled` ends
-    a motion. fault: one of FAULTS.
+    a motion. phase(state): told how a motion goes on. fault: one of FAULTS.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class Workcell:
         self._camera = SimCamera(width, height, quality="fast", robot=self.arm.shapes())
         self._noise, self._looks = noise, 0
         self.tick: Callable[[], None] = lambda: None
+        self._hand.phase = lambda state: self.phase(state)
+        self.phase: Callable[[str], None] = lambda _: None
         self.cancelled: Callable[[], bool] = lambda: False
         self.fault = ""
         self.world.settle()
@@ -134,6 +136,7 @@ class Workcell:
             motion()
             ending, message = Ending.OK, ""
         except Cancelled as why:
+            self.arm.each_step = self.tick  # what follows is how it ends, and is not cancelled again
             self.arm.stop()
             ending, message = Ending.CANCELLED, str(why)
         except ArmError as why:

@@ -36,10 +36,11 @@ from qwen3vl_ros.node.perception.camera import LATCHED
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.moving import Mover
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import FindPlace
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, InvalidInput, PerceptionError, StaleFrame, quoted
+from qwen3vl_ros.types import Cancelled, DeadlinePassed, InvalidInput, PerceptionError, StaleFrame
 
 NAMES = ("find_place", "plan", "follow_instruction")
 PLANS = 16  # that may be carried out; older ones are forgotten
@@ -203,6 +204,8 @@ class Instructing:
             raise Busy("another instruction is being planned or carried out; cancel that, or wait for its end")
         if bool(asked.instruction.strip()) == bool(asked.plan_id):
             raise Rejected("give an instruction, or plan_id and revision of a plan that was reviewed, one of them")
+        if asked.instruction.strip():
+            phrases.checked_question(asked.instruction)
         if asked.steps and not asked.plan_id:
             raise Rejected("steps were given without the plan_id and revision of the plan that they change")
         if len(asked.steps) > MAX_STEPS_IN_GOAL:
@@ -232,7 +235,8 @@ class Instructing:
         eyes = _Eyes(self._node, self._asking, channel, control)
 
         def tell(step: int, state: str, message: str) -> None:
-            goal.publish_feedback(FollowInstruction.Feedback(step=step, state=state, message=message))
+            if not self._node.stopping.is_set():
+                goal.publish_feedback(FollowInstruction.Feedback(step=step, state=state, message=message))
 
         tell(0, "planning", "")
         if known is None:
@@ -241,7 +245,6 @@ class Instructing:
             known = self._keep(_Known(replace(plan, plan_id=next(self._ids)), channel.name, held))
         elif asked.steps:
             told, held = [plan_messages.told_step(s) for s in asked.steps], self._held
-            self._refuse_other_measures(known.plan, asked.steps)
             plan = eyes.edited(known.plan, told, held)
             known = self._keep(_Known(plan, channel.name, held))
         code = code_of(known.plan)
@@ -253,8 +256,8 @@ class Instructing:
 
     def _carried_out(self, known: _Known, channel: Channel, eyes: _Eyes, control: Control, tell) -> Outcome:
         changed = functools.partial(self._changed, known)
-        arm = self._mover.during(eyes.robot_moved)
-        performer = Performer(eyes, arm, eyes.see, tell, changed)
+        arm = self._mover.during(known.plan.plan_id, eyes.seen_ns, eyes.robot_moved, tell)
+        performer = Performer(eyes, arm, eyes.see, arm.tell, changed)
         outcome = performer.perform(known.plan, control, self._held)
         self._held = outcome.held
         if outcome.held is not None:
@@ -277,18 +280,6 @@ class Instructing:
         if known.begun:
             raise Rejected(f"plan {asked.plan_id} was carried out, or tried, already; plan again")
         return known
-
-    @staticmethod
-    def _refuse_other_measures(plan: Plan, steps: Sequence[Any]) -> None:
-        """Poses are measured, never taken from a client: an edited step may only leave them out, or have them as they were."""
-        ours = {p.detection_id for s in plan.steps for p in (*s.grasps, *s.places)}
-        for number, step in enumerate(steps):
-            theirs = {p.detection_id for p in (*step.grasps, *step.places)}
-            if not theirs <= ours:
-                raise Rejected(
-                    f"step {number} has grasps or places of {quoted(', '.join(sorted(theirs - ours)))}, which this plan does not "
-                    "have; change a step's words, its poses are measured anew"
-                )
 
     def _keep(self, known: _Known) -> _Known:
         self._plans[known.plan.plan_id] = known
@@ -361,6 +352,10 @@ class _Eyes:
         expected: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Found:
         return self.call(lambda planner, _, c: planner.find(shot, names, c, expected))
+
+    def seen_ns(self) -> int:
+        """Stamp of the last picture."""
+        return self._shot.frame.stamp_ns if self._shot else 0
 
     def robot_moved(self) -> str:
         """How the robot's base has moved since the last picture; "" where it has not, or nobody knows."""

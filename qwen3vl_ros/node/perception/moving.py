@@ -37,42 +37,59 @@ class Mover:
     def close(self) -> None:
         self._client.destroy()
 
-    def during(self, robot_moved: Callable[[], str]) -> Motions:
-        """The Executor of one instruction. robot_moved(): how the base has moved since the last picture, "" for not at all."""
-        return Motions(self._node, self._client, robot_moved)
+    def during(self, plan_id: int, seen_ns: Callable[[], int], robot_moved: Callable[[], str], tell) -> Motions:
+        """The Executor of one instruction. seen_ns(): stamp of the last picture. robot_moved(): how the base has moved since, "" for
+        not at all. tell: as of a Performer; it is told what the arm does.
+        """
+        return Motions(self._node, self._client, plan_id, seen_ns, robot_moved, tell)
 
 
 class Motions:
     """An Executor whose arm is behind the action."""
 
-    def __init__(self, node, client: ActionClient, robot_moved: Callable[[], str]):
+    def __init__(self, node, client: ActionClient, plan_id: int, seen_ns, robot_moved, tell):
         self._node, self._client, self._robot_moved = node, client, robot_moved
+        self._plan_id, self._seen_ns, self._tell, self._step = plan_id, seen_ns, tell, 0
         self._taken: GraspTarget | None = None
+        self._moving: ExecuteStep.Goal | None = None
+
+    def tell(self, step: int, state: str, message: str) -> None:
+        """As of a Performer, on its way to whoever gave the order: it says which step the next motion is of."""
+        self._step = step
+        self._tell(step, state, message)
 
     def pick(self, step: PlanStep, grasp: GraspTarget, control: Control) -> Done:
         self._taken = grasp
-        return self._carried_out(self._goal(step, grasp), grasp.frame_id, control)
+        return self._carried_out(self._goal(step, grasp), control)
 
     def place(self, step: PlanStep, place: PlaceTarget, control: Control) -> Done:
         grasp = step.grasps[0] if step.remembered else self._taken
         goal = self._goal(step, grasp)
         goal.place = plan_messages.place(place, step.target)
-        return self._carried_out(goal, place.frame_id, control)
+        return self._carried_out(goal, control)
 
     def _goal(self, step: PlanStep, grasp: GraspTarget) -> ExecuteStep.Goal:
-        header = messages.header_of(0, grasp.frame_id)
+        header = messages.header_of(self._seen_ns(), grasp.frame_id)
         return ExecuteStep.Goal(
             header=header,
+            plan_id=self._plan_id,
+            step=self._step,
             action=step.told.action,
             target=plan_messages.target(header, step.target),
             grasp=messages.grasp_targets(header, (grasp,), 0).targets[0],
             timeout=float(self._node.config.follow.step_timeout),
         )
 
-    def _carried_out(self, goal: ExecuteStep.Goal, frame_id: str, control: Control) -> Done:
+    def _carried_out(self, goal: ExecuteStep.Goal, control: Control) -> Done:
+        self._moving = goal
+        try:
+            return self._awaited(goal, control)
+        finally:
+            self._moving = None
+
+    def _awaited(self, goal: ExecuteStep.Goal, control: Control) -> Done:
         if moved := self._robot_moved():
             return Done(False, f"{moved} since the picture in which this was measured", True)
-        goal.header.stamp = self._node.get_clock().now().to_msg()
         if not self._until(self._client.server_is_ready, FOUND_S, control):
             name = self._node.resolve_topic_name(ACTION)
             return _failed(
@@ -80,7 +97,7 @@ class Motions:
                 f"nobody serves the action {name}; start a planner that does (docs/planners.md)",
             )
         end_s = time.monotonic() + goal.timeout
-        accepting = self._client.send_goal_async(goal)
+        accepting = self._client.send_goal_async(goal, lambda m: self._hear(goal, m.feedback.state))
         if not self._until(accepting.done, end_s - time.monotonic(), control, self._gone()):
             accepting.add_done_callback(_cancel_late)
             return self._unanswered(control, "the planner did not even accept the step")
@@ -94,6 +111,11 @@ class Motions:
             if not (control.cancelled and stopped):
                 return self._unanswered(control, f"the planner did not end the step within {goal.timeout:g} s")
         return _done(result.result().result)
+
+    def _hear(self, goal: ExecuteStep.Goal, state: str) -> None:
+        """The executor's thread: what the arm does now."""
+        if self._moving is goal:
+            self._tell(goal.step, "executing", state)
 
     def _unanswered(self, control: Control, why: str) -> Done:
         if not self._client.server_is_ready():

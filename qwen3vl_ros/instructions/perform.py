@@ -282,7 +282,7 @@ class _Work:
 
     def _placed(self, k: int, step: PlanStep, expected: Mapping[str, np.ndarray]) -> tuple[Code, str]:
         """Whether what was promised of the place is true now. expected: where what was put down should be, as of Finder.find."""
-        message = "the model's answers could not be read"
+        message, wrong = "the model's answers could not be read", False
         for _ in range(LOOKS):
             self._p.tell(k, "checking", "")
             if not (measured := self._measured(step, expected)):

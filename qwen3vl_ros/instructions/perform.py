@@ -291,8 +291,9 @@ class _Work:
             message = worst.reason
             if worst.verdict is Verdict.TRUE:
                 return Code.OK, "; ".join(f.reason for f in measured)
-            if worst.verdict is Verdict.FALSE:
+            if worst.verdict is Verdict.FALSE and wrong:  # two looks agree
                 return Code.POSTCONDITION, f"it was put down, but {message}"
+            wrong = wrong or worst.verdict is Verdict.FALSE
         if step.remembered:  # what it was for is an empty gripper
             return Code.OK, f"the {step.told.object} was put back, and nobody can tell how it lies: {message}"
         return Code.POSTCONDITION, f"it was put down, but nobody can tell whether it lies right: {message}"

@@ -38,6 +38,7 @@ LOOKS = 3  # at what cannot be told, before giving up
 TRIES = 3  # of a step with another grasp or place
 _MOVED_M = 0.03  # nearer than this to where it was, a thing has not been taken
 _HELD_M = 0.002  # jaws that are closed farther hold nothing
+_WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
 
 class Code(IntEnum):
@@ -268,6 +269,11 @@ class _Work:
         if done.opening_m < _HELD_M:
             return Verdict.FALSE, f"the jaws closed on nothing where the {step.told.object} was"
         name, there = step.told.object, step.target
+        wanted_m = step.grasps[self._grasp].width_m
+        if abs(done.opening_m - wanted_m) > _WIDTH_M:
+            return Verdict.UNKNOWN, (
+                f"the jaws stand {done.opening_m:.3f} m apart, and the {name} is {wanted_m:.3f} m wide there: nobody can tell what they hold"
+            )
         for _ in range(LOOKS):
             self._p.tell(k, "checking", "")
             if (found := self._find((name,))) is None:

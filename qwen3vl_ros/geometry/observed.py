@@ -24,7 +24,7 @@ from qwen3vl_ros.types import Detection3D, Refusal
 
 _COS_LEVEL = math.cos(math.radians(15.0))
 _BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover to be a level
-_HIDDEN_SHARE, _SPANNED_SHARE = 0.12, 0.5  # or, where things hide much of it, cover and span
+_HIDDEN_SHARE, _SPANNED_SHARE = 0.06, 0.3  # or, where things hide much of it, cover and span
 _HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness of the upper one
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02

@@ -268,6 +268,8 @@ class Inspector:
                     (),
                 )
             point = replace(point, roi_xyxy_px=roi)
+        if not looks.needs_model(point):
+            return _as_moved(looks.measured(point, frame.rgb), moved), None, ()
         try:
             answers = perception.ask(
                 frame,
@@ -283,9 +285,7 @@ class Inspector:
         seen = looks.seen(point, frame.rgb, answers, error)
         if contradicted(point, seen):
             seen, answers = self._seen_again(perception, point, frame, control, seen, answers)
-        if moved:
-            seen = replace(seen, moved=True, message=f"{moved}; {seen.message}" if seen.message else moved)
-        return seen, error, tuple((look.generation.prompt, look.generation.text) for look in answers)
+        return _as_moved(seen, moved), error, tuple((look.generation.prompt, look.generation.text) for look in answers)
 
     @staticmethod
     def _seen_again(
@@ -543,6 +543,11 @@ class Inspector:
 
     def _journal(self, reading: Reading) -> None:
         self.recorder.write("reading", reading.stamp_ns, _journaled(reading))
+
+
+def _as_moved(seen: Seen, moved: str) -> Seen:
+    """The same, told that the camera moved, if it did."""
+    return replace(seen, moved=True, message=f"{moved}; {seen.message}" if seen.message else moved) if moved else seen
 
 
 def _window(before: Sequence[Frame], frame: Frame) -> list[Frame]:

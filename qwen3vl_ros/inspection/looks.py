@@ -95,7 +95,8 @@ def seen(point: Point, rgb: np.ndarray, looks: Sequence[Look], error: Perception
     look = looks[0]
     box = point.roi_xyxy_px or look.view.region_xyxy_px
     if point.kind == "gauge":
-        return _gauge(point, rgb, point.roi_xyxy_px or look.view.region_xyxy_px, look)
+        box = point.roi_xyxy_px or look.view.region_xyxy_px or (0, 0, *look.view.size_px)
+        return _gauge(point, rgb, box, said_of_dial(point, look))
     try:
         value = question_of(point).read(look.generation, (look.view,))
     except PerceptionError as malformed:
@@ -165,8 +166,17 @@ def said_of_dial(point: Point, look: Look) -> dict[str, Any]:
     return words | {"pointed": _value_at(point, share)}
 
 
-def _gauge(point: Point, rgb: np.ndarray, box, look: Look) -> Seen:
-    box, words = box or (0, 0, *look.view.size_px), said_of_dial(point, look)
+def needs_model(point: Point) -> bool:
+    """Whether a look asks the model: not where nothing it could say would count."""
+    return not (point.kind == "gauge" and point.check == "geometry" and point.roi_xyxy_px)
+
+
+def measured(point: Point, rgb: np.ndarray) -> Seen:
+    """What code alone sees of a dial whose region is known."""
+    return _gauge(point, rgb, point.roi_xyxy_px, {"message": ""})
+
+
+def _gauge(point: Point, rgb: np.ndarray, box: Sequence[float], words: dict[str, Any]) -> Seen:
     try:
         needle = dial.measure(rgb, box, point.sweep_deg)
     except dial.Unreadable as unreadable:

@@ -413,6 +413,16 @@ def test_the_model_is_shown_a_dial_with_what_is_around_it_and_something_else_at_
     assert 0 < widths[0] < 0.8 * widths[1], "the dial is smaller in the first, with more wall around it"
 
 
+def test_a_point_that_is_measured_by_geometry_alone_costs_no_answer_of_the_model():
+    class Silent:
+        def generate(self, *arguments):
+            raise AssertionError("nothing it could say would count")
+
+    inspector = Inspector([replace(DIAL, check="geometry")], Recorder(None, 0))
+    reading = inspector.look(Perception(Silent()), "boiler", frame(face(0.72), 0)).reading
+    assert reading.quality is Quality.GOOD and reading.value == pytest.approx(1.8, abs=0.03)
+
+
 HARD = {
     5_000_151: "a dark face full of noise",
     5_000_157: "a quarter circle, and the case's edge taken for marks",

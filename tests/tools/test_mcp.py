@@ -65,7 +65,7 @@ def with_client(server, use, **options):
     """What use(client) returns."""
 
     async def run():
-        async with Client(server, read_timeout_seconds=60, **options) as client:
+        async with Client(server, read_timeout_seconds=180, **options) as client:
             return await use(client)
 
     return anyio.run(run)

@@ -200,6 +200,13 @@ def stamp_ns(header: Any) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
+def stamp_in(cdr: bytes) -> int:
+    """Nanoseconds of the header's stamp that a serialised message begins with."""
+    # Four bytes of encapsulation, whose second says the byte order; then the header's first fields.
+    sec, nanosec = unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return sec * 1_000_000_000 + nanosec
+
+
 def frame_id_of(header: Any) -> str:
     """A std_msgs/Header's frame, without the leading slash of ROS 1 names, which tf2 refuses."""
     return header.frame_id.lstrip("/")
@@ -213,6 +220,14 @@ def matrix_of(transform: Any) -> np.ndarray:
     matrix[:3, 3] = t.x, t.y, t.z
     if not np.all(np.isfinite(matrix)):
         raise InvalidInput("transform has a translation that is not finite")
+    return matrix
+
+
+def pose_matrix(pose: Any) -> np.ndarray:
+    """4x4 of a geometry_msgs/Pose."""
+    matrix, o = np.eye(4), pose.orientation
+    matrix[:3, :3] = rotation_of_quaternion((o.x, o.y, o.z, o.w))
+    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
     return matrix
 
 

@@ -22,8 +22,8 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from qwen3vl_ros.action import Ask
-from qwen3vl_ros.convert import rgb_of, stamp_ns
-from qwen3vl_ros.demo.reading import answer_of, frame_of, stamp_in, truths_of
+from qwen3vl_ros.convert import rgb_of, stamp_in, stamp_ns
+from qwen3vl_ros.demo.reading import answer_of, frame_of, truths_of
 from qwen3vl_ros.demo.recording import Recording, installed_text
 from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.msg import Generation, GraspTargetArray

@@ -1,0 +1,73 @@
+"""`python -m qwen3vl_ros.web`, `ros2 run qwen3vl_ros page`: the page of a node that runs somewhere.
+
+Topics are remapped as of any ROS program: --ros-args -r image_raw:=/camera/color/image_raw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from typing import Sequence
+
+from qwen3vl_ros.threads import settle
+from qwen3vl_ros.types import InvalidInput, PerceptionError
+
+PORT = 7860
+
+
+def options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """What the page can be told, here and by `make live`."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens the page to the network, for anybody who can reach it")
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--cameras", default="", help="as the node's parameter cameras, separated by commas")
+    parser.add_argument("--namespace", default="qwen3vl", help="of the node")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit status: 2 bad arguments, 1 no ROS graph."""
+    args = list(sys.argv[1:] if args is None else args)
+    own = args[: args.index("--ros-args")] if "--ros-args" in args else args
+    given = options(argparse.ArgumentParser(prog="page", description=__doc__)).parse_args(own)
+    logging.basicConfig(level=logging.WARNING, format="page: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    settle()
+    try:
+        return run(given, stop)
+    except InvalidInput as error:
+        print(f"page: {error}", file=sys.stderr)
+        return 2
+    except PerceptionError as error:
+        print(f"page: {error}", file=sys.stderr)
+        return 1
+
+
+def run(given: argparse.Namespace, stop: threading.Event) -> int:
+    """Serve until `stop`."""
+    try:
+        from qwen3vl_ros.web.server import serve
+    except ModuleNotFoundError as error:
+        raise PerceptionError(f"{error.name} is not installed; pip install 'qwen3vl_ros[web]', or `make live`") from None
+    from qwen3vl_ros.web.page import Page
+    from qwen3vl_ros.web.robot import Robot
+
+    cameras = [name for part in given.cameras.split(",") if (name := part.strip())]
+    server = serve(given.host, given.port, "qwen3vl_ros")
+    robot = Robot(given.namespace, cameras)
+    try:
+        page = Page(server, robot)
+        print(f"page: http://{'localhost' if given.host in ('127.0.0.1', '::1') else given.host}:{server.get_port()}", flush=True)
+        page.run(stop)
+    finally:
+        robot.close()
+        server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

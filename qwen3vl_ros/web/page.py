@@ -1,0 +1,67 @@
+"""The page: its panels, where they stand, and the one thread that keeps them up to date.
+
+Every browser sees the same page, as every operator of a control room sees the same screens; what somebody is typing, and what is
+said to them, is theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import viser
+
+from qwen3vl_ros.types import PerceptionError
+from qwen3vl_ros.web.panels.ask import AskPanel
+from qwen3vl_ros.web.panels.camera import CameraPanel
+from qwen3vl_ros.web.panels.engine import EnginePanel
+from qwen3vl_ros.web.panels.look_for import LookForPanel
+from qwen3vl_ros.web.panels.space import SpacePanel
+from qwen3vl_ros.web.panels.watch import WatchPanel
+from qwen3vl_ros.web.robot import Robot
+
+_CAMERA_PX, _CONTROLS_PX = 480, 400
+_log = logging.getLogger(__name__)
+
+
+class Page:
+    """Shown from its making; run() keeps it up to date."""
+
+    def __init__(self, server: viser.ViserServer, robot: Robot):
+        self._server = server
+        server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=False, control_width="large")
+        left = server.gui.add_panel()
+        with left.add_tab("Camera"):
+            picture = CameraPanel(server, robot)
+            space = SpacePanel(server, robot, picture)
+        self._joined = (
+            LookForPanel(server, robot, picture),
+            AskPanel(server, robot, picture),
+            WatchPanel(server, robot),
+            EnginePanel(server, robot, picture),
+        )
+        self._panels = (picture, space, *self._joined)
+        left.dock_left()
+        left.set_width(_CAMERA_PX)
+        server.gui.main_panel.dock_right()
+        server.gui.main_panel.set_width(_CONTROLS_PX)
+        server.on_client_connect(self._join)
+
+    def _join(self, client: viser.ClientHandle) -> None:
+        for panel in self._joined:
+            panel.join(client)
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`. What is wrong with a message or a frame is said once and costs one update of one panel."""
+        due, told = dict.fromkeys(self._panels, 0.0), set()
+        while not stop.wait(max(0.0, min(due.values()) - time.monotonic())):
+            now = time.monotonic()
+            for panel in [p for p, at in due.items() if at <= now]:
+                due[panel] = now + panel.period_s
+                try:
+                    panel.update()
+                except PerceptionError as error:
+                    if (fault := f"{type(panel).__name__}: {error}") not in told:
+                        told.add(fault)
+                        _log.warning(fault)

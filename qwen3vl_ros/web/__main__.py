@@ -33,9 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
     own = args[: args.index("--ros-args")] if "--ros-args" in args else args
     given = options(argparse.ArgumentParser(prog="page", description=__doc__)).parse_args(own)
     logging.basicConfig(level=logging.WARNING, format="page: %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stopped_by_signals()
     settle()
     try:
         return run(given, stop)
@@ -45,6 +43,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except PerceptionError as error:
         print(f"page: {error}", file=sys.stderr)
         return 1
+
+
+def stopped_by_signals() -> threading.Event:
+    """Set by SIGINT and SIGTERM from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def run(given: argparse.Namespace, stop: threading.Event) -> int:

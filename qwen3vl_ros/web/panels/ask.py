@@ -20,7 +20,8 @@ from qwen3vl_ros.web.robot import Robot
 from qwen3vl_ros.web.uploads import MOST_MB, pictures_of, thumbnail_html
 
 _VERDICTS = {Fact.UNKNOWN: ("unknown", "#888"), Fact.FALSE: ("false", "#e53935"), Fact.TRUE: ("true", "#2e7d32")}
-_CODES = {value: name for name, value in vars(Ask.Result).items() if name.isupper()}
+_NAMES = ("OK", "NOT_FOUND", "AMBIGUOUS", "STALE", "NO_DEPTH", "TF", "TIMEOUT", "CANCELLED", "ERROR")
+_CODES = {getattr(Ask.Result, name): name for name in _NAMES}
 _KEPT = 6
 
 

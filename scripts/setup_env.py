@@ -90,7 +90,11 @@ def plan(world: World, extras: list[str]) -> list[Step]:
         Step("packages", "Python packages" + " and ROS 2" * bool(group), packages, install),
         Step("interfaces", slow, interfaces, build, (WS / "install/bin/qwen3vl").exists),
         *(Step(f"extra_{n}", f"extra packages: {n}", extra, partial(steps.install_extra, world, n)) for n in extras),
-        *(Step("browser", "a browser, for the tests of the page", venv, steps.install_browser) for n in extras if n == "test"),
+        *(
+            Step("browser", "a browser, for the tests of the page", venv, steps.install_browser)
+            for n in extras
+            if n == "test"
+        ),
     ]
 
 

@@ -24,7 +24,10 @@ LINKED = ("package.xml", "CMakeLists.txt", "msg", "srv", "action", "launch", "co
 # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it. Open3D loads what it draws with.
 LIBRARIES, OPEN3D = ("libegl1", "libopengl0", "libgl1-mesa-dri"), ("libgl1", "libusb-1.0-0", "libx11-6")
 # The tests of the page drive it and read Chinese on it; where a distribution has none of these, they are skipped.
-BROWSER, BROWSERS = ("chromium-headless-shell", "fonts-wqy-microhei"), ("chromium-headless-shell", "chromium", "google-chrome")
+BROWSER, BROWSERS = (
+    ("chromium-headless-shell", "fonts-wqy-microhei"),
+    ("chromium-headless-shell", "chromium", "google-chrome"),
+)
 TORCH, NEED_TORCH = "torch==2.13.0", ("reference", "model")
 NETWORK = "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again."
 # The last line needs EGL and a driver for it.
@@ -72,7 +75,9 @@ def install_browser() -> None:
             raise SetupError("apt-get is not here, or this is not root.")
         run(["sh", "-c", f"apt-get update && {shlex.join(command)}"], "browser", "", DEBIAN_FRONTEND="noninteractive")
     except SetupError:
-        print(f"        no browser was installed: the page's own tests are skipped. By hand: sudo {shlex.join(command)}")
+        print(
+            f"        no browser was installed: the page's own tests are skipped. By hand: sudo {shlex.join(command)}"
+        )
 
 
 def make_venv(world: World) -> None:

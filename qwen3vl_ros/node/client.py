@@ -99,6 +99,10 @@ class Client:
         """Look for an action from now on, so that `ask_for` finds it."""
         self._actions[name] = ActionClient(self._node, kind, name)
 
+    def is_served(self, action: str) -> bool:
+        """Whether somebody takes its goals now."""
+        return self._actions[action].server_is_ready()
+
     def ask_for(
         self, action: str, goal: Any, timeout_s: float, on_feedback: Callable[[Any], None] | None = None
     ) -> Any:

@@ -20,7 +20,11 @@ PORT = 7860
 
 def options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """What the page can be told, here and by `make live`."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens the page to the network, for anybody who can reach it")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 opens the page to the network, for anybody who can reach it",
+    )
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--cameras", default="", help="as the node's parameter cameras, separated by commas")
     parser.add_argument("--namespace", default="qwen3vl", help="of the node")
@@ -58,7 +62,9 @@ def run(given: argparse.Namespace, stop: threading.Event) -> int:
     try:
         from qwen3vl_ros.web.server import serve
     except ModuleNotFoundError as error:
-        raise PerceptionError(f"{error.name} is not installed; pip install 'qwen3vl_ros[web]', or `make live`") from None
+        raise PerceptionError(
+            f"{error.name} is not installed; pip install 'qwen3vl_ros[web]', or `make live`"
+        ) from None
     from qwen3vl_ros.web.page import Page
     from qwen3vl_ros.web.robot import Robot
 
@@ -67,7 +73,10 @@ def run(given: argparse.Namespace, stop: threading.Event) -> int:
     robot = Robot(given.namespace, cameras)
     try:
         page = Page(server, robot)
-        print(f"page: http://{'localhost' if given.host in ('127.0.0.1', '::1') else given.host}:{server.get_port()}", flush=True)
+        print(
+            f"page: http://{'localhost' if given.host in ('127.0.0.1', '::1') else given.host}:{server.get_port()}",
+            flush=True,
+        )
         page.run(stop)
     finally:
         robot.close()

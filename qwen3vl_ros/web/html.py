@@ -33,8 +33,9 @@ def note(words: str, colour: str = "#888") -> str:
 def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     """rows: of cells that are HTML already."""
     cell = '<td style="padding:1px 8px 1px 0;vertical-align:top">'
+    first = '<td style="padding:1px 8px 1px 0;vertical-align:top;white-space:nowrap">'
     head = "".join(f'<th style="text-align:left;padding-right:8px">{text(h)}</th>' for h in heads)
-    lines = "".join(f"<tr>{''.join(f'{cell}{c}</td>' for c in row)}</tr>" for row in rows)
+    lines = "".join(f"<tr>{''.join(f'{cell if i else first}{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
     return f'<table style="border-collapse:collapse">{f"<tr>{head}</tr>" if heads else ""}{lines}</table>'
 
 
@@ -85,4 +86,6 @@ def line_svg(values: Sequence[float], limit: float = math.nan, width: int = 120,
     if math.isfinite(limit):
         parts.append(f'<path d="M0 {y(limit):.1f}H{width}" stroke="#e53935" stroke-dasharray="4 3" fill="none"/>')
     parts.append(f'<path d="{"".join(path)}" stroke="#1e88e5" stroke-width="1.5" fill="none"/>')
-    return f'<svg class="qwen plot" width="{width}" height="{height}" style="vertical-align:middle">{"".join(parts)}</svg>'
+    return (
+        f'<svg class="qwen plot" width="{width}" height="{height}" style="vertical-align:middle">{"".join(parts)}</svg>'
+    )

@@ -55,7 +55,9 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=[], metavar="PHRASE", help="what to look for at first")
     parser.add_argument("--rate", type=float, default=12.0, help="camera frames a second")
     parser.add_argument("--scene-seconds", type=float, default=60.0, help="another table-top after this long; 0: never")
-    parser.add_argument("--motion", choices=("static", "one_moving", "all_moving"), default="one_moving", help="what moves")
+    parser.add_argument(
+        "--motion", choices=("static", "one_moving", "all_moving"), default="one_moving", help="what moves"
+    )
     parser.add_argument("--seed", type=int, default=13, help="of the first scene")
     return parser.parse_args(args)
 

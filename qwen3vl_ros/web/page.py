@@ -14,7 +14,9 @@ import viser
 
 from qwen3vl_ros.types import PerceptionError
 from qwen3vl_ros.web.panels.ask import AskPanel
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
+from qwen3vl_ros.web.panels.do import DoPanel
 from qwen3vl_ros.web.panels.engine import EnginePanel
 from qwen3vl_ros.web.panels.look_for import LookForPanel
 from qwen3vl_ros.web.panels.space import SpacePanel
@@ -30,18 +32,15 @@ class Page:
 
     def __init__(self, server: viser.ViserServer, robot: Robot):
         self._server = server
-        server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=False, control_width="large")
+        server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True, control_width="large")
         left = server.gui.add_panel()
         with left.add_tab("Camera"):
             picture = CameraPanel(server, robot)
             space = SpacePanel(server, robot, picture)
-        self._joined = (
-            LookForPanel(server, robot, picture),
-            AskPanel(server, robot, picture),
-            WatchPanel(server, robot),
-            EnginePanel(server, robot, picture),
-        )
-        self._panels = (picture, space, *self._joined)
+        do = DoPanel(server, robot, picture)
+        look_for, ask = LookForPanel(server, robot, picture), AskPanel(server, robot, picture)
+        watch, engine = WatchPanel(server, robot), EnginePanel(server, robot, picture)
+        self._panels: tuple[Panel, ...] = (picture, space, do, look_for, ask, watch, engine)
         left.dock_left()
         left.set_width(_CAMERA_PX)
         server.gui.main_panel.dock_right()
@@ -49,7 +48,7 @@ class Page:
         server.on_client_connect(self._join)
 
     def _join(self, client: viser.ClientHandle) -> None:
-        for panel in self._joined:
+        for panel in self._panels:
             panel.join(client)
 
     def run(self, stop: threading.Event) -> None:

@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
+from action_msgs.srv import CancelGoal
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
-from qwen3vl_ros.action import Ask
+from qwen3vl_ros.action import Ask, FollowInstruction
 from qwen3vl_ros.convert import stamp_in
-from qwen3vl_ros.msg import EventArray, Generation, GraspTargetArray, Reading, TrackStates
+from qwen3vl_ros.msg import EventArray, Generation, GraspTargetArray, Plan, Reading, TrackStates
 from qwen3vl_ros.node.client import LATCHED, NEWEST, RELIABLE, Client, decoded
 from qwen3vl_ros.srv import AlarmCommand, SetPrompt
 from qwen3vl_ros.types import PerceptionError
 
-CALL_S, ASK_S = 10.0, 120.0
+CALL_S, ASK_S, FOLLOW_S = 10.0, 120.0, 3600.0
+_FOLLOW = "perception/follow_instruction"
+_STOP = f"{_FOLLOW}/_action/cancel_goal"  # of every action; a request that names no goal means all of them
 
 
 class Heard:
@@ -85,11 +88,14 @@ class Robot:
         self.cameras = {name: self._camera(name) for name in cameras or ("",)}
         self.diagnostics = self._hear("/diagnostics", DiagnosticArray, 20)
         self.readings = self._hear("perception/readings", Reading, 500)
+        self.plan = self._hear("perception/plan", Plan, 1, LATCHED)
         self.alarms = self._hear("perception/alarms", EventArray, 1, LATCHED)
         for name in self.cameras:
             self._client.use(_of(name, "set_prompt"), SetPrompt)
         self._client.use("perception/alarm_command", AlarmCommand)
         self._client.use_action("perception/ask", Ask)
+        self._client.use_action(_FOLLOW, FollowInstruction)
+        self._client.use(_STOP, CancelGoal)
         self._client.spin_alone()
 
     def close(self) -> None:
@@ -139,6 +145,16 @@ class Robot:
         """The answer to a question. on_part(offset, delta): gets its parts as they come."""
         told = lambda feedback: on_part(feedback.offset, feedback.delta)
         return self._client.ask_for("perception/ask", goal, ASK_S, told)
+
+    def follow(self, goal: FollowInstruction.Goal, on_part: Callable[[Any], None]) -> FollowInstruction.Result:
+        """What came of an instruction or of an approved plan. on_part: gets the feedback. Raises NoReply."""
+        if not self._client.is_served(_FOLLOW):
+            raise PerceptionError("nobody follows instructions now: is the node there, and is it active?")
+        return self._client.ask_for(_FOLLOW, goal, FOLLOW_S, on_part)
+
+    def stop(self) -> bool:
+        """Cancel every instruction, whoever gave it; whether there was one. Raises NoReply."""
+        return bool(self._client.call(_STOP, CancelGoal.Request(), CALL_S).goals_canceling)
 
     def command_alarm(self, name: str, command: int, duration_s: float, operator: str) -> Any:
         """The alarm as it stands then. Raises PerceptionError where it is refused."""

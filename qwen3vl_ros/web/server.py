@@ -41,7 +41,9 @@ def serve(host: str, port: int, title: str) -> viser.ViserServer:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise InvalidInput(f"the page cannot listen on {host} port {port}: {error}; choose another --port or --host") from error
+        raise InvalidInput(
+            f"the page cannot listen on {host} port {port}: {error}; choose another --port or --host"
+        ) from error
     with _guarded():
         server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
     # Anybody's message could otherwise have the page published through a server on the internet.

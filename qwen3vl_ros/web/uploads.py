@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from typing import Any, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np

@@ -72,7 +72,11 @@ class Camera:
         self.image_topic, self.depth_topic = self._full(self._topics[0][0]), self._full("depth/image_raw")
         self._hears_latched, self._looked_s = False, 0.0
         self._subscriptions = []
-        for topic, kind, callback in self._topics:  # last: from the first one on, messages come on the executor's thread
+        for (
+            topic,
+            kind,
+            callback,
+        ) in self._topics:  # last: from the first one on, messages come on the executor's thread
             heard = SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic))
             qos = qos_of(config.image_qos)
             self._subscriptions.append(

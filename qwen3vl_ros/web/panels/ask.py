@@ -4,6 +4,7 @@ or a short video of one's own.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from qwen3vl_ros.action import Ask
 from qwen3vl_ros.msg import Fact
 from qwen3vl_ros.types import PerceptionError
 from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
 from qwen3vl_ros.web.robot import Robot
 from qwen3vl_ros.web.uploads import MOST_MB, pictures_of, thumbnail_html
 
-_VERDICTS = {Fact.UNKNOWN: ("unknown", "#888"), Fact.FALSE: ("false", "#e53935"), Fact.TRUE: ("true", "#2e7d32")}
+_VERDICTS = {Fact.UNKNOWN: ("unknown", "#888"), Fact.FALSE: ("false", "#e53935"), Fact.TRUE: ("true", "#43a047")}
 _NAMES = ("OK", "NOT_FOUND", "AMBIGUOUS", "STALE", "NO_DEPTH", "TF", "TIMEOUT", "CANCELLED", "ERROR")
 _CODES = {getattr(Ask.Result, name): name for name in _NAMES}
 _KEPT = 6
@@ -45,7 +47,7 @@ class Asker:
     about: str = ""
 
 
-class AskPanel:
+class AskPanel(Panel):
     """Everybody sees the last questions and their answers; the line and the picture are one's own."""
 
     period_s = 0.1
@@ -59,8 +61,7 @@ class AskPanel:
             self._said = server.gui.add_html(html.block("answers"), order=9)
 
     def join(self, client: viser.ClientHandle) -> None:
-        """A browser has come."""
-        asker = Asker(f"page-{client.client_id}")
+        asker = Asker(f"page-{secrets.token_hex(6)}")
         with self._folder:
             with client.gui.add_form(None, order=1) as form:
                 line = client.gui.add_text("question", "", hint="Where is the mug? - 杯子在哪里？", order=1)
@@ -144,4 +145,4 @@ def facts_html(facts: Any) -> str:
             f'<span style="color:{colour}">{verdict}</span>',
             html.text("; ".join(filter(None, (values, margin, fact.reason if fact.verdict == Fact.UNKNOWN else "")))),
         ))  # fmt: skip
-    return f'<div class="facts" style="font-size:12px;color:#555">{html.table(rows)}</div>' if rows else ""
+    return f'<div class="facts" style="font-size:12px;opacity:0.75">{html.table(rows)}</div>' if rows else ""

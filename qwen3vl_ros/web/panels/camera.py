@@ -14,6 +14,7 @@ import viser
 from qwen3vl_ros.convert import rgb_of, stamp_ns
 from qwen3vl_ros.msg import TrackState
 from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.robot import Camera, Robot
 
 PERIOD_S = 0.04
@@ -22,7 +23,7 @@ WIDEST_PX, JPEG = 960, 75
 _STATES = {TrackState.COASTING: "coasting", TrackState.OCCLUDED: "occluded", TrackState.UNCERTAIN: "uncertain"}
 
 
-class CameraPanel:
+class CameraPanel(Panel):
     """pictures: the last ones that were shown, HxWx3 by stamp, for whoever needs their colours."""
 
     period_s = PERIOD_S

@@ -7,14 +7,15 @@ from typing import Any
 import viser
 
 from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
 from qwen3vl_ros.web.robot import Robot
 
-_LEVELS = (("OK", "#2e7d32"), ("WARN", "#ef6c00"), ("ERROR", "#e53935"), ("STALE", "#ef6c00"))
+_LEVELS = (("OK", "#43a047"), ("WARN", "#ef6c00"), ("ERROR", "#e53935"), ("STALE", "#ef6c00"))
 _SHOWN = ("state", "engine", "input rate", "answer rate", "latency p50", "latency p95", "last error")
 
 
-class EnginePanel:
+class EnginePanel(Panel):
     period_s = 1.0
 
     def __init__(self, server: viser.ViserServer, robot: Robot, picture: CameraPanel):
@@ -24,9 +25,6 @@ class EnginePanel:
         self._text = ""
         with server.gui.add_folder("Engine", expand_by_default=False):
             self._said = server.gui.add_html(html.block("engine", html.note("waiting for the node")))
-
-    def join(self, client: viser.ClientHandle) -> None:
-        """A browser has come."""
 
     def update(self) -> None:
         for message in self._robot.diagnostics.take():
@@ -50,4 +48,6 @@ class EnginePanel:
         drops = {k.removeprefix("dropped: "): v for k, v in values.items() if k.startswith("dropped: ") and v != "0"}
         rows = [(html.text(key), html.text(values[key])) for key in _SHOWN if key in values]
         rows.append(("dropped", html.text(", ".join(f"{v} {k}" for k, v in drops.items()) or "none")))
-        return f'<b style="color:{colour}">{level}</b> {html.text(f"{status.name}: {status.message}")}{html.table(rows)}'
+        return (
+            f'<b style="color:{colour}">{level}</b> {html.text(f"{status.name}: {status.message}")}{html.table(rows)}'
+        )

@@ -9,16 +9,15 @@ import viser
 
 from qwen3vl_ros.types import PerceptionError
 from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
 from qwen3vl_ros.web.robot import Robot
 
 _BETWEEN = re.compile(r"[,，、;；\n]")
 
 
-class LookForPanel:
+class LookForPanel(Panel):
     """Everybody sees what is looked for; what one is typing is one's own."""
-
-    period_s = 1.0
 
     def __init__(self, server: viser.ViserServer, robot: Robot, picture: CameraPanel):
         self._robot, self._picture = robot, picture
@@ -27,14 +26,10 @@ class LookForPanel:
             self._said = server.gui.add_html(html.block("looking"), order=2)
 
     def join(self, client: viser.ClientHandle) -> None:
-        """A browser has come."""
         with self._folder, client.gui.add_form(None, order=1) as form:
             line = client.gui.add_text("things", "", hint="red mug, bowl - 红色的杯子, 碗", order=1)
             client.gui.add_button("Look for", order=2).on_click(lambda _: self._set(line.value))
         form.on_submit(lambda _: self._set(line.value))
-
-    def update(self) -> None:
-        pass
 
     def _set(self, words: str) -> None:
         targets = [phrase for part in _BETWEEN.split(words) if (phrase := part.strip())]

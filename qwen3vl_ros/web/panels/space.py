@@ -15,6 +15,7 @@ from qwen3vl_ros.calibration import intrinsics_of
 from qwen3vl_ros.convert import depth_of, pose_matrix, quaternion_of, stamp_ns
 from qwen3vl_ros.geometry.lens import direction_table
 from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
 from qwen3vl_ros.web.robot import Robot
 
@@ -27,7 +28,7 @@ _EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4
 _FEASIBLE, _INFEASIBLE = (64, 255, 120), (255, 90, 80)
 
 
-class SpacePanel:
+class SpacePanel(Panel):
     """Everything is drawn in the frame that the node's 3D results have; without any, in the camera's."""
 
     period_s = PERIOD_S
@@ -40,7 +41,8 @@ class SpacePanel:
         self._labels: dict[str, Any] = {}
         self._boxes: list[tuple[np.ndarray, np.ndarray]] = []
         self._grasps: list[tuple[np.ndarray, np.ndarray]] = []
-        server.scene.world_axes.visible = True
+        axes = server.scene.world_axes
+        axes.visible, axes.axes_length, axes.axes_radius = True, 0.1, 0.003
         self._said = server.gui.add_html("", order=4)
 
     def update(self) -> None:
@@ -124,7 +126,10 @@ class SpacePanel:
         """From behind the camera at what it looks at; for who comes later and who is there."""
         self._looked = True
         up = (0.0, -1.0, 0.0) if is_camera else (0.0, 0.0, 1.0)
-        eye, aim = (frame_T_camera @ (0.25 * depth_m, -0.25 * depth_m, -0.35 * depth_m, 1))[:3], (frame_T_camera @ (0, 0, depth_m, 1))[:3]
+        eye, aim = (
+            (frame_T_camera @ (0.25 * depth_m, -0.25 * depth_m, -0.35 * depth_m, 1))[:3],
+            (frame_T_camera @ (0, 0, depth_m, 1))[:3],
+        )
         self._server.scene.set_up_direction(up)
         start = self._server.initial_camera
         start.up, start.position, start.look_at = up, tuple(eye), tuple(aim)
@@ -140,7 +145,14 @@ def _edges(size: Any, frame_T_box: np.ndarray, colour: tuple[int, int, int]) -> 
 def _jaws(grasp: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two fingers at the opening it needs, the palm between, and the way that they come."""
     half, palm = grasp.width / 2, -_FINGER_M
-    ends = [(0, -half, 0), (0, -half, palm), (0, half, palm), (0, half, 0), (0, 0, palm), (0, 0, palm - grasp.approach_distance)]
+    ends = [
+        (0, -half, 0),
+        (0, -half, palm),
+        (0, half, palm),
+        (0, half, 0),
+        (0, 0, palm),
+        (0, 0, palm - grasp.approach_distance),
+    ]
     frame_T_gripper = pose_matrix(grasp.pose)
     points = np.array(ends) @ frame_T_gripper[:3, :3].T + frame_T_gripper[:3, 3]
     return _coloured(points[[(0, 1), (1, 2), (2, 3), (4, 5)]], _FEASIBLE if grasp.feasible else _INFEASIBLE)

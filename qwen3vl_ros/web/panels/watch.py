@@ -13,11 +13,12 @@ from qwen3vl_ros.msg import Event, Reading
 from qwen3vl_ros.srv import AlarmCommand
 from qwen3vl_ros.types import PerceptionError
 from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.robot import Robot
 
 SHELVED_S = 600.0
 _STATES = {Event.NORMAL: "normal", Event.PENDING: "pending", Event.ACTIVE: "ACTIVE", Event.CLEARING: "clearing"}
-_QUALITY = {Reading.GOOD: "#2e7d32", Reading.UNCERTAIN: "#ef6c00", Reading.BAD: "#e53935"}
+_QUALITY = {Reading.GOOD: "#43a047", Reading.UNCERTAIN: "#ef6c00", Reading.BAD: "#e53935"}
 _KINDS = {"acknowledge": AlarmCommand.Request.ACKNOWLEDGE, "shelve": AlarmCommand.Request.SHELVE,
           "unshelve": AlarmCommand.Request.UNSHELVE, "reset": AlarmCommand.Request.RESET}  # fmt: skip
 
@@ -30,9 +31,7 @@ class Point:
     values: deque = field(default_factory=lambda: deque(maxlen=120))
 
 
-class WatchPanel:
-    period_s = 0.5
-
+class WatchPanel(Panel):
     def __init__(self, server: viser.ViserServer, robot: Robot):
         self._server, self._robot = server, robot
         self._points: dict[str, Point] = {}
@@ -40,9 +39,6 @@ class WatchPanel:
         self._folder = server.gui.add_folder("Watch")
         with self._folder:
             self._said = server.gui.add_html(html.block("readings", html.note("no readings")), order=1)
-
-    def join(self, client: viser.ClientHandle) -> None:
-        """A browser has come."""
 
     def update(self) -> None:
         if (alarms := self._robot.alarms.newest()) is not None:
@@ -91,7 +87,9 @@ class Alarm:
     def _command(self, click: Any) -> None:
         word = self._actions.value
         try:
-            self._robot.command_alarm(self._name, _KINDS[word], SHELVED_S if word == "shelve" else 0.0, f"page, browser {click.client_id}")
+            self._robot.command_alarm(
+                self._name, _KINDS[word], SHELVED_S if word == "shelve" else 0.0, f"page, browser {click.client_id}"
+            )
         except PerceptionError as error:
             click.client.add_notification(f"{word}: refused", str(error), color="red")
 
@@ -101,4 +99,8 @@ def _row(name: str, point: Point) -> tuple[str, ...]:
     value = reading.text or reading.message if math.isnan(reading.value) else f"{reading.value:.4g} {reading.unit}"
     colour = _QUALITY.get(reading.quality, "#888")
     zone = f" {reading.zone}" if reading.zone else ""
-    return html.text(name), f'<b style="color:{colour}">{html.text(value + zone)}</b>', html.line_svg(point.values, reading.limit)
+    return (
+        html.text(name),
+        f'<b style="color:{colour}">{html.text(value + zone)}</b>',
+        html.line_svg(point.values, reading.limit),
+    )

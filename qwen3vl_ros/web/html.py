@@ -32,10 +32,10 @@ def note(words: str, colour: str = "#888") -> str:
 
 def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     """rows: of cells that are HTML already."""
-    cell = '<td style="padding:1px 8px 1px 0;vertical-align:top">'
-    first = '<td style="padding:1px 8px 1px 0;vertical-align:top;white-space:nowrap">'
+    last = '<td style="padding:1px 8px 1px 0;vertical-align:top">'
+    cell = f'{last[:-2]};white-space:nowrap">'
     head = "".join(f'<th style="text-align:left;padding-right:8px">{text(h)}</th>' for h in heads)
-    lines = "".join(f"<tr>{''.join(f'{cell if i else first}{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
+    lines = "".join(f"<tr>{''.join(f'{cell if i < len(row) - 1 else last}{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
     return f'<table style="border-collapse:collapse">{f"<tr>{head}</tr>" if heads else ""}{lines}</table>'
 
 

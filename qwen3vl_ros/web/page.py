@@ -37,9 +37,9 @@ class Page:
         with left.add_tab("Camera"):
             picture = CameraPanel(server, robot)
             space = SpacePanel(server, robot, picture)
+            watch, engine = WatchPanel(server, robot), EnginePanel(server, robot, picture)
         do = DoPanel(server, robot, picture)
         look_for, ask = LookForPanel(server, robot, picture), AskPanel(server, robot, picture)
-        watch, engine = WatchPanel(server, robot), EnginePanel(server, robot, picture)
         self._panels: tuple[Panel, ...] = (picture, space, do, look_for, ask, watch, engine)
         left.dock_left()
         left.set_width(_CAMERA_PX)

@@ -79,7 +79,7 @@ class Alarm:
     def show(self, event: Any) -> None:
         colour = "#e53935" if event.after == Event.ACTIVE and not event.shelved else "#ef6c00"
         marks = [name for name in ("acknowledged", "latched", "shelved") if getattr(event, name)]
-        value = "" if math.isnan(event.value) else f" {event.value:.4g} {event.unit}"
+        value = "" if math.isnan(event.value) else f" {event.value:.4g} {_unit(event.unit)}"
         limit = "" if math.isnan(event.limit) else f" (limit {event.limit:.4g})"
         head = f'<b style="color:{colour}">{_STATES.get(event.after, "?")}</b> {html.text(event.name + value + limit)}'
         self._said.content = html.block("alarm", head, html.note(f"{event.message} {', '.join(marks)}"))
@@ -94,9 +94,14 @@ class Alarm:
             click.client.add_notification(f"{word}: refused", str(error), color="red")
 
 
+def _unit(ucum: str) -> str:
+    """UCUM's unit of a mere number is 1."""
+    return "" if ucum == "1" else ucum
+
+
 def _row(name: str, point: Point) -> tuple[str, ...]:
     reading = point.reading
-    value = reading.text or reading.message if math.isnan(reading.value) else f"{reading.value:.4g} {reading.unit}"
+    value = reading.text or reading.message if math.isnan(reading.value) else f"{reading.value:.4g} {_unit(reading.unit)}"
     colour = _QUALITY.get(reading.quality, "#888")
     zone = f" {reading.zone}" if reading.zone else ""
     return (

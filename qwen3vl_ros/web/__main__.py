@@ -26,7 +26,6 @@ def options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="address to listen on; 0.0.0.0 opens the page to the network, for anybody who can reach it",
     )
     parser.add_argument("--port", type=int, default=PORT)
-    parser.add_argument("--cameras", default="", help="as the node's parameter cameras, separated by commas")
     parser.add_argument("--namespace", default="qwen3vl", help="of the node")
     return parser
 
@@ -35,12 +34,14 @@ def main(args: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit status: 2 bad arguments, 1 no ROS graph."""
     args = list(sys.argv[1:] if args is None else args)
     own = args[: args.index("--ros-args")] if "--ros-args" in args else args
-    given = options(argparse.ArgumentParser(prog="page", description=__doc__)).parse_args(own)
+    parser = options(argparse.ArgumentParser(prog="page", description=__doc__))
+    parser.add_argument("--cameras", default="", help="as the node's parameter cameras, separated by commas")
+    given = parser.parse_args(own)
     logging.basicConfig(level=logging.WARNING, format="page: %(message)s")
     stop = stopped_by_signals()
     settle()
     try:
-        return run(given, stop)
+        return run(given, [name for part in given.cameras.split(",") if (name := part.strip())], stop)
     except InvalidInput as error:
         print(f"page: {error}", file=sys.stderr)
         return 2
@@ -57,7 +58,7 @@ def stopped_by_signals() -> threading.Event:
     return stop
 
 
-def run(given: argparse.Namespace, stop: threading.Event) -> int:
+def run(given: argparse.Namespace, cameras: Sequence[str], stop: threading.Event) -> int:
     """Serve until `stop`."""
     try:
         from qwen3vl_ros.web.server import serve
@@ -68,7 +69,6 @@ def run(given: argparse.Namespace, stop: threading.Event) -> int:
     from qwen3vl_ros.web.page import Page
     from qwen3vl_ros.web.robot import Robot
 
-    cameras = [name for part in given.cameras.split(",") if (name := part.strip())]
     server = serve(given.host, given.port, "qwen3vl_ros")
     robot = Robot(given.namespace, cameras)
     try:

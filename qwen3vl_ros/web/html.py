@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import math
+import zlib
 from typing import Iterable, Sequence
 
 # Colours that stay apart from each other, on the picture and in space.
@@ -35,12 +36,16 @@ def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     last = '<td style="padding:1px 8px 1px 0;vertical-align:top">'
     cell = f'{last[:-2]};white-space:nowrap">'
     head = "".join(f'<th style="text-align:left;padding-right:8px">{text(h)}</th>' for h in heads)
-    lines = "".join(f"<tr>{''.join(f'{cell if i < len(row) - 1 else last}{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
+    lines = "".join(
+        f"<tr>{''.join(f'{cell if i < len(row) - 1 else last}{c}</td>' for i, c in enumerate(row))}</tr>"
+        for row in rows
+    )
     return f'<table style="border-collapse:collapse">{f"<tr>{head}</tr>" if heads else ""}{lines}</table>'
 
 
-def colour_of(place: int) -> str:
-    return PALETTE[place % len(PALETTE)]
+def colour_of(id: str) -> str:
+    """Of an object: the node's ids are numbers, and neighbours differ."""
+    return PALETTE[(int(id[-6:]) if id[-6:].isdecimal() else zlib.crc32(id.encode())) % len(PALETTE)]
 
 
 def boxes_svg(size_px: tuple[int, int], boxes: Iterable[tuple[float, float, float, float, str, str]]) -> str:

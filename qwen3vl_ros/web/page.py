@@ -7,6 +7,7 @@ said to them, is theirs.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -24,6 +25,7 @@ from qwen3vl_ros.web.panels.watch import WatchPanel
 from qwen3vl_ros.web.robot import Robot
 
 _CAMERA_PX, _CONTROLS_PX = 480, 400
+_SAY_AGAIN_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -52,8 +54,8 @@ class Page:
             panel.join(client)
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop`. What is wrong with a message or a frame is said once and costs one update of one panel."""
-        due, told = dict.fromkeys(self._panels, 0.0), set()
+        """Until `stop`. What is wrong with a message or a frame is said now and then, and costs one update of one panel."""
+        due, told = dict.fromkeys(self._panels, 0.0), dict.fromkeys(self._panels, -math.inf)
         while not stop.wait(max(0.0, min(due.values()) - time.monotonic())):
             now = time.monotonic()
             for panel in [p for p, at in due.items() if at <= now]:
@@ -61,6 +63,6 @@ class Page:
                 try:
                     panel.update()
                 except PerceptionError as error:
-                    if (fault := f"{type(panel).__name__}: {error}") not in told:
-                        told.add(fault)
-                        _log.warning(fault)
+                    if now - told[panel] > _SAY_AGAIN_S:
+                        told[panel] = now
+                        _log.warning("%s: %s", type(panel).__name__, error)

@@ -23,6 +23,7 @@ from qwen3vl_ros.srv import AlarmCommand, SetPrompt
 from qwen3vl_ros.types import PerceptionError
 
 CALL_S, ASK_S, FOLLOW_S = 10.0, 120.0, 3600.0
+_ASK = "perception/ask"
 _FOLLOW = "perception/follow_instruction"
 _STOP = f"{_FOLLOW}/_action/cancel_goal"  # of every action; a request that names no goal means all of them
 
@@ -93,7 +94,7 @@ class Robot:
         for name in self.cameras:
             self._client.use(_of(name, "set_prompt"), SetPrompt)
         self._client.use("perception/alarm_command", AlarmCommand)
-        self._client.use_action("perception/ask", Ask)
+        self._client.use_action(_ASK, Ask)
         self._client.use_action(_FOLLOW, FollowInstruction)
         self._client.use(_STOP, CancelGoal)
         self._client.spin_alone()
@@ -142,9 +143,11 @@ class Robot:
         return reply.prompt_id
 
     def ask(self, goal: Ask.Goal, on_part: Callable[[int, str], None]) -> Ask.Result:
-        """The answer to a question. on_part(offset, delta): gets its parts as they come."""
+        """The answer to a question. on_part(offset, delta): gets its parts as they come. Raises PerceptionError where nobody answers."""
+        if not self._client.is_served(_ASK):
+            raise PerceptionError("nobody answers questions now: is the node there, and is it active?")
         told = lambda feedback: on_part(feedback.offset, feedback.delta)
-        return self._client.ask_for("perception/ask", goal, ASK_S, told)
+        return self._client.ask_for(_ASK, goal, ASK_S, told)
 
     def follow(self, goal: FollowInstruction.Goal, on_part: Callable[[Any], None]) -> FollowInstruction.Result:
         """What came of an instruction or of an approved plan. on_part: gets the feedback. Raises NoReply."""

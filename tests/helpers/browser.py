@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 FOUND = next(filter(None, map(shutil.which, BROWSERS)), None)
 # WebGL by the CPU, small, because the tests share the machine with a camera and a model.
@@ -57,7 +58,11 @@ class Tab:
     def part(self, name: str, words: str = ""):
         """A part of a panel that holds these words, once it is there."""
         found = self.page.locator(f".qwen.{name}", has_text=words).first
-        found.wait_for(state="attached")
+        try:
+            found.wait_for(state="attached")
+        except Exception:  # playwright may not be there where this is only collected
+            there = self.page.locator(f".qwen.{name}").all_text_contents()
+            raise AssertionError(f"{words!r} is not in {name}, which has {there}") from None
         return found
 
     def see(self, words: str):

@@ -17,13 +17,11 @@ R = FollowInstruction.Result
 
 
 class Follower:
-    """done: how many plans were carried out. finish(): lets the one that is being done end. The first approval is taken up when the
-    second has come, if `contested`.
-    """
+    """done: how many plans were carried out. finish(): lets the one that is being done end."""
 
-    def __init__(self, graph, namespace: str, contested: bool = False):
+    def __init__(self, graph, namespace: str):
         self._plan, self._running, self.done = Plan(plan_id=6), None, 0
-        self._second = Future(executor=graph.node.executor) if contested else None
+        self._second = None
         self._publisher = graph.node.create_publisher(Plan, f"/{namespace}/perception/plan", LATCHED)
         self._server = ActionServer(
             graph.node,
@@ -35,6 +33,10 @@ class Follower:
             callback_group=ReentrantCallbackGroup(),
         )
         self._node = graph.node
+
+    def contest(self) -> None:
+        """The next approval is taken up once a second one has come."""
+        self._second = Future(executor=self._node.executor)
 
     def finish(self) -> None:
         self._running.set_result(R.OK)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 pytest.importorskip("viser")
 pytest.importorskip("playwright")
 
-from browser import FLAGS, FOUND, PATIENCE_MS, Tab, free_port, needs_browser
+from browser import FLAGS, FOUND, PATIENCE_MS, PHONE, Tab, free_port, needs_browser
 from follower import Follower
 from playwright.sync_api import expect, sync_playwright
+from ros_graph import until
+from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
+
+from qwen3vl_ros.msg import Event, EventArray, Generation, Reading
+from qwen3vl_ros.node.client import LATCHED
+from qwen3vl_ros.node.messages import header_of, image
 
 pytestmark = needs_browser
+TABLE = Path(__file__).parents[2] / "qwen3vl_ros" / "selftest" / "rendered" / "table.jpg"
 # Of the first scene of seed 13: two purple cubes, an orange mug and a black cylinder.
 POINTS = """points:
   cup_place:
@@ -24,20 +35,36 @@ POINTS = """points:
 """
 
 
+class Room:
+    """The camera, the node and the page."""
+
+    def __init__(self, graph, folder: Path):
+        (folder / "points.yaml").write_text(POINTS)
+        self._graph, self._folder = graph, folder
+        start(graph, "sim_camera", seed=13, scene_every=0.0, rate=5.0)
+        self.node = self.start_node()
+        self.url = start_page(graph)
+        self.node.logged("active: ", 120)
+
+    def start_node(self):
+        inspected = {
+            "inspection.file": self._folder / "points.yaml",
+            "inspection.directory": self._folder,
+            "inspection.after": 0.0,
+        }
+        seen = {"diagnostics_period": 0.5, "max_age": 20.0, "target_frame": "world"}
+        return start(self._graph, "perception.main", **seen, **inspected)
+
+
 @pytest.fixture(scope="module")
 def room(shared_graph, tmp_path_factory):
-    """The camera, the node and the page: the page's address."""
-    points = tmp_path_factory.mktemp("inspection") / "points.yaml"
-    points.write_text(POINTS)
-    scene = {"seed": 13, "scene_every": 0.0, "rate": 5.0}
-    inspected = {"inspection.file": points, "inspection.directory": points.parent, "inspection.after": 0.0}
-    start(shared_graph, "sim_camera", **scene)
-    node = start(
-        shared_graph, "perception.main", diagnostics_period=0.5, max_age=20.0, target_frame="world", **inspected
-    )
-    url = start_page(shared_graph)
-    node.logged("active: ", 120)
-    return url
+    return Room(shared_graph, tmp_path_factory.mktemp("inspection"))
+
+
+@pytest.fixture(scope="module")
+def told(shared_graph):
+    """A page of a node that says what the test has it say."""
+    return SimpleNamespace(follower=Follower(shared_graph, "told"), url=start_page(shared_graph, "--namespace", "told"))
 
 
 def start(graph, module: str, **parameters):
@@ -63,7 +90,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def tab(chromium, room):
-    made = Tab(chromium, room)
+    made = Tab(chromium, room.url)
     yield made
     made.close()
 
@@ -73,7 +100,7 @@ def open_tab(chromium, room):
     made = []
 
     def opened(**how):
-        made.append(Tab(chromium, room, **how))
+        made.append(Tab(chromium, room.url, **how))
         return made[-1]
 
     yield opened
@@ -96,8 +123,9 @@ def test_what_is_typed_is_looked_for_and_the_boxes_change(tab):
 
 def test_the_boxes_lie_on_the_picture_that_they_are_of(tab):
     tab.part("boxes", "杯子")
-    drawn, picture = (tab.page.locator(css).first.bounding_box() for css in (".boxes", "img[src^=blob]"))
-    assert all(abs(drawn[side] - picture[side]) <= 2 for side in ("x", "y", "width", "height")), (drawn, picture)
+    places = "(css) => { const b = document.querySelector(css).getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; }"
+    drawn, picture = (tab.page.evaluate(places, css) for css in (".boxes", "img[src^=blob]"))
+    assert drawn == pytest.approx(picture, abs=2) and drawn[2] > 100
 
 
 def test_a_question_is_answered_with_the_facts_beside_it(tab):
@@ -123,37 +151,112 @@ def test_an_alarm_is_acknowledged_and_the_other_browser_sees_it(tab, open_tab):
     other.part("alarm", "shelved")
 
 
-def test_of_two_who_approve_a_plan_one_is_told(shared_graph, chromium):
-    follower = Follower(shared_graph, "contested", contested=True)
-    tabs = [Tab(chromium, start_page(shared_graph, "--namespace", "contested"))]
-    tabs.append(Tab(chromium, tabs[0].page.url))
+def test_a_picture_of_ones_own_is_asked_about(tab, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    tab.page.locator("input[type=file]").set_input_files(broken)
+    tab.see("broken.jpg is no picture and no video")
+    tab.page.locator("input[type=file]").set_input_files(TABLE)
+    tab.part("given", TABLE.name).locator("img").wait_for()
+    tab.enter("question", "Is there a mug?")
+    turn = tab.part("answers", f"({TABLE.name})").locator(".turn").first
+    turn.locator(".facts", has_text="exists").wait_for()
+    assert turn.locator(".answer").inner_text() and "NO_DEPTH" not in turn.inner_text()
+    tab.press("Back to the camera")
+    expect(tab.page.locator(".given")).to_have_count(0)
+
+
+def test_a_reload_and_a_phone_show_what_was_there(tab, open_tab):
+    tab.page.reload()
+    for each in (tab, open_tab(viewport=PHONE)):
+        each.part("answers", "Is there a mug?")
+        each.part("looking", "prompt")
+        assert each.page.get_by_role("button", name="Stop the arm").is_visible()
+    each.page.get_by_role("button", name="Camera").click()
+    each.part("boxes", "杯子")
+    each.enter("things", "mug")
+    tab.part("looking", ": mug")
+    wide = "document.documentElement.scrollWidth"
+    assert each.page.evaluate(f"() => {wide}") <= PHONE["width"]
+
+
+def test_what_a_scene_or_a_model_says_is_shown_and_never_read_as_html(told, shared_graph, chromium):
+    node, tab = shared_graph.node, Tab(chromium, told.url)
+    evil = "<img src=//evil.example/x onerror=alert(1)><a href='//evil.example'>杯子</a><script>alert(2)</script>"
+    best = ObjectHypothesisWithPose()
+    best.hypothesis.class_id = evil
+    flat, solid = Detection2D(id="1", results=[best]), Detection3D(id=evil, results=[best])
+    flat.bbox.center.position.x = flat.bbox.center.position.y = flat.bbox.size_x = flat.bbox.size_y = 40.0
+    event = Event(name=evil, unit=evil, message=evil, after=Event.ACTIVE, limit=float("nan"))
+    rgb = image(header_of(0, evil), np.full((120, 160, 3), 90, np.uint8))
+    said = {
+        "image_raw": rgb,
+        "perception/detections_2d": Detection2DArray(header=rgb.header, detections=[flat]),
+        "perception/detections_3d": Detection3DArray(header=rgb.header, detections=[solid]),
+        "perception/readings": Reading(point=evil, unit=evil, zone=evil, value=1.0),
+        "perception/alarms": EventArray(events=[event]),
+        "perception/generation": Generation(error=evil),
+    }
+    publishers = [(node.create_publisher(type(m), f"/told/{topic}", LATCHED), m) for topic, m in said.items()]
+    tab.page.get_by_text("Engine", exact=True).click()
+
+    def shown():
+        for publisher, message in publishers:
+            publisher.publish(message)
+        return [name for name in ("boxes", "frame", "readings", "alarm", "engine")
+                if not tab.page.locator(f".qwen.{name}", has_text="onerror=alert(1)").count()]  # fmt: skip
+
+    until(lambda: not shown(), 40, f"the words in {shown()}")
+    assert tab.page.locator(".qwen a, .qwen script, .qwen img, .qwen [onerror]").count() == 0
+    assert [m for m in tab.said if "dialog" in m or "evil" in m] == []
+    assert [r for r in tab.requests if not r.startswith((told.url, "blob:", "data:"))] == []
+    tab.close()
+    for publisher, _ in publishers:
+        node.destroy_publisher(publisher)
+
+
+def test_of_two_who_approve_a_plan_one_is_told_and_the_other_sees_it_done(told, chromium):
+    told.follower.contest()
+    tabs = [Tab(chromium, told.url) for _ in range(2)]
     tabs[0].enter("instruction", "拿起红色的盒子,放到架子第二层")
     for tab in tabs:
-        assert "<b>红色的盒子</b>" in tab.part("plan", "plan 7, revision 1").inner_text()
+        assert "<b>红色的盒子</b>" in tab.part("plan", "revision 1").inner_text()
     for tab in tabs:
         tab.press("Approve and do it")
     for tab in tabs:
         tab.part("plan", "running")
         tab.part("plan", "closing")
         assert not tab.page.get_by_role("button", name="Approve and do it").is_visible()
-    told = [tab.page.get_by_text("another instruction is being carried out").count() for tab in tabs]
-    assert sorted(told) == [0, 1], told
-    follower.finish()
+    refused = [tab.page.get_by_text("another instruction is being carried out").count() for tab in tabs]
+    assert sorted(refused) == [0, 1], refused
+    told.follower.finish()
     for tab in tabs:
         tab.part("plan", "done")
+    assert told.follower.done == 1
+
+    # And what one of them begins the other one stops.
+    tabs[0].enter("instruction", "pick up the red box")
+    tabs[0].part("plan", "pick up the red box")
+    tabs[0].press("Approve and do it")
+    tabs[1].part("plan", "running")
+    tabs[1].press("Stop the arm")
+    tabs[1].see("the arm is told to stop")
+    for tab in tabs:
+        tab.part("plan", "CANCELLED")
+        tab.part("plan", "the arm stands still")
         tab.close()
-    assert follower.done == 1
+    assert told.follower.done == 1
 
 
-def test_the_stop_button_stops_what_somebody_else_began(shared_graph, chromium):
-    follower = Follower(shared_graph, "stopped")
-    begun, stopped = (Tab(chromium, start_page(shared_graph, "--namespace", "stopped")) for _ in range(2))
-    begun.enter("instruction", "pick up the red box")
-    begun.press("Approve and do it")
-    stopped.part("plan", "running")
-    stopped.press("Stop the arm")
-    stopped.see("the arm is told to stop")
-    begun.part("plan", "CANCELLED")
-    begun.part("plan", "the arm stands still")
-    assert follower.done == 0
-    begun.close(), stopped.close()
+def test_a_node_that_starts_again_is_taken_up_again(tab, room):
+    tab.page.get_by_text("Engine", exact=True).click()
+    room.node.interrupt()
+    room.node.status()
+    tab.part("engine", "the node does not answer")
+    tab.enter("question", "Where is the cube?")
+    tab.part("answers", "nobody answers questions now")
+    room.start_node()
+    tab.part("engine", "active")
+    tab.enter("things", "bowl, cube")
+    tab.part("looking", "bowl, cube")
+    tab.part("boxes", "cube")

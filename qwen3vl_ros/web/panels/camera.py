@@ -52,6 +52,8 @@ class CameraPanel(Panel):
         self.pictures.clear()
 
     def update(self) -> None:
+        if not self._server.get_clients():
+            return  # nobody looks
         camera = self.camera
         if (states := camera.states.newest()) is not None:
             self._states = {s.id: _STATES.get(s.state, "") for s in states.tracks}
@@ -91,5 +93,11 @@ class CameraPanel(Panel):
         best = detection.results[0].hypothesis if detection.results else None
         state = self._states.get(detection.id, "")
         label = " ".join(filter(None, (best.class_id if best else "?", detection.id, state)))
-        place = int(detection.id) if detection.id.isdecimal() else 0
-        return centre.x - half_x, centre.y - half_y, centre.x + half_x, centre.y + half_y, label, html.colour_of(place)
+        return (
+            centre.x - half_x,
+            centre.y - half_y,
+            centre.x + half_x,
+            centre.y + half_y,
+            label,
+            html.colour_of(detection.id),
+        )

@@ -23,7 +23,7 @@ class EnginePanel(Panel):
         self._statuses: dict[str, Any] = {}
         self._drafted = self._accepted = self._tokens = self._passes = 0
         self._text = ""
-        with server.gui.add_folder("Engine", expand_by_default=False):
+        with server.gui.add_folder("Engine", order=11, expand_by_default=False):
             self._said = server.gui.add_html(html.block("engine", html.note("waiting for the node")))
 
     def update(self) -> None:

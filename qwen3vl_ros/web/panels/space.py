@@ -46,6 +46,8 @@ class SpacePanel(Panel):
         self._said = server.gui.add_html("", order=4)
 
     def update(self) -> None:
+        if not self._server.get_clients():
+            return  # nobody looks
         camera = self._picture.camera
         tracked, found = camera.tracks_3d.newest(), camera.detections_3d.newest()
         boxes = tracked if tracked is not None else found
@@ -163,7 +165,7 @@ def _coloured(points: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndar
 
 
 def _rgb(id: str) -> tuple[int, int, int]:
-    colour = html.colour_of(int(id) if id.isdecimal() else 0)
+    colour = html.colour_of(id)
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 

@@ -36,7 +36,7 @@ class WatchPanel(Panel):
         self._server, self._robot = server, robot
         self._points: dict[str, Point] = {}
         self._alarms: dict[str, Alarm] = {}
-        self._folder = server.gui.add_folder("Watch")
+        self._folder = server.gui.add_folder("Watch", order=10)
         with self._folder:
             self._said = server.gui.add_html(html.block("readings", html.note("no readings")), order=1)
 
@@ -78,7 +78,8 @@ class Alarm:
 
     def show(self, event: Any) -> None:
         colour = "#e53935" if event.after == Event.ACTIVE and not event.shelved else "#ef6c00"
-        marks = [name for name in ("acknowledged", "latched", "shelved") if getattr(event, name)]
+        marks = ["acknowledged" if event.acknowledged else "not acknowledged"]
+        marks += [name for name in ("latched", "shelved") if getattr(event, name)]
         value = "" if math.isnan(event.value) else f" {event.value:.4g} {_unit(event.unit)}"
         limit = "" if math.isnan(event.limit) else f" (limit {event.limit:.4g})"
         head = f'<b style="color:{colour}">{_STATES.get(event.after, "?")}</b> {html.text(event.name + value + limit)}'
@@ -101,7 +102,9 @@ def _unit(ucum: str) -> str:
 
 def _row(name: str, point: Point) -> tuple[str, ...]:
     reading = point.reading
-    value = reading.text or reading.message if math.isnan(reading.value) else f"{reading.value:.4g} {_unit(reading.unit)}"
+    value = (
+        reading.text or reading.message if math.isnan(reading.value) else f"{reading.value:.4g} {_unit(reading.unit)}"
+    )
     colour = _QUALITY.get(reading.quality, "#888")
     zone = f" {reading.zone}" if reading.zone else ""
     return (

@@ -149,7 +149,7 @@ class GripperConfig(_Validated):
         0.10, "Distance from pre-grasp to grasp along the approach, metres.", range=(0.0, 1.0), live=True
     )
     max_tilt_deg: float = _p(
-        60.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0), live=True
+        90.0, "Largest angle between the approach and straight down, degrees.", range=(0.0, 90.0), live=True
     )
     friction: float = _p(0.5, "Friction coefficient of the contact test.", range=(0.05, 2.0), live=True)
     force: float = _p(40.0, "Force of one finger, N.", range=(0.1, 1000.0), live=True)

@@ -5,6 +5,7 @@ A node and a camera of their own, in the namespace `plant`, after those of the t
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ def watch_panel(
     seconds: how long the panel is watched at most. out: gets inspection/, with evidence, journal and logs.
     """
     from qwen3vl_ros.msg import Event, Reading
-    from qwen3vl_ros.node.client import Client, decoded
+    from qwen3vl_ros.node.client import LATCHED, Client, decoded
 
     folder = out / "inspection"
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,10 @@ def watch_panel(
         client = Client("demo_panel", NAMESPACE, lambda: (children.check(), on_wait()) and None)
         try:
             client.subscribe("perception/readings", Reading, lambda m: readings.append(decoded(m, Reading)))
-            client.subscribe("perception/events", Event, lambda m: _heard(decoded(m, Event), readings, steps, say))
+            heard = functools.partial(_heard, readings, steps, say)
+            client.subscribe(
+                "perception/events", Event, lambda m: heard(decoded(m, Event)), LATCHED
+            )  # each is said once
             node = {"model": model, "device": device, "enabled": "false", "use_depth": "false", "max_age": 5.0}
             node |= {"inspection.file": points, "inspection.directory": folder}
             children.start("panel_node", _command("qwen3vl_ros.node.perception.main", **node))
@@ -61,7 +65,7 @@ def watch_panel(
     return {"readings": len(readings), "good": good, "watched_s": round(watched_s, 1), "steps": steps}
 
 
-def _heard(event: Any, readings: list[Any], steps: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+def _heard(readings: list[Any], steps: list[dict[str, Any]], say: Callable[[str], None], event: Any) -> None:
     step = f"{_STATES[event.before]} -> {_STATES[event.after]}"
     steps.append(
         {

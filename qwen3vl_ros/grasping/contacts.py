@@ -18,16 +18,17 @@ _LINE, _CORNER, _CURVE = 0, 1, 2
 _CLEARLY = 9.0  # squared standard deviations that a corner must explain beyond a line
 
 
-def contact_tilt(x, y, z, top: float, noise_m: float = 0.0) -> float:
+def contact_tilt(x, y, z, top: float, noise_m: float = 0.0, around=None) -> float:
     """Angle between the closing axis (y, outward) and the normal where a flat finger first touches, radians.
 
     Across (x), a sloping face counts with its slope and a corner with the slope of its sides, for the object would turn about
-    it; a round side touches squarely. Along the approach (z, up) only a fingertip on a slope slips. noise_m: of y.
+    it; a round side touches squarely. Along the approach (z, up) only a fingertip on a slope slips. noise_m: of y. around: x, y of all that the finger is wide enough for, for the sides of a corner
+    soon lie deeper than what it touches.
     """
     nearly_level = np.ptp(z) < _BIN_M and z.max() < top - _BIN_M  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
-    bins, outer = _outline(x, y)
+    bins, outer = _outline(*((x, y) if around is None else around))
     level = _level_slope(bins - bins[outer.argmax()], outer, noise_m)
     bins, outer = _outline(z, y)
     steep = 0.0

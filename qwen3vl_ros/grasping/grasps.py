@@ -1,8 +1,8 @@
-"""Antipodal grasps for a parallel-jaw gripper, one for each measured object, or the reason for none.
+"""Antipodal grasps for a parallel-jaw gripper for each measured object, best first, or the reason for none.
 
-`site.py` gathers the object and what surrounds it, `jaws.py` finds the places where fingers and palm fit, `judge.py` measures
-each and `quality.py` rates it; the best is the answer. Conventions, with a drawing, in
-docs/grasping.md: the gripper's origin is between the fingertips, +z is the approach (into the table), +y the
+`site.py` gathers the object and what surrounds it, `jaws.py` finds the places where fingers and palm fit from above and `pairs.py`
+those from any side, `judge.py` measures each and `quality.py` rates it. Conventions, with a drawing, in
+docs/grasping.md: the gripper's origin is between the fingertips, +z is the approach, +y the
 closing direction, right-handed. Knows nothing of arms: reachability is the planner's.
 """
 
@@ -17,51 +17,84 @@ import numpy as np
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.jaws import Failures, find_places, terrain
-from qwen3vl_ros.grasping.judge import Judged, jaw_axes, judge, too_wide
-from qwen3vl_ros.grasping.site import Site, leaning_site, site_of
+from qwen3vl_ros.grasping.judge import Judged, judge, too_wide
+from qwen3vl_ros.grasping.pairs import opposed_poses
+from qwen3vl_ros.grasping.poses import upright_axes
+from qwen3vl_ros.grasping.site import Site, site_of
 from qwen3vl_ros.types import Detection3D, GraspTarget
 
 _YAWS = 12
-_JUDGED = 24
+_JUDGED = 24  # places from above that are measured
+_PAIRED = 40  # and poses from any side
 _MIN_BITE_M = 0.003
-_GOOD = 0.91  # quality with which no other approach is looked for
-_TILTS_DEG = (25.0, 50.0, 75.0)
+_GOOD = 0.91  # quality with which no other approach is looked for, where one grasp is enough
+_DIFFERENT_M, _DIFFERENT = 0.03, math.cos(math.radians(25.0))  # of the place, of approach and closing axis
+_LEAN = math.radians(30.0)  # leans within so much of one another are of one kind
+_AS_GOOD = 0.5  # of the best quality that another kind of lean must have to be kept before more of the same
 
 
 def plan_grasps(
-    cloud: SceneCloud, detections: Sequence[Detection3D], gripper: GripperConfig, thorough: bool = True
+    cloud: SceneCloud, detections: Sequence[Detection3D], gripper: GripperConfig, thorough: bool = True, most: int = 1
 ) -> tuple[GraspTarget, ...]:
-    """One GraspTarget for each detection with measured points, in its frame; none for the model's guesses.
+    """GraspTargets for each detection with measured points, in its frame; none for the model's guesses.
 
-    The approach is straight down; where that finds nothing it leans by up to gripper.max_tilt_deg. thorough: it leans too where
-    something is found that is not likely to hold, which may take ten times as long: for calls and plans, not for every
-    answer of a stream. Quality is the share of such grasps that hold (quality.py). An infeasible target has quality 0,
-    the best pose that was tried, and a reason.
+    At most `most` for each, in the detections' order, the best of each first, and then those that differ most from it: other
+    leans of the approach, other places, other closing axes. The approach is straight down; where that lacks room it leans, by
+    up to gripper.max_tilt_deg. thorough: it leans wherever that holds better, which takes several times as long: for calls and
+    plans, not for every answer of a stream. Quality is the share of such grasps that hold (quality.py). An infeasible target
+    stands alone; it has quality 0, the best pose that was tried, and a reason.
     """
     measured = [d for d in detections if d.source == "depth" and len(d.points_camera_m)]
-    return tuple(_plan(cloud, d, [o for o in measured if o is not d], gripper, thorough) for d in measured)
+    found = []
+    for detection in measured:
+        others = [o for o in measured if o is not detection]
+        for grasp in _plan(cloud, detection, others, gripper, thorough or most > 1, most):
+            found.append(_target(cloud, detection, gripper, grasp))
+    return tuple(found)
 
 
-def _plan(
-    cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig, thorough: bool
-) -> GraspTarget:
-    upright = site_of(cloud, detection, others, gripper)
-    best, crowded = _best_on(cloud, upright, gripper)
-    if (best.fault and (crowded or thorough)) or (thorough and best.quality < _GOOD):
-        for tilt in np.unique(np.minimum(_TILTS_DEG, gripper.max_tilt_deg)):
-            for direction in upright.box_yaw_rad + np.arange(4) * np.pi / 2 if tilt > 0 else ():
-                leaning, _ = _best_on(cloud, leaning_site(upright, direction, math.radians(tilt)), gripper)
-                if not leaning.fault and leaning.quality > best.quality:
-                    best = leaning
-    return _target(cloud, detection, gripper, best)
+def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most: int) -> list[Judged]:
+    site = site_of(cloud, detection, others, gripper, sideways=thorough)
+    good, failure, crowded = _from_above(cloud, site, gripper, every=most > 1)
+    enough = most == 1 and any(j.quality > _GOOD for j in good)
+    if (thorough and not enough) or (crowded and not good):
+        turned = judge(cloud, site, opposed_poses(site, gripper, _PAIRED), gripper, every=most > 1)
+        good += [j for j in turned if not j.fault]
+    return _different(good, most) if good else [failure]
 
 
-def _best_on(cloud: SceneCloud, site: Site, gripper: GripperConfig) -> tuple[Judged, bool]:
-    """The best grasp along the site's approach, or the best failure; and whether room was what it lacked."""
-    lowest = float(site.points[:, 2].max()) - gripper.finger_length + gripper.clearance
-    if site.floor is not None:
-        support = site.floor[0] * site.middle_xy_m[0] + site.floor[1] * site.middle_xy_m[1] + site.floor[2]
-        lowest = max(lowest, support + gripper.clearance)
+def _different(good: list[Judged], most: int) -> list[Judged]:
+    """The best, then the best of the other leans that are nearly as good, then whatever is not the same again."""
+    good = sorted(good, key=lambda j: -j.quality)
+    kept, rest, leans = [], [], set()
+    for grasp in good:
+        lean = round(math.acos(min(1.0, float(grasp.local_R_jaws[2, 2]))) / _LEAN)
+        if lean in leans or grasp.quality < _AS_GOOD * good[0].quality:
+            rest.append(grasp)
+        else:
+            leans.add(lean)
+            kept.append(grasp)
+    kept = kept[:most]
+    for grasp in rest:
+        if len(kept) == most:
+            break
+        if not any(_alike(grasp, other) for other in kept):
+            kept.append(grasp)
+    return sorted(kept, key=lambda j: -j.quality)
+
+
+def _alike(a: Judged, b: Judged) -> bool:
+    axes = np.abs((a.local_R_jaws * b.local_R_jaws).sum(0))
+    near = float(np.linalg.norm(a.at_m - b.at_m)) < _DIFFERENT_M
+    return near and axes[1] > _DIFFERENT and float(a.local_R_jaws[:, 2] @ b.local_R_jaws[:, 2]) > _DIFFERENT
+
+
+def _from_above(
+    cloud: SceneCloud, site: Site, gripper: GripperConfig, every: bool
+) -> tuple[list[Judged], Judged | None, bool]:
+    """Grasps straight down; where there are none the best failure, and whether room was what it lacked."""
+    lowest = site.top_m - gripper.finger_length + gripper.clearance
+    lowest = max(lowest, gripper.clearance) if site.stands else lowest
     bite = site.top_m - lowest
     if bite < _MIN_BITE_M:
         fault = (
@@ -69,42 +102,38 @@ def _best_on(cloud: SceneCloud, site: Site, gripper: GripperConfig) -> tuple[Jud
             f"{max(bite, 0.0):.3f} m of its {max(bite, 0.0) + gripper.clearance:.3f} m, "
             f"{_MIN_BITE_M:.3f} m are needed"
         )
-        return _across_the_box(site, lowest, fault), False
+        return [], _across_the_box(site, lowest, fault), False
     yaws = site.box_yaw_rad + np.arange(_YAWS) * np.pi / _YAWS
-    ground = terrain(site.points, site.rest, site.middle_xy_m, site.floor, gripper)
+    ground = terrain(site.points, site.rest, site.middle_xy_m, site.stands, gripper)
     places, failures = find_places(ground, gripper, site.top_m, lowest, yaws, _JUDGED)
-    judged = judge(cloud, site, places, gripper)
+    judged = judge(cloud, site, places.poses(site.middle_xy_m), gripper, every)
     good = [j for j in judged if not j.fault]
     if good:
-        return max(good, key=lambda j: j.quality), False
+        return good, None, False
     if judged:
         obvious = _across_the_box(site, lowest, "")
         fault = judged[0].fault
         if obvious.width_m + 2 * gripper.clearance > gripper.max_width:
             fault = f"{too_wide(obvious.width_m, gripper)}; where it is narrower, {fault}"
-        return replace(judged[0], fault=fault), any("would touch" in j.fault for j in judged)
-    return _no_place(site, failures, gripper, lowest), failures.no_room + failures.palm > 0
+        return [], replace(judged[0], fault=fault), any(j.crowded for j in judged)
+    return [], _no_place(site, failures, gripper, lowest), failures.no_room + failures.palm > 0
 
 
 def _across_the_box(site: Site, tip: float, fault: str) -> Judged:
     """The obvious pose: jaws across the middle of the object, along its box's narrower side."""
     yaws = site.box_yaw_rad + np.array((0.0, np.pi / 2))
-    spans = [
-        float(np.ptp(jaw_axes(site.points, site.middle_xy_m, np.array((math.cos(a), math.sin(a))))[1])) for a in yaws
-    ]
-    k = int(np.argmin(spans))
-    return Judged(site, float(yaws[k]), site.middle_xy_m, tip, spans[k], fault=fault)
+    axes = upright_axes(yaws)
+    spans = np.ptp(site.points @ axes[:, :, 1].T.astype(np.float32), axis=0)
+    k = int(spans.argmin())
+    return Judged(site, axes[k], np.array((*site.middle_xy_m, tip)), float(spans[k]), fault=fault)
 
 
 def _no_place(site: Site, failures: Failures, gripper: GripperConfig, lowest: float) -> Judged:
     if failures.narrowest is None:
         return _across_the_box(site, lowest, "no line through the object is covered by its points")
     width, yaw, across, along, tip = failures.narrowest
-    xy = (
-        site.middle_xy_m
-        + across * np.array((-math.sin(yaw), math.cos(yaw)))
-        + along * np.array((math.cos(yaw), math.sin(yaw)))
-    )
+    (axes,) = upright_axes(np.array((yaw,)))
+    at_m = along * axes[:, 1] - across * axes[:, 0] + np.array((*site.middle_xy_m, tip))
     if not failures.palm + failures.no_room:
         fault = too_wide(width, gripper)
     elif failures.palm:
@@ -119,18 +148,17 @@ def _no_place(site: Site, failures: Failures, gripper: GripperConfig, lowest: fl
         )
     if failures.too_wide and failures.palm + failures.no_room:
         fault += f"; {failures.too_wide} other places are wider than the gripper's {gripper.max_width:.3f} m"
-    return Judged(site, yaw, xy, tip, width, fault=fault)
+    return Judged(site, axes, at_m, width, fault=fault)
 
 
 def _target(cloud: SceneCloud, detection: Detection3D, gripper: GripperConfig, grasp: Judged) -> GraspTarget:
-    closing = np.array((math.cos(grasp.yaw_rad), math.sin(grasp.yaw_rad), 0.0))
-    down = np.array((0.0, 0.0, -1.0))
     camera_T_local = grasp.site.camera_T_local
+    closing, approach = grasp.local_R_jaws[:, 1], -grasp.local_R_jaws[:, 2]
     if (camera_T_local[:3, :3] @ closing)[0] < 0:  # either sign closes the same jaws: take the camera's right
         closing = -closing
     local_T_gripper = np.eye(4)
-    local_T_gripper[:3, :3] = np.stack((np.cross(closing, down), closing, down), 1)
-    local_T_gripper[:3, 3] = (*grasp.xy_m, grasp.tip_m)
+    local_T_gripper[:3, :3] = np.stack((np.cross(closing, approach), closing, approach), 1)
+    local_T_gripper[:3, 3] = grasp.at_m
     return GraspTarget(
         detection.id,
         detection.label,

@@ -4,7 +4,7 @@ The object and everything else become height maps in a local frame (z up). For e
 depth of the fingertips, every line of the turned map is cut into runs of the object; a run, or several with
 the hollow between them, is a place for the jaws if both fingers and the palm find free columns. A free column
 is free all the way up, so the straight approach is free as well. Knows nothing of cameras, labels or quality:
-`grasp.py` judges the places.
+`judge.py` judges the places.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
+from qwen3vl_ros.grasping.poses import Poses, upright_axes
 
 _EMPTY = -1e3
 _CELL_M = 0.0025
@@ -56,6 +57,14 @@ class Places:
     room: np.ndarray
     face: np.ndarray
 
+    def poses(self, middle_xy_m: np.ndarray) -> Poses:
+        """The places as poses in the local frame; middle_xy_m: the terrain's centre."""
+        axes = upright_axes(self.yaw_rad)
+        at_m = self.along_m[:, None] * axes[:, :, 1] - self.across_m[:, None] * axes[:, :, 0]
+        at_m[:, :2] += middle_xy_m
+        at_m[:, 2] = self.tip_m
+        return Poses(axes, at_m, self.width_m)
+
 
 @dataclass
 class Failures:
@@ -71,13 +80,12 @@ def terrain(
     object_m: np.ndarray,
     others_m: np.ndarray,
     centre: np.ndarray,
-    floor: tuple[float, float, float] | None,
+    stands: bool,
     gripper: GripperConfig,
 ) -> Terrain:
     """Height maps of local points, Nx3 of the object and Mx3 of the rest, as wide as the gripper needs.
 
-    centre: (x, y) of the maps' middle.
-    floor: (a, b, c) of a support whose height is a x + b y + c, None if there is none.
+    centre: (x, y) of the maps' middle. stands: whether there is a support at z = 0.
     """
     radius = float(np.hypot(object_m[:, 0] - centre[0], object_m[:, 1] - centre[1]).max())
     beside = max(
@@ -89,10 +97,8 @@ def terrain(
     # Pixels farther apart than the cells leave holes, a closing fills them.
     own = cv2.morphologyEx(_height_map(object_m, centre, cell, cells), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     others = _height_map(others_m, centre, cell, cells)
-    if floor is not None:
-        offsets = (np.arange(cells, dtype=np.float32) - cells // 2) * cell
-        support = floor[0] * (centre[0] + offsets)[None] + floor[1] * (centre[1] + offsets)[:, None] + floor[2]
-        others = np.maximum(others, support.astype(np.float32))
+    if stands:
+        others = np.maximum(others, np.float32(0.0))
     return Terrain(centre, cell, radius, own, others)
 
 

@@ -1,4 +1,4 @@
-"""One object and what surrounds it, in a frame whose z is against the approach: what a grasp search looks at.
+"""One object and what surrounds it, in a frame whose z is up: what a grasp search looks at.
 
 "Down" is against the normal of the plane the object stands on, else against frame.up_camera, else along the
 camera's ray to the object. Knows nothing of contacts or quality.
@@ -7,7 +7,7 @@ camera's ray to the object. Knows nothing of contacts or quality.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Sequence
 
 import cv2
@@ -29,36 +29,38 @@ _AROUND_PX = 8  # wider than what is done to an object's pixels
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One object in a local frame whose z is against the approach: camera_T_local 4x4, points Nx3 (float32).
+    """One object in a local frame whose z is up: camera_T_local 4x4, points Nx3 (float32).
 
-    measured: N bool, False for the assumed unseen side. rest: Mx3 of other things. floor: (a, b, c), the
-    support's height at x, y is a x + b y + c, None when there is no support. top_m: highest point.
-    middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint. box_yaw_rad: direction
-    of the box's x axis. tilt_rad: how far the approach leans. noise_m: standard
-    deviation of the depth there; pitch_m: distance of neighbouring pixels there; eye_m: the camera. up: against
-    gravity, local. weight_n: estimated from the box and a density.
+    measured: N bool, False for the assumed unseen side. rest: Mx3 of other things. stands: whether the object's support is known;
+    it is z = 0. top_m: highest point. middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint.
+    box_yaw_rad: direction of the box's x axis. noise_m: standard deviation of the depth there; pitch_m: distance of neighbouring
+    pixels there; eye_m: the camera. weight_n: estimated from the box and a density.
     """
 
     camera_T_local: np.ndarray
     points: np.ndarray
     measured: np.ndarray
     rest: np.ndarray
-    floor: tuple[float, float, float] | None
+    stands: bool
     top_m: float
     middle_xy_m: np.ndarray
     centre_m: np.ndarray
     half_m: float
     box_yaw_rad: float
     pitch_m: float
-    tilt_rad: float = 0.0
     noise_m: float = 0.0
     eye_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    up: np.ndarray = field(default_factory=lambda: np.array((0.0, 0.0, 1.0)))
     weight_n: float = 0.0
 
 
-def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detection3D], gripper: GripperConfig) -> Site:
-    """The detection's object with its surroundings, approached straight down."""
+def site_of(
+    cloud: SceneCloud,
+    detection: Detection3D,
+    others: Sequence[Detection3D],
+    gripper: GripperConfig,
+    sideways: bool = False,
+) -> Site:
+    """The detection's object with its surroundings. sideways: as far around as a hand needs that comes from the side."""
     camera_T_box = np.linalg.inv(cloud.frame_T_camera) @ detection.frame_T_box
     up, offset = _up_at(cloud, camera_T_box, float(detection.size_m[2]))
     axes = level_axes(up)
@@ -75,9 +77,11 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     centre = local_T_camera[:3, :3] @ camera_T_box[:3, 3] + local_T_camera[:3, 3]
     corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
     half = float(np.hypot(*corners[:2]))
-    top = _top_of(points[: len(own)])
+    top = top_of(points[: len(own), 2])
     pitch_m = order_statistics(detection.points_camera_m[:, 2], 50)[0] / cloud.frame.K[0, 0]
     reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
+    if sideways:
+        reach = max(reach, half + gripper.finger_length + gripper.standoff)
     noise = cloud.noise_per_m2 * float(np.square(own[:, 2].mean()))
     # Lower is the support or as flat as it, or its noise.
     lowest_m = 0.0 if offset is None else max(gripper.clearance, 3 * noise)
@@ -93,7 +97,7 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
         points,
         np.arange(len(points)) < len(own),
         np.concatenate(rest),
-        None if offset is None else (0.0, 0.0, 0.0),
+        offset is not None,
         top,
         middle,
         centre,
@@ -106,35 +110,9 @@ def site_of(cloud: SceneCloud, detection: Detection3D, others: Sequence[Detectio
     )
 
 
-def leaning_site(site: Site, direction_rad: float, tilt_rad: float) -> Site:
-    """The site along an approach that leans by tilt_rad towards direction_rad, about the object's centre."""
-    axis = np.array((-math.sin(direction_rad), math.cos(direction_rad), 0.0))
-    turn = cv2.Rodrigues(axis * tilt_rad)[0]  # new_R_old
-    shift = site.centre_m - turn @ site.centre_m
-    points, rest = ((p @ turn.T + shift).astype(np.float32) for p in (site.points, site.rest))
-    old_T_new = np.eye(4)
-    old_T_new[:3, :3], old_T_new[:3, 3] = turn.T, -turn.T @ shift
-    floor = None
-    if site.floor is not None:  # the old z = 0 in the new frame: n . (p - shift) = 0 with n the turned z axis
-        normal = turn[:, 2]
-        floor = (-normal[0] / normal[2], -normal[1] / normal[2], float(normal @ shift) / normal[2])
-    middle = np.array([(points[:, k].min() + points[:, k].max()) / 2 for k in (0, 1)], float)
-    return replace(
-        site,
-        camera_T_local=site.camera_T_local @ old_T_new,
-        points=points,
-        rest=rest,
-        floor=floor,
-        top_m=_top_of(points[site.measured]),
-        middle_xy_m=middle,
-        tilt_rad=tilt_rad,
-        eye_m=turn @ site.eye_m + shift,
-        up=turn @ site.up,
-    )
-
-
-def _top_of(points: np.ndarray) -> float:
-    heights = np.sort(points[:, 2])
+def top_of(heights: np.ndarray) -> float:
+    """The highest but for a few strays."""
+    heights = np.sort(heights)
     return float(heights[-1 - len(heights) // 200])
 
 

@@ -36,6 +36,7 @@ from qwen3vl_ros.types import (
 )
 
 _TOKENS = 256
+_GRASPS = 8  # ways to hold a thing, for whoever puts it where not every hand fits
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
 _LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
@@ -157,7 +158,7 @@ class _Scene:
         if shot.lacks or not self._cloud.usable:
             raise Cannot(shot.lacks or self._cloud.reason)
         self._layout: Layout = found.layout
-        self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper)
+        self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
 
     def grounded(self, step: PlanStep, before: Sequence[PlanStep], goes: Step | None) -> PlanStep:
         told = step.told

@@ -5,7 +5,7 @@ is known.
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import cv2
 import depth_scenes as ds
@@ -19,7 +19,6 @@ from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.grasping import grasps, judge
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.grasping.jaws import Places
 from qwen3vl_ros.types import Detection2D, Detection3D, GraspTarget
 
 GRIPPER = GripperConfig()
@@ -350,8 +349,8 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
 def test_no_place_that_was_left_out_is_better_than_the_best(monkeypatch):
     judged = []
 
-    def spy(cloud, site, places, gripper):
-        judged.append((cloud, site, places, judge.judge(cloud, site, places, gripper)))
+    def spy(cloud, site, poses, gripper, every):
+        judged.append((cloud, site, poses, judge.judge(cloud, site, poses, gripper, every)))
         return judged[-1][-1]
 
     monkeypatch.setattr(grasps, "judge", spy)
@@ -362,14 +361,11 @@ def test_no_place_that_was_left_out_is_better_than_the_best(monkeypatch):
         ds.box((0.14, 0.05, 0.05), (0, 0.13)),
     ]
     plan(ds.Scene(solids, ds.look_from(50)), only=None)
-    assert sum(len(places.yaw_rad) for *_, places, _ in judged) > sum(len(found) for *_, found in judged) > 0, (
+    assert sum(len(poses) for *_, poses, _ in judged) > sum(len(found) for *_, found in judged) > 0, (
         "some were left out"
     )
-    for cloud, site, places, found in judged:
-        alone = [
-            judge.judge(cloud, site, Places(*(getattr(places, f.name)[k : k + 1] for f in fields(Places))), GRIPPER)[0]
-            for k in range(len(places.yaw_rad))
-        ]
+    for cloud, site, poses, found in (one for one in judged if len(one[2])):
+        alone = [judge.judge(cloud, site, poses[k : k + 1], GRIPPER)[0] for k in range(len(poses))]
         assert max(j.quality for j in found) == pytest.approx(max(j.quality for j in alone), abs=1e-9)
 
 

@@ -33,7 +33,7 @@ test: export EXTRAS := reference model test
 test:
 	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
 
-bench: export EXTRAS := reference model bench
+bench: export EXTRAS := reference model web bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }

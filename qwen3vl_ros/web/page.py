@@ -36,11 +36,13 @@ class Page:
         self._server = server
         server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True, control_width="large")
         left = server.gui.add_panel()
-        with left.add_tab("Camera"):
+        camera = left.add_tab("Camera")
+        with camera:
             picture = CameraPanel(server, robot)
-            space = SpacePanel(server, robot, picture)
             watch, engine = WatchPanel(server, robot), EnginePanel(server, robot, picture)
         do = DoPanel(server, robot, picture)
+        with camera:
+            space = SpacePanel(server, robot, picture, do)
         look_for, ask = LookForPanel(server, robot, picture), AskPanel(server, robot, picture)
         self._panels: tuple[Panel, ...] = (picture, space, do, look_for, ask, watch, engine)
         left.dock_left()

@@ -5,7 +5,7 @@ node for each would be a message for each.
 from __future__ import annotations
 
 import math
-from typing import Any, Iterable
+from typing import Any, Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from qwen3vl_ros.geometry.lens import direction_table
 from qwen3vl_ros.web import html
 from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
+from qwen3vl_ros.web.panels.do import DoPanel
 from qwen3vl_ros.web.robot import Robot
 
 PERIOD_S, CLOUD_S = 0.2, 0.5
@@ -25,7 +26,7 @@ NEAR_M, FAR_M = 0.05, 10.0
 _FINGER_M = 0.045  # drawn so long; the true one is the node's parameter
 _CORNERS = np.array([(x, y, z) for z in (0.5, -0.5) for x, y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))])
 _EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
-_FEASIBLE, _INFEASIBLE = (64, 255, 120), (255, 90, 80)
+_FEASIBLE, _INFEASIBLE, _PLANNED = (64, 255, 120), (255, 90, 80), (80, 160, 255)
 
 
 class SpacePanel(Panel):
@@ -33,10 +34,11 @@ class SpacePanel(Panel):
 
     period_s = PERIOD_S
 
-    def __init__(self, server: viser.ViserServer, robot: Robot, picture: CameraPanel):
-        self._server, self._robot, self._picture = server, robot, picture
+    def __init__(self, server: viser.ViserServer, robot: Robot, picture: CameraPanel, do: DoPanel):
+        self._server, self._robot, self._picture, self._do = server, robot, picture, do
         self.frame_id, self._looked = "", False
         self._info: Any = None
+        self._plan: Any = None
         self._due = 0
         self._labels: dict[str, Any] = {}
         self._boxes: list[tuple[np.ndarray, np.ndarray]] = []
@@ -57,9 +59,13 @@ class SpacePanel(Panel):
             self._boxes = [_edges(d.bbox.size, pose_matrix(d.bbox.center), _rgb(d.id)) for d in boxes.detections]
             self._label(boxes.detections)
         if grasps is not None:
-            self._grasps = [_jaws(g) for g in grasps.targets]
-        if boxes is not None or grasps is not None:
-            self._draw([*self._boxes, *self._grasps])
+            self._grasps = [
+                _jaws(g.pose, g.width, g.approach_distance, _FEASIBLE if g.feasible else _INFEASIBLE)
+                for g in grasps.targets
+            ]
+        if boxes is not None or grasps is not None or self._do.plan is not self._plan:
+            self._plan = self._do.plan
+            self._draw([*self._boxes, *self._grasps, *_planned(self._plan, self.frame_id)])
         if (info := camera.info.newest()) is not None:
             self._info = info
         self._due -= 1
@@ -144,20 +150,25 @@ def _edges(size: Any, frame_T_box: np.ndarray, colour: tuple[int, int, int]) -> 
     return _coloured(corners[_EDGES], colour)
 
 
-def _jaws(grasp: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two fingers at the opening it needs, the palm between, and the way that they come."""
-    half, palm = grasp.width / 2, -_FINGER_M
-    ends = [
-        (0, -half, 0),
-        (0, -half, palm),
-        (0, half, palm),
-        (0, half, 0),
-        (0, 0, palm),
-        (0, 0, palm - grasp.approach_distance),
-    ]
-    frame_T_gripper = pose_matrix(grasp.pose)
+def _planned(plan: Any, frame_id: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """How each thing of a plan is taken, where it will stand, and the hand that lets it go there: the first choice of each step."""
+    width_m = 0.05
+    for step in plan.steps if plan is not None and plan.header.frame_id == frame_id else ():
+        for grasp in step.grasps[:1]:
+            width_m = grasp.width
+            yield _jaws(grasp.pose, width_m, grasp.approach_distance, _PLANNED)
+        for place in step.places[:1]:
+            yield _edges(place.box.size, pose_matrix(place.box.center), _PLANNED)
+            yield _jaws(place.release, width_m, place.approach_distance, _PLANNED)
+
+
+def _jaws(pose: Any, width_m: float, approach_m: float, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Two fingers that far apart, the palm between, and the way that they come."""
+    half, palm = width_m / 2, -_FINGER_M
+    ends = [(0, -half, 0), (0, -half, palm), (0, half, palm), (0, half, 0), (0, 0, palm), (0, 0, palm - approach_m)]
+    frame_T_gripper = pose_matrix(pose)
     points = np.array(ends) @ frame_T_gripper[:3, :3].T + frame_T_gripper[:3, 3]
-    return _coloured(points[[(0, 1), (1, 2), (2, 3), (4, 5)]], _FEASIBLE if grasp.feasible else _INFEASIBLE)
+    return _coloured(points[[(0, 1), (1, 2), (2, 3), (4, 5)]], colour)
 
 
 def _coloured(points: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,10 +22,11 @@ help:
 setup:
 	@$(ENV)
 
+demo: export EXTRAS := arm
 demo:
 	@$(ENV) && exec python -m qwen3vl_ros.demo $(ARGS)
 
-live: export EXTRAS := web
+live: export EXTRAS := arm web
 live:
 	@$(ENV) && exec python -m qwen3vl_ros.web.live $(ARGS)
 
@@ -33,7 +34,7 @@ test: export EXTRAS := reference model test
 test:
 	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
 
-bench: export EXTRAS := reference model web bench
+bench: export EXTRAS := reference model arm web bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }

@@ -6,12 +6,11 @@ A node and a camera of their own, in the namespace `plant`, after those of the t
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from pathlib import Path
 from typing import Any, Callable
 
-from qwen3vl_ros.demo.processes import Children
+from qwen3vl_ros.demo.processes import Children, node_command
 from qwen3vl_ros.sim.panel import Panel
 from qwen3vl_ros.types import PerceptionError
 
@@ -45,10 +44,13 @@ def watch_panel(
             client.subscribe(
                 "perception/events", Event, lambda m: heard(decoded(m, Event)), LATCHED
             )  # each is said once
-            node = {"model": model, "device": device, "enabled": "false", "use_depth": "false", "max_age": 5.0}
+            node = {"model": model, "device": device, "enabled": False, "use_depth": False, "max_age": 5.0}
             node |= {"inspection.file": points, "inspection.directory": folder}
-            children.start("panel_node", _command("qwen3vl_ros.node.perception.main", **node))
-            children.start("panel_camera", _command("qwen3vl_ros.node.sim_camera", panel="true", width=960, height=720))
+            children.start("panel_node", node_command("qwen3vl_ros.node.perception.main", NAMESPACE, **node))
+            children.start(
+                "panel_camera",
+                node_command("qwen3vl_ros.node.sim_camera", NAMESPACE, panel=True, width=960, height=720),
+            )
             if not client.spin(LOAD_PATIENCE_S, lambda: bool(readings)):
                 raise PerceptionError(
                     f"no reading of the panel came within {LOAD_PATIENCE_S:.0f} s; see {children.log_path('panel_node')}"
@@ -94,11 +96,3 @@ def _points() -> str:
     whole = yaml.safe_load(Panel().inspection_yaml())
     kept = {name: point | {"period": 0.5} for name, point in whole["points"].items() if name in _ONLY}
     return yaml.safe_dump({"points": kept}, allow_unicode=True)
-
-
-def _command(module: str, **parameters: Any) -> list[str]:
-    command = [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{NAMESPACE}"]
-    for name, value in parameters.items():
-        if value not in ("", None):
-            command += ["-p", f"{name}:={value}"]
-    return command

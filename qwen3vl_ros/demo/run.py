@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -17,7 +16,7 @@ import numpy as np
 
 from qwen3vl_ros.demo.output import RESULTS, Output
 from qwen3vl_ros.demo.pictures import Gallery
-from qwen3vl_ros.demo.processes import Children, Interrupts, tail
+from qwen3vl_ros.demo.processes import Children, Interrupts, node_command, tail
 from qwen3vl_ros.demo.reading import answer_of_ask, fact_line
 from qwen3vl_ros.demo.recording import Recording
 from qwen3vl_ros.demo.report import LEGEND, Log, StatusLine, scene_line, table, write_transcript
@@ -30,6 +29,7 @@ from qwen3vl_ros.types import Frame, PerceptionError
 CAMERA_PATIENCE_S = 90.0  # the first picture may wait for shaders to compile
 NODE_PATIENCE_S = 1800.0  # a large model may come over the network
 LAST_ANSWER_S = 8.0  # after the camera's time is over, for the answer in flight
+OBEYED = ("instructions", "executed", "verified", "false_success")  # of the arm, in the last line
 FIRST_ANSWER_S = 60.0  # a slow machine may need more than the camera's time for the first one
 NODE_MODULE, CAMERA_MODULE = "qwen3vl_ros.node.perception.main", "qwen3vl_ros.node.sim_camera"
 
@@ -51,6 +51,7 @@ class Demo:
         self._last_answer, self._arrived = "no answer yet", 0
         self._unwritten: list[str] = []
         self._inspected: dict[str, Any] = {}
+        self._obeyed: dict[str, Any] = {}
 
     def run(self) -> int:
         """Start, drive, stop; then write and print. Raises PerceptionError when a process died."""
@@ -82,6 +83,7 @@ class Demo:
                 self._status.clear()
                 self._observer.close()
         self._inspect()
+        self._do_as_told()
         self._interrupts.let_through()
         if recording.failure:
             self._unwritten.append(f"demo.mcap ({recording.failure})")
@@ -95,7 +97,7 @@ class Demo:
         self._status.say(
             f"ROS domain {os.environ['ROS_DOMAIN_ID']}, this machine only; looking for {', '.join(o.targets)}"
         )
-        self._children.start("node", _python(NODE_MODULE, model=o.model, device=o.device, targets=o.targets))
+        self._children.start("node", node_command(NODE_MODULE, model=o.model, device=o.device, targets=o.targets))
         waited_s = self._wait("node", f"loading {model}", self._observer.is_active, NODE_PATIENCE_S)
         self._observer.spin(2.0, lambda: "engine" in self._observer.health)
         # Without the reasons, which are in results.json.
@@ -103,7 +105,7 @@ class Demo:
         self._status.say(f"perception node: active after {waited_s:.1f} s, {engine}")
         self._children.start(
             "camera",
-            _python(
+            node_command(
                 CAMERA_MODULE,
                 seed=o.seed,
                 rate=o.rate,
@@ -307,6 +309,14 @@ class Demo:
 
             self._inspected = watch_panel(self.out, o.panel_seconds, o.model, o.device, self._status.say, lambda: None)
 
+    def _do_as_told(self) -> None:
+        """An arm carries out two orders."""
+        if self.options.arm:
+            from qwen3vl_ros.demo.arm import carry_out_orders
+
+            self._status.say("simulated arm: two orders in words, each step seen to be done or not done")
+            self._obeyed = carry_out_orders(self.out, self.options.model, self.options.device, self._status.say)
+
     # -- report ----------------------------------------------------------------------------------------------
 
     def _report(self, recorded: dict[str, int]) -> int:
@@ -319,6 +329,7 @@ class Demo:
             passed_over=int(health.get("dropped: replaced by a newer", 0)),
             node_peak_memory_mb=self._node_peak_mb,
         )
+        figures.update({name: self._obeyed[name] for name in OBEYED if name in self._obeyed})
         print("writing the video and the pictures ...", flush=True)
         results = {
             **figures,
@@ -330,6 +341,7 @@ class Demo:
             "detect_calls": self._looks,
             "questions": self._asked,
             "inspection": self._inspected,
+            "arm": self._obeyed,
             "recorded": recorded,
             "diagnostics": health,
             "answer_log": self.log.answer_log(),
@@ -356,9 +368,9 @@ class Demo:
             )
         else:
             self._output.finish()
-            asked = ", asked.png" * (self.out / "asked.png").exists()
+            more = "".join(f", {name}" for name in ("asked.png", "arm.mp4") if (self._output.folder / name).exists())
             print(
-                f"in {self._output.folder}/: annotated.mp4, demo.mcap (for Foxglove), results.json{asked}"
+                f"in {self._output.folder}/: annotated.mp4, demo.mcap (for Foxglove), results.json{more}"
                 + "".join(f", {p.name}" for p in pictures)
             )
         if not figures["answers"]:
@@ -381,12 +393,3 @@ class Demo:
         except OSError as error:
             self._unwritten.append(f"{name} ({error.strerror or error})")
             return None
-
-
-def _python(module: str, **parameters: Any) -> list[str]:
-    """The command that runs a module as a ROS node; empty parameters keep the node's own default."""
-    command = [sys.executable, "-m", module, "--ros-args"]
-    for name, value in parameters.items():
-        if value not in ("", None):
-            command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, types and quotes included
-    return command

@@ -1,4 +1,4 @@
-"""`make live`: the simulated camera, the perception node and the page, in one command, each a process of its own.
+"""`make live`: a simulated arm and its camera, a plant panel, the perception node and the page, each a process of its own.
 
 The page answers at once; the node's model is loaded meanwhile. Status 0: stopped. 1: a process died. 2: bad arguments.
 """
@@ -6,18 +6,17 @@ The page answers at once; the node's model is loaded meanwhile. Status 0: stoppe
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Sequence
 
 import yaml
 
 from qwen3vl_ros.demo.graph import own_graph
-from qwen3vl_ros.demo.processes import Children
+from qwen3vl_ros.demo.processes import Children, node_command
 from qwen3vl_ros.domain import domain_of
 from qwen3vl_ros.sim.panel import Panel
 from qwen3vl_ros.sim.shots import WORLD_FRAME
@@ -26,6 +25,7 @@ from qwen3vl_ros.types import InvalidInput, PerceptionError
 from qwen3vl_ros.web.__main__ import options, run, stopped_by_signals
 
 TABLE, PANEL = "table", "panel"  # the cameras
+ARM_FRAME = "arm_link0"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -59,30 +59,32 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="", help="checkpoint directory or hub id; empty is the embedded model")
     parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; empty is the node's default")
     parser.add_argument("--targets", nargs="+", default=[], metavar="PHRASE", help="what to look for at first")
-    parser.add_argument("--rate", type=float, default=12.0, help="camera frames a second")
-    parser.add_argument("--scene-seconds", type=float, default=60.0, help="another table-top after this long; 0: never")
-    parser.add_argument(
-        "--motion", choices=("static", "one_moving", "all_moving"), default="one_moving", help="what moves"
-    )
-    parser.add_argument("--seed", type=int, default=13, help="of the first scene")
+    parser.add_argument("--table", action="store_true", help="table-tops, another now and then, in place of the arm")
+    parser.add_argument("--rate", type=float, default=10.0, help="camera frames a second")
+    parser.add_argument("--seed", type=int, default=13, help="of the first table-top")
     return parser.parse_args(args)
 
 
 def _start(children: Children, given: argparse.Namespace, folder: Path) -> None:
-    """One node with two cameras: a table-top, and a plant panel with an alarm that rises and clears."""
-    table = {"rate": given.rate, "scene_every": given.scene_seconds, "motion": given.motion, "seed": given.seed}
-    panel = {"panel": "true", "width": 960, "height": 720, "rate": 2.0}
-    for name, scene in ((TABLE, table), (PANEL, panel)):
-        frame = {"frame": f"{name}_color_optical_frame"}
-        children.start(name, _command("qwen3vl_ros.node.sim_camera", f"{given.namespace}/{name}", **frame, **scene))
+    """One node with two cameras: one sees the arm's table, the other a plant panel with an alarm that rises and clears."""
+    clock = {"use_sim_time": not given.table}
+    table = {"rate": given.rate, "frame": f"{TABLE}_color_optical_frame"}
+    table |= {"scene_every": 60.0, "motion": "one_moving", "seed": given.seed} if given.table else {}
+    panel = {"panel": True, "width": 960, "height": 720, "rate": 2.0, "frame": f"{PANEL}_color_optical_frame"} | clock
+    moved = [f"{topic}:={TABLE}/{topic}" for topic in ("image_raw", "depth/image_raw", "camera_info")]
+    if given.table:
+        scene = node_command("qwen3vl_ros.node.sim_camera", given.namespace, **table)
+    else:
+        scene = node_command("qwen3vl_ros.node.sim_robot", given.namespace, rate=given.rate)
+    children.start(TABLE, [*scene, *(word for rule in moved for word in ("-r", rule))])
+    children.start(PANEL, node_command("qwen3vl_ros.node.sim_camera", f"{given.namespace}/{PANEL}", **panel))
     points = folder / "points.yaml"
     points.write_text(_points(), encoding="utf-8")
-    node = {"model": given.model, "device": given.device, "target_frame": WORLD_FRAME, "max_age": 5.0}
-    node |= {"cameras": f"[{TABLE}, {PANEL}]", "inspection.file": points, "inspection.directory": folder / "inspection"}
-    node |= {f"camera.{PANEL}.{name}": "false" for name in ("enabled", "use_depth")}
-    if given.targets:
-        node["targets"] = json.dumps(given.targets, ensure_ascii=False)
-    children.start("node", _command("qwen3vl_ros.node.perception.main", given.namespace, **node))
+    node = {"model": given.model, "device": given.device, "target_frame": WORLD_FRAME, "max_age": 5.0} | clock
+    node |= {"cameras": [TABLE, PANEL], "inspection.file": points, "inspection.directory": folder / "inspection"}
+    node |= {f"camera.{PANEL}.{name}": False for name in ("enabled", "use_depth")}
+    node |= {"targets": given.targets or None, "robot_frame": None if given.table else ARM_FRAME}
+    children.start("node", node_command("qwen3vl_ros.node.perception.main", given.namespace, **node))
 
 
 def _points() -> str:
@@ -90,14 +92,6 @@ def _points() -> str:
     whole = yaml.safe_load(Panel().inspection_yaml())["points"]
     kept = {name: point | {"camera": PANEL} for name, point in whole.items() if point["kind"] in ("gauge", "presence")}
     return yaml.safe_dump({"points": kept}, allow_unicode=True)
-
-
-def _command(module: str, namespace: str, **parameters: Any) -> list[str]:
-    command = [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{namespace}"]
-    for name, value in parameters.items():
-        if value != "":
-            command += ["-p", f"{name}:={value}"]
-    return command
 
 
 def _watch(children: Children, stop: threading.Event) -> None:

@@ -57,6 +57,7 @@ class Run:
             "--output",
             str(self.out),
             "--panel-seconds=0",
+            "--no-arm",
             "--motion",
             "static",
             *arguments,

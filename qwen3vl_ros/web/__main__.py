@@ -9,8 +9,7 @@ import argparse
 import logging
 import signal
 import sys
-import threading
-from typing import Sequence
+from typing import Callable, Sequence
 
 from qwen3vl_ros.threads import settle
 from qwen3vl_ros.types import InvalidInput, PerceptionError
@@ -38,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--cameras", default="", help="as the node's parameter cameras, separated by commas")
     given = parser.parse_args(own)
     logging.basicConfig(level=logging.WARNING, format="page: %(message)s")
-    stop = stopped_by_signals()
+    stop = Stop()
     settle()
     try:
         return run(given, [name for part in given.cameras.split(",") if (name := part.strip())], stop)
@@ -50,16 +49,25 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
 
 
-def stopped_by_signals() -> threading.Event:
-    """Set by SIGINT and SIGTERM from now on."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+class Stop:
+    """Whether to stop: by SIGINT and SIGTERM from its making on, or by set(). A threading.Event would not do: a handler that sets one
+    while its own thread waits for it may wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self.set())
+
+    def set(self) -> None:
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
 
 
-def run(given: argparse.Namespace, cameras: Sequence[str], stop: threading.Event) -> int:
-    """Serve until `stop`."""
+def run(given: argparse.Namespace, cameras: Sequence[str], is_over: Callable[[], bool]) -> int:
+    """Serve until is_over()."""
     try:
         from qwen3vl_ros.web.server import serve
     except ModuleNotFoundError as error:
@@ -77,7 +85,7 @@ def run(given: argparse.Namespace, cameras: Sequence[str], stop: threading.Event
             f"page: http://{'localhost' if given.host in ('127.0.0.1', '::1') else given.host}:{server.get_port()}",
             flush=True,
         )
-        page.run(stop)
+        page.run(is_over)
     finally:
         robot.close()
         server.stop()

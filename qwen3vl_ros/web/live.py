@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Sequence
 
@@ -20,9 +21,10 @@ from qwen3vl_ros.demo.processes import Children, node_command
 from qwen3vl_ros.domain import domain_of
 from qwen3vl_ros.sim.panel import Panel
 from qwen3vl_ros.sim.shots import WORLD_FRAME
+from qwen3vl_ros.sim.workcell import bench_scene
 from qwen3vl_ros.threads import settle
 from qwen3vl_ros.types import InvalidInput, PerceptionError
-from qwen3vl_ros.web.__main__ import options, run, stopped_by_signals
+from qwen3vl_ros.web.__main__ import Stop, options, run
 
 TABLE, PANEL = "table", "panel"  # the cameras
 ARM_FRAME = "arm_link0"
@@ -32,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; returns the exit status."""
     given = _options(args)
     settle()
-    stop = stopped_by_signals()
+    stop = Stop()
     try:
         domain = os.environ.get("ROS_DOMAIN_ID")
         own_graph(domain_of(domain) if domain else None)
@@ -67,23 +69,25 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
 
 def _start(children: Children, given: argparse.Namespace, folder: Path) -> None:
     """One node with two cameras: one sees the arm's table, the other a plant panel with an alarm that rises and clears."""
-    clock = {"use_sim_time": not given.table}
-    table = {"rate": given.rate, "frame": f"{TABLE}_color_optical_frame"}
-    table |= {"scene_every": 60.0, "motion": "one_moving", "seed": given.seed} if given.table else {}
-    panel = {"panel": True, "width": 960, "height": 720, "rate": 2.0, "frame": f"{PANEL}_color_optical_frame"} | clock
-    moved = [f"{topic}:={TABLE}/{topic}" for topic in ("image_raw", "depth/image_raw", "camera_info")]
+    clock = {"use_sim_time": not given.table}  # the arm's world runs as fast as the machine can
+    module, scene = "sim_robot", {}
     if given.table:
-        scene = node_command("qwen3vl_ros.node.sim_camera", given.namespace, **table)
-    else:
-        scene = node_command("qwen3vl_ros.node.sim_robot", given.namespace, rate=given.rate)
-    children.start(TABLE, [*scene, *(word for rule in moved for word in ("-r", rule))])
+        module, scene = "sim_camera", {"scene_every": 60.0, "motion": "one_moving", "seed": given.seed}
+    command = node_command(f"qwen3vl_ros.node.{module}", given.namespace, rate=given.rate, **scene)
+    for topic in ("image_raw", "depth/image_raw", "camera_info"):
+        command += ["-r", f"{topic}:={TABLE}/{topic}"]
+    children.start(TABLE, command)
+    panel = {"panel": True, "width": 960, "height": 720, "rate": 2.0, "frame": f"{PANEL}_color_optical_frame"} | clock
     children.start(PANEL, node_command("qwen3vl_ros.node.sim_camera", f"{given.namespace}/{PANEL}", **panel))
     points = folder / "points.yaml"
     points.write_text(_points(), encoding="utf-8")
     node = {"model": given.model, "device": given.device, "target_frame": WORLD_FRAME, "max_age": 5.0} | clock
     node |= {"cameras": [TABLE, PANEL], "inspection.file": points, "inspection.directory": folder / "inspection"}
     node |= {f"camera.{PANEL}.{name}": False for name in ("enabled", "use_depth")}
-    node |= {"targets": given.targets or None, "robot_frame": None if given.table else ARM_FRAME}
+    if not given.table:
+        node |= {"robot_frame": ARM_FRAME, "targets": [o.label for o in bench_scene().objects]}
+    if given.targets:
+        node["targets"] = given.targets
     children.start("node", node_command("qwen3vl_ros.node.perception.main", given.namespace, **node))
 
 
@@ -94,9 +98,10 @@ def _points() -> str:
     return yaml.safe_dump({"points": kept}, allow_unicode=True)
 
 
-def _watch(children: Children, stop: threading.Event) -> None:
+def _watch(children: Children, stop: Stop) -> None:
     """Until a process has died, which ends the others."""
-    while not stop.wait(0.5):
+    while not stop():
+        time.sleep(0.5)
         try:
             children.check()
         except PerceptionError:

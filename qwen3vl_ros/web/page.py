@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
+from typing import Callable
 
 import viser
 
@@ -55,10 +55,11 @@ class Page:
         for panel in self._panels:
             panel.join(client)
 
-    def run(self, stop: threading.Event) -> None:
-        """Until `stop`. What is wrong with a message or a frame is said now and then, and costs one update of one panel."""
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Until is_over(). What is wrong with a message or a frame is said now and then, and costs one update of one panel."""
         due, told = dict.fromkeys(self._panels, 0.0), dict.fromkeys(self._panels, -math.inf)
-        while not stop.wait(max(0.0, min(due.values()) - time.monotonic())):
+        while not is_over():
+            time.sleep(max(0.0, min(due.values()) - time.monotonic()))
             now = time.monotonic()
             for panel in [p for p, at in due.items() if at <= now]:
                 due[panel] = now + panel.period_s

@@ -19,6 +19,8 @@ from qwen3vl_ros.web.robot import Robot
 SHELVED_S = 600.0
 _STATES = {Event.NORMAL: "normal", Event.PENDING: "pending", Event.ACTIVE: "ACTIVE", Event.CLEARING: "clearing"}
 _QUALITY = {Reading.GOOD: "#43a047", Reading.UNCERTAIN: "#ef6c00", Reading.BAD: "#e53935"}
+_BECAUSE = ("UNREADABLE", "NOT_VISIBLE", "OCCLUDED", "OUT_OF_RANGE", "IMPLAUSIBLE", "UNIT_MISMATCH", "MOVED", "STALE")
+_REASONS = {getattr(Reading, name): name.lower().replace("_", " ") for name in _BECAUSE}
 _KINDS = {"acknowledge": AlarmCommand.Request.ACKNOWLEDGE, "shelve": AlarmCommand.Request.SHELVE,
           "unshelve": AlarmCommand.Request.UNSHELVE, "reset": AlarmCommand.Request.RESET}  # fmt: skip
 
@@ -86,7 +88,7 @@ class Alarm:
         self._said.content = html.block("alarm", head, html.note(f"{event.message} {', '.join(marks)}"))
 
     def _command(self, click: Any) -> None:
-        word = self._actions.value
+        word = click.target.value
         try:
             self._robot.command_alarm(
                 self._name, _KINDS[word], SHELVED_S if word == "shelve" else 0.0, f"page, browser {click.client_id}"
@@ -102,9 +104,8 @@ def _unit(ucum: str) -> str:
 
 def _row(name: str, point: Point) -> tuple[str, ...]:
     reading = point.reading
-    value = (
-        reading.text or reading.message if math.isnan(reading.value) else f"{reading.value:.4g} {_unit(reading.unit)}"
-    )
+    known = not math.isnan(reading.value)
+    value = f"{reading.value:.4g} {_unit(reading.unit)}" if known else reading.text or _REASONS.get(reading.reason, "")
     colour = _QUALITY.get(reading.quality, "#888")
     zone = f" {reading.zone}" if reading.zone else ""
     return (

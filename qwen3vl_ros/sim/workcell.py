@@ -136,6 +136,7 @@ class Workcell:
             motion()
             ending, message = Ending.OK, ""
         except Cancelled as why:
+            self.arm.each_step = self.tick  # what follows is how it ends, and is not cancelled again
             self.arm.stop()
             ending, message = Ending.CANCELLED, str(why)
         except ArmError as why:

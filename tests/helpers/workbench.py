@@ -17,25 +17,27 @@ MOTION_PATIENCE_S = 150.0
 
 
 class Order:
-    """A goal that was sent. heard: (step, state) in their order."""
+    """A goal that was sent. heard: (step, state) in their order; said: the messages beside them."""
 
     def __init__(self, client: ActionClient, **fields):
         self.heard: list[tuple[int, str]] = []
+        self.said: list[str] = []
         self._accepted = client.send_goal_async(FollowInstruction.Goal(**fields), feedback_callback=self._on_feedback)
 
     def _on_feedback(self, message) -> None:
         self.heard.append((message.feedback.step, message.feedback.state))
+        self.said.append(message.feedback.message)
 
     @property
     def handle(self):
         until(self._accepted.done, PATIENCE_S, "acceptance of the goal")
         return self._accepted.result()
 
-    def reaches(self, state: str, step: int | None = None) -> Order:
+    def reaches(self, state: str, said: str = "") -> Order:
         def reached():
-            return any(s == state and step in (None, k) for k, s in self.heard)
+            return any(s == state and said in (m, "") for (_, s), m in zip(self.heard, self.said))
 
-        until(reached, MOTION_PATIENCE_S, f"state {state} of step {step}")
+        until(reached, MOTION_PATIENCE_S, f"state {state} {said}")
         return self
 
     def cancel(self) -> Order:

@@ -7,7 +7,8 @@ same images that only notes when they arrive. Two passes: the model saw nothing,
 (p50_ms, p95_ms), and it named the scene's objects at their true boxes, so that reading, lifting and grasping
 are paid for as well (objects_p50_ms, objects_p95_ms; benchmarks/geometry.py takes that part to pieces). With
 --page both are run again with the live page open and one browser on it (page_p50_ms, page_objects_p50_ms, …; page_cpu is
-the share of one core that the page's process took). The last line is JSON.
+the share of one core that the page's process took); somebody listens to grasps and tracks in all passes then, because the
+node makes them for whoever does, be it a planner or the page. The last line is JSON.
 
     make bench BENCH=node_overhead [ARGS="--seconds 20 --objects 3 --page"]
 """
@@ -31,6 +32,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection3DArray
 
 from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.node import messages
@@ -156,9 +158,16 @@ class OpenPage:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path, page: OpenPage | None = None) -> dict:
-    """One pass; times in milliseconds, the first second left out."""
-    from qwen3vl_ros.msg import Generation
+def measure(
+    answer: list[dict],
+    seconds: float,
+    rate_hz: float,
+    folder: Path,
+    listened: bool = False,
+    page: OpenPage | None = None,
+) -> dict:
+    """One pass; times in milliseconds, the first second left out. listened: to grasps and tracks, too."""
+    from qwen3vl_ros.msg import Generation, GraspTargetArray
 
     (folder / "answer.txt").write_text(json.dumps(answer))
     me = [sys.executable, __file__, "--folder", str(folder)]
@@ -174,6 +183,9 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path, pa
 
     node.create_subscription(Generation, "/qwen3vl/perception/generation", on_answer, 10)
     node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+    if listened:
+        for topic, kind in (("grasp_targets", GraspTargetArray), ("tracks_3d", Detection3DArray)):
+            node.create_subscription(kind, f"/qwen3vl/perception/{topic}", lambda _: None, 10, raw=True)
     executor = rclpy.executors.SingleThreadedExecutor()
     executor.add_node(node)
     over = threading.Event()
@@ -272,11 +284,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         answer = scene(Path(folder), given.objects, given.seed)
         for each in ([], answer):
-            rows.append(measure(each, given.seconds, given.rate, Path(folder)))
+            rows.append(measure(each, given.seconds, given.rate, Path(folder), given.page))
         if given.page:
             with OpenPage(Path(folder)) as page:
                 for each in ([], answer):
-                    rows.append(measure(each, given.seconds, given.rate, Path(folder), page))
+                    rows.append(measure(each, given.seconds, given.rate, Path(folder), True, page))
     columns = (
         "answer",
         "node p50",

@@ -22,7 +22,7 @@ from qwen3vl_ros.node.client import LATCHED, NEWEST, RELIABLE, Client, decoded
 from qwen3vl_ros.srv import AlarmCommand, SetPrompt
 from qwen3vl_ros.types import PerceptionError
 
-CALL_S, ASK_S, FOLLOW_S = 10.0, 120.0, 3600.0
+CALL_S, ASK_S, FOLLOW_S = 30.0, 120.0, 3600.0
 _ASK = "perception/ask"
 _FOLLOW = "perception/follow_instruction"
 _STOP = f"{_FOLLOW}/_action/cancel_goal"  # of every action; a request that names no goal means all of them

@@ -144,14 +144,14 @@ class Robot:
 
     def ask(self, goal: Ask.Goal, on_part: Callable[[int, str], None]) -> Ask.Result:
         """The answer to a question. on_part(offset, delta): gets its parts as they come. Raises PerceptionError where nobody answers."""
-        if not self._client.is_served(_ASK):
+        if not self._client.acts(_ASK):
             raise PerceptionError("nobody answers questions now: is the node there, and is it active?")
         told = lambda feedback: on_part(feedback.offset, feedback.delta)
         return self._client.ask_for(_ASK, goal, ASK_S, told)
 
     def follow(self, goal: FollowInstruction.Goal, on_part: Callable[[Any], None]) -> FollowInstruction.Result:
         """What came of an instruction or of an approved plan. on_part: gets the feedback. Raises NoReply."""
-        if not self._client.is_served(_FOLLOW):
+        if not self._client.acts(_FOLLOW):
             raise PerceptionError("nobody follows instructions now: is the node there, and is it active?")
         return self._client.ask_for(_FOLLOW, goal, FOLLOW_S, on_part)
 

@@ -106,7 +106,7 @@ def test_extras_are_added_and_a_new_venv_forgets_them(bring_up, monkeypatch):
 def test_an_unknown_extra_is_refused_by_name(scripts, monkeypatch):
     monkeypatch.setenv("EXTRAS", "reference gpu")
     with pytest.raises(
-        scripts.runner.SetupError, match="EXTRAS names gpu; there are: reference, model, arm, web, test, bench"
+        scripts.runner.SetupError, match="EXTRAS names gpu; there are: reference, model, arm, mcp, web, test, bench"
     ):
         scripts.setup_env.wanted_extras()
 

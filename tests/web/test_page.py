@@ -256,8 +256,8 @@ def test_an_approved_plan_is_done_by_the_simulated_arm_and_seen_to_be_done(graph
     tab = Tab(chromium, start_page(graph))
     node.logged("active: ", 120)
     tab.part("seen", "640x480")
-    tab.enter("instruction", "Pick up the green cube and put it into the blue bowl")
-    tab.part("plan", "place green cube in blue bowl")
+    tab.enter("instruction", "拿起画面中红色的盒子,放到架子第二层")
+    tab.part("plan", "place 红色的盒子 on 架子第二层")
     tab.press("Approve and do it")
     expect(tab.page.locator(".plan .progress b")).to_have_text("done", timeout=200_000)
     assert tab.part("plan").locator("tr", has_text="done").count() == 2

@@ -18,7 +18,7 @@ from playwright.sync_api import expect, sync_playwright
 from ros_graph import until
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
-from qwen3vl_ros.msg import Event, EventArray, Generation, Reading
+from qwen3vl_ros.msg import Event, EventArray, Generation, Plan, PlanStep, Reading
 from qwen3vl_ros.node.client import LATCHED
 from qwen3vl_ros.node.messages import header_of, image
 
@@ -249,18 +249,25 @@ def test_of_two_who_approve_a_plan_one_is_told_and_the_other_sees_it_done(told, 
     assert told.follower.done == 1
 
 
-def test_an_approved_plan_is_done_by_the_simulated_arm_and_seen_to_be_done(graph, chromium):
-    start(graph, "sim_robot", pace=8.0, rate=4.0)
-    seen = {"enabled": "false", "max_age": 20.0, "use_sim_time": "true"}
+def test_what_the_simulated_arm_makes_of_an_approved_plan_is_told_as_the_node_tells_it(graph, chromium):
+    start(graph, "sim_robot", pace=4.0, rate=3.0)
+    seen = {"enabled": "false", "max_age": 5.0, "use_sim_time": "true"}
     node = start(graph, "perception.main", target_frame="world", robot_frame="arm_link0", **seen)
     tab = Tab(chromium, start_page(graph))
     node.logged("active: ", 120)
+    plans = graph.listen("/qwen3vl/perception/plan", Plan, LATCHED)
     tab.part("seen", "640x480")
-    tab.enter("instruction", "拿起画面中红色的盒子,放到架子第二层")
-    tab.part("plan", "place 红色的盒子 on 架子第二层")
+    tab.enter("instruction", "把红色的盒子放到蓝色的碗旁边")
+    tab.part("plan", "place 红色的盒子")
+    assert [step.status for step in plans[-1].steps] == [PlanStep.OPEN] * 2, "nothing moves before it was approved"
     tab.press("Approve and do it")
-    expect(tab.page.locator(".plan .progress b")).to_have_text("done", timeout=200_000)
-    assert tab.part("plan").locator("tr", has_text="done").count() == 2
+    tab.part("plan", "executing")
+    end = tab.page.locator(".plan .progress b")
+    expect(end).to_have_text(re.compile("done|EXECUTION|CONDITION|STALE"), timeout=200_000)
+    words = {PlanStep.OPEN: "open", PlanStep.RUNNING: "running", PlanStep.DONE: "done", PlanStep.FAILED: "failed"}
+    said = [words[step.status] for step in plans[-1].steps]
+    until(lambda: tab.page.locator(".plan tr td:last-child").all_inner_texts() == said, what=f"{said} on the page")
+    assert (end.inner_text() == "done") == (said == ["done", "done"])
     tab.close()
 
 

@@ -266,7 +266,10 @@ def test_what_the_simulated_arm_makes_of_an_approved_plan_is_told_as_the_node_te
     expect(end).to_have_text(re.compile("done|EXECUTION|CONDITION|STALE"), timeout=200_000)
     words = {PlanStep.OPEN: "open", PlanStep.RUNNING: "running", PlanStep.DONE: "done", PlanStep.FAILED: "failed"}
     said = [words[step.status] for step in plans[-1].steps]
-    until(lambda: tab.page.locator(".plan tr td:last-child").all_inner_texts() == said, what=f"{said} on the page")
+    until(
+        lambda: tab.page.locator(".plan > table > tbody > tr > td:last-child").all_inner_texts() == said,
+        what=f"{said} on the page",
+    )
     assert (end.inner_text() == "done") == (said == ["done", "done"])
     tab.close()
 

@@ -38,7 +38,7 @@ ROSDEP_KEYS = {
     "yaml": "python3-yaml",
 }
 # Found at run time where present, never required.
-OPTIONAL_ROS = {"message_filters"}
+OPTIONAL_ROS = {"message_filters", "moveit_msgs"}
 
 
 def declared() -> setuptools.Distribution:

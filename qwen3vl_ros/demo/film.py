@@ -102,7 +102,7 @@ class Film:
     def _drawn(self, picture: bytes, moment: _Moment) -> np.ndarray:
         """The camera's picture with what the open steps take, how, and where it goes."""
         rgb, plan = decoded_picture(picture), moment.plan
-        if plan is None:
+        if plan is None or not plan.header.frame_id:  # nothing in it was measured
             return rgb
         things, grasps = [], []
         for step in plan.steps:

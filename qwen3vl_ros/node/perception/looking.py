@@ -11,7 +11,10 @@ import time
 from concurrent.futures import Future as Waiting
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import replace
-from typing import Any, Callable, Sequence
+from types import MappingProxyType
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy as np
 
 from qwen3vl_ros.asking.finding import Found, Shot
 from qwen3vl_ros.control import Control
@@ -67,8 +70,14 @@ class Eyes:
     def ground(self, plan: Plan, shot: Shot, control: Control) -> Plan:
         return self.call(lambda planner, _, c: planner.ground(plan, shot, c))
 
-    def find(self, shot: Shot, names: Sequence[str], control: Control) -> Found:
-        return self.call(lambda planner, _, c: planner.find(shot, names, c))
+    def find(
+        self,
+        shot: Shot,
+        names: Sequence[str],
+        control: Control,
+        expected: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Found:
+        return self.call(lambda planner, _, c: planner.find(shot, names, c, expected))
 
     def seen_ns(self) -> int:
         """Stamp of the last picture."""

@@ -18,13 +18,14 @@ import numpy as np
 
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 
-_SAMPLE = 1000  # points that are completed
-_SCORED = 300  # of the completed ones that are held against what was seen
+_SAMPLE = 800  # points that are completed
+_SCORED = 200  # of the completed ones that are held against what was seen
 _MOST_EMPTY = 0.3  # share of a hypothesis that may lie in empty space
 _FAILS = 3.0  # how much more a share in empty space counts than one that is hidden
-_BETTER = 0.1  # worth by which another must exceed half a turn, which most things bear
+_FITS = 0.05  # share of half a turn that may lie in empty space for no other to be tried: most things bear it
 _AGREE, _MISS = 0.72, 0.08  # share of normals that meet an axis, within that share of the radius
 _TURNS = np.deg2rad(np.arange(45.0, 360.0, 45.0))
+_ACROSS = 12  # points across a side of a box
 _ON_FACES = 0.85  # share of what is seen that lies on the faces of a box
 
 
@@ -49,9 +50,11 @@ def completed(
         some = hidden[:: max(1, len(hidden) // _SCORED)]
         behind = look_behind(some)
         empty = float((behind > slack).mean())
-        worth = float((behind < -slack).mean()) - _FAILS * empty + (_BETTER if k == 0 else 0.0)
+        worth = float((behind < -slack).mean()) - _FAILS * empty
         if empty <= _MOST_EMPTY and worth > best_worth:
             best, best_worth = hidden, worth
+        if k == 0 and empty < _FITS:
+            break
     if _is_a_box(sample, local_T_box, size_m, slack):
         best = np.concatenate((best, _sides(local_T_box, size_m)))
     return best
@@ -117,10 +120,10 @@ def _is_a_box(sample, local_T_box, size_m, slack: float) -> bool:
 
 
 def _sides(local_T_box, size_m) -> np.ndarray:
-    """Points on the upright sides of a box, some five millimetres apart."""
+    """Points on the upright sides of a box, five millimetres apart or more."""
     found = []
     for axis in (0, 1):
-        counts = [max(2, min(24, int(size_m[k] / 0.005))) for k in (1 - axis, 2)]
+        counts = [max(2, min(_ACROSS, int(size_m[k] / 0.005))) for k in (1 - axis, 2)]
         u, v = np.meshgrid(*(np.linspace(-0.5, 0.5, count) for count in counts))
         for side in (-0.5, 0.5):
             face = np.empty((u.size, 3))

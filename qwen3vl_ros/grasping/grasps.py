@@ -25,7 +25,7 @@ from qwen3vl_ros.grasping.site import Site, site_of
 from qwen3vl_ros.types import Detection3D, GraspTarget
 
 _YAWS = 12
-_JUDGED = 24  # places from above that are measured
+_JUDGED, _JUDGED_QUICKLY = 24, 16  # places from above that are measured
 _PAIRED = 40  # and poses from any side
 _MIN_BITE_M = 0.003
 _GOOD = 0.6  # rating with which no other approach is looked for, where one grasp is enough
@@ -34,6 +34,7 @@ _LIKELY, _UNLIKELY = (
     "no grasp is likely to hold: most slip or touch something where the arm errs by 3 mm or 5 degrees",
 )
 _TRIED = 6  # of the best, so many are tried with an arm's errors
+_BLIND = "nothing is assumed of its unseen side: no symmetry fits what was seen, or nothing tells which side is up"
 _DIFFERENT_M, _DIFFERENT = 0.03, math.cos(math.radians(25.0))  # of the place, of approach and closing axis
 _LEAN = math.radians(30.0)  # leans within so much of one another are of one kind
 _AS_GOOD = 0.5  # of the best quality that another kind of lean must have to be kept before more of the same
@@ -66,16 +67,21 @@ def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most
     if not thorough:
         if crowded and not good:
             good = _from_any_side(cloud, site, gripper, wanted)
-        return [max(good, key=lambda j: j.rating)] if good else [failure]
+        return [max(good, key=lambda j: j.rating)] if good else [_refused(failure)]
     good = on_average(cloud, site, _different(good, wanted), gripper)
     if most > 1 or not any(j.rating > _GOOD for j in good):
         every = _PAIRED if most > 1 else 2 * wanted  # the best of each lean is among all of them
         turned = _different(_from_any_side(cloud, site, gripper, every), wanted)
         good = _different(good + on_average(cloud, site, turned, gripper), most)
     if not good:
-        return [failure]
+        return [_refused(failure)]
     likely = [j for j in good if share_that_holds(j.rating, averaged=True) > _LIKELY]
-    return _different(likely, most) if likely else [replace(max(good, key=lambda j: j.rating), fault=_UNLIKELY)]
+    return likely or [_refused(replace(good[0], fault=_UNLIKELY))]
+
+
+def _refused(failure: Judged) -> Judged:
+    """With what was not known when it was tried."""
+    return replace(failure, fault=f"{failure.fault}; {_BLIND}") if failure.site.measured.all() else failure
 
 
 def _from_any_side(cloud: SceneCloud, site: Site, gripper: GripperConfig, wanted: int) -> list[Judged]:
@@ -125,7 +131,9 @@ def _from_above(
         return [], _across_the_box(site, lowest, fault), False
     yaws = site.box_yaw_rad + np.arange(_YAWS) * np.pi / _YAWS
     ground = terrain(site.points, site.rest, site.middle_xy_m, site.stands, gripper)
-    places, failures = find_places(ground, gripper, site.top_m, lowest, yaws, _JUDGED)
+    places, failures = find_places(
+        ground, gripper, site.top_m, lowest, yaws, _JUDGED if wanted > 1 else _JUDGED_QUICKLY
+    )
     judged = judge(cloud, site, places.poses(site.middle_xy_m), gripper, wanted)
     good = [j for j in judged if not j.fault]
     if good:

@@ -114,7 +114,7 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
 @dataclass(eq=False)
 class _Grip:
     """A pose while it is being measured. axes: local_R_jaws. points: Mx3, what is between the fingers, in the jaws' frame:
-    across, along the closing direction, against the approach. top_m: of the object, likewise. measured_share: of the contacts
+    across, along the closing direction, against the approach. heights: of all its points, likewise. measured_share: of the contacts
     that was measured. noise_m: of the points along y.
     """
 
@@ -122,7 +122,7 @@ class _Grip:
     at_m: np.ndarray
     width_m: float
     points: tuple[np.ndarray, np.ndarray, np.ndarray]
-    top_m: float = 0.0
+    heights: np.ndarray | None = None
     contacts: tuple[np.ndarray, ...] = ()
     measured_share: float = 0.0
     rating: float = 0.0
@@ -160,7 +160,7 @@ def _grips(site: Site, poses: Poses, gripper: GripperConfig) -> list[_Grip]:
         if grip.width_m + 2 * gripper.clearance > gripper.max_width:
             grip.fault = too_wide(grip.width_m, gripper)
             continue
-        grip.top_m = top_of(z[k][site.measured])
+        grip.heights = z[k]
         grip.noise_m = math.hypot(site.noise_m * float(sight @ axes[:, 1]), _RAGGED * site.pitch_m)
         depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
         grip.contacts = np.flatnonzero(points[1] <= low + depth), np.flatnonzero(points[1] >= high - depth)
@@ -193,11 +193,11 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     if span < needed:
         grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
         return
-    angle = 0.0
+    angle, top_m = 0.0, top_of(grip.heights[site.measured])
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
         deep = np.flatnonzero(out > out[contact].max() - min(_CORNER_M, grip.width_m / 3))
-        touched = x[contact], out[contact], z[contact], grip.top_m, grip.noise_m
+        touched = x[contact], out[contact], z[contact], top_m, grip.noise_m
         angle = max(angle, contact_tilt(*touched, (x[deep], out[deep])))
     if angle > cone:
         grip.fault = (
@@ -251,7 +251,9 @@ def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
         x, y = np.abs(x), np.abs(y)
         beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > -spare)
         finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
-        under = (z > palm) & (y < gripper.palm_length / 2 + spare) & (x < gripper.palm_width / 2 + spare)
+        under = z > palm
+        if under.any():
+            under &= (y < gripper.palm_length / 2 + spare) & (x < gripper.palm_width / 2 + spare)
         for k, grip in enumerate(grips):
             if grip.fault:
                 continue

@@ -21,6 +21,7 @@ help:
 setup:
 	@$(ENV)
 
+demo: export EXTRAS := arm
 demo:
 	@$(ENV) && exec python -m qwen3vl_ros.demo $(ARGS)
 
@@ -28,7 +29,7 @@ test: export EXTRAS := reference model test
 test:
 	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
 
-bench: export EXTRAS := reference model bench
+bench: export EXTRAS := reference model arm bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }

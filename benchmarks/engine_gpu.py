@@ -208,7 +208,7 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     peak = machine.peak_bytes()
     text, itemsize = sizes.text, machine.dtype.itemsize
     kv_bytes = 2 * text.layers * text.kv_heads * text.head_dim * capacity * itemsize
-    runners: dict[str, Any] = {"torch": ours, **_peers(config, machine)}
+    runners: dict[str, Any] = {"torch": ours, **_peers(config, machine, options.peers)}
     if size in options.bundle:
         from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
 
@@ -239,7 +239,7 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     }
 
 
-def _peers(config: dict[str, Any], machine: Machine) -> dict[str, Generate]:
+def _peers(config: dict[str, Any], machine: Machine, wanted: list[str]) -> dict[str, Generate]:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     default = torch.get_default_dtype()
@@ -251,7 +251,9 @@ def _peers(config: dict[str, Any], machine: Machine) -> dict[str, Generate]:
         torch.set_default_dtype(default)
     model.generation_config.eos_token_id = None
     peers = {"generate_eager": Generate(model, machine.wait)}
-    if machine.gpu:  # there it compiles by itself; on a CPU the static cache alone would only be slower
+    if (
+        machine.gpu and "compiled" in wanted
+    ):  # there it compiles by itself; on a CPU the static cache alone would only be slower
         peers["generate_static_compiled"] = Generate(model, machine.wait, cache_implementation="static")
     return peers
 
@@ -340,7 +342,13 @@ def main() -> None:
         metavar="SIZE=DIR",
         help="TensorRT engines to run too: qwen3vl build random:SIZE --precision bf16 --out DIR",
     )
+    parser.add_argument(
+        "--peers", default="eager,compiled", help="eager, compiled or both; compiling takes a minute or two a size"
+    )
     options = parser.parse_args()
+    options.peers = options.peers.split(",")
+    if "eager" not in options.peers or not {*options.peers} <= {"eager", "compiled"}:
+        parser.error("--peers is eager, or eager,compiled: every ratio is to eager")
     options.bundle = dict(pair.split("=", 1) for pair in options.bundle)
     unknown = (set(options.sizes.split(",")) | set(options.bundle)) - set(SIZES)
     if unknown or options.tokens < 2 or options.rounds < 1:

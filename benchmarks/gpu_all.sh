@@ -6,6 +6,7 @@
 #
 #   PYTHON=...    an interpreter that has torch and what the package needs (default: the environment of `make`)
 #   SIZES=2B,4B   of 2B, 4B, 8B and toy (default: all three; toy without a GPU: a rehearsal, which writes no table into docs)
+#   ENGINE_ARGS=...  for benchmarks/engine_gpu.py, e.g. "--rounds 3 --peers eager": compiling a peer takes a minute or two a size
 #   BUDGET_S=1700 no step begins after so many seconds
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -42,7 +43,7 @@ step() {
 echo "GPU: $gpu, sizes $sizes, TensorRT: ${module:-none}, into $out"
 rm -f "$out"/*.log
 # What decides most first: torch at all sizes, then the stream, then TensorRT, whose engines take minutes to build.
-step engine_torch "$PYTHON" benchmarks/engine_gpu.py --sizes "$sizes"
+step engine_torch "$PYTHON" benchmarks/engine_gpu.py --sizes "$sizes" ${ENGINE_ARGS:-}
 step stream "$PYTHON" benchmarks/decode_stream.py --engine torch --frames $([ "$gpu" = 1 ] && echo 100 || echo 4)
 step selftest "$PYTHON" -m qwen3vl_ros.cli selftest --set engine=torch
 if [ -n "$module" ] && [ "$gpu" = 1 ] && has cuda onnx ml_dtypes; then

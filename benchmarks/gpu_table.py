@@ -93,7 +93,7 @@ def _stream(out: Path) -> list[str]:
     for motion, r in found.items():
         if isinstance(r, dict) and "passes_off" in r:
             passes, times = (f"{r[f'{k}_off']} → {r[f'{k}_on']}" for k in ("passes", "wall_ms"))
-            lines.append(f"| {motion} | {passes} | {times} | {'yes' if r['lossless'] else 'NO'} |")
+            lines.append(f"| {motion} | {passes} | {times} | {r['same_answers']:.0%} |")
     return [*lines, ""]
 
 

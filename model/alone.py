@@ -16,6 +16,7 @@ from text import PackedText, padded
 ROW = 160  # tokens; longer questions, one plan in a thousand, are left out
 # How often each is asked; beyond and unmeasured are asked about pictures as well (people.SHARES).
 SHARES = dict(understand=15, plan=18, tell=14, beyond=3, unmeasured=1)
+KINDS = "parse", "plan", "facts", "abstain", "unmeasured"  # of the questions that these make
 _NAMES, _WEIGHTS = list(SHARES), np.array(list(SHARES.values())) / sum(SHARES.values())
 
 
@@ -30,8 +31,9 @@ class PackedAlone:
         sayings, name = Sayings(rng, language, self.held_out), str(rng.choice(_NAMES, p=_WEIGHTS))
         return getattr(sayings, name)(pictured=False) if name in ("beyond", "unmeasured") else getattr(sayings, name)()
 
-    def pack(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """ids R,T, positions R,T, question R,T (its number in all, -1 padding), weights R,T; kinds of the questions."""
+    def pack(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """ids R,T, positions R,T, question R,T (its number in all, -1 padding), weights R,T; kind of each question, an index into
+        KINDS."""
         rows, kinds = [], []
         for _ in range(self.rows):
             ids, positions, numbers, weights, misses = [], [], [], [], 0
@@ -49,7 +51,8 @@ class PackedAlone:
             fills = (ids, self.packer.pad), (positions, 0), (numbers, -1), (weights, 0.0)
             rows.append([padded(values, ROW, fill) for values, fill in fills])
         ids, positions, numbers, weights = (np.stack(x) for x in zip(*rows))
-        return ids, positions, numbers, weights.astype(np.float32), kinds
+        kinds = np.array([KINDS.index(kind) for kind in kinds])
+        return dict(ids=ids, positions=positions, numbers=numbers, weights=weights.astype(np.float32), kinds=kinds)
 
     @staticmethod
     def read(net: Batched, ids: torch.Tensor, positions: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -60,22 +63,18 @@ class PackedAlone:
         nothing = torch.zeros(len(ids), 0, net.model.config.text_config.hidden_size, device=ids.device)
         return net.read(nothing, [], ids, positions.expand(3, -1, -1), mask, slice(0, 0))
 
-    def loss(self, net: Batched, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted cross-entropy of the answers; and the share of whole answers right, token by token, of each kind."""
-        *packed, kinds = self.pack(rng)
-        device = net.model.device
-        ids, positions, numbers, weights = (torch.from_numpy(x).to(device) for x in packed)
+    def loss(self, net: Batched, packed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weighted cross-entropy of the answers; and the share of whole answers right, token by token, of the first three kinds, NaN
+        for one that was not asked.
+
+        packed: tensors of `pack`."""
+        ids, positions, numbers, weights, kinds = packed.values()
         hidden = self.read(net, ids, positions, numbers)
         at = weights[:, 1:] > 0
         logits = F.linear(hidden[:, :-1][at], net.model.lm_head.weight).float()
         target, weight = ids[:, 1:][at], weights[:, 1:][at]
         loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-        wrong = torch.zeros(len(kinds), dtype=torch.bool, device=device)
+        wrong = torch.zeros(len(kinds), dtype=torch.bool, device=ids.device)
         wrong[numbers[:, 1:][at][logits.argmax(-1) != target]] = True
-        wrong = wrong.cpu().numpy()
-        shares = {
-            f"{k}_whole": 1 - float(wrong[[x == k for x in kinds]].mean())
-            for k in ("parse", "plan", "facts")
-            if k in kinds
-        }
-        return loss, dict(alone=float(loss.detach())) | shares
+        shares = {f"{kind}_whole": 1 - wrong[kinds == KINDS.index(kind)].float().mean() for kind in KINDS[:3]}
+        return loss, dict(alone=loss.detach()) | shares

@@ -25,7 +25,7 @@ def config(special: dict[str, int]) -> Qwen3VLConfig:
             vocab_size=VOCABULARY,
             hidden_size=256,
             intermediate_size=640,
-            num_hidden_layers=4,
+            num_hidden_layers=5,
             num_attention_heads=8,
             num_key_value_heads=2,
             head_dim=32,
@@ -40,7 +40,7 @@ def config(special: dict[str, int]) -> Qwen3VLConfig:
             pad_token_id=special["<|endoftext|>"],
         ),
         vision_config=dict(
-            depth=6,
+            depth=8,
             hidden_size=192,
             intermediate_size=576,
             num_heads=6,

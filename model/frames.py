@@ -133,22 +133,25 @@ class PackedFrames:
             np.concatenate([[0.0] * before, padded(weights, WINDOW, 0.0)]).astype(np.float32),
         )
 
-    def loss(self, net: Batched, merged, deep, samples, rng) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted cross-entropy of the answers. merged, deep: features of the samples, whose groups are neighbours."""
-        n, groups = self.pictures, len(samples) // self.pictures
-        if not groups:
+    def pack_all(self, samples, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """What `loss` needs of questions about groups of neighbours among these samples; empty for too few of them."""
+        n = self.pictures
+        packed = [self.pack(samples[at : at + n], rng) for at in range(0, len(samples) - n + 1, n)]
+        return dict(zip(("ids", "positions", "segments", "weights"), map(np.stack, zip(*packed))))
+
+    def loss(self, net: Batched, merged, deep, packed) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weighted cross-entropy of the answers. merged, deep: features of the samples; packed: tensors of `pack_all`."""
+        if not packed or not (packed["weights"] > 0).any():
             return torch.zeros((), device=merged.device), {}
-        packed = [self.pack(samples[g * n : (g + 1) * n], rng) for g in range(groups)]
-        ids, positions, segments, weights = (torch.from_numpy(np.stack(x)).to(merged.device) for x in zip(*packed))
-        join = lambda x: x[: groups * n].reshape(groups, -1, x.shape[-1])  # noqa: E731
+        ids, positions, segments, weights = packed.values()
+        groups = len(ids)
+        join = lambda x: x[: groups * self.pictures].reshape(groups, -1, x.shape[-1])  # noqa: E731
         mask = Windows(segments, len(self.prefix), WINDOW, ALONE)
         visual = torch.from_numpy(self.visual).to(merged.device)
         hidden = net.read(join(merged), [join(d) for d in deep], ids, positions.transpose(0, 1), mask, visual)
         at = weights[:, 1:] > 0
-        if not at.any():
-            return torch.zeros((), device=merged.device), {}
         logits = F.linear(hidden[:, :-1][at], net.model.lm_head.weight).float()
         target, weight = ids[:, 1:][at], weights[:, 1:][at]
         loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
         right = (logits.argmax(-1) == target)[weight > 1]
-        return 0.5 * loss, dict(frames=float(loss.detach()), frames_right=float(right.float().mean()))
+        return 0.5 * loss, dict(frames=loss.detach(), frames_right=right.float().mean())

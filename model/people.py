@@ -379,7 +379,7 @@ class WideAsker(Asker):
 
 # How often each is tried, beside the questions of tasks.py.
 SHARES = dict(
-    categories=16,
+    categories=30,
     phrases=8,
     absent=6,
     locate=8,

@@ -183,7 +183,9 @@ class DenseHead(nn.Module):
         return {k: torch.cat([x[k] for x in (parts, more) if k in x], -1) for k in parts | more}
 
 
-def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+def dense_loss(
+    said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum, and its parts for the log."""
     mine, labelled, dial = truth["kind"] > 0, truth["kind"] >= 0, truth["scale"] >= 0
 
@@ -243,7 +245,7 @@ def dense_loss(said: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) ->
         word=0.7,
         letters=6.0,
     )
-    return sum(weights[k] * v for k, v in parts.items()), {k: float(v.detach()) for k, v in parts.items()}
+    return sum(weights[k] * v for k, v in parts.items()), {k: v.detach() for k, v in parts.items()}
 
 
 def _letters_loss(said: torch.Tensor, truth: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -42,6 +42,15 @@ TEACHER_SURE = 0.1  # of what is right; of a coordinate's last digit a good teac
 WINDOW = 128  # tokens that see no others but those of the prefix
 ALONE = 1000  # segments from here on do not see the picture
 MOST = 6  # things that fit a name are counted up to this
+ROWS = (
+    "ids",
+    "positions",
+    "segments",
+    "weights",
+    "said_of",
+    "fits",
+)  # what PackedText.pack makes, in its order: a row a token
+SHOWN = "places", "scale", "reading", "zone", "word"  # and of each name that fits something
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -150,7 +159,7 @@ class GroundingHead(nn.Module):
 
     def loss(
         self, states: list[torch.Tensor], count: torch.Tensor, shown: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """states: M,D of each layer; count M; shown: places M,4,100, zero where there is nothing; of dials, scale M (-1: no
         dial), zone M and reading M,100; of signs, word M (-1: no sign); as the tower learns them (targets.py)."""
         some, dial, sign = count > 0, shown["scale"] >= 0, shown["word"] >= 0
@@ -164,18 +173,17 @@ class GroundingHead(nn.Module):
             number = F.cross_entropy(said, count)
             place = -(where[some].view(-1, 4, 100).log_softmax(-1) * shown["places"][some]).sum(-1).mean()
             total = total + 0.3 * number + 0.1 * place
-            parts |= dict(fits=float((said.argmax(-1) == count).float().mean()), found=float(place.detach()))
+            parts |= dict(fits=(said.argmax(-1) == count).float().mean(), found=place.detach())
             if dial.any():
                 which, read = torch.cat([which, more], -1), F.cross_entropy(reading[dial], shown["reading"][dial])
                 total = total + 0.3 * F.cross_entropy(which[dial], shown["scale"][dial]) + 0.3 * read
                 total = total + 0.15 * F.cross_entropy(zone[dial], shown["zone"][dial])
                 parts |= dict(
-                    told_scale=float((which.argmax(-1) == shown["scale"])[dial].float().mean()),
-                    told_reading=float(read.detach()),
+                    told_scale=(which.argmax(-1) == shown["scale"])[dial].float().mean(), told_reading=read.detach()
                 )
             if sign.any():
                 total = total + 0.3 * F.cross_entropy(word[sign], shown["word"][sign])
-                parts |= dict(told_word=float((word.argmax(-1) == shown["word"])[sign].float().mean()))
+                parts |= dict(told_word=(word.argmax(-1) == shown["word"])[sign].float().mean())
         return total, parts
 
 
@@ -381,21 +389,25 @@ class PackedText:
             word,
         )
 
-    def loss(
-        self, net: Batched, grounding: GroundingHead, merged, deep, samples, owners, rng, teacher=None
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
-        the prompt or the answer, plus what the names in the prompts have become.
+    def pack_all(self, samples, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """What `loss` needs of questions about these samples: arrays alone, made where there is no network."""
+        parts = list(zip(*(self.pack(s, rng) for s in samples)))
+        rows = {name: np.stack(part) for name, part in zip(ROWS, parts)}
+        return rows | {name: np.concatenate(part) for name, part in zip(SHOWN, parts[len(ROWS) :])}
 
-        owners: B,N, the thing on each image token or -1 (targets.py). teacher: None, or another network that reads the same
-        (net, merged, deep): where it is right, the whole of what it expects is learned, so that little of it is lost. Without that second part the decoder spends most of its
+    def loss(
+        self, net: Batched, grounding: GroundingHead, merged, deep, packed, owners, teacher=None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weighted cross-entropy of the answers, plus how far the pointing heads look past the things that are spoken of, in
+        the prompt or the answer, plus what the names in the prompts have become. Without that second part the decoder spends most of its
         training on finding out that words refer to places.
+
+        packed: tensors of `pack_all`. owners: B,N, the thing on each image token or -1 (targets.py). teacher: None, or another
+        network that reads the same (net, merged, deep): where it is right, the whole of what it expects is learned, so that
+        little of it is lost.
         """
-        device = merged.device
-        *packed, places, scale, reading, zone, word = zip(*(self.pack(s, rng) for s in samples))
-        ids, positions, segments, weights, said_of, fits = (torch.from_numpy(np.stack(x)).to(device) for x in packed)
-        shown = dict(places=places, scale=scale, reading=reading, zone=zone, word=word)
-        shown = {name: torch.from_numpy(np.concatenate(x)).to(device) for name, x in shown.items()}
+        ids, positions, segments, weights, said_of, fits = (packed[name] for name in ROWS)
+        shown = {name: packed[name] for name in SHOWN}
         mask = Windows(segments, len(self.prefix), self.window, ALONE)
         looks: list[tuple[torch.Tensor, torch.Tensor]] = []
         hidden = net.read(merged, deep, ids, positions.transpose(0, 1), mask, self.visual, looks)
@@ -416,7 +428,7 @@ class PackedText:
             apart = F.kl_div(logits.log_softmax(-1), known, reduction="none", log_target=True).sum(-1)
             parting = (apart * sure).sum() / sure.sum().clamp(min=1.0)
             taught = TEACHER_WEIGHT * parting
-            kept = dict(taught=float((sure > 0).float().mean()), parting=float(parting.detach()))
+            kept = dict(taught=(sure > 0).float().mean(), parting=parting.detach())
         batch, token = torch.nonzero(said_of, as_tuple=True)
         on_it = (said_of[batch, token][:, None] >> owners[batch].clamp(min=0) & 1).bool() & (owners[batch] >= 0)
         share = torch.cat([look for look, _ in looks], 1)[batch, :, token]  # M, heads, N
@@ -424,9 +436,9 @@ class PackedText:
         pointing = -on_it_share[on_it.any(-1)].mean()
         grounded, parts = grounding.loss([x[fits >= 0] for _, x in looks], fits[fits >= 0], shown)
         return words + taught + POINTING_WEIGHT * pointing + grounded, parts | dict(
-            words=float(words.detach()),
+            words=words.detach(),
             **kept,
-            tokens_right=float(right.float().mean()),
-            decided=float(right[weight >= 2].float().mean()),
-            pointing=float(pointing.detach()),
+            tokens_right=right.float().mean(),
+            decided=right[weight >= 2].float().mean(),
+            pointing=pointing.detach(),
         )

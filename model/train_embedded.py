@@ -25,13 +25,15 @@ import embedded
 import numpy as np
 import torch
 import torch.distributed as dist
-from data import INPUT_SIZE, Mixture, Views, augment, plain
+from alone import PackedAlone
+from batches import Batches, collate, on, stream
+from data import INPUT_SIZE, Mixture, Views, plain
 from embedded import Compiled
 from journal import draw_curves, note
 from pool import Pool
 from settings import Settings, chosen_settings
-from targets import DenseHead, dense_loss, dense_score, dense_targets
-from text import GroundingHead
+from targets import DenseHead, dense_loss, dense_score
+from text import GroundingHead, PackedText, special_ids
 
 HELD_OUT = dict(train="val", wide="wideval", close="closeval")
 
@@ -127,8 +129,15 @@ class Run:
         from tokenizers import Tokenizer
 
         weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
-        tables = [weights.pop(k) for k in list(weights) if k.endswith(("embed_tokens.weight", "lm_head.weight"))]
-        self.model.load_state_dict(weights, strict=False)
+        tables = [
+            weights.pop(k).to(self.device)
+            for k in list(weights)
+            if k.endswith(("embed_tokens.weight", "lm_head.weight"))
+        ]
+        lacking = self.model.load_state_dict(weights, strict=False).missing_keys
+        for name in lacking:  # a layer that it lacks begins by adding nothing
+            if name.rpartition(".")[0].endswith(("attn.proj", "linear_fc2", "o_proj", "down_proj")):
+                self.model.get_parameter(name).data.zero_()
         embedding = self.model.get_input_embeddings().weight.data
         embedding *= tables[0].std() / embedding.std()  # new tokens begin no louder and no fainter than the others
         reader = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -158,14 +167,6 @@ def heads_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_heads.safetensors")
 
 
-def collate(samples, grid) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    targets = [dense_targets(s, grid) for s in samples]
-    return (
-        torch.from_numpy(np.stack([s.rgb for s in samples])),
-        {k: torch.from_numpy(np.stack([t[k] for t in targets])) for k in targets[0]},
-    )
-
-
 def share_gradients(parameters, workers: int) -> None:
     """Mean of the workers' gradients, as one message."""
     if workers == 1:
@@ -187,10 +188,6 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         dist.init_process_group("gloo", rank=rank, world_size=workers)
     torch.set_num_threads(max(1, args.threads // workers))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    from alone import PackedAlone
-    from frames import PackedFrames
-    from text import PackedText, special_ids
-
     run = Run(settings, args.run, device, special_ids())
     if (args.run / "last.pt").exists():
         run.load(args.run / "last.pt")
@@ -205,10 +202,8 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     net = Compiled(run.net) if args.compile else run.net
     packing = settings.pack_tokens, net.visual_tokens, net.grid, settings.chinese_share
     packer = PackedText(*packing, pictured_only=settings.alone_rows > 0)
-    alone, unheard = (PackedAlone(packer, n, held) for n, held in ((settings.alone_rows // workers, False), (40, True)))
-    frames = {n: PackedFrames(packer, n) for n in (2, 3, 4)}
+    unheard = PackedAlone(packer, 40, held_out=True)
     rng = np.random.default_rng([settings.seed, run.step, rank])
-    share = settings.batch // workers
     pool, begun = Pool(settings.pool_views), time.time()
     sums: dict[str, tuple[float, int]] = {}  # of each part: total, and in how many steps it was
     elder = None
@@ -216,53 +211,53 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         elder = Run(settings, args.run, device, special_ids())
         elder.start_from(args.teacher)
         elder = Compiled(elder.net.requires_grad_(False)) if args.compile else elder.net.requires_grad_(False)
-    clock, logged = time.time(), run.step
+    clock, logged, opened, batches = time.time(), run.step, "", None
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]
         spent = (time.time() - begun) / 60 / args.minutes if args.minutes else 0.0
         if spent >= 1:
             break
         run.open_phase(name)
+        if opened != name:
+            source = Batches(views, packer, settings, name, workers, (settings.seed, run.step, rank))
+            batches, opened = stream(source, 0 if name == "language" else args.loaders), name
         rate = settings.rate(run.step, spent)
         for group in run.groups():
             group["lr"] = rate * group["share"]
         loss, parts = torch.zeros((), device=device), {}
+        if name == "language":
+            if len(pool) < settings.pool_views // 8 or run.step % settings.pool_reuse == 0:
+                samples = source.samples(rng, source.share)
+                batch = on(device, collate(samples, net.grid))
+                with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                    pool.add(*run.net.see(batch["images"]), samples, batch["truth"]["owner"])
+            *seen, samples, owner = pool.draw(source.share, rng)
+            batch = on(device, dict(text=packer.pack_all(samples, rng), alone=source.alone.pack(rng), frames_of=0))
+            if settings.frames_every and run.step % settings.frames_every == 0:
+                batch["frames_of"] = n = int(rng.integers(2, 5))
+                batch["frames"] = on(device, source.frames[n].pack_all(samples, rng))
+        else:
+            batch = on(device, next(batches))
         with torch.autocast(device, torch.bfloat16):
-            if name == "language":
-                if len(pool) < settings.pool_views // 8 or run.step % settings.pool_reuse == 0:
-                    samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
-                    images, truth = collate(samples, net.grid)
-                    with torch.no_grad():
-                        pool.add(*run.net.see(images.to(device)), samples, truth["owner"].to(device))
-                merged, deep, samples, owner = pool.draw(share, rng)
-            else:
-                samples = [augment(views.draw(rng, settings.dial_share), rng) for _ in range(share)]
-                unasked = [views.mosaic(rng) for _ in range(settings.mosaics // workers)]
-                if name == "joint":
-                    draws = range(settings.seen_only // workers)
-                    unasked += [augment(views.draw(rng, settings.dial_share), rng) for _ in draws]
-                images, truth = collate(samples + unasked, net.grid)
-                truth = {k: v.to(device) for k, v in truth.items()}
-                merged, deep = net.see(images.to(device))
-                owner = truth["owner"][:share]
             if name != "language":
-                dense, parts = dense_loss(run.head(merged), truth)
+                merged, deep = net.see(batch["images"])
+                dense, parts = dense_loss(run.head(merged), batch["truth"])
                 loss = loss + dense * (1.0 if name == "vision" else settings.dense_weight_joint)
+                seen = merged[: source.share], [d[: source.share] for d in deep]
+                owner = batch["truth"]["owner"][: source.share]
             if name != "vision":
-                seen = merged[:share], [d[:share] for d in deep]
                 teacher = None
                 if elder is not None:  # a frozen tower is the teacher's own
                     with torch.no_grad():
-                        theirs = seen if name == "language" else elder.see(images[:share].to(device))
+                        theirs = seen if name == "language" else elder.see(batch["images"][: source.share])
                     teacher = elder, *theirs
-                words, more = packer.loss(net, run.grounding, *seen, samples, owner, rng, teacher)
+                words, more = packer.loss(net, run.grounding, *seen, batch["text"], owner, teacher)
                 loss, parts = loss + words, parts | more
-                if settings.alone_rows:
-                    words, more = alone.loss(net, rng)
+                if batch["alone"]:
+                    words, more = source.alone.loss(net, batch["alone"])
                     loss, parts = loss + settings.alone_weight * words, parts | more
-                if settings.frames_every and run.step % settings.frames_every == 0:
-                    group = int(rng.integers(2, 5))
-                    words, more = frames[group].loss(run.net, *seen, samples, rng)
+                if batch["frames_of"]:
+                    words, more = source.frames[batch["frames_of"]].loss(run.net, *seen, batch["frames"])
                     loss, parts = loss + words, parts | more
         for optimiser in run.optimisers:
             optimiser.zero_grad()
@@ -277,14 +272,14 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
             for optimiser in run.optimisers:
                 optimiser.step()
         else:
-            parts = parts | dict(skipped=1.0)
+            parts = parts | dict(skipped=torch.ones(()))
         run.step += 1
         run.images += settings.batch
-        for k, v in (parts | dict(loss=float(loss.detach()))).items():
+        for k, v in (
+            parts | dict(loss=loss.detach())
+        ).items():  # added up where they are: to ask for each is to wait for it
             total, times = sums.get(k, (0.0, 0))
-            sums[k] = total + v, times + 1
-        if run.step % args.save_every == 0:
-            views.refresh()
+            sums[k] = total + v.nan_to_num(), times + ~v.isnan()
         if rank:
             continue
         if run.step % args.log_every == 0:
@@ -297,7 +292,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
                 images=run.images,
                 seconds=round(run.seconds),
                 images_per_s=round(count * settings.batch / elapsed, 1),
-                **{k: round(total / times, 4) for k, (total, times) in sums.items()},
+                **{k: round(float(total) / int(times), 4) for k, (total, times) in sums.items() if times},
             )
             note(args.run, row)
             sums, clock, logged = {}, time.time(), run.step
@@ -307,6 +302,7 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
             note(args.run, dict(step=run.step, phase="val", **validate(run, held_out, packer, unheard)))
     if rank == 0:
         run.save()
+        note(args.run, dict(step=run.step, phase="val", **validate(run, held_out, packer, unheard)))
 
 
 def export(run: Run, folder: Path) -> None:
@@ -336,29 +332,25 @@ def validate(run: Run, samples, packer, unheard) -> dict[str, float]:
     of questions without a picture, in forms held out, the share of whole answers."""
     said, truths, words = [], [], {}
     for i in range(0, len(samples), 20):
-        images, truth = collate(samples[i : i + 20], run.net.grid)
+        some = samples[i : i + 20]
+        batch = on(run.device, collate(some, run.net.grid))
         with torch.autocast(run.device, torch.bfloat16):
-            merged, deep = run.net.see(images.to(run.device))
+            merged, deep = run.net.see(batch["images"])
             said.append(run.head(merged))
             if run.opened_for != "vision":
-                for k, v in packer.loss(
-                    run.net,
-                    run.grounding,
-                    merged,
-                    deep,
-                    samples[i : i + 20],
-                    truth["owner"].to(run.device),
-                    np.random.default_rng(i),
-                )[1].items():
-                    words[k] = words.get(k, 0.0) + v * len(samples[i : i + 20]) / len(samples)
-        truths.append({k: v.to(run.device) for k, v in truth.items()})
+                packed = on(run.device, packer.pack_all(some, np.random.default_rng(i)))
+                for k, v in packer.loss(run.net, run.grounding, merged, deep, packed, batch["truth"]["owner"])[
+                    1
+                ].items():
+                    words[k] = words.get(k, 0.0) + float(v) * len(some) / len(samples)
+        truths.append(batch["truth"])
     if run.opened_for != "vision":
         with torch.autocast(run.device, torch.bfloat16):
-            words |= unheard.loss(run.net, np.random.default_rng(0))[1]
+            words |= unheard.loss(run.net, on(run.device, unheard.pack(np.random.default_rng(0))))[1]
     scores = dense_score(
         {k: torch.cat([s[k] for s in said]) for k in said[0]}, {k: torch.cat([t[k] for t in truths]) for k in truths[0]}
     )
-    return {k: round(v, 4) for k, v in (scores | words).items()}
+    return {k: round(float(v), 4) for k, v in (scores | words).items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -370,6 +362,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch (CPU)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads over all workers")
+    parser.add_argument(
+        "--loaders",
+        type=int,
+        default=0,
+        help="processes that draw and ask while this one computes: on a GPU, as many as there are cores; 0: none",
+    )
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--port", type=int, default=29511)
@@ -390,8 +388,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     if args.export:
-        from text import special_ids
-
         if not (args.run / "last.pt").exists():
             parser.error(f"--run {args.run} holds no last.pt to export; train first")
         run = Run(Settings(), args.run, "cpu", special_ids())

@@ -180,6 +180,21 @@ class AskConfig(_Validated):
 
 
 @dataclass(frozen=True)
+class FollowConfig(_Validated):
+    """Instructions that an arm carries out (~/follow_instruction)."""
+
+    step_timeout: float = _p(
+        120.0,
+        "Longest time for one motion of execute_step, seconds; it is cancelled then.",
+        range=(0.1, 3600.0),
+        live=True,
+    )
+    stop_timeout: float = _p(
+        15.0, "How long to wait for the arm to say that it has stopped, seconds.", range=(0.1, 600.0), live=True
+    )
+
+
+@dataclass(frozen=True)
 class InspectionConfig(_Validated):
     """What is looked at again and again, and what is kept of it (docs/inspection.md)."""
 
@@ -340,6 +355,7 @@ class Config(_Validated):
     lift: LiftConfig = field(default_factory=LiftConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
     ask: AskConfig = field(default_factory=AskConfig)
+    follow: FollowConfig = field(default_factory=FollowConfig)
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     inspection: InspectionConfig = field(default_factory=InspectionConfig)
 

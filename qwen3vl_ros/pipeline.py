@@ -173,7 +173,7 @@ class Perception:
         started = time.perf_counter()
         looks = (Look(View(frame.size_px), said),) if isinstance(said, Generation) else tuple(said)
         views = tuple(look.view for look in looks)
-        answer = merged(_read_all(question, looks), views, zoom)
+        answer = self.answer_of(question, looks, zoom)
         detections = tuple(d for d in answer.detections if not d.score < self.config.min_score)
         lifted, planned = Lifted(), ()
         if not question.reads_text:  # a sign that says "red mug" is no red mug, least of all for whoever follows things
@@ -203,6 +203,11 @@ class Perception:
             return self._tracks[camera].assign(frame, prompt, detections)
         names = self._names.setdefault(camera, TrackIds(self._ids))
         return names.assign(frame.stamp_ns, prompt, detections)
+
+    @staticmethod
+    def answer_of(question: Question, looks: Sequence[Look], zoom: Zoom) -> Answer:
+        """One answer of what was said to several views. Raises as `read`."""
+        return merged(_read_all(question, looks), tuple(look.view for look in looks), zoom)
 
     @staticmethod
     def read(question: Question, generation: Generation, view: View) -> Answer:

@@ -1,8 +1,8 @@
 """`python -m qwen3vl_ros.demo`: the simulated camera and the perception node, measured from a third process.
 
 Starts both on a ROS domain of its own, drives them over several table-tops, changes the prompt and asks for a
-single look on the way, and compares every answer with the truth of its own image. Writes a video, pictures,
-results.json and demo.mcap. Status 0: something was detected. 1: nothing was, or a process died. 2: bad
+single look on the way, and compares every answer with the truth of its own image. Then a plant panel is watched, and
+a simulated arm carries out orders in words. Writes videos, pictures, results.json and demo.mcap. Status 0: something was detected. 1: nothing was, or a process died. 2: bad
 arguments. 130: interrupted.
 """
 
@@ -89,6 +89,7 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
         default=45.0,
         help="then a plant panel is watched for so long at most; 0 leaves it out",
     )
+    parser.add_argument("--no-arm", dest="arm", action="store_false", help="leave out the arm that carries out orders")
     parser.add_argument("--model", default="", help="checkpoint directory or hub id; empty is the embedded model")
     parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; empty is the node's default")
     parser.add_argument("--output", default="demo_output", help="folder for everything written")

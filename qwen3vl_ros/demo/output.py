@@ -13,7 +13,7 @@ from pathlib import Path
 from qwen3vl_ros.types import InvalidInput
 
 RESULTS = "results.json"
-FILES = (RESULTS, "annotated.mp4", "asked.png", "demo.mcap", "camera.log", "node.log")
+FILES = (RESULTS, "annotated.mp4", "asked.png", "arm.mp4", "demo.mcap", "camera.log", "node.log")
 PICTURES = "scene_*.png"
 
 

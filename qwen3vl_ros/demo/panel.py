@@ -5,12 +5,12 @@ A node and a camera of their own, in the namespace `plant`, after those of the t
 
 from __future__ import annotations
 
-import sys
+import functools
 import time
 from pathlib import Path
 from typing import Any, Callable
 
-from qwen3vl_ros.demo.processes import Children
+from qwen3vl_ros.demo.processes import Children, node_command
 from qwen3vl_ros.sim.panel import Panel
 from qwen3vl_ros.types import PerceptionError
 
@@ -28,7 +28,7 @@ def watch_panel(
     seconds: how long the panel is watched at most. out: gets inspection/, with evidence, journal and logs.
     """
     from qwen3vl_ros.msg import Event, Reading
-    from qwen3vl_ros.node.client import Client, decoded
+    from qwen3vl_ros.node.client import LATCHED, Client, decoded
 
     folder = out / "inspection"
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,17 @@ def watch_panel(
         client = Client("demo_panel", NAMESPACE, lambda: (children.check(), on_wait()) and None)
         try:
             client.subscribe("perception/readings", Reading, lambda m: readings.append(decoded(m, Reading)))
-            client.subscribe("perception/events", Event, lambda m: _heard(decoded(m, Event), readings, steps, say))
-            node = {"model": model, "device": device, "enabled": "false", "use_depth": "false", "max_age": 5.0}
+            heard = functools.partial(_heard, readings, steps, say)
+            client.subscribe(
+                "perception/events", Event, lambda m: heard(decoded(m, Event)), LATCHED
+            )  # each is said once
+            node = {"model": model, "device": device, "enabled": False, "use_depth": False, "max_age": 5.0}
             node |= {"inspection.file": points, "inspection.directory": folder}
-            children.start("panel_node", _command("qwen3vl_ros.node.perception.main", **node))
-            children.start("panel_camera", _command("qwen3vl_ros.node.sim_camera", panel="true", width=960, height=720))
+            children.start("panel_node", node_command("qwen3vl_ros.node.perception.main", NAMESPACE, **node))
+            children.start(
+                "panel_camera",
+                node_command("qwen3vl_ros.node.sim_camera", NAMESPACE, panel=True, width=960, height=720),
+            )
             if not client.spin(LOAD_PATIENCE_S, lambda: bool(readings)):
                 raise PerceptionError(
                     f"no reading of the panel came within {LOAD_PATIENCE_S:.0f} s; see {children.log_path('panel_node')}"
@@ -61,7 +67,7 @@ def watch_panel(
     return {"readings": len(readings), "good": good, "watched_s": round(watched_s, 1), "steps": steps}
 
 
-def _heard(event: Any, readings: list[Any], steps: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+def _heard(readings: list[Any], steps: list[dict[str, Any]], say: Callable[[str], None], event: Any) -> None:
     step = f"{_STATES[event.before]} -> {_STATES[event.after]}"
     steps.append(
         {
@@ -90,11 +96,3 @@ def _points() -> str:
     whole = yaml.safe_load(Panel().inspection_yaml())
     kept = {name: point | {"period": 0.5} for name, point in whole["points"].items() if name in _ONLY}
     return yaml.safe_dump({"points": kept}, allow_unicode=True)
-
-
-def _command(module: str, **parameters: Any) -> list[str]:
-    command = [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:=/{NAMESPACE}"]
-    for name, value in parameters.items():
-        if value not in ("", None):
-            command += ["-p", f"{name}:={value}"]
-    return command

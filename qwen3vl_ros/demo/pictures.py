@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Iterator, Sequence
 
 import cv2
 import imageio_ffmpeg
@@ -56,7 +56,7 @@ class Gallery:
 
     def add_live(self, stamp_ns: int, rgb: np.ndarray) -> None:
         """A camera frame for the video's left side."""
-        self._live.append((stamp_ns, _jpeg(_fitted(rgb))))
+        self._live.append((stamp_ns, jpeg(fitted(rgb))))
 
     def add_answer(self, scene: int, answer: Heard, score: FrameScore, frame: Frame) -> None:
         """An answer with the frame it was made from; the best one of each scene becomes a picture."""
@@ -68,9 +68,7 @@ class Gallery:
         grasps = f"{feasible} of {len(answer.grasps)} grasps"
         first = f"answer {answer.latency_s * 1000:.0f} ms after its image:  {found},  {grasps}"
         second = f"unreadable: {answer.error}" if answer.error else "asked for: " + ", ".join(answer.prompt)
-        self._drawn.append(
-            _Drawn(answer.stamp_ns + int(answer.latency_s * 1e9), _jpeg(_fitted(drawn)), (first, second))
-        )
+        self._drawn.append(_Drawn(answer.stamp_ns + int(answer.latency_s * 1e9), jpeg(fitted(drawn)), (first, second)))
         merit = (
             len(score.matches) - 2 * len(score.wrong) - score.missed,
             feasible,
@@ -82,46 +80,25 @@ class Gallery:
     def write_video(self, path: Path) -> int:
         """H.264 that browsers play; returns how many frames it has; 0, and no file, without a camera. Raises OSError, and
         leaves no half of a file."""
-        if not self._live:
-            return 0
-        try:
-            return self._encode(path)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-
-    def _encode(self, path: Path) -> int:
-        start, end = self._live[0][0], self._live[-1][0]
-        times = range(start, end + 1, 1_000_000_000 // VIDEO_HZ)
-        drawn = sorted(self._drawn, key=lambda d: d.published_ns)
         size = (2 * _PANEL_PX[0], _PANEL_PX[1] + STRIP_PX)
-        writer = imageio_ffmpeg.write_frames(
-            str(path),
-            size,
-            fps=VIDEO_HZ,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=2,
-            output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"],
-            ffmpeg_log_level="error",
-        )
-        writer.send(None)
+        return encode_video(path, size, VIDEO_HZ, self._pages()) if self._live else 0
+
+    def _pages(self) -> Iterator[np.ndarray]:
+        start, end = self._live[0][0], self._live[-1][0]
+        drawn = sorted(self._drawn, key=lambda d: d.published_ns)
         live = shown = -1
         left, right = _blank(), _blank()
-        for now in times:
+        for now in range(start, end + 1, 1_000_000_000 // VIDEO_HZ):
             while live + 1 < len(self._live) and self._live[live + 1][0] <= now:
                 live += 1
                 left = None
             while shown + 1 < len(drawn) and drawn[shown + 1].published_ns <= now:
                 shown += 1
                 right = None
-            left = _decoded(self._live[live][1]) if left is None else left
-            right = _decoded(drawn[shown].jpeg) if right is None else right
+            left = decoded_picture(self._live[live][1]) if left is None else left
+            right = decoded_picture(drawn[shown].jpeg) if right is None else right
             lines = drawn[shown].lines if shown >= 0 else ("no answer yet", "")
-            writer.send(_page(left, right, (now - start) / 1e9, lines))
-        writer.close()
-        _check_video(path, len(times))
-        return len(times)
+            yield _page(left, right, (now - start) / 1e9, lines)
 
     def write_pictures(self, folder: Path, most: int = 4) -> list[Path]:
         """scene_<number>.png of the scenes with the best answers, best first; none if nothing was right."""
@@ -201,7 +178,7 @@ def _short(text: str, most: int = 78) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _fitted(rgb: np.ndarray) -> np.ndarray:
+def fitted(rgb: np.ndarray) -> np.ndarray:
     """The picture in a panel, its shape kept, the rest dark."""
     width, height = _PANEL_PX
     if rgb.shape[:2] == (height, width):
@@ -218,12 +195,41 @@ def _blank() -> np.ndarray:
     return np.full((_PANEL_PX[1], _PANEL_PX[0], 3), _BACKGROUND, np.uint8)
 
 
-def _jpeg(rgb: np.ndarray) -> bytes:
+def jpeg(rgb: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
-def _decoded(jpeg: bytes) -> np.ndarray:
+def decoded_picture(jpeg: bytes) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def encode_video(path: Path, size_px: tuple[int, int], hz: int, pages: Iterable[np.ndarray]) -> int:
+    """Write HxWx3 uint8 RGB pages as H.264 that browsers play; returns how many. Raises OSError, and leaves no half of a file."""
+    try:
+        writer, count = _writer(path, size_px, hz), 0
+        for count, page in enumerate(pages, 1):
+            writer.send(page)
+        writer.close()
+        _check_video(path, count)
+        return count
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _writer(path: Path, size_px: tuple[int, int], hz: int):
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        size_px,
+        fps=hz,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        macro_block_size=2,
+        output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"],
+        ffmpeg_log_level="error",
+    )
+    writer.send(None)
+    return writer
 
 
 def _check_video(path: Path, frames: int) -> None:

@@ -1,12 +1,13 @@
 """Child processes that cannot outlive the demo, whichever way it ends, and the signals that end it.
 
 Each child leads its own process group and writes to its own log. Stopping goes INT, TERM, KILL over the whole
-group; if the demo itself is killed, the kernel interrupts the children (Linux: parent-death signal). Knows
-nothing of ROS.
+group; if the demo itself is killed, the kernel interrupts the children (Linux: parent-death signal). Knows of
+ROS how a node is started, and no more.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 from qwen3vl_ros.types import PerceptionError
 
@@ -25,6 +26,18 @@ _DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
     "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
 )
+
+
+def node_command(module: str, namespace: str = "", **parameters: Any) -> list[str]:
+    """The command that runs a module as a ROS node; empty parameters keep the node's own default."""
+    command = [sys.executable, "-m", module, "--ros-args"]
+    if namespace:
+        command += ["-r", f"__ns:=/{namespace}"]
+    for name, value in parameters.items():
+        if value not in ("", None):
+            text = str(value) if isinstance(value, Path) else value
+            command += ["-p", f"{name}:={json.dumps(text)}"]  # JSON is YAML, types and quotes included
+    return command
 
 
 class ChildDied(PerceptionError):

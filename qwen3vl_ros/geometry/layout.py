@@ -79,11 +79,9 @@ class Layout:
             self._bodies[thing.id] = body_of(thing, self.level_R_frame, name)
         return self._bodies[thing.id]
 
-    def with_moved(self, thing: Thing, frame_T_old: np.ndarray) -> Layout:
-        """The layout as it were if one of its things had made a rigid motion, 4x4 in its frame; all other bodies are shared."""
-        moved = thing.moved(frame_T_old)
-        things = [moved if t.id == thing.id else t for t in self.things]
-        other = Layout(
+    def with_things(self, things: Sequence[Thing]) -> Layout:
+        """The same with these things instead of its own."""
+        return Layout(
             things,
             self.viewpoint,
             self.surfaces,
@@ -93,6 +91,11 @@ class Layout:
             self.held,
             self.gripper_opening_m,
         )
+
+    def with_moved(self, thing: Thing, frame_T_old: np.ndarray) -> Layout:
+        """The layout as it were if one of its things had made a rigid motion, 4x4 in its frame; all other bodies are shared."""
+        moved = thing.moved(frame_T_old)
+        other = self.with_things([moved if t.id == thing.id else t for t in self.things])
         level_T_frame = np.eye(4)
         level_T_frame[:3, :3] = self.level_R_frame
         body = self.body_of(thing).moved(level_T_frame @ frame_T_old @ level_T_frame.T, moved)

@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from typing import Sequence
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -23,9 +24,12 @@ from qwen3vl_ros.types import Detection3D, Refusal
 
 _COS_LEVEL = math.cos(math.radians(15.0))
 _BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover to be a level
+_HIDDEN_SHARE, _SPANNED_SHARE = 0.12, 0.5  # or, where things hide much of it, cover and span
 _HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness of the upper one
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
+_BOARD_M2, _OVER_SHARE = 0.02, 0.4  # of a board that is seen; of boards of one shelf, over each other
+_GAP_M = 0.10  # between the pieces that are seen of one table
 _WINDOW_PIXELS = 40000
 
 
@@ -35,14 +39,18 @@ def layout_of(
     refusals: Sequence[Refusal] = (),
     frame_T_robot: np.ndarray | None = None,
     known_things: Sequence[Thing] = (),
+    shelf: str = "",
     **known,
 ) -> Layout:
     """The layout of one frame, in cloud.frame_id: what was lifted from measured depth, and the planes it stands on.
 
-    frame_T_robot: pose of the robot's base in that frame. known_things: in that frame, from earlier looks. known: looked_for, held, gripper_opening_m, now_ns of Layout.
+    frame_T_robot: pose of the robot's base in that frame. known_things: in that frame, from earlier looks. shelf: what one is called of
+    which somebody speaks; where no thing shows levels, they are looked for in all of the picture. known: looked_for, held, gripper_opening_m, now_ns of Layout.
     """
     measured = [d for d in detections if d.source == "depth" and len(d.points_camera_m)]
     surfaces = [] if not cloud.usable else [*surfaces_of(cloud), *(s for d in measured for s in levels_of(cloud, d))]
+    if shelf and cloud.usable and not any(s.level for s in surfaces):
+        surfaces += levels_anywhere(cloud, shelf)
     guesses = [
         Refusal(d.id, d.label, "its box is the model's own, nobody measured it")
         for d in detections
@@ -115,9 +123,23 @@ def surfaces_of(cloud: SceneCloud) -> tuple[Surface, ...]:
     points, surfaces = cloud.thinned_m.astype(float), []
     for k, plane in enumerate(p for p in cloud.planes if abs(p.normal @ cloud.planes[0].normal) > _COS_LEVEL):
         on_it = points[np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])]
+        on_it = on_it[_together(plane, on_it)]
         name = "table" if k == 0 else f"surface {k + 1}"
         surfaces.append(_surface(cloud, plane, on_it, name, name))
     return tuple(surfaces)
+
+
+def _together(plane: Plane, points_m: np.ndarray) -> np.ndarray:
+    """Which points Nx3 of a plane are of its largest piece: a wall behind the table is at the table's height somewhere, too."""
+    cells = np.floor(points_m @ level_axes(plane.normal)[:2].T / _GAP_M).astype(int)
+    if not len(cells):
+        return np.zeros(0, bool)
+    cells -= cells.min(0)
+    counts = np.zeros(cells.max(0) + 1, np.int32)
+    np.add.at(counts, tuple(cells.T), 1)
+    _, pieces = cv2.connectedComponents((counts > 0).astype(np.uint8))
+    of_point = pieces[tuple(cells.T)]
+    return of_point == np.bincount(of_point).argmax()
 
 
 def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:
@@ -136,15 +158,57 @@ def levels_of(cloud: SceneCloud, detection: Detection3D) -> tuple[Surface, ...]:
     for patch in reversed(level_patches(points, own, plane)):
         on_it = points[patch.mask].astype(float)
         below = boards[-1][0].offset_m - patch.plane.offset_m if boards else math.inf
-        wide = _covered_m2(patch.plane, on_it) > _BOARD_SHARE * float(np.prod(detection.size_m[:2]))
-        if wide and below > _HAND_M:
+        footprint = float(np.prod(detection.size_m[:2]))
+        share, spanned = (m2 / footprint for m2 in _covered_m2(patch.plane, on_it))
+        if (share > _BOARD_SHARE or (share > _HIDDEN_SHARE and spanned > _SPANNED_SHARE)) and below > _HAND_M:
             boards.append((patch.plane, on_it))
     if len(boards) < 2 or _above_foot_m(boards[0][0], detection, camera_T_box) > _HAND_M:
         return ()  # with a level that nobody has seen below them they cannot be counted
+    return _levels(cloud, boards, detection.id, detection.label)
+
+
+def levels_anywhere(cloud: SceneCloud, label: str) -> tuple[Surface, ...]:
+    """The levels of a shelf that nobody has boxed: level surfaces above one another, as large as boards, the lowest near the table.
+
+    label: what the shelf is called, and the id that its levels are numbered under.
+    """
+    if cloud.plane is None:
+        return ()
+    rows, columns = cloud.frame.depth_m.shape
+    step = max(1, int(np.sqrt(rows * columns / _WINDOW_PIXELS)))
+    points, plane = cloud.window_points_m(slice(0, rows, step), slice(0, columns, step)), cloud.plane
+    with np.errstate(invalid="ignore"):
+        standing = plane.height_m(points) > plane.tolerance_at(points[..., 2])
+    boards: list[tuple[Plane, np.ndarray]] = []
+    for patch in reversed(level_patches(points, standing, plane)):
+        on_it = points[patch.mask].astype(float)
+        on_it = on_it[_together(patch.plane, on_it)]
+        if _covered_m2(patch.plane, on_it)[0] < _BOARD_M2:
+            continue
+        if not boards and plane.offset_m - patch.plane.offset_m > _HAND_M:
+            return ()
+        above = boards[-1][0].offset_m - patch.plane.offset_m if boards else math.inf
+        if above > _HAND_M and (not boards or _over(patch.plane, on_it, boards[0][1]) > _OVER_SHARE):
+            boards.append((patch.plane, on_it))
+    return _levels(cloud, boards, label, label) if len(boards) > 1 else ()
+
+
+def _over(plane: Plane, points_m: np.ndarray, others_m: np.ndarray) -> float:
+    """The share of the smaller of two outlines in plan that lies over the other."""
+    axes = level_axes(plane.normal)[:2].T
+    a, b = (cv2.convexHull((p @ axes).astype(np.float32)) for p in (points_m, others_m))
+    both, _ = cv2.intersectConvexConvex(a, b)
+    return both / max(1e-9, min(cv2.contourArea(a), cv2.contourArea(b)))
+
+
+def _levels(
+    cloud: SceneCloud, boards: Sequence[tuple[Plane, np.ndarray]], name: str, label: str
+) -> tuple[Surface, ...]:
+    """Boards from below as the levels of what is called so."""
     heights = [-board.offset_m for board, _ in boards] + [math.inf]
     return tuple(
         replace(
-            _surface(cloud, board, on_it, f"{detection.id}/level {k + 1}", f"{detection.label} level {k + 1}"),
+            _surface(cloud, board, on_it, f"{name}/level {k + 1}", f"{label} level {k + 1}"),
             level=k + 1,
             clear_m=heights[k + 1] - heights[k] - _BOARD_M,
         )
@@ -158,10 +222,12 @@ def _above_foot_m(plane: Plane, detection: Detection3D, camera_T_box: np.ndarray
     return -float(plane.height_m(foot))
 
 
-def _covered_m2(plane: Plane, points_m: np.ndarray) -> float:
-    """Area in plan that points Nx3 on a level plane cover, in cells of 2 cm."""
-    cells = np.floor(points_m @ level_axes(plane.normal)[:2].T / _CELL_M).astype(int)
-    return len(np.unique(cells, axis=0)) * _CELL_M**2
+def _covered_m2(plane: Plane, points_m: np.ndarray) -> tuple[float, float]:
+    """Area in plan that points Nx3 on a level plane cover, in cells of 2 cm, and the area of their outline."""
+    plan = points_m @ level_axes(plane.normal)[:2].T
+    cells = np.unique(np.floor(plan / _CELL_M).astype(int), axis=0)
+    border = cv2.convexHull((cells * _CELL_M).astype(np.float32))
+    return len(cells) * _CELL_M**2, float(cv2.contourArea(border))
 
 
 def _window(cloud: SceneCloud, detection: Detection3D) -> tuple[slice, slice] | None:

@@ -12,7 +12,17 @@ from typing import Sequence
 
 import numpy as np
 
-from qwen3vl_ros.geometry.hulls import Closest, apart, centroid, closest_points, depth_inside, near, outline, outward
+from qwen3vl_ros.geometry.hulls import (
+    Closest,
+    apart,
+    centroid,
+    closest_points,
+    depth_inside,
+    middle_closest_points,
+    near,
+    outline,
+    outward,
+)
 from qwen3vl_ros.geometry.things import Body, Surface
 from qwen3vl_ros.types import Quantity
 
@@ -145,47 +155,78 @@ def next_to(a: Body, b: Body, others: Sequence[Body]) -> Margin:
         margin = CONTACT_M + beside
         if beside < 0:
             reason = f"{a.name} and {b.name} overlap by {cm(-beside)} seen from above, they are not side by side"
-    for other in others if gap > 0 else ():
-        room = _room_beside(nearest, other, margin)
+    others = [o for o in others if _may_be_between(o, a, b, margin)] if gap > 0 else []
+    line = middle_closest_points(a.hull, b.hull, a.centre, b.centre) if others else nearest
+    for other in others:
+        room = _room_beside(line, other)
         if room < margin:
-            margin = room
+            margin += min(1.0, gap / CONTACT_M) * (room - margin)  # things that touch have nothing between them
             reason = f"{other.name} is {'in the way' if room < 0 else f'{cm(room)} off the line'} between {a.name} and {b.name}"
     return Margin(margin, sigma, reason, seen, (Quantity("surface", gap),))
 
 
-def _room_beside(gap: Closest, other: Body, enough_m: float) -> float:
-    """How far another thing stays off the line that spans a gap; negative: it crosses it. No less is told than enough_m."""
-    middle, half = (gap.on_a + gap.on_b) / 2, gap.distance_m / 2
-    if np.linalg.norm(other.centre - middle) - np.linalg.norm(other.size_m) / 2 - half > enough_m:
-        return enough_m
+def _may_be_between(other: Body, a: Body, b: Body, enough_m: float) -> bool:
+    """Whether another thing can be as near as enough_m to any line between two, by their boxes."""
+    reach, middle = max(np.linalg.norm(a.size_m), np.linalg.norm(b.size_m)), (a.centre + b.centre) / 2
+    reach += np.linalg.norm(a.centre - b.centre) + np.linalg.norm(other.size_m)
+    return bool(np.linalg.norm(other.centre - middle) - reach / 2 <= enough_m)
+
+
+def _room_beside(gap: Closest, other: Body) -> float:
+    """How far another thing stays off the line that spans a gap; negative where it crosses it: how far aside, or past an end,
+    it would have to go."""
     beside = closest_points(np.stack((gap.on_a, gap.on_b)), other.hull).distance_m
-    return beside if beside > 0 else -other.width_m(_across(gap.on_b - gap.on_a)) / 2
+    if beside > 0:
+        return beside
+    along = (gap.on_b - gap.on_a) / max(gap.distance_m, 1e-9)
+    reach, across = (other.hull - gap.on_a) @ along, _laid_across(other.hull - gap.on_a, along)
+    aside = max(0.0, float(depth_inside(outline(across), np.zeros(2))[0]))
+    return -min(aside, max(0.0, float(reach.max())), max(0.0, gap.distance_m - float(reach.min())))
+
+
+def _laid_across(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Nx3 as they lie across a unit vector, Nx2; the axes there are any."""
+    first = np.cross(direction, np.eye(3)[np.abs(direction).argmin()])
+    first /= np.linalg.norm(first)
+    return np.stack((points @ first, points @ np.cross(direction, first)), 1)
 
 
 def between(a: Body, b: Body, c: Body) -> Margin:
-    """A in the corridor from B to C: between their middles, no farther aside than half the widest (at least 5 cm)."""
+    """A in the corridor from B to C: between their middles, no farther aside than half the widest (at least 5 cm).
+
+    Side by side, heights do not count, as things of unequal height stand on one table; one above the other, they do.
+    """
     d, to_a = c.centre - b.centre, a.centre - b.centre
-    raised = 0.0
-    if abs(d[2]) < np.linalg.norm(d[:2]):  # side by side: things of unequal height stand on one table
-        d, to_a = d * (1, 1, 0), to_a * (1, 1, 0)
-        (a_low, a_high), (b_low, b_high), (c_low, c_high) = (body.span(_UP) for body in (a, b, c))
-        raised = max(0.0, a_low.at - max(b_high.at, c_high.at), min(b_low.at, c_low.at) - a_high.at)
+    stacked = _stacked(d)
+    d, to_a = d * (1, 1, stacked), to_a * (1, 1, stacked)
     length = float(np.linalg.norm(d))
     if length < 1e-9:
         return Margin(-_CORRIDOR_M / 2, a.sigma_m, f"{b.name} and {c.name} are in one place: nothing is between them")
+    (a_low, a_high), (b_low, b_high), (c_low, c_high) = (body.span(_UP) for body in (a, b, c))
+    raised = max(0.0, a_low.at - max(b_high.at, c_high.at), min(b_low.at, c_low.at) - a_high.at)
     share = float(to_a @ d) / length**2
-    aside = to_a - share * d
-    across = aside / np.linalg.norm(aside) if np.linalg.norm(aside) > 1e-9 else _across(d)
-    corridor = max(_CORRIDOR_M, *(body.width_m(across) for body in (a, b, c))) / 2
-    offset = math.hypot(float(np.linalg.norm(aside)), raised)
+    aside = float(np.linalg.norm(to_a - share * d))
+    widest = stacked * max(_narrowest(body.outline) for body in (a, b, c))
+    if stacked < 1:
+        widest += (1 - stacked) * max(body.width_m(_across(d)) for body in (a, b, c))
+    corridor = max(_CORRIDOR_M, widest) / 2
+    offset = math.hypot(aside, (1 - stacked) * raised)
     margin = min(share * length, (1 - share) * length, corridor - offset)
     if not 0 <= share <= 1:
         end = b if share < 0 else c
         reason = f"{a.name} lies {cm(-min(share, 1 - share) * length)} beyond the middle of {end.name}"
     else:
         reason = f"{a.name} is {cm(offset)} off the line from {b.name} to {c.name}, up to {cm(corridor)} is between"
+    if length < CONTACT_M:  # the nearer they are to one place, the less can their direction say
+        margin = -_CORRIDOR_M / 2 + length / CONTACT_M * (margin + _CORRIDOR_M / 2)
     sigma = math.hypot(a.sigma_m, (b.sigma_m + c.sigma_m) / 2)
     return Margin(float(margin), sigma, reason, True, (Quantity("aside", offset),))
+
+
+def _stacked(d: np.ndarray) -> float:
+    """1 where d goes upwards more than aside, 0 where it is flatter, and a slope from one to the other: 40 to 50 degrees."""
+    elevation = math.degrees(math.atan2(abs(float(d[2])), math.hypot(*d[:2])))
+    return min(1.0, max(0.0, (elevation - 40.0) / 10.0))
 
 
 def closest(a: Body, origin: Body, others: Sequence[Body], farthest: bool) -> Margin:
@@ -201,10 +242,8 @@ def closest(a: Body, origin: Body, others: Sequence[Body], farthest: bool) -> Ma
 
 
 def _across(direction: np.ndarray) -> np.ndarray:
-    """A unit vector at right angles to `direction`, level where that is possible."""
+    """The level unit vector at right angles to a direction that is not upright."""
     across = np.cross(direction, _UP)
-    if np.linalg.norm(across) < 1e-6 * max(np.linalg.norm(direction), 1e-9):
-        return np.array((1.0, 0.0, 0.0))
     return across / np.linalg.norm(across)
 
 

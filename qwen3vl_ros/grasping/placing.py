@@ -25,6 +25,7 @@ from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, InvalidInput, Plac
 
 _CELL_M = 0.006
 _CLEARANCE_M = 0.008  # kept around the object at rest
+_FOOT_SHARE = 0.4  # of a foot, about its middle, that must be carried where the rest may hang over
 _DROP_M = 0.004  # above the support when the jaws open
 _TURNS_DEG = (0.0, 90.0, 45.0, -45.0)  # of the object, from how it stands now
 _TRIED = 64  # places whose facts are measured
@@ -35,6 +36,8 @@ _BESIDE = ("next_to", "left_of", "right_of", "in_front_of", "behind")
 _NEAR_M = 0.02  # the gap to a reference that is best
 _SEEN_POINTS = 40000
 _APART_M = 0.04  # between the places of one answer
+_SKEW = 0.8  # aside, of ahead
+_DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst
 _HOLDS_M = 0.004  # margin of a fact that a place must have even where noise leaves it undecided
 _FLAT_M = 0.012  # what rises less above a surface belongs to it
 _TOWARDS = {
@@ -47,13 +50,17 @@ _TOWARDS = {
 
 @dataclass(frozen=True, eq=False)
 class _Support:
-    """Where a thing may rest, level frame: id, height z_m, border Kx2 it must stay in, clear_m of room above."""
+    """Where a thing may rest, level frame: id, height z_m, border Kx2 it must stay in, clear_m of room above.
+
+    top: of another thing, over whose border it may hang.
+    """
 
     id: str
     z_m: float
     border: np.ndarray
     clear_m: float
     deep: bool = False  # inside a container: what is around is its wall
+    top: bool = False
 
 
 def find_places(
@@ -94,10 +101,14 @@ def _checked(fact: Fact, name: str) -> Fact:
 
 @dataclass(frozen=True, eq=False)
 class _Ground:
-    """A support as a map, rows y, columns x: low is the place of cell 0, 0. heights: of a container's inner surface."""
+    """A support as a map, rows y, columns x: low is the place of cell 0, 0. within: what carries. blocked: where something is.
+
+    heights: of a container's inner surface.
+    """
 
     low: np.ndarray
-    free: np.ndarray
+    within: np.ndarray
+    blocked: np.ndarray
     heights: np.ndarray | None
 
 
@@ -157,12 +168,13 @@ class _Search:
         upper = body.points[body.points[:, 2] > top - 0.008]
         if len(upper) < 8:
             raise CannotTell(f"{body.name} has no flat top that was seen")
-        return _Support(thing.id, top, outline(upper[:, :2]), math.inf)
+        return _Support(thing.id, top, outline(upper[:, :2]), math.inf, top=True)
 
     # -- free space -----------------------------------------------------------------------------------------------------
     def _maps(self, support: _Support) -> _Ground:
         """What is free on a support, and how high what was measured on it is."""
-        low, high = support.border.min(0) - 0.02, support.border.max(0) + 0.02
+        beyond = 0.02 + (float(self.body.size_m.max()) if support.top else 0.0)
+        low, high = support.border.min(0) - beyond, support.border.max(0) + beyond
         shape = tuple(np.ceil((high - low) / _CELL_M).astype(int)[::-1] + 1)
         within = _filled(shape, low, support.border)
         above = self.points[:, 2] - support.z_m
@@ -185,9 +197,8 @@ class _Search:
             bottom, top = body.hull[:, 2].min() - support.z_m, body.hull[:, 2].max() - support.z_m
             if top > _FLAT_M and bottom < tall:
                 blocked |= _filled(shape, low, body.outline)
-        free = within & (1 - blocked)
         heights = np.maximum(heights, 0.0) if support.deep else None
-        return _Ground(low, free, heights)
+        return _Ground(low, within, blocked, heights)
 
     def _candidates(self, support: _Support) -> list[tuple[float, np.ndarray]]:
         """(room_m, new_T_old of the object in the level frame), the most promising, spread over the support."""
@@ -196,8 +207,11 @@ class _Search:
             turn = np.eye(4)
             c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
             turn[:2, :2] = ((c, -s), (s, c))
-            kernel = _kernel((self.body.outline - centre) @ turn[:2, :2].T, 0.0 if support.deep else _CLEARANCE_M)
-            fits = cv2.erode(ground.free, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+            around = (self.body.outline - centre) @ turn[:2, :2].T
+            kernel = _kernel(around, 0.0 if support.deep else _CLEARANCE_M)
+            carried = _kernel((self._sole() - centre) @ turn[:2, :2].T, 0.0) if support.top else kernel
+            fits = cv2.erode(ground.within, carried, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+            fits &= cv2.erode(1 - ground.blocked, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
             if not fits.any():
                 continue
             room = cv2.distanceTransform(fits, cv2.DIST_L2, 3) * _CELL_M
@@ -217,6 +231,11 @@ class _Search:
                 break
         return found
 
+    def _sole(self) -> np.ndarray:
+        """The part of the foot that must be carried, Kx2."""
+        middle = self.body.foot_centre
+        return middle + _FOOT_SHARE * (self.body.foot - middle)
+
     def _promise(self, at: np.ndarray, room: np.ndarray, support: _Support) -> np.ndarray:
         """How likely the asked facts hold of places Nx2, before anybody measures: only the order counts."""
         worth = np.minimum(room, 0.03)
@@ -225,7 +244,7 @@ class _Search:
             if fact.relation == "at":
                 d = self.layout.directions(fact.view or "viewer")
                 margin = place_margin(support.border, at, fact.arguments[2], d["right"], d["forward"])
-                worth = worth + np.minimum(margin, 0.05)
+                worth = worth + np.minimum(margin, _DEEP_M)
             if fact.relation in _BESIDE:
                 reference = self.layout.body(fact.arguments[1])
                 gap = -depth_inside(reference.outline, at) - half
@@ -250,6 +269,9 @@ class _Search:
                 )
                 continue
             for room_m, new_T_old in self._candidates(support):
+                if self._askew(new_T_old):
+                    fault = "its free places are more aside than where it was asked for"
+                    continue
                 measured = self._facts_at(new_T_old)
                 worst = min(measured, key=facts.standing, default=None)
                 if worst is not None and not _promised(worst):
@@ -288,9 +310,21 @@ class _Search:
         layout = self.layout.with_moved(self.thing, rest)
         return [facts.measure(layout, f.relation, f.arguments, f.view or "viewer") for f in self.asked]
 
+    def _askew(self, new_T_old: np.ndarray) -> bool:
+        """Whether the object would be more aside of a reference than left of it, behind it and so on: nobody would call it that."""
+        middle = (new_T_old @ self.level_T_box)[:2, 3]
+        for fact in self.asked:
+            if fact.relation in _TOWARDS:
+                axis, sign = _TOWARDS[fact.relation]
+                way = sign * self.layout.directions(fact.view or "viewer")[axis][:2]
+                offset = middle - self.layout.body(fact.arguments[1]).centre[:2]
+                if abs(offset @ np.array((-way[1], way[0]))) > _SKEW * float(offset @ way):
+                    return True
+        return False
+
     def _worth(self, room_m: float, new_T_old: np.ndarray, measured: Sequence[Fact]) -> float:
         """0..1: how clear the facts are, and how much room there is."""
-        clear = [min(1.0, f.margin_m / max(0.02, 4 * f.sigma_m)) for f in measured if not math.isnan(f.margin_m)]
+        clear = [min(1.0, f.margin_m / _clear_m(f)) for f in measured if not math.isnan(f.margin_m)]
         near = 1.0
         for fact in measured:
             if fact.relation in _BESIDE:
@@ -386,6 +420,11 @@ def _index(grasps: Sequence[GraspTarget], grasp: GraspTarget) -> int:
 
 def _apart(a: PlaceTarget, b: PlaceTarget) -> float:
     return float(np.linalg.norm(a.frame_T_box[:3, 3] - b.frame_T_box[:3, 3]))
+
+
+def _clear_m(fact: Fact) -> float:
+    """The margin with which nobody would doubt a fact."""
+    return max(_DEEP_M if fact.relation == "at" else 0.02, 4 * fact.sigma_m)
 
 
 def _promised(fact: Fact) -> bool:

@@ -78,6 +78,17 @@ def in_chinese(name: str) -> str:
     return "".join(f"{_COLOURS[c]}的" for c in colours) + _CHINESE[noun]
 
 
+def in_english(name: str) -> str:
+    """An everyday Chinese name as English says it; any other stays as it is."""
+    head, noun = _split(name)
+    nouns = {zh: en for en, zh in _CHINESE.items()}
+    colours = {f"{zh}的": en for en, zh in _COLOURS.items()}
+    noun = next((row[0] for row in _SAME if noun in row), noun)
+    if noun not in nouns or (head and head not in colours):
+        return name
+    return f"{colours[head]} {nouns[noun]}" if head else nouns[noun]
+
+
 def same_thing(a: str, b: str) -> bool:
     """Whether two phrases are one, but for the word that they use."""
     return a.casefold() == b.casefold() or b.casefold() in (name.casefold() for name in other_names(a))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Sequence
 
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.base import Question
-from qwen3vl_ros.types import Answer, Generation, MalformedAnswer, View
+from qwen3vl_ros.types import Answer, Generation, InvalidInput, MalformedAnswer, View
 
 ACTIONS = ("pick", "place", "look")
 # "back" is where the thing was before it was picked.
@@ -86,10 +86,35 @@ class Plan(Question):
             raise MalformedAnswer(
                 f'the answer is no JSON object with "steps" and "question": {text[:80]!r}', text
             ) from None
-        for step in steps:
-            placed = step.action == "place"
-            if step.action not in ACTIONS or not step.object or (step.relation in PLACES) != placed:
-                raise MalformedAnswer(f"a step is not whole: {step}", text)
+        if fault := next(filter(None, map(_fault, steps)), ""):
+            raise MalformedAnswer(fault, text)
         if bool(steps) == bool(question):
             raise MalformedAnswer(f"a plan has steps or a question back, one of them: {text[:80]!r}", text)
         return Answer(value=Planned(steps, question))
+
+    @staticmethod
+    def checked(steps: Sequence[Step]) -> tuple[Step, ...]:
+        """Steps that somebody wrote by hand. Raises InvalidInput for what is none."""
+        if not 0 < len(steps) <= MAX_STEPS:
+            raise InvalidInput(f"a plan has 1 to {MAX_STEPS} steps, not {len(steps)}")
+        for number, step in enumerate(steps):
+            if fault := _fault(step):
+                raise InvalidInput(f"step {number}: {fault}")
+            phrases.checked_targets([name for name in (step.object, step.reference) if name], f"step {number}")
+        return tuple(steps)
+
+
+def _fault(step: Step) -> str:
+    """Why a step is not whole, empty if it is."""
+    placed = step.action == "place"
+    if step.action not in ACTIONS:
+        return f"action {step.action!r} is unknown; known are {', '.join(ACTIONS)}"
+    if not step.object:
+        return f"{step.action} names no object"
+    if placed and step.relation not in PLACES:
+        return f"relation {step.relation!r} is unknown; known are {', '.join(PLACES)}"
+    if step.relation and not placed:
+        return f"{step.action} has relation {step.relation!r}; only place has one"
+    if placed and not step.reference and step.relation != "back":
+        return f"{step.relation} names no reference"
+    return ""

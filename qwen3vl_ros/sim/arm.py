@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 
 from qwen3vl_ros.sim.physics import STEP_S, PhysicalWorld
+from qwen3vl_ros.sim.shapes import Mesh, Part
 from qwen3vl_ros.types import PerceptionError
 
 REST = np.array((0.0, -0.95, 0.0, -2.75, 0.0, 1.85, 0.785))
@@ -28,7 +29,13 @@ _SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
 _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
 _CHECK_RAD = 0.04  # between the poses of a path that are looked at for collisions
 _ARRIVED_RAD = 0.004
+# From REST: the shoulder turned and the upper arm turned back, which swings the elbow; and the wrist turned.
+_SWINGS = np.array([(t, 0, -1.2 * t, 0, w, 0, 0) for t in (0.7, -0.7, 1.4, -1.4) for w in (0, 0.8 * t)])
+_DIFFERENT_RAD = 0.25
+# Deeper than this is a collision; what is held has slid a little in the jaws, and is set down on what carries it.
+_TOUCHES_M, _SETTLES_M = 0.0005, 0.005
 _KP, _KV = (4500, 4500, 3500, 3500, 2000, 2000, 2000), (220, 220, 160, 160, 50, 50, 50)
+_PAINT = (0.86, 0.87, 0.88), (0.16, 0.16, 0.17)  # of links, of pads
 _TORQUE_NM = (87, 87, 87, 87, 12, 12, 12)
 
 
@@ -74,7 +81,8 @@ def furnish(build: mujoco.MjSpec, world_T_base: np.ndarray) -> None:
 class Arm:
     """The arm of a PhysicalWorld that was furnished with it. Moves let the world's time pass, and raise ArmError.
 
-    each_step: called with the arm's world after every hundredth of a second of a move; what it raises ends the move.
+    each_step: called after every hundredth of a second of a move; what it raises ends the move. jaws_move: the jaws are on their
+    way, and nobody knows what they hold if they stop now.
     """
 
     def __init__(self, world: PhysicalWorld, seed: int = 0):
@@ -89,6 +97,7 @@ class Arm:
         self._pinch = model.site("arm/pinch").id
         self._rng = np.random.default_rng(seed)
         self.each_step: Callable[[], None] = lambda: None
+        self.jaws_move = False
         self._scratch = mujoco.MjData(model)  # where positions are tried
         names = [model.body(b).name for b in range(model.nbody)]
         self._mine = np.array([names[b].startswith("arm/") for b in model.geom_bodyid])
@@ -126,13 +135,24 @@ class Arm:
         """world_T_gripper, 4x4, at the present opening."""
         return _site(self.world.data, self._pinch) @ _along_z(np.interp(self.opening_m(), _OPENING_M, _TIP_M))
 
-    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """What is drawn: (number of the geom in the model, its 4x4 pose in the world)."""
-        data = self.world.data
+    def link(self, number: int) -> np.ndarray:
+        """world_T_link, 4x4; links are numbered from the base, 0 to 7."""
+        body, pose = self.world.data.body(f"arm/link{number}"), np.eye(4)
+        pose[:3, :3], pose[:3, 3] = body.xmat.reshape(3, 3), body.xpos
+        return pose
+
+    def shapes(self) -> dict[str, Mesh]:
+        """What `parts` are drawn with, in metres: the convex pieces that touch things."""
+        return {f"arm/{g}": _shape_of(self.world.model, g) for g in np.flatnonzero(self._mine)}
+
+    def parts(self) -> list[Part]:
+        """Where its parts are in the world now."""
+        data, placed = self.world.data, []
         for geom in np.flatnonzero(self._mine):
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = data.geom_xmat[geom].reshape(3, 3), data.geom_xpos[geom]
-            yield int(geom), pose
+            placed.append(Part(f"arm/{geom}", pose, _PAINT[self.world.model.geom(geom).name != ""]))
+        return placed
 
     def touched(self) -> set[int]:
         """Objects that both pads touch."""
@@ -146,17 +166,26 @@ class Arm:
 
     # -- where it can go --------------------------------------------------------------------------------------------
     def reach(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray | None = None) -> np.ndarray:
-        """Joint angles that bring the fingertips there. Raises Unreachable."""
+        """Joint angles that bring the fingertips there, from `near` or from wherever they can be had. Raises Unreachable."""
+        near_it = self._solved(world_T_gripper, opening_m, near) if near is not None else None
+        for q in self.reaches(world_T_gripper, opening_m) if near_it is None else near_it:
+            return q
+        raise unreachable(world_T_gripper)
+
+    def reaches(self, world_T_gripper: np.ndarray, opening_m: float) -> Iterator[np.ndarray]:
+        """Different joint angles that bring the fingertips there, the elbow here and there: what one hits another may pass."""
+        found: list[np.ndarray] = []
+        swings = (np.clip(REST + swing, *self._range.T) for swing in _SWINGS)
+        for start in (self.joints(), REST, *swings, *self._rng.uniform(*self._range.T, (2, 7))):
+            for q in self._solved(world_T_gripper, opening_m, start):
+                if all(np.abs(q - other).max() > _DIFFERENT_RAD for other in found):
+                    found.append(q)
+                    yield q
+
+    def _solved(self, world_T_gripper: np.ndarray, opening_m: float, start: np.ndarray) -> Iterator[np.ndarray]:
         pinch = world_T_gripper @ _along_z(-np.interp(opening_m, _OPENING_M, _TIP_M))
-        starts = [self.joints() if near is None else near]
-        if near is None:
-            starts += [REST, *self._rng.uniform(*self._range.T, (6, 7))]
-        for q in starts:
-            found = self._ik.solve(pinch, q)
-            if found is not None:
-                return found
-        x, y, z = world_T_gripper[:3, 3]
-        raise Unreachable(f"no joint angles bring the gripper to ({x:.3f}, {y:.3f}, {z:.3f}) m from its direction")
+        if (q := self._ik.solve(pinch, start)) is not None:
+            yield q
 
     def line(
         self, q: np.ndarray, world_T_gripper: np.ndarray, shift_m: np.ndarray, opening_m: float
@@ -186,9 +215,9 @@ class Arm:
         mujoco.mj_collision(model, data)
         held = model.body(f"object{self._holding[0]}").id if self._holding else -1
         for contact in data.contact[: data.ncon]:
-            if contact.dist > -0.0005:
-                continue
             bodies = [model.geom_bodyid[g] for g in contact.geom]
+            if contact.dist > (-_SETTLES_M if held in bodies else -_TOUCHES_M):
+                continue
             mine = [self._mine[g] or b == held for g, b in zip(contact.geom, bodies)]
             if sum(mine) != 1:
                 continue
@@ -294,12 +323,15 @@ class Arm:
 
     def open(self, opening_m: float) -> None:
         self._holding = None
+        self.jaws_move = True
         self.world.data.ctrl[self._jaws] = np.interp(opening_m, _OPENING_M, _COMMAND)
         for _ in range(40):
             self._pass(0.01)
+        self.jaws_move = False
 
     def close(self) -> float:
         """Close until the pads stand still; the opening that is left, metres."""
+        self.jaws_move = True
         self.world.data.ctrl[self._jaws] = _COMMAND[0]
         before = self.opening_m()
         for _ in range(60):
@@ -308,7 +340,17 @@ class Arm:
             if abs(now - before) < 1e-5 and _ > 10:
                 break
             before = now
+        self.jaws_move = False
         return self.opening_m()
+
+    def let_slip(self) -> None:
+        """The jaws give way; whatever they hold falls."""
+        self.world.data.ctrl[self._jaws] = _COMMAND[-1]
+
+    def stop(self) -> None:
+        """Stand still where it is."""
+        self.world.data.ctrl[self._motors] = self.joints()
+        self._pass(0.05)
 
     def holds(self, index: int) -> bool:
         """Whether both pads touch the object now."""
@@ -354,6 +396,32 @@ class _Kinematics:
             if np.linalg.norm(error[:3]) < 5e-4 and np.linalg.norm(error[3:]) < 5e-3:
                 return conf.q[self._at].copy()
         return None
+
+
+def _shape_of(model: mujoco.MjModel, geom: int) -> Mesh:
+    """A geom's convex hull, or its box, every face with a normal of its own."""
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX:
+        half = model.geom_size[geom]
+        corners = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
+        sides = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+        faces = np.array([t for a, b, c, d in sides for t in ((a, b, c), (a, c, d))])
+    else:
+        mesh = model.geom_dataid[geom]
+        start = model.mesh_vertadr[mesh]
+        corners = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(float)
+        graph = model.mesh_graph[model.mesh_graphadr[mesh] :]  # counts, edges, then the hull's faces
+        vertices, count = int(graph[0]), int(graph[1])
+        faces = graph[2 + 3 * vertices + 3 * count :][: 3 * count].reshape(-1, 3)
+    triangles = corners[faces]
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    size = np.linalg.norm(normals, axis=1, keepdims=True)
+    triangles, normals = triangles[size[:, 0] > 1e-12], (normals / np.maximum(size, 1e-12))[size[:, 0] > 1e-12]
+    return Mesh(triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3), np.repeat(normals, 3, 0))
+
+
+def unreachable(world_T_gripper: np.ndarray) -> Unreachable:
+    x, y, z = world_T_gripper[:3, 3]
+    return Unreachable(f"no joint angles bring the gripper to ({x:.3f}, {y:.3f}, {z:.3f}) m from its direction")
 
 
 def _site(data, site: int) -> np.ndarray:

@@ -7,14 +7,16 @@ the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from qwen3vl_ros.sim.furniture import box_corners, shelf_parts, sign_parts
-from qwen3vl_ros.sim.renderer import TABLE, Renderer, SimCameraError
+from qwen3vl_ros.sim.renderer import ROOM, TABLE, Renderer, SimCameraError
 from qwen3vl_ros.sim.shading import LAMP_MAP_HALF_M, LAMP_MAP_HALF_SHELF_M, contact_shade, lamp_pose, lit_fraction
-from qwen3vl_ros.sim.shapes import build_meshes
+from qwen3vl_ros.sim.shapes import Mesh, Part, build_meshes
 from qwen3vl_ros.sim.specs import FOVY_DEG, SceneSpec
 from qwen3vl_ros.sim.truth import (
     GaugeTruth,
@@ -62,10 +64,18 @@ class SimView:
 class SimCamera:
     """Draws scenes. Use it as a context manager and only from the thread that made it.
 
-    quality: "default" for pictures to look at, "fast" for training data (less antialiasing).
+    quality: "default" for pictures to look at, "fast" for training data (less antialiasing). robot: meshes, in metres, of what
+    `render` is to draw beside the scene.
     """
 
-    def __init__(self, width: int = 640, height: int = 480, fovy_deg: float = FOVY_DEG, quality: str = "default"):
+    def __init__(
+        self,
+        width: int = 640,
+        height: int = 480,
+        fovy_deg: float = FOVY_DEG,
+        quality: str = "default",
+        robot: Mapping[str, Mesh] = MappingProxyType({}),
+    ):
         if not (16 <= width <= 4096 and 16 <= height <= 4096):
             raise InvalidInput(f"SimCamera size is {width}x{height}; each side must be 16 to 4096 px")
         if not 5.0 <= fovy_deg <= 120.0:
@@ -76,7 +86,7 @@ class SimCamera:
         focal = self.height / 2 / np.tan(np.deg2rad(fovy_deg) / 2)
         self.K = np.array(((focal, 0, (self.width - 1) / 2), (0, focal, (self.height - 1) / 2), (0, 0, 1.0)))
         self._samples = _SAMPLES[quality]
-        self._meshes, self._assets = build_meshes(), {}
+        self._meshes, self._assets = build_meshes() | dict(robot), {}
         self._renderer = self._new_renderer()
 
     def __enter__(self) -> SimCamera:
@@ -90,9 +100,17 @@ class SimCamera:
         self._renderer.close()
 
     def render(
-        self, spec: SceneSpec, world_T_camera: np.ndarray | None = None, *, rgb: bool = True, depth: bool = True
+        self,
+        spec: SceneSpec,
+        world_T_camera: np.ndarray | None = None,
+        *,
+        rgb: bool = True,
+        depth: bool = True,
+        robot: Sequence[Part] = (),
     ) -> SimView:
-        """Draw the scene from its own camera, or from world_T_camera (4x4, ROS optical frame) when given."""
+        """Draw the scene from its own camera, or from world_T_camera (4x4, ROS optical frame) when given. robot: where the parts of
+        the robot are; they hide and shade what is behind them, and are no objects of the truth.
+        """
         if self._renderer.closed:
             raise SimCameraError("this SimCamera was closed; make a new one")
         pose = spec.camera.world_T_camera() if world_T_camera is None else np.asarray(world_T_camera, float)
@@ -102,7 +120,7 @@ class SimCamera:
         if unknown:
             self._load_household(unknown)
         draw = self._renderer
-        draw.begin(spec)
+        draw.begin(spec, robot)
         lamp_T = lamp_pose(spec.light.direction)
         half_m = LAMP_MAP_HALF_M if spec.shelf is None else LAMP_MAP_HALF_SHELF_M
         lamp_depth_m = draw.draw_lamp_depth(lamp_T, half_m) if rgb else None
@@ -138,7 +156,8 @@ class SimCamera:
 
     def _shaded(self, spec, pose, labels, depth_m, lamp_T, lamp_depth_m, half_m) -> np.ndarray:
         without, everything = self._renderer.draw_colour(spec, key=False), self._renderer.draw_colour(spec, key=True)
-        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, (labels >= 0) & (labels < TABLE), half_m)
+        on_thing = (labels >= 0) & (labels != TABLE) & (labels != ROOM)
+        lit = lit_fraction(depth_m, self.K, pose, lamp_depth_m, lamp_T, on_thing, half_m)
         footprints = [footprint_m(self._meshes[o.mesh], world_T_object(o), o.size_m) for o in spec.objects]
         if spec.gauge is not None:
             footprints.append(footprint_m(self._meshes["cube"], world_T_foot(spec.gauge), foot_size_m(spec.gauge)))

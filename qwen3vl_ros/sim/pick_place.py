@@ -6,11 +6,15 @@ of pictures, plans or ROS.
 
 from __future__ import annotations
 
+import itertools
+from typing import Callable
+
 import numpy as np
 
-from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable
+from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable, unreachable
 
 LIFT_M = 0.10
+_POSTURES = 5  # of the arm that are tried for one pose of the hand
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
 
@@ -25,6 +29,7 @@ class PickPlace:
     def __init__(self, arm: Arm):
         self.arm = arm
         self.held: int | None = None
+        self.phase: Callable[[str], None] = lambda _: None  # told what begins: approaching, closing, lifting, ...
 
     def pick(
         self, world_T_gripper: np.ndarray, width_m: float, approach_m: float = 0.10, opening_m: float = OPEN_M
@@ -35,8 +40,10 @@ class PickPlace:
             raise ArmError("the gripper holds something already; place it first")
         arm.open(opening_m)
         path, line = self._approach(world_T_gripper, width_m, approach_m)
+        self.phase("approaching")
         arm.follow(path)
         arm.slide(line, approach_m)
+        self.phase("closing")
         arm.close()
         touched = arm.touched()
         if len(touched) != 1:
@@ -44,10 +51,10 @@ class PickPlace:
             raise Slipped("the jaws closed on nothing" if not touched else "the jaws closed on more than one thing")
         self.held = touched.pop()
         arm.grip(self.held)
+        self.phase("lifting")
         self._lift(LIFT_M)
         if not arm.holds(self.held):
-            self.held = None
-            arm.grip(None)
+            self.lost()
             raise Slipped("it slipped out of the jaws when it was lifted")
 
     def place(self, world_T_gripper: np.ndarray, approach_m: float = 0.10) -> None:
@@ -57,14 +64,17 @@ class PickPlace:
             raise ArmError("the gripper holds nothing; pick something first")
         width = arm.opening_m()
         path, line = self._approach(world_T_gripper, width, approach_m, frozenset((self.held,)))
+        self.phase("carrying")
         arm.follow(path)
         if not arm.holds(self.held):
-            self.held = None
-            arm.grip(None)
+            self.lost()
             raise Slipped("it was lost on the way")
+        self.phase("lowering")
         arm.slide(line, approach_m)
+        self.phase("opening")
         arm.open(min(OPEN_M, width + 0.03))
         self.held = None
+        self.phase("withdrawing")
         self._withdraw(world_T_gripper, approach_m)
         self.rest()
 
@@ -77,6 +87,23 @@ class PickPlace:
             self._lift(LIFT_M)
             arm.follow(arm.way(arm.joints(), REST))
 
+    def lost(self) -> None:
+        """The jaws no longer hold what they held."""
+        self.held = None
+        self.arm.grip(None)
+
+    def back_off(self, approach_m: float = 0.10) -> None:
+        """From wherever a move was ended, back the way the gripper looks and to rest, with what it holds; where no way leads there it
+        stays.
+        """
+        if self.held is None:
+            self.arm.open(OPEN_M)
+        for retreat in (lambda: self._withdraw(self.arm.gripper(), approach_m), self.rest):
+            try:
+                retreat()
+            except ArmError:
+                pass  # the next picture shows where it stands
+
     def _approach(self, world_T_gripper, width_m, approach_m, allowed: frozenset[int] = frozenset()):
         """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side."""
         arm, fault = self.arm, None
@@ -84,15 +111,16 @@ class PickPlace:
         for pose in (world_T_gripper, world_T_gripper @ _HALF_TURN):
             before = pose.copy()
             before[:3, 3] += back
-            try:
-                q = arm.reach(before, width_m)
-                line = arm.line(q, before, -back, width_m)
-                if hit := arm.blocked(line[-1], allowed | arm.near(pose[:3, 3])):
-                    raise Collision(f"at the end of the approach, {hit}")
-                return arm.way(arm.joints(), q, allowed), line
-            except (Unreachable, Collision) as error:
-                fault = error
-        raise fault
+            for q in itertools.islice(arm.reaches(before, width_m), _POSTURES):
+                try:
+                    line = arm.line(q, before, -back, width_m)
+                    for at in (line[-1], *line[2:-1:3]):
+                        if hit := arm.blocked(at, allowed | arm.near(pose[:3, 3])):
+                            raise Collision(f"at the end of the approach, {hit}")
+                    return arm.way(arm.joints(), q, allowed), line
+                except (Unreachable, Collision) as error:
+                    fault = error
+        raise fault or unreachable(world_T_gripper)
 
     def _withdraw(self, world_T_gripper, approach_m) -> None:
         self._straight(-approach_m * world_T_gripper[:3, 2])

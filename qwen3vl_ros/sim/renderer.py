@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import cv2
@@ -18,7 +18,7 @@ import numpy as np
 from qwen3vl_ros.sim.furniture import shelf_parts, sign_parts, world_T_sign
 from qwen3vl_ros.sim.household import Asset
 from qwen3vl_ros.sim.shading import LAMP_DISTANCE_M
-from qwen3vl_ros.sim.shapes import Mesh
+from qwen3vl_ros.sim.shapes import Mesh, Part
 from qwen3vl_ros.sim.specs import COLOURS, MORE_TABLE_TEXTURES, TABLE_TEXTURES, ObjectSpec, SceneSpec
 from qwen3vl_ros.sim.textures import GAUGE_TEXTURE_PX, SIGN_TEXTURE_PX, gauge_face, sign_face, table_texture
 from qwen3vl_ros.sim.truth import (
@@ -57,7 +57,7 @@ if tuple(int(n) for n in mujoco.__version__.split(".")[:2]) < (3, 17):
 NEAR_M, FAR_M = 0.05, 12.0
 _FLOOR_M = -0.72
 # Segmentation ids of what is not an object; below 255 so that one byte decodes them.
-TABLE, ROOM = 200, 201
+TABLE, ROOM, ROBOT = 200, 201, 202
 _LAMP_MAP_PX = 288
 
 
@@ -109,8 +109,10 @@ class Renderer:
             self._gl.free()
             self._gl = None
 
-    def begin(self, spec: SceneSpec) -> None:
-        """Take the thread's OpenGL context and write the scene's drawing commands, what casts shadows first."""
+    def begin(self, spec: SceneSpec, robot: Iterable[Part] = ()) -> None:
+        """Take the thread's OpenGL context and write the scene's drawing commands, what casts shadows first. robot: parts whose
+        meshes the renderer was made with.
+        """
         self._gl.make_current()
         self._scene.ngeom = 0
         for index, thing in enumerate(spec.objects):
@@ -128,6 +130,8 @@ class Renderer:
                 self._add_block(pose, size, spec.shelf.rgb, spec.shelf_index, specular=0.15)
         if spec.sign is not None:
             self._add_sign(spec)
+        for part in robot:
+            self._add_mesh(part.mesh, part.pose, (1, 1, 1), part.rgb, ROBOT, specular=0.3, shininess=0.5)
         self._casters = self._scene.ngeom
         self._add_room(spec)
 
@@ -196,7 +200,7 @@ class Renderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._rect = mujoco.MjrRect(0, 0, self.width, self.height)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=128)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=256)
         self._scene.flags[:] = 0
 
     def aim(self, world_T_camera: np.ndarray) -> None:

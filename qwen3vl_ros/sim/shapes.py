@@ -8,6 +8,7 @@ a chain of handle links, a tray its floor and walls, everything else one convex 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,14 @@ class Mesh:
     normals: np.ndarray
     uv: np.ndarray | None = None
     parts: tuple[np.ndarray, ...] = ()
+
+
+class Part(NamedTuple):
+    """A rigid part of a robot, as it is drawn: the name of its mesh, its 4x4 pose in the world, its colour 0..1."""
+
+    mesh: str
+    pose: np.ndarray
+    rgb: tuple[float, float, float]
 
 
 def build_meshes() -> dict[str, Mesh]:

@@ -57,6 +57,7 @@ class Run:
             "--output",
             str(self.out),
             "--panel-seconds=0",
+            "--no-arm",
             "--motion",
             "static",
             *arguments,
@@ -225,9 +226,12 @@ def test_nothing_is_left_running(good_run):
     assert good_run.left == []
 
 
-def test_seeing_nothing_is_a_failure_with_figures(demo):
-    run = demo("blind", "--seconds", "2", "--scene-seconds", "2")
+@pytest.mark.parametrize("engine", ["blind", "slow"])
+def test_seeing_nothing_is_a_failure_with_figures(demo, engine):
+    """However slow the machine or the model: a run measures at least one answer."""
+    run = demo(engine, "--seconds", "2", "--scene-seconds", "2")
     assert run.status() == 1
+    assert run.figures()["answers"] >= 1 and run.figures()["camera_s"] >= 2.0
     assert run.figures()["recall_2d"] == 0.0 and run.figures()["precision_2d"] is None
     assert "nothing was detected" in run.stdout and (run.out / "annotated.mp4").stat().st_size > 0
 

@@ -35,7 +35,7 @@ def demo(out: Path, engine: str = "oracle", seconds: str = "3") -> subprocess.Co
         "--output",
         str(out),
     ]
-    command += ["--panel-seconds", "0", "--motion", "static", "--seconds", seconds, "--scene-seconds", "2"]
+    command += ["--panel-seconds", "0", "--no-arm", "--motion", "static", "--seconds", seconds, "--scene-seconds", "2"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=400)
     finally:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -57,6 +58,14 @@ class Blind(Instant):
         return said("[]", prompt=prompt.text)
 
 
+class Slow(Blind):
+    """Longer over an answer than the demo's camera time and its wait for the last one together."""
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        time.sleep(12.0)
+        return super().generate(prompt, limits, control)
+
+
 class Crashing(Blind):
     """Two answers, then the process is gone, as when the system runs out of memory."""
 
@@ -68,7 +77,7 @@ class Crashing(Blind):
         return super().generate(prompt, limits, control)
 
 
-ENGINES = {"oracle": Oracle, "blind": Blind, "crashing": Crashing}
+ENGINES = {"oracle": Oracle, "blind": Blind, "slow": Slow, "crashing": Crashing}
 
 if __name__ == "__main__":
     sys.exit(main(None, engine_loader=ENGINES[os.environ["DEMO_ENGINE"]]))

@@ -1,6 +1,7 @@
 """The embedded model's making: labels stay true, answers parse back, and the batched training pass is the official one."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -369,6 +370,34 @@ def test_evaluation_calls_right_answers_right_and_wrong_ones_wrong(language):
     assert rubbish.tally.malformed == rubbish.tally.answers and not any(map(any, rubbish.tally.right.values()))
 
 
+def a_layer_more_adds_nothing_at_first(folder, shallow, run) -> None:
+    """A run that begins with a checkpoint of fewer layers computes what that checkpoint does."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, shallow)
+    weights = load_file(folder / "model.safetensors")
+    last = (
+        f"visual.blocks.{len(run.model.model.visual.blocks) - 1}.",
+        f"layers.{len(run.net.model.model.language_model.layers) - 1}.",
+    )
+    save_file({k: v for k, v in weights.items() if not any(n in k for n in last)}, shallow / "model.safetensors")
+    run.start_from(shallow)
+    pixels, visual, words = (
+        torch.randint(0, 255, (1, 224, 320, 3)),
+        run.model.model.visual,
+        run.model.model.language_model,
+    )
+    ids, positions = torch.arange(9)[None] + 300, torch.arange(9).expand(3, 1, -1)
+    see = lambda: run.net.see(pixels.byte())[0]  # noqa: E731
+    read = lambda: run.net.read(torch.zeros(1, 0, 256), [], ids, positions, None, slice(0, 0))  # noqa: E731
+    with torch.no_grad():
+        grown = see(), read()
+        kept = visual.blocks, words.layers
+        visual.blocks, words.layers = visual.blocks[:-1], words.layers[:-1]
+        assert torch.allclose(see(), grown[0], atol=1e-6) and torch.allclose(read(), grown[1], atol=1e-6)
+        visual.blocks, words.layers = kept
+
+
 def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
     """The command as a user gives it, on twenty views: cut in the middle, gone on with, and its export loaded by transformers."""
     import train_embedded
@@ -403,7 +432,7 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
     with pytest.raises(SystemExit):
         command(1, "--start", str(tmp_path / "run"))
     steps.clear()  # the run knows them
-    assert command(3) == 0
+    assert command(3, "--loaders", "1") == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     trained = [r for r in rows if r["phase"] != "val"]
     assert [r["phase"] for r in trained] == ["vision"] * 2 + ["language"] * 2 + ["joint"] * 3
@@ -414,6 +443,7 @@ def test_training_goes_through_its_phases_resumes_and_exports(tmp_path):
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
     assert all(torch.allclose(v, state[k], atol=2e-3) for k, v in loaded.items())
     again = train_embedded.Run(train_embedded.Settings(seed=1), tmp_path, "cpu", text.special_ids())
+    a_layer_more_adds_nothing_at_first(tmp_path / "out", tmp_path / "shallow", again)
     swap_two_tokens(tmp_path / "out")
     again.start_from(tmp_path / "out")
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

@@ -20,7 +20,8 @@ SIDES = {
     ("services", "reply"): "get_service_names_and_types_by_node",
     ("services", "request"): "get_client_names_and_types_by_node",
 }
-NODES = ("qwen3vl_ros.node.perception.main", "qwen3vl_ros.node.sim_camera")
+NODES = ("qwen3vl_ros.node.perception.main", "qwen3vl_ros.node.sim_camera", "qwen3vl_ros.node.sim_robot")
+OURS = ("perception", "sim_camera", "sim_robot")
 
 
 def allowed(node: str) -> dict[tuple[str, str], set[str]]:
@@ -50,15 +51,16 @@ def allowed(node: str) -> dict[tuple[str, str], set[str]]:
 @pytest.fixture(scope="module")
 def both(shared_graph):
     shared_graph.start_node("instant", enabled=False, target_frame="world")
-    shared_graph.start("-m", NODES[1], "--ros-args", "-r", "__ns:=/qwen3vl")
+    for module in NODES[1:]:
+        shared_graph.start("-m", module, "--ros-args", "-r", "__ns:=/qwen3vl")
     FakeCamera(shared_graph).matched()
     here = shared_graph.node
-    for node in ("perception", "sim_camera"):
+    for node in OURS:
         until(lambda node=node: (node, "/qwen3vl") in here.get_node_names_and_namespaces(), START_PATIENCE_S, node)
     return here
 
 
-@pytest.mark.parametrize("node", ["perception", "sim_camera"])
+@pytest.mark.parametrize("node", OURS)
 @pytest.mark.parametrize("side", SIDES, ids=" ".join)
 def test_the_policy_names_what_a_node_has_and_nothing_else(both, node, side):
     def there():
@@ -70,7 +72,7 @@ def test_the_policy_names_what_a_node_has_and_nothing_else(both, node, side):
 
 
 def test_what_others_may_use_is_offered_by_somebody():
-    ours = [allowed(node) for node in ("perception", "sim_camera")]
+    ours = [allowed(node) for node in OURS]
     offered = {side: set().union(*(o[side] for o in ours)) for side in SIDES}
     used = [allowed(node) for node in ("planner", "operator")]
     for of in used:

@@ -124,12 +124,13 @@ class Cache(NamedTuple):
 class TextPlan(NamedTuple):
     """What all layers of one pass share.
 
-    cos, sin: Q x head_dim. slots: Q, where in the cache this pass writes. span: how many slots it looks at. mask:
-    Q x span, which of them each query sees (None: all, or, if causal, query i sees slots 0 to i).
+    cos, turned: Q x 1 x head_dim; turned is the sine, negative in its first half, so that a rotation is a roll and two products.
+    slots: Q, where in the cache this pass writes. span: how many slots it looks at. mask: Q * heads / kv_heads x span, added to the
+    scores, a row for each query of the heads that share a key (None: all are seen, or, if causal, query i sees slots 0 to i).
     """
 
     cos: Tensor
-    sin: Tensor
+    turned: Tensor
     slots: Tensor
     span: int
     mask: Tensor | None
@@ -143,8 +144,7 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class TextLayer(nn.Module):
@@ -168,19 +168,24 @@ class TextLayer(nn.Module):
         return x + self.down(F.silu(gate) * up)
 
     def _attend(self, x: Tensor, plan: TextPlan, keys: Tensor, values: Tensor) -> Tensor:
-        s = self.sizes
-        q, k, v = self.qkv(x).view(len(x), -1, s.head_dim).transpose(0, 1).split((s.heads, s.kv_heads, s.kv_heads))
-        keys.index_copy_(1, plan.slots, _rotate(self.k_norm(k), plan.cos, plan.sin))
-        values.index_copy_(1, plan.slots, v)
-        seen = F.scaled_dot_product_attention(
-            _rotate(self.q_norm(q), plan.cos, plan.sin)[None],
-            keys[None, :, : plan.span],
-            values[None, :, : plan.span],
-            attn_mask=plan.mask,
-            is_causal=plan.causal,
-            enable_gqa=s.heads != s.kv_heads,
+        s, q_count = self.sizes, len(x)
+        q, k, v = self.qkv(x).view(q_count, -1, s.head_dim).split((s.heads, s.kv_heads, s.kv_heads), 1)
+        q, k = (
+            torch.addcmul(y * plan.cos, y.roll(s.head_dim // 2, -1), plan.turned)
+            for y in (self.q_norm(q), self.k_norm(k))
         )
-        return seen[0].transpose(0, 1).reshape(len(x), -1)
+        keys.index_copy_(1, plan.slots, k.transpose(0, 1))
+        values.index_copy_(1, plan.slots, v.transpose(0, 1))
+        k, v = keys[None, :, : plan.span], values[None, :, : plan.span]
+        if plan.causal:
+            seen = F.scaled_dot_product_attention(
+                q.transpose(0, 1)[None], k, v, is_causal=True, enable_gqa=s.heads != s.kv_heads
+            )
+            return seen[0].transpose(0, 1).reshape(q_count, -1)
+        # Heads that share a key stand as queries of one head: no kernel takes both a mask and shared keys.
+        q = q.view(q_count, s.kv_heads, -1, s.head_dim).transpose(0, 1).reshape(1, s.kv_heads, -1, s.head_dim)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=plan.mask)
+        return seen.view(s.kv_heads, q_count, -1).transpose(0, 1).reshape(q_count, -1)
 
 
 class Decoder(nn.Module):
@@ -196,9 +201,15 @@ class Decoder(nn.Module):
         self, cos: Tensor, sin: Tensor, slots: Tensor, span: int, *, whole: bool = False, causal: bool = False
     ) -> TextPlan:
         """cos, sin: of plans.rotary_angles. whole: every query sees the whole span; causal: the cache was empty."""
-        mask = None if whole or causal else torch.arange(span, device=slots.device) <= slots[:, None]
-        dtype = self.norm.weight.dtype
-        return TextPlan(cos.to(dtype), sin.to(dtype), slots, span, mask, causal)
+        dtype, sizes, mask = self.norm.weight.dtype, self.sizes, None
+        if not whole and not causal:
+            hidden = (
+                torch.arange(span, device=slots.device)
+                > slots.repeat_interleave(sizes.heads // sizes.kv_heads)[:, None]
+            )
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=slots.device).masked_fill(hidden, -torch.inf)
+        first, second = sin[:, None].to(dtype).chunk(2, -1)
+        return TextPlan(cos[:, None].to(dtype), torch.cat((-first, second), -1), slots, span, mask, causal)
 
     def forward(
         self,

@@ -103,10 +103,10 @@ class Asking:
         if result is not None:
             frame, told = result
             config = self._channel_of(asked.camera).config()
-            header, header_3d = _headers(frame, config.target_frame)
+            header, header_3d = headers_of(frame, config.target_frame)
             response.facts = [messages.fact(f) for f in told.facts]
             response.detections_2d = messages.detections_2d(header, told.detections_2d)
-            response.detections_3d = messages.detections_3d(header_3d, _in_frame(told.detections_3d, header_3d))
+            response.detections_3d = messages.detections_3d(header_3d, in_frame(told.detections_3d, header_3d))
         return response
 
     def _measure_call(self, asked) -> tuple[Call, Future]:
@@ -117,21 +117,21 @@ class Asking:
         if len(asked.facts) > MAX_FACTS:
             raise InvalidInput(f"{len(asked.facts)} facts were asked, more than {MAX_FACTS}; ask for fewer at a time")
         wanted = [messages.asked_fact(f) for f in asked.facts]
-        future, answer = self._future()
+        future, answer = self.future()
 
         def perform(perception: Perception, job: Job, control: Control) -> tuple[Frame, Measurement]:
             with survivable("while measuring"):
-                shot = self._shot(channel, job.snapshot)
+                shot = self.shot(channel, job.snapshot)
                 perception.config = channel.config()
                 return shot.frame, Asker(perception).measure(shot, wanted, control)
 
         call = Call(
             channel.name,
             None,
-            self._timeout_s(asked.timeout),
+            self.timeout_s(asked.timeout),
             answer,
-            newer_than_ns=_nanoseconds(asked.newer_than),
-            perform=_told_errors(perform),
+            newer_than_ns=nanoseconds(asked.newer_than),
+            perform=told_errors(perform),
         )
         return call, future
 
@@ -183,7 +183,7 @@ class Asking:
         view = _checked_view(request.view)
         names = list(dict.fromkeys(request.cameras)) or [""]
         own = [next(iter(self._channels.values()))] if request.images else [self._channel_of(name) for name in names]
-        future, answer = self._future()
+        future, answer = self.future()
         feedback = _Feedback(goal)
 
         def perform(perception: Perception, job: Job, control: Control) -> tuple[Sequence[Shot], Outcome]:
@@ -192,7 +192,7 @@ class Asking:
                 if request.images:
                     shots = [_given(image, perception.config.max_image_pixels) for image in request.images]
                 else:
-                    shots = [self._shot(c, s) for c, s in zip(own, (job.snapshot, *job.also))]
+                    shots = [self.shot(c, s) for c, s in zip(own, (job.snapshot, *job.also))]
                 session = self._sessions.get(request.session)
                 outcome = Asker(perception).ask(shots, question, session, view, request.measure, control, feedback.add)
                 feedback.flush()
@@ -202,11 +202,11 @@ class Asking:
         call = Call(
             own[0].name,
             None,
-            self._timeout_s(request.timeout),
+            self.timeout_s(request.timeout),
             answer,
             also=tuple(c.name for c in own[1:]),
             pictured=not request.images,
-            perform=_told_errors(perform),
+            perform=told_errors(perform),
         )
         return call, future
 
@@ -225,17 +225,17 @@ class Asking:
         )
         for shot, flat, solid in zip(shots, outcome.detections_2d, outcome.detections_3d):
             channel = self._channels.get(shot.camera)
-            header, header_3d = _headers(shot.frame, channel.config().target_frame if channel else "")
+            header, header_3d = headers_of(shot.frame, channel.config().target_frame if channel else "")
             result.detections_2d.append(messages.detections_2d(header, flat))
-            result.detections_3d.append(messages.detections_3d(header_3d, _in_frame(solid, header_3d)))
+            result.detections_3d.append(messages.detections_3d(header_3d, in_frame(solid, header_3d)))
         if outcome.generation is not None:
-            header, _ = _headers(shots[0].frame, "")
+            header, _ = headers_of(shots[0].frame, "")
             result.generation = messages.generation(header, outcome.generation, 0)
         return result
 
     # -- parts of both ---------------------------------------------------------------------------------------------------
 
-    def _future(self) -> tuple[Future, Callable[[Any, Exception | None], None]]:
+    def future(self) -> tuple[Future, Callable[[Any, Exception | None], None]]:
         """A future that wakes the executor, and what answers it from any thread."""
         future = Future(executor=self._node.executor)
         future.add_done_callback(lambda _: None)  # without one the coroutine that waits would not be resumed
@@ -247,10 +247,10 @@ class Asking:
 
         return future, answer
 
-    def _timeout_s(self, asked_s: float) -> float:
+    def timeout_s(self, asked_s: float) -> float:
         return self._node.config.request_timeout if asked_s == 0 else asked_s
 
-    def _shot(self, channel: Channel, snapshot: Snapshot) -> Shot:
+    def shot(self, channel: Channel, snapshot: Snapshot) -> Shot:
         """A capture with what is known beside it. The engine's thread."""
         camera, config = channel.camera, channel.config()
         if camera is None:
@@ -269,7 +269,7 @@ class Asking:
             known,
             answered,
             max(now_ns, frame.stamp_ns),
-            self._robot(frame),
+            self.robot_at(frame.target_frame or frame.frame_id, frame.stamp_ns),
         )
 
     def _known(self, channel: Channel, frame: Frame) -> tuple[tuple[Thing, ...], tuple[str, ...]]:
@@ -291,13 +291,13 @@ class Asking:
         whole = 0 <= frame.stamp_ns - stamp_ns <= SEEN_NS and targets == channel.targets and ids <= known.keys()
         return tuple(known.values()), targets if whole and ids else ()
 
-    def _robot(self, frame: Frame):
-        """Pose of the robot's base in the frame of the results, None where nobody knows it."""
-        robot, result_frame = self._node.config.robot_frame.lstrip("/"), frame.target_frame or frame.frame_id
-        if not robot or self._node.transforms is None:
+    def robot_at(self, result_frame: str, stamp_ns: int):
+        """Pose of the robot's base in the frame of the results, 4x4, None where nobody knows it."""
+        robot, transforms = self._node.config.robot_frame.lstrip("/"), self._node.transforms
+        if not robot or transforms is None:
             return None
         try:
-            return self._node.transforms.lookup(result_frame, robot, frame.stamp_ns)
+            return transforms.lookup(result_frame, robot, stamp_ns)
         except TransformUnavailable:
             return None
 
@@ -319,7 +319,7 @@ class _Feedback:
             self._offset, self._waiting, self._sent_s = self._offset + len(self._waiting), "", time.monotonic()
 
 
-def _told_errors(perform: Callable[[Perception, Job, Control], Any]) -> Callable[[Perception, Job, Control], Any]:
+def told_errors(perform: Callable[[Perception, Job, Control], Any]) -> Callable[[Perception, Job, Control], Any]:
     """What goes wrong as expected is the call's answer; anything else is a defect, and escapes."""
 
     def told(perception: Perception, job: Job, control: Control) -> Any:
@@ -357,17 +357,17 @@ def _checked_view(view: str) -> str:
     return view
 
 
-def _headers(frame: Frame, target_frame: str):
+def headers_of(frame: Frame, target_frame: str):
     """Of 2D results, and of 3D ones."""
     return (messages.header_of(frame.stamp_ns, name) for name in (frame.frame_id, target_frame or frame.frame_id))
 
 
-def _in_frame(detections, header):
+def in_frame(detections, header):
     """3D that is not in the promised frame is left out, never relabelled."""
     return [d for d in detections if d.frame_id.lstrip("/") == header.frame_id]
 
 
-def _nanoseconds(stamp: Time) -> int:
+def nanoseconds(stamp: Time) -> int:
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 

@@ -40,6 +40,8 @@ from qwen3vl_ros.types import Frame, InvalidInput, PerceptionError
 
 NAMES = ("inspect", "set_watch", "alarm_command", "report", "readings", "events", "alarms", "path")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Each is said once, and some as soon as the node is active: whoever subscribes a moment later, or again, may ask for the last ones.
+EVENTS = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TICK_S = 1.0
 MOST_PATHS, LONGEST_PATH = 64, 2000
 _ABOUT = "inspect: "
@@ -81,7 +83,7 @@ class Inspecting:
         make = self._node.create_publisher
         self._publishers = {
             "readings": make(msg.Reading, "~/readings", 50),
-            "events": make(msg.Event, "~/events", 50),
+            "events": make(msg.Event, "~/events", EVENTS),
             "alarms": make(msg.EventArray, "~/alarms", LATCHED),
         }
 

@@ -20,7 +20,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Callable
 
-ALIVE_S = 1.0  # a companion silent for longer is gone; nobody waits for it
+ALIVE_S = 1.0  # a companion silent for longer is gone, and nobody waits for it,
+SLOW_S = 5.0  # but one that is slow by nature: silent for twice as long as between its last two, or for this long
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
 FIRST_PERIOD_S = 0.1  # until two stamps have told the real one
 CLOCK_JUMP_NS = 500_000_000  # an image this much older than the newest is of a restarted source, not late
@@ -45,6 +46,7 @@ class _Companion:
         self.name, self.tolerance_ns, self._opened_s = name, tolerance_ns, opened_s
         self._lags_s: deque[float] = deque(maxlen=10)
         self.arrived_s: float | None = None
+        self._gap_s = 0.0  # between the last two arrivals
         self.last: Any | None = None
         self.forget()
 
@@ -64,6 +66,7 @@ class _Companion:
         self.recent.append((stamp_ns, message))
         self.last = message
         self._stamps.append(stamp_ns)
+        self._gap_s = 0.0 if self.arrived_s is None else now_s - self.arrived_s
         self.arrived_s = now_s
         image_s = image_arrival_s(stamp_ns, self.tolerance_ns)
         if image_s is not None:
@@ -79,7 +82,8 @@ class _Companion:
         return best[1], abs(max(self._stamps) + self._period_ns() - stamp_ns) < abs(best[0] - stamp_ns)
 
     def alive(self, now_s: float) -> bool:
-        return now_s - (self._opened_s if self.arrived_s is None else self.arrived_s) <= ALIVE_S
+        silent_s = now_s - (self._opened_s if self.arrived_s is None else self.arrived_s)
+        return silent_s <= max(ALIVE_S, min(2 * self._gap_s, SLOW_S))
 
     def _period_ns(self) -> float:
         stamps = sorted(self._stamps)

@@ -244,6 +244,7 @@ class PerceptionNode(LifecycleNode):
             health.enter(state)
 
     def _unsubscribe(self, reason: str, wait: bool = True) -> None:
+        self._offered.stop(reason)
         for channel in self._channels.values():
             channel.unsubscribe()
         if self.engine_thread:
@@ -292,6 +293,7 @@ class PerceptionNode(LifecycleNode):
         follow.
         """
         self.stopping.set()
+        self._offered.stop("the node is stopping")
         if self.engine_thread:
             self.engine_thread.cancel_all("the node is stopping")
 

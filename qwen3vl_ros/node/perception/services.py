@@ -16,7 +16,7 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool
 
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.perception import asking
+from qwen3vl_ros.node.perception import asking, instructing
 from qwen3vl_ros.node.perception.agenda import Asked, Call
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.publishers import Reply
@@ -26,7 +26,7 @@ from qwen3vl_ros.srv import Detect, SetPrompt, Track
 from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 from qwen3vl_ros.zoom import WHOLE, Zoom
 
-NAMES = ("set_prompt", "enable", "detect", "track", *asking.NAMES)
+NAMES = ("set_prompt", "enable", "detect", "track", *asking.NAMES, *instructing.NAMES)
 # A request that DDS throws away has no answer: thousands at once are kept until they are answered or refused.
 CALLS = QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -49,15 +49,24 @@ class Services:
         if "" not in channels:
             self._offer_detect("~/detect", None)
         node.create_service(Track, "~/track", self._on_track)
-        self._asking = asking.Asking(node, channels, self._needs_active, functools.partial(self._channel, None), CALLS)
+        any_channel = functools.partial(self._channel, None)
+        self._asking = asking.Asking(node, channels, self._needs_active, any_channel, CALLS)
+        self._instructing = instructing.Instructing(
+            node, channels, self._needs_active, any_channel, self._asking, CALLS
+        )
 
     @property
     def pending(self) -> int:
-        return self._detecting + self._asking.pending
+        return self._detecting + self._asking.pending + self._instructing.pending
 
     def close(self) -> None:
         """What rclpy does not end with the node."""
         self._asking.close()
+        self._instructing.close()
+
+    def stop(self, reason: str) -> None:
+        """End what goes on by itself: an instruction that is being carried out."""
+        self._instructing.stop(reason)
 
     def forget(self) -> None:
         """The engine is another: what was said to the last one is not known to it."""

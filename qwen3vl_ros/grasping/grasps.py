@@ -68,7 +68,8 @@ def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most
         if crowded and not good:
             good = _from_any_side(cloud, site, gripper, wanted)
         return [max(good, key=lambda j: j.rating)] if good else [_refused(failure)]
-    good = on_average(cloud, site, _different(good, wanted), gripper)
+    few = wanted // 2 if most > 1 else wanted  # the other half come from the side
+    good = on_average(cloud, site, _different(good, few), gripper)
     if most > 1 or not any(j.rating > _GOOD for j in good):
         every = _PAIRED if most > 1 else 2 * wanted  # the best of each lean is among all of them
         turned = _different(_from_any_side(cloud, site, gripper, every), wanted)

@@ -36,6 +36,7 @@ from qwen3vl_ros.types import Frame
 FIRST_SEED = 9_000_000
 LIMIT, DEADBAND, ON_DELAY_S, OFF_DELAY_S = 0.7, 0.03, 20.0, 20.0  # shares of the range
 LOOK_S, HOUR_S = 5.0, 3600.0
+TRUTH_S = 0.05  # the needle shakes with a period of 3 s: by half seconds, truth itself would miss that it comes back
 _perception: Perception | None = None
 
 
@@ -78,7 +79,7 @@ def read(job: tuple[int, DialView, bytes]) -> tuple[float, float, str, str, floa
 
 
 def process(t_s: float) -> float:
-    """Share of the range: long excursions, one a little over its delay, short ones, a shaking at the limit, calm."""
+    """Share of the range: long excursions, one a little over its delay, short ones, a shaking at the limit and one above it, calm."""
     calm = 0.45 + 0.06 * math.sin(t_s / 47) + 0.03 * math.sin(t_s / 11)
     for begin, end, top in ((300, 420, 0.85), (900, 960, 0.78), (1500, 1900, 0.92), (3000, 3090, 0.8)):
         ramp = min(t_s - begin, end - t_s) / 15
@@ -87,7 +88,9 @@ def process(t_s: float) -> float:
     if any(begin <= t_s < begin + 8 for begin in (650, 1200, 2950)):
         return 0.82  # shorter than its delay
     if 2200 <= t_s < 2500:
-        return LIMIT - 0.012 + 0.02 * math.sin(t_s * 2.1)  # around the limit, within the deadband's width
+        return LIMIT - 0.012 + 0.02 * math.sin(t_s * 2.1)  # across the limit and back through the deadband, every 3 s
+    if 2650 <= t_s < 2800:
+        return LIMIT + 0.03 + 0.02 * math.sin(t_s * 2.1)  # as much, and never below the limit
     return calm
 
 
@@ -111,7 +114,7 @@ def spans(rising: list[float], falling: list[float]) -> list[tuple[float, float]
 
 
 def hour(looks: list[tuple[float, float, bool]]) -> dict[str, float]:
-    """Events of the looks against those of the process itself, sampled ten times as finely."""
+    """Events of the looks against those of the process itself."""
     rule = AlarmRule(
         "high", above=LIMIT, deadband=DEADBAND, on_delay_s=ON_DELAY_S, off_delay_s=OFF_DELAY_S, severity=800
     )
@@ -132,8 +135,8 @@ def hour(looks: list[tuple[float, float, bool]]) -> dict[str, float]:
             elif (change.before, change.after) == (State.CLEARING, State.NORMAL):
                 falls.append(t_s)
     exact, true_rises, true_falls = Alarm(rule), [], []
-    for k in range(int(HOUR_S / LOOK_S * 10)):
-        t_s = k * LOOK_S / 10
+    for k in range(int(HOUR_S / TRUTH_S)):
+        t_s = k * TRUTH_S
         for change in exact.observe(int(t_s * 1e9), process(t_s)):
             if (change.before, change.after) == (State.PENDING, State.ACTIVE):
                 true_rises.append(t_s)

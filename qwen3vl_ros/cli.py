@@ -27,6 +27,7 @@ from qwen3vl_ros.inspection import report
 from qwen3vl_ros.questions import LOOKING_FOR, Ask, Question, ReadText, phrases
 from qwen3vl_ros.questions import commands as question_commands
 from qwen3vl_ros.resources import survivable
+from qwen3vl_ros.tools import commands as tool_commands
 from qwen3vl_ros.types import (
     DeadlinePassed,
     Detection3D,
@@ -172,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     question_commands.add_commands(commands)
     report.add_commands(commands)
     export_commands.add_commands(commands)
+    tool_commands.add_commands(commands)
     _add_sample(commands)
     return parser
 

@@ -203,6 +203,10 @@ class InspectionConfig(_Validated):
     quota: int = _p(500, "Most evidence to keep, MB; the oldest goes first.", range=(1, 1000000))
     before: float = _p(5.0, "Pictures kept from before an event, seconds.", range=(0.0, 60.0))
     after: float = _p(5.0, "Pictures kept from after it has risen, seconds.", range=(0.0, 600.0))
+    together: bool = _p(
+        False,
+        "Show the pictures of a watch's window to the model in one prompt, not one by one; for large models.",
+    )
     paths: tuple[str, ...] = _p(
         (), "Phrases as found by the stream, whose trajectories go to ~/path/<id> and into reports."
     )

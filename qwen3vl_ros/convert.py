@@ -200,6 +200,13 @@ def stamp_ns(header: Any) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
+def stamp_in(cdr: bytes) -> int:
+    """Nanoseconds of the header's stamp that a serialised message begins with."""
+    # Four bytes of encapsulation, whose second says the byte order; then the header's first fields.
+    sec, nanosec = unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return sec * 1_000_000_000 + nanosec
+
+
 def frame_id_of(header: Any) -> str:
     """A std_msgs/Header's frame, without the leading slash of ROS 1 names, which tf2 refuses."""
     return header.frame_id.lstrip("/")

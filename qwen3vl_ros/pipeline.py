@@ -115,6 +115,25 @@ class Perception:
         views = zoom.views(frame.size_px, found)
         return tuple(Look(view, self.generate(frame, question, control, on_text, camera, view)) for view in views)
 
+    def ask_together(
+        self,
+        frames: Sequence[Frame],
+        question: Question,
+        control: Control | None = None,
+        camera: str = "",
+        view: View | None = None,
+    ) -> Generation:
+        """What the model says to one view of several frames of a camera, oldest first, in one prompt. Raises Cancelled, EngineError."""
+        how = self.config.generation
+        prompt = Prompt(
+            question.prompt(),
+            [shown(frame.rgb, view) if view else frame.rgb for frame in frames],
+            schema=question.schema() if how.guided else None,
+            stream=f"{camera or frames[-1].frame_id}{_place_of(view)}",
+            text_first=how.text_first,
+        )
+        return self._said(prompt, control)
+
     def generate(
         self,
         frame: Frame,
@@ -133,7 +152,12 @@ class Perception:
             stream=f"{camera or frame.frame_id}{_place_of(view)}",
             text_first=how.text_first,
         )
-        generation = self.engine.generate(prompt, Limits.of(how), control, on_text)
+        return self._said(prompt, control, on_text)
+
+    def _said(
+        self, prompt: Prompt, control: Control | None, on_text: Callable[[str], None] | None = None
+    ) -> Generation:
+        generation = self.engine.generate(prompt, Limits.of(self.config.generation), control, on_text)
         if generation.finish_reason == "cancelled":
             raise Cancelled(control.reason if control else "cancelled")
         return generation

@@ -23,8 +23,8 @@ from runner import LOGS, SetupError
 from world import ROOT, VENV, WS, World, look_from_outside, probe_world
 
 STAMPS = VENV / "stamps"  # a new .venv has none
-# reference: transformers; model: writing model directories (export, training, engines); arm: the simulated one.
-EXTRAS = ("reference", "model", "arm", "test", "bench")
+# reference: transformers; model: writing model directories (export, training, engines); arm: the simulated one; mcp: its SDK.
+EXTRAS = ("reference", "model", "arm", "mcp", "test", "bench")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Iterator, Sequence
+from types import MappingProxyType
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -23,13 +24,14 @@ from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.questions.aliases import in_chinese, in_english, other_names, same_thing
 from qwen3vl_ros.questions.parsing.wanted import core
 from qwen3vl_ros.types import DeadlinePassed, Detection2D, Detection3D, Frame, Generation, View
-from qwen3vl_ros.zoom import WHOLE, Zoom, joined
+from qwen3vl_ros.zoom import WHOLE, Zoom, around, joined
 
 ANYTHING = ("object", "物体")
 TABLE = ("table", "desk", "tabletop", "table top", "桌子", "桌面", "台面", "桌", "台子")
 _SAME_IOU, _TWICE_IOU = 0.55, 0.75
 _MAX_OTHER_NAMES = 2
 _CLOSELY = Zoom(parts=2)
+_AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the thing it should show
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +81,16 @@ class Finder:
         self._perception, self._closely = perception, closely
 
     def find(
-        self, shot: Shot, names: Sequence[str], control: Control | None = None, anything: Sequence[str] = ()
+        self,
+        shot: Shot,
+        names: Sequence[str],
+        control: Control | None = None,
+        anything: Sequence[str] = (),
+        expected: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Found:
         """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing;
-        they are looked for where everything that is named was found.
+        they are looked for where everything that is named was found. expected: phrase -> corners Nx3, in the frame of the results, of
+        where a thing should be: what is not seen at once is looked for there.
 
         Raises InvalidInput for a phrase that no prompt can hold, Cancelled, DeadlinePassed, MalformedAnswer, EngineError.
         """
@@ -98,7 +106,7 @@ class Finder:
         for question, phrase in zip(questions, phrases):
             if any(same_name(phrase, a) for a in shot.answered):
                 continue
-            for other, zoom in self._ways(phrase):
+            for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
                 generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control, zoom)
                 seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, other)]
                 if seen:
@@ -114,12 +122,25 @@ class Finder:
         known = [t for t in shot.known if t.id in names or any(same_name(t.label, a) for a in shot.answered)]
         return self._measured(shot, tuple(boxes), known, generation, (*phrases, *anything))
 
-    def _ways(self, phrase: str) -> Iterator[tuple[str, Zoom]]:
+    def _ways(self, shot: Shot, phrase: str, corners_m: np.ndarray | None) -> Iterator[tuple[str, Zoom]]:
         """How a phrase is looked for, until something is seen."""
         yield from ((name, WHOLE) for name in (phrase, *other_names(phrase)[:_MAX_OTHER_NAMES]))
+        if corners_m is not None and (box := self._box_of(shot, corners_m)) is not None:
+            yield from ((phrase, Zoom(around(box, shot.frame.size_px, m).region_xyxy_px)) for m in _AROUND)
         if self._closely:
             yield from ((name, WHOLE) for name in (in_chinese(phrase), in_english(phrase)) if name != phrase)
             yield phrase, _CLOSELY
+
+    def _box_of(self, shot: Shot, corners_m: np.ndarray) -> np.ndarray | None:
+        """The box in the picture around points Nx3 of the results' frame; None where they are not in view."""
+        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        if not cloud.usable:
+            return None
+        camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
+        pixels = cloud.project_px(corners_m @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3])
+        low, high = pixels.min(0), pixels.max(0)
+        inside = np.isfinite(pixels).all() and (low > 0).all() and (high < shot.frame.size_px).all()
+        return np.concatenate((low, high)) if inside else None
 
     def _look(
         self, shot: Shot, question: Detect, control: Control | None, zoom: Zoom = WHOLE

@@ -20,7 +20,7 @@ from qwen3vl_ros.types import PerceptionError
 
 NAMESPACE, VIDEO = "cell", "arm.mp4"
 LOAD_PATIENCE_S, ORDER_PATIENCE_S = 300.0, 240.0
-_PACE, _RATE_HZ = 8.0, 4.0
+_ROBOT = {"pace": 8.0, "rate": 3.0, "width": 480, "height": 360}
 _ON_M, _INSIDE_M = 0.015, 0.04
 
 Places = Mapping[str, np.ndarray]  # of the middles of things, 3 in the world, by their names
@@ -78,8 +78,7 @@ def carry_out_orders(out: Path, model: str, device: str, say: Callable[[str], No
             client.subscribe("perception/plan", Plan, lambda m: film.add_plan(decoded(m, Plan)), LATCHED)
             client.subscribe("sim_robot/ground_truth_3d", Detection3DArray, learn)
             client.use_action("perception/follow_instruction", FollowInstruction)
-            robot = {"pace": _PACE, "rate": _RATE_HZ}
-            children.start("robot", node_command("qwen3vl_ros.node.sim_robot", NAMESPACE, **robot))
+            children.start("robot", node_command("qwen3vl_ros.node.sim_robot", NAMESPACE, **_ROBOT))
             node = {"model": model, "device": device, "enabled": False, "max_age": 5.0, "use_sim_time": True}
             node |= {"target_frame": "world", "robot_frame": "arm_link0"}
             children.start("node", node_command("qwen3vl_ros.node.perception.main", NAMESPACE, **node))

@@ -117,19 +117,13 @@ class Film:
                 pose = pose_matrix(place.box.center)
                 goal = " ".join(filter(None, (step.relation, step.reference)))
                 things.append(Detection3D(f"goal {place.detection_id}", goal, np.nan, plan.header.frame_id, pose, size))
-        lens = frame_of_info(self._info, rgb)
-        frame = Frame(0, "camera", rgb, K=lens.K, target_T_camera=self._pose, target_frame=plan.header.frame_id)
+        K = np.array(self._info.k, float).reshape(3, 3)
+        frame = Frame(0, "camera", rgb, K=K, target_T_camera=self._pose, target_frame=plan.header.frame_id)
         labels = tuple(dict.fromkeys(t.label for t in things)) or ("thing",)
         said = Generation("", (), None, (), "stop")
         return draw_scene(
             frame, Scene(0, "camera", Detect(labels), said, (), detections_3d=tuple(things), grasps=tuple(grasps))
         )
-
-
-def frame_of_info(info: Any, rgb: np.ndarray) -> Frame:
-    """A picture with the lens of a CameraInfo."""
-    K = np.array(info.k, float).reshape(3, 3)
-    return Frame(0, "camera", rgb, K=K)
 
 
 def _named(thing: Detection3D, name: str) -> Detection3D:

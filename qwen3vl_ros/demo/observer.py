@@ -16,18 +16,19 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from qwen3vl_ros.action import Ask
-from qwen3vl_ros.convert import rgb_of, stamp_ns
-from qwen3vl_ros.demo.reading import answer_of, frame_of, stamp_in, truths_of
+from qwen3vl_ros.convert import rgb_of, stamp_in, stamp_ns
+from qwen3vl_ros.demo.compression import Compression, suffix_of
+from qwen3vl_ros.demo.reading import answer_of, frame_of, truths_of
 from qwen3vl_ros.demo.recording import Recording, installed_text
 from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.msg import Generation, GraspTargetArray
-from qwen3vl_ros.node.client import IMAGES, LATCHED, RELIABLE, Client, NoReply, decoded
+from qwen3vl_ros.node.client import IMAGES, LATCHED, RELIABLE, Client, NoReply, decoded, encoded, type_name
 from qwen3vl_ros.srv import Detect, SetPrompt
 from qwen3vl_ros.types import Frame, PerceptionError
 
@@ -73,8 +74,9 @@ class Observer:
             self._keep(topic, kind)
         for topic, kind in zip(PARTS, (Generation, Detection2DArray, Detection3DArray, GraspTargetArray)):
             self._record(f"perception/{topic}", kind, look=lambda m, topic=topic: self._part_arrived(topic, m))
-        for topic, kind in (("grasp_poses", PoseArray), ("markers", MarkerArray), ("annotated_image", Image)):
+        for topic, kind in (("grasp_poses", PoseArray), ("markers", MarkerArray)):
             self._record(f"perception/{topic}", kind)
+        self._record_compressed("perception/annotated_image")
         self._record("/diagnostics", DiagnosticArray, look=self._on_diagnostics)
         self._record("/tf_static", TFMessage, LATCHED)
         self._record("/tf", TFMessage)
@@ -150,12 +152,31 @@ class Observer:
 
         name = self._hear(topic, kind, arrived, qos)
 
+    def _record_compressed(self, topic: str) -> None:
+        keep = self._compressing(topic, Image)
+        self._client.subscribe(topic, Image, lambda cdr: keep(cdr, time.time_ns()))
+
+    def _compressing(self, topic: str, kind: type) -> Callable[[bytes, int], None]:
+        """What puts messages of a topic into the recording: pictures smaller, under the name of what they then are."""
+        name = self._client.full_name(topic)
+        if kind is not Image:
+            self._recording.open_topic(name, type_name(kind))
+            return lambda cdr, received_ns: self._recording.write(name, cdr, received_ns)
+        compression, name = Compression(), name + suffix_of("depth" in topic)
+        self._recording.open_topic(name, type_name(CompressedImage))
+
+        def keep(cdr: bytes, received_ns: int) -> None:
+            if (smaller := compression.compressed(decoded(cdr, Image))) is not None:
+                self._recording.write(name, encoded(smaller), received_ns)
+
+        return keep
+
     def _keep(self, topic: str, kind: type) -> None:
         """Pictures are recorded only if they are answered: all of them would be gigabytes."""
 
         def arrived(cdr: bytes) -> None:
             stamp = stamp_in(cdr)
-            self._frames.setdefault(stamp, {})[topic] = (name, cdr, time.time_ns())
+            self._frames.setdefault(stamp, {})[topic] = (keep, cdr, time.time_ns())
             self._kept_bytes += len(cdr)
             while self._kept_bytes > KEPT_BYTES:
                 _, oldest = self._frames.popitem(last=False)
@@ -166,11 +187,12 @@ class Observer:
                     self._last_live_ns = stamp
                     self._on_image(stamp, rgb_of(decoded(cdr, Image)))
 
-        name = self._hear(topic, kind, arrived, IMAGES)
+        keep = self._compressing(topic, kind)
+        self._client.subscribe(topic, kind, arrived, IMAGES)
 
     def _hear(self, topic: str, kind: type, arrived: Callable[[bytes], None], qos) -> str:
-        name, type_name = self._client.subscribe(topic, kind, arrived, qos)
-        self._recording.open_topic(name, type_name)
+        name, named = self._client.subscribe(topic, kind, arrived, qos)
+        self._recording.open_topic(name, named)
         return name
 
     def _part_arrived(self, part: str, message: Any) -> None:
@@ -190,13 +212,13 @@ class Observer:
         parts, frame = self._parts.pop(stamp), None
         generation = parts["generation"]
         if pictures := self._frames.get(stamp):
-            for name, cdr, received_ns in pictures.values():
-                self._recording.write(name, cdr, received_ns)
+            for keep, cdr, received_ns in pictures.values():
+                keep(cdr, received_ns)
             frame = self._frame(pictures)
         self._on_answer(answer_of(parts, self._prompts.get(generation.prompt_id, self._first_prompt)), frame)
 
     @staticmethod
-    def _frame(pictures: dict[str, tuple[str, bytes, int]]) -> Frame | None:
+    def _frame(pictures: dict[str, tuple[Callable, bytes, int]]) -> Frame | None:
         seen = {topic: cdr for topic, (_, cdr, _) in pictures.items()}
         if "image_raw" not in seen:
             return None

@@ -184,7 +184,8 @@ def fitted(rgb: np.ndarray) -> np.ndarray:
     if rgb.shape[:2] == (height, width):
         return rgb
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
-    small = cv2.resize(rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)), interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = cv2.resize(rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)), interpolation=how)
     panel = _blank()
     y, x = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
     panel[y : y + small.shape[0], x : x + small.shape[1]] = small

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Mapping
 
 import numpy as np
@@ -101,13 +100,6 @@ def pose_matrix(pose: Any) -> np.ndarray:
     matrix[:3, :3] = rotation_of_quaternion((o.x, o.y, o.z, o.w))
     matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
     return matrix
-
-
-def stamp_in(cdr: bytes) -> int:
-    """Nanoseconds of the header's stamp that a serialised message begins with."""
-    # Four bytes of encapsulation, whose second says the byte order; then the header's first fields.
-    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
-    return sec * 1_000_000_000 + nanosec
 
 
 def _items(parts: Mapping[str, Any], topic: str, field: str) -> list:

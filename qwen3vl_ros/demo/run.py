@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.demo.output import RESULTS, Output
 from qwen3vl_ros.demo.pictures import Gallery
 from qwen3vl_ros.demo.processes import Children, Interrupts, node_command, tail
@@ -225,7 +226,7 @@ class Demo:
         lines, answer, frame = [], None, None
         for question in (f"Where is the {name}?", f"{'杯子' if name == 'cup' else in_chinese(name)}在哪里？"):
             started = time.monotonic()
-            for _ in range(3):
+            for _ in range(8):
                 result, seen = self._observer.ask(question)
                 if result.code != result.STALE:  # on a busy machine depth may come too late for its picture
                     break
@@ -236,6 +237,8 @@ class Demo:
                     "question": question,
                     "answer": result.answer,
                     "code": result.code,
+                    "message": result.message,
+                    "visible": self._visible(name, result),
                     "facts": facts,
                     "took_ms": round(took_ms),
                 }
@@ -246,6 +249,15 @@ class Demo:
                 frame, answer = seen, answer_of_ask(result, name)
         if frame is not None:
             self.gallery.add_asked(frame, answer, lines)
+
+    def _visible(self, name: str, result: Any) -> list[float] | None:
+        """Visible shares of what was asked for in the picture that was answered; None where its truth is not known."""
+        stamps = [stamp_ns(array.header) for array in result.detections_2d[:1]]
+        try:
+            truths = self.log.truth_of(stamps[0])
+        except (IndexError, KeyError):
+            return None
+        return [t.visible for t in truths if (t.label.split()[-1] == "mug" if name == "cup" else t.label == name)]
 
     # -- what arrives ----------------------------------------------------------------------------------------
 

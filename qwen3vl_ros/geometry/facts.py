@@ -21,6 +21,7 @@ from qwen3vl_ros.geometry.supports import PLACES, place_margin
 from qwen3vl_ros.geometry.things import Body, Surface, Thing
 from qwen3vl_ros.types import Fact, InvalidInput, Quantity, Verdict
 
+_BORDER_SHARE = 0.03  # of a surface's extent: how well the lines between its thirds are known
 _ORDER_M = 0.01
 _LEVEL = re.compile(r"(.+) level \d+", re.IGNORECASE)
 _FOUND_BY_GEOMETRY = re.compile(r"table|surface \d+|gripper", re.IGNORECASE)
@@ -228,7 +229,9 @@ def _at(layout: Layout, asked: Fact) -> tuple[Verdict, Margin]:
     words = (
         f"the middle of {a.name} is {cm(abs(margin))} {'inside' if margin > 0 else 'outside'} the {asked.arguments[2]}"
     )
-    sigma = math.hypot(a.sigma_m, b.sigma_m)
+    # What hides a border, or its angle, moves the thirds of a surface that is seen in part.
+    unseen = _BORDER_SHARE * float(np.ptp(b.outline, axis=0).max()) if b.sigma_m > 0 else 0.0
+    sigma = math.hypot(a.sigma_m, b.sigma_m, unseen)
     return _contact(Margin(margin, sigma, f"{words} of {b.name}"), at_least=_ORDER_M)
 
 

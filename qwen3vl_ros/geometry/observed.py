@@ -24,7 +24,7 @@ from qwen3vl_ros.types import Detection3D, Refusal
 
 _COS_LEVEL = math.cos(math.radians(15.0))
 _BOARD_SHARE = 0.3  # of a thing's footprint that a flat part of it must cover to be a level
-_HIDDEN_SHARE, _SPANNED_SHARE = 0.12, 0.5  # or, where things hide much of it, cover and span
+_HIDDEN_SHARE, _SPANNED_SHARE = 0.06, 0.3  # or, where things hide much of it, cover and span
 _HAND_M, _BOARD_M = 0.14, 0.01  # least room between two levels, least thickness of the upper one
 _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
@@ -123,10 +123,16 @@ def surfaces_of(cloud: SceneCloud) -> tuple[Surface, ...]:
     points, surfaces = cloud.thinned_m.astype(float), []
     for k, plane in enumerate(p for p in cloud.planes if abs(p.normal @ cloud.planes[0].normal) > _COS_LEVEL):
         on_it = points[np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])]
-        on_it = on_it[_together(plane, on_it)]
+        on_it = _evenly(plane, on_it[_together(plane, on_it)])
         name = "table" if k == 0 else f"surface {k + 1}"
         surfaces.append(_surface(cloud, plane, on_it, name, name))
     return tuple(surfaces)
+
+
+def _evenly(plane: Plane, points_m: np.ndarray) -> np.ndarray:
+    """One of the points Nx3 of each cell of a plane: far ones are few in a picture, and no strays for that."""
+    cells = np.floor(points_m @ level_axes(plane.normal)[:2].T / _CELL_M).astype(int)
+    return points_m[np.unique(cells, axis=0, return_index=True)[1]]
 
 
 def _together(plane: Plane, points_m: np.ndarray) -> np.ndarray:

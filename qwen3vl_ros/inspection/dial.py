@@ -10,7 +10,9 @@ Angles are degrees, clockwise in the picture from its +x axis; radii are in unit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Mapping
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from qwen3vl_ros.types import PerceptionError
 
 _SIDE = 480.0  # the dial's longer side in the picture that is worked on, pixels
 _INK = 0.22  # contrast of ink on the face
+_SMOOTH_PX = 0.8, 1.6  # the second where the first fails: noise breaks faint marks up, and makes some
 _STEPS = 1440  # angles of the unrolled face
 _RADII = 200  # radii of it, up to _REACH
 _REACH = 1.20
@@ -27,12 +30,18 @@ _RADIAL_PX, _RADIAL_DEG = 7.0, 9.0  # how far a mark's line may miss the pivot
 _ON_RING = 0.045
 _MARK_BAND, _LONG_BAND, _NEEDLE_BAND = (0.905, 0.985), (0.855, 0.895), (0.16, 0.74)
 _LEAST_GAP_DEG = 32.0
+_LEAST_SWEEP_DEG = 45.0
+_LARGEST_DIVISION = 0.2  # of the sweep, between two marks that are seen
 _MARK_SIGMA_DEG, _SWEEP_OFF_DEG = 0.3, 5.0
 _RIVAL = 0.62  # of the needle's strength: a second needle so strong makes both doubtful
 
 
 class Unreadable(PerceptionError):
     """The face cannot be measured; the message says what is missing."""
+
+
+class _Ambiguous(Unreadable):
+    """There is too much to see, and smoothing would hide a part of it."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +91,19 @@ def measure(
         fy=scale,
         interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA,
     )
-    ink = _ink(part)
-    centre, ends = _marks(ink)
-    flat = _flattening(centre, ends)
-    unrolled = _unrolled(np.dstack([part, (255 * ink).astype(np.uint8)]), flat)
-    face, inked = np.ascontiguousarray(unrolled[..., :3]), unrolled[..., 3].astype(np.float32) / 255
-    angles = _mark_angles(inked)
-    needle_deg, spread_deg, rival = _needle(face, inked)
-    if rival > _RIVAL:
-        raise Unreadable("two things look like the needle; glare, a shadow or a second needle")
-    first, last = _ends(angles)
+    failed = None
+    for smooth_px in _SMOOTH_PX:
+        try:
+            flat, face, angles, needle, (first, last) = _measured(part, smooth_px, sweep_deg)
+            break
+        except _Ambiguous:
+            raise
+        except Unreadable as why:
+            failed = failed or why
+    else:
+        raise failed
+    needle_deg, spread_deg, rival = needle
     sweep = (last - first) % 360.0
-    _check_ends(inked, first, last, sweep_deg)
     along = (needle_deg - first) % 360.0
     gap = 360.0 - sweep
     if along > sweep + gap / 2:
@@ -119,12 +129,41 @@ def measure(
     )
 
 
+def _measured(part: np.ndarray, smooth_px: float, sweep_deg: float | None):
+    """(picture -> face 3x3, the unrolled face, angles of its marks, needle as `_needle`, angles of the first and last mark)."""
+    ink = _ink(part, smooth_px)
+    flat = _flattening(*_marks(ink))
+    unrolled = _unrolled(np.dstack([part, (255 * ink).astype(np.uint8)]), flat)
+    face, inked = np.ascontiguousarray(unrolled[..., :3]), unrolled[..., 3].astype(np.float32) / 255
+    angles = _mark_angles(inked)
+    needle = _needle(face, inked)
+    if needle[2] > _RIVAL:
+        raise _Ambiguous("two things look like the needle; glare, a shadow or a second needle")
+    return flat, face, angles, needle, _ends(angles, inked, sweep_deg)
+
+
+def share_of(points_px: Mapping[str, tuple[float, float]], sweep_deg: float | None, off_deg: float) -> float:
+    """Where a needle stands by its centre, tip and the scale's first and last mark, as Needle.fraction; no perspective is undone.
+
+    NaN where the points make no dial: two of them in one place, or a sweep that is off by more than off_deg.
+    """
+    centre = np.array(points_px["centre"])
+    out = np.array([points_px[name] for name in ("first", "last", "tip")]) - centre
+    if np.linalg.norm(out, axis=1).min() < 1:
+        return math.nan
+    first, last, tip = np.rad2deg(np.arctan2(out[:, 1], out[:, 0]))
+    sweep, along = (last - first) % 360.0, (tip - first) % 360.0
+    if sweep < _LEAST_SWEEP_DEG or sweep_deg is not None and abs(sweep - sweep_deg) > off_deg:
+        return math.nan
+    return float(along if along <= (sweep + 360) / 2 else along - 360.0) / sweep
+
+
 # -- marks, pivot, perspective ---------------------------------------------------------------------------------------
 
 
-def _ink(rgb: np.ndarray) -> np.ndarray:
+def _ink(rgb: np.ndarray, smooth_px: float) -> np.ndarray:
     """HxW float32 0..1: how much darker than the face around it; thin dark strokes alone, no coloured zones."""
-    smooth = cv2.GaussianBlur(rgb, (0, 0), 0.8)
+    smooth = cv2.GaussianBlur(rgb, (0, 0), smooth_px)
     brightest = smooth.max(2).astype(np.float32)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (29, 29))
     paper = np.maximum(cv2.morphologyEx(brightest, cv2.MORPH_CLOSE, kernel), 24.0)
@@ -347,35 +386,50 @@ def _needle(face: np.ndarray, inked: np.ndarray) -> tuple[float, float, float]:
     return (best * 360 / _STEPS + angle) % 360.0, spread, rival
 
 
-def _ends(angles: np.ndarray) -> tuple[float, float]:
-    """Angles of the first and the last mark, clockwise."""
+def _ends(angles: np.ndarray, inked: np.ndarray, sweep_deg: float | None) -> tuple[float, float]:
+    """Angles of the first and the last mark, clockwise: beside the widest gap, or, where the sweep is known, so far apart."""
     gaps = (np.roll(angles, -1) - angles) % 360.0
     widest = int(gaps.argmax())
+    first, last = float(angles[(widest + 1) % len(angles)]), float(angles[widest])
+    second = float(np.delete(gaps, widest).max())
+    two = second > 0.75 * gaps[widest] and second > _LEAST_GAP_DEG
+    if sweep_deg is not None:
+        if not two and abs((last - first) % 360.0 - sweep_deg) <= _SWEEP_OFF_DEG:
+            return first, last
+        return _ends_so_far_apart(angles, inked, sweep_deg, (last - first) % 360.0)
     if gaps[widest] < _LEAST_GAP_DEG:
         raise Unreadable("the scale has no gap that shows where it begins")
-    second = float(np.delete(gaps, widest).max())
-    if second > 0.75 * gaps[widest] and second > _LEAST_GAP_DEG:
+    if two:
         raise Unreadable("the marks leave two gaps; one may be hidden: where the scale begins cannot be told")
-    return float(angles[(widest + 1) % len(angles)]), float(angles[widest])
+    if not _are_long(inked, np.array((first, last))).all():
+        raise Unreadable("the scale does not end with long marks: an end may be hidden; `sweep` in the file would tell")
+    return first, last
 
 
-def _check_ends(inked: np.ndarray, first: float, last: float, sweep_deg: float | None) -> None:
-    """Raises Unreadable where the first or the last mark seems to be hidden."""
-    seen_deg = (last - first) % 360.0
-    if sweep_deg is not None:
-        if abs(seen_deg - sweep_deg) > _SWEEP_OFF_DEG:
-            raise Unreadable(
-                f"the scale spans {seen_deg:.0f} degrees where it should {sweep_deg:g}: a part of it is hidden"
-            )
-        return
+def _ends_so_far_apart(angles: np.ndarray, inked: np.ndarray, sweep_deg: float, seen_deg: float) -> tuple[float, float]:
+    """Of a face that shows dark strokes beyond its scale, too: the two long marks of that sweep with marks all the way between."""
+    off = (angles - angles[:, None]) % 360.0 - sweep_deg
+    long = _are_long(inked, angles)
+    fit = (np.abs(off) <= _SWEEP_OFF_DEG) & long & long[:, None]
+    found = []
+    for i, j in zip(*np.nonzero(fit)):
+        inside = np.sort((angles - angles[i]) % 360.0)
+        inside = inside[inside <= sweep_deg + off[i, j] + 1e-6]
+        if len(inside) >= _LEAST_MARKS and np.diff(inside).max() <= _LARGEST_DIVISION * sweep_deg:
+            found.append((float(angles[i]), float(angles[j])))
+    if len(found) != 1:
+        raise Unreadable(
+            f"the scale spans {seen_deg:.0f} degrees where it should {sweep_deg:g}: a part of it is hidden"
+        )
+    return found[0]
+
+
+def _are_long(inked: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Which marks, by their angles, reach as far inwards as those that bear numbers."""
     long = _smooth(inked[:, _band(_LONG_BAND)].mean(1), 0.5)
     usual = float(np.percentile(long[_peaks_at(long)], 90)) if len(_peaks_at(long)) else 0.0
-    for angle in (first, last):
-        rows = (int(angle * _STEPS / 360) + np.arange(-6, 7)) % _STEPS
-        if long[rows].max() < 0.45 * usual:
-            raise Unreadable(
-                "the scale does not end with long marks: an end may be hidden; `sweep` in the file would tell"
-            )
+    rows = ((angles * _STEPS / 360).astype(int)[:, None] + np.arange(-6, 7)) % _STEPS
+    return long[rows].max(1) >= 0.45 * usual
 
 
 def _zone(face: np.ndarray, needle_deg: float) -> str:

@@ -18,15 +18,17 @@ import numpy as np
 from qwen3vl_ros.inspection import looks
 from qwen3vl_ros.inspection.alarms import Alarm, AlarmRule, AlarmState, State, Transition
 from qwen3vl_ros.inspection.points import Point
-from qwen3vl_ros.inspection.readings import Quality, Reading, Readings, Reason, Seen
+from qwen3vl_ros.inspection.readings import Quality, Reading, Readings, Reason, Seen, agree, contradicted
 from qwen3vl_ros.inspection.recorder import Buffer, Kept, Recorder, encoded, utc
-from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.pipeline import Look, Perception
 from qwen3vl_ros.types import Cancelled, Frame, InvalidInput, PerceptionError, StaleFrame
 
 _SECOND = 10**9
 Said = tuple[tuple[str, str], ...]  # (prompt, answer) of each time the model was asked
 _REJECTED_EVERY_S = 60.0
 EVENT = "event"  # the one alarm of a watch
+WINDOW = 4  # pictures of a watch's window, the newest among them; more make a model's sense of the present worse
+APART_S = 0.9  # between two pictures of a window at least
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,18 @@ class Outcome:
 
 
 class Inspector:
-    """points: of the file. pre_s, post_s: seconds of pictures kept before and after an event rises. Any thread."""
+    """points: of the file. pre_s, post_s: seconds of pictures kept before and after an event rises. together: whether the model is shown
+    the pictures of a watch's window in one prompt, or each by itself. Any thread."""
 
-    def __init__(self, points: Iterable[Point], recorder: Recorder, pre_s: float = 5.0, post_s: float = 5.0):
-        self.recorder, self._post_s = recorder, post_s
+    def __init__(
+        self,
+        points: Iterable[Point],
+        recorder: Recorder,
+        pre_s: float = 5.0,
+        post_s: float = 5.0,
+        together: bool = False,
+    ):
+        self.recorder, self._post_s, self._together = recorder, post_s, together
         self._buffer, self._lock = Buffer(pre_s), threading.RLock()
         self._inspected: dict[str, _Inspected] = {}
         self._saved = recorder.read_state()
@@ -194,15 +204,46 @@ class Inspector:
 
     # -- looking -----------------------------------------------------------------------------------------
 
-    def look(self, perception: Perception, name: str, frame: Frame, control=None) -> Outcome:
-        """Look at a point in a frame. Raises Cancelled, and InvalidInput for a point that is there no more."""
+    def look(
+        self, perception: Perception, name: str, frame: Frame, control=None, before: Sequence[Frame] = ()
+    ) -> Outcome:
+        """Look at a point in a frame. before: frames of the last seconds, oldest first: a watch judges those since its last look, too,
+        so that nothing happens unseen between two looks. Raises Cancelled, and InvalidInput for a point that is there no more."""
         with self._lock:
             inspected = self._inspected.get(name)
             if inspected is None:
                 raise InvalidInput(f"point {name!r} is not inspected any more")
-        seen, error, said = self._seen(perception, inspected, frame, control)
+        window = _window(before, frame) if inspected.kind == "watch" else []
+        frames = [*_since(inspected.last, window), frame]
+        if inspected.kind == "watch" and self._together:
+            seen = self._seen_together(perception, inspected, [*window, frame], control)[-len(frames) :]
+        else:
+            seen = [self._seen(perception, inspected, each, control) for each in frames]
         with self._lock:
-            return self._judged(inspected, frame, seen, error, said)
+            outcomes = [self._judged(inspected, each, *what) for each, what in zip(frames, seen)]
+        return Outcome(outcomes[-1].reading, tuple(e for o in outcomes for e in o.events), outcomes[-1].error)
+
+    def is_watch(self, name: str) -> bool:
+        """Whether it is a question in words, of which pictures between two looks count."""
+        with self._lock:
+            return name in self._inspected and self._inspected[name].kind == "watch"
+
+    def _seen_together(
+        self, perception: Perception, of: _Inspected, frames: Sequence[Frame], control
+    ) -> list[tuple[Seen, PerceptionError | None, Said]]:
+        """What one prompt with all pictures says of each."""
+        question, view = looks.held_in(of.point, frames), looks.view_of(of.point, frames[-1].size_px)
+        try:
+            said = perception.ask_together(
+                frames, question, control, camera=f"{of.point.camera} {of.point.name}", view=view
+            )
+            words = ((said.prompt, said.text),)
+            return [(looks.held(of.point, held), None, words) for held in question.read(said, (view,)).value]
+        except (Cancelled, StaleFrame):
+            raise
+        except PerceptionError as failed:
+            nothing = Seen(trouble=Reason.UNREADABLE, message=f"{type(failed).__name__}: {failed}"[:200])
+            return [(nothing, failed, ())] * len(frames)
 
     def _seen(
         self, perception: Perception, of: _Inspected, frame: Frame, control
@@ -227,22 +268,45 @@ class Inspector:
                     (),
                 )
             point = replace(point, roi_xyxy_px=roi)
+        if not looks.needs_model(point):
+            return _as_moved(looks.measured(point, frame.rgb), moved), None, ()
         try:
             answers = perception.ask(
                 frame,
                 looks.question_of(point),
                 control,
                 camera=f"{point.camera} {point.name}",
-                zoom=looks.zoom_of(point),
+                zoom=looks.zoom_of(point, frame.size_px),
             )
         except (Cancelled, StaleFrame):
             raise
         except PerceptionError as failed:
             error = failed
         seen = looks.seen(point, frame.rgb, answers, error)
-        if moved:
-            seen = replace(seen, moved=True, message=f"{moved}; {seen.message}" if seen.message else moved)
-        return seen, error, tuple((look.generation.prompt, look.generation.text) for look in answers)
+        if contradicted(point, seen):
+            seen, answers = self._seen_again(perception, point, frame, control, seen, answers)
+        return _as_moved(seen, moved), error, tuple((look.generation.prompt, look.generation.text) for look in answers)
+
+    @staticmethod
+    def _seen_again(
+        perception: Perception, point: Point, frame: Frame, control, first: Seen, answers: tuple[Look, ...]
+    ) -> tuple[Seen, tuple[Look, ...]]:
+        """With what the model says at a second look, if it bears the measurement out then; as at the first, if not."""
+        question, zoom = looks.another_look(point, frame.rgb, first)
+        try:
+            more = perception.ask(frame, question, control, camera=f"{point.camera} {point.name} again", zoom=zoom)
+        except (Cancelled, StaleFrame):
+            raise
+        except PerceptionError:
+            return first, answers
+        second = replace(first, **{"pointed": math.nan} | looks.said_of_dial(point, more[0]))
+        if not agree(point, second):
+            return first, (*answers, *more)
+        at_first = f"{first.model_value:.4g} {first.unit_seen}" if math.isfinite(first.model_value) else "no value"
+        return replace(second, message=f"the model agreed at a second look; at first it said {at_first}"), (
+            *answers,
+            *more,
+        )
 
     def _difference(self, of: _Inspected, frame: Frame) -> Seen:
         x0, y0, x1, y1 = of.point.roi_xyxy_px or (0, 0, *frame.size_px)
@@ -479,6 +543,21 @@ class Inspector:
 
     def _journal(self, reading: Reading) -> None:
         self.recorder.write("reading", reading.stamp_ns, _journaled(reading))
+
+
+def _as_moved(seen: Seen, moved: str) -> Seen:
+    """The same, told that the camera moved, if it did."""
+    return replace(seen, moved=True, message=f"{moved}; {seen.message}" if seen.message else moved) if moved else seen
+
+
+def _window(before: Sequence[Frame], frame: Frame) -> list[Frame]:
+    """Of the frames before one, oldest first, the last that are apart from it."""
+    return [f for f in before if f.stamp_ns <= frame.stamp_ns - APART_S * _SECOND][1 - WINDOW :]
+
+
+def _since(last: Reading | None, window: Sequence[Frame]) -> list[Frame]:
+    """Those of a window since the last look; none at the first, for what was before is not watched."""
+    return [f for f in window if f.stamp_ns >= last.stamp_ns + APART_S * _SECOND] if last else []
 
 
 class _Pictures:

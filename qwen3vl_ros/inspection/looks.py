@@ -5,8 +5,9 @@ Knows nothing of time and of ROS; what a look amounts to is judged in `readings`
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Sequence
+from typing import Any, Sequence
 
 import cv2
 import numpy as np
@@ -15,8 +16,9 @@ from qwen3vl_ros.inspection import dial
 from qwen3vl_ros.inspection.points import Point
 from qwen3vl_ros.inspection.readings import Reason, Seen
 from qwen3vl_ros.pipeline import Look
-from qwen3vl_ros.questions import Ask, Detect, Gauge, Question, ReadText
-from qwen3vl_ros.types import NotFound, PerceptionError, View
+from qwen3vl_ros.questions import Ask, Detect, Dial, Gauge, Holds, Question, ReadText
+from qwen3vl_ros.questions.dial import DialSeen
+from qwen3vl_ros.types import Frame, MalformedAnswer, NotFound, PerceptionError, View
 from qwen3vl_ros.zoom import WHOLE, Zoom
 
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
@@ -26,12 +28,16 @@ _NO = re.compile(
 )
 _MOVED = 0.02  # of the picture's width
 _OVEREXPOSED, _GLARE = 250, 0.12
+# How much of what is around it a model is shown of a dial, times its region: cut at its rim, the embedded model took one dial in three
+# for another, with its case and a strip of wall one in ten. A second look is another picture.
+_SURROUNDINGS, _SURROUNDINGS_AGAIN = 1.5, 1.2
+_POINTS_OFF_DEG = 30.0  # of the sweep: so far the model's points of the scale may be from what the file says
 
 
 def question_of(point: Point) -> Question:
     """What the model is asked of its part of the picture."""
     if point.kind == "gauge":
-        return Gauge()
+        return Dial()
     if point.kind in ("display", "text"):
         return ReadText()
     if point.kind in ("count", "presence"):
@@ -48,18 +54,29 @@ def _yes_or_no_asked(question: str) -> str:
     return f"{question}请回答是或否。" if chinese else f"{question} Answer yes or no."
 
 
-def zoom_of(point: Point, shift: np.ndarray | None = None) -> Zoom:
-    """Where it is asked. shift: 2x3, where the reference picture's pixels are now."""
+def zoom_of(point: Point, size_px: tuple[int, int]) -> Zoom:
+    """Where it is asked, of a picture of that size."""
     if point.roi_xyxy_px is not None:
-        return Zoom(moved(point.roi_xyxy_px, shift))
+        return Zoom(grown(point.roi_xyxy_px, _SURROUNDINGS, size_px) if point.kind == "gauge" else point.roi_xyxy_px)
     if point.look_for and point.kind not in ("count", "presence"):
         return Zoom(around=(point.look_for,))
     return WHOLE
 
 
-def moved(roi, shift: np.ndarray | None) -> tuple[int, int, int, int]:
-    if shift is None:
-        return roi
+def another_look(point: Point, rgb: np.ndarray, seen: Seen) -> tuple[Question, Zoom]:
+    """What a model that contradicts the measurement is asked then: in other words, of another part."""
+    height, width = rgb.shape[:2]
+    return Gauge(), Zoom(grown(seen.box_xyxy_px, _SURROUNDINGS_AGAIN, (width, height)))
+
+
+def grown(roi: Sequence[float], factor: float, size_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A region enlarged about its middle, as far as the picture goes."""
+    x0, y0, x1, y1 = roi
+    dx, dy, (w, h) = (factor - 1) * (x1 - x0) / 2, (factor - 1) * (y1 - y0) / 2, size_px
+    return max(0, int(x0 - dx)), max(0, int(y0 - dy)), min(w, int(x1 + dx)), min(h, int(y1 + dy))
+
+
+def moved(roi, shift: np.ndarray) -> tuple[int, int, int, int]:
     corners = (
         np.array([(roi[0], roi[1], 1), (roi[2], roi[1], 1), (roi[0], roi[3], 1), (roi[2], roi[3], 1)], float) @ shift.T
     )
@@ -77,12 +94,13 @@ def seen(point: Point, rgb: np.ndarray, looks: Sequence[Look], error: Perception
         return Seen(trouble=Reason.NOT_VISIBLE, message=said)
     look = looks[0]
     box = point.roi_xyxy_px or look.view.region_xyxy_px
+    if point.kind == "gauge":
+        box = point.roi_xyxy_px or look.view.region_xyxy_px or (0, 0, *look.view.size_px)
+        return _gauge(point, rgb, box, said_of_dial(point, look))
     try:
         value = question_of(point).read(look.generation, (look.view,))
     except PerceptionError as malformed:
         value, error = None, malformed
-    if point.kind == "gauge":
-        return _gauge(point, rgb, look.view, value and value.value, error)
     if value is None:
         return Seen(trouble=Reason.UNREADABLE, message=str(error), box_xyxy_px=box)
     if point.kind in ("count", "presence"):
@@ -110,6 +128,23 @@ def seen(point: Point, rgb: np.ndarray, looks: Sequence[Look], error: Perception
     return Seen(float(numbers[0].replace(",", ".")), 0.3 * 10**-decimals, text=text, box_xyxy_px=box)
 
 
+def held_in(point: Point, frames: Sequence[Frame]) -> Holds:
+    """In which of the pictures, oldest first, what is watched for holds."""
+    return Holds(point.question, tuple((f.stamp_ns - frames[0].stamp_ns) / 1e9 for f in frames))
+
+
+def view_of(point: Point, size_px: tuple[int, int]) -> View:
+    """The one part of a picture of that size at which a point with a region, or none, is looked at."""
+    return zoom_of(point, size_px).views(size_px)[0]
+
+
+def held(point: Point, holds: bool | None) -> Seen:
+    """Of one picture, by what `Holds` says of it."""
+    if holds is None:
+        return Seen(trouble=Reason.UNREADABLE, message="the model cannot tell", box_xyxy_px=point.roi_xyxy_px)
+    return Seen(float(holds), 0.0, text="yes" if holds else "no", box_xyxy_px=point.roi_xyxy_px)
+
+
 def yes_or_no(text: str) -> bool | None:
     """What an answer to a yes-or-no question says, whatever its words; None where it says neither."""
     if _NO.match(text):
@@ -117,27 +152,53 @@ def yes_or_no(text: str) -> bool | None:
     return True if _YES.match(text) else None
 
 
-def _gauge(point: Point, rgb: np.ndarray, view: View, said, error: PerceptionError | None) -> Seen:
-    box = view.region_xyxy_px or (0, 0, *view.size_px)
-    words = {} if said is None else {"model_value": said.value, "unit_seen": said.unit}
-    words["message"] = "" if error is None else f"{type(error).__name__}: {error}"[:200]
+def said_of_dial(point: Point, look: Look) -> dict[str, Any]:
+    """What a model says of a dial's face, as fields of `Seen`; as much of it as there is, since large ones may leave points out."""
     try:
-        needle = dial.measure(rgb, point.roi_xyxy_px or box, point.sweep_deg)
+        try:
+            said = Dial().read(look.generation, (look.view,)).value
+        except MalformedAnswer:
+            said = Gauge().read(look.generation, (look.view,)).value
+    except PerceptionError as malformed:
+        return {"message": f"{type(malformed).__name__}: {malformed}"[:200]}
+    words = {"model_value": said.value, "unit_seen": said.unit, "message": ""}
+    share = dial.share_of(said.points_px, point.sweep_deg, _POINTS_OFF_DEG) if isinstance(said, DialSeen) else math.nan
+    return words | {"pointed": _value_at(point, share)}
+
+
+def needs_model(point: Point) -> bool:
+    """Whether a look asks the model: not where nothing it could say would count."""
+    return not (point.kind == "gauge" and point.check == "geometry" and point.roi_xyxy_px)
+
+
+def measured(point: Point, rgb: np.ndarray) -> Seen:
+    """What code alone sees of a dial whose region is known."""
+    return _gauge(point, rgb, point.roi_xyxy_px, {"message": ""})
+
+
+def _gauge(point: Point, rgb: np.ndarray, box: Sequence[float], words: dict[str, Any]) -> Seen:
+    try:
+        needle = dial.measure(rgb, box, point.sweep_deg)
     except dial.Unreadable as unreadable:
         part = rgb[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
         white = float((part.min(2) >= _OVEREXPOSED).mean()) if part.size else 0.0
         glare = f"; {white:.0%} of it are overexposed" if white > _GLARE else ""
         return Seen(trouble=Reason.UNREADABLE, box_xyxy_px=box, **{**words, "message": f"{unreadable}{glare}"})
     shares, values = zip(*point.scale)
+    steepest = max((b - a) / (t - s) for s, t, a, b in zip(shares, shares[1:], values, values[1:]))
+    value = _value_at(point, needle.fraction)
+    return Seen(value, needle.sigma * steepest, colour=needle.colour, box_xyxy_px=box, **words)
+
+
+def _value_at(point: Point, share: float) -> float:
+    """The value at a share of the sweep; beyond either end as its last division goes on."""
+    shares, values = zip(*point.scale)
     slope = (
         (values[-1] - values[-2]) / (shares[-1] - shares[-2])
-        if needle.fraction > 1
+        if share > 1
         else (values[1] - values[0]) / (shares[1] - shares[0])
     )
-    value = float(np.interp(needle.fraction, shares, values))
-    value += slope * (max(needle.fraction - 1, 0) + min(needle.fraction, 0))
-    steepest = max((b - a) / (t - s) for s, t, a, b in zip(shares, shares[1:], values, values[1:]))
-    return Seen(value, needle.sigma * steepest, colour=needle.colour, box_xyxy_px=box, **words)
+    return float(np.interp(share, shares, values)) + slope * (max(share - 1, 0) + min(share, 0))
 
 
 # -- the reference picture ---------------------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ class Reason(IntEnum):
 class Seen:
     """What one look at a point saw, before it is judged. Values are in the point's unit unless named otherwise.
 
-    measured, sigma: by code, NaN where it could not. model_value in unit_seen, as the model said it. text: words. trouble: why
+    measured, sigma: by code, NaN where it could not. model_value in unit_seen, as the model said it; pointed: what its key points of the
+    dial show on the point's scale, NaN without. text: words. trouble: why
     there is less than there should be. box_xyxy_px: of the face in the picture. moved: the camera stands otherwise than in the
     reference picture. colour: of the zone at the needle's tip.
     """
@@ -61,12 +62,32 @@ class Seen:
     sigma: float = math.nan
     model_value: float = math.nan
     unit_seen: str = ""
+    pointed: float = math.nan
     text: str = ""
     trouble: Reason = Reason.NONE
     message: str = ""
     box_xyxy_px: tuple[float, float, float, float] | None = None
     moved: bool = False
     colour: str = ""
+
+
+def said_value(point: Point, seen: Seen) -> float:
+    """The model's own value in the point's unit, NaN where it named none, or a unit of something else."""
+    same = units.converted(seen.model_value, units.code_of(seen.unit_seen), point.unit)
+    return math.nan if same is None else same
+
+
+def agree(point: Point, seen: Seen) -> bool:
+    """Whether what the model says of a face bears out what was measured there: a unit of its kind, and its value or its points."""
+    own = said_value(point, seen)
+    near = max(AGREE * point.span, 3 * seen.sigma)
+    return math.isfinite(own) and any(abs(value - seen.measured) <= near for value in (own, seen.pointed))
+
+
+def contradicted(point: Point, seen: Seen) -> bool:
+    """Whether a dial was measured and the model has to bear it out, and does not."""
+    measured = point.kind == "gauge" and point.check == "model" and seen.trouble is Reason.NONE
+    return measured and math.isfinite(seen.measured) and not agree(point, seen)
 
 
 @dataclass(frozen=True)
@@ -187,23 +208,21 @@ class Readings:
         point, reading = self.point, replace(reading, quality=Quality.GOOD)
         if point.kind != "gauge":
             return reading, seen.message
-        unit = units.code_of(seen.unit_seen)
-        same = units.converted(seen.model_value, unit, point.unit) if math.isfinite(seen.model_value) else None
-        reading = replace(reading, model_value=math.nan if same is None else same)
+        own = said_value(point, seen)
+        reading = replace(reading, model_value=own)
         if point.check == "geometry":
             return reading, "by geometry alone (check: geometry)"
+        if agree(point, seen):
+            return replace(reading, message=seen.message), seen.message
+        uncertain = replace(reading, quality=Quality.UNCERTAIN, reason=Reason.DISAGREE)
         if not math.isfinite(seen.model_value):
             said = f"measured {reading.value:.4g} {point.unit}, but the model named no value: {seen.message}"
-            return replace(
-                reading, quality=Quality.UNCERTAIN, reason=Reason.DISAGREE, message=said, model_value=math.nan
-            ), said
-        if same is None:
+        elif not math.isfinite(own):
             said = f"the model reads {seen.unit_seen!r} on the face where {point.unit} is expected; see unit and check"
-            return replace(self._bad(reading, Reason.UNIT_MISMATCH, said), model_value=math.nan), said
-        if abs(same - reading.value) > max(AGREE * point.span, 3 * seen.sigma):
-            said = f"measured {reading.value:.4g}, but the model says {same:.4g} {point.unit}"
-            return replace(reading, quality=Quality.UNCERTAIN, reason=Reason.DISAGREE, message=said), said
-        return reading, ""
+            return self._bad(reading, Reason.UNIT_MISMATCH, said), said
+        else:
+            said = f"measured {reading.value:.4g}, but the model says {own:.4g} {point.unit}"
+        return replace(uncertain, message=said), said
 
     def _implausible(self, stamp_ns: int, value: float) -> str:
         """Why the value cannot be believed yet, "" if it can. A change is believed once LOOKS_TO_ACCEPT looks agree."""

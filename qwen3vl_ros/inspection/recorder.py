@@ -26,6 +26,8 @@ from typing import Any, Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
+from qwen3vl_ros.files import write_whole
+
 QUALITY = 90  # of JPEG
 _BUFFER_HZ = 1.0
 _SECOND = 10**9
@@ -109,12 +111,15 @@ class Recorder:
             text = json.dumps(_plain(told), indent=1, ensure_ascii=False).encode()
             if not self._room(len(text) + sum(len(p.jpeg) for p in files.values())):
                 return ""
+            folder = None
             try:
                 folder = self._new_folder(name, stamp_ns)
                 for file, p in files.items():
                     (folder / file).write_bytes(p.jpeg)
                 (folder / "event.json").write_bytes(text)
             except OSError as error:
+                if folder is not None:  # half of it is no evidence, and takes the room of the next
+                    shutil.rmtree(folder, ignore_errors=True)
                 return self._failed(f"evidence of {name}", error)
             self._used = (self._used or 0) + len(text) + sum(len(p.jpeg) for p in files.values())
             self.trouble = ""
@@ -129,7 +134,7 @@ class Recorder:
             if file.exists() or not self._room(len(picture.jpeg)):
                 return
             try:
-                file.write_bytes(picture.jpeg)
+                write_whole(file, picture.jpeg)
                 self._used = (self._used or 0) + len(picture.jpeg)
             except OSError as error:
                 self._failed(f"{file.name}", error)
@@ -199,8 +204,7 @@ class Recorder:
             try:
                 folder = self.directory / "journal"
                 folder.mkdir(parents=True, exist_ok=True)
-                with open(folder / f"{utc(stamp_ns)[:10]}.jsonl", "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+                _append(folder / f"{utc(stamp_ns)[:10]}.jsonl", line + "\n")
             except OSError as error:
                 self._failed("a line of the journal", error)
 
@@ -246,6 +250,18 @@ class Recorder:
         return ""
 
 
+def _append(path: Path, line: str) -> None:
+    """The whole line, or the file as it was: the next line must not continue half of this one. Raises OSError."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
+
+
 def journal(directory: Path, start_ns: int = 0, end_ns: int = 2**63 - 1) -> Iterator[dict[str, Any]]:
     """The lines between two stamps, in their order; a line that was cut off is left out."""
     for path in sorted((Path(directory) / "journal").glob("*.jsonl")):
@@ -278,26 +294,31 @@ def _mcap(folder: Path, pictures: Sequence[Path]) -> Path:
     )
     told = json.loads((folder / "event.json").read_text(encoding="utf-8"))
     frames = {p["file"]: (p["camera"], p["frame_id"]) for p in told.get("pictures", ())}
-    bag = folder / "bag"
-    if (folder / "evidence.mcap").exists():
-        return folder / "evidence.mcap"
-    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        known = {}
-        for path in pictures:
-            camera, frame_id = frames.get(path.name, next(iter(frames.values()), ("", "")))
-            topic = f"/{camera}/image/compressed" if camera else "/image/compressed"
-            if topic not in known:
-                known[topic] = writer.add_connection(topic, image.__msgtype__, typestore=types)
-            stamp_ns = _stamp_of(path.name)
-            message = image(
-                header(moment(stamp_ns // _SECOND, stamp_ns % _SECOND), frame_id),
-                "jpeg",
-                np.frombuffer(path.read_bytes(), np.uint8),
-            )
-            writer.write(known[topic], stamp_ns, types.serialize_cdr(message, image.__msgtype__))
-    target = folder / "evidence.mcap"
-    os.replace(next(bag.glob("*.mcap")), target)
-    shutil.rmtree(bag)
+
+    def write(bag: Path) -> None:
+        with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            known = {}
+            for path in pictures:
+                camera, frame_id = frames.get(path.name, next(iter(frames.values()), ("", "")))
+                topic = f"/{camera}/image/compressed" if camera else "/image/compressed"
+                if topic not in known:
+                    known[topic] = writer.add_connection(topic, image.__msgtype__, typestore=types)
+                stamp_ns = _stamp_of(path.name)
+                message = image(
+                    header(moment(stamp_ns // _SECOND, stamp_ns % _SECOND), frame_id),
+                    "jpeg",
+                    np.frombuffer(path.read_bytes(), np.uint8),
+                )
+                writer.write(known[topic], stamp_ns, types.serialize_cdr(message, image.__msgtype__))
+
+    bag, target = folder / "bag", folder / "evidence.mcap"
+    if target.exists():
+        return target
+    try:
+        write(bag)
+        os.replace(next(bag.glob("*.mcap")), target)
+    finally:  # half of one would be in the way of the next
+        shutil.rmtree(bag, ignore_errors=True)
     return target
 
 

@@ -7,10 +7,12 @@ never taken for success, nor for a reason to pick again. Knows nothing of ROS.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Callable, Protocol, Sequence
+from types import MappingProxyType
+from typing import Callable, Mapping, Protocol, Sequence
 
 import numpy as np
 
@@ -36,6 +38,7 @@ LOOKS = 3  # at what cannot be told, before giving up
 TRIES = 3  # of a step with another grasp or place
 _MOVED_M = 0.03  # nearer than this to where it was, a thing has not been taken
 _HELD_M = 0.002  # jaws that are closed farther hold nothing
+_WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
 
 class Code(IntEnum):
@@ -220,7 +223,7 @@ class _Work:
             self._moved(done, None)
             message = done.message
             if done.ok:
-                return self._placed(k, step)
+                return self._placed(k, step, {step.told.object: _corners(place.frame_T_box, step.target.size_m)})
             if not done.retry:
                 break
         return Code.EXECUTION, message
@@ -253,11 +256,11 @@ class _Work:
         self._now(grounded)
         return Code.OK, ""
 
-    def _find(self, names: Sequence[str]) -> Found | None:
+    def _find(self, names: Sequence[str], expected: Mapping[str, np.ndarray] = MappingProxyType({})) -> Found | None:
         """What these names mean now; None where the model's answer could not be read, which tells nothing."""
         _go_on(self._control)
         try:
-            return self._p.planner.find(self._p.see(), names, self._control)
+            return self._p.planner.find(self._p.see(), names, self._control, expected)
         except MalformedAnswer:
             return None
 
@@ -266,6 +269,11 @@ class _Work:
         if done.opening_m < _HELD_M:
             return Verdict.FALSE, f"the jaws closed on nothing where the {step.told.object} was"
         name, there = step.told.object, step.target
+        wanted_m = step.grasps[self._grasp].width_m
+        if abs(done.opening_m - wanted_m) > _WIDTH_M:
+            return Verdict.UNKNOWN, (
+                f"the jaws stand {done.opening_m:.3f} m apart, and the {name} is {wanted_m:.3f} m wide there: nobody can tell what they hold"
+            )
         for _ in range(LOOKS):
             self._p.tell(k, "checking", "")
             if (found := self._find((name,))) is None:
@@ -278,27 +286,28 @@ class _Work:
                 return Verdict.TRUE, f"the gripper holds the {name}"
         return Verdict.UNKNOWN, f"nobody can tell whether the gripper holds the {name}"
 
-    def _placed(self, k: int, step: PlanStep) -> tuple[Code, str]:
-        """Whether what was promised of the place is true now."""
-        message = "the model's answers could not be read"
+    def _placed(self, k: int, step: PlanStep, expected: Mapping[str, np.ndarray]) -> tuple[Code, str]:
+        """Whether what was promised of the place is true now. expected: where what was put down should be, as of Finder.find."""
+        message, wrong = "the model's answers could not be read", False
         for _ in range(LOOKS):
             self._p.tell(k, "checking", "")
-            if not (measured := self._measured(step)):
+            if not (measured := self._measured(step, expected)):
                 continue
             worst = min(measured, key=_standing)
             message = worst.reason
             if worst.verdict is Verdict.TRUE:
                 return Code.OK, "; ".join(f.reason for f in measured)
-            if worst.verdict is Verdict.FALSE:
+            if worst.verdict is Verdict.FALSE and wrong:  # two looks agree
                 return Code.POSTCONDITION, f"it was put down, but {message}"
+            wrong = wrong or worst.verdict is Verdict.FALSE
         if step.remembered:  # what it was for is an empty gripper
             return Code.OK, f"the {step.told.object} was put back, and nobody can tell how it lies: {message}"
         return Code.POSTCONDITION, f"it was put down, but nobody can tell whether it lies right: {message}"
 
-    def _measured(self, step: PlanStep) -> list[Fact]:
+    def _measured(self, step: PlanStep, expected: Mapping[str, np.ndarray]) -> list[Fact]:
         """The facts after a place, measured in a new picture: names of things stand for the ids of the plan's picture."""
         names = dict(step.names)
-        found, told = self._find(tuple(names.values())), []
+        found, told = self._find(tuple(names.values()), expected), []
         for fact in step.after if found else ():
             arguments = tuple(names.get(a, a) for a in fact.arguments)
             told.append(_measure(_remembering(found.layout, step.hollow), fact, arguments))
@@ -344,6 +353,12 @@ def _go_on(control: Control) -> None:
         raise Cancelled(control.reason)
     if control.expired:
         raise DeadlinePassed("the time for the instruction is over")
+
+
+def _corners(frame_T_box: np.ndarray, size_m: np.ndarray) -> np.ndarray:
+    """The corners of a box, 8x3."""
+    unit = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+    return (unit * size_m) @ frame_T_box[:3, :3].T + frame_T_box[:3, 3]
 
 
 def _remembering(layout: Layout, hollow: Sequence[Thing]) -> Layout:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass, field, replace
-from typing import Iterable, Sequence
+from types import MappingProxyType
+from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -199,9 +200,15 @@ class Planner:
         except Cannot as why:
             raise NotFound(str(why)) from None
 
-    def find(self, shot: Shot, names: Sequence[str], control: Control | None = None) -> Found:
-        """What these names mean in a picture, measured."""
-        return self._finder.find(shot, names, control)
+    def find(
+        self,
+        shot: Shot,
+        names: Sequence[str],
+        control: Control | None = None,
+        expected: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Found:
+        """What these names mean in a picture, measured. expected: as of Finder.find."""
+        return self._finder.find(shot, names, control, expected=expected)
 
     def _understood(self, instruction: str, control: Control | None) -> tuple[Planned | None, str]:
         if told := planned(instruction):

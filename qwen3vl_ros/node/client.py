@@ -16,7 +16,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from qwen3vl_ros.node.joining import joining
@@ -27,6 +27,7 @@ LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durabilit
 # Deeper than sensor data's 5: the frame that is answered must not be one this process was too busy to take.
 IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 SLICE_S = 0.05
+CANCEL_S = 5.0  # for the result of a goal that was cancelled
 
 
 class NoReply(PerceptionError):
@@ -36,6 +37,16 @@ class NoReply(PerceptionError):
 def decoded(cdr: bytes, kind: type) -> Any:
     """The message of type `kind` that a subscription gave as bytes."""
     return deserialize_message(cdr, kind)
+
+
+def type_name(kind: type) -> str:
+    """`pkg/msg/Name` of a message's class."""
+    return "/".join((kind.__module__.split(".")[0], "msg", kind.__name__))
+
+
+def encoded(message: Any) -> bytes:
+    """The bytes that `decoded` reads."""
+    return serialize_message(message)
 
 
 class Client:
@@ -69,9 +80,13 @@ class Client:
         self, topic: str, kind: type, arrived: Callable[[bytes], None], qos: QoSProfile = RELIABLE
     ) -> tuple[str, str]:
         """Have every message of a topic, serialised. Returns the topic's full name and its type, `pkg/msg/Name`."""
-        name = self._node.resolve_topic_name(topic)
+        name = self.full_name(topic)
         self._node.create_subscription(kind, name, arrived, qos, raw=True)
-        return name, "/".join((kind.__module__.split(".")[0], "msg", kind.__name__))
+        return name, type_name(kind)
+
+    def full_name(self, topic: str) -> str:
+        """A topic's name with its namespace."""
+        return self._node.resolve_topic_name(topic)
 
     def use(self, service: str, kind: type) -> None:
         """Look for a service from now on, so that `call` finds it."""
@@ -81,10 +96,15 @@ class Client:
         """Whether somebody answers it now."""
         return self._services[service].service_is_ready()
 
-    def call(self, service: str, request: Any, timeout_s: float) -> Any:
-        """The response. Raises NoReply."""
+    def types_of(self, topic: str) -> set[str]:
+        """What is published under a topic's full name, `pkg/msg/Name`; empty where nobody is known to."""
+        return {info.topic_type for info in self._node.get_publishers_info_by_topic(topic)}
+
+    def call(self, service: str, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
+        """The response. Raises NoReply, also where the caller no longer waits."""
         future = self._services[service].call_async(request)
-        if not self.spin(timeout_s, future.done):
+        self.spin(timeout_s, lambda: future.done() or cancelled())
+        if not future.done():
             self._services[service].remove_pending_request(future)
             raise NoReply(f"the service {service} did not answer within {timeout_s:g} s")
         return future.result()
@@ -93,28 +113,42 @@ class Client:
         """Look for an action from now on, so that `ask_for` finds it."""
         self._actions[name] = ActionClient(self._node, kind, name)
 
+    def acts(self, name: str) -> bool:
+        """Whether somebody serves the action now."""
+        return self._actions[name].server_is_ready()
+
     def ask_for(
-        self, action: str, goal: Any, timeout_s: float, on_feedback: Callable[[Any], None] | None = None
+        self,
+        action: str,
+        goal: Any,
+        timeout_s: float,
+        on_feedback: Callable[[Any], None] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Any:
-        """The result of a goal. Raises NoReply; the goal is then cancelled."""
+        """The result of a goal. cancelled(): once it is true the goal is cancelled; what the server made of it is the result.
+
+        Raises NoReply; the goal is then cancelled.
+        """
         client, end = self._actions[action], time.monotonic() + timeout_s
 
-        def finish(future: Any) -> Any:
-            if not self.spin(max(0.0, end - time.monotonic()), future.done):
-                raise NoReply(f"the action {action} did not answer within {timeout_s:g} s")
-            return future.result()
+        def finish(future: Any, until: float, stopped: Callable[[], bool] = lambda: False) -> Any:
+            self.spin(max(0.0, until - time.monotonic()), lambda: future.done() or stopped())
+            return future.result() if future.done() else None
 
-        if not self.spin(timeout_s, client.server_is_ready):
+        if not self.spin(timeout_s, lambda: client.server_is_ready() or cancelled()) or cancelled():
             raise NoReply(f"the action {action} is not offered")
         told = on_feedback and (lambda message: on_feedback(message.feedback))
-        handle = finish(client.send_goal_async(goal, feedback_callback=told))
+        handle = finish(client.send_goal_async(goal, feedback_callback=told), end)
+        if handle is None:
+            raise NoReply(f"the action {action} did not take the goal within {timeout_s:g} s")
         if not handle.accepted:
             raise NoReply(f"the action {action} did not accept the goal")
-        try:
-            return finish(handle.get_result_async()).result
-        except NoReply:
+        waiting = handle.get_result_async()
+        if (answer := finish(waiting, end, cancelled)) is None:
             handle.cancel_goal_async()
-            raise
+            if not cancelled() or (answer := finish(waiting, time.monotonic() + CANCEL_S)) is None:
+                raise NoReply(f"the action {action} did not answer within {timeout_s:g} s")
+        return answer.result
 
     # -- time passes -------------------------------------------------------------------------------
 

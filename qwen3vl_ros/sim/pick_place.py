@@ -14,6 +14,7 @@ import numpy as np
 from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable, unreachable
 
 LIFT_M = 0.10
+_CLEAR_M = 0.02  # of what carries it, before it is drawn out from under a board
 _POSTURES = 5  # of the arm that are tried for one pose of the hand
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
@@ -52,7 +53,7 @@ class PickPlace:
         self.held = touched.pop()
         arm.grip(self.held)
         self.phase("lifting")
-        self._lift(LIFT_M)
+        self._carry_off(world_T_gripper, approach_m)
         if not arm.holds(self.held):
             self.lost()
             raise Slipped("it slipped out of the jaws when it was lifted")
@@ -124,6 +125,26 @@ class PickPlace:
 
     def _withdraw(self, world_T_gripper, approach_m) -> None:
         self._straight(-approach_m * world_T_gripper[:3, 2])
+
+    def _carry_off(self, world_T_gripper: np.ndarray, approach_m: float) -> None:
+        """Up; or, under a board, a little up and back the way the hand came."""
+        out = (_CLEAR_M * _UP, -approach_m * world_T_gripper[:3, 2])
+        arm, opening = self.arm, self.arm.opening_m()
+        for shifts in ((LIFT_M * _UP,), out):
+            q, pose, lines = arm.joints(), arm.gripper(), []
+            try:
+                for shift in shifts:
+                    lines.append(arm.line(q, pose, shift, opening))
+                    q, pose = lines[-1][-1], pose.copy()
+                    pose[:3, 3] += shift
+            except Unreachable:
+                continue
+            allowed = frozenset((self.held,)) | arm.near(world_T_gripper[:3, 3])
+            if not any(arm.blocked(at, allowed) for line in lines for at in line[2::2]):
+                for line, shift in zip(lines, shifts):
+                    arm.slide(line, float(np.linalg.norm(shift)))
+                return
+        self._lift(LIFT_M)
 
     def _lift(self, height_m: float) -> None:
         self._straight(height_m * _UP)

@@ -12,11 +12,13 @@ import uuid
 from pathlib import Path
 
 import cv2
+import foxglove
 import psutil
 import pytest
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
+from qwen3vl_ros.asking import Code
 from qwen3vl_ros.demo.shared_memory import free_abandoned
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -160,8 +162,16 @@ def test_the_services_are_used_and_shown(good_run):
     english, chinese = results["questions"]
     assert english["question"].startswith("Where is the ") and "在哪里" in chinese["question"]
     for asked in (english, chinese):
-        # On a busy machine the table-top, or the depth of its picture, may be gone meanwhile: then it says so.
-        assert asked["code"] in (0, 1, 3) and asked["facts"]
+        # On a busy machine another table-top may lie there meanwhile: then it is not found, and only then.
+        right = {Code.OK, Code.NOT_FOUND, Code.AMBIGUOUS}
+        if asked["visible"] == []:
+            right = {Code.NOT_FOUND}
+        elif asked["visible"] and len(asked["visible"]) == 1 and asked["visible"][0] >= 0.5:
+            right = {Code.OK}
+        if asked["code"] == Code.STALE:  # eight times in a row
+            assert "depth image" in asked["message"], asked
+        else:
+            assert asked["code"] in right and asked["facts"], asked
         assert f"~/ask {asked['question']}  {asked['answer']}" in good_run.stdout
     assert chinese["answer"].endswith("。") and english["answer"].endswith(".")
     assert cv2.imread(str(good_run.out / "asked.png")).shape == (960, 1280, 3)
@@ -198,8 +208,8 @@ def test_the_recording_holds_every_answer_with_its_image(good_run):
     expected = {
         f"/qwen3vl/{name}"
         for name in (
-            "image_raw",
-            "depth/image_raw",
+            "image_raw/compressed",
+            "depth/image_raw/compressedDepth",
             "camera_info",
             "perception/detections_2d",
             "perception/detections_3d",
@@ -207,19 +217,36 @@ def test_the_recording_holds_every_answer_with_its_image(good_run):
             "perception/grasp_poses",
             "perception/generation",
             "perception/markers",
-            "perception/annotated_image",
+            "perception/annotated_image/compressed",
             "sim_camera/ground_truth_2d",
             "sim_camera/ground_truth_3d",
         )
     }
     assert expected | {"/tf_static", "/diagnostics"} <= topics
     answered, images, depths = (
-        stamps[f"/qwen3vl/{name}"] for name in ("perception/generation", "image_raw", "depth/image_raw")
+        stamps[f"/qwen3vl/{name}"]
+        for name in ("perception/generation", "image_raw/compressed", "depth/image_raw/compressedDepth")
     )
     assert len(answered) >= good_run.figures()["answers"]
     # Images are best effort: the node may have met the camera earlier, and a starved machine loses some.
-    assert len(answered & images) >= 0.6 * len(answered) and len(answered & depths) >= 0.6 * len(answered)
+    assert len(answered & images) >= 0.6 * len(answered)
+    assert depths and depths <= answered, "one a second, of what was answered"
     assert len(images & stamps["/qwen3vl/sim_camera/ground_truth_2d"]) >= 0.9 * len(images)
+
+
+def test_the_recording_is_small_and_the_foxglove_layout_shows_what_is_in_it(good_run):
+    recording = good_run.out / "demo.mcap"
+    with open(recording, "rb") as file:
+        summary = make_reader(file).get_summary()
+    assert {chunk.compression for chunk in summary.chunk_indexes} == {"zstd"}
+    assert recording.stat().st_size < 1e6 + 25e6 * good_run.figures()["camera_s"] / 30
+    recorded = {c.topic: summary.schemas[c.schema_id].name for c in summary.channels.values()}
+    shown = foxglove.shown(in_demo=True)
+    assert foxglove.ONLY_LIVE < {topic for _, topic, _ in shown}
+    for panel, topic, field in shown:
+        if topic not in foxglove.ONLY_LIVE:
+            assert topic in recorded, f"{panel} shows {topic}"
+            foxglove.check(panel, recorded[topic], field)
 
 
 def test_nothing_is_left_running(good_run):

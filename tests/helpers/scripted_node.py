@@ -184,7 +184,7 @@ class Garbage(Instant):
 
 
 class Oracle(Instant):
-    """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}; "relabel": what it calls a phrase; "text": of a
+    """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}, or of pictures of one size, {"320x240": {phrase: ...}}; "relabel": what it calls a phrase; "text": of a
     sign, or its lines; "translations": {line: its translation}, or what it says instead of any; "understand", "tell", "free": what it says to those
     prompts, free answers word by word, "pause_s" between two words and "prefill_s" before the first.
     """
@@ -212,11 +212,12 @@ class Oracle(Instant):
             return self.free(prompt, told, control, on_text)
         height, width = prompt.images[0].shape[:2]
         size = np.array((width, height) * 2)
+        boxes = told["boxes"].get(f"{width}x{height}", told["boxes"])
         labels = {phrase: told.get("relabel", {}).get(phrase, phrase) for phrase in quoted[1].split(", ")}
         found = [
             {"bbox_2d": np.round(1000 * np.array(box) / size).astype(int).tolist(), "label": label}
             for label in labels.values()
-            for box in told["boxes"].get(label, ())
+            for box in boxes.get(label, ())
         ]
         return said(json.dumps(found), prompt=prompt.text)
 

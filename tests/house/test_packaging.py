@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "yaml": "pyyaml",
     "mcap_ros2": "mcap-ros2-support",
+    "mcp_types": "mcp-types",
     "imageio_ffmpeg": "imageio-ffmpeg",
 }
 # Import name -> package.xml key, for what ROS users get by rosdep.
@@ -148,7 +149,7 @@ def test_what_cmake_finds_is_declared():
 
 
 def test_every_import_is_a_declared_requirement():
-    pip_names = requirement_names("", "sim", "arm", "reference", "model")
+    pip_names = requirement_names("", "sim", "arm", "mcp", "reference", "model")
     for module, files in third_party_imports().items():
         if is_ros(module):
             declared = module in depends("depend", "exec_depend") | OPTIONAL_ROS

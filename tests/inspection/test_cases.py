@@ -6,11 +6,13 @@ import functools
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
+from qwen3vl_ros.inspection import dial
 from qwen3vl_ros.inspection.alarms import AlarmRule, State
 from qwen3vl_ros.inspection.inspector import EVENT, Inspector
 from qwen3vl_ros.inspection.points import Point
@@ -244,6 +246,48 @@ def test_11_a_still_scene_in_varying_words_is_no_event():
     assert not [e for o in outcomes for e in o.events]
 
 
+class Recalling(Saying):
+    """Says in each picture whether its middle is bright, alone or picture by picture; remembers the prompts."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def generate(self, prompt, limits, control=None, on_text=None):
+        self.prompts.append(prompt)
+        said = ["yes" if rgb[16, 16, 0] > 128 else "no" for rgb in prompt.images]
+        text = json.dumps(said) if "JSON list" in prompt.text else said[-1]
+        return Generation(text, (), None, (), "stop", prompt=prompt.text)
+
+
+def lit(at_s: float, on: bool) -> Frame:
+    return frame(np.full((32, 32, 3), 255 if on else 0, np.uint8), at_s)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_happens_between_two_looks_of_a_slow_model_is_an_event_with_its_own_times(together):
+    """Lit from 2.5 s to 7.5 s; a look every 4 s sees it once, the pictures between see all of it."""
+    inspector, engine = Inspector([], Recorder(None, 0), together=together), Recalling()
+    inspector.watch(replace(WATCH, alarms=(replace(WATCH.alarms[0], on_delay_s=2.0, off_delay_s=2.0),)))
+    camera, outcomes = [lit(t, 2.5 < t < 7.5) for t in range(17)], []
+    for t in (0, 4, 8, 12, 16):
+        outcomes.append(inspector.look(Perception(engine), "fire", camera[t], before=camera[max(0, t - 4) : t]))
+    steps = [(e.after, e.stamp_ns // SECOND) for o in outcomes for e in o.events]
+    assert steps == [(State.PENDING, 3), (State.ACTIVE, 5), (State.CLEARING, 8), (State.NORMAL, 10)]
+    assert [len(p.images) for p in engine.prompts] == ([1, 4, 4, 4, 4] if together else [1] * 17)
+    assert [o.reading.stamp_ns // SECOND for o in outcomes] == [0, 4, 8, 12, 16], (
+        "a look's reading is of its own picture"
+    )
+
+
+def test_a_window_has_no_picture_twice_and_none_of_before_the_watch():
+    inspector, engine = Inspector([], Recorder(None, 0)), Recalling()
+    inspector.watch(WATCH)
+    camera = [lit(t / 4, False) for t in range(40)]
+    for t in range(8, 40, 4):  # a look every second, and pictures four times as often
+        inspector.look(Perception(engine), "fire", camera[t], before=camera[:t])
+    assert len(engine.prompts) == 8
+
+
 def test_12_two_like_things_that_cross_do_not_count_as_one_gone():
     two = '[{"bbox_2d": [100, 100, 200, 200], "label": "mug"}, {"bbox_2d": [600, 100, 700, 200], "label": "mug"}]'
     one = '[{"bbox_2d": [300, 100, 400, 200], "label": "mug"}]'
@@ -308,3 +352,95 @@ def test_dials_of_all_kinds_are_read_within_two_percent_or_not_at_all():
         if reading.quality is Quality.GOOD:
             assert abs(reading.value - view.value) < 0.05 * view.span, seed
     assert good >= 18
+
+
+# -- what the model says of a dial, and what was measured there ----------------------------------------------------
+
+
+def dial_said(value, fraction, unit="bar", off_deg=0.0):
+    """A Dial answer about `face` as it is shown with its surroundings: the whole picture of 640x480, in thousandths."""
+
+    def at(share):
+        angle = math.radians(135 + 270 * share)
+        return [round((320 + 150 * math.cos(angle)) / 0.64), round((240 + 150 * math.sin(angle)) / 0.48)]
+
+    points = {"centre": [500, 500], "tip": at(fraction + off_deg / 270), "first": at(0), "last": at(1)}
+    return json.dumps({"value": value, "unit": unit, "minimum": 0, "maximum": 2.5, "zone": "none"} | points)
+
+
+SAID = {
+    "its value": ([dial_said(1.8, 0.2)], Reason.NONE),
+    "its points alone": ([dial_said(0.4, 0.72)], Reason.NONE),
+    "neither": ([dial_said(0.4, 0.2)], Reason.DISAGREE),
+    "neither, but at a second look": ([dial_said(0.4, 0.2), gauge(1.8)], Reason.NONE),
+    "nothing, but at a second look": (["a dial", gauge(1.8)], Reason.NONE),
+    "nothing at either": (["a dial", "a round dial"], Reason.DISAGREE),
+    "another unit at first only": ([dial_said(1.8, 0.72, "°C"), gauge(1.8)], Reason.NONE),
+    "another unit twice": ([dial_said(1.8, 0.72, "°C"), gauge(1.8, "°C")], Reason.UNIT_MISMATCH),
+    "value and unit alone": ([gauge(1.8)], Reason.NONE),
+    "points that make no dial": ([dial_said(0.4, 0.72, off_deg=0).replace("500, 500", "0, 0")], Reason.DISAGREE),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_dial_is_good_where_the_model_bears_out_what_was_measured(name):
+    answers, reason = SAID[name]
+    inspector, perception = lookers(DIAL, *answers)
+    reading = inspector.look(perception, "boiler", frame(face(0.72), 0)).reading
+    assert reading.reason is reason, reading.message
+    assert reading.measured == pytest.approx(1.8, abs=0.03)
+    assert reading.quality is (
+        Quality.GOOD if reason is Reason.NONE else Quality.BAD if reason is Reason.UNIT_MISMATCH else Quality.UNCERTAIN
+    )
+    assert ("second look" in reading.message) == ("second" in name or "first only" in name)
+
+
+def test_the_model_is_shown_a_dial_with_what_is_around_it_and_something_else_at_a_second_look():
+    class Seeing(Saying):
+        prompts = []
+
+        def generate(self, prompt, limits, control=None, on_text=None):
+            self.prompts.append(prompt)
+            return super().generate(prompt, limits, control)
+
+    small = Point(**{**vars(DIAL), "roi_xyxy_px": (250, 150, 410, 310)})
+    picture = np.full((480, 640, 3), 120, np.uint8)
+    picture[150:310, 250:410] = cv2.resize(face(0.72)[40:440, 120:520], (160, 160), interpolation=cv2.INTER_AREA)
+    Inspector([small], Recorder(None, 0)).look(Perception(Seeing(gauge(0.1))), "boiler", frame(picture, 0))
+    first, second = Seeing.prompts
+    assert first.text != second.text and first.images[0].shape == second.images[0].shape
+    widths = [float((p.images[0].min(2) > 200).mean()) for p in (first, second)]
+    assert 0 < widths[0] < 0.8 * widths[1], "the dial is smaller in the first, with more wall around it"
+
+
+def test_a_point_that_is_measured_by_geometry_alone_costs_no_answer_of_the_model():
+    class Silent:
+        def generate(self, *arguments):
+            raise AssertionError("nothing it could say would count")
+
+    inspector = Inspector([replace(DIAL, check="geometry")], Recorder(None, 0))
+    reading = inspector.look(Perception(Silent()), "boiler", frame(face(0.72), 0)).reading
+    assert reading.quality is Quality.GOOD and reading.value == pytest.approx(1.8, abs=0.03)
+
+
+HARD = {
+    5_000_151: "a dark face full of noise",
+    5_000_157: "a quarter circle, and the case's edge taken for marks",
+    5_000_158: "the same, nearly straight on",
+    5_000_165: "a blurred small dial",
+    5_000_215: "a quarter circle",
+    5_000_236: "a bar over the middle, whose edges look like marks",
+}
+
+
+@pytest.mark.parametrize("seed", HARD, ids=HARD.get)
+def test_a_dial_that_is_hard_to_see_is_read_right_or_not_at_all(seed):
+    view = sample_dial(seed)
+    box = np.array(view.box_xyxy_px)
+    box = box + np.random.default_rng(seed).uniform(-0.03, 0.03, 4) * (box[2] - box[0])
+    try:
+        needle = dial.measure(view.rgb, tuple(map(int, np.clip(box, 0, (640, 480) * 2))), view.sweep_deg)
+    except dial.Unreadable:
+        assert view.covered or view.glare
+        return
+    assert abs(np.interp(needle.fraction, *zip(*view.scale)) - view.value) < 0.02 * view.span

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
+from small_disk import disk, fill
 from test_cases import DIAL, Saying, face, frame, gauge
 
 from qwen3vl_ros.cli import main
@@ -194,3 +195,38 @@ def test_a_disk_that_refuses_costs_the_evidence_and_not_the_look(tmp_path, monke
     rise = next(e for o in outcomes for e in o.events if e.after.value == "active")
     assert rise.evidence_uri == "" and "no evidence" in rise.message and "refused" in inspector.recorder.trouble
     assert inspector.recorder.lost > 0 and [o.reading.quality.name for o in outcomes] == ["GOOD"] * len(LIFE)
+
+
+def test_on_a_disk_that_is_really_full_looks_and_alarms_go_on_and_once_there_is_room_evidence_does(tmp_path):
+    with disk(tmp_path / "disk", "size=256k") as folder:
+        fill(folder)
+        inspector, outcomes = run(folder, LIFE)
+        events = [e for o in outcomes for e in o.events]
+        assert [e.after.value for e in events] == ["pending", "active", "clearing", "normal"]
+        assert [o.reading.quality.name for o in outcomes] == ["GOOD"] * len(LIFE)
+        rise = events[1]
+        assert rise.evidence_uri == "" and "no evidence" in rise.message
+        assert "No space left on device" in inspector.recorder.trouble and inspector.recorder.lost > 0
+        kept = [f for f in folder.rglob("*") if f.is_file() and f.name != "filling"]
+        assert not [f for f in kept if f.suffix in (".jpg", ".mcap")], "no half picture is left"
+        for name in (f for f in kept if f.suffix == ".json"):
+            json.loads(name.read_text())
+    with disk(tmp_path / "room", "size=4m") as folder:
+        fill(folder)
+        inspector, _ = run(folder, LIFE[:2])
+        recorder = inspector.recorder
+        recorder.write("reading", 0, {"point": "lost"})
+        (folder / "filling").unlink()
+        recorder.write("reading", 0, {"point": "kept"})
+        (journal,) = (folder / "journal").glob("1970*.jsonl")
+        assert [json.loads(line)["point"] for line in journal.read_text().splitlines()] == ["kept"], "and no half line"
+        uri = recorder.keep("a", picture(0).stamp_ns, {}, [("x", picture(0))])
+        assert recorder.trouble == "" and json.loads(Path(urlparse(uri).path).read_text())["pictures"]
+        fill(folder)
+        recorder.add(uri, "after", picture(1))
+        assert recorder.write_mcap(uri) == "" and "No space left" in recorder.trouble
+        left = sorted(p.name.partition("_")[0] for p in Path(urlparse(uri).path).parent.iterdir())
+        assert left == ["event.json", "x"], "no half file is left"
+        (folder / "filling").unlink()
+        recorder.add(uri, "after", picture(1))
+        assert Path(urlparse(recorder.write_mcap(uri)).path).stat().st_size > 1000

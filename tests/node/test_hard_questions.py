@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from asking_room import Room
+from asking_room import Room, textured
 from depth_scenes import Scene, Solid, ball, box, cylinder, look_from, pose, turn_x, turn_z
 
 from qwen3vl_ros.action import Ask
@@ -138,6 +138,27 @@ def test_depth_of_another_moment_is_stale(room):
     time.sleep(1.0)
     result = room.answer("How far is the ball?")
     assert result.code == Code.STALE and "away from the image" in result.message
+
+
+def test_depth_that_stands_still_while_the_picture_goes_on_is_stale_until_it_moves_again(room):
+    """The same depth image under new stamps, as of a driver whose depth stream has died."""
+    room.show(SIDE_BY_SIDE, ["red box", "ball"])
+    assert room.answer("How far is the ball?").code == Code.OK
+    for changed in (False, True):  # a still scene may look alike for ever
+        rgb = textured(SIDE_BY_SIDE)
+        rgb[100:160, 100:200] = 250 if changed else rgb[100:160, 100:200]
+        room.camera.stop()
+        room.camera.stream(10, rgb=rgb, depth_m=SIDE_BY_SIDE.depth_m, info_K=SIDE_BY_SIDE.K)
+        time.sleep(1.0)
+        result = room.answer("How far is the ball?")
+        assert (result.code == Code.STALE) is changed, (result.code, result.message)
+    assert "has been the same for" in result.message and "restart the camera's depth stream" in result.message
+    assert result.facts[0].verdict == Fact.UNKNOWN and not result.detections_3d[0].detections
+    room.camera.stop()
+    alive = SIDE_BY_SIDE.depth_m + np.float32(0.0005)
+    room.camera.stream(10, rgb=rgb, depth_m=alive, info_K=SIDE_BY_SIDE.K)
+    time.sleep(1.0)
+    assert room.answer("How far is the ball?").code == Code.OK
 
 
 def test_a_camera_that_stands_still_is_stale(room):

@@ -257,7 +257,7 @@ class Asking:
             raise Cancelled("the node was deactivated")
         frame, lacks = camera.frame_of(snapshot, self._node.transforms)
         no_pose = bool(config.target_frame) and frame.target_T_camera is None
-        stale = snapshot.depth is None and channel.mailbox.had_depth
+        stale = channel.mailbox.had_depth and (snapshot.depth is None or camera.depth_is_frozen)
         now_ns = self._node.get_clock().now().nanoseconds
         known, answered = self._known(channel, frame)
         return Shot(

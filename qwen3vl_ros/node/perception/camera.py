@@ -22,6 +22,7 @@ from qwen3vl_ros.calibration import intrinsics_of, is_rectified, why_unregistere
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.convert import depth_of, frame_id_of, rgb_of, stamp_ns
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
+from qwen3vl_ros.node.perception.frozen import FrozenDepth
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.node.perception.tf import TransformUnavailable
 from qwen3vl_ros.types import Frame, InvalidInput
@@ -60,6 +61,8 @@ class Camera:
         self._prefix = prefix
         self._misfits: set[str] = set()
         self._bad_clock = False
+        self._frozen = FrozenDepth()
+        self.depth_is_frozen = False  # in the capture that was taken last
         compressed = config.image_transport == "compressed"
         self._topics = [
             ("image_raw/compressed", CompressedImage, self._on_image)
@@ -198,7 +201,14 @@ class Camera:
             if self._config.use_depth:
                 reasons.append(f"{snapshot.depth_reason} ({self.depth_topic})")
         else:
+            frozen_s = self._frozen.since_s(snapshot.stamp_ns, snapshot.depth, rgb)
+            self.depth_is_frozen = frozen_s is not None
             try:
+                if self.depth_is_frozen:
+                    raise InvalidInput(
+                        f"the depth image has been the same for {frozen_s:.1f} s while the colour image changed "
+                        f"({self.depth_topic}); restart the camera's depth stream"
+                    )
                 what["depth_m"] = self._registered_depth(snapshot.depth, camera_frame, size_px)
             except InvalidInput as error:
                 reasons.append(str(error))

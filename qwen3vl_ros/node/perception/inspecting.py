@@ -20,9 +20,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 
 from qwen3vl_ros import msg
+from qwen3vl_ros.convert import frame_id_of, rgb_of
 from qwen3vl_ros.inspection import looks
 from qwen3vl_ros.inspection.alarms import AlarmRule, State
-from qwen3vl_ros.inspection.inspector import EVENT, Inspector, Outcome
+from qwen3vl_ros.inspection.inspector import APART_S, EVENT, WINDOW, Inspector, Outcome
 from qwen3vl_ros.inspection.points import Point, read_points
 from qwen3vl_ros.inspection.readings import Reason
 from qwen3vl_ros.inspection.recorder import Recorder
@@ -32,6 +33,7 @@ from qwen3vl_ros.node.messages import header_of
 from qwen3vl_ros.node.perception.agenda import Asked, Call, Job, Watch
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.diagnostics import Level
+from qwen3vl_ros.node.perception.mailbox import Snapshot
 from qwen3vl_ros.node.perception.services import CALLS, NotReady
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.resources import survivable
@@ -63,6 +65,8 @@ class Inspecting:
         self.inspector: Inspector | None = None
         self._publishers: dict[str, object] = {}
         self._paths: dict[str, deque] = {}
+        # Of cameras with a question that is watched: a picture a second, whether or not the engine had time for it.
+        self._recent: dict[str, deque[Snapshot]] = {}
         self._modified_ns, self._counts = 0, Counter()
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         group = ReentrantCallbackGroup()
@@ -79,7 +83,7 @@ class Inspecting:
         directory = Path(config.directory).expanduser() if config.directory else None
         recorder = Recorder(directory, config.quota * 10**6)
         points = self._read(Path(config.file).expanduser()) if config.file else ()
-        self.inspector = Inspector(points, recorder, config.before, config.after)
+        self.inspector = Inspector(points, recorder, config.before, config.after, config.together)
         make = self._node.create_publisher
         self._publishers = {
             "readings": make(msg.Reading, "~/readings", 50),
@@ -98,6 +102,8 @@ class Inspecting:
         if inspector is None or thread is None or not self._node.active:
             return
         wanted = {(self._camera(p.camera).name, _ABOUT + p.name): p for p in map(inspector.point, inspector.names)}
+        asked = {camera for (camera, _), p in wanted.items() if inspector.is_watch(p.name)}
+        self._recent = {camera: self._recent.get(camera) or deque(maxlen=WINDOW) for camera in asked}
         for camera, name in thread.watched(_ABOUT) - set(wanted):
             thread.unwatch(camera, name)
         for (camera, name), point in wanted.items():
@@ -133,6 +139,18 @@ class Inspecting:
         self._modified_ns = path.stat().st_mtime_ns
         return points
 
+    # -- every image, from the executor's thread -----------------------------------------------------------
+
+    def offer(self, camera: str, snapshot: Snapshot) -> None:
+        """Every image of a camera; returns at once."""
+        recent = self._recent.get(camera)
+        if recent is None:
+            return
+        if recent and snapshot.stamp_ns < recent[-1].stamp_ns:  # they began anew
+            recent.clear()
+        if not recent or snapshot.stamp_ns - recent[-1].stamp_ns >= APART_S * 1e9:
+            recent.append(snapshot)
+
     # -- looks, on the engine's thread ---------------------------------------------------------------------
 
     def picture(self, job: Job, frame: Frame) -> None:
@@ -145,7 +163,8 @@ class Inspecting:
         inspector = self.inspector
         if inspector is None:
             raise InvalidInput("the node is not configured")
-        outcome = inspector.look(perception, job.asked.about, frame, control)
+        before = self._before(job) if inspector.is_watch(job.asked.about) else ()
+        outcome = inspector.look(perception, job.asked.about, frame, control, before)
         thread = self._node.engine_thread
         with thread.publishing:
             if job.watch is None or thread.is_current(job.watch):
@@ -156,6 +175,12 @@ class Inspecting:
         if job.watch and job.watch.alarm and (begun or reading.reason is Reason.IMPLAUSIBLE):
             thread.look_again(job.camera, job.watch.name)
         return outcome
+
+    def _before(self, job: Job) -> list[Frame]:
+        """The pictures of the last seconds before a job's own, oldest first."""
+        most = self._channels[job.camera].config().max_image_pixels
+        earlier = [s for s in tuple(self._recent.get(job.camera, ())) if s.stamp_ns < job.snapshot.stamp_ns]
+        return [Frame(s.stamp_ns, frame_id_of(s.image.header), rgb_of(s.image, most)) for s in earlier]
 
     def _publish(self, outcome: Outcome) -> None:
         if not self._publishers:

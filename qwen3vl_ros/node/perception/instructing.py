@@ -16,8 +16,10 @@ from collections import OrderedDict
 from concurrent.futures import Future as Waiting
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Callable, Mapping, Sequence
 
+import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 
@@ -342,8 +344,14 @@ class _Eyes:
     def ground(self, plan: Plan, shot: Shot, control: Control) -> Plan:
         return self.call(lambda planner, _, c: planner.ground(plan, shot, c))
 
-    def find(self, shot: Shot, names: Sequence[str], control: Control) -> Found:
-        return self.call(lambda planner, _, c: planner.find(shot, names, c))
+    def find(
+        self,
+        shot: Shot,
+        names: Sequence[str],
+        control: Control,
+        expected: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Found:
+        return self.call(lambda planner, _, c: planner.find(shot, names, c, expected))
 
     def seen_ns(self) -> int:
         """Stamp of the last picture."""

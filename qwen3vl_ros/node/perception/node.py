@@ -28,6 +28,7 @@ from qwen3vl_ros.node.perception.channel import STREAM, Channel, check_names
 from qwen3vl_ros.node.perception.diagnostics import Health, Level
 from qwen3vl_ros.node.perception.engine_thread import EngineThread
 from qwen3vl_ros.node.perception.following import Following
+from qwen3vl_ros.node.perception.mailbox import Snapshot
 from qwen3vl_ros.node.perception.parameters import Parameters
 from qwen3vl_ros.node.perception.publishers import DiagnosticsPublisher
 from qwen3vl_ros.node.perception.services import NAMES, Services
@@ -123,7 +124,7 @@ class PerceptionNode(LifecycleNode):
         following = Following(self._channels, self._object_ids, self.die)
         for channel in self._channels.values():
             try:
-                channel.configure(changed, self.next_prompt_id(), following.offer)
+                channel.configure(changed, self.next_prompt_id(), functools.partial(self._arrived, following))
             except InvalidInput as error:
                 of_camera = f"camera.{channel.name}." if channel.name else ""
                 return self._not_configured(f"parameter {of_camera}targets: {error}")
@@ -182,6 +183,11 @@ class PerceptionNode(LifecycleNode):
         self.health.failed("configure", Level.ERROR, reason, lasting=True)
         self.get_logger().error(f"configure failed: {reason}")
         return FAILURE, "unconfigured"
+
+    def _arrived(self, following: Following, camera: str, snapshot: Snapshot) -> None:
+        """Every image of every camera, for those who want more than the newest."""
+        following.offer(camera, snapshot)
+        self._inspecting.offer(camera, snapshot)
 
     def _load(self, config: Config, following: Following) -> Perception:
         engine = self._engine_loader(config)

@@ -1,0 +1,85 @@
+"""Finding for an arm looks again: in the other language, in parts of the picture, and where a thing should be; and only then."""
+
+import json
+
+import numpy as np
+import pytest
+
+from qwen3vl_ros.asking.finding import Finder, Shot
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions.aliases import in_chinese, in_english
+from qwen3vl_ros.types import Frame, Generation
+
+K = np.array(((600.0, 0, 319.5), (0, 600.0, 239.5), (0, 0, 1)))
+THING = np.array((400.0, 300.0, 440.0, 340.0))
+
+
+class Shy(Perception):
+    """Boxes THING only where it is asked as told. asked: (phrase, width of the part that was shown)."""
+
+    def __init__(self, phrase: str, widest_px: float):
+        super().__init__(None, Config())
+        self._phrase, self._widest_px, self.asked = phrase, widest_px, []
+
+    def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
+        x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        (phrase,) = question.targets
+        self.asked.append((phrase, x1 - x0))
+        seen = phrase == self._phrase and x1 - x0 <= self._widest_px
+        seen = seen and x0 <= THING[0] and y0 <= THING[1] and x1 >= THING[2] and y1 >= THING[3]
+        box = (THING - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+        said = [{"bbox_2d": [round(v) for v in box], "label": phrase}] if seen else []
+        return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
+
+
+def shot() -> Shot:
+    """A floor seen from 0.5 m above, looking down."""
+    depth_m = np.full((480, 640), 0.5, np.float32)
+    return Shot(Frame(1, "camera", np.zeros((480, 640, 3), np.uint8), depth_m, K))
+
+
+@pytest.mark.parametrize(
+    "phrase, asked_as, widest_px",
+    [("red cube", "红色的立方体", 640), ("红色的立方体", "red cube", 640), ("red cube", "red cube", 400)],
+)
+def test_what_is_not_seen_at_once_is_looked_for_again(phrase, asked_as, widest_px):
+    eyes = Shy(asked_as, widest_px)
+    (found,) = Finder(eyes, closely=True).find(shot(), (phrase,)).detections_2d
+    assert found.label == phrase
+    assert np.abs(np.array(found.box_xyxy_px) - THING).max() < 1.5
+    assert not Finder(Shy(asked_as, widest_px)).find(shot(), (phrase,)).detections_2d, (
+        "a question does not look so closely"
+    )
+
+
+def test_what_is_seen_at_once_is_asked_for_once():
+    eyes = Shy("red cube", 640)
+    assert Finder(eyes, closely=True).find(shot(), ("red cube",)).detections_2d
+    assert eyes.asked == [("red cube", 640)]
+
+
+def test_what_should_be_somewhere_is_looked_for_there():
+    ray = (THING[:2] + THING[2:]) / 2 + 0.5 - K[:2, 2]
+    middle = np.array((*(ray / 600.0 * 0.5), 0.5))
+    eyes = Shy("red cube", 150)
+    expected = {"red cube": middle + 0.02 * np.array([(x, y, 0) for x in (-1, 1) for y in (-1, 1)])}
+    (found,) = Finder(eyes).find(shot(), ("red cube",), expected=expected).detections_2d
+    assert np.abs(np.array(found.box_xyxy_px) - THING).max() < 1.5
+    assert (
+        not Finder(Shy("red cube", 150))
+        .find(shot(), ("red cube",), expected={"red cube": middle + (9, 9, 0) - np.zeros((4, 3))})
+        .detections_2d
+    )
+
+
+@pytest.mark.parametrize("name", ["red cube", "mug", "yellow box", "white cylinder", "tray", "black bowl"])
+def test_a_name_comes_back_from_the_other_language(name):
+    assert in_english(in_chinese(name)) == name
+
+
+@pytest.mark.parametrize(
+    "name, english", [("红球", "red ball"), ("水杯", "mug"), ("天空", "天空"), ("red cube", "red cube")]
+)
+def test_other_chinese_words_become_the_models_english_ones(name, english):
+    assert in_english(name) == english

@@ -77,7 +77,7 @@ def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most
     if not good:
         return [_refused(failure)]
     likely = [j for j in good if share_that_holds(j.rating, averaged=True) > _LIKELY]
-    return likely or [_refused(replace(good[0], fault=_UNLIKELY))]
+    return _different(likely, most) or [_refused(replace(good[0], fault=_UNLIKELY))]
 
 
 def _refused(failure: Judged) -> Judged:

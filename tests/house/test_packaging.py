@@ -38,7 +38,7 @@ ROSDEP_KEYS = {
     "yaml": "python3-yaml",
 }
 # Found at run time where present, never required.
-OPTIONAL_ROS = {"message_filters"}
+OPTIONAL_ROS = {"message_filters", "moveit_msgs"}
 
 
 def declared() -> setuptools.Distribution:
@@ -149,7 +149,7 @@ def test_what_cmake_finds_is_declared():
 
 
 def test_every_import_is_a_declared_requirement():
-    pip_names = requirement_names("", "sim", "arm", "mcp", "reference", "model")
+    pip_names = requirement_names("", "sim", "arm", "mcp", "web", "reference", "model")
     for module, files in third_party_imports().items():
         if is_ros(module):
             declared = module in depends("depend", "exec_depend") | OPTIONAL_ROS

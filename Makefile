@@ -9,9 +9,10 @@ ENV := source scripts/env.sh
 # What cannot be installed says why, and whoever wanted it says so too.
 INSTALL_PEERS = { [ -z "$(PEERS)" ] || python scripts/peers.py --missing $(PEERS) || true; } &&
 
-.PHONY: help setup demo test bench lock clean
+.PHONY: help setup demo live test bench lock clean
 help:
 	@echo "make demo              simulated RGB-D camera -> node -> topics; results in demo_output/"
+	@echo "make live              the live page, http://localhost:7860: camera, 3D scene, questions in words; ARGS=--help"
 	@echo "make test              all tests; ARGS='-k lifting -x' goes to pytest"
 	@echo "make bench BENCH=name  runs benchmarks/name.py; ARGS=... goes to it"
 	@echo "make setup             only the environment; 'source scripts/env.sh' enters it; EXTRAS=\"reference model\" adds PyTorch"
@@ -25,11 +26,15 @@ demo: export EXTRAS := arm
 demo:
 	@$(ENV) && exec python -m qwen3vl_ros.demo $(ARGS)
 
+live: export EXTRAS := arm web
+live:
+	@$(ENV) && exec python -m qwen3vl_ros.web.live $(ARGS)
+
 test: export EXTRAS := reference model test
 test:
 	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
 
-bench: export EXTRAS := reference model arm bench
+bench: export EXTRAS := reference model arm web bench
 bench:
 	@test -f "benchmarks/$(BENCH).py" || { echo "usage: make bench BENCH=name, with name one of:" \
 	  $(notdir $(basename $(wildcard benchmarks/*.py))); exit 2; }

@@ -5,10 +5,12 @@ Three processes over real DDS: a camera (640x480 RGB and depth at 30 Hz, a simul
 clock starts), the perception node with an engine that answers at once, and a bare rclpy subscriber of the
 same images that only notes when they arrive. Two passes: the model saw nothing, which is the node alone
 (p50_ms, p95_ms), and it named the scene's objects at their true boxes, so that reading, lifting and grasping
-are paid for as well (objects_p50_ms, objects_p95_ms; benchmarks/geometry.py takes that part to pieces). The
-last line is JSON.
+are paid for as well (objects_p50_ms, objects_p95_ms; benchmarks/geometry.py takes that part to pieces). With
+--page both are run again with the live page open and one browser on it (page_p50_ms, page_objects_p50_ms, …; page_cpu is
+the share of one core that the page's process took); somebody listens to grasps and tracks in all passes then, because the
+node makes them for whoever does, be it a planner or the page. The last line is JSON.
 
-    make bench BENCH=node_overhead [ARGS="--seconds 20 --objects 3"]
+    make bench BENCH=node_overhead [ARGS="--seconds 20 --objects 3 --page"]
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection3DArray
 
 from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.node import messages
@@ -53,8 +56,8 @@ def scene(folder: Path, objects: int, seed: int) -> list[dict]:
     ]
 
 
-def camera(folder: Path, rate_hz: float, count: int) -> None:
-    """Publishes the scene; writes how many pictures went out and how fast."""
+def camera(folder: Path, rate_hz: float, count: int, subscribers: int) -> None:
+    """Publishes the scene, once so many subscribe; writes how many pictures went out and how fast."""
     data = np.load(folder / "scene.npz")
     node = Node("benchmark_camera", namespace="qwen3vl")
     image, depth, info = (
@@ -65,7 +68,7 @@ def camera(folder: Path, rate_hz: float, count: int) -> None:
     rgb, metres = messages.image(header, data["rgb"]), messages.image(header, data["depth_m"].astype(np.float32))
     K = messages.camera_info(header, data["K"], SIZE)
     end = time.monotonic() + 60
-    while image.get_subscription_count() < 2 or depth.get_subscription_count() < 2:
+    while image.get_subscription_count() < subscribers or depth.get_subscription_count() < subscribers:
         if time.monotonic() > end:
             raise RuntimeError("nobody subscribed within 60 s; see the logs of the other processes")
         time.sleep(0.05)
@@ -122,9 +125,49 @@ def perception(folder: Path) -> int:
     return run([sys.argv[0], "--ros-args", "-p", "diagnostics_period:=0.5"], engine_loader=lambda config: Instant())
 
 
-def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) -> dict:
-    """One pass; times in milliseconds, the first second left out."""
-    from qwen3vl_ros.msg import Generation
+class OpenPage:
+    """The live page and a browser on it, while it is entered."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._children = folder, []
+
+    def __enter__(self) -> OpenPage:
+        words = self._start("page", "-m", "qwen3vl_ros.web", "--port", "0")
+        port = words.rsplit(":", 1)[1].strip()
+        self._start("viewer", str(Path(__file__).with_name("page_viewer.py")), port)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for child in reversed(self._children):
+            child.terminate()
+            child.wait(20)
+
+    def _start(self, name: str, *command: str) -> str:
+        """Start it; its line that says that it is ready."""
+        with open(self._folder / f"{name}.log", "wb") as log:
+            child = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=log, text=True)
+        self._children.append(child)
+        for line in child.stdout:
+            if line.startswith(("page: http", "watching")):
+                return line
+        raise RuntimeError(f"the {name} ended:\n{(self._folder / f'{name}.log').read_text()[-3000:]}")
+
+    def cpu_s(self) -> float:
+        """Of the page's process, so far."""
+        fields = Path(f"/proc/{self._children[0].pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(
+    answer: list[dict],
+    seconds: float,
+    rate_hz: float,
+    folder: Path,
+    listened: bool = False,
+    page: OpenPage | None = None,
+) -> dict:
+    """One pass; times in milliseconds, the first second left out. listened: to grasps and tracks, too."""
+    from qwen3vl_ros.msg import Generation, GraspTargetArray
 
     (folder / "answer.txt").write_text(json.dumps(answer))
     me = [sys.executable, __file__, "--folder", str(folder)]
@@ -140,6 +183,9 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
 
     node.create_subscription(Generation, "/qwen3vl/perception/generation", on_answer, 10)
     node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+    if listened:
+        for topic, kind in (("grasp_targets", GraspTargetArray), ("tracks_3d", Detection3DArray)):
+            node.create_subscription(kind, f"/qwen3vl/perception/{topic}", lambda _: None, 10, raw=True)
     executor = rclpy.executors.SingleThreadedExecutor()
     executor.add_node(node)
     over = threading.Event()
@@ -161,7 +207,10 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
                 raise RuntimeError(f"the node did not start:\n{(folder / 'perception.log').read_text()[-3000:]}")
             time.sleep(0.05)
         count = round((seconds + 1) * rate_hz)
-        shooting = subprocess.run([*me, "--role", "camera", "--rate", str(rate_hz), "--count", str(count)])
+        shoot = [*me, "--role", "camera", "--rate", str(rate_hz), "--count", str(count)]
+        spent_s, begun_s = page.cpu_s() if page else 0.0, time.monotonic()
+        shooting = subprocess.run([*shoot, "--subscribers", "3" if page else "2"])
+        page_cpu = (page.cpu_s() - spent_s) / (time.monotonic() - begun_s) if page else None
         if shooting.returncode:
             raise RuntimeError((folder / "perception.log").read_text()[-3000:])
         time.sleep(0.7)  # one more diagnosis
@@ -202,6 +251,7 @@ def measure(answer: list[dict], seconds: float, rate_hz: float, folder: Path) ->
         "bare_received": len(bare_ms),
         "geometry_p50_ms": round(float(np.median(geometry_ms)), 2),
         "objects": len(answer),
+        **({"cpu": round(page_cpu, 3)} if page else {}),
     }
 
 
@@ -211,7 +261,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=30.0, help="pictures a second")
     parser.add_argument("--objects", type=int, default=1, help="in the scene and in the second pass's answer, 1 to 6")
     parser.add_argument("--seed", type=int, default=7, help="of the scene")
-    for hidden in ("--role", "--folder", "--count"):
+    parser.add_argument("--page", action="store_true", help="both passes again, with the live page open")
+    for hidden in ("--role", "--folder", "--count", "--subscribers"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.role == "perception":
@@ -219,7 +270,7 @@ def main() -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", str(100 + os.getpid() % 2))
     rclpy.init()
     if given.role == "camera":
-        camera(Path(given.folder), given.rate, int(given.count))
+        camera(Path(given.folder), given.rate, int(given.count), int(given.subscribers))
         return 0
     if given.role == "bare":
         bare(Path(given.folder))
@@ -233,7 +284,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         answer = scene(Path(folder), given.objects, given.seed)
         for each in ([], answer):
-            rows.append(measure(each, given.seconds, given.rate, Path(folder)))
+            rows.append(measure(each, given.seconds, given.rate, Path(folder), given.page))
+        if given.page:
+            with OpenPage(Path(folder)) as page:
+                for each in ([], answer):
+                    rows.append(measure(each, given.seconds, given.rate, Path(folder), True, page))
     columns = (
         "answer",
         "node p50",
@@ -261,13 +316,16 @@ def main() -> int:
             f"{r['objects']:>5} objects"
             + "".join(f"{v:>13.1f}" for v in figures)
             + f"{r['received']:>8}/{r['sent']:<4}{r['answers']:>13}"
+            + (f"   with the page open, which takes {100 * r['cpu']:.0f} % of a core" if "cpu" in r else "")
         )
-    nothing, objects = rows
+    kept = ("p50_ms", "p95_ms", "bare_p50_ms", "bare_p95_ms", "geometry_p50_ms", "received", "sent", "answers", "cpu")
     extra = {
-        f"objects_{k}": objects[k]
-        for k in ("p50_ms", "p95_ms", "bare_p50_ms", "bare_p95_ms", "geometry_p50_ms", "received", "sent", "answers")
+        f"{prefix}{k}": row[k]
+        for prefix, row in zip(("objects_", "page_", "page_objects_"), rows[1:])
+        for k in kept
+        if k in row
     }
-    print(json.dumps({**nothing, **extra, "objects": objects["objects"]}))
+    print(json.dumps({**rows[0], **extra, "objects": rows[1]["objects"]}))
     rclpy.try_shutdown()
     return 0
 

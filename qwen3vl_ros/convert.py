@@ -223,6 +223,14 @@ def matrix_of(transform: Any) -> np.ndarray:
     return matrix
 
 
+def pose_matrix(pose: Any) -> np.ndarray:
+    """4x4 of a geometry_msgs/Pose."""
+    matrix, o = np.eye(4), pose.orientation
+    matrix[:3, :3] = rotation_of_quaternion((o.x, o.y, o.z, o.w))
+    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
+    return matrix
+
+
 def rotation_of_quaternion(xyzw: tuple[float, float, float, float]) -> np.ndarray:
     """3x3 of a quaternion (x, y, z, w) of about unit length."""
     q = np.asarray(xyzw, float)

@@ -187,9 +187,10 @@ class Perception:
         zoom: Zoom = WHOLE,
         grasps: bool = True,
         thorough: bool = True,
+        most: int = 1,
     ) -> Scene:
         """The geometry of an answer already given: everything `look` does after the model. said: a Generation is of the whole
-        picture. grasps: whether anybody wants them; they cost more than all else. thorough: as plan_grasps.
+        picture. grasps: whether anybody wants them; they cost more than all else. thorough, most: as plan_grasps.
 
         Raises DeadlinePassed, MalformedAnswer.
         """
@@ -201,7 +202,7 @@ class Perception:
         lifted, planned = Lifted(), ()
         if not question.reads_text:  # a sign that says "red mug" is no red mug, least of all for whoever follows things
             detections, lifted, cloud = self.place(frame, (prompt_id, question), detections, camera)
-            planned = plan_grasps(cloud, lifted.detections, self.config.gripper, thorough) if grasps else ()
+            planned = plan_grasps(cloud, lifted.detections, self.config.gripper, thorough, most) if grasps else ()
         placed = place_model_boxes(frame, answer.boxes_3d)
         return Scene(
             frame.stamp_ns,

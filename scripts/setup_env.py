@@ -23,8 +23,8 @@ from runner import LOGS, SetupError
 from world import ROOT, VENV, WS, World, look_from_outside, probe_world
 
 STAMPS = VENV / "stamps"  # a new .venv has none
-# reference: transformers; model: writing model directories (export, training, engines); arm: the simulated one; mcp: its SDK.
-EXTRAS = ("reference", "model", "arm", "mcp", "test", "bench")
+# reference: transformers; model: writing model directories (export, training, engines); arm: the simulated one; mcp: its SDK; web: the page.
+EXTRAS = ("reference", "model", "arm", "mcp", "web", "test", "bench")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def plan(world: World, extras: list[str]) -> list[Step]:
         Step("packages", "Python packages" + " and ROS 2" * bool(group), packages, install),
         Step("interfaces", slow, interfaces, build, (WS / "install/bin/qwen3vl").exists),
         *(Step(f"extra_{n}", f"extra packages: {n}", extra, partial(steps.install_extra, world, n)) for n in extras),
+        *(
+            Step("browser", "a browser, for the tests of the page", venv, steps.install_browser)
+            for n in extras
+            if n == "test"
+        ),
     ]
 
 

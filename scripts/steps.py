@@ -23,6 +23,11 @@ LOCK = ROOT / "requirements" / "lock.txt"
 LINKED = ("package.xml", "CMakeLists.txt", "msg", "srv", "action", "launch", "config", "model")
 # MuJoCo renders off-screen: EGL, OpenGL's entry points, and Mesa where no GPU does it. Open3D loads what it draws with.
 LIBRARIES, OPEN3D = ("libegl1", "libopengl0", "libgl1-mesa-dri"), ("libgl1", "libusb-1.0-0", "libx11-6")
+# The tests of the page drive it and read Chinese on it; where a distribution has none of these, they are skipped.
+BROWSER, BROWSERS = (
+    ("chromium-headless-shell", "fonts-wqy-microhei"),
+    ("chromium-headless-shell", "chromium", "google-chrome"),
+)
 TORCH, NEED_TORCH = "torch==2.13.0", ("reference", "model")
 NETWORK = "check the network and the free disk space (about 2 GB, with EXTRAS 4 GB), then run make again."
 # The last line needs EGL and a driver for it.
@@ -58,6 +63,21 @@ def install_system_packages(extras: list[str]) -> None:
     print(command, flush=True)
     hint = "check the network and apt's sources, then run make again."
     run(["sh", "-c", f"apt-get update && {command}"], "system_packages", hint, DEBIAN_FRONTEND="noninteractive")
+
+
+def install_browser() -> None:
+    """Tried once, and nobody stops where it cannot be: the tests that need a browser then say so and are skipped."""
+    if any(map(shutil.which, BROWSERS)):
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *BROWSER]
+    try:
+        if shutil.which("apt-get") is None or os.geteuid() != 0:
+            raise SetupError("apt-get is not here, or this is not root.")
+        run(["sh", "-c", f"apt-get update && {shlex.join(command)}"], "browser", "", DEBIAN_FRONTEND="noninteractive")
+    except SetupError:
+        print(
+            f"        no browser was installed: the page's own tests are skipped. By hand: sudo {shlex.join(command)}"
+        )
 
 
 def make_venv(world: World) -> None:

@@ -31,6 +31,7 @@ TABLE = ("table", "desk", "tabletop", "table top", "桌子", "桌面", "台面",
 _SAME_IOU, _TWICE_IOU = 0.55, 0.75
 _MAX_OTHER_NAMES = 2
 _CLOSELY = Zoom(parts=2)
+_ASTRAY_M = 0.5  # nearer or farther than a thing should be: then another one was boxed
 _AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the thing it should show
 
 
@@ -90,7 +91,7 @@ class Finder:
     ) -> Found:
         """The layout of a picture with all that `names` may mean. anything: names of whatever else counts, () for nothing;
         they are looked for where everything that is named was found. expected: phrase -> corners Nx3, in the frame of the results, of
-        where a thing should be: what is not seen at once is looked for there.
+        where a thing should be: what is not seen at once is looked for there, and what is half a metre nearer or farther is not it.
 
         Raises InvalidInput for a phrase that no prompt can hold, Cancelled, DeadlinePassed, MalformedAnswer, EngineError.
         """
@@ -109,6 +110,8 @@ class Finder:
             for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
                 generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control, zoom)
                 seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, other)]
+                if phrase in expected:
+                    seen = [d for d in seen if self._as_far(shot, d, expected[phrase])]
                 if seen:
                     break
             boxes += seen
@@ -130,6 +133,19 @@ class Finder:
         if self._closely:
             yield from ((name, WHOLE) for name in (in_chinese(phrase), in_english(phrase)) if name != phrase)
             yield phrase, _CLOSELY
+
+    def _as_far(self, shot: Shot, seen: Detection2D, corners_m: np.ndarray) -> bool:
+        """Whether what is in a box is about as far from the camera as the corners, or nobody knows."""
+        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        if not cloud.usable:
+            return True
+        (x0, y0, x1, y1), camera_T_frame = seen.box_xyxy_px, np.linalg.inv(cloud.frame_T_camera)
+        inner = cloud.depth_m[
+            int((3 * y0 + y1) / 4) : int((y0 + 3 * y1) / 4) + 1, int((3 * x0 + x1) / 4) : int((x0 + 3 * x1) / 4) + 1
+        ]
+        measured = inner[np.isfinite(inner) & (inner > 0)]
+        should_m = float((corners_m @ camera_T_frame[2, :3] + camera_T_frame[2, 3]).mean())
+        return not len(measured) or abs(float(np.median(measured)) - should_m) < _ASTRAY_M
 
     def _box_of(self, shot: Shot, corners_m: np.ndarray) -> np.ndarray | None:
         """The box in the picture around points Nx3 of the results' frame; None where they are not in view."""

@@ -9,13 +9,11 @@ arguments. 130: interrupted.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
 from typing import Sequence
 
-import qwen3vl_ros
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.demo.graph import own_graph
 from qwen3vl_ros.demo.output import Output
 from qwen3vl_ros.demo.processes import Interrupts
 from qwen3vl_ros.demo.run import Demo
@@ -29,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _options(args)
     settle()
-    _own_graph(options.domain)
+    own_graph(options.domain)
     interrupts = Interrupts()
     try:
         with Output(options.output) as output, survivable("in the demo"):
@@ -43,20 +41,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; every process was stopped", file=sys.stderr)
         return 130
-
-
-def _own_graph(domain: int | None) -> None:
-    """For this process and its children: a ROS domain that stays on this machine, and room for images."""
-    # Linux keeps ports of domains 0 to 101 free of its ephemeral ones.
-    os.environ["ROS_DOMAIN_ID"] = str(domain if domain is not None else 1 + os.getpid() % 100)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if os.environ.get("ROS_DISTRO") == "humble":
-        os.environ["ROS_LOCALHOST_ONLY"] = "1"
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    shares = [Path(prefix) / "share" / "qwen3vl_ros" for prefix in prefixes]
-    for root in (Path(qwen3vl_ros.__file__).resolve().parents[1], *shares):
-        if (profile := root / "config" / "fastdds.xml").is_file():
-            os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
 
 
 def _options(args: Sequence[str] | None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ from qwen3vl_ros.sim.workcell import bench_scene
 from qwen3vl_ros.types import PerceptionError
 
 NAMESPACE, VIDEO = "cell", "arm.mp4"
-LOAD_PATIENCE_S, ORDER_PATIENCE_S = 300.0, 240.0
+LOAD_PATIENCE_S, ORDER_PATIENCE_S = 300.0, 600.0  # for machines that are busy with other things
 _ROBOT = {"pace": 8.0, "rate": 3.0, "width": 480, "height": 360}
 _ON_M, _INSIDE_M = 0.015, 0.04
 
@@ -79,8 +79,8 @@ def carry_out_orders(out: Path, model: str, device: str, say: Callable[[str], No
             client.subscribe("sim_robot/ground_truth_3d", Detection3DArray, learn)
             client.use_action("perception/follow_instruction", FollowInstruction)
             children.start("robot", node_command("qwen3vl_ros.node.sim_robot", NAMESPACE, **_ROBOT))
-            node = {"model": model, "device": device, "enabled": False, "max_age": 5.0, "use_sim_time": True}
-            node |= {"target_frame": "world", "robot_frame": "arm_link0"}
+            node = {"model": model, "device": device, "enabled": False, "max_age": 30.0, "use_sim_time": True}
+            node |= {"target_frame": "world", "robot_frame": "arm_link0", "follow.step_timeout": ORDER_PATIENCE_S}
             children.start("node", node_command("qwen3vl_ros.node.perception.main", NAMESPACE, **node))
             if not client.spin(LOAD_PATIENCE_S, lambda: bool(truth) and film.seen):
                 raise PerceptionError(f"the simulated robot showed nothing; see {children.log_path('robot')}")
@@ -91,7 +91,11 @@ def carry_out_orders(out: Path, model: str, device: str, say: Callable[[str], No
                 orders[-1]["true"] = done(truth)
         finally:
             client.close()
-    seconds = film.write(out / VIDEO)
+    try:
+        seconds = film.write(out / VIDEO)
+    except OSError as error:
+        seconds = 0.0
+        say(f"  {VIDEO} could not be written: {error.strerror or error}")
     verified = [o for o in orders if o["code"] == "OK"]
     say(
         f"  by the simulator's truth {sum(o['true'] for o in orders)} of {len(orders)} are as told; {seconds:.0f} s of its time in {VIDEO}"
@@ -110,7 +114,10 @@ def _carried_out(client, kind, order: str, film: Film, say: Callable[[str], None
     """One order: planned, shown, carried out as it was planned."""
     action, started = "perception/follow_instruction", time.monotonic()
     film.caption(order)
-    told = client.ask_for(action, kind.Goal(instruction=order), LOAD_PATIENCE_S)
+    for _ in range(3):
+        told = client.ask_for(action, kind.Goal(instruction=order), LOAD_PATIENCE_S)
+        if told.code != kind.Result.STALE:  # on a busy machine pictures may come too late
+            break
     if told.code == kind.Result.OK:
         say(f"  {order}  ->  {'; '.join(map(_step_line, told.plan.steps))}")
         goal = kind.Goal(plan_id=told.plan.plan_id, revision=told.plan.revision, execute=True)

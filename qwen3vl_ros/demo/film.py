@@ -11,9 +11,9 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from qwen3vl_ros.convert import rgb_of, stamp_ns
+from qwen3vl_ros.convert import pose_matrix, rgb_of, stamp_ns
 from qwen3vl_ros.demo.pictures import decoded_picture, encode_video, fitted, jpeg
-from qwen3vl_ros.demo.reading import detection_3d_of, fact_line, pose_matrix
+from qwen3vl_ros.demo.reading import detection_3d_of, fact_line
 from qwen3vl_ros.draw import draw_scene, put_text
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import Detection3D, Frame, Generation, GraspTarget, Scene
@@ -102,7 +102,7 @@ class Film:
     def _drawn(self, picture: bytes, moment: _Moment) -> np.ndarray:
         """The camera's picture with what the open steps take, how, and where it goes."""
         rgb, plan = decoded_picture(picture), moment.plan
-        if plan is None:
+        if plan is None or not plan.header.frame_id:  # nothing in it was measured
             return rgb
         things, grasps = [], []
         for step in plan.steps:

@@ -7,7 +7,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from qwen3vl_ros.calibration import intrinsics_of
-from qwen3vl_ros.convert import rgb_of, rotation_of_quaternion, stamp_ns
+from qwen3vl_ros.convert import pose_matrix, rgb_of, stamp_ns
 from qwen3vl_ros.demo.score import Heard, TruthObject
 from qwen3vl_ros.types import Detection2D, Detection3D, Frame, GraspTarget
 
@@ -92,14 +92,6 @@ def frame_of(image: Any, info: Any | None) -> Frame:
         K, distortion, model = intrinsics_of(info, (rgb.shape[1], rgb.shape[0]))
         lens = {"K": K, "distortion": distortion, "distortion_model": model}
     return Frame(stamp_ns(image.header), image.header.frame_id, rgb, **lens)
-
-
-def pose_matrix(pose: Any) -> np.ndarray:
-    """4x4 of a geometry_msgs/Pose."""
-    matrix, o = np.eye(4), pose.orientation
-    matrix[:3, :3] = rotation_of_quaternion((o.x, o.y, o.z, o.w))
-    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
-    return matrix
 
 
 def _items(parts: Mapping[str, Any], topic: str, field: str) -> list:

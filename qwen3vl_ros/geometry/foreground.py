@@ -21,6 +21,7 @@ _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
+_HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, with so many readings, that still cuts one thing in two
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
@@ -195,14 +196,26 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
     large = (inside >= max(8.0, _FRAGMENT_SHARE * inside[best])) & (share_inside > _OWN_SHARE)
     large[[0, best]] = False
     if large.any():
-        gap_m, body = window.cloud.config.cluster_gap, _thin(chosen(window.points_m, mask), 300)
+        gap, own = window.cloud.config.cluster_gap, _thin(np.flatnonzero(mask), 300)
+        body = np.take(window.points_m.reshape(-1, 3), own, 0)
         for k in np.flatnonzero(large):
             piece = patches == k
-            other = _thin(chosen(window.points_m, piece), 150)
-            nearest = (np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T).min()
-            if nearest < np.square(gap_m * float(np.median(other[:, 2]))):
+            its = _thin(np.flatnonzero(piece), 150)
+            other = np.take(window.points_m.reshape(-1, 3), its, 0)
+            apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
+            nearest = np.unravel_index(int(apart.argmin()), apart.shape)
+            shares = math.sqrt(max(float(apart[nearest]), 0.0)) / float(np.median(other[:, 2]))
+            if shares < gap or (shares < _HOLE * gap and _hole_between(window, its[nearest[0]], own[nearest[1]])):
                 mask |= piece
     return mask, float(share_inside[best])
+
+
+def _hole_between(window: Window, a: int, b: int) -> bool:
+    """Whether nearly nothing was read between two pixels (flat indices): a hole in one surface, and not a gap that was seen."""
+    (row_a, column_a), (row_b, column_b) = (divmod(int(k), window.valid.shape[1]) for k in (a, b))
+    steps = np.linspace(0, 1, max(abs(row_a - row_b), abs(column_a - column_b)) + 1)[1:-1]
+    rows, columns = np.rint(row_a + steps * (row_b - row_a)), np.rint(column_a + steps * (column_b - column_a))
+    return len(steps) > 0 and float(window.valid[rows.astype(int), columns.astype(int)].mean()) < _HOLE_READ
 
 
 def within(mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 _FEW = 512  # fewer points than this are kept as they are
+_ONE_M = 1e-6  # corners nearer than this are one
 _PULL = 0.01  # how much the middles weigh against the distance where many points are nearly as near
 _TRIM = 0.003  # of the points of each end: readings that lie outside the thing
 
@@ -103,7 +104,8 @@ def depth_inside(polygon: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
     along = np.clip((offset * edge).sum(-1) / length2, 0.0, 1.0)
     far = np.linalg.norm(offset - along[..., None] * edge, axis=-1).min(1)
     left = edge[:, 0] * offset[..., 1] - edge[:, 1] * offset[..., 0]
-    inside = (left >= 0).all(1) & (len(polygon) > 2)
+    inside = (left >= 0) | (length2 < _ONE_M**2)  # a side between two corners that are one has no direction
+    inside = inside.all(1) & (len(polygon) > 2)
     return np.where(inside, far, -far)
 
 

@@ -3,7 +3,7 @@
 The camera sees the front of a thing, so the middle of what is measured lies too near. A thing that stands on
 a plane reaches from its top down to that plane; its footprint is completed to a circle where the surface
 normals meet in one vertical axis (balls, cups, bowls, bottles), and otherwise by the rectangle its top and
-sides span. No completion may fill space that the camera has seen to be empty. Works in a local frame with z
+sides span, and what else is behind it is assumed by hypothesis (completion.py). No completion may fill space that the camera has seen to be empty. Works in a local frame with z
 up. Knows nothing of images or labels.
 
 Source of the rectangle search: Zhang et al., "Efficient L-shape fitting for vehicle detection", IV 2017.
@@ -16,6 +16,7 @@ from typing import Callable
 
 import numpy as np
 
+from qwen3vl_ros.geometry.completion import completed
 from qwen3vl_ros.geometry.foreground import SMOOTHED
 from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -85,7 +86,7 @@ def upright_box(
     if resting is not None:
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
-        hidden = _mirrored_points(points_m, pose)
+        hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m)
     hidden = hidden[~(look_behind(hidden) > max(0.004, 2.5 * noise_m))] if len(hidden) else hidden
     return SolidBox(pose, size, hidden)
 
@@ -171,13 +172,6 @@ def _deepen(yaw, low, high, top, bottom, eye_m, look_behind) -> tuple[np.ndarray
             (high if sight[thin] < 0 else low)[thin] = far
             break
     return low, high
-
-
-def _mirrored_points(points_m, pose) -> np.ndarray:
-    """Visible points turned by half a turn about the box's vertical axis."""
-    sample = points_m[:: max(1, len(points_m) // 1000)].copy()
-    sample[:, :2] = 2 * pose[:2, 3] - sample[:, :2]
-    return sample
 
 
 def free_box(points_m: np.ndarray, sample_m: np.ndarray, normals: np.ndarray, eye_m: np.ndarray) -> SolidBox:

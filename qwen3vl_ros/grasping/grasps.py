@@ -17,17 +17,24 @@ import numpy as np
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.jaws import Failures, find_places, terrain
-from qwen3vl_ros.grasping.judge import Judged, judge, too_wide
+from qwen3vl_ros.grasping.judge import Judged, judge, on_average, too_wide
 from qwen3vl_ros.grasping.pairs import opposed_poses
 from qwen3vl_ros.grasping.poses import upright_axes
+from qwen3vl_ros.grasping.quality import share_that_holds
 from qwen3vl_ros.grasping.site import Site, site_of
 from qwen3vl_ros.types import Detection3D, GraspTarget
 
 _YAWS = 12
-_JUDGED = 24  # places from above that are measured
+_JUDGED, _JUDGED_QUICKLY = 24, 16  # places from above that are measured
 _PAIRED = 40  # and poses from any side
 _MIN_BITE_M = 0.003
-_GOOD = 0.91  # quality with which no other approach is looked for, where one grasp is enough
+_GOOD = 0.6  # rating with which no other approach is looked for, where one grasp is enough
+_LIKELY, _UNLIKELY = (
+    0.5,
+    "no grasp is likely to hold: most slip or touch something where the arm errs by 3 mm or 5 degrees",
+)
+_TRIED = 6  # of the best, so many are tried with an arm's errors
+_BLIND = "nothing is assumed of its unseen side: no symmetry fits what was seen, or nothing tells which side is up"
 _DIFFERENT_M, _DIFFERENT = 0.03, math.cos(math.radians(25.0))  # of the place, of approach and closing axis
 _LEAN = math.radians(30.0)  # leans within so much of one another are of one kind
 _AS_GOOD = 0.5  # of the best quality that another kind of lean must have to be kept before more of the same
@@ -49,27 +56,47 @@ def plan_grasps(
     for detection in measured:
         others = [o for o in measured if o is not detection]
         for grasp in _plan(cloud, detection, others, gripper, thorough or most > 1, most):
-            found.append(_target(cloud, detection, gripper, grasp))
+            found.append(_target(cloud, detection, gripper, grasp, thorough or most > 1))
     return tuple(found)
 
 
 def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most: int) -> list[Judged]:
     site = site_of(cloud, detection, others, gripper, sideways=thorough)
-    good, failure, crowded = _from_above(cloud, site, gripper, every=most > 1)
-    enough = most == 1 and any(j.quality > _GOOD for j in good)
-    if (thorough and not enough) or (crowded and not good):
-        turned = judge(cloud, site, opposed_poses(site, gripper, _PAIRED), gripper, every=most > 1)
-        good += [j for j in turned if not j.fault]
-    return _different(good, most) if good else [failure]
+    wanted = max(most, _TRIED) if thorough else 1
+    good, failure, crowded = _from_above(cloud, site, gripper, wanted)
+    if not thorough:
+        if crowded and not good:
+            good = _from_any_side(cloud, site, gripper, wanted)
+        return [max(good, key=lambda j: j.rating)] if good else [_refused(failure)]
+    few = wanted // 2 if most > 1 else wanted  # the other half come from the side
+    good = on_average(cloud, site, _different(good, few), gripper)
+    if most > 1 or not any(j.rating > _GOOD for j in good):
+        every = _PAIRED if most > 1 else 2 * wanted  # the best of each lean is among all of them
+        turned = _different(_from_any_side(cloud, site, gripper, every), wanted)
+        good = _different(good + on_average(cloud, site, turned, gripper), most)
+    if not good:
+        return [_refused(failure)]
+    likely = [j for j in good if share_that_holds(j.rating, averaged=True) > _LIKELY]
+    return _different(likely, most) or [_refused(replace(good[0], fault=_UNLIKELY))]
+
+
+def _refused(failure: Judged) -> Judged:
+    """With what was not known when it was tried."""
+    return replace(failure, fault=f"{failure.fault}; {_BLIND}") if failure.site.measured.all() else failure
+
+
+def _from_any_side(cloud: SceneCloud, site: Site, gripper: GripperConfig, wanted: int) -> list[Judged]:
+    turned = judge(cloud, site, opposed_poses(site, gripper, _PAIRED), gripper, wanted)
+    return [j for j in turned if not j.fault]
 
 
 def _different(good: list[Judged], most: int) -> list[Judged]:
-    """The best, then the best of the other leans that are nearly as good, then whatever is not the same again."""
-    good = sorted(good, key=lambda j: -j.quality)
+    """At most `most`: the best, then the best of the other leans that are nearly as good, then whatever is not the same again."""
+    good = sorted(good, key=lambda j: -j.rating)
     kept, rest, leans = [], [], set()
     for grasp in good:
         lean = round(math.acos(min(1.0, float(grasp.local_R_jaws[2, 2]))) / _LEAN)
-        if lean in leans or grasp.quality < _AS_GOOD * good[0].quality:
+        if lean in leans or grasp.rating < _AS_GOOD * good[0].rating:
             rest.append(grasp)
         else:
             leans.add(lean)
@@ -80,7 +107,7 @@ def _different(good: list[Judged], most: int) -> list[Judged]:
             break
         if not any(_alike(grasp, other) for other in kept):
             kept.append(grasp)
-    return sorted(kept, key=lambda j: -j.quality)
+    return sorted(kept, key=lambda j: -j.rating)
 
 
 def _alike(a: Judged, b: Judged) -> bool:
@@ -90,7 +117,7 @@ def _alike(a: Judged, b: Judged) -> bool:
 
 
 def _from_above(
-    cloud: SceneCloud, site: Site, gripper: GripperConfig, every: bool
+    cloud: SceneCloud, site: Site, gripper: GripperConfig, wanted: int
 ) -> tuple[list[Judged], Judged | None, bool]:
     """Grasps straight down; where there are none the best failure, and whether room was what it lacked."""
     lowest = site.top_m - gripper.finger_length + gripper.clearance
@@ -105,8 +132,10 @@ def _from_above(
         return [], _across_the_box(site, lowest, fault), False
     yaws = site.box_yaw_rad + np.arange(_YAWS) * np.pi / _YAWS
     ground = terrain(site.points, site.rest, site.middle_xy_m, site.stands, gripper)
-    places, failures = find_places(ground, gripper, site.top_m, lowest, yaws, _JUDGED)
-    judged = judge(cloud, site, places.poses(site.middle_xy_m), gripper, every)
+    places, failures = find_places(
+        ground, gripper, site.top_m, lowest, yaws, _JUDGED if wanted > 1 else _JUDGED_QUICKLY
+    )
+    judged = judge(cloud, site, places.poses(site.middle_xy_m), gripper, wanted)
     good = [j for j in judged if not j.fault]
     if good:
         return good, None, False
@@ -151,7 +180,9 @@ def _no_place(site: Site, failures: Failures, gripper: GripperConfig, lowest: fl
     return Judged(site, axes, at_m, width, fault=fault)
 
 
-def _target(cloud: SceneCloud, detection: Detection3D, gripper: GripperConfig, grasp: Judged) -> GraspTarget:
+def _target(
+    cloud: SceneCloud, detection: Detection3D, gripper: GripperConfig, grasp: Judged, averaged: bool
+) -> GraspTarget:
     camera_T_local = grasp.site.camera_T_local
     closing, approach = grasp.local_R_jaws[:, 1], -grasp.local_R_jaws[:, 2]
     if (camera_T_local[:3, :3] @ closing)[0] < 0:  # either sign closes the same jaws: take the camera's right
@@ -166,7 +197,7 @@ def _target(cloud: SceneCloud, detection: Detection3D, gripper: GripperConfig, g
         cloud.frame_T_camera @ camera_T_local @ local_T_gripper,
         grasp.width_m,
         gripper.standoff,
-        min(1.0, grasp.quality),
+        0.0 if grasp.fault else share_that_holds(grasp.rating, averaged),
         not grasp.fault,
         grasp.fault,
         grasp.opening_m

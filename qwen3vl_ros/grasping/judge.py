@@ -8,14 +8,14 @@ Source of the contact test: Nguyen, "Constructing force-closure grasps", IJRR 19
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.contacts import contact_tilt
-from qwen3vl_ros.grasping.poses import Poses, in_jaws
+from qwen3vl_ros.grasping.poses import ERRORS, Poses, in_jaws, missed
 from qwen3vl_ros.grasping.quality import (
     ANTIPODALITY,
     CENTREDNESS,
@@ -23,7 +23,6 @@ from qwen3vl_ros.grasping.quality import (
     ROOM,
     antipodality,
     bite,
-    share_that_holds,
     steadiness,
 )
 from qwen3vl_ros.grasping.site import Site, top_of
@@ -58,16 +57,16 @@ class Judged:
     local_R_jaws: np.ndarray
     at_m: np.ndarray
     width_m: float
-    quality: float = 0.0
+    rating: float = 0.0
     fault: str = ""
     opening_m: float = math.nan
     crowded: bool = False
 
 
-def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, every: bool = False) -> list[Judged]:
-    """Measure poses on the points, test and rate them, until the best is known: those that cannot be it have no entry.
+def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, best: int = 1) -> list[Judged]:
+    """Measure poses on the points, test and rate them, until the `best` best are known: those that cannot be among them have no entry.
 
-    every: all have one. centredness: 1 where the approach goes through the middle of the object's box, 0 past its corner.
+    centredness: 1 where the approach goes through the middle of the object's box, 0 past its corner.
     evidence: half the share of contacts that was measured, not assumed, and half the share of the fingers' space that the camera
     saw empty. The rest: quality.py.
 
@@ -81,19 +80,20 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, e
         aside = (site.centre_m - grip.at_m) @ grip.axes[:, :2]
         centred = max(0.0, 1.0 - float(np.linalg.norm(aside)) / site.half_m)
         evidence = 0.5 * grip.measured_share + 0.5 * empty
-        grip.quality = CENTREDNESS * centred + ROOM * _room(grip, gripper) + EVIDENCE * evidence
+        grip.rating = CENTREDNESS * centred + ROOM * _room(grip, gripper) + EVIDENCE * evidence
         grip.firmness = _firmness(site, grip, gripper) * (0.75 + 0.25 * grip.steepness)
         if grip.steepness < _STEEP and way < _WAY_SEEN:
             grip.fault = (
                 f"the hand would come from where nobody has looked: {100 * way:.0f} % of its space was seen empty"
             )
-    best, rated = 0.0, [g for g in grips if g.fault]
-    for grip in sorted((g for g in free if not g.fault), key=lambda g: -g.firmness * (g.quality + ANTIPODALITY)):
-        if grip.firmness * (grip.quality + ANTIPODALITY) <= best and not every:
+    ratings, rated = [0.0] * best, [g for g in grips if g.fault]
+    for grip in sorted((g for g in free if not g.fault), key=lambda g: -g.firmness * (g.rating + ANTIPODALITY)):
+        if grip.firmness * (grip.rating + ANTIPODALITY) <= ratings[0]:
             break
         _hold(site, grip, gripper)
         rated.append(grip)
-        best = max(best, grip.quality)
+        if not grip.fault:
+            ratings = sorted([*ratings, grip.rating])[1:]  # from the least
     order = {id(g): k for k, g in enumerate(grips)}
     rated.sort(key=lambda g: order[id(g)])
     return [
@@ -102,7 +102,7 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, e
             g.axes,
             g.at_m,
             g.width_m,
-            0.0 if g.fault else share_that_holds(g.quality),
+            0.0 if g.fault else g.rating,
             g.fault,
             g.opening_m,
             g.crowded,
@@ -114,7 +114,7 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, e
 @dataclass(eq=False)
 class _Grip:
     """A pose while it is being measured. axes: local_R_jaws. points: Mx3, what is between the fingers, in the jaws' frame:
-    across, along the closing direction, against the approach. top_m: of the object, likewise. measured_share: of the contacts
+    across, along the closing direction, against the approach. heights: of all its points, likewise. measured_share: of the contacts
     that was measured. noise_m: of the points along y.
     """
 
@@ -122,10 +122,10 @@ class _Grip:
     at_m: np.ndarray
     width_m: float
     points: tuple[np.ndarray, np.ndarray, np.ndarray]
-    top_m: float = 0.0
+    heights: np.ndarray | None = None
     contacts: tuple[np.ndarray, ...] = ()
     measured_share: float = 0.0
-    quality: float = 0.0
+    rating: float = 0.0
     fault: str = ""
     noise_m: float = 0.0
     opening_m: float = math.nan
@@ -160,7 +160,7 @@ def _grips(site: Site, poses: Poses, gripper: GripperConfig) -> list[_Grip]:
         if grip.width_m + 2 * gripper.clearance > gripper.max_width:
             grip.fault = too_wide(grip.width_m, gripper)
             continue
-        grip.top_m = top_of(z[k][site.measured])
+        grip.heights = z[k]
         grip.noise_m = math.hypot(site.noise_m * float(sight @ axes[:, 1]), _RAGGED * site.pitch_m)
         depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
         grip.contacts = np.flatnonzero(points[1] <= low + depth), np.flatnonzero(points[1] >= high - depth)
@@ -179,8 +179,8 @@ def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     x, _, z = grip.points
     depth = min(float(np.sort(z[c])[-1 - len(c) // 20]) for c in grip.contacts)
     span = min(float(np.ptp(x[c])) for c in grip.contacts)
-    torque = site.weight_n * np.cross(site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2], (0.0, 0.0, 1.0))
-    across, closing, approach = torque @ grip.axes
+    lever = site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]
+    across, closing, approach = site.weight_n * (np.array((lever[1], -lever[0], 0.0)) @ grip.axes)  # lever x up
     return bite(depth) * steadiness(np.array((closing, across, approach)), span, depth, gripper.friction, gripper.force)
 
 
@@ -193,18 +193,18 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     if span < needed:
         grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
         return
-    angle = 0.0
+    angle, top_m = 0.0, top_of(grip.heights[site.measured])
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
         deep = np.flatnonzero(out > out[contact].max() - min(_CORNER_M, grip.width_m / 3))
-        touched = x[contact], out[contact], z[contact], grip.top_m, grip.noise_m
+        touched = x[contact], out[contact], z[contact], top_m, grip.noise_m
         angle = max(angle, contact_tilt(*touched, (x[deep], out[deep])))
     if angle > cone:
         grip.fault = (
             f"the contact normal is {math.degrees(angle):.0f} degrees off the closing axis, "
             f"friction {gripper.friction:g} holds up to {math.degrees(cone):.0f}"
         )
-    grip.quality = grip.firmness * (grip.quality + ANTIPODALITY * antipodality(angle, gripper.friction))
+    grip.rating = grip.firmness * (grip.rating + ANTIPODALITY * antipodality(angle, gripper.friction))
 
 
 def _seen_empty(
@@ -251,7 +251,9 @@ def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
         x, y = np.abs(x), np.abs(y)
         beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > -spare)
         finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
-        under = (z > palm) & (y < gripper.palm_length / 2 + spare) & (x < gripper.palm_width / 2 + spare)
+        under = z > palm
+        if under.any():
+            under &= (y < gripper.palm_length / 2 + spare) & (x < gripper.palm_width / 2 + spare)
         for k, grip in enumerate(grips):
             if grip.fault:
                 continue
@@ -293,3 +295,13 @@ def too_wide(width_m: float, gripper: GripperConfig) -> str:
         f"width {width_m:.3f} m with {gripper.clearance:.3f} m clearance on each side exceeds the gripper's "
         f"{gripper.max_width:.3f} m"
     )
+
+
+def on_average(cloud: SceneCloud, site: Site, grasps: list[Judged], gripper: GripperConfig) -> list[Judged]:
+    """Good grasps with the rating that they have when the arm misses by a few millimetres and degrees, or hits."""
+    if not grasps:
+        return []
+    poses = Poses(*(np.array(of) for of in zip(*((g.local_R_jaws, g.at_m, g.width_m + _CONTACT_M) for g in grasps))))
+    tried = judge(cloud, site, missed(poses), gripper, best=len(grasps) * ERRORS)
+    mean = np.array([j.rating for j in tried]).reshape(len(grasps), ERRORS).mean(1)
+    return [replace(g, rating=(g.rating + ERRORS * float(m)) / (ERRORS + 1)) for g, m in zip(grasps, mean)]

@@ -1,7 +1,8 @@
-"""Poses of the jaws in an object's local frame, many at once, and points as the jaws see them."""
+"""Poses of the jaws in an object's local frame, many at once: points as the jaws see them, and where an arm ends up instead."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +25,6 @@ class Poses:
     def __getitem__(self, those) -> Poses:
         return Poses(self.local_R_jaws[those], self.at_m[those], self.width_m[those])
 
-    def and_also(self, others: Poses) -> Poses:
-        return Poses(
-            np.concatenate((self.local_R_jaws, others.local_R_jaws)),
-            np.concatenate((self.at_m, others.at_m)),
-            np.concatenate((self.width_m, others.width_m)),
-        )
-
 
 def upright_axes(yaw_rad: np.ndarray) -> np.ndarray:
     """local_R_jaws Kx3x3 straight down, closing along these horizontal directions."""
@@ -51,3 +45,32 @@ def in_jaws(
     seen = (turns.reshape(-1, 3).astype(np.float32) @ plan).reshape(3, len(at_m), len(points_m))
     seen -= shift
     return seen[0], seen[1], seen[2]
+
+
+# What an arm and a calibration err by: metres across the fingers and against the approach, and turns about the approach and about
+# the fingers' width.
+_SHIFT_M, _TURN = 0.003, math.radians(5.0)
+_ERRORS = (
+    (_SHIFT_M, 0.0, 0.0, 0.0),
+    (-_SHIFT_M, 0.0, 0.0, 0.0),
+    (0.0, 0.0, _TURN, 0.0),
+    (0.0, 0.0, -_TURN, 0.0),
+    (0.0, _SHIFT_M, 0.0, _TURN),
+    (0.0, _SHIFT_M, 0.0, -_TURN),
+)
+ERRORS = len(_ERRORS)
+
+
+def missed(poses: Poses) -> Poses:
+    """The poses that an arm reaches when it errs: ERRORS of each, one pose's after another's."""
+    axes, at_m = [], []
+    for across, back, yaw, roll in _ERRORS:
+        c, s, b, t = math.cos(yaw), math.sin(yaw), math.cos(roll), math.sin(roll)
+        turn = np.array(((c, -s, 0.0), (s, c, 0.0), (0.0, 0.0, 1.0))) @ np.array(
+            ((1.0, 0.0, 0.0), (0.0, b, -t), (0.0, t, b))
+        )
+        axes.append(poses.local_R_jaws @ turn)
+        at_m.append(poses.at_m + across * poses.local_R_jaws[:, :, 0] + back * poses.local_R_jaws[:, :, 2])
+    return Poses(
+        np.stack(axes, 1).reshape(-1, 3, 3), np.stack(at_m, 1).reshape(-1, 3), np.repeat(poses.width_m, ERRORS)
+    )

@@ -19,6 +19,7 @@ _FULL_BITE_M = 0.012
 _FILLED = 0.55  # of its box that a thing fills, on average
 _SHAKEN = 1.5  # of its weight, when the arm moves
 _CURVE = (-0.8, 4.6)  # log-odds that a grasp holds: at rating 0, and how they grow
+_CURVE_AVERAGED = (-0.65, 7.3)  # the same of a rating that is the mean over an arm's errors
 
 
 def antipodality(angle_rad: float, friction: float) -> float:
@@ -49,7 +50,7 @@ def steadiness(torque_nm: np.ndarray, span_m: float, depth_m: float, friction: f
     return min(1.0, max(0.3, 1.0 - 0.5 * (load - 0.5)))
 
 
-def share_that_holds(rating: float) -> float:
-    """Quality, 0..1: of grasps so rated, about so many hold."""
-    at_zero, slope = _CURVE
+def share_that_holds(rating: float, averaged: bool = False) -> float:
+    """Quality, 0..1: of grasps so rated, about so many hold. averaged: over an arm's errors (judge.on_average)."""
+    at_zero, slope = _CURVE_AVERAGED if averaged else _CURVE
     return 1.0 / (1.0 + math.exp(-(at_zero + slope * rating)))

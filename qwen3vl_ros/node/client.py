@@ -1,6 +1,6 @@
 """A ROS node that looks at the graph from outside: messages as the bytes they came in, and services that answer in time.
 
-The only way by which the front ends (demo) reach ROS. Either its owner spins it, slice by slice, and everything happens on
+The only way by which the front ends (demo, web) reach ROS. Either its owner spins it, slice by slice, and everything happens on
 the owner's thread; or `spin_alone` gives it a thread, and messages arrive on that one. Knows no topic and no service itself.
 """
 
@@ -20,12 +20,14 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from qwen3vl_ros.node.joining import joining
+from qwen3vl_ros.node.perception.tf import BufferedTransforms, StaticTransforms, transforms_for
 from qwen3vl_ros.types import PerceptionError
 
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Deeper than sensor data's 5: the frame that is answered must not be one this process was too busy to take.
 IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
+NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 SLICE_S = 0.05
 CANCEL_S = 5.0  # for the result of a goal that was cancelled
 
@@ -87,6 +89,10 @@ class Client:
     def full_name(self, topic: str) -> str:
         """A topic's name with its namespace."""
         return self._node.resolve_topic_name(topic)
+
+    def transforms(self) -> StaticTransforms | BufferedTransforms:
+        """Where frames are, from now on; asked from any thread but the one that takes what arrives."""
+        return transforms_for(self._node)
 
     def use(self, service: str, kind: type) -> None:
         """Look for a service from now on, so that `call` finds it."""

@@ -30,6 +30,7 @@ class PickPlace:
     def __init__(self, arm: Arm):
         self.arm = arm
         self.held: int | None = None
+        self._taken: np.ndarray | None = None
         self.phase: Callable[[str], None] = lambda _: None  # told what begins: approaching, closing, lifting, ...
 
     def pick(
@@ -41,6 +42,7 @@ class PickPlace:
             raise ArmError("the gripper holds something already; place it first")
         arm.open(opening_m)
         path, line = self._approach(world_T_gripper, width_m, approach_m)
+        self._taken = line[0]
         self.phase("approaching")
         arm.follow(path)
         arm.slide(line, approach_m)
@@ -112,7 +114,9 @@ class PickPlace:
         for pose in (world_T_gripper, world_T_gripper @ _HALF_TURN):
             before = pose.copy()
             before[:3, 3] += back
-            for q in itertools.islice(arm.reaches(before, width_m), _POSTURES):
+            for q in itertools.chain(
+                self._as_taken(before, width_m), itertools.islice(arm.reaches(before, width_m), _POSTURES)
+            ):
                 try:
                     line = arm.line(q, before, -back, width_m)
                     for at in (line[-1], *line[2:-1:3]):
@@ -122,6 +126,13 @@ class PickPlace:
                 except (Unreachable, Collision) as error:
                     fault = error
         raise fault or unreachable(world_T_gripper)
+
+    def _as_taken(self, world_T_gripper: np.ndarray, width_m: float) -> list[np.ndarray]:
+        """The posture in which the last thing was taken, for where it is put back."""
+        try:
+            return [] if self._taken is None else [self.arm.reach(world_T_gripper, width_m, self._taken)]
+        except Unreachable:
+            return []
 
     def _withdraw(self, world_T_gripper, approach_m) -> None:
         self._straight(-approach_m * world_T_gripper[:3, 2])

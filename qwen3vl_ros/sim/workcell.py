@@ -148,11 +148,19 @@ class Workcell:
         else:
             self._hand.back_off(approach_m)
         self.arm.each_step = lambda: None
-        if self.holding and not self.arm.holds(self._hand.held):
+        if self.holding and not self._holds():
             self._hand.lost()
             if ending is Ending.OK:
                 ending, message = Ending.SLIPPED, "it slipped out of the jaws on the way"
         return self._report(ending, message)
+
+    def _holds(self) -> bool:
+        """Whether both pads touch what they hold, some time in a tenth of a second: a pad may lift off for an instant."""
+        for _ in range(6):
+            if self.arm.holds(self._hand.held):
+                return True
+            self.world.step(0.02)
+        return False
 
     def _rest(self) -> None:
         try:

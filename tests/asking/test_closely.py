@@ -73,6 +73,11 @@ def test_what_should_be_somewhere_is_looked_for_there():
     )
 
 
+def test_what_is_boxed_far_from_where_it_should_be_is_another_thing():
+    far = {"red cube": np.array(((0.0, 0.0, 1.6), (0.1, 0.1, 1.7)))}
+    assert not Finder(Shy("red cube", 640)).find(shot(), ("red cube",), expected=far).detections_2d
+
+
 @pytest.mark.parametrize("name", ["red cube", "mug", "yellow box", "white cylinder", "tray", "black bowl"])
 def test_a_name_comes_back_from_the_other_language(name):
     assert in_english(in_chinese(name)) == name

@@ -67,6 +67,18 @@ def test_both_viewpoints_run_in_the_worlds_time_and_the_plan_is_drawn_from_when_
     assert frames[-1][-100:].max() > 120 > frames[0][-100:].max() - 60
 
 
+def test_a_plan_that_is_a_question_is_shown_in_words(tmp_path):
+    film = Film(POSE)
+    film.calibrate(messages.camera_info(messages.header_of(0, "camera"), K, (640, 480)))
+    film.caption("mow the lawn")
+    for k in range(3):
+        film.add_live(picture(k / 5, (90, 90, 90)))
+        film.add_overview(picture(k / 5, (200, 60, 60), "overview"))
+        film.add_plan(Plan(question="I do not understand this order.", steps=[PlanStep(action="pick", object="lawn")]))
+    film.write(tmp_path / "arm.mp4")
+    assert len(frames_of(tmp_path / "arm.mp4")) == 3
+
+
 def test_a_film_of_nothing_is_no_file(tmp_path):
     assert Film(POSE).write(tmp_path / "arm.mp4") == 0
     assert not (tmp_path / "arm.mp4").exists()

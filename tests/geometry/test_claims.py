@@ -39,3 +39,30 @@ def test_a_box_whose_surface_is_all_anothers_is_refused_with_that_reason():
     assert [d.id for d in result.detections] == ["a"]
     (refusal,) = result.refusals
     assert refusal.reason.startswith("mostly hidden: ")
+
+
+# -- pieces of one thing ------------------------------------------------------------------------------------------------------------
+
+
+def length_of(scene, depth_m, box):
+    result = lift_boxes(SceneCloud.of(scene.frame(depth_m=depth_m), LiftConfig()), [Detection2D("pan", box, 0.9, "0")])
+    return float(result.detections[0].size_m.max())
+
+
+def test_a_hole_in_the_readings_does_not_cut_a_thing_in_two():
+    scene = ds.Scene([ds.box((0.24, 0.04, 0.03))], ds.look_from(50, -90))
+    rows, columns = scene.depth_m.shape
+    x = (np.arange(columns) - scene.K[0, 2]) / scene.K[0, 0] * 0.7  # the thing lies across the view, 0.7 m away
+    strip = (x > 0.02) & (x < 0.045)
+    holed = scene.depth_m.copy()
+    holed[:, strip] = np.nan
+    whole = length_of(scene, scene.depth_m, scene.box_px(0))
+    assert abs(length_of(scene, holed, scene.box_px(0)) - whole) < 0.01
+
+
+def test_two_things_with_the_table_seen_between_them_stay_two():
+    near, far = ds.box((0.12, 0.04, 0.03), (-0.06, 0)), ds.box((0.09, 0.04, 0.03), (0.07, 0))
+    scene = ds.Scene([near, far], ds.look_from(50, -90))
+    corners = np.array([scene.box_px(k) for k in (0, 1)])
+    both = tuple((*corners[:, :2].min(0), *corners[:, 2:].max(0)))
+    assert length_of(scene, scene.depth_m, both) < 0.15

@@ -349,8 +349,8 @@ def test_feasible_grasps_hold_on_the_true_surfaces_of_the_embedded_scenes():
 def test_no_place_that_was_left_out_is_better_than_the_best(monkeypatch):
     judged = []
 
-    def spy(cloud, site, poses, gripper, every):
-        judged.append((cloud, site, poses, judge.judge(cloud, site, poses, gripper, every)))
+    def spy(cloud, site, poses, gripper, best):
+        judged.append((cloud, site, poses, judge.judge(cloud, site, poses, gripper, best)))
         return judged[-1][-1]
 
     monkeypatch.setattr(grasps, "judge", spy)
@@ -366,7 +366,7 @@ def test_no_place_that_was_left_out_is_better_than_the_best(monkeypatch):
     )
     for cloud, site, poses, found in (one for one in judged if len(one[2])):
         alone = [judge.judge(cloud, site, poses[k : k + 1], GRIPPER)[0] for k in range(len(poses))]
-        assert max(j.quality for j in found) == pytest.approx(max(j.quality for j in alone), abs=1e-9)
+        assert max(j.rating for j in found) == pytest.approx(max(j.rating for j in alone), abs=1e-9)
 
 
 # -- whatever the camera sends -------------------------------------------------------------------------------

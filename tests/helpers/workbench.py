@@ -70,8 +70,8 @@ class Workbench:
                 arguments += ["-p", f"{name.replace('__', '.')}:={text}"]
         self.node = graph.start(*arguments, name="perception")
         self._client = ActionClient(graph.node, FollowInstruction, "/qwen3vl/perception/follow_instruction")
-        assert self._client.wait_for_server(START_PATIENCE_S)
-        self.node.logged("active: ")
+        assert self._client.wait_for_server(MOTION_PATIENCE_S)
+        self.node.logged("active: ", MOTION_PATIENCE_S)
         self.plans: list[Plan] = graph.messages["plans"]
         graph.node.create_subscription(Plan, "/qwen3vl/perception/plan", self.plans.append, LATCHED)
         self.truth = graph.listen("/qwen3vl/sim_robot/ground_truth_3d", Detection3DArray)
@@ -81,7 +81,7 @@ class Workbench:
         given = {"pace": 4.0, "rate": 3.0, "width": 640, "height": 480} | parameters
         arguments = [a for name, value in given.items() for a in ("-p", f"{name}:={value}")]
         robot = self.graph.start("-m", "qwen3vl_ros.node.sim_robot", "--ros-args", *arguments, name="robot")
-        robot.logged("simulated arm")
+        robot.logged("simulated arm", MOTION_PATIENCE_S)
         return robot
 
     def order(self, instruction: str = "", **fields) -> Order:

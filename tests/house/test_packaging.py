@@ -149,7 +149,7 @@ def test_what_cmake_finds_is_declared():
 
 
 def test_every_import_is_a_declared_requirement():
-    pip_names = requirement_names("", "sim", "arm", "mcp", "reference", "model")
+    pip_names = requirement_names("", "sim", "arm", "mcp", "web", "reference", "model")
     for module, files in third_party_imports().items():
         if is_ros(module):
             declared = module in depends("depend", "exec_depend") | OPTIONAL_ROS

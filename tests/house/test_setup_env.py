@@ -106,7 +106,7 @@ def test_extras_are_added_and_a_new_venv_forgets_them(bring_up, monkeypatch):
 def test_an_unknown_extra_is_refused_by_name(scripts, monkeypatch):
     monkeypatch.setenv("EXTRAS", "reference gpu")
     with pytest.raises(
-        scripts.runner.SetupError, match="EXTRAS names gpu; there are: reference, model, arm, test, bench"
+        scripts.runner.SetupError, match="EXTRAS names gpu; there are: reference, model, arm, mcp, web, test, bench"
     ):
         scripts.setup_env.wanted_extras()
 
@@ -114,7 +114,7 @@ def test_an_unknown_extra_is_refused_by_name(scripts, monkeypatch):
 def test_the_demo_needs_no_torch_and_the_reference_does(scripts, world):
     names = [step.name for step in scripts.setup_env.plan(world, [])]
     assert names == ["venv", "packages", "interfaces"]
-    assert [step.name for step in scripts.setup_env.plan(world, ["test"])][3:] == ["extra_test"]
+    assert [step.name for step in scripts.setup_env.plan(world, ["test"])][3:] == ["extra_test", "browser"]
     assert [step.name for step in scripts.setup_env.plan(world, ["model"])][3:] == ["extra_model"]
 
 

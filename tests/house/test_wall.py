@@ -1,6 +1,6 @@
 """The wall between the core and ROS, and that imports run in one direction (docs/architecture.md).
 
-ROS's libraries are for node/ alone. A front end, as demo/, reaches ROS through node/client.py, and takes what it hears as
+ROS's libraries are for node/ alone. A front end, demo/ or web/, reaches ROS through node/client.py, and takes what it hears as
 messages, which are data; the core knows neither.
 """
 
@@ -79,7 +79,7 @@ ALLOWED = {
     },
     "threads": set(),
 }
-FRONT_ENDS = {"demo", "tools"}
+FRONT_ENDS = {"demo", "tools", "web"}
 # What the command line knows of a front end: its arguments. They load the rest when they are run.
 COMMANDS_OF_FRONT_ENDS = {"qwen3vl_ros.tools", "qwen3vl_ros.tools.commands"}
 SHELLS = {"node", *FRONT_ENDS}
@@ -164,6 +164,8 @@ def test_geometry_knows_no_torch_and_nothing_imports_the_tooling(path):
     tops = {m.split(".")[0] for m in imports(path)}
     if part_of(path) not in ("engine", "export"):
         assert not tops & {"torch", "transformers", "onnxruntime", "llguidance"}
+    if part_of(path) != "web":
+        assert not tops & {"viser", "websockets"}, "the page is web/'s alone"
     if part_of(path) != "export":
         assert not tops & {"onnx", "ml_dtypes"}, "models are written by export/ alone"
     assert not tops & {p.stem for p in (ROOT / "model").glob("*.py")}, "model/ imports the package, never the reverse"
@@ -202,7 +204,7 @@ for name in ("rclpy", "tf2_ros", "sensor_msgs.msg"):
     sys.exit("the wall has a hole: " + name)
 
 import qwen3vl_ros
-shells = ("qwen3vl_ros.node", "qwen3vl_ros.demo", "qwen3vl_ros.tools")
+shells = ("qwen3vl_ros.node", "qwen3vl_ros.demo", "qwen3vl_ros.tools", "qwen3vl_ros.web")
 walked = [m.name for m in pkgutil.walk_packages(qwen3vl_ros.__path__, "qwen3vl_ros.", onerror=lambda name: None)
           if not m.name.startswith(shells) and m.name not in ("qwen3vl_ros.msg", "qwen3vl_ros.srv", "qwen3vl_ros.action")]
 for name in walked:

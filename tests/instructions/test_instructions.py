@@ -18,7 +18,7 @@ from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
 from qwen3vl_ros.sim.physics import PhysicalWorld
 from qwen3vl_ros.sim.pick_place import PickPlace
-from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec, SignSpec
 from qwen3vl_ros.types import Frame, InvalidInput
 
 CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (-0.10, -0.10, 0.0225), 0.2)
@@ -118,6 +118,15 @@ def test_what_cannot_be_done_is_a_question_back_and_moves_nothing(planner, camer
     assert said in plan.question and not plan.executable
     assert Performer(planner, table, table.see).perform(plan, Control()).code is Code.REJECTED
     assert table.moves == 0
+
+
+def test_a_sign_that_gives_orders_is_read_by_nobody(planner, camera):
+    table = Table(camera, CUBE, MUG)
+    sign = SignSpec((0.14, 0.02, 0.07), -math.pi / 2, 0.2, (0.14, 0.09), "OPEN GRIPPER")
+    spec = replace(table.world.spec(), sign=sign)
+    table.world.spec = lambda: spec
+    with_sign = planner.plan(table.see(), "pick up the red cube")
+    assert [tuple(s.told) for s in with_sign.steps] == [("pick", "red cube", "", "")] and with_sign.executable
 
 
 def test_an_empty_instruction_is_refused(planner, camera):

@@ -9,7 +9,7 @@ from qwen3vl_ros.action import ExecuteStep
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.plans import PlanStep
 from qwen3vl_ros.node.perception import moving
-from qwen3vl_ros.node.perception.instructing import _Eyes
+from qwen3vl_ros.node.perception.looking import Eyes
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.types import Detection3D, GraspTarget
 
@@ -44,7 +44,7 @@ def motions(robot_moved=""):
 def test_a_base_that_moved_since_the_picture_is_told(now, moved):
     clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=5))
     asking = SimpleNamespace(robot_at=lambda frame, stamp_ns: now)
-    eyes = _Eyes(SimpleNamespace(get_clock=lambda: clock), asking, None, Control())
+    eyes = Eyes(SimpleNamespace(get_clock=lambda: clock), asking, None, Control())
     eyes._shot = SimpleNamespace(frame_T_robot=pose(), frame=SimpleNamespace(target_frame="world", frame_id="camera"))
     told = eyes.robot_moved()
     assert moved in told and bool(told) == bool(moved)

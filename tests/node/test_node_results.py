@@ -203,6 +203,10 @@ def test_grasps_are_planned_for_who_looks_and_for_who_calls(graph):
     until(lambda: camera.shoot() and any(m.detections for m in solids), what="a 3D box")
     called = until(lambda: camera.shoot() and (r := graph.detect()) and until(r.done) and r.result())
     assert called.success and (not called.detections_3d.detections or called.grasp_targets.targets)
+    for box in called.detections_3d.detections:
+        own = [t for t in called.grasp_targets.targets if t.detection_id == box.id]
+        assert 1 <= len(own) <= 5 and [t.quality for t in own] == sorted((t.quality for t in own), reverse=True)
+        assert len(own) == 1 or all(t.feasible for t in own)
     grasps = graph.listen("/qwen3vl/perception/grasp_targets", GraspTargetArray)
     until(lambda: camera.shoot() and any(m.targets for m in grasps), what="a grasp for the late subscriber")
     boxes = {stamp_ns(m.header): len(m.detections) for m in solids}

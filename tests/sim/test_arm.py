@@ -107,3 +107,30 @@ def test_the_same_world_does_the_same_twice():
         hand.pick(above(0.0, -0.10, 0.015), 0.045)
         ends.append(hand.arm.world.pose(0))
     assert np.array_equal(*ends)
+
+
+def test_what_stands_under_a_board_is_drawn_out_and_not_lifted_into_it():
+    can = ObjectSpec("cylinder", "blue", (0.045, 0.045, 0.11), (0.05, 0.12, 0.02 + 0.055), 0.0)
+    arm = arm_at(can, shelf=ShelfSpec((0.05, 0.16), -np.pi / 2, (0.36, 0.2), 2, 0.22, (0.6, 0.5, 0.4)))
+    hand, lean = PickPlace(arm), np.radians(65)
+    approach, closing = np.array((0.0, np.sin(lean), -np.cos(lean))), np.array((1.0, 0.0, 0.0))
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = np.stack((np.cross(closing, approach), closing, approach), 1), (0.05, 0.12, 0.09)
+    hand.pick(pose, 0.045)
+    assert hand.held == 0 and arm.holds(0)
+    at = arm.world.pose(0)[:3, 3]
+    assert at[1] < 0.06 - 0.0225 + 0.02, "in front of the shelf"
+    assert at[2] > 0.08
+
+
+def test_an_arm_has_several_postures_for_one_pose_of_its_hand():
+    arm = arm_at(CUBE)
+    pose = above(0.1, 0.1, 0.15)
+    found = list(arm.reaches(pose, 0.04))
+    assert len(found) > 1
+    assert min(np.abs(a - b).max() for k, a in enumerate(found) for b in found[:k]) > 0.2
+    arm.open(0.04)
+    for q in found[:3]:
+        arm.world.data.qpos[arm._q] = arm.world.data.ctrl[arm._motors] = q
+        arm.world.step(0.05)
+        assert np.linalg.norm(arm.gripper()[:3, 3] - pose[:3, 3]) < 0.012

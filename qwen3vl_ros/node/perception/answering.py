@@ -33,6 +33,8 @@ from qwen3vl_ros.types import (
 )
 from qwen3vl_ros.zoom import joined
 
+_GRASPS = 5  # of an object, in the answer to a call
+
 
 class Answering:
     """`perform` for an EngineThread. health: the engine's. age_s(stamp_ns): by the node's clock."""
@@ -79,11 +81,11 @@ class Answering:
                 self._inspecting.picture(job, frame)
                 looks = perception.ask(frame, question, control, camera=job.camera, zoom=zoom)
                 generation = joined([look.generation for look in looks])
-                grasps = job.call is not None or out.grasps_wanted
-                thorough = (
-                    job.call is not None
-                )  # the stream's own answers come too often for more than the first search
-                scene = perception.interpret(frame, question, looks, prompt_id, job.camera, zoom, grasps, thorough)
+                # The stream's own answers come too often for more than the first search.
+                called = job.call is not None
+                grasps = called or out.grasps_wanted
+                most = _GRASPS if called else 1
+                scene = perception.interpret(frame, question, looks, prompt_id, job.camera, zoom, grasps, called, most)
                 if question.reads_text:
                     text = text_of(perception, frame, scene, control, job.camera)
                     self._report_translation(channel.health, text.note)

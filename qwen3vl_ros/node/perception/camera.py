@@ -72,18 +72,19 @@ class Camera:
         ]
         if config.use_depth:
             self._topics.append(("depth/image_raw", Image, self._on_depth))
-        self._subscriptions = [
-            node.create_subscription(
-                kind,
-                prefix + topic,
-                callback,
-                qos_of(config.image_qos),
-                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic)),
-            )
-            for topic, kind, callback in self._topics
-        ]
         self.image_topic, self.depth_topic = self._full(self._topics[0][0]), self._full("depth/image_raw")
         self._hears_latched, self._looked_s = False, 0.0
+        self._subscriptions = []
+        for (
+            topic,
+            kind,
+            callback,
+        ) in self._topics:  # last: from the first one on, messages come on the executor's thread
+            heard = SubscriptionEventCallbacks(incompatible_qos=self._misfit_on(topic))
+            qos = qos_of(config.image_qos)
+            self._subscriptions.append(
+                node.create_subscription(kind, prefix + topic, callback, qos, event_callbacks=heard)
+            )
         self._rectified = is_rectified(config.rectification, self.image_topic)
         health.fact("calibration", "P of camera_info, rectified" if self._rectified else "K and D of camera_info, raw")
 

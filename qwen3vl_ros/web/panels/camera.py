@@ -1,0 +1,103 @@
+"""The camera's picture with boxes, tracks and their labels: the picture goes as JPEG, what is on it as SVG over it, so that any
+alphabet can be read and tested. A box is drawn on the picture that it was found in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import cv2
+import numpy as np
+import viser
+
+from qwen3vl_ros.convert import rgb_of, stamp_ns
+from qwen3vl_ros.msg import TrackState
+from qwen3vl_ros.web import html
+from qwen3vl_ros.web.panels.base import Panel
+from qwen3vl_ros.web.robot import Camera, Robot
+
+PERIOD_S = 0.04
+STALE_NS = 1_000_000_000
+WIDEST_PX, JPEG = 960, 75
+_STATES = {TrackState.COASTING: "coasting", TrackState.OCCLUDED: "occluded", TrackState.UNCERTAIN: "uncertain"}
+
+
+class CameraPanel(Panel):
+    """pictures: the last ones that were shown, HxWx3 by stamp, for whoever needs their colours."""
+
+    period_s = PERIOD_S
+
+    def __init__(self, server: viser.ViserServer, robot: Robot):
+        self._server, self._robot = server, robot
+        self.pictures: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._boxes: Any = None
+        self._states: dict[str, str] = {}
+        self._shown_ns = 0
+        names = list(robot.cameras)
+        self._choice = server.gui.add_dropdown("camera", names, order=0) if len(names) > 1 else None
+        self._overlay = server.gui.add_html("", order=1)
+        self._picture = server.gui.add_image(np.full((480, 640, 3), 40, np.uint8), order=2, jpeg_quality=JPEG)
+        self._said = server.gui.add_html(html.block("seen", html.note("waiting for the camera")), order=3)
+        if self._choice:
+            self._choice.on_update(lambda _: self._forget())
+
+    @property
+    def camera(self) -> Camera:
+        """The one that everybody looks at."""
+        return self._robot.cameras[self._choice.value if self._choice else next(iter(self._robot.cameras))]
+
+    def _forget(self) -> None:
+        self._boxes, self._shown_ns = None, 0
+        self.pictures.clear()
+
+    def update(self) -> None:
+        if not self._server.get_clients():
+            return  # nobody looks
+        camera = self.camera
+        if (states := camera.states.newest()) is not None:
+            self._states = {s.id: _STATES.get(s.state, "") for s in states.tracks}
+        tracks, found = camera.tracks_2d.newest(), camera.detections_2d.newest()
+        if tracks is not None or (found is not None and self._is_old(self._boxes, stamp_ns(found.header))):
+            self._boxes = tracks if tracks is not None else found
+        boxes = self._boxes
+        image = camera.image.at(stamp_ns(boxes.header)) if boxes is not None else None
+        if image is None and self._is_old(boxes, camera.image.last_stamp_ns):
+            image = camera.image.newest()
+        if image is not None:
+            self._show(image, boxes)
+
+    @staticmethod
+    def _is_old(boxes: Any, now_ns: int) -> bool:
+        return boxes is None or now_ns - stamp_ns(boxes.header) > STALE_NS
+
+    def _show(self, image: Any, boxes: Any) -> None:
+        rgb, stamp = rgb_of(image), stamp_ns(image.header)
+        self.pictures[stamp] = rgb
+        while len(self.pictures) > 4:
+            self.pictures.popitem(last=False)
+        size_px = rgb.shape[1], rgb.shape[0]
+        drawn = [] if boxes is None or self._is_old(boxes, stamp) else [self._box(d) for d in boxes.detections]
+        if size_px[0] > WIDEST_PX:
+            rgb = cv2.resize(rgb, (WIDEST_PX, WIDEST_PX * size_px[1] // size_px[0]), interpolation=cv2.INTER_AREA)
+        with self._server.atomic():
+            self._picture.image = rgb
+            self._overlay.content = html.boxes_svg(size_px, drawn)
+        names = ", ".join(label for *_, label, _ in drawn) or "nothing that is looked for"
+        said = html.block("seen", html.text(f"{image.width}x{image.height}, {image.header.frame_id}: {names}"))
+        if said != self._said.content:
+            self._said.content = said
+
+    def _box(self, detection: Any) -> tuple[float, float, float, float, str, str]:
+        centre, half_x, half_y = detection.bbox.center.position, detection.bbox.size_x / 2, detection.bbox.size_y / 2
+        best = detection.results[0].hypothesis if detection.results else None
+        state = self._states.get(detection.id, "")
+        label = " ".join(filter(None, (best.class_id if best else "?", detection.id, state)))
+        return (
+            centre.x - half_x,
+            centre.y - half_y,
+            centre.x + half_x,
+            centre.y + half_y,
+            label,
+            html.colour_of(detection.id),
+        )

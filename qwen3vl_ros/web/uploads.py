@@ -1,0 +1,74 @@
+"""A file that somebody gave, as the pictures that ~/ask takes: a photo as it is, a short video as pictures of it in their order."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from typing import Sequence
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from qwen3vl_ros.codec import decode_rgb
+from qwen3vl_ros.types import InvalidInput
+
+MOST_MB, MOST_PICTURES, LONGEST_S = 40, 8, 60.0
+WIDEST_PX = 1280
+
+
+def pictures_of(name: str, content: bytes) -> list[Image]:
+    """One of a picture, up to eight of a video, evenly over its length. Raises InvalidInput for what is neither, and too large."""
+    if len(content) > MOST_MB * 1_000_000:
+        raise InvalidInput(f"{name} has {len(content) / 1e6:.0f} MB, more than {MOST_MB}; give a smaller one")
+    try:
+        return [_message(decode_rgb(content, name), 0.0)]
+    except InvalidInput as error:
+        if not (stills := _stills(name, content)):
+            raise InvalidInput(f"{name} is no picture and no video that can be read here: {error}") from error
+        return [_message(rgb, at_s) for at_s, rgb in stills]
+
+
+def thumbnail_html(pictures: Sequence[Image]) -> str:
+    """The pictures in a row, small."""
+    shown = []
+    for message in pictures:
+        rgb = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        small = cv2.resize(rgb, (max(1, 72 * message.width // message.height), 72), interpolation=cv2.INTER_AREA)
+        jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1].tobytes()
+        shown.append(f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" style="margin-right:3px">')
+    return f"<div>{''.join(shown)}</div>"
+
+
+def _stills(name: str, content: bytes) -> list[tuple[float, np.ndarray]]:
+    """Seconds into the video, and the picture there; empty where OpenCV reads none."""
+    with tempfile.NamedTemporaryFile(suffix=".video") as file:  # OpenCV reads videos by name alone
+        file.write(content)
+        file.flush()
+        video = cv2.VideoCapture(file.name, cv2.CAP_FFMPEG)
+        rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        if count / rate > LONGEST_S:
+            raise InvalidInput(f"{name} lasts {count / rate:.0f} s, more than {LONGEST_S:.0f}; cut it shorter")
+        wanted = set(np.linspace(0, max(count - 1, 0), MOST_PICTURES).round().astype(int).tolist())
+        stills, at = [], 0
+        while len(stills) < MOST_PICTURES and video.grab():
+            if at in wanted:
+                read, bgr = video.retrieve()
+                if read:
+                    stills.append((at / rate, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)))
+            at += 1
+        video.release()
+    return stills
+
+
+def _message(rgb: np.ndarray, at_s: float) -> Image:
+    height, width = rgb.shape[:2]
+    if width > WIDEST_PX:
+        rgb = cv2.resize(rgb, (WIDEST_PX, max(1, WIDEST_PX * height // width)), interpolation=cv2.INTER_AREA)
+        height, width = rgb.shape[:2]
+    header = Header(frame_id="given")
+    header.stamp.sec, header.stamp.nanosec = divmod(round(at_s * 1e9), 1_000_000_000)
+    message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
+    message.data = np.ascontiguousarray(rgb).tobytes()
+    return message

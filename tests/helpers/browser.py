@@ -1,0 +1,72 @@
+"""Headless Chromium over the live page, as a person uses it: by what can be read on it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import pytest
+from playwright.sync_api import Error
+
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
+FOUND = next(filter(None, map(shutil.which, BROWSERS)), None)
+# WebGL by the CPU, small, because the tests share the machine with a camera and a model.
+FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage")
+DESK, PHONE = {"width": 1100, "height": 700}, {"width": 390, "height": 780}
+PATIENCE_MS = 90_000
+
+needs_browser = pytest.mark.skipif(
+    FOUND is None, reason="no Chromium here: apt-get install chromium-headless-shell fonts-wqy-microhei"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Tab:
+    """One browser that shows the page. requests: every address it asked for; said: what its console had."""
+
+    def __init__(self, browser, url: str, viewport=DESK):
+        self.context = browser.new_context(viewport=viewport)
+        self.context.set_default_timeout(PATIENCE_MS)
+        self.page = self.context.new_page()
+        self.requests, self.said = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("dialog", lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.page.goto(url)
+
+    def close(self) -> None:
+        self.context.close()
+
+    def field(self, label: str):
+        """The line beside a label."""
+        return self.page.get_by_text(label, exact=True).locator("xpath=ancestor::*[.//input][1]//input")
+
+    def enter(self, label: str, words: str) -> None:
+        """Type into a line, and send it."""
+        self.field(label).fill(words)
+        self.page.wait_for_timeout(150)  # the page sends what is typed in slices of a twentieth of a second
+        self.field(label).press("Enter")
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def part(self, name: str, words: str = ""):
+        """A part of a panel that holds these words, once it is there."""
+        found = self.page.locator(f".qwen.{name}", has_text=words).first
+        try:
+            found.wait_for(state="attached")
+        except Error:
+            there = self.page.locator(f".qwen.{name}").all_text_contents()
+            raise AssertionError(f"{words!r} is not in {name}, which has {there}") from None
+        return found
+
+    def see(self, words: str):
+        """These words, anywhere, once they can be seen."""
+        found = self.page.get_by_text(words).first
+        found.wait_for()
+        return found

@@ -39,8 +39,8 @@ _AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the 
 class Shot:
     """A picture to be asked of. lacks: why it cannot be measured in, empty if it can; stale: that is because its depth is late.
 
-    known: things of this picture's frame that were just seen and stand still; answered: phrases whose things are all among
-    them, so that they need not be looked for. now_ns: when facts are asked, by default the picture's stamp. frame_T_robot: 4x4, the
+    known: things of this picture's frame that were just seen and stand still; answered: phrases whose things, if any is among
+    them, are all among them, so that they need not be looked for. now_ns: when facts are asked, by default the picture's stamp. frame_T_robot: 4x4, the
     robot's base in the frame of the results, None where nobody knows it.
     """
 
@@ -105,7 +105,10 @@ class Finder:
         boxes: list[Detection2D] = []
         generation = None
         for question, phrase in zip(questions, phrases):
-            if any(same_name(phrase, a) for a in shot.answered):
+            # Looked for with others and not among what was seen may only mean that it was called otherwise there.
+            if all(
+                any(same_name(phrase, n) for n in names) for names in (shot.answered, [t.label for t in shot.known])
+            ):
                 continue
             for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
                 generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control, zoom)

@@ -1,12 +1,14 @@
 """Finding for an arm looks again: in the other language, in parts of the picture, and where a thing should be; and only then."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from qwen3vl_ros.asking.finding import Finder, Shot
 from qwen3vl_ros.config import Config
+from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_chinese, in_english
 from qwen3vl_ros.types import Frame, Generation
@@ -88,3 +90,12 @@ def test_a_name_comes_back_from_the_other_language(name):
 )
 def test_other_chinese_words_become_the_models_english_ones(name, english):
     assert in_english(name) == english
+
+
+@pytest.mark.parametrize("called, looks", [("red cube", 0), ("orange cube", 1), ("ball", 1)])
+def test_what_the_stream_saw_under_another_name_is_looked_for(called, looks):
+    thing = Thing("7", called, np.array(((0.05, 0.05, 0.45),)), np.eye(4), np.full(3, 0.04))
+    known = replace(shot(), known=(thing,), answered=("red cube",))
+    eyes = Shy("red cube", 640)
+    found = Finder(eyes).find(known, ("red cube",))
+    assert len(eyes.asked) == looks and any(d.label == "red cube" for d in found.detections_2d)

@@ -188,6 +188,7 @@ def test_a_yaml_block_is_a_parameter_file_of_the_node(page, block):
     [
         pytest.param(page, code, id=f"{page.name}: {code.splitlines()[0][:50]}")
         for page in PAGES
+        if page.name != "planners.md"  # what it shows stands on MoveIt: tests/node/test_planners_page.py runs it
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     ],
 )

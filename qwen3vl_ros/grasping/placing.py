@@ -37,6 +37,7 @@ _NEAR_M = 0.02  # the gap to a reference that is best
 _SEEN_POINTS = 40000
 _APART_M = 0.04  # between the places of one answer
 _SKEW = 0.8  # aside, of ahead
+_FARTHEST_M = 0.25  # from a reference to the middle of what is left of it, behind it and so on
 _DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst
 _HOLDS_M = 0.004  # margin of a fact that a place must have even where noise leaves it undecided
 _FLAT_M = 0.012  # what rises less above a surface belongs to it
@@ -270,7 +271,7 @@ class _Search:
                 continue
             for room_m, new_T_old in self._candidates(support):
                 if self._askew(new_T_old):
-                    fault = "its free places are more aside than where it was asked for"
+                    fault = "its free places are more aside than where it was asked for, or farther off"
                     continue
                 measured = self._facts_at(new_T_old)
                 worst = min(measured, key=facts.standing, default=None)
@@ -311,13 +312,17 @@ class _Search:
         return [facts.measure(layout, f.relation, f.arguments, f.view or "viewer") for f in self.asked]
 
     def _askew(self, new_T_old: np.ndarray) -> bool:
-        """Whether the object would be more aside of a reference than left of it, behind it and so on: nobody would call it that."""
+        """Whether the object would be more aside of a reference than left of it, behind it and so on, or too far off: nobody would
+        call it that."""
         middle = (new_T_old @ self.level_T_box)[:2, 3]
         for fact in self.asked:
             if fact.relation in _TOWARDS:
                 axis, sign = _TOWARDS[fact.relation]
                 way = sign * self.layout.directions(fact.view or "viewer")[axis][:2]
-                offset = middle - self.layout.body(fact.arguments[1]).centre[:2]
+                reference = self.layout.body(fact.arguments[1])
+                offset = middle - reference.centre[:2]
+                if -float(depth_inside(reference.outline, middle[None])[0]) > _FARTHEST_M:
+                    return True
                 if abs(offset @ np.array((-way[1], way[0]))) > _SKEW * float(offset @ way):
                     return True
         return False

@@ -64,8 +64,8 @@ def at(trail: deque, stamp_ns: int) -> Was:
 
 
 def velocity_m_s(trail: Sequence[Was]) -> np.ndarray:
-    """Slope of the way along the last VELOCITY_NS of a trail, 3 metres a second."""
-    since_ns, recent = trail[-1].stamp_ns - VELOCITY_NS, []
+    """Slope of the way along the last VELOCITY_NS of a trail, 3 metres a second; zeros where it is no way."""
+    since_ns, recent = trail[-1].stamp_ns - VELOCITY_NS if trail else 0, []
     for was in reversed(trail):
         if was.stamp_ns < since_ns:
             break

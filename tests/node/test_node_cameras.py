@@ -13,12 +13,13 @@ TWO = {"cameras": "[front, wrist]", "camera__front__targets": "[mug]", "camera__
 TRACKS = ("tracks_2d", "tracks_3d", "track_states")
 TOPICS = [f"{NODE}/{name}" for name in (*RESULTS, *TRACKS, "text", "annotated_image", "markers")]
 # Of the node as a whole, whatever its cameras are called.
-ITS_OWN = [f"{NODE}/{name}" for name in ("transition_event", "readings", "events", "alarms")]
-ITS_OWN += [f"{NODE}/ask/_action/{name}" for name in ("feedback", "status")]
+ITS_OWN = [f"{NODE}/{name}" for name in ("transition_event", "readings", "events", "alarms", "plan")]
+ACTIONS = "ask", "follow_instruction"
+ITS_OWN += [f"{NODE}/{action}/_action/{name}" for action in ACTIONS for name in ("feedback", "status")]
 SERVICES = [
-    *(f"{NODE}/{name}" for name in ("set_prompt", "enable", "detect", "track", "measure")),
+    *(f"{NODE}/{name}" for name in ("set_prompt", "enable", "detect", "track", "measure", "find_place")),
     *(f"{NODE}/{name}" for name in ("inspect", "set_watch", "alarm_command", "report")),
-    *(f"{NODE}/ask/_action/{name}" for name in ("send_goal", "cancel_goal", "get_result")),
+    *(f"{NODE}/{action}/_action/{name}" for action in ACTIONS for name in ("send_goal", "cancel_goal", "get_result")),
     *(f"{NODE}/{name}_parameters" for name in ("describe", "get", "list", "set")),
     *(f"{NODE}/{name}" for name in ("get_parameter_types", "set_parameters_atomically", "get_type_description")),
     *(f"{NODE}/{name}" for name in ("change_state", "get_state", "get_available_states")),

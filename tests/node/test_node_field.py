@@ -218,8 +218,8 @@ def test_compressed_pictures_are_read_as_the_sensor_saw_them_or_refused_before_t
         camera.image.data = data
         diagnosed_while(graph, camera, words)
     assert process.rss_mib() - before_mib < 100
-    camera.image.data = whole
-    assert camera.answered(heard, solid=True)
+    camera.image.data = whole  # another picture: depth that stayed the same to the bit would be a frozen one
+    assert camera.answered(heard, solid=True, depth_m=picture()[1] + np.float32(0.001))
 
 
 # -- rectified ----------------------------------------------------------------------------------------------------

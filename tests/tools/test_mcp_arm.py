@@ -66,7 +66,8 @@ def test_what_a_person_approved_is_done_what_is_cancelled_stops_and_what_was_don
     before = bench.where("red box")
     place, planned, done, again, ended, stopped = anyio.run(use)
     assert place.structured_content["places"][0]["feasible"] and place.structured_content["frame"] == "world"
-    assert [step["action"] for step in planned.structured_content["steps"]] == ["pick", "place"]
+    # What an attempt before left in the jaws is put back first.
+    assert [step["action"] for step in planned.structured_content["steps"]][-2:] == ["pick", "place"]
     assert "red box" in shown[0] and "blue bowl" in shown[0] and len(shown) >= 2
     assert not done.is_error, done.content
     assert {step["status"] for step in done.structured_content["steps"]} == {"DONE"}

@@ -420,3 +420,13 @@ def test_answers_with_errors_of_their_own_are_averaged_where_the_thing_was_follo
             wrong = truth + (-4.0 if k % 20 else 4.0) * np.array((1, 0, -1, 0))
             tracks.assign(scene.frame(k / HZ), "first", (Detection2D("a", tuple(wrong), 0.8),))
     assert off[0] == pytest.approx(4.0, abs=0.5) and max(off[25:]) < 3.0
+
+
+@pytest.mark.parametrize("hz, about_s", [(1, 2.5), (0.5, 3.0), (2, 2.75)])
+def test_an_answer_between_pictures_that_come_seldom_is_joined_as_well(hz, about_s):
+    scene, tracks = Cards([MUG, BOX]), Tracks()
+    last_s = 4.0
+    play(tracks, scene, 0.0, last_s + 0.5 / hz, [(1 / hz, 0.0)], hz=hz)
+    (mug, _) = tracks.assign(scene.frame(about_s), "first", scene.answer(about_s))
+    said = tracks.step(scene.frame(last_s + 1 / hz))
+    assert mug.label == "mug" and overlap(named(said, "mug"), scene, MUG, last_s + 1 / hz) > 0.85

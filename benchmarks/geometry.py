@@ -227,7 +227,7 @@ def measure_geometry(samples: list[Sample], rounds: int) -> dict:
             timers["scene"](lambda: (cloud.depth_m, cloud.planes))
             lifted = timers["lift"](lift_boxes, cloud, sample.detections, objects=n)
             grasps = timers["grasp"](
-                plan_grasps, cloud, lifted.detections, gripper, objects=max(1, len(lifted.detections))
+                plan_grasps, cloud, lifted.detections, gripper, False, objects=max(1, len(lifted.detections))
             )
             feasible, targets = feasible + sum(g.feasible for g in grasps), targets + len(grasps)
             truth = dict(zip((d.id for d in sample.detections), sample.centres_m))
@@ -292,7 +292,7 @@ def main() -> None:
         ("read a 50-object answer", reading, "json.loads of its JSON alone", json_only),
         ("cloud and planes, a frame", t["scene"], "Open3D segment_plane", t["peer scene"]),
         ("lift, an object", t["lift"], "Open3D dbscan + minimal box", t["peer lift"]),
-        ("grasp, an object", t["grasp"], "one pose's collision check", t["peer grasp"]),
+        ("grasp, an object of a stream", t["grasp"], "one pose's collision check", t["peer grasp"]),
     )
     for name, ours, peer_name, peer in rows:
         print(

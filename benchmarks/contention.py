@@ -47,7 +47,7 @@ NEIGHBOURS = (0, 2, 4)
 FRAME, NODE = "camera_color_optical_frame", "/qwen3vl/perception"
 PATIENCE_S, AGAIN_S = 60.0, 2.0
 DEPTH_AHEAD_S = 0.05  # at so low a rate the node would take a stream of depth that is late for one that has ended
-LEAST_GEOMETRY_S = 0.005  # an answer without depth is none
+LEAST_GEOMETRY_S = 0.001  # an answer without depth is none; the cloud of a picture alone takes longer
 
 
 class Neighbours:

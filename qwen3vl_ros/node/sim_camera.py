@@ -12,17 +12,12 @@ the camera.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import TransformStamped
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -31,12 +26,11 @@ from qwen3vl_ros import types
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.msg import Reading
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.joining import joining
 from qwen3vl_ros.node.perception.camera import qos_of
+from qwen3vl_ros.node.playing import run
 from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME, Shot, recorded, simulated
 from qwen3vl_ros.sim.specs import FOVY_DEG
-from qwen3vl_ros.threads import settle
 
 PARAMETERS = {
     # name: (default, doc)
@@ -233,32 +227,7 @@ class SimCameraNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Publish until told to stop or until the recording ends; returns the exit status."""
-    spinning = None
-    settle()
-    try:
-        with joining():
-            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-            stop = StopSignals()
-            node = SimCameraNode()
-        spinning = threading.Thread(target=_spin, args=(node,), daemon=True)
-        spinning.start()
-        node.play(stop)
-        return 0
-    except (types.PerceptionError, ParameterException, OSError) as error:
-        print(f"sim_camera: {error}", file=sys.stderr)
-        return 2
-    finally:
-        rclpy.try_shutdown()
-        if spinning:
-            spinning.join(5.0)  # Python must not end while it is inside the middleware
-
-
-def _spin(node: SimCameraNode) -> None:
-    """Parameters and the clock need an executor."""
-    try:
-        rclpy.spin(node)
-    except ExternalShutdownException:
-        pass  # main ends the context when playing is over
+    return run(SimCameraNode, "sim_camera", args)
 
 
 if __name__ == "__main__":

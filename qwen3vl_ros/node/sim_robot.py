@@ -12,21 +12,16 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 import time
 from typing import Callable
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import TransformStamped
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -36,12 +31,11 @@ from vision_msgs.msg import Detection3DArray
 from qwen3vl_ros import types
 from qwen3vl_ros.action import ExecuteStep
 from qwen3vl_ros.node import messages
-from qwen3vl_ros.node.joining import joining
 from qwen3vl_ros.node.plan_messages import matrix_of_pose
+from qwen3vl_ros.node.playing import run
 from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME
 from qwen3vl_ros.sim.workcell import FAULTS, Ending, Report, Workcell, base_beside, scene_of
-from qwen3vl_ros.threads import settle
 
 BASE_FRAME = "arm_link0"
 PARAMETERS = {
@@ -290,31 +284,7 @@ class SimRobotNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run until told to stop; returns the exit status."""
-    spinning = None
-    settle()
-    try:
-        with joining():
-            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-            stop = StopSignals()
-            node = SimRobotNode()
-        spinning = threading.Thread(target=_spin, args=(node,), daemon=True)
-        spinning.start()
-        node.play(stop)
-        return 0
-    except (types.PerceptionError, ParameterException, OSError) as error:
-        print(f"sim_robot: {error}", file=sys.stderr)
-        return 2
-    finally:
-        rclpy.try_shutdown()
-        if spinning:
-            spinning.join(5.0)  # Python must not end while it is inside the middleware
-
-
-def _spin(node: SimRobotNode) -> None:
-    try:
-        rclpy.spin(node)
-    except ExternalShutdownException:
-        pass  # main ends the context when playing is over
+    return run(SimRobotNode, "sim_robot", args)
 
 
 if __name__ == "__main__":

@@ -45,16 +45,21 @@ class CameraPanel(Panel):
     @property
     def camera(self) -> Camera:
         """The one that everybody looks at."""
-        return self._robot.cameras[self._choice.value if self._choice else next(iter(self._robot.cameras))]
+        cameras = self._robot.cameras
+        name = self._choice.value if self._choice else ""
+        return cameras[name if name in cameras else next(iter(cameras))]  # a browser may say anything
 
     def _forget(self) -> None:
         self._boxes, self._shown_ns = None, 0
         self.pictures.clear()
 
     def update(self) -> None:
-        if not self._server.get_clients():
-            return  # nobody looks
-        camera = self.camera
+        camera = self.camera if self._server.get_clients() else None
+        for other in self._robot.cameras.values():
+            if other is not camera:
+                other.image.forget()  # pictures are large, and nobody looks at these
+        if camera is None:
+            return
         if (states := camera.states.newest()) is not None:
             self._states = {s.id: _STATES.get(s.state, "") for s in states.tracks}
         tracks, found = camera.tracks_2d.newest(), camera.detections_2d.newest()

@@ -46,11 +46,20 @@ class Tab:
         """The line beside a label."""
         return self.page.get_by_text(label, exact=True).locator("xpath=ancestor::*[.//input][1]//input")
 
-    def enter(self, label: str, words: str) -> None:
-        """Type into a line, and send it."""
+    def write(self, label: str, words: str) -> None:
+        """Type into a line."""
         self.field(label).fill(words)
         self.page.wait_for_timeout(150)  # the page sends what is typed in slices of a twentieth of a second
+
+    def enter(self, label: str, words: str) -> None:
+        """Type into a line, and send it."""
+        self.write(label, words)
         self.field(label).press("Enter")
+
+    def choose(self, label: str, option: str) -> None:
+        """One of the choices beside a label."""
+        self.field(label).first.click()
+        self.page.get_by_role("option", name=option, exact=True).click()
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()

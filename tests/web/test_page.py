@@ -16,6 +16,7 @@ from browser import FLAGS, FOUND, PATIENCE_MS, PHONE, Tab, free_port, needs_brow
 from follower import Follower
 from playwright.sync_api import expect, sync_playwright
 from ros_graph import until
+from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
 from qwen3vl_ros.msg import Event, EventArray, Generation, Plan, PlanStep, Reading
@@ -249,7 +250,67 @@ def test_of_two_who_approve_a_plan_one_is_told_and_the_other_sees_it_done(told, 
     assert told.follower.done == 1
 
 
-def test_what_the_simulated_arm_makes_of_an_approved_plan_is_told_as_the_node_tells_it(graph, chromium):
+def test_steps_are_changed_before_they_are_approved_and_what_others_change_is_of_no_plan(told, chromium):
+    one, other = tabs = [Tab(chromium, told.url) for _ in range(2)]
+    one.enter("instruction", "拿起红色的盒子,放到架子第二层")
+    for tab in tabs:
+        tab.part("plan", "revision 1")
+        tab.part("plan", "pick <b>红色的盒子</b>")
+        tab.press("Change the steps")
+    one.write("1. thing", "绿色的盒子")
+    one.choose("2. where", "left of")
+    one.write("2. of", "<i>碗</i>")
+    one.press("Check the steps")
+    for tab in tabs:
+        tab.part("plan", "revision 2")
+        assert "place 红色的盒子 left of <i>碗</i>" in tab.part("plan", "pick 绿色的盒子").inner_text()
+        expect(tab.page.get_by_text("2. where", exact=True)).to_have_count(0)
+    other.press("Change the steps")
+    other.choose("1. do", "leave out")
+    other.choose("2. do", "leave out")
+    other.press("Check the steps")
+    other.see("no step is left")
+    other.choose("1. do", "look")
+    other.press("Check the steps")
+    for tab in tabs:
+        assert "place" not in tab.part("plan", "revision 3").inner_text()
+        tab.part("plan", "look 绿色的盒子")
+    other.press("Change the steps")
+    other.press("Leave them as they were")
+    expect(other.page.get_by_text("1. do", exact=True)).to_have_count(0)
+    done = told.follower.done
+    one.press("Approve and do it")
+    other.part("plan", "running")
+    expect(other.page.get_by_role("button", name="Change the steps")).to_have_count(0)
+    told.follower.finish()
+    one.part("plan", "done")
+    assert told.follower.done == done + 1
+    for tab in tabs:
+        tab.close()
+
+
+def test_a_camera_that_stops_and_one_that_never_was_are_told(told, shared_graph, chromium):
+    tab = Tab(chromium, told.url)
+    never = Tab(chromium, start_page(shared_graph, "--namespace", "nobody"))
+    never.part("seen", "waiting for the camera")
+    never.enter("things", "mug")
+    never.part("looking", "refused: ")
+    never.enter("instruction", "pick up the mug")
+    never.see("nobody follows instructions now")
+    never.press("Stop the arm")
+    never.see("nobody answers to stop")
+    never.close()
+    publisher = shared_graph.node.create_publisher(Image, "/told/image_raw", 1)
+    for shade in range(200):
+        publisher.publish(image(header_of(shade, "camera"), np.full((90, 160, 3), shade, np.uint8)))
+        tab.page.wait_for_timeout(50)
+        if tab.page.locator(".seen", has_text="160x90").count():
+            break
+    tab.part("seen", "no picture for")
+    tab.close()
+
+
+def test_a_plan_is_changed_and_approved_and_what_the_simulated_arm_makes_of_it_is_told_as_the_node_tells_it(graph, chromium):
     start(graph, "sim_robot", pace=4.0, rate=3.0)
     seen = {"enabled": "false", "max_age": 5.0, "use_sim_time": "true"}
     node = start(graph, "perception.main", target_frame="world", robot_frame="arm_link0", **seen)
@@ -257,8 +318,13 @@ def test_what_the_simulated_arm_makes_of_an_approved_plan_is_told_as_the_node_te
     node.logged("active: ", 120)
     plans = graph.listen("/qwen3vl/perception/plan", Plan, LATCHED)
     tab.part("seen", "640x480")
-    tab.enter("instruction", "把红色的盒子放到蓝色的碗旁边")
-    tab.part("plan", "place 红色的盒子")
+    tab.enter("instruction", "把红色的盒子放到蓝色的碗后面")
+    tab.part("plan", "place 红色的盒子 behind")
+    tab.press("Change the steps")
+    tab.choose("2. where", "next to")
+    tab.press("Check the steps")
+    tab.part("plan", "place 红色的盒子 next to 蓝色的碗")
+    assert plans[-1].understood_by == Plan.CLIENT and plans[-1].revision == 2 and plans[-1].steps[1].places
     assert [step.status for step in plans[-1].steps] == [PlanStep.OPEN] * 2, "nothing moves before it was approved"
     tab.press("Approve and do it")
     tab.part("plan", "executing")

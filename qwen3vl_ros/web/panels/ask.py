@@ -25,6 +25,7 @@ _VERDICTS = {Fact.UNKNOWN: ("unknown", "#888"), Fact.FALSE: ("false", "#e53935")
 _NAMES = ("OK", "NOT_FOUND", "AMBIGUOUS", "STALE", "NO_DEPTH", "TF", "TIMEOUT", "CANCELLED", "ERROR")
 _CODES = {getattr(Ask.Result, name): name for name in _NAMES}
 _KEPT = 6
+_NAME = 80  # characters of a file's name
 
 
 @dataclass
@@ -75,12 +76,13 @@ class AskPanel(Panel):
             back = client.gui.add_button("Back to the camera", order=5, visible=False)
 
         def given(_: Any) -> None:
+            name = upload.value.name[:_NAME]
             try:
-                asker.pictures = pictures_of(upload.value.name, upload.value.content)
+                asker.pictures = pictures_of(name, upload.value.content)
             except PerceptionError as error:
                 client.add_notification("This file cannot be asked about", str(error), color="red")
                 return
-            asker.about = upload.value.name
+            asker.about = name
             about.content = html.block("given", thumbnail_html(asker.pictures), html.text(asker.about))
             about.visible = back.visible = True
 

@@ -19,11 +19,12 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from qwen3vl_ros.action import Ask, FollowInstruction
 from qwen3vl_ros.convert import stamp_in
 from qwen3vl_ros.msg import EventArray, Generation, GraspTargetArray, Plan, Reading, TrackStates
-from qwen3vl_ros.node.client import LATCHED, NEWEST, RELIABLE, Client, decoded
+from qwen3vl_ros.node.client import LATCHED, NEWEST, RELIABLE, Client, NoReply, decoded
 from qwen3vl_ros.srv import AlarmCommand, SetPrompt
 from qwen3vl_ros.types import PerceptionError
 
 CALL_S, ASK_S, FOLLOW_S = 30.0, 120.0, 3600.0
+FOUND_S = 2.0  # for who answers to be found in the graph
 IMAGES, MOST_BYTES = 40, 96_000_000  # that wait for the boxes found in them: more than a second of a usual camera's
 _ASK = "perception/ask"
 _FOLLOW = "perception/follow_instruction"
@@ -157,7 +158,7 @@ class Robot:
 
     def look_for(self, camera: str, targets: Sequence[str]) -> int:
         """The prompt id of what a camera's stream looks for from now on. Raises PerceptionError where it is refused."""
-        reply = self._client.call(_of(camera, "set_prompt"), SetPrompt.Request(targets=list(targets)), CALL_S)
+        reply = self._call(_of(camera, "set_prompt"), SetPrompt.Request(targets=list(targets)))
         if not reply.success:
             raise PerceptionError(reply.message)
         return reply.prompt_id
@@ -177,15 +178,21 @@ class Robot:
 
     def stop(self) -> bool:
         """Cancel every instruction, whoever gave it; whether there was one. Raises NoReply."""
-        return bool(self._client.call(_STOP, CancelGoal.Request(), CALL_S).goals_canceling)
+        return bool(self._call(_STOP, CancelGoal.Request()).goals_canceling)
 
     def command_alarm(self, name: str, command: int, duration_s: float, operator: str) -> Any:
         """The alarm as it stands then. Raises PerceptionError where it is refused."""
         request = AlarmCommand.Request(name=name, command=command, duration=duration_s, operator_name=operator)
-        reply = self._client.call("perception/alarm_command", request, CALL_S)
+        reply = self._call("perception/alarm_command", request)
         if not reply.success:
             raise PerceptionError(reply.message)
         return reply.event
+
+    def _call(self, service: str, request: Any) -> Any:
+        """The response. Raises NoReply, soon where nobody offers the service."""
+        if not self._client.spin(FOUND_S, lambda: self._client.is_offered(service)):
+            raise NoReply(f"nobody answers on {self._client.full_name(service)}: is the node there, and is it active?")
+        return self._client.call(service, request, CALL_S)
 
 
 def _of(camera: str, name: str) -> str:

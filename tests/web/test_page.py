@@ -97,6 +97,15 @@ def tab(chromium, room):
     made.close()
 
 
+@pytest.fixture(scope="module")
+def pair(chromium, told):
+    """Two browsers of those who watch what is told."""
+    made = [Tab(chromium, told.url) for _ in range(2)]
+    yield made
+    for each in made:
+        each.close()
+
+
 @pytest.fixture
 def open_tab(chromium, room):
     made = []
@@ -182,8 +191,8 @@ def test_a_reload_and_a_phone_show_what_was_there(tab, open_tab):
     assert each.page.evaluate(f"() => {wide}") <= PHONE["width"]
 
 
-def test_what_a_scene_or_a_model_says_is_shown_and_never_read_as_html(told, shared_graph, chromium):
-    node, tab = shared_graph.node, Tab(chromium, told.url)
+def test_what_a_scene_or_a_model_says_is_shown_and_never_read_as_html(told, shared_graph, pair):
+    node, tab = shared_graph.node, pair[0]
     evil = "<img src=//evil.example/x onerror=alert(1)><a href='//evil.example'>杯子</a><script>alert(2)</script>"
     best = ObjectHypothesisWithPose()
     best.hypothesis.class_id = evil
@@ -212,14 +221,13 @@ def test_what_a_scene_or_a_model_says_is_shown_and_never_read_as_html(told, shar
     assert tab.page.locator(".qwen a, .qwen script, .qwen img, .qwen [onerror]").count() == 0
     assert [m for m in tab.said if "dialog" in m or "evil" in m] == []
     assert [r for r in tab.requests if not r.startswith((told.url, "blob:", "data:"))] == []
-    tab.close()
     for publisher, _ in publishers:
         node.destroy_publisher(publisher)
 
 
-def test_of_two_who_approve_a_plan_one_is_told_and_the_other_sees_it_done(told, chromium):
+def test_of_two_who_approve_a_plan_one_is_told_and_the_other_sees_it_done(told, pair):
     told.follower.contest()
-    tabs = [Tab(chromium, told.url) for _ in range(2)]
+    tabs = pair
     tabs[0].enter("instruction", "拿起红色的盒子,放到架子第二层")
     for tab in tabs:
         assert "<b>红色的盒子</b>" in tab.part("plan", "revision 1").inner_text()
@@ -246,12 +254,11 @@ def test_of_two_who_approve_a_plan_one_is_told_and_the_other_sees_it_done(told, 
     for tab in tabs:
         tab.part("plan", "CANCELLED")
         tab.part("plan", "the arm stands still")
-        tab.close()
     assert told.follower.done == 1
 
 
-def test_steps_are_changed_before_they_are_approved_and_what_others_change_is_of_no_plan(told, chromium):
-    one, other = tabs = [Tab(chromium, told.url) for _ in range(2)]
+def test_steps_are_changed_before_they_are_approved_and_what_others_change_is_of_no_plan(told, pair):
+    one, other = tabs = pair
     one.enter("instruction", "拿起红色的盒子,放到架子第二层")
     for tab in tabs:
         tab.part("plan", "revision 1")
@@ -285,12 +292,10 @@ def test_steps_are_changed_before_they_are_approved_and_what_others_change_is_of
     told.follower.finish()
     one.part("plan", "done")
     assert told.follower.done == done + 1
-    for tab in tabs:
-        tab.close()
 
 
-def test_a_camera_that_stops_and_one_that_never_was_are_told(told, shared_graph, chromium):
-    tab = Tab(chromium, told.url)
+def test_a_camera_that_stops_and_one_that_never_was_are_told(pair, shared_graph, chromium):
+    tab = pair[0]
     never = Tab(chromium, start_page(shared_graph, "--namespace", "nobody"))
     never.part("seen", "waiting for the camera")
     never.enter("things", "mug")
@@ -307,10 +312,12 @@ def test_a_camera_that_stops_and_one_that_never_was_are_told(told, shared_graph,
         if tab.page.locator(".seen", has_text="160x90").count():
             break
     tab.part("seen", "no picture for")
-    tab.close()
+    shared_graph.node.destroy_publisher(publisher)
 
 
-def test_a_plan_is_changed_and_approved_and_what_the_simulated_arm_makes_of_it_is_told_as_the_node_tells_it(graph, chromium):
+def test_a_plan_is_changed_and_approved_and_what_the_simulated_arm_makes_of_it_is_told_as_the_node_tells_it(
+    graph, chromium
+):
     start(graph, "sim_robot", pace=4.0, rate=3.0)
     seen = {"enabled": "false", "max_age": 5.0, "use_sim_time": "true"}
     node = start(graph, "perception.main", target_frame="world", robot_frame="arm_link0", **seen)
@@ -325,7 +332,12 @@ def test_a_plan_is_changed_and_approved_and_what_the_simulated_arm_makes_of_it_i
     tab.press("Check the steps")
     tab.part("plan", "place 红色的盒子 next to 蓝色的碗")
     assert plans[-1].understood_by == Plan.CLIENT and plans[-1].revision == 2 and plans[-1].steps[1].places
-    assert [step.status for step in plans[-1].steps] == [PlanStep.OPEN] * 2, "nothing moves before it was approved"
+    tab.press("Change the steps")
+    tab.choose("2. do", "leave out")
+    tab.press("Check the steps")
+    tab.part("plan", "revision 3")
+    (step,) = plans[-1].steps
+    assert step.grasps and step.status == PlanStep.OPEN, "nothing moves before it was approved"
     tab.press("Approve and do it")
     tab.part("plan", "executing")
     end = tab.page.locator(".plan .progress b")
@@ -336,7 +348,7 @@ def test_a_plan_is_changed_and_approved_and_what_the_simulated_arm_makes_of_it_i
         lambda: tab.page.locator(".plan > table > tbody > tr > td:last-child").all_inner_texts() == said,
         what=f"{said} on the page",
     )
-    assert (end.inner_text() == "done") == (said == ["done", "done"])
+    assert (end.inner_text() == "done") == (said == ["done"])
     tab.close()
 
 

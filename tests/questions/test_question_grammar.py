@@ -146,7 +146,9 @@ def test_whose_left_is_meant_is_read_and_taken_off(question, view):
     assert read is not None and read.ask == "left of" and read.view == view and len(read.find) == 2
 
 
-@pytest.mark.parametrize("question", ["Where is the die in the view?", "Is the mug in full view?", "What is in the current view?"])
+@pytest.mark.parametrize(
+    "question", ["Where is the die in the view?", "Is the mug in full view?", "What is in the current view?"]
+)
 def test_a_view_that_is_nobodys_is_no_point_of_view(question):
     assert grammar.without_view(question) == (question, "")
 

@@ -26,9 +26,10 @@ from qwen3vl_ros.questions.grammar.english_words import (
 )
 from qwen3vl_ros.questions.understand import Understood
 
-
 NAMES_SOMETHING = re.compile(rf"\b(?:the|not|no|never|without|except|if|my|your|its?|those|these)\b|{REL.pattern}")
-NOBODY = re.compile(r"(?:the|an?|this|that)?\s*(?:\w+ )?(?:full|plain|clear|open|current|present|whole|entire|live|same)?", re.I)
+NOBODY = re.compile(
+    r"(?:the|an?|this|that)?\s*(?:\w+ )?(?:full|plain|clear|open|current|present|whole|entire|live|same)?", re.I
+)
 
 
 def without_view(question: str) -> tuple[str, str]:

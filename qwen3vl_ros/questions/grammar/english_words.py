@@ -55,7 +55,9 @@ OPENERS = re.compile(
     r"\b(?:how|where|whereabouts|what|which|who|is there|are there|is the|are the|is an?|is it|is my|is this|does|do you see|can you see|count|list|find|locate|measure|the)\b"
 )
 PLACE = r"(?:on|in|at|of) (?:the|this|that|my|your|our) (?:(?:current|present|whole|entire|live|same) )?(?:table|desk|table ?top|image|picture|photo|view|scene|frame|world|room)"
-IN_SIGHT = re.compile(rf"\s+(?:{PLACE}|in (?:(?:full|plain|clear|open) )?(?:sight|view)|anywhere|somewhere|in front of (?:you|us|me)|out there|around)$")
+IN_SIGHT = re.compile(
+    rf"\s+(?:{PLACE}|in (?:(?:full|plain|clear|open) )?(?:sight|view)|anywhere|somewhere|in front of (?:you|us|me)|out there|around)$"
+)
 ARTICLE = re.compile(r"^(?:(?:the|a|an|any|some|this|that|these|those|my|your|our|one|single)\s+)+")
 PRONOUN = re.compile(r"^(?:it|that|this|that one|this one|the same|the same one|they|them|he|she)$")
 OTHER_WORDS = re.compile(

@@ -21,10 +21,7 @@ _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
-_HOLE, _HOLE_READ = (
-    2.5,
-    0.3,
-)  # so many gaps wide a hole may be, with so much surface in it, that still cuts one thing in two
+_HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
 _SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed

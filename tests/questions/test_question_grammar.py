@@ -47,7 +47,7 @@ ENGLISH = {
     "what is farthest from the {b}": ("farthest", "*b"),
     "where is the {a}": ("where", "a"),
     "where is the {a} in the view": ("where", "a"),
-    "tell me in which corner the {a} stands": ("where", "a"),
+    "in which corner the {a} stands": ("where", "a"),
     "quick measurement: how wide is the {a}": ("width", "a"),
     "does the {b} contain the {a}": ("in", "ab"),
     "is there a {a}": ("exists", "a"),

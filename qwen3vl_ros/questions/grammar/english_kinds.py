@@ -268,7 +268,10 @@ def _related_at(left: str, relation: str, right: str) -> Understood | None:
         return None  # "is there a mug on the table?" asks for a mug
     stands = rf"(?:{STANDS}|(?:do|can|could) (?:you|we|i|one) (?:see|find|spot|notice|detect|make out)|can you (?:see|find)|have we got|do we have|you see|(?:that |which )(?:is|are|stands?|lies?))"
     left = re.sub(r"^(?:isn't|aren't|isn’t)\b", "is", left)
-    if here and not re.search("table|desk", right) and re.match("what|which|who|name|list|show|tell", left):
+    listed = re.match("what|which|who|name|list|show|tell", left) and not re.search(
+        r"\b(?:the|an?|where|how)\b|:", left
+    )
+    if here and listed and not re.search("table|desk", right):
         return Understood("list", (THING,), several=True)
     for pattern, several in (
         (

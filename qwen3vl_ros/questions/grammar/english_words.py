@@ -52,7 +52,7 @@ EMPTY_WORDS = frozenset(
     " from standing here interest interests remind trying figure work as far can't cannot anyone someone somebody possibly up use your eyes look opinion view mean".split()
 )
 OPENERS = re.compile(
-    r"\b(?:how|where|whereabouts|what|which|who|is there|are there|is the|are the|is an?|is it|is my|is this|does|do you see|can you see|count|list|find|locate|measure|the)\b"
+    r"\b(?:how|where|whereabouts|(?:on|in|at) (?:what|which)|what|which|who|is there|are there|is the|are the|is an?|is it|is my|is this|does|do you see|can you see|count|list|find|locate|measure|the)\b"
 )
 PLACE = r"(?:on|in|at|of) (?:the|this|that|my|your|our) (?:(?:current|present|whole|entire|live|same) )?(?:table|desk|table ?top|image|picture|photo|view|scene|frame|world|room)"
 IN_SIGHT = re.compile(

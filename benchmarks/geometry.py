@@ -294,6 +294,7 @@ def main() -> None:
         ("lift, an object", t["lift"], "Open3D dbscan + minimal box", t["peer lift"]),
         ("grasp, an object of a stream", t["grasp"], "one pose's collision check", t["peer grasp"]),
     )
+    keys = ("parse_50", "scene", "lift", "grasp")
     for name, ours, peer_name, peer in rows:
         print(
             f"{name:28}{ours.p50:8.2f}{ours.p95:8.2f}{ours.cpu:9.2f}   "
@@ -331,6 +332,9 @@ def main() -> None:
                 "centre_error_mm_median": round(float(mm[0]), 2),
                 "centre_error_mm_p90": round(float(mm[1]), 2),
                 "open3d_centre_error_mm_median": round(float(peer_mm[0]), 2),
+                **{f"{key}_ratio": round(ours.cpu / peer.cpu, 4) for key, (_, ours, _, peer) in zip(keys, rows)},
+                "feasible": result["feasible"],
+                "targets": result["targets"],
                 "objects": sum(len(s.detections) for s in samples),
                 "scenes": source,
                 "hardware": hardware(),

@@ -21,7 +21,8 @@ _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
-_HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, with so many readings, that still cuts one thing in two
+_HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
+_SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
@@ -193,29 +194,47 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
     worth[0] = 0.0
     best = int(worth.argmax())
     mask = patches == best
-    large = (inside >= max(8.0, _FRAGMENT_SHARE * inside[best])) & (share_inside > _OWN_SHARE)
+    large = (inside >= max(float(_SURFACE), _FRAGMENT_SHARE * inside[best])) & (share_inside > _OWN_SHARE)
     large[[0, best]] = False
     if large.any():
-        gap, own = window.cloud.config.cluster_gap, _thin(np.flatnonzero(mask), 300)
-        body = np.take(window.points_m.reshape(-1, 3), own, 0)
+        hangs_together = sizes >= _SURFACE
+        hangs_together[0] = True  # the support
+        surface, own = window.valid & hangs_together[patches], _rim(mask)
         for k in np.flatnonzero(large):
             piece = patches == k
-            its = _thin(np.flatnonzero(piece), 150)
-            other = np.take(window.points_m.reshape(-1, 3), its, 0)
-            apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
-            nearest = np.unravel_index(int(apart.argmin()), apart.shape)
-            shares = math.sqrt(max(float(apart[nearest]), 0.0)) / float(np.median(other[:, 2]))
-            if shares < gap or (shares < _HOLE * gap and _hole_between(window, its[nearest[0]], own[nearest[1]])):
-                mask |= piece
+            if _one_thing(window, own, _rim(piece), surface):
+                mask = mask | piece
     return mask, float(share_inside[best])
 
 
-def _hole_between(window: Window, a: int, b: int) -> bool:
-    """Whether nearly nothing was read between two pixels (flat indices): a hole in one surface, and not a gap that was seen."""
-    (row_a, column_a), (row_b, column_b) = (divmod(int(k), window.valid.shape[1]) for k in (a, b))
+def _one_thing(window: Window, own: np.ndarray, its: np.ndarray, surface: np.ndarray) -> bool:
+    """Whether two pieces of surface, given by the flat indices of their rims, belong together: they touch in space, or go on at the
+    same depth beyond a hole, as the two walls of a bowl do at the ends of its rim. surface: hxw, where something was seen.
+    """
+    gap, points = window.cloud.config.cluster_gap, window.points_m.reshape(-1, 3)
+    body, other = np.take(points, own, 0), np.take(points, its, 0)
+    apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
+    reach = gap * float(np.median(other[:, 2]))
+    if apart.min() < reach**2:
+        return True
+    jump = np.abs(np.log(other[:, 2])[:, None] - np.log(body[:, 2]))
+    a, b = np.unravel_index(int(np.where(jump < gap, apart, np.inf).argmin()), apart.shape)
+    return bool(jump[a, b] < gap and apart[a, b] < (_HOLE * reach) ** 2) and _hole_between(surface, its[a], own[b])
+
+
+def _hole_between(surface: np.ndarray, a: int, b: int) -> bool:
+    """Whether nearly no surface was seen between two pixels (flat indices): a hole in one surface, and not a gap."""
+    (row_a, column_a), (row_b, column_b) = (divmod(int(k), surface.shape[1]) for k in (a, b))
     steps = np.linspace(0, 1, max(abs(row_a - row_b), abs(column_a - column_b)) + 1)[1:-1]
     rows, columns = np.rint(row_a + steps * (row_b - row_a)), np.rint(column_a + steps * (column_b - column_a))
-    return len(steps) > 0 and float(window.valid[rows.astype(int), columns.astype(int)].mean()) < _HOLE_READ
+    return len(steps) > 0 and float(surface[rows.astype(int), columns.astype(int)].mean()) < _HOLE_READ
+
+
+def _rim(mask: np.ndarray) -> np.ndarray:
+    """Flat indices of pixels on the border of a mask, at most about 300."""
+    inner = cv2.erode(mask.view(np.uint8), _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    rim = np.flatnonzero(mask & (inner == 0))
+    return rim[:: max(1, len(rim) // 300)]
 
 
 def within(mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
@@ -233,10 +252,6 @@ def chosen(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def moved(points_m: np.ndarray, new_T_old: np.ndarray) -> np.ndarray:
     """Points Nx3 in another frame; new_T_old: 4x4, or a 3x3 rotation for directions."""
     return cv2.transform(points_m[:, None], new_T_old[:3])[:, 0]
-
-
-def _thin(points: np.ndarray, count: int) -> np.ndarray:
-    return points[:: max(1, len(points) // count)]
 
 
 def without_flying(mask: np.ndarray) -> np.ndarray:

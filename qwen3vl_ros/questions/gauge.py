@@ -53,7 +53,7 @@ class Gauge(Question):
         }
 
     def read(self, said: Generation, views: Sequence[View]) -> Answer:
-        text, _ = without_calls(said.text, 0, Wanted(()))
+        text, *_ = without_calls(said.text, 0, Wanted(()))
         for match in reversed(_OBJECT.findall(text)):
             try:
                 found = json.loads(match)

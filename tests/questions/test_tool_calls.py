@@ -1,6 +1,7 @@
 """What a model wants a tool to do is no answer: no form of a call becomes an object, and what stands beside it is read."""
 
 import json
+import sys
 
 import pytest
 from answers import A_PX, ASK, BOTH, MUG, POINT, SIZE, A, boxes, outcome, said
@@ -155,3 +156,20 @@ def test_a_gauge_is_not_read_from_the_arguments_of_a_call():
         with pytest.raises(MalformedAnswer):
             Gauge().read(said(text), (View(SIZE),))
     assert Gauge().read(said(f'{call}\n{{"value": 1.2, "unit": "MPa"}}'), (View(SIZE),)).value.value == 1.2
+
+
+@pytest.mark.parametrize("text", ["[%s]", "```json\n[%s]\n```", "The mug (red) is here: [%s]"])
+def test_what_calls_no_tool_is_read_once(text):
+    readings = []
+
+    def heard(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "tokens_of":
+            readings.append(frame)
+
+    generation = said(text % A)
+    sys.setprofile(heard)
+    try:
+        answer = Detect(("mug",)).read(generation, (View(SIZE),))
+    finally:
+        sys.setprofile(None)
+    assert len(answer.detections) == 1 and len(readings) == 1

@@ -48,6 +48,7 @@ class Candidates:
         self.reasons: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
         self.absent = 0
+        self._denials: dict[str, str] = {}
         self._only_target = Name(wanted.targets[0]) if len(wanted.targets) == 1 else None
 
     @property
@@ -146,7 +147,7 @@ class Candidates:
         Without a label it takes the only target, or, when there are several, stays unnamed: the box is what was
         measured, and a guessed name would send a gripper to the wrong thing.
         """
-        denial = absence.of_label(name.said, self.wanted) if name and self.wanted.labels == "phrase" else absence.NAMES
+        denial = self._of_label(name.said) if name and self.wanted.labels == "phrase" else absence.NAMES
         if shape is None or denial == absence.DENIES:
             self.absent += 1
         elif denial == absence.UNCLEAR:
@@ -162,6 +163,12 @@ class Candidates:
                 self.mended["label missing, the only target taken" if self._only_target else "label missing"] += 1
             name = name or self._only_target or UNNAMED
             self.found.append(Candidate(shape, name.text, name.span))
+
+    def _of_label(self, said: str) -> str:
+        """absence.of_label; the objects of an answer have few labels between them."""
+        if said not in self._denials:
+            self._denials[said] = absence.of_label(said, self.wanted)
+        return self._denials[said]
 
     def _take_without_geometry(self, obj: Object, by_key: list[tuple[Field, str]]) -> None:
         """{"mug": [...]} names its boxes by key; anything else that was begun is lost, but wrappers are no objects."""

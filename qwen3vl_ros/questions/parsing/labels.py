@@ -72,12 +72,15 @@ class Labels:
     def fields(self, obj: Object) -> list[list[Field]]:
         """The fields that say the object's name: those under its best label key, then those of each language."""
         by_key: dict[str, list[Field]] = {}
+        ranked: list[tuple[int, Field]] = []
         for f in obj.fields:
             if (named := self._named(f)) and not (f.kind == "numbers" and is_geometry(f)):
-                by_key.setdefault("" if not named[1] else keys.plain(f.key), []).append(f)
-        plain = by_key.pop("", [])
-        ranks = [self._wanted.label_keys.index(self._named(f)[0]) for f in plain]
-        best = [f for f, rank in zip(plain, ranks) if rank == min(ranks)]
+                if named[1]:
+                    by_key.setdefault(keys.plain(f.key), []).append(f)
+                else:
+                    ranked.append((self._wanted.label_keys.index(named[0]), f))
+        first = min((rank for rank, _ in ranked), default=0)
+        best = [f for rank, f in ranked if rank == first]
         languages = [] if self._wanted.labels == "text" else list(by_key.values())
         return [best] * bool(best) + languages
 

@@ -75,9 +75,10 @@ def _collect(text: str, start: int, generation: Generation, wanted: Wanted) -> C
 
 def _take(text: str, start: int, wanted: Wanted) -> tuple[Candidates, Parsed, list[ToolCall], str]:
     """What objects text[start:] holds once calls of tools are taken out; and the text without what was read as markup."""
-    text, calls = without_calls(text, start, wanted)
-    text, marked_up = objects_of(text, start)
-    reading = read(text, start)
+    text, calls, reading = without_calls(text, start, wanted)
+    rest, marked_up = objects_of(text, start)
+    if rest != text:
+        text, reading = rest, read(rest, start)
     collected = Candidates(text, wanted)
     if calls:
         collected.mended["call of a tool, which is no answer"] += len(calls)

@@ -77,6 +77,8 @@ def box_score(
 
 def _digit_places(written: str, start: int) -> list[tuple[int, float]]:
     """(character, place value) of each digit, the leading one first; the sign counts like the leading digit."""
+    if written.isdigit():
+        return [(start + i, 10.0 ** (len(written) - 1 - i)) for i in range(len(written))]
     mantissa = written.lower().partition("e")[0]
     point = mantissa.find(".")
     point = len(mantissa) if point < 0 else point

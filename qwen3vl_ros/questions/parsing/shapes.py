@@ -7,6 +7,7 @@ further boxes, and a box where a point was asked is no two points. Knows nothing
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Sequence
 
 from qwen3vl_ros.questions.parsing import keys
@@ -37,7 +38,7 @@ class Shape:
     kind: str
     numbers: tuple[Number, ...]
 
-    @property
+    @cached_property
     def values(self) -> tuple[float, ...]:
         return tuple(n.value for n in self.numbers)
 
@@ -59,7 +60,9 @@ def chosen(fields: Sequence[Field], wanted: Wanted) -> list[Field]:
     by_key: dict[str, list[Field]] = {}
     for f in fields:
         by_key.setdefault(keys.plain(f.key), []).append(f)
-    return min(by_key.values(), key=lambda same: _reluctance(same, wanted)) if by_key else []
+    if len(by_key) < 2:
+        return next(iter(by_key.values()), [])
+    return min(by_key.values(), key=lambda same: _reluctance(same, wanted))
 
 
 def _reluctance(same: list[Field], wanted: Wanted) -> tuple:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from functools import cached_property
 from typing import Any, Iterable, NamedTuple
 
 NUMBER = re.compile(r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -73,14 +74,17 @@ def repaired(text: str) -> str:
 def tokens_of(text: str, at: int = 0) -> list[Token]:
     """The tokens of text[at:]; characters that belong to none are passed over. Never raises."""
     tokens = []
-    while (match := _TOKEN.search(text, at)) is not None:
-        begin, at = match.span()
-        if match.lastgroup == "punct":
-            tokens.append(Token(match.group(), begin, at))
-        elif match.lastgroup == "number":
-            tokens.append(Token("number", begin, at, number_of(match.group())))
-        elif match.lastgroup == "word":
-            tokens.append(Token("word", begin, at, match.group()))
+    for match in _TOKEN.finditer(text, at):
+        begin, end = match.span()
+        if begin < at:
+            continue  # inside the last string, whose end no word and no number reaches across
+        kind = match.lastgroup
+        if kind == "punct":
+            tokens.append(Token(text[begin], begin, end))
+        elif kind == "number":
+            tokens.append(Token(kind, begin, end, number_of(text[begin:end])))
+        elif kind == "word":
+            tokens.append(Token(kind, begin, end, text[begin:end]))
         elif (found := _string(text, begin)) is not None:
             kind, end, at = found
             tokens.append(Token(kind, begin + 1, end, unescaped(text[begin + 1 : end], text[begin])))
@@ -88,15 +92,20 @@ def tokens_of(text: str, at: int = 0) -> list[Token]:
 
 
 class Quoted:
-    """The characters of text[start:] that stand in quotes: `at in quoted`."""
+    """The characters of text[start:] that stand in quotes: `at in quoted`. Most answers never ask: read when one does."""
 
     def __init__(self, text: str, start: int):
-        strings = [token for token in tokens_of(text, start) if token.kind == "string"]
-        self._starts, self._ends = [s.start for s in strings], [s.end for s in strings]
+        self._text, self._start = text, start
 
     def __contains__(self, at: int) -> bool:
-        i = bisect_right(self._starts, at) - 1
-        return i >= 0 and at < self._ends[i]
+        starts, ends = self._strings
+        i = bisect_right(starts, at) - 1
+        return i >= 0 and at < ends[i]
+
+    @cached_property
+    def _strings(self) -> tuple[list[int], list[int]]:
+        strings = [token for token in tokens_of(self._text, self._start) if token.kind == "string"]
+        return [s.start for s in strings], [s.end for s in strings]
 
 
 def numbers_in(text: str, begin: int, end: int) -> list[Number]:

@@ -15,7 +15,7 @@ from qwen3vl_ros.questions.parsing import keys
 from qwen3vl_ros.questions.parsing.fields import EMPTY_WORDS, Field
 from qwen3vl_ros.questions.parsing.shapes import is_geometry
 from qwen3vl_ros.questions.parsing.tokens import Quoted, Token, blanked, tokens_of
-from qwen3vl_ros.questions.parsing.tolerant_json import Object, read
+from qwen3vl_ros.questions.parsing.tolerant_json import Object, Parsed, read
 from qwen3vl_ros.questions.parsing.wanted import Wanted
 
 
@@ -70,6 +70,7 @@ _IN_WORDS = re.compile(
 _KEYWORD = re.compile(r"\s*(?:\w+\s*=|\{)")
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*$|\w+$")
 _MAX_NAME = 80
+_CALLED = re.compile(r"\w\(")
 _TWO_NUMBERS = re.compile(r"\d\s*,\s*[-+]?\d")
 # Code that makes a thing rather than calling a tool: Box(…), Detection(…), dict(…).
 _CONSTRUCTED = set(
@@ -93,14 +94,19 @@ _FAMILIES = set("image video code web computer mobile browser".split())
 _FAMILY_VERBS = _VERBS | {"use", "interpreter"}
 
 
-def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[ToolCall]]:
-    """The text with spaces for every call in text[start:], each character in its place; and the calls."""
+def without_calls(text: str, start: int, wanted: Wanted) -> tuple[str, list[ToolCall], Parsed]:
+    """The text with spaces for every call in text[start:], each character in its place; the calls; and the rest, read."""
     calls: list[ToolCall] = []
-    for find in (_marked, _react, _code, _in_words, _json):
+    for find in (_marked, _react, _code, _in_words):
         found = list(find(text, start, wanted))
         text = blanked(text, [(call.start, call.end) for call in found])
         calls += found
-    return text, calls
+    reading = read(text, start)
+    found = list(_json(reading, wanted))
+    if found:
+        text = blanked(text, [(call.start, call.end) for call in found])
+        reading = read(text, start)
+    return text, calls + found, reading
 
 
 # -- in text ------------------------------------------------------------------------------------------------------------
@@ -142,6 +148,8 @@ def _react(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
 
 def _code(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
     """name(…) with numbers in it, outside of strings."""
+    if not _CALLED.search(text, start):
+        return
     numbers = [m.start() for m in _TWO_NUMBERS.finditer(text, start)]
     tokens = tokens_of(text, start) if numbers else []
     closing = _closing_parentheses(tokens, len(text))
@@ -189,9 +197,9 @@ def _in_words(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
 # -- in JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _json(text: str, start: int, wanted: Wanted) -> Iterator[ToolCall]:
+def _json(reading: Parsed, wanted: Wanted) -> Iterator[ToolCall]:
     inside: set[int] = set()
-    for obj in sorted(read(text, start).objects, key=lambda o: o.start):
+    for obj in sorted(reading.objects, key=lambda o: o.start):
         if id(obj.parent) in inside:
             inside.add(id(obj))
         elif (name := _called_by(obj, wanted)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 LABEL_KEYS = (
     *("label", "name", "class", "classname", "category", "categoryname", "object", "objectname", "target", "ref"),
@@ -14,6 +14,7 @@ LABEL_KEYS = (
 TEXT_KEYS = ("textcontent", "text", "content", "transcription", "value", "label", "文本", "文字", "内容")
 
 _ARTICLE = re.compile(r"^(?:the|a|an) ")
+_SEPARATORS = re.compile(r"[\s_\-]+")
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 _FIRST_MARK = 0xE000  # of Unicode's private use area
 
@@ -85,9 +86,10 @@ def is_chinese(text: str) -> bool:
     return _CHINESE.search(text) is not None
 
 
+@lru_cache(maxsize=1024)
 def core(phrase: str) -> str:
     """The phrase without case, article, and what separates its words."""
-    words = " ".join(re.split(r"[\s_\-]+", phrase.lower())).strip()
+    words = _SEPARATORS.sub(" ", phrase.lower()).strip()
     return _ARTICLE.sub("", words, count=1) or phrase
 
 

@@ -172,9 +172,9 @@ def _text_layer(
     hidden, head_dim = text.hidden, text.head_dim
     queries, pairs = text.heads * head_dim, text.kv_heads * head_dim
     n = _rms_norm(b, x, f"{name}.input_layernorm.weight", hidden, text.norm_eps)
-    heads = {}
-    for part, rows in (("q", queries), ("k", pairs), ("v", pairs)):
-        t = b.linear(n, f"{name}.self_attn.{part}_proj", rows, hidden)
+    heads, counts = {}, (queries, pairs, pairs)
+    made = b.linears(n, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"), counts, hidden)
+    for part, rows, t in zip("qkv", counts, made):
         if part != "v":
             t = b.reshape(t, 1, -1, rows // head_dim, head_dim)
             t = _rms_norm(b, t, f"{name}.self_attn.{part}_norm.weight", head_dim, text.norm_eps)
@@ -193,7 +193,7 @@ def _text_layer(
         seen = b.attention(heads["q"], keys, values, text.heads, text.kv_heads, head_dim, mask="mask")
     x = b.op("Add", x, b.linear(seen, f"{name}.self_attn.o_proj", hidden, queries))
     n = _rms_norm(b, x, f"{name}.post_attention_layernorm.weight", hidden, text.norm_eps)
-    gate, up = (b.linear(n, f"{name}.mlp.{part}_proj", text.inner, hidden) for part in ("gate", "up"))
+    gate, up = b.linears(n, f"{name}.mlp", ("gate_proj", "up_proj"), (text.inner, text.inner), hidden)
     inner = b.op("Mul", b.op("Mul", gate, b.op("Sigmoid", gate)), up)
     return b.op("Add", x, b.linear(inner, f"{name}.mlp.down_proj", hidden, text.inner))
 

@@ -32,6 +32,7 @@ _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"
 _CONTRIB = "com.microsoft"
 # In the place of .weight, of a linear in few bits: blocks for MatMulNBits, or an int8 matrix inputs x outputs.
 PACKED, INT8, SCALES = ".packed", ".int8", ".scales"
+JOIN = "+"  # between the last words of names of linears that are stored as one matrix
 _INT8_MOST, _MIDDLE = 127.0, np.uint8(128)
 
 
@@ -168,6 +169,15 @@ class Builder:
         unused = ("", "")  # zero points: the numbers are symmetric; an order of the inputs
         inputs = (x, packed, scales, *((*unused, *added) if added else ()))
         return self.op("MatMulNBits", *inputs, domain=_CONTRIB, outputs=outputs, **attributes)
+
+    def linears(self, x: str, name: str, parts: Sequence[str], rows: Sequence[int], columns: int) -> list[str]:
+        """Linears name.part of the same x, as `linear`; those of int8 in one product, which threads share once."""
+        together = f"{name}.{JOIN.join(parts)}"
+        how = self._nbits(together) if self._nbits else None
+        if how is None or how.block:
+            return [self.linear(x, f"{name}.{part}", count, columns) for part, count in zip(parts, rows)]
+        y = self.linear(x, together, sum(rows), columns)
+        return self.op("Split", y, self.integers(*rows), axis=-1, outputs=len(rows))
 
     def _linear_of_int8(self, x: str, name: str, rows: int, columns: int, added: Sequence[str], outputs: Any) -> str:
         """The product of int8 matrices: weights with a scale for each output, inputs with one for each row of x, so that no

@@ -23,7 +23,7 @@ from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import safetensors_header
 from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.export.networks import decoder_model, vision_model
-from qwen3vl_ros.export.operators import INT8, PACKED, SCALES, Weights
+from qwen3vl_ros.export.operators import INT8, JOIN, PACKED, SCALES, Weights
 from qwen3vl_ros.export.scheme import NBits, Scheme
 from qwen3vl_ros.types import InvalidInput
 
@@ -122,7 +122,9 @@ def _write(
     if dtype == "I8":
         linear, done = name.removesuffix(INT8), 0
         whole, scale = np.empty(shape, np.int8), np.empty(shape[1], np.float32)
-        for part in _rows(folder, source, f"{linear}.weight"):
+        within, dot, last = linear.rpartition(".")
+        names = [f"{within}{dot}{word}.weight" for word in last.split(JOIN)]
+        for part in (part for weight in names for part in _rows(folder, source, weight)):
             rows = slice(done, done := done + len(part))
             whole[:, rows], scale[rows] = in_int8(np.asarray(part, np.float32))
         stream.write(memoryview(whole).cast("B"))

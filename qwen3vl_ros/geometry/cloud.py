@@ -7,6 +7,7 @@ frame without usable depth is no error here: `SceneCloud.reason` says what is mi
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import cv2
@@ -140,13 +141,14 @@ class SceneCloud:
         Positive: the camera saw past the point, so the point is empty space. Negative: something hides it.
         """
         points_m = np.asarray(points_m, float)
-        pixels = self.project_px(points_m)
+        u, v = self.project_px(points_m).T
         height, width = self.frame.depth_m.shape
-        result = np.full(len(points_m), np.nan)
-        u, v = pixels.T
-        inside = np.flatnonzero((u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5))  # not NaN
-        column, row = (np.rint(at[inside]).astype(np.int32) for at in (u, v))
-        result[inside] = self.depth_m[row, column] - points_m[inside, 2]
+        outside = ~((u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5))  # NaN is
+        with np.errstate(invalid="ignore"):
+            pixels = (np.rint(v) * width + np.rint(u)).astype(np.intp)
+        pixels[outside] = 0
+        result = self.depth_m.ravel().take(pixels) - points_m[:, 2]
+        result[outside] = np.nan
         return result
 
     @cached_property
@@ -180,8 +182,9 @@ class SceneCloud:
 
 def pixels_between(pixels: slice, low: float, high: float) -> slice:
     """Which of some rows or columns of the image have their centres between two image coordinates."""
-    centres = np.arange(pixels.start, pixels.stop, pixels.step) + 0.5
-    return slice(int(np.searchsorted(centres, low, "right")), int(np.searchsorted(centres, high, "left")))
+    start, step, count = pixels.start + 0.5, pixels.step or 1, len(range(pixels.start, pixels.stop, pixels.step or 1))
+    first, past = math.floor((low - start) / step) + 1, math.ceil((high - start) / step)
+    return slice(min(max(first, 0), count), min(max(past, 0), count))
 
 
 def _why_no_depth(frame: Frame) -> str:

@@ -22,6 +22,7 @@ _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
 _HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, with so many readings, that still cuts one thing in two
+_SMOOTHING = 5  # pixels across that are averaged
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
@@ -65,18 +66,20 @@ class Window:
         rows, columns = self.inside
         return np.outer(np.exp(-6.0 * np.square(off_y[rows])), np.exp(-6.0 * np.square(off_x[columns])))
 
-    def smoothed(self, mask: np.ndarray) -> np.ndarray:
-        """hxwx3: the points of a mask with the noise that the scene shows averaged away, not across jumps; points_m else."""
-        z = self.points_m[..., 2]
+    def smoothed(self, mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
+        """The points of a mask with the noise that the scene shows averaged away, not across jumps; points_m elsewhere.
+
+        hxwx3 of a part of the window that holds all of the mask (hxw of the whole) and what is `around` it.
+        """
+        mask, points_m = mask[part], self.points_m[part]
+        z = points_m[..., 2]
         noise_m = self.cloud.noise_per_m2 * float(np.square(z[mask].mean())) if mask.any() else 0.0
         if noise_m < _QUIET_M:
-            return self.points_m
-        smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), 5, 3 * noise_m, 2.0)
+            return points_m
+        smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), _SMOOTHING, 3 * noise_m, 2.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (
-                self.points_m
-                * np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0).astype(np.float32)[..., None]
-            )
+            share = np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0)
+        return points_m * share.astype(np.float32)[..., None]
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""
@@ -233,6 +236,21 @@ def chosen(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def moved(points_m: np.ndarray, new_T_old: np.ndarray) -> np.ndarray:
     """Points Nx3 in another frame; new_T_old: 4x4, or a 3x3 rotation for directions."""
     return cv2.transform(points_m[:, None], new_T_old[:3])[:, 0]
+
+
+def inverse_of(a_T_b: np.ndarray) -> np.ndarray:
+    """The 4x4 pose the other way round; NumPy's own inverse is of any matrix, and takes three times as long."""
+    inverse = np.eye(4)
+    inverse[:3, :3] = a_T_b[:3, :3].T
+    inverse[:3, 3] = -a_T_b[:3, 3] @ a_T_b[:3, :3]
+    return inverse
+
+
+def around(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns that a mask reaches over, and as many beside them as smoothing looks at."""
+    column, row, width, height = cv2.boundingRect(mask.view(np.uint8))
+    reach = _SMOOTHING // 2
+    return slice(max(0, row - reach), row + height + reach), slice(max(0, column - reach), column + width + reach)
 
 
 def _thin(points: np.ndarray, count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -88,7 +89,7 @@ def ball_through(points_m: np.ndarray, normals: np.ndarray, noise_m: float = 0.0
     middle = p.mean(1)
     p -= middle[:, None]
     system, target = np.vstack((2 * p, np.ones(p.shape[1]))), np.square(p).sum(0)
-    solution = np.linalg.lstsq(system @ system.T, system @ target, rcond=1e-12)[0]
+    solution = cv2.solve(system @ system.T, (system @ target)[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
     radius = math.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0))
     away = p - solution[:3, None]
     miss = np.abs(np.sqrt(np.square(away).sum(0)) - radius)

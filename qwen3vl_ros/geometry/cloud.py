@@ -154,9 +154,12 @@ class SceneCloud:
     @cached_property
     def noise_per_m2(self) -> float:
         """What the scene shows of the depth's noise: standard deviation over the square of the range, 1/m; 0 unknown."""
-        points = self.thinned_m[:: max(1, len(self.thinned_m) // 1500)]
-        noise = self.noise_m(points) if len(points) else float("nan")
-        return noise / float(np.median(points[:, 2])) ** 2 if np.isfinite(noise) else 0.0
+        read = np.flatnonzero(self.on_grid[0])
+        read = read[:: max(1, len(read) // 1500)]
+        row, column = np.divmod(read, self.on_grid.shape[2])
+        row, column = (at * of.step + of.start for at, of in zip((row, column), self.grid))
+        noise = self._noise_at(row, column)
+        return noise / float(np.median(self.depth_m[row, column])) ** 2 if np.isfinite(noise) else 0.0
 
     def noise_m(self, points_m: np.ndarray) -> float:
         """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
@@ -166,6 +169,9 @@ class SceneCloud:
         """
         pixels = self.project_px(points_m)
         column, row = np.rint(pixels[np.isfinite(pixels[:, 0])]).astype(np.int32).T
+        return self._noise_at(row, column)
+
+    def _noise_at(self, row: np.ndarray, column: np.ndarray) -> float:
         height, width = self.frame.depth_m.shape
         apart = _LAG_PX
         inside = (row >= apart) & (row < height - apart) & (column >= apart) & (column < width - apart)

@@ -47,14 +47,19 @@ class Window:
     box_xyxy_px: tuple[float, float, float, float]
 
     @cached_property
+    def depth_m(self) -> np.ndarray:
+        """hxw: the points' depths by themselves."""
+        return cv2.extractChannel(self.points_m, 2)
+
+    @cached_property
     def valid(self) -> np.ndarray:
         """hxw bool: where there is a reading."""
-        return np.isfinite(self.points_m[..., 2])
+        return np.isfinite(self.depth_m)
 
     @cached_property
     def jumps(self) -> tuple[np.ndarray, np.ndarray]:
         """hx(w-1) and (h-1)xw: logarithm of the ratio of neighbours' depths, along rows and along columns; NaN unknown."""
-        log_z = np.log(self.points_m[..., 2])
+        log_z = np.log(self.depth_m)
         return np.abs(log_z[:, 1:] - log_z[:, :-1]), np.abs(log_z[1:] - log_z[:-1])
 
     @cached_property
@@ -71,9 +76,8 @@ class Window:
 
         hxwx3 of a part of the window that holds all of the mask (hxw of the whole) and what is `around` it.
         """
-        mask, points_m = mask[part], self.points_m[part]
-        z = points_m[..., 2]
-        noise_m = self.cloud.noise_per_m2 * float(np.square(z[mask].mean())) if mask.any() else 0.0
+        mask, points_m, z = mask[part], self.points_m[part], self.depth_m[part]
+        noise_m = self.cloud.noise_per_m2 * cv2.mean(z, mask.view(np.uint8))[0] ** 2
         if noise_m < _QUIET_M:
             return points_m
         smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), _SMOOTHING, 3 * noise_m, 2.0)
@@ -136,7 +140,7 @@ def foreground(window: Window, plane: Plane | None) -> Foreground | str:
     standing, needed = window.valid, config.min_points
     if plane is not None:
         with np.errstate(invalid="ignore"):
-            standing = plane.height_m(points) > plane.tolerance_at(points[..., 2])  # False for NaN
+            standing = plane.height_m(points) > plane.tolerance_at(window.depth_m)  # False for NaN
         above = np.count_nonzero(standing[inside]) * step**2
         if above < needed:
             return (
@@ -169,17 +173,23 @@ def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np
     """Label the pixels of `mask` (hxw) so that neighbours whose depths differ by less than reach, as a share of the nearer
     one's, have the same label. Returns labels (hxw int32, 0 outside the mask) and their number.
     """
-    h, w = mask.shape
+    column, row, w, h = cv2.boundingRect(mask.view(np.uint8))
+    patches = np.zeros(mask.shape, np.int32)
+    if not w:
+        return patches, 1
+    part, mask = np.s_[row : row + h, column : column + w], mask[row : row + h, column : column + w]
     # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
     graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
     graph[::2, ::2] = mask
     across, down = window.jumps
+    across, down = across[row : row + h, column : column + w - 1], down[row : row + h - 1, column : column + w]
     largest = np.float32(math.log1p(reach))
     with np.errstate(invalid="ignore"):
         graph[::2, 1::2] = mask[:, 1:] & mask[:, :-1] & (across < largest)
         graph[1::2, ::2] = mask[1:] & mask[:-1] & (down < largest)
     count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
-    return np.ascontiguousarray(labels[::2, ::2]), count
+    patches[part] = labels[::2, ::2]
+    return patches, count
 
 
 def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[np.ndarray, float]:
@@ -187,8 +197,9 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
 
     And the share of the patch that lies in the box: much less than 1 when it has grown into something else.
     """
-    sizes = np.bincount(patches.ravel(), minlength=count)
-    in_box = patches[window.inside].ravel()
+    labels = patches.astype(np.intp)  # as bincount takes them
+    sizes = np.bincount(labels.ravel(), minlength=count)
+    in_box = labels[window.inside].ravel()
     inside = np.bincount(in_box, minlength=count)
     central = np.bincount(in_box, window.centrality.ravel(), minlength=count)
     share_inside = inside / np.maximum(sizes, 1)
@@ -282,17 +293,13 @@ def surface_normals(points_m: np.ndarray, mask: np.ndarray, pixels: np.ndarray, 
     width, row_of = shown.shape[1], pixels // mask.shape[1]
     here = pixels + row_of * 2 * reach + reach * width + reach
 
-    def mean_at(flat):
-        return np.take(sums, flat, 0) / np.take(weight, flat)[:, None]
-
-    middle, slopes = mean_at(here), []
-    for apart in (reach, reach * width):
-        ahead, back = mean_at(here + apart), mean_at(here - apart)
-        for end in (ahead, back):
-            lost = np.isnan(end[:, 0])
-            end[lost] = middle[lost]
-        slopes.append(ahead - back)
-    (ax, ay, az), (bx, by, bz) = slopes[1].T, slopes[0].T  # image y then x: out of the surface, towards the camera
+    at = here + np.array(((0,), (reach,), (-reach,), (reach * width,), (-reach * width,)))
+    middle, *ends = np.take(sums, at, 0) / np.take(weight, at)[..., None]
+    for end in ends:
+        lost = np.isnan(end[:, 0])
+        end[lost] = middle[lost]
+    right, left, below, above = ends
+    (ax, ay, az), (bx, by, bz) = (below - above).T, (right - left).T  # y then x: out of the surface, towards the camera
     normal = np.stack((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         normal /= np.sqrt(np.einsum("ij,ij->i", normal, normal))[:, None]

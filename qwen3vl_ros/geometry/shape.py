@@ -115,7 +115,7 @@ def _rectangle(footprint: np.ndarray, turned: Revolution | None = None) -> tuple
         angles = np.mod(np.concatenate((_EVERY_3_DEGREES, np.arctan2(edges[:, 1], edges[:, 0]))), np.pi / 2)
     else:
         x, y = (core[:, k] - turned.axis_xy_m[k] for k in (0, 1))
-        beyond = np.compress(np.hypot(x, y) > turned.radius_m, core, 0)
+        beyond = np.compress(x * x + y * y > turned.radius_m**2, core, 0)
         hull = np.concatenate((turned.axis_xy_m + turned.radius_m * _CIRCLE, beyond))
         yaw = handle_yaw(footprint, turned)
         angles = _EVERY_3_DEGREES if yaw is None else np.array((yaw,))

@@ -241,7 +241,7 @@ def within(mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
 
 def chosen(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """values[mask] of hxwxk values, Nxk; NumPy's own way takes ten times as long."""
-    return np.take(values.reshape(-1, values.shape[-1]), np.flatnonzero(mask), 0)
+    return values.reshape(-1, values.shape[-1]).take(mask.ravel().nonzero()[0], 0)
 
 
 def moved(points_m: np.ndarray, new_T_old: np.ndarray) -> np.ndarray:

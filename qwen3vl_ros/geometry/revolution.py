@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -37,21 +38,21 @@ def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
     if len(chosen) < 30:
         return None
     chosen = chosen[:: max(1, len(chosen) // _AXIS_POINTS)]
-    x, y = (points_m[chosen, k].astype(float) for k in (0, 1))
-    u, v = -ny[chosen] / lateral[chosen], nx[chosen] / lateral[chosen]  # across the normals
-    target, trust = u * x + v * y, np.ones(len(x))
+    at = np.ascontiguousarray(points_m[chosen, :2].T, float)
+    across = np.stack((-ny[chosen], nx[chosen])) / lateral[chosen]  # the normals
+    target = (across * at).sum(0)
+    system, trust = np.vstack((across, target)), np.ones(len(target))
     last = None
     for _ in range(6):
-        wu, wv = trust * u, trust * v
-        uu, uv, vv = wu @ u, wu @ v, wv @ v
+        (uu, uv, tu), (_, vv, tv) = ((trust * across) @ system.T).tolist()
         # Eigenvalues in the ratio 0.04 or less: all normals point one way, a flat side, not a round one.
         determinant = uu * vv - uv * uv
         if determinant < 0.037 * (uu + vv) ** 2:
             return None
-        tu, tv = wu @ target, wv @ target
         axis = np.array((vv * tu - uv * tv, uu * tv - uv * tu)) / determinant
-        miss = np.abs(u * axis[0] + v * axis[1] - target)
-        distance = np.sqrt(np.square(x - axis[0]) + np.square(y - axis[1]))
+        miss = np.abs(axis @ across - target)
+        dx, dy = at - axis[:, None]
+        distance = np.sqrt(dx * dx + dy * dy)
         scale = max(0.06 * order_statistics(distance, 90)[0], 1e-3)
         if last is not None and np.abs(axis - last).max() < 1e-6:
             break
@@ -137,6 +138,8 @@ def _sunflower(count: int) -> np.ndarray:
 _SPHERE = _sunflower(1000)
 
 
+@lru_cache
 def unit_circle(count: int) -> np.ndarray:
+    """So many unit vectors, Nx2, from the first axis on; not to be written to."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.stack((np.cos(angle), np.sin(angle)), 1)

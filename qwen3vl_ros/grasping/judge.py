@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Sequence
 
 import numpy as np
 
@@ -77,8 +78,8 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
     _collide(site, held, gripper)
     free = [g for g in held if not g.fault]
     for grip, empty, way in zip(free, *_seen_empty(cloud, site, free, gripper)):
-        aside = (site.centre_m - grip.at_m) @ grip.axes[:, :2]
-        centred = max(0.0, 1.0 - float(np.linalg.norm(aside)) / site.half_m)
+        across, along, _ = _in_axes(site.centre_m - grip.at_m, grip.axes)
+        centred = max(0.0, 1.0 - math.hypot(across, along) / site.half_m)
         evidence = 0.5 * grip.measured_share + 0.5 * empty
         grip.rating = CENTREDNESS * centred + ROOM * _room(grip, gripper) + EVIDENCE * evidence
         grip.firmness = _firmness(site, grip, gripper) * (0.75 + 0.25 * grip.steepness)
@@ -147,7 +148,7 @@ def _grips(site: Site, poses: Poses, gripper: GripperConfig) -> list[_Grip]:
     sight /= max(float(np.linalg.norm(sight)), 1e-9)
     grips = []
     for k, axes in enumerate(poses.local_R_jaws):
-        held = np.flatnonzero(between[k])
+        held = between[k].nonzero()[0]
         points = x[k].take(held), y[k].take(held), z[k].take(held)
         grip = _Grip(axes, poses.at_m[k], float(poses.width_m[k]), points)
         grips.append(grip)
@@ -163,7 +164,7 @@ def _grips(site: Site, poses: Poses, gripper: GripperConfig) -> list[_Grip]:
         grip.heights = z[k]
         grip.noise_m = math.hypot(site.noise_m * float(sight @ axes[:, 1]), _RAGGED * site.pitch_m)
         depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
-        grip.contacts = np.flatnonzero(points[1] <= low + depth), np.flatnonzero(points[1] >= high - depth)
+        grip.contacts = (points[1] <= low + depth).nonzero()[0], (points[1] >= high - depth).nonzero()[0]
         seen = site.measured.take(held)
         grip.measured_share = sum(np.count_nonzero(seen[c]) / len(c) for c in grip.contacts) / 2
     return grips
@@ -176,12 +177,26 @@ def _room(grip: _Grip, gripper: GripperConfig) -> float:
 
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     """0..1: bite, and the weight's lever against what the contacts hold."""
-    x, _, z = grip.points
-    depth = min(float(np.sort(z[c])[-1 - len(c) // 20]) for c in grip.contacts)
-    span = min(float(np.ptp(x[c])) for c in grip.contacts)
-    lever = site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]
-    across, closing, approach = site.weight_n * (np.array((lever[1], -lever[0], 0.0)) @ grip.axes)  # lever x up
-    return bite(depth) * steadiness(np.array((closing, across, approach)), span, depth, gripper.friction, gripper.force)
+    depth, span = math.inf, _span(grip)
+    for contact in grip.contacts:
+        heights = grip.points[2].take(contact)
+        heights.sort()
+        depth = min(depth, float(heights[-1 - len(heights) // 20]))
+    lever = (site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]) * site.weight_n
+    across, closing, approach = _in_axes((lever[1], -lever[0], 0.0), grip.axes)  # lever x up
+    return bite(depth) * steadiness((closing, across, approach), span, depth, gripper.friction, gripper.force)
+
+
+def _in_axes(vector: Sequence[float], axes: np.ndarray) -> tuple[float, ...]:
+    """vector @ axes of three numbers and a 3x3, for which NumPy takes longer."""
+    a, b, c = map(float, vector)
+    return tuple(a * x + b * y + c * z for x, y, z in zip(*axes.tolist()))
+
+
+def _span(grip: _Grip) -> float:
+    """How much of the finger's width touches, at the contact where it is less."""
+    touching = [grip.points[0].take(contact) for contact in grip.contacts]
+    return min(float(x.max() - x.min()) for x in touching)
 
 
 def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
@@ -189,16 +204,17 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     x, y, z = grip.points
     cone = math.atan(gripper.friction)
     needed = _MIN_HOLD * gripper.finger_width
-    span = min(float(np.ptp(x[contact])) for contact in grip.contacts)
+    span = _span(grip)
     if span < needed:
         grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
         return
     angle, top_m = 0.0, top_of(grip.heights[site.measured])
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
-        deep = np.flatnonzero(out > out[contact].max() - min(_CORNER_M, grip.width_m / 3))
-        touched = x[contact], out[contact], z[contact], top_m, grip.noise_m
-        angle = max(angle, contact_tilt(*touched, (x[deep], out[deep])))
+        touching = out.take(contact)
+        deep = (out > touching.max() - min(_CORNER_M, grip.width_m / 3)).nonzero()[0]
+        touched = x.take(contact), touching, z.take(contact), top_m, grip.noise_m
+        angle = max(angle, contact_tilt(*touched, (x.take(deep), out.take(deep))))
     if angle > cone:
         grip.fault = (
             f"the contact normal is {math.degrees(angle):.0f} degrees off the closing axis, "

@@ -43,7 +43,9 @@ class Plane:
 
     def height_m(self, points_m: np.ndarray) -> np.ndarray:
         """Signed distance of points (..., 3) from the plane."""
-        flat = points_m.reshape(-1, 3) @ self.normal.astype(points_m.dtype)  # one product, not one for each row of a picture
+        flat = points_m.reshape(-1, 3) @ self.normal.astype(
+            points_m.dtype
+        )  # one product, not one for each row of a picture
         flat += points_m.dtype.type(self.offset_m)
         return flat.reshape(points_m.shape[:-1])
 

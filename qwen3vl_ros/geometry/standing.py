@@ -252,7 +252,9 @@ def _height_of_foot(found: Foreground, plane: Plane, side: int) -> float:
 def _widened(found: Foreground) -> np.ndarray:
     """An object's pixels and those beside them in the image, HxW uint8."""
     image, window = _in_image(found.window, found.mask), found.window
-    part = np.s_[max(0, window.rows.start - 2) : window.rows.stop + 2, max(0, window.columns.start - 2) : window.columns.stop + 2]
+    part = np.s_[
+        max(0, window.rows.start - 2) : window.rows.stop + 2, max(0, window.columns.start - 2) : window.columns.stop + 2
+    ]
     image[part] = cv2.dilate(image[part], np.ones((5, 5), np.uint8))
     return image
 

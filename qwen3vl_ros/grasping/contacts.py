@@ -26,7 +26,9 @@ def contact_tilt(x, y, z, top: float, noise_m: float = 0.0, around=None) -> floa
     soon lie deeper than what it touches.
     """
     highest = z.max()
-    nearly_level = highest - z.min() < _BIN_M and highest < top - _BIN_M  # the floor of a bowl, not a rim seen from above
+    nearly_level = (
+        highest - z.min() < _BIN_M and highest < top - _BIN_M
+    )  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
     bins, outer = _outline(*((x, y) if around is None else around))
@@ -93,6 +95,9 @@ def _fits(bins: bytes) -> _Fits:
     t = np.frombuffer(bins, np.intp) * _BIN_M
     of_line, of_corner, of_curve = (np.stack((np.ones_like(t), t, *third), 1) for third in ((), (np.abs(t),), (t * t,)))
     line, corner, curve = (np.linalg.pinv(system, rcond=1e-6) for system in (of_line, of_corner, of_curve))
-    misses = [system @ inverse - np.eye(len(t)) for system, inverse in ((of_line, line), (of_corner, corner), (of_curve, curve))]
+    misses = [
+        system @ inverse - np.eye(len(t))
+        for system, inverse in ((of_line, line), (of_corner, corner), (of_curve, curve))
+    ]
     spread_m2 = float(np.square(t - t.mean()).sum()) if len(t) else 0.0
     return _Fits(np.stack((line[1], corner[1], corner[2], curve[1])), np.concatenate(misses), spread_m2)

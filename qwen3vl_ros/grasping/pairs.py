@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
-from qwen3vl_ros.grasping.poses import Poses, in_jaws
+from qwen3vl_ros.grasping.poses import Poses, by_turns, in_jaws
 from qwen3vl_ros.grasping.site import Site
 
 _SAMPLES, _CLOUD = 260, 1200  # points that may be a contact, and points that their normals are fitted to
@@ -44,8 +44,7 @@ def opposed_poses(site: Site, gripper: GripperConfig, keep: int) -> Poses:
     free = np.flatnonzero(_is_free(site, poses, gripper))
     # By turns from each lean, the best of each first.
     lean = np.rint(np.degrees(np.arccos(np.clip(poses.local_R_jaws[free, 2, 2], -1, 1))) / 30).astype(int)
-    rank = np.array([np.count_nonzero(lean[:k] == lean[k]) for k in range(len(lean))], int)
-    return poses[free[np.argsort(rank, kind="stable")[:keep]]]
+    return poses[free[by_turns(lean)[:keep]]]
 
 
 def _normals(site: Site) -> tuple[np.ndarray, np.ndarray]:

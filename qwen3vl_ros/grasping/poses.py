@@ -35,6 +35,15 @@ def upright_axes(yaw_rad: np.ndarray) -> np.ndarray:
     return axes
 
 
+def by_turns(kinds: np.ndarray) -> np.ndarray:
+    """Indices of things that are in order, so that the first of each kind come first, then the second of each."""
+    by_kind = np.argsort(kinds, kind="stable")
+    ordered = kinds[by_kind]
+    rank = np.empty(len(kinds), int)
+    rank[by_kind] = np.arange(len(kinds)) - np.searchsorted(ordered, ordered)
+    return np.argsort(rank, kind="stable")
+
+
 def in_jaws(
     points_m: np.ndarray, local_R_jaws: np.ndarray, at_m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

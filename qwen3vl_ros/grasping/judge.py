@@ -78,9 +78,10 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
     held = [k for k, g in enumerate(grips) if not g.fault]
     # The jaws have moved along y since, to the middle of what is between them.
     moved = np.array([(grips[k].at_m - poses.at_m[k]) @ grips[k].axes[:, 1] for k in held], np.float32)[:, None]
-    x, y, z = (of.take(held, 0) for of in seen)
+    x, y, z = seen if len(held) == len(grips) else (of.take(held, 0) for of in seen)
+    y -= moved
     held = [grips[k] for k in held]
-    _collide(site, held, (x, y - moved, z), gripper)
+    _collide(site, held, (x, y, z), gripper)
     free = [g for g in held if not g.fault]
     for grip, empty, way in zip(free, *_seen_empty(cloud, site, free, gripper)):
         across, along, _ = _in_axes(site.centre_m - grip.at_m, grip.axes)
@@ -208,7 +209,7 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     if grip.span_m < needed:
         grip.fault = f"a finger would hold {grip.span_m:.3f} m of an edge, {needed:.3f} m are needed"
         return
-    angle, top_m = 0.0, top_of(grip.heights[site.measured])
+    angle, top_m = 0.0, top_of(grip.heights.compress(site.measured))
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
         touching = out.take(contact)
@@ -252,7 +253,7 @@ def _seen_empty(
 def _collide(site: Site, grips: list[_Grip], seen: tuple[np.ndarray, ...], gripper: GripperConfig) -> None:
     """How far the jaws may open at each grip, and what fingers or palm would touch, the object itself included.
 
-    seen: the site's points in the jaws' frames.
+    seen: the site's points in the jaws' frames; they are written to.
     """
     if not grips:
         return
@@ -266,7 +267,8 @@ def _collide(site: Site, grips: list[_Grip], seen: tuple[np.ndarray, ...], gripp
         ("the object itself", seen, 0.0),
         ("something beside it", in_jaws(site.rest, axes, at_m), gripper.clearance),
     ):
-        x, y = np.abs(x), np.abs(y)
+        np.abs(x, out=x)
+        np.abs(y, out=y)
         beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > -spare)
         finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
         under = z > palm

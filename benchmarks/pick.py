@@ -157,7 +157,7 @@ class Bench:
             base = pick_orders.stand(spec, rng)
             view = self.camera.render(spec, rgb=False)
             arm = Arm(PhysicalWorld(spec, lambda build, base=base: furnish(build, base)))
-            asked = None if arm.blocked(REST) else pick_orders.invent(relation, language, spec, view, arm, rng)
+            asked = None if arm.ways.blocked(REST) else pick_orders.invent(relation, language, spec, view, arm, rng)
             if asked is not None:
                 return [self.carried_out(number, seed, spec, base, view, asked, which) for which in eyes]
         return []

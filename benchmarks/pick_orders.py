@@ -16,8 +16,9 @@ from orders import CLAUSES, HELD_OUT, corner_name, level_name
 from tasks import LANGUAGES
 
 from qwen3vl_ros.questions.plan import Step
-from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, Unreachable
+from qwen3vl_ros.sim.arm import OPEN_M, Arm
 from qwen3vl_ros.sim.camera import SimView
+from qwen3vl_ros.sim.faults import Unreachable
 from qwen3vl_ros.sim.furniture import world_T_shelf
 from qwen3vl_ros.sim.layouts import exact_thing
 from qwen3vl_ros.sim.physics import PhysicalWorld
@@ -211,10 +212,10 @@ class _Table:
 
     def _hand_fits(self, world_T_gripper: np.ndarray, target: int) -> bool:
         try:
-            q = self.arm.reach(world_T_gripper, OPEN_M, REST)
+            q = self.arm.reach(world_T_gripper, OPEN_M)
         except Unreachable:
             return False
-        return not self.arm.blocked(q, frozenset((target,)))
+        return not self.arm.ways.blocked(q, frozenset((target,)))
 
     def _foot(self, target: int) -> np.ndarray:
         thing = self.spec.objects[target]

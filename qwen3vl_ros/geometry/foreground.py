@@ -16,17 +16,20 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import Plane, SceneCloud, pixels_between
+from qwen3vl_ros.geometry.seams import parted
 
 _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
-_HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, with so many readings, that still cuts one thing in two
+_HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
+_SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
 _SMOOTHING = 5  # pixels across that are averaged
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
 _CROSS = np.array(((0, 1, 0), (1, 0, 1), (0, 1, 0)), np.uint8)
+_SAME = 0.7  # intersection over union of two boxes: more, and they are one thing under two names
 _OWN_SHARE = 0.85  # of its pixels inside the box: less, and it is not the object alone
 
 
@@ -35,7 +38,8 @@ class Window:
     """The part of the cloud around a 2D box, cut out once for all that is asked about the box.
 
     points_m: hxwx3 organised points (NaN = no reading); rows, columns: their pixels in the image, step apart. inside: rows
-    and columns of the window that the box covers. box_xyxy_px: the box, cut at the image's border.
+    and columns of the window that the box covers. box_xyxy_px: the box, cut at the image's border. others_px: the boxes of other
+    things that reach into it; not of the same thing under another name.
     """
 
     cloud: SceneCloud
@@ -45,6 +49,7 @@ class Window:
     step: int
     inside: tuple[slice, slice]
     box_xyxy_px: tuple[float, float, float, float]
+    others_px: tuple[tuple[float, float, float, float], ...] = ()
 
     @cached_property
     def depth_m(self) -> np.ndarray:
@@ -90,8 +95,8 @@ class Window:
         return pixels_between(self.rows, y0, y1), pixels_between(self.columns, x0, x1)
 
 
-def window_of(cloud: SceneCloud, box_xyxy_px) -> Window | str:
-    """The window around a 2D box, or why there is nothing to see in it."""
+def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
+    """The window around a 2D box, or why there is nothing to see in it. others_px: the boxes of other things."""
     height, width = cloud.frame.depth_m.shape
     x0, y0, x1, y1 = box_xyxy_px
     x0, x1 = min(max(x0, 0), width), min(max(x1, 0), width)
@@ -104,7 +109,9 @@ def window_of(cloud: SceneCloud, box_xyxy_px) -> Window | str:
     step = max(1, math.ceil(math.sqrt((right - left) * (bottom - top) / _WINDOW_PIXELS)))
     rows, columns = slice(top, bottom, step), slice(left, right, step)
     inside = pixels_between(rows, y0, y1), pixels_between(columns, x0, x1)
-    window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1))
+    others = tuple(o for o in others_px if o[0] < right and o[2] > left and o[1] < bottom and o[3] > top)
+    others = tuple(o for o in others if _overlap(o, box_xyxy_px) < _SAME)
+    window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1), others)
     readings = np.count_nonzero(window.valid[inside]) * step**2
     if readings < cloud.config.min_points:
         whole = window.valid[inside].size * step**2
@@ -113,6 +120,12 @@ def window_of(cloud: SceneCloud, box_xyxy_px) -> Window | str:
             f"{cloud.config.min_depth:g} and {cloud.config.max_depth:g} m, {cloud.config.min_points} are needed"
         )
     return window
+
+
+def _overlap(a, b) -> float:
+    """Intersection over union of two boxes."""
+    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +168,11 @@ def foreground(window: Window, plane: Plane | None) -> Foreground | str:
         mask, share_inside = _patch_of_the_box(window, patches, count)
         if share_inside > _OWN_SHARE:
             break
-    else:  # it still runs far out of the box: the box knows better where it ends
+    if share_inside <= _OWN_SHARE or window.others_px:
+        up = window.cloud.up if plane is None else plane.normal
+        mask = parted(window, mask, up)
+        share_inside = np.count_nonzero(mask[inside]) / max(1, np.count_nonzero(mask))
+    if share_inside <= _OWN_SHARE:  # it still runs far out of the box: the box knows better where it ends
         mask = within(mask, inside)
     x0, y0, x1, y1 = window.box_xyxy_px
     margin_x, margin_y = (max(_MIN_MARGIN_PX, _MARGIN * side) / 2 for side in (x1 - x0, y1 - y0))
@@ -207,29 +224,47 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
     worth[0] = 0.0
     best = int(worth.argmax())
     mask = patches == best
-    large = (inside >= max(8.0, _FRAGMENT_SHARE * inside[best])) & (share_inside > _OWN_SHARE)
+    large = (inside >= max(float(_SURFACE), _FRAGMENT_SHARE * inside[best])) & (share_inside > _OWN_SHARE)
     large[[0, best]] = False
     if large.any():
-        gap, own = window.cloud.config.cluster_gap, _thin(np.flatnonzero(mask), 300)
-        body = np.take(window.points_m.reshape(-1, 3), own, 0)
+        hangs_together = sizes >= _SURFACE
+        hangs_together[0] = True  # the support
+        surface, own = window.valid & hangs_together[patches], _rim(mask)
         for k in np.flatnonzero(large):
             piece = patches == k
-            its = _thin(np.flatnonzero(piece), 150)
-            other = np.take(window.points_m.reshape(-1, 3), its, 0)
-            apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
-            nearest = np.unravel_index(int(apart.argmin()), apart.shape)
-            shares = math.sqrt(max(float(apart[nearest]), 0.0)) / float(np.median(other[:, 2]))
-            if shares < gap or (shares < _HOLE * gap and _hole_between(window, its[nearest[0]], own[nearest[1]])):
-                mask |= piece
+            if _one_thing(window, own, _rim(piece), surface):
+                mask = mask | piece
     return mask, float(share_inside[best])
 
 
-def _hole_between(window: Window, a: int, b: int) -> bool:
-    """Whether nearly nothing was read between two pixels (flat indices): a hole in one surface, and not a gap that was seen."""
-    (row_a, column_a), (row_b, column_b) = (divmod(int(k), window.valid.shape[1]) for k in (a, b))
+def _one_thing(window: Window, own: np.ndarray, its: np.ndarray, surface: np.ndarray) -> bool:
+    """Whether two pieces of surface, given by the flat indices of their rims, belong together: they touch in space, or go on at the
+    same depth beyond a hole, as the two walls of a bowl do at the ends of its rim. surface: hxw, where something was seen.
+    """
+    gap, points = window.cloud.config.cluster_gap, window.points_m.reshape(-1, 3)
+    body, other = np.take(points, own, 0), np.take(points, its, 0)
+    apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
+    reach = gap * float(np.median(other[:, 2]))
+    if apart.min() < reach**2:
+        return True
+    jump = np.abs(np.log(other[:, 2])[:, None] - np.log(body[:, 2]))
+    a, b = np.unravel_index(int(np.where(jump < gap, apart, np.inf).argmin()), apart.shape)
+    return bool(jump[a, b] < gap and apart[a, b] < (_HOLE * reach) ** 2) and _hole_between(surface, its[a], own[b])
+
+
+def _hole_between(surface: np.ndarray, a: int, b: int) -> bool:
+    """Whether nearly no surface was seen between two pixels (flat indices): a hole in one surface, and not a gap."""
+    (row_a, column_a), (row_b, column_b) = (divmod(int(k), surface.shape[1]) for k in (a, b))
     steps = np.linspace(0, 1, max(abs(row_a - row_b), abs(column_a - column_b)) + 1)[1:-1]
     rows, columns = np.rint(row_a + steps * (row_b - row_a)), np.rint(column_a + steps * (column_b - column_a))
-    return len(steps) > 0 and float(window.valid[rows.astype(int), columns.astype(int)].mean()) < _HOLE_READ
+    return len(steps) > 0 and float(surface[rows.astype(int), columns.astype(int)].mean()) < _HOLE_READ
+
+
+def _rim(mask: np.ndarray) -> np.ndarray:
+    """Flat indices of pixels on the border of a mask, at most about 300."""
+    inner = cv2.erode(mask.view(np.uint8), _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    rim = np.flatnonzero(mask & (inner == 0))
+    return rim[:: max(1, len(rim) // 300)]
 
 
 def within(mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
@@ -262,10 +297,6 @@ def around(mask: np.ndarray) -> tuple[slice, slice]:
     column, row, width, height = cv2.boundingRect(mask.view(np.uint8))
     reach = _SMOOTHING // 2
     return slice(max(0, row - reach), row + height + reach), slice(max(0, column - reach), column + width + reach)
-
-
-def _thin(points: np.ndarray, count: int) -> np.ndarray:
-    return points[:: max(1, len(points) // count)]
 
 
 def without_flying(mask: np.ndarray) -> np.ndarray:

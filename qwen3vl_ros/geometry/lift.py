@@ -14,10 +14,19 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import Foreground, around, inverse_of, moved, surface_normals, without_flying
+from qwen3vl_ros.geometry.foreground import (
+    SMOOTHED,
+    Foreground,
+    around,
+    inverse_of,
+    moved,
+    surface_normals,
+    without_flying,
+)
 from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
+from qwen3vl_ros.geometry.revolution import resting_ball
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
 from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, lower_side, standing_objects
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
@@ -115,7 +124,8 @@ def _solid(
         return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
 
     (bottom,) = order_statistics(local[:, 2], 0.5)
-    if plane is not None and _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, found.cut):
+    carried = plane is not None and _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, found.cut)
+    if carried and resting_ball(sample, normals, 0.0, SMOOTHED * noise_m) is None:  # of a ball the foot is never seen
         foot = bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
         above, sample_above = local[:, 2] > foot, sample[:, 2] > foot
         if np.count_nonzero(above) * window.step**2 >= cloud.config.min_points:

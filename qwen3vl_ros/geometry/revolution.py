@@ -18,6 +18,7 @@ from qwen3vl_ros.geometry.order_statistics import order_statistics
 
 _MIN_RADIUS_M = 0.004
 _AXIS_POINTS = 600
+_CAP, _RESTING_CAP = 0.02, 0.008  # what is seen of a ball through noise has 0.012 to 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +71,25 @@ def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
 
 
 def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, noise_m: float = 0.0) -> Revolution | None:
-    """A ball that lies on its underside; its fit bears more noise than normals do."""
-    ball = ball_through(points_m, normals, noise_m)
+    """A ball that lies on its underside; its fit bears more noise than normals do, and its height vouches for a small cap."""
+    ball = ball_through(points_m, normals, noise_m, _RESTING_CAP)
     if ball is None or abs(ball[0][2] - bottom_m - ball[1]) > 0.12 * ball[1] + 2 * noise_m:
         return None
     return Revolution(ball[0][:2], ball[1], float(ball[0][2]), 1.0)
 
 
-def ball_through(points_m: np.ndarray, normals: np.ndarray, noise_m: float = 0.0) -> tuple[np.ndarray, float] | None:
-    """Centre and radius of the ball whose outside the points are; None for no ball or too flat a cap. noise_m: of the points."""
+def ball_through(
+    points_m: np.ndarray, normals: np.ndarray, noise_m: float = 0.0, cap: float = _CAP
+) -> tuple[np.ndarray, float] | None:
+    """Centre and radius of the ball whose outside the points are; None for no ball or too flat a cap. noise_m: of the points.
+    cap: the least spread of the normals, variance in the direction in which they spread least.
+    """
     known = np.flatnonzero(np.isfinite(normals[:, 0]))
     if len(known) < 30:
         return None
     facing = np.take(normals, known, 0).astype(float).T
     spread = facing - facing.mean(1)[:, None]
-    if np.linalg.eigvalsh(spread @ spread.T)[0] < 0.02 * (len(known) - 1):
+    if np.linalg.eigvalsh(spread @ spread.T)[0] < cap * (len(known) - 1):
         return None
     p = np.ascontiguousarray(points_m.T, float)
     middle = p.mean(1)

@@ -22,6 +22,7 @@ from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep, put_back
+from qwen3vl_ros.instructions.reach import Reaching, within_reach
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -74,7 +75,7 @@ class Done:
     code: int = 0
 
 
-class Executor(Protocol):
+class Executor(Reaching, Protocol):
     """Moves the arm. Each call blocks until the motion has ended, or has stopped because `control` was cancelled; it may then raise
     Cancelled, or say what the jaws hold.
     """
@@ -250,7 +251,12 @@ class _Work:
     def _ground(self, k: int) -> tuple[Code, str]:
         """The open steps grounded in a picture of now."""
         self._p.tell(k, "looking", "")
-        grounded = looked_again(lambda: self._p.planner.ground(self.plan, self._p.see(), self._control), self._control)
+
+        def look() -> Plan:
+            grounded = self._p.planner.ground(self.plan, self._p.see(), self._control)
+            return within_reach(grounded, self._p.executor, self._control)
+
+        grounded = looked_again(look, self._control)
         if grounded.question:
             return code_of(grounded), grounded.question
         self._now(grounded)

@@ -41,6 +41,7 @@ from qwen3vl_ros.types import (
 
 _TOKENS = 256
 _GRASPS = 8  # ways to hold a thing, for whoever puts it where not every hand fits
+_PLACES = 10  # where to put it, each with every way to hold it that fits there
 _DROP_M = 0.006  # above where a thing stood, when it is put back
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
 _LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
@@ -255,6 +256,12 @@ def put_back(step: PlanStep, grasp: GraspTarget) -> PlanStep:
     )
 
 
+def out_of_reach(plan: Plan, name: str, why: str) -> Plan:
+    """The plan as the statement that no arm can do it here: of a thing of that name."""
+    words = _SAY[language_of(plan.instruction)]["no reach"].format(name=name, more=why)
+    return replace(plan, question=words, lacks="no reach")
+
+
 def _raised(pose: np.ndarray, up: np.ndarray) -> np.ndarray:
     """The jaws open a little above where the thing stood: what carries it must not be touched first."""
     raised = pose.copy()
@@ -318,7 +325,8 @@ class _Scene:
         if told.relation == "back":
             return replace(step, target=target, before=held, after=asked, places=(self._home(picks[0], target, pick),))
         grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
-        places = find_places(self._cloud, self._layout, target, asked, grasps, self._perception.config.gripper)
+        gripper = self._perception.config.gripper
+        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _GRASPS)
         if not places[0].feasible:
             raise self._cannot("no place", f"{told.relation} {told.reference}", places[0].reason)
         return replace(step, target=target, places=places, before=held, after=asked)
@@ -409,6 +417,7 @@ _SAY = {
         "unmeasured": "I see the {name}, but it was not measured: {more}.",
         "no grasp": "I cannot take the {name}: {more}.",
         "no place": "I find no place {name}: {more}.",
+        "no reach": "The arm cannot take the {name} as it would have to: {more}.",
         "not held": "The {name} must be picked up first.",
         "no shelf": "I see no shelf with levels.",
         "no level": "The shelf has {more} levels that I can see, no {name} one.",
@@ -420,6 +429,7 @@ _SAY = {
         "unmeasured": "我看到{name}，但无法测量：{more}。",
         "no grasp": "我拿不起{name}：{more}。",
         "no place": "找不到可以放置的地方（{name}）：{more}。",
+        "no reach": "机械臂无法按需要拿起{name}：{more}。",
         "not held": "要先拿起{name}。",
         "no shelf": "我没有看到有层的架子。",
         "no level": "架子只看得到{more}层，没有{name}。",

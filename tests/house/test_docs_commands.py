@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,21 @@ def test_a_make_target_exists_with_what_it_is_given(page, line):
             assert word in targets, f"{page.name}: the Makefile has no target {word!r}"
 
 
+@cache
+def help_of(*words: str) -> str:
+    """What a script says of its options; once for all pages that show it, as some import PyTorch first."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *words, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("page, line", of("python"))
 def test_a_python_command_names_a_file_or_module_and_options_it_has(page, line):
     words = shlex.split(re.sub(r"\s+(?:\.\.\.|…)", "", line))
@@ -127,18 +143,10 @@ def test_a_python_command_names_a_file_or_module_and_options_it_has(page, line):
     if "--ros-args" in options:  # a node, which has no help of its own
         assert importlib.util.find_spec(words[2]), f"{page.name} shows {line!r}"
         return
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     sub = [words[2]] if words[1] != "-m" and len(words) > 2 and re.fullmatch(r"[a-z]+", words[2]) else []
-    done = subprocess.run(
-        [sys.executable, *script, *sub, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
+    shown = help_of(*script, *sub)
     for option in options:
-        assert option in done.stdout, f"{page.name} shows {line!r}, but {option} is no option of it"
+        assert option in shown, f"{page.name} shows {line!r}, but {option} is no option of it"
 
 
 @pytest.mark.parametrize("page, line", of("ros2"))

@@ -46,6 +46,10 @@ ENGLISH = {
     "which object is closest to the {b}": ("nearest", "*b"),
     "what is farthest from the {b}": ("farthest", "*b"),
     "where is the {a}": ("where", "a"),
+    "where is the {a} in the view": ("where", "a"),
+    "in which corner the {a} stands": ("where", "a"),
+    "quick measurement: how wide is the {a}": ("width", "a"),
+    "does the {b} contain the {a}": ("in", "ab"),
     "is there a {a}": ("exists", "a"),
     "what colour is the {a}": ("colour", "a"),
 }
@@ -108,6 +112,10 @@ NOT_READ = (
     "Who put the mug there?",
     "Pick up the mug and put it into the box",
     "Is the mug left of the bowl and right of the box?",
+    "Was the mug on the tray five minutes ago?",
+    "Is the tea in the mug still hot?",
+    "If I move it: how wide is the bowl?",
+    "How many cm seperate the ball and the box?",
     "Steht die Tasse links von der Kiste?",
     "为什么杯子在桌子上？",
     "",
@@ -136,6 +144,13 @@ VIEWS = {
 def test_whose_left_is_meant_is_read_and_taken_off(question, view):
     read = grammar.understood(question)
     assert read is not None and read.ask == "left of" and read.view == view and len(read.find) == 2
+
+
+@pytest.mark.parametrize(
+    "question", ["Where is the die in the view?", "Is the mug in full view?", "What is in the current view?"]
+)
+def test_a_view_that_is_nobodys_is_no_point_of_view(question):
+    assert grammar.without_view(question) == (question, "")
 
 
 def test_a_view_is_found_in_what_only_a_model_can_read():

@@ -18,12 +18,18 @@ from qwen3vl_ros.questions.grammar.english_words import (
     OPENERS,
     PERSONAL,
     POLITE,
+    REL,
     ROBOT,
     THING,
     NoName,
     thing_named,
 )
 from qwen3vl_ros.questions.understand import Understood
+
+NAMES_SOMETHING = re.compile(rf"\b(?:the|not|no|never|without|except|if|my|your|its?|those|these)\b|{REL.pattern}")
+NOBODY = re.compile(
+    r"(?:the|an?|this|that)?\s*(?:\w+ )?(?:full|plain|clear|open|current|present|whole|entire|live|same)?", re.I
+)
 
 
 def without_view(question: str) -> tuple[str, str]:
@@ -35,7 +41,8 @@ def without_view(question: str) -> tuple[str, str]:
         rf"[,\s]*\b(?:from|in) {owner} ?(?:'s?)? (?:own )?(?:point of view|perspective|viewpoint|frame|view)(?=[,?.!\s]|$)",
         rf"[,\s]*\bfrom where {owner} (?:stands?|sits?|lies?|looks?|is|am|are)(?=[,?.!]|$)",
     ):
-        if found := re.search(pattern, question, re.IGNORECASE):
+        found = re.search(pattern, question, re.IGNORECASE)
+        if found and not NOBODY.fullmatch(found["o"]):  # "in the view" is nobody's
             rest = (question[: found.start()] + " " + question[found.end() :]).strip(" ,")
             return rest, _view(found["o"])
     # "to the mug's left", "on its own left": the thing's own sides.
@@ -82,6 +89,9 @@ def _candidates(text: str) -> list[str]:
     words = text.split()
     starts = [0] + [len(text[: found.start()].split()) for found in OPENERS.finditer(text) if found.start()]
     starts = [k for k in starts if all(w.strip(",.:;!?") in EMPTY_WORDS for w in words[:k])]
+    preface, colon, _ = text.rpartition(": ")
+    if colon and not NAMES_SOMETHING.search(preface):  # "Quick measurement: how wide is the box?"
+        starts.append(len(preface.split()))
     ends = [len(words)]
     while ends[-1] > 2 and words[ends[-1] - 1].strip(",.:;!?") in EMPTY_WORDS:
         ends.append(ends[-1] - 1)

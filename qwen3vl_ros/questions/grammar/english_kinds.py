@@ -94,7 +94,8 @@ def fits(text: str) -> Understood | None:
         rf"(?:is it possible to|is there a way to|do i manage to|can one|may i|might i|should i be able to) (?:put|place|fit|get|squeeze|stow|store) (?P<a>.+?) {into} (?P<b>.+)",
         rf"(?:does|do|will|would|can|could|might|may|should|is|are) (?P<a>.+?)(?: (?:able|going|likely|possible) to)? (?:fit|go|be put|be placed|have room|get|be stowed|be stored|find room|find space)(?: well| right)? {into} (?P<b>.+)",
         rf"(?P<a>.+?) (?:fits?|would fit|will fit|can go|could go|goes|would go|will go|can fit|could fit) {into} (?P<b>.+)",
-        r"(?:does|do|will|would|can|could|might|is|are) (?P<b>.+?)(?: able to)? (?:hold|take|contain|accommodate|receive|fit) (?P<a>.+)",
+        r"(?:does|do|will|would|can|could|might|is|are) (?P<b>.+?)(?: able to)? (?:hold|take|accommodate|receive|fit) (?P<a>.+)",
+        r"(?:will|would|can|could|might|is|are) (?P<b>.+?)(?: able to)? contain (?P<a>.+)",
         rf"(?:would|will|could|should) there be (?:enough )?(?:room|space) for (?P<a>.+?) {into} (?P<b>.+)",
         rf"is there (?:enough )?(?:room|space) for (?P<a>.+?) {into} (?P<b>.+)",
         r"(?:is|are) (?P<b>.+?) (?:big|large|wide|roomy) enough (?:for|to (?:hold|take|contain|fit|accommodate|put in|receive)) (?P<a>.+)",
@@ -221,6 +222,7 @@ def where(text: str) -> Understood | None:
         r"(?P<a>.+?)(?: is|,) where(?: is it)?",
         r"(?:have you seen|help me find|help me to find|point out|point me to|direct me to|spot|detect|pinpoint) (?P<a>.+)",
         rf"(?:at|in|on|)\s?(?:what|which) (?:part|corner|side|area|region|end|place|spot|position|location)(?: {PLACE}| of \w+)? (?:is|are|does|do|holds|can i find|do i find|stands) (?P<a>.+?)(?: (?:in|at|on|stand|lie|sit))?",
+        r"(?:at|in|on) (?:what|which) (?:part|corner|side|area|region|end|place|spot|position) (?P<a>.+?) (?:is|are|stands|lies|sits)",
         r"(?:what is |tell me |give me )?(?P<a>.+?)'s? (?:position|location|place|whereabouts)",
         r"(?:i am looking for|i'm looking for|i need|i want|find|locate|show me|point to|look for|search for|find me) (?P<a>.+?)(?:, where is (?:it|that))?",
         rf"{GET}the (?:exact |precise )?(?:position|location|place|whereabouts|spot) of (?P<a>.+)",
@@ -238,6 +240,8 @@ def where(text: str) -> Understood | None:
 
 def related(text: str) -> Understood | None:
     """A relation in the middle: asked of two things, or of whatever stands in it."""
+    if holds := re.fullmatch(r"(?:does|do) (?P<b>.+?) contain (?P<a>.+)", text):
+        text = f"is {holds['a']} in {holds['b']}"
     bare = IN_SIGHT.sub("", text) if len(REL.findall(text)) > 1 else text
     for found in REL.finditer(bare):
         told = _related_at(bare[: found.start()].strip(), _relation(found), bare[found.end() :].strip())
@@ -264,7 +268,10 @@ def _related_at(left: str, relation: str, right: str) -> Understood | None:
         return None  # "is there a mug on the table?" asks for a mug
     stands = rf"(?:{STANDS}|(?:do|can|could) (?:you|we|i|one) (?:see|find|spot|notice|detect|make out)|can you (?:see|find)|have we got|do we have|you see|(?:that |which )(?:is|are|stands?|lies?))"
     left = re.sub(r"^(?:isn't|aren't|isn’t)\b", "is", left)
-    if here and not re.search("table|desk", right) and re.match("what|which|who|name|list|show|tell", left):
+    listed = re.match("what|which|who|name|list|show|tell", left) and not re.search(
+        r"\b(?:the|an?|where|how)\b|:", left
+    )
+    if here and listed and not re.search("table|desk", right):
         return Understood("list", (THING,), several=True)
     for pattern, several in (
         (

@@ -26,7 +26,7 @@ REL = re.compile(
 )
 POLITE = re.compile(
     r"^(?:tell me(?=,)|please|hey|hello|hi|okay|ok|so|now|well|robot|and|excuse me|(?:can|could|would|will) you(?: please| kindly)?(?= (?!see|spot|detect)\w)"
-    r"|(?:please )?(?:tell|say|show|explain)(?: to)?(?: me| us)?(?= (?:if|whether|where|how|what|which|whose|when|the (?:distance|colou?r|number|position|height|width|length|size|reading)))"
+    r"|(?:please )?(?:tell|say|show|explain)(?: to)?(?: me| us)?(?= (?:if|whether|where|how|what|which|whose|when|(?:on|in|at|by) (?:what|which)|the (?:distance|colou?r|number|position|height|width|length|size|reading)))"
     r"|(?:do|would) you (?:know|happen to know|say|think)|i (?:want|need|would like|'d like) to know|i wonder|i am wondering|i'm wondering"
     r"|(?:please )?(?:find out|check|confirm|verify|make sure|see|work out|look)(?= (?:if|whether|that|how|where|what|which))|let me know|(?:have you )?any idea|say"
     r"|i(?:'d| would) like (?:you )?to (?:know|tell me|find out|say|measure)|(?:can|could) i (?:know|ask)|may i (?:know|ask)|i(?:'m| am) (?:asking|curious)"
@@ -38,8 +38,8 @@ AFTER = re.compile(
     r"|then|thanks|thank you|in (?:metres|meters|centimetres|centimeters|cm|millimetres|mm|inches)))$"
 )
 PERSONAL = re.compile(
-    r"(?<=\w) (?:do|does|did|can|could|would|will|should|must|might|may|have|has) (?:you|we|i|one|they|somebody|someone)(?: (?:have|need|want|like|be able))?(?: to)?"
-    r"(?: (?:say|think|guess|see|find|count|notice|detect|spot|make out|believe|reckon|suppose|measure|estimate|judge|expect|got|get|go|going|reach|travel|move|walk|look|recognise|recognize|identify|consider))?(?: that)?\b"
+    r"(?<=\w) (?:do|does|did|can|could|would|will|should|must|might|may|have|has) (?:you|we|i|one|they|somebody|someone|(?:the|this|that|your) (?:picture|image|photo|scene|view|frame|camera))(?: (?:have|need|want|like|be able))?(?: to)?"
+    r"(?: (?:say|think|guess|see|find|show|contain|count|notice|detect|spot|make out|believe|reckon|suppose|measure|estimate|judge|expect|got|get|go|going|reach|travel|move|walk|look|recognise|recognize|identify|consider))?(?: that)?\b"
 )
 # Words that say nothing of a scene: what consists of them alone may stand before or after a question.
 EMPTY_WORDS = frozenset(
@@ -52,16 +52,23 @@ EMPTY_WORDS = frozenset(
     " from standing here interest interests remind trying figure work as far can't cannot anyone someone somebody possibly up use your eyes look opinion view mean".split()
 )
 OPENERS = re.compile(
-    r"\b(?:how|where|whereabouts|what|which|who|is there|are there|is the|are the|is an?|is it|is my|is this|does|do you see|can you see|count|list|find|locate|measure|the)\b"
+    r"\b(?:how|where|whereabouts|(?:on|in|at) (?:what|which)|what|which|who|is there|are there|is the|are the|is an?|is it|is my|is this|does|do you see|can you see|count|list|find|locate|measure|the)\b"
 )
-PLACE = r"(?:on|in|at|of) (?:the|this|that|my|your|our) (?:table|desk|table ?top|image|picture|photo|view|scene|frame|world|room)"
-IN_SIGHT = re.compile(rf"\s+(?:{PLACE}|in sight|anywhere|somewhere|in front of (?:you|us|me)|out there|around)$")
+PLACE = r"(?:on|in|at|of) (?:the|this|that|my|your|our) (?:(?:current|present|whole|entire|live|same) )?(?:table|desk|table ?top|image|picture|photo|view|scene|frame|world|room)"
+IN_SIGHT = re.compile(
+    rf"\s+(?:{PLACE}|in (?:(?:full|plain|clear|open) )?(?:sight|view)|anywhere|somewhere|in front of (?:you|us|me)|out there|around)$"
+)
 ARTICLE = re.compile(r"^(?:(?:the|a|an|any|some|this|that|these|those|my|your|our|one|single)\s+)+")
 PRONOUN = re.compile(r"^(?:it|that|this|that one|this one|the same|the same one|they|them|he|she)$")
 OTHER_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|do|does|did|has|have|will|would|could|should|what|which|who|whom|whose|where|when|why|how|that|and|or|not|no|than|if"
     r"|from|to|at|as|so|but|then|because|there|most|all|every|each|between|me|you|us|we|they|them|i|far|away|apart|much|many"
     r"|colou?r|position|location|whereabouts|distance|height|width|length|size|number|count|reading|fits?|go|goes|put|room|space|enough|possible)\b"
+)
+# In no name either: when, how surely, and an article after something that does not belong to the name ("separate the ball").
+NOT_NAMED = re.compile(
+    r"[,;:?!]|n't\b|\b(?:ago|still|yet|already|again|today|yesterday|roughly|approximately|exactly|here|about|abouts|hiding|hidden)\b"
+    r"|^(?!.*\b(?:with|of)\b).+ (?:the|an?)\b"
 )
 ANYTHING = re.compile(
     r"^(?:(?:any|some|no|every|all|the|other)\s*)?(?:objects?|things?|items?|something|anything|everything|thing|ones?|stuff)$"
@@ -106,6 +113,7 @@ def thing_named(text: str, any_is: str | None = None) -> str:
         not text
         or len(text.split()) > 6
         or OTHER_WORDS.search(text)
+        or NOT_NAMED.search(text)
         or REL.search(f" {text} ")
         or not re.search(r"\w", text)
     ):

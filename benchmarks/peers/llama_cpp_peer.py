@@ -1,19 +1,29 @@
 """llama.cpp with Q4_K_M weights through llama-cpp-python, in its own environment (scripts/peers.py llama.cpp).
 
-Its decoder alone: the picture's tokens are read as text, so seeing is not part of its times, which favours it. The weights are
-converted by llama.cpp's own script, named in LLAMA_CPP_CONVERT (convert_hf_to_gguf.py), and quantised by its library.
+Its decoder alone: the picture's tokens are read as text, so seeing is not part of its times, which favours it; llama-cpp-python has no
+handler for Qwen3-VL's pictures. The weights are converted by llama.cpp's own script, which scripts/peers.py keeps beside the
+environment, and quantised by its library.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import common
 import numpy as np
+
+# The converter knows tokenizers by what they make of a text; that of random weights is too small to be known.
+_CONVERT = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path[:0] = [sys.argv[0], sys.argv[0] + "/gguf-py"]
+from conversion.base import TextModel
+TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+runpy.run_path(sys.argv[0] + "/convert_hf_to_gguf.py", run_name="__main__")
+"""
 
 
 def converted(model: Path) -> Path:
@@ -22,11 +32,10 @@ def converted(model: Path) -> Path:
     out, plain = (model.with_name(f"{model.name}-{kind}.gguf") for kind in ("q4_k_m", "f16"))
     if out.is_file():
         return out
-    script = os.environ.get("LLAMA_CPP_CONVERT", "")
-    if not Path(script).is_file():
-        raise SystemExit("LLAMA_CPP_CONVERT names no convert_hf_to_gguf.py; it is in llama.cpp's source")
-    command = [sys.executable, script, str(model), "--outfile", str(plain), "--outtype", "f16"]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    if not plain.is_file():
+        kept = Path(sys.prefix) / "converter"
+        command = [sys.executable, "-c", _CONVERT, str(kept), str(model), "--outfile", str(plain), "--outtype", "f16"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
     how = llama_cpp.llama_model_quantize_default_params()
     how.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
     if llama_cpp.llama_model_quantize(str(plain).encode(), str(out).encode(), ctypes.byref(how)):

@@ -129,13 +129,14 @@ def decoder_model(
     x = b.op("Where", visual, b.op("Gather", "features", "rows"), x)
     angles = b.angles(text.head_dim, dtype)
     places = _places(b, sizes) if b.decomposed else ""
+    lengths = _lengths(b) if nbits and not b.decomposed else ()
     count = len(sizes.vision.deepstack)
     added = [b.op("Gather", "deep", "rows", axis=1)] if count else []
     if count > 1:
         added = b.op("Split", added[0], axis=0, num_outputs=count, outputs=count)
     for index in range(text.layers):
         b.scope(f"layer_{index}")
-        x = _text_layer(b, sizes, index, f"{root}.layers.{index}", x, angles, places)
+        x = _text_layer(b, sizes, index, f"{root}.layers.{index}", x, angles, places, lengths)
         if index < count:
             x = b.op("Add", x, b.op("Squeeze", added[index], b.integers(0)))
     b.scope("head")
@@ -144,32 +145,64 @@ def decoder_model(
     b.op("Cast", logits, to=TensorProto.FLOAT, outputs=("logits",))
     b.op("ArgMax", "logits", axis=-1, keepdims=0, outputs=("token",))
     best = b.op("ReduceMax", "logits", b.integers(-1), keepdims=1)
-    total = b.op("ReduceSum", b.op("Exp", b.op("Sub", "logits", best)), b.integers(-1), keepdims=0)
-    b.op("Neg", b.op("Log", total), outputs=("logprob",))
+    if nbits:  # as large as the logits is nothing else then; drafts are long on a CPU
+        b.op(
+            "Sub",
+            b.op("Squeeze", best, b.integers(-1)),
+            b.op("ReduceLogSumExp", "logits", b.integers(-1), keepdims=0),
+            outputs=("logprob",),
+        )
+    else:
+        total = b.op("ReduceSum", b.op("Exp", b.op("Sub", "logits", best)), b.integers(-1), keepdims=0)
+        b.op("Neg", b.op("Log", total), outputs=("logprob",))
     return b.model("decoder", *decoder_values(sizes, slots or "S"))
 
 
-def _text_layer(b: Builder, sizes: Sizes, index: int, name: str, x: str, angles: tuple[str, str], places: str) -> str:
+def _text_layer(
+    b: Builder,
+    sizes: Sizes,
+    index: int,
+    name: str,
+    x: str,
+    angles: tuple[str, str],
+    places: str,
+    lengths: tuple[str, ...],
+) -> str:
     text = sizes.text
     hidden, head_dim = text.hidden, text.head_dim
     queries, pairs = text.heads * head_dim, text.kv_heads * head_dim
     n = _rms_norm(b, x, f"{name}.input_layernorm.weight", hidden, text.norm_eps)
-    heads = {}
-    for part, rows in (("q", queries), ("k", pairs), ("v", pairs)):
-        t = b.reshape(b.linear(n, f"{name}.self_attn.{part}_proj", rows, hidden), 1, -1, rows // head_dim, head_dim)
+    heads, counts = {}, (queries, pairs, pairs)
+    made = b.linears(n, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"), counts, hidden)
+    for part, rows, t in zip("qkv", counts, made):
         if part != "v":
+            t = b.reshape(t, 1, -1, rows // head_dim, head_dim)
             t = _rms_norm(b, t, f"{name}.self_attn.{part}_norm.weight", head_dim, text.norm_eps)
-        t = b.op("Transpose", t, perm=(0, 2, 1, 3))
-        heads[part] = t if part == "v" else b.rotate(t, *angles)
-    keys, values = (
-        _written(b, f"{cache}_{index}", heads[part], places) for cache, part in (("keys", "k"), ("values", "v"))
-    )
-    seen = b.attention(heads["q"], keys, values, text.heads, text.kv_heads, head_dim, mask="mask")
+        if lengths:  # tokens first and heads second, as the linears have it
+            t = b.reshape(t, 1, -1, rows)
+            heads[part] = t if part == "v" else b.rotate(t, *angles, heads=rows // head_dim)
+        else:
+            t = b.op("Transpose", b.reshape(t, 1, -1, rows // head_dim, head_dim), perm=(0, 2, 1, 3))
+            heads[part] = t if part == "v" else b.rotate(t, *angles)
+    if lengths:
+        seen = b.attention_over_cache(*heads.values(), str(index), lengths, text.heads, text.kv_heads, head_dim)
+    else:
+        keys, values = (
+            _written(b, f"{cache}_{index}", heads[part], places) for cache, part in (("keys", "k"), ("values", "v"))
+        )
+        seen = b.attention(heads["q"], keys, values, text.heads, text.kv_heads, head_dim, mask="mask")
     x = b.op("Add", x, b.linear(seen, f"{name}.self_attn.o_proj", hidden, queries))
     n = _rms_norm(b, x, f"{name}.post_attention_layernorm.weight", hidden, text.norm_eps)
-    gate, up = (b.linear(n, f"{name}.mlp.{part}_proj", text.inner, hidden) for part in ("gate", "up"))
+    gate, up = b.linears(n, f"{name}.mlp", ("gate_proj", "up_proj"), (text.inner, text.inner), hidden)
     inner = b.op("Mul", b.op("Mul", gate, b.op("Sigmoid", gate)), up)
     return b.op("Add", x, b.linear(inner, f"{name}.mlp.down_proj", hidden, text.inner))
+
+
+def _lengths(b: Builder) -> tuple[str, str]:
+    """Tokens in the cache behind a pass, int32: less one, 1; and as they are, without dimensions."""
+    total = b.op("Add", "write", b.op("Shape", "ids"))
+    less, whole = (b.cast(t, "int64", "int32") for t in (b.op("Sub", total, b.integers(1)), total))
+    return less, b.op("Squeeze", whole, b.integers(0))
 
 
 def _places(b: Builder, sizes: Sizes) -> str:

@@ -24,11 +24,16 @@ _TYPES = {
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
     "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
 }
-_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
+_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "I8": "int8"}
 _CONTRIB = "com.microsoft"
-PACKED, SCALES = ".packed", ".scales"  # in the place of .weight, of a linear in few bits
+# In the place of .weight, of a linear in few bits: blocks for MatMulNBits, or an int8 matrix inputs x outputs.
+PACKED, INT8, SCALES = ".packed", ".int8", ".scales"
+JOIN = "+"  # between the last words of names of linears that are stored as one matrix
+_INT8_MOST, _MIDDLE = 127.0, np.uint8(128)
 
 
 class Place(NamedTuple):
@@ -97,6 +102,7 @@ class Builder:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._cast: dict[tuple[str, str], str] = {}
+        self._int8: dict[str, tuple[str, str]] = {}
         self._scope = ""
 
     @property
@@ -150,12 +156,12 @@ class Builder:
 
     def linear(self, x: str, name: str, rows: int, columns: int, bias: bool = False, outputs: Any = 1) -> str:
         """x: any x columns -> any x rows."""
-        if self._nbits is None:
-            terms = (x, self.weight(f"{name}.weight", rows, columns))
-            added = (self.weight(f"{name}.bias", rows),) if bias else ()
-            return self.op("Gemm", *terms, *added, transB=1, outputs=outputs)
         added = (self.weight(f"{name}.bias", rows),) if bias else ()
-        how = self._nbits(name)
+        how = self._nbits(name) if self._nbits else None
+        if how is None:
+            return self.op("Gemm", x, self.weight(f"{name}.weight", rows, columns), *added, transB=1, outputs=outputs)
+        if not how.block:
+            return self._linear_of_int8(x, name, rows, columns, added, outputs)
         blocks = -(-columns // how.block)
         packed, _ = self.stored(f"{name}{PACKED}", rows, blocks, how.block * how.bits // 8)
         scales, _ = self.stored(f"{name}{SCALES}", rows, blocks)
@@ -163,6 +169,38 @@ class Builder:
         unused = ("", "")  # zero points: the numbers are symmetric; an order of the inputs
         inputs = (x, packed, scales, *((*unused, *added) if added else ()))
         return self.op("MatMulNBits", *inputs, domain=_CONTRIB, outputs=outputs, **attributes)
+
+    def linears(self, x: str, name: str, parts: Sequence[str], rows: Sequence[int], columns: int) -> list[str]:
+        """Linears name.part of the same x, as `linear`; those of int8 in one product, which threads share once."""
+        together = f"{name}.{JOIN.join(parts)}"
+        how = self._nbits(together) if self._nbits else None
+        if how is None or how.block:
+            return [self.linear(x, f"{name}.{part}", count, columns) for part, count in zip(parts, rows)]
+        y = self.linear(x, together, sum(rows), columns)
+        return self.op("Split", y, self.integers(*rows), axis=-1, outputs=len(rows))
+
+    def _linear_of_int8(self, x: str, name: str, rows: int, columns: int, added: Sequence[str], outputs: Any) -> str:
+        """The product of int8 matrices: weights with a scale for each output, inputs with one for each row of x, so that no
+        token changes what another one gets, nor how many a pass has."""
+        numbers, largest = self._in_int8(x)
+        weight, _ = self.stored(f"{name}{INT8}", columns, rows)
+        scales, _ = self.stored(f"{name}{SCALES}", rows)
+        one, middle, zero = self.scalar(1 / _INT8_MOST), self._constant(_MIDDLE), self._constant(np.int8(0))
+        y = self.op("MatMulIntegerToFloat", numbers, weight, one, scales, middle, zero, domain=_CONTRIB)
+        if not added:
+            return self.op("Mul", y, largest, outputs=outputs)
+        return self.op("Add", self.op("Mul", y, largest), *added, outputs=outputs)
+
+    def _in_int8(self, x: str) -> tuple[str, str]:
+        """x, with a scale for each row, around 128, and the rows' largest sizes. A row of zeros becomes anything times zero."""
+        if x not in self._int8:
+            largest = self.op("ReduceMax", self.op("Abs", x), self.integers(-1), keepdims=1)
+            share = self.op("Div", x, largest)
+            self._int8[x] = (
+                self.op("QuantizeLinear", share, self.scalar(1 / _INT8_MOST), self._constant(_MIDDLE)),
+                largest,
+            )
+        return self._int8[x]
 
     def reshape(self, x: str, *shape: int) -> str:
         return self.op("Reshape", x, self.integers(*shape))
@@ -188,8 +226,10 @@ class Builder:
 
     # -- what both halves are made of; each a method of engine/torch/network.py --
 
-    def rotate(self, x: str, cos: str, sin: str) -> str:
-        """x: 1 x heads x Q x head_dim; cos, sin: as prepared by `angles`."""
+    def rotate(self, x: str, cos: str, sin: str, heads: int = 0) -> str:
+        """x: 1 x heads x Q x head_dim, or with `heads` 1 x Q x (heads * head_dim); cos, sin: as prepared by `angles`."""
+        if heads:
+            return self.op("RotaryEmbedding", x, cos, sin, num_heads=heads)
         if not self.decomposed:
             return self.op("RotaryEmbedding", x, cos, sin)
         first, second = self.op("Split", x, axis=-1, num_outputs=2, outputs=2)
@@ -205,6 +245,18 @@ class Builder:
                 angle = self.op("Slice", angle, self.integers(0), self.integers(head_dim // 2), self.integers(1))
             prepared.append(self.cast(self.op("Unsqueeze", angle, self.integers(0)), "float32", dtype))
         return prepared[0], prepared[1]
+
+    def attention_over_cache(
+        self, q: str, k: str, v: str, layer: str, lengths: Sequence[str], heads: int, kv_heads: int, head_dim: int
+    ) -> str:
+        """Write k and v into a layer's cache, and see what is there: ONNX Runtime's own operator, which reads no further than
+        the cache is filled. q: 1 x Q x (heads * head_dim), k and v: 1 x Q x (kv_heads * head_dim) -> Q x (heads * head_dim)."""
+        cache = f"keys_{layer}", f"values_{layer}"
+        numbers = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": head_dim**-0.5}
+        seen = f"{self._scope}/seen"
+        outputs = (seen, *(f"{name}_out" for name in cache))
+        self.op("GroupQueryAttention", q, k, v, *cache, *lengths, outputs=outputs, domain=_CONTRIB, **numbers)
+        return self.reshape(seen, -1, heads * head_dim)
 
     def attention(self, q: str, k: str, v: str, heads: int, kv_heads: int, head_dim: int, mask: str = "") -> str:
         """q: 1 x heads x Q x head_dim, k and v: 1 x kv_heads x S x head_dim -> Q x (heads * head_dim)."""

@@ -29,6 +29,10 @@ _SIZES = {
 }
 SIZES = tuple(_SIZES)
 COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
+_PUBLISHED_AREAS = {
+    "shortest_edge": 65536,
+    "longest_edge": 16777216,
+}  # of an image, pixels; the embedded model's is small
 
 
 def config_of(size: str, layers: int | None = None) -> dict[str, Any]:
@@ -104,6 +108,10 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
     for name in COPIED:
         shutil.copyfile(embedded_model_dir() / name, directory / name)
     (directory / "config.json").write_text(json.dumps(config, indent=1))
+    if size != "toy":
+        preprocessor = directory / "preprocessor_config.json"
+        rule = json.loads(preprocessor.read_text()) | {"size": _PUBLISHED_AREAS}
+        preprocessor.write_text(json.dumps(rule, indent=1))
     header, end = {}, 0
     for name, shape in wanted.shapes.items():
         begin, end = end, end + 2 * prod(shape)
@@ -112,10 +120,11 @@ def write_checkpoint(size: str, directory: Path, layers: int | None = None, seed
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     # One pool of numbers again and again: drawing billions takes minutes, and timing does not see it. Each weight
-    # starts elsewhere in it, since TensorRT keeps equal weights once.
+    # starts elsewhere in it, since TensorRT keeps equal weights once; its length is odd, so that no two rows of the head
+    # are alike, of which neither token would be the likelier.
     rng = np.random.default_rng(seed)
     largest = max(prod(shape) for shape in wanted.shapes.values())
-    pool = (0.02 * rng.standard_normal(min(1 << 22, largest), np.float32)).astype(np.float16)
+    pool = (0.02 * rng.standard_normal(min((1 << 22) + 1, largest), np.float32)).astype(np.float16)
     with (directory / "model.safetensors").open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, shape in wanted.shapes.items():

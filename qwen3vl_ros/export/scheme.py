@@ -1,14 +1,16 @@
-"""How many bits the weights of a checkpoint's linears get for ONNX Runtime's MatMulNBits. Needs nothing installed."""
+"""How many bits the weights of a checkpoint's linears get, and how ONNX Runtime computes with them. Needs nothing installed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
+
+BITS = {"int4": 4, "int8": 8}  # of the decoder's linears, by the name of the precision
 
 
 class NBits(NamedTuple):
     """How a linear's weight is stored and computed: bits of a number, inputs that share a scale, and the accuracy level of
-    MatMulNBits (4: in int8)."""
+    MatMulNBits (4: in int8). block 0: each output has one scale, and the product is one of int8 matrices."""
 
     bits: int
     block: int
@@ -17,8 +19,8 @@ class NBits(NamedTuple):
 
 @dataclass(frozen=True)
 class Scheme:
-    """Bits of the decoder's linears, the head's and the vision tower's, and inputs that share a scale. level: of
-    MatMulNBits, 4 computes in int8."""
+    """Bits of the decoder's linears (4 or 8), the head's and the vision tower's (8). block, level: of a 4-bit linear, inputs
+    that share a scale and the accuracy level of MatMulNBits; 4 computes in int8."""
 
     decoder: int = 4
     head: int = 8
@@ -31,13 +33,7 @@ class Scheme:
         bits = self.vision if name.startswith("model.visual.") else self.decoder
         if name.endswith("embed_tokens") or name == "lm_head":
             bits = self.head
-        return NBits(bits, self.block, self.level)
+        return NBits(bits, self.block, self.level) if bits == 4 else NBits(bits, 0, 0)
 
     def as_dict(self) -> dict[str, int]:
-        return {
-            "decoder": self.decoder,
-            "head": self.head,
-            "vision": self.vision,
-            "block": self.block,
-            "level": self.level,
-        }
+        return asdict(self)

@@ -1,9 +1,10 @@
-"""A checkpoint's linears in 4 and 8 bits for ONNX Runtime's MatMulNBits, written tensor by tensor as another checkpoint.
+"""A checkpoint's linears in 4 and 8 bits for ONNX Runtime, written tensor by tensor as another checkpoint.
 
-ONNX Runtime's own quantiser makes the numbers: round to nearest, symmetric, one scale for each block of inputs, without
-calibration data. The decoder's linears take 4 bits; the vision tower's and the head's 8, because the picture is seen once and
-the head decides each token. Embeddings are looked up as they were stored; norms and biases are kept in float32. Nothing larger
-than a slice of one weight is in memory. Source: onnxruntime, contrib operator MatMulNBits.
+Round to nearest, symmetric, without calibration data. In 4 bits, which the decoder's linears may take: one scale for each block of
+inputs, by ONNX Runtime's own quantiser, for MatMulNBits. In 8 bits, the vision tower's and the head's at least: one scale for
+each output, for products of int8 matrices, which processors have instructions for. Embeddings are looked up as they were stored;
+norms and biases are kept in float32. Nothing larger than one weight in 8 bits is in memory. Source: onnxruntime, contrib operators
+MatMulNBits and MatMulIntegerToFloat.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import safetensors_header
 from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.export.networks import decoder_model, vision_model
-from qwen3vl_ros.export.operators import PACKED, SCALES, Weights
+from qwen3vl_ros.export.operators import INT8, JOIN, PACKED, SCALES, Weights
 from qwen3vl_ros.export.scheme import NBits, Scheme
 from qwen3vl_ros.types import InvalidInput
 
@@ -94,8 +95,8 @@ def _is_ours(out: Path, checkpoint: Checkpoint) -> bool:
 
 def _entry(source: Weights, name: str, shape: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
     """Name, safetensors type and shape of a tensor as it will be stored."""
-    if name.endswith(PACKED):
-        return name, "U8", shape
+    if name.endswith((PACKED, INT8)):
+        return name, "U8" if name.endswith(PACKED) else "I8", shape
     stored = source.place(name).stored if name.endswith(_TABLES) else "F32"
     return name, stored, shape
 
@@ -104,7 +105,7 @@ def _write_header(stream: BinaryIO, entries: Sequence[tuple[str, str, tuple[int,
     header: dict[str, Any] = {}
     end = 0
     for name, dtype, shape in entries:
-        begin, end = end, end + prod(shape) * {"U8": 1, "F32": 4}.get(dtype, 2)
+        begin, end = end, end + prod(shape) * {"U8": 1, "I8": 1, "F32": 4}.get(dtype, 2)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -114,9 +115,20 @@ def _write_header(stream: BinaryIO, entries: Sequence[tuple[str, str, tuple[int,
 def _write(
     stream: BinaryIO, folder: Path, source: Weights, name: str, dtype: str, shape: tuple[int, ...], scheme: Scheme
 ) -> None:
-    if dtype != "U8":
+    if dtype in _ARRAYS:
         for part in _rows(folder, source, name):
             stream.write(np.ascontiguousarray(part, _ARRAYS[dtype]).tobytes())
+        return
+    if dtype == "I8":
+        linear, done = name.removesuffix(INT8), 0
+        whole, scale = np.empty(shape, np.int8), np.empty(shape[1], np.float32)
+        within, dot, last = linear.rpartition(".")
+        names = [f"{within}{dot}{word}.weight" for word in last.split(JOIN)]
+        for part in (part for weight in names for part in _rows(folder, source, weight)):
+            rows = slice(done, done := done + len(part))
+            whole[:, rows], scale[rows] = in_int8(np.asarray(part, np.float32))
+        stream.write(memoryview(whole).cast("B"))
+        stream.write(scale.tobytes())  # its scales are the next entry
         return
     linear = name.removesuffix(PACKED)
     scales = []
@@ -142,6 +154,12 @@ def quantized(weight: np.ndarray, how: NBits) -> tuple[np.ndarray, np.ndarray]:
     quantize = {4: library.quantize_matmul_4bits, 8: library.quantize_matmul_8bits}[how.bits]
     quantize(packed, across, scale, zero, how.block, rows, columns, True)
     return packed, scale
+
+
+def in_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """weight: outputs x inputs float32 -> inputs x outputs int8, and a scale for each output."""
+    scale = np.maximum(np.abs(weight).max(1), np.finfo(np.float32).tiny) / np.float32(127)
+    return np.rint(weight / scale[:, None]).astype(np.int8).T, scale
 
 
 def _rows(folder: Path, source: Weights, name: str) -> Iterator[np.ndarray]:

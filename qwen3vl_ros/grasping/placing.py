@@ -72,11 +72,13 @@ def find_places(
     grasps: Sequence[GraspTarget],
     gripper: GripperConfig,
     most: int = 4,
+    ways: int = 1,
 ) -> tuple[PlaceTarget, ...]:
     """Places for a lifted object that make every asked fact true, each with one of the grasps that hold it, best first.
 
     At most `most`, apart from each other, so that an arm that cannot reach one may try the next; a single infeasible one
-    with the reason where there is none.
+    with the reason where there is none. ways: with how many of the grasps each; with several, one spot may be meant twice, the object
+    turned, because another hand may come there.
 
     asked: facts whose first argument is the object's id: "on" or "in" a support, "at" a place on it, or "next_to", "left_of",
     "right_of", "in_front_of", "behind" a thing. layout: as `layout_of` gives it for the same cloud, the object among its things.
@@ -88,7 +90,7 @@ def find_places(
         supports = search.supports()
     except CannotTell as why:
         return (search.nowhere(f"no place: {why}", grasps),)
-    return search.best(supports, [g for g in grasps if g.feasible], grasps, most)
+    return search.best(supports, [g for g in grasps if g.feasible], grasps, most, ways)
 
 
 def _checked(fact: Fact, name: str) -> Fact:
@@ -259,7 +261,7 @@ class _Search:
         return worth
 
     # -- judging --------------------------------------------------------------------------------------------------------
-    def best(self, supports: Sequence[_Support], grasps: Sequence[GraspTarget], given, most) -> tuple[PlaceTarget, ...]:
+    def best(self, supports, grasps: Sequence[GraspTarget], given, most: int, ways: int) -> tuple[PlaceTarget, ...]:
         if not grasps:
             return (self.nowhere("no feasible grasp holds the object, so no place can be chosen for it", given),)
         rated, fault, nearly = [], "its free space is too small for the object", None
@@ -281,21 +283,28 @@ class _Search:
                     continue
                 rated.append((self._worth(room_m, new_T_old, measured), room_m, support, new_T_old, measured))
         rated.sort(key=lambda r: -r[0])
-        chosen: list[PlaceTarget] = []
+        chosen: list[tuple[int, PlaceTarget]] = []
+        spots: list[np.ndarray] = []
         for worth, room_m, support, new_T_old, measured in rated[:_JUDGED]:
-            for k, grasp in enumerate(grasps):
+            if not all(_differ(new_T_old, other, self.level_T_box, turned=ways > 1) for other in spots):
+                continue
+            fitting = 0
+            for grasp in grasps:
                 release, hits = self._hand(grasp, new_T_old, support)
                 if hits:
                     fault = f"the hand would touch {hits} at each of the best {min(len(rated), _JUDGED)} places"
                     continue
                 target = self._target(support, new_T_old, release, _index(given, grasp), room_m, worth, "", measured)
-                if all(_apart(target, other) > _APART_M for other in chosen):
-                    chosen.append(target)
-                break
-            if len(chosen) == most:
+                chosen.append((len(spots) + 2 * fitting, target))
+                fitting += 1
+                if fitting == ways:
+                    break
+            if fitting:
+                spots.append(new_T_old)
+            if len(spots) == most:
                 break
         if chosen:
-            return tuple(chosen)
+            return tuple(target for _, target in sorted(chosen, key=lambda c: c[0]))  # neither place nor grasp first
         if rated:
             _, room_m, support, new_T_old, measured = rated[0]
             release, _ = self._hand(grasps[0], new_T_old, support)
@@ -342,9 +351,11 @@ class _Search:
         """(release pose in the frame, what the hand would touch on its way)."""
         level_T_gripper = new_T_old @ self.level_T_frame @ grasp.frame_T_gripper
         release = np.linalg.inv(self.level_T_frame) @ level_T_gripper
-        near = self.points[np.linalg.norm(self.points - level_T_gripper[:3, 3], axis=1) < 0.40]
-        local = (near - level_T_gripper[:3, 3]) @ level_T_gripper[:3, :3]
         hand = hand_parts(grasp.width_m + 2 * self.gripper.clearance, self.gripper)
+        local = (self.points - level_T_gripper[:3, 3]) @ level_T_gripper[:3, :3]
+        aside = np.abs(np.concatenate([corner[None, :2] for _, *corners in hand for corner in corners])).max(0)
+        within = (np.abs(local[:, 0]) < aside[0]) & (np.abs(local[:, 1]) < aside[1]) & (local[:, 2] > -0.40)
+        near, local = self.points[within], local[within]
         for name, low, high in hand:
             low = low - np.array((0, 0, self.gripper.standoff))  # the way it came
             hits = ((local > low) & (local < high)).all(1)
@@ -423,8 +434,10 @@ def _index(grasps: Sequence[GraspTarget], grasp: GraspTarget) -> int:
     return next(k for k, g in enumerate(grasps) if g is grasp)
 
 
-def _apart(a: PlaceTarget, b: PlaceTarget) -> float:
-    return float(np.linalg.norm(a.frame_T_box[:3, 3] - b.frame_T_box[:3, 3]))
+def _differ(a: np.ndarray, b: np.ndarray, level_T_box: np.ndarray, turned: bool) -> bool:
+    """Whether two ways to move an object (new_T_old) put it to different places; turned: or turn it otherwise."""
+    far = np.linalg.norm(((a - b) @ level_T_box)[:3, 3]) > _APART_M
+    return bool(far or (turned and np.abs(a[:2, :2] - b[:2, :2]).max() > 0.1))
 
 
 def _clear_m(fact: Fact) -> float:

@@ -2,7 +2,7 @@
 
 Publishes image_raw, depth/image_raw and camera_info (sensor-data QoS), overview/image_raw (arm and table from a second
 viewpoint, while somebody subscribes), joint_states, /tf and /tf_static, /clock, and the simulation's truth on ~/ground_truth_3d:
-poses of objects in frame `world`. Its time is the simulation's, which runs as fast as the clock on the wall where the
+poses of objects in frame `world`. Serves check_reach beside the action, and ~/reset, which arranges the world anew. Its time is the simulation's, which runs as fast as the clock on the wall where the
 machine is fast enough and slower where it is not: start the other nodes with use_sim_time.
 
 The arm fails as arms fail (unreachable, collision, slipped), and parameter `fault` makes it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import deque
 from typing import Callable
 
 import numpy as np
@@ -25,6 +26,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 
@@ -36,6 +38,7 @@ from qwen3vl_ros.node.playing import run
 from qwen3vl_ros.node.signals import StopSignals
 from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME
 from qwen3vl_ros.sim.workcell import FAULTS, Ending, Report, Workcell, base_beside, scene_of
+from qwen3vl_ros.srv import CheckReach
 
 BASE_FRAME = "arm_link0"
 PARAMETERS = {
@@ -80,6 +83,12 @@ class SimRobotNode(Node):
         self._static_tf = self.create_publisher(TFMessage, "/tf_static", latched)
         self._truth = self.create_publisher(Detection3DArray, "~/ground_truth_3d", 10)
         self._wanted: tuple[object, Callable[[Report], None]] | None = None  # a goal that waits for the world's thread
+        self._calls: deque[tuple[Callable[[], object], Callable[[object], None]]] = (
+            deque()
+        )  # and what services wait for
+        aside = ReentrantCallbackGroup()
+        self.create_service(CheckReach, "check_reach", self._on_check, callback_group=aside)
+        self.create_service(Trigger, "~/reset", self._on_reset, callback_group=aside)
         self._goal = None
         self._server: ActionServer | None = None
         self._began_ns = time.time_ns()
@@ -131,6 +140,9 @@ class SimRobotNode(Node):
                 self._offer()
                 if self._wanted is not None:
                     self._work()
+                while self._calls:
+                    do, answer = self._calls.popleft()
+                    answer(do())
                 cell.idle()
 
     def _offer(self) -> None:
@@ -169,14 +181,31 @@ class SimRobotNode(Node):
         if asked.action not in ("pick", "place"):
             raise types.InvalidInput(f"action {asked.action!r} is unknown; this arm can pick and place")
         world_T_gripper = self._world_T(asked.header.frame_id) @ matrix_of_pose(pose, f"the {asked.action}'s pose")
-        approach_m = (asked.grasp if asked.action == "pick" else asked.place).approach_distance
-        if not 0.01 <= approach_m <= 0.3:
-            raise types.InvalidInput(f"approach_distance is {approach_m:g} m; this arm can do 0.01 to 0.3")
+        approach_m = _near(asked.grasp if asked.action == "pick" else asked.place)
         if asked.action == "pick":
             if not 0 <= asked.grasp.width <= 0.085:
                 raise types.InvalidInput(f"the grasp's width is {asked.grasp.width:g} m; this gripper opens 0.085")
             return cell.pick(world_T_gripper, asked.grasp.width, approach_m, asked.grasp.opening)
         return cell.place(world_T_gripper, approach_m)
+
+    def _checked(self, asked: CheckReach.Request) -> CheckReach.Response:
+        cell = self._cell
+        told = CheckReach.Response(success=True, holding=cell.holding)
+        if not asked.grasps:
+            return told
+        try:
+            if cell.holding:
+                raise types.InvalidInput("the gripper holds something; it must be put down before anything is taken")
+            world_T = self._world_T(asked.header.frame_id)
+            grasps = [(world_T @ matrix_of_pose(g.pose, "a grasp's pose"), g.width, _near(g)) for g in asked.grasps]
+            places = [(p.grasp, world_T @ matrix_of_pose(p.release, "a place's pose"), _near(p)) for p in asked.places]
+            if any(grasp >= len(grasps) for grasp, *_ in places):
+                raise types.InvalidInput(f"a place names a grasp that is not among the {len(grasps)} given")
+            thing = world_T @ matrix_of_pose(asked.target.bbox.center, "the target's pose")
+            told.refused = list(cell.check(thing[:3, 3], grasps, places, asked.enough))
+        except types.PerceptionError as why:
+            told.success, told.message = False, str(why)
+        return told
 
     def _world_T(self, frame_id: str) -> np.ndarray:
         known = {WORLD_FRAME: np.eye(4), BASE_FRAME: self._cell.world_T_base}
@@ -257,6 +286,20 @@ class SimRobotNode(Node):
 
     # -- the executor's thread -----------------------------------------------------------------------------------------
 
+    async def _on_check(self, asked: CheckReach.Request, _) -> CheckReach.Response:
+        return await self._between_motions(lambda: self._checked(asked))
+
+    async def _on_reset(self, *_) -> Trigger.Response:
+        await self._between_motions(lambda: self._cell.reset())
+        return Trigger.Response(success=True, message="everything is where it was at first, the arm at rest")
+
+    def _between_motions(self, do: Callable[[], object]) -> Future:
+        """What the world's thread makes of `do`, once no motion is under way."""
+        waits = Future(executor=self.executor)
+        waits.add_done_callback(lambda _: None)
+        self._calls.append((do, waits.set_result))
+        return waits
+
     async def _on_step(self, goal):
         waits = Future(executor=self.executor)
         waits.add_done_callback(lambda _: None)  # without one the coroutine that waits would not be resumed
@@ -280,6 +323,13 @@ class SimRobotNode(Node):
         else:
             goal.abort()
         return result
+
+
+def _near(way) -> float:
+    """The approach distance of a grasp or place, metres."""
+    if not 0.01 <= way.approach_distance <= 0.3:
+        raise types.InvalidInput(f"approach_distance is {way.approach_distance:g} m; this arm can do 0.01 to 0.3")
+    return way.approach_distance
 
 
 def main(args: list[str] | None = None) -> int:

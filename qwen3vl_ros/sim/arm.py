@@ -1,7 +1,6 @@
 """A Franka Panda with a Robotiq 2F-85 in the physical world: where it can reach, how it gets there, what its jaws hold.
 
-The robot's meshes and masses are those of the package gym-hil, read where they are installed; mink solves the inverse
-kinematics. The gripper's frame is that of GraspTarget: origin between the fingertips, +z the approach, +y the closing
+The robot's meshes and masses are those of the package gym-hil, read where they are installed. The gripper's frame is that of GraspTarget: origin between the fingertips, +z the approach, +y the closing
 direction. Knows nothing of pictures or ROS.
 """
 
@@ -9,14 +8,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Sequence
 
 import mujoco
 import numpy as np
 
+from qwen3vl_ros.sim.faults import ArmError, Collision, Unreachable
+from qwen3vl_ros.sim.panda import postures
 from qwen3vl_ros.sim.physics import STEP_S, PhysicalWorld
 from qwen3vl_ros.sim.shapes import Mesh, Part
-from qwen3vl_ros.types import PerceptionError
+from qwen3vl_ros.sim.ways import Ways
 
 REST = np.array((0.0, -0.95, 0.0, -2.75, 0.0, 1.85, 0.785))
 OPEN_M = 0.085
@@ -27,28 +28,14 @@ _TIP_M = np.array((0.0176, 0.0179, 0.0174, 0.0150, 0.0107, 0.0047))
 _COMMAND = np.array((255.0, 220.0, 180.0, 120.0, 60.0, 0.0))
 _SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
 _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
-_CHECK_RAD = 0.04  # between the poses of a path that are looked at for collisions
 _ARRIVED_RAD = 0.004
-# From REST: the shoulder turned and the upper arm turned back, which swings the elbow; and the wrist turned.
-_SWINGS = np.array([(t, 0, -1.2 * t, 0, w, 0, 0) for t in (0.7, -0.7, 1.4, -1.4) for w in (0, 0.8 * t)])
-_DIFFERENT_RAD = 0.25
-# Deeper than this is a collision; what is held has slid a little in the jaws, and is set down on what carries it.
-_TOUCHES_M, _SETTLES_M = 0.0005, 0.005
+_DIFFERENT_RAD = 0.25  # between postures that are worth trying each
+_LAST_RAD = np.linspace(-2.85, 2.85, 58)  # the last joint's angles that are tried for a pose: whole turns of the elbow
+_FOLLOWED_RAD = np.linspace(-0.2, 0.2, 9)  # and how far it may turn from one pose of a line to the next
+_TURNED_RAD = 0.35  # any joint, from one pose of a line to the next; more is a turn to another posture
 _KP, _KV = (4500, 4500, 3500, 3500, 2000, 2000, 2000), (220, 220, 160, 160, 50, 50, 50)
 _PAINT = (0.86, 0.87, 0.88), (0.16, 0.16, 0.17)  # of links, of pads
 _TORQUE_NM = (87, 87, 87, 87, 12, 12, 12)
-
-
-class ArmError(PerceptionError):
-    """The arm cannot be had, or cannot do what was asked; the message says why."""
-
-
-class Unreachable(ArmError):
-    """No joint angles bring the gripper there, or no way leads there."""
-
-
-class Collision(ArmError):
-    """Where it shall go, the arm would touch what it may not."""
 
 
 def furnish(build: mujoco.MjSpec, world_T_base: np.ndarray) -> None:
@@ -98,13 +85,12 @@ class Arm:
         self._rng = np.random.default_rng(seed)
         self.each_step: Callable[[], None] = lambda: None
         self.jaws_move = False
-        self._scratch = mujoco.MjData(model)  # where positions are tried
         names = [model.body(b).name for b in range(model.nbody)]
         self._mine = np.array([names[b].startswith("arm/") for b in model.geom_bodyid])
-        self._base = np.array([names[b] == "arm/link0" for b in model.geom_bodyid])
-        self._ik = _Kinematics(model, self._q, self._range, self._pinch)
-        self._holding: tuple[int, np.ndarray] | None = None  # object, pinch_T_object
         self._stand(REST)
+        self._base_T_world = np.linalg.inv(self.link(0))
+        self._pinch_T_link7 = np.linalg.inv(self._site()) @ self.link(7)
+        self.ways = Ways(world, self._q, self._range, self._pinch, REST, self._rng)
 
     def _stand(self, q: np.ndarray) -> None:
         data = self.world.data
@@ -133,7 +119,13 @@ class Arm:
 
     def gripper(self) -> np.ndarray:
         """world_T_gripper, 4x4, at the present opening."""
-        return _site(self.world.data, self._pinch) @ _along_z(np.interp(self.opening_m(), _OPENING_M, _TIP_M))
+        return self._site() @ _beyond_pinch(self.opening_m())
+
+    def _site(self) -> np.ndarray:
+        """world_T_pinch, 4x4."""
+        data, pose = self.world.data, np.eye(4)
+        pose[:3, :3], pose[:3, 3] = data.site_xmat[self._pinch].reshape(3, 3), data.site_xpos[self._pinch]
+        return pose
 
     def link(self, number: int) -> np.ndarray:
         """world_T_link, 4x4; links are numbered from the base, 0 to 7."""
@@ -165,27 +157,30 @@ class Arm:
         return by_side["right"] & by_side["left"]
 
     # -- where it can go --------------------------------------------------------------------------------------------
-    def reach(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray | None = None) -> np.ndarray:
-        """Joint angles that bring the fingertips there, from `near` or from wherever they can be had. Raises Unreachable."""
-        near_it = self._solved(world_T_gripper, opening_m, near) if near is not None else None
-        for q in self.reaches(world_T_gripper, opening_m) if near_it is None else near_it:
+    def reach(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray = REST) -> np.ndarray:
+        """Joint angles (7) that bring the fingertips there, the nearest to `near`. Raises Unreachable."""
+        for q in self.reaches(world_T_gripper, opening_m, near):
             return q
         raise unreachable(world_T_gripper)
 
-    def reaches(self, world_T_gripper: np.ndarray, opening_m: float) -> Iterator[np.ndarray]:
-        """Different joint angles that bring the fingertips there, the elbow here and there: what one hits another may pass."""
+    def reaches(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray = REST) -> list[np.ndarray]:
+        """All joint angles that bring the fingertips there and differ, the elbow here and there, nearest to `near` first: where one
+        hits something another may pass.
+        """
         found: list[np.ndarray] = []
-        swings = (np.clip(REST + swing, *self._range.T) for swing in _SWINGS)
-        for start in (self.joints(), REST, *swings, *self._rng.uniform(*self._range.T, (2, 7))):
-            for q in self._solved(world_T_gripper, opening_m, start):
-                if all(np.abs(q - other).max() > _DIFFERENT_RAD for other in found):
-                    found.append(q)
-                    yield q
+        for q in _nearest(self._postures(world_T_gripper, opening_m, _LAST_RAD), near):
+            if all(np.abs(q - other).max() > _DIFFERENT_RAD for other in found):
+                found.append(q)
+        return found
 
-    def _solved(self, world_T_gripper: np.ndarray, opening_m: float, start: np.ndarray) -> Iterator[np.ndarray]:
-        pinch = world_T_gripper @ _along_z(-np.interp(opening_m, _OPENING_M, _TIP_M))
-        if (q := self._ik.solve(pinch, start)) is not None:
-            yield q
+    def _postures(self, world_T_gripper: np.ndarray, opening_m: float, last_rad: np.ndarray) -> np.ndarray:
+        world_T_pinch = world_T_gripper @ np.linalg.inv(_beyond_pinch(opening_m))
+        return postures(self._base_T_world @ world_T_pinch @ self._pinch_T_link7, last_rad, self._range)
+
+    def nearest(self, point_m: np.ndarray) -> int | None:
+        """The object whose middle is nearest to a point of the world."""
+        apart = [np.linalg.norm(self.world.pose(k)[:3, 3] - point_m) for k in range(self.world.count)]
+        return int(np.argmin(apart)) if apart else None
 
     def line(
         self, q: np.ndarray, world_T_gripper: np.ndarray, shift_m: np.ndarray, opening_m: float
@@ -196,39 +191,13 @@ class Arm:
         for k in range(1, steps + 1):
             pose = world_T_gripper.copy()
             pose[:3, 3] += shift_m * k / steps
-            path.append(self.reach(pose, opening_m, path[-1]))
-            if np.abs(path[-1] - path[-2]).max() > 0.35:
+            q = next(iter(_nearest(self._postures(pose, opening_m, path[-1][6] + _FOLLOWED_RAD), path[-1])), None)
+            if q is None:
+                raise unreachable(pose)
+            if np.abs(q - path[-1]).max() > _TURNED_RAD:
                 raise Unreachable("the arm cannot follow the straight line to there without turning over")
+            path.append(q)
         return path
-
-    def blocked(self, q: np.ndarray, allowed: frozenset[int] = frozenset()) -> str:
-        """What the arm at q, with what it holds, would touch: "" for nothing. allowed: objects that it may."""
-        model, data, real = self.world.model, self._scratch, self.world.data
-        data.qpos[:] = real.qpos
-        data.qpos[self._q] = q
-        mujoco.mj_kinematics(model, data)
-        if self._holding is not None:
-            index, pinch_T_object = self._holding
-            self._carry(data, index, _site(data, self._pinch) @ pinch_T_object)
-            mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_collision(model, data)
-        held = model.body(f"object{self._holding[0]}").id if self._holding else -1
-        for contact in data.contact[: data.ncon]:
-            bodies = [model.geom_bodyid[g] for g in contact.geom]
-            if contact.dist > (-_SETTLES_M if held in bodies else -_TOUCHES_M):
-                continue
-            mine = [self._mine[g] or b == held for g, b in zip(contact.geom, bodies)]
-            if sum(mine) != 1:
-                continue
-            other = model.body(bodies[mine.index(False)]).name
-            if other.startswith("object") and int(other.removeprefix("object")) in allowed:
-                continue
-            if self._base[contact.geom[mine.index(True)]]:
-                continue
-            mine_name = model.body(bodies[mine.index(True)]).name.removeprefix("arm/")
-            return f"{mine_name} would touch {other if other != 'world' else model.geom(contact.geom[mine.index(False)]).name}"
-        return ""
 
     def near(self, point_m: np.ndarray, reach_m: float = 0.09) -> frozenset[int]:
         """Objects whose middle is that near to a point of the world: what fingers may touch when they go there."""
@@ -239,62 +208,6 @@ class Arm:
             if name.startswith("object") and np.linalg.norm(data.xpos[body] - point_m) < reach_m:
                 found.add(int(name.removeprefix("object")))
         return frozenset(found)
-
-    def _carry(self, data, index: int, pose: np.ndarray) -> None:
-        at = self.world.model.jnt_qposadr[self.world.model.body_jntadr[self.world.model.body(f"object{index}").id]]
-        turn = np.empty(4)
-        mujoco.mju_mat2Quat(turn, np.ascontiguousarray(pose[:3, :3]).ravel())
-        data.qpos[at : at + 7] = (*pose[:3, 3], *turn)
-
-    def _clear(self, a: np.ndarray, b: np.ndarray, allowed: frozenset[int]) -> bool:
-        steps = max(1, int(np.ceil(np.abs(b - a).max() / _CHECK_RAD)))
-        return all(not self.blocked(a + (b - a) * k / steps, allowed) for k in range(1, steps + 1))
-
-    def way(self, start: np.ndarray, goal: np.ndarray, allowed: frozenset[int] = frozenset()) -> list[np.ndarray]:
-        """Joint angles from start to goal that touch nothing: straight, or by RRT-Connect (Kuffner and LaValle 2000)."""
-        if fault := self.blocked(goal, allowed):
-            raise Collision(f"where the gripper shall go, {fault}")
-        if self._clear(start, goal, allowed):
-            return [start, goal]
-        for over in (REST, 0.5 * (start + goal) + np.array((0, -0.4, 0, -0.2, 0, 0.2, 0))):
-            over = np.clip(over, *self._range.T)
-            if self._clear(start, over, allowed) and self._clear(over, goal, allowed):
-                return [start, over, goal]
-        trees = [[(start, -1)], [(goal, -1)]]
-        for _ in range(400):
-            grown, other = trees
-            added = self._grow(grown, self._rng.uniform(*self._range.T), allowed, far=False)
-            if added is not None and (met := self._grow(other, added, allowed, far=True)) is not None:
-                if np.allclose(met, added):
-                    a, b = _branch(grown), _branch(other)
-                    path = a + b[::-1][1:] if grown[0][0] is start else b + a[::-1][1:]
-                    return self._shortened(path, allowed)
-            trees.reverse()
-        raise Unreachable("no way was found there that touches nothing")
-
-    def _grow(self, tree: list, target: np.ndarray, allowed, far: bool) -> np.ndarray | None:
-        nearest = min(range(len(tree)), key=lambda k: np.abs(tree[k][0] - target).sum())
-        at, parent = tree[nearest][0], nearest
-        while True:
-            gap = target - at
-            size = np.abs(gap).max()
-            step = target if size < 0.25 else at + gap * 0.25 / size
-            if not self._clear(at, step, allowed):
-                return None if parent == nearest else at
-            tree.append((step, parent))
-            at, parent = step, len(tree) - 1
-            if not far or np.array_equal(step, target):
-                return at
-
-    def _shortened(self, path: list[np.ndarray], allowed) -> list[np.ndarray]:
-        k = 0
-        while k < len(path) - 2:
-            for end in range(len(path) - 1, k + 1, -1):
-                if self._clear(path[k], path[end], allowed):
-                    path = path[: k + 1] + path[end:]
-                    break
-            k += 1
-        return path
 
     # -- how it moves -----------------------------------------------------------------------------------------------
     def follow(self, path: Sequence[np.ndarray], speed_rad_s: float = _SPEED_RAD_S) -> None:
@@ -322,7 +235,7 @@ class Arm:
         self.follow(path[1:], max(0.05, turn / seconds))
 
     def open(self, opening_m: float) -> None:
-        self._holding = None
+        self.ways.holding = None
         self.jaws_move = True
         self.world.data.ctrl[self._jaws] = np.interp(opening_m, _OPENING_M, _COMMAND)
         for _ in range(40):
@@ -358,44 +271,20 @@ class Arm:
 
     def grip(self, index: int | None) -> None:
         """From here on the object counts as part of the hand where ways are looked for; None: nothing."""
-        self._holding = None
+        self.ways.holding = None
         if index is not None:
-            self._holding = index, np.linalg.inv(_site(self.world.data, self._pinch)) @ self.world.pose(index)
+            self.ways.holding = index, np.linalg.inv(self._site()) @ self.world.pose(index)
+
+    def would_grip(self, index: int | None, world_T_gripper: np.ndarray, opening_m: float) -> None:
+        """As `grip`, if the fingertips were at world_T_gripper: for what is only thought of."""
+        self.ways.holding = None
+        if index is not None:
+            pinch = world_T_gripper @ np.linalg.inv(_beyond_pinch(opening_m))
+            self.ways.holding = index, np.linalg.inv(pinch) @ self.world.pose(index)
 
     def _pass(self, seconds: float) -> None:
         self.world.step(max(seconds, STEP_S))
         self.each_step()
-
-
-class _Kinematics:
-    """mink on a model of the arm alone would need a second base; it runs on the whole model with all else frozen."""
-
-    def __init__(self, model, q_at, limits, site):
-        import mink
-
-        self._mink, self._model, self._at, self._limits = mink, model, q_at, limits
-        self._site = model.site(site).name
-        self._configuration = mink.Configuration(model)
-        self._task = mink.FrameTask(self._site, "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-3)
-        others = [
-            d for d in range(model.nv) if d not in set(model.joint(f"arm/joint{k}").dofadr[0] for k in range(1, 8))
-        ]
-        self._frozen = [mink.DofFreezingTask(model, dof_indices=others)]
-        self._bounds = [mink.ConfigurationLimit(model)]
-
-    def solve(self, world_T_site: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-        mink, conf = self._mink, self._configuration
-        q = conf.q.copy()
-        q[self._at] = np.clip(start, self._limits[:, 0] + 1e-3, self._limits[:, 1] - 1e-3)
-        conf.update(q)
-        self._task.set_target(mink.SE3.from_matrix(world_T_site))
-        for _ in range(60):
-            velocity = mink.solve_ik(conf, [self._task], 1.0, "daqp", limits=self._bounds, constraints=self._frozen)
-            conf.integrate_inplace(velocity, 1.0)
-            error = self._task.compute_error(conf)
-            if np.linalg.norm(error[:3]) < 5e-4 and np.linalg.norm(error[3:]) < 5e-3:
-                return conf.q[self._at].copy()
-        return None
 
 
 def _shape_of(model: mujoco.MjModel, geom: int) -> Mesh:
@@ -424,22 +313,13 @@ def unreachable(world_T_gripper: np.ndarray) -> Unreachable:
     return Unreachable(f"no joint angles bring the gripper to ({x:.3f}, {y:.3f}, {z:.3f}) m from its direction")
 
 
-def _site(data, site: int) -> np.ndarray:
+def _nearest(found: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Joint angles Kx7, those first from which the longest turn to `near` is the shortest."""
+    return found[np.argsort(np.abs(found - near).max(1), kind="stable")]
+
+
+def _beyond_pinch(opening_m: float) -> np.ndarray:
+    """pinch_T_fingertips, 4x4."""
     pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = data.site_xmat[site].reshape(3, 3), data.site_xpos[site]
+    pose[2, 3] = np.interp(opening_m, _OPENING_M, _TIP_M)
     return pose
-
-
-def _along_z(metres: float) -> np.ndarray:
-    pose = np.eye(4)
-    pose[2, 3] = metres
-    return pose
-
-
-def _branch(tree: list) -> list[np.ndarray]:
-    """From the root to what was added last."""
-    path, k = [], len(tree) - 1
-    while k >= 0:
-        q, k = tree[k]
-        path.append(q)
-    return path[::-1]

@@ -59,6 +59,11 @@ class PhysicalWorld:
         mujoco.mj_forward(self.model, self.data)
 
     @property
+    def count(self) -> int:
+        """How many objects there are; they are numbered from 0."""
+        return len(self._bodies)
+
+    @property
     def time_s(self) -> float:
         return float(self.data.time)
 
@@ -98,6 +103,18 @@ class PhysicalWorld:
             raise InvalidInput(f"there is no object {index}; the scene has {len(self._bodies)}")
         self.put(self._bodies[index], world_T_thing)
         mujoco.mj_forward(self.model, self.data)
+
+    def state(self) -> tuple[np.ndarray, ...]:
+        """All that moves, and what drives it."""
+        data = self.data
+        return tuple(a.copy() for a in (data.qpos, data.qvel, data.act, data.ctrl, data.qacc_warmstart))
+
+    def restore(self, state: tuple[np.ndarray, ...]) -> None:
+        """All as it was at `state`; time goes on."""
+        data = self.data
+        for mine, kept in zip((data.qpos, data.qvel, data.act, data.ctrl, data.qacc_warmstart), state):
+            mine[:] = kept
+        mujoco.mj_forward(self.model, data)
 
     def spec(self) -> SceneSpec:
         """The scene as it is now."""

@@ -6,22 +6,18 @@ of pictures, plans or ROS.
 
 from __future__ import annotations
 
-import itertools
 from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable, unreachable
+from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, unreachable
+from qwen3vl_ros.sim.faults import ArmError, Collision, Slipped, Unreachable
 
 LIFT_M = 0.10
 _CLEAR_M = 0.02  # of what carries it, before it is drawn out from under a board
-_POSTURES = 5  # of the arm that are tried for one pose of the hand
+_POSTURES, _WAYS = 40, 4  # of the arm for one pose of the hand: looked at, and for which a way there is sought
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
-
-
-class Slipped(ArmError):
-    """The jaws closed, or moved, and hold nothing."""
 
 
 class PickPlace:
@@ -41,8 +37,9 @@ class PickPlace:
         if self.held is not None:
             raise ArmError("the gripper holds something already; place it first")
         arm.open(opening_m)
-        path, line = self._approach(world_T_gripper, width_m, approach_m)
-        self._taken = line[0]
+        self._taken = None
+        path, line = self._approach(world_T_gripper, width_m, approach_m, takes=True)
+        self._taken = line[-1]
         self.phase("approaching")
         arm.follow(path)
         arm.slide(line, approach_m)
@@ -56,7 +53,7 @@ class PickPlace:
         arm.grip(self.held)
         self.phase("lifting")
         self._carry_off(world_T_gripper, approach_m)
-        if not arm.holds(self.held):
+        if not self.keeps():
             self.lost()
             raise Slipped("it slipped out of the jaws when it was lifted")
 
@@ -69,7 +66,7 @@ class PickPlace:
         path, line = self._approach(world_T_gripper, width, approach_m, frozenset((self.held,)))
         self.phase("carrying")
         arm.follow(path)
-        if not arm.holds(self.held):
+        if not self.keeps():
             self.lost()
             raise Slipped("it was lost on the way")
         self.phase("lowering")
@@ -81,14 +78,46 @@ class PickPlace:
         self._withdraw(world_T_gripper, approach_m)
         self.rest()
 
+    def why_not_pick(self, world_T_gripper: np.ndarray, width_m: float, approach_m: float) -> str:
+        """Why `pick` could not be done from here; "" where it could. Nothing moves."""
+        try:
+            self._approach(world_T_gripper, width_m, approach_m, takes=True)
+            return ""
+        except ArmError as why:
+            return str(why)
+
+    def why_not_place(
+        self, index: int | None, grasp: tuple[np.ndarray, float], world_T_gripper, approach_m: float
+    ) -> str:
+        """Why `place` could not be done from here with object `index` held as by grasp (world_T_gripper, width_m), which stands where it
+        would be taken; "" where it could. Nothing moves.
+        """
+        self.arm.would_grip(index, *grasp)
+        try:
+            held = frozenset(() if index is None else (index,))
+            self._approach(world_T_gripper, grasp[1], approach_m, held)
+            return ""
+        except ArmError as why:
+            return str(why)
+        finally:
+            self.arm.grip(self.held)
+
     def rest(self) -> None:
         """Back to where the arm hides nothing; it stays where it is if no way leads there."""
         arm = self.arm
         try:
-            arm.follow(arm.way(arm.joints(), REST))
+            arm.follow(arm.ways.way(arm.joints(), REST))
         except (Unreachable, Collision):
             self._lift(LIFT_M)
-            arm.follow(arm.way(arm.joints(), REST))
+            arm.follow(arm.ways.way(arm.joints(), REST))
+
+    def keeps(self) -> bool:
+        """Whether both pads touch what was taken, some time in a tenth of a second: a pad may lift off for an instant."""
+        for _ in range(6):
+            if self.arm.holds(self.held):
+                return True
+            self.arm.world.step(0.02)
+        return False
 
     def lost(self) -> None:
         """The jaws no longer hold what they held."""
@@ -107,55 +136,64 @@ class PickPlace:
             except ArmError:
                 pass  # the next picture shows where it stands
 
-    def _approach(self, world_T_gripper, width_m, approach_m, allowed: frozenset[int] = frozenset()):
-        """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side."""
-        arm, fault = self.arm, None
-        back = -approach_m * world_T_gripper[:3, 2]
-        for pose in (world_T_gripper, world_T_gripper @ _HALF_TURN):
-            before = pose.copy()
-            before[:3, 3] += back
-            for q in itertools.chain(
-                self._as_taken(before, width_m), itertools.islice(arm.reaches(before, width_m), _POSTURES)
-            ):
-                try:
-                    line = arm.line(q, before, -back, width_m)
-                    for at in (line[-1], *line[2:-1:3]):
-                        if hit := arm.blocked(at, allowed | arm.near(pose[:3, 3])):
-                            raise Collision(f"at the end of the approach, {hit}")
-                    return arm.way(arm.joints(), q, allowed), line
-                except (Unreachable, Collision) as error:
-                    fault = error
-        raise fault or unreachable(world_T_gripper)
-
-    def _as_taken(self, world_T_gripper: np.ndarray, width_m: float) -> list[np.ndarray]:
-        """The posture in which the last thing was taken, for where it is put back."""
-        try:
-            return [] if self._taken is None else [self.arm.reach(world_T_gripper, width_m, self._taken)]
-        except Unreachable:
-            return []
+    def _approach(
+        self, world_T_gripper, width_m, approach_m, allowed: frozenset[int] = frozenset(), takes: bool = False
+    ):
+        """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side. takes: what is there is
+        lifted, too.
+        """
+        arm, ways, fault, sought = self.arm, self.arm.ways, unreachable(world_T_gripper), 0
+        back, near = -approach_m * world_T_gripper[:3, 2], allowed | arm.near(world_T_gripper[:3, 3])
+        start = REST if self._taken is None else self._taken
+        both = [(p, q) for p in (world_T_gripper, world_T_gripper @ _HALF_TURN) for q in arm.reaches(p, width_m, start)]
+        both.sort(key=lambda pq: float(np.abs(pq[1] - start).max()))
+        for pose, q in both[:_POSTURES]:
+            try:
+                if hit := ways.blocked(q, near):
+                    raise Collision(f"at the end of the approach, {hit}")
+                line = arm.line(q, pose, back, width_m)[::-1]  # where it is narrowest is looked at first
+                if hit := next(filter(None, (ways.blocked(at, near) for at in line[-3::-2])), ""):
+                    raise Collision(f"on the approach, {hit}")
+                if takes and not self._ways_off(q, pose, width_m, approach_m, near):
+                    raise Unreachable("from there the arm can neither lift what it holds nor draw it out")
+                sought += 1
+                return ways.way(arm.joints(), line[0], allowed), line
+            except (Unreachable, Collision) as error:
+                fault = error
+            if sought == _WAYS:
+                break
+        raise fault
 
     def _withdraw(self, world_T_gripper, approach_m) -> None:
         self._straight(-approach_m * world_T_gripper[:3, 2])
 
     def _carry_off(self, world_T_gripper: np.ndarray, approach_m: float) -> None:
         """Up; or, under a board, a little up and back the way the hand came."""
-        out = (_CLEAR_M * _UP, -approach_m * world_T_gripper[:3, 2])
-        arm, opening = self.arm, self.arm.opening_m()
-        for shifts in ((LIFT_M * _UP,), out):
-            q, pose, lines = arm.joints(), arm.gripper(), []
+        arm = self.arm
+        near = frozenset((self.held,)) | arm.near(world_T_gripper[:3, 3])
+        lines = self._ways_off(arm.joints(), arm.gripper(), arm.opening_m(), approach_m, near)
+        for line, shift in lines:
+            arm.slide(line, float(np.linalg.norm(shift)))
+        if not lines:
+            self._lift(LIFT_M)
+
+    def _ways_off(
+        self, q, pose, opening_m, approach_m, allowed: frozenset[int]
+    ) -> list[tuple[list[np.ndarray], np.ndarray]]:
+        """(joint angles, shift) of the straight moves that take up what stands there, the arm at q; none where the arm cannot."""
+        up, out = LIFT_M * _UP, (_CLEAR_M * _UP, -approach_m * pose[:3, 2])
+        for shifts in ((up,), out):
+            at, there, lines = q, pose.copy(), []
             try:
                 for shift in shifts:
-                    lines.append(arm.line(q, pose, shift, opening))
-                    q, pose = lines[-1][-1], pose.copy()
-                    pose[:3, 3] += shift
+                    lines.append((self.arm.line(at, there, shift, opening_m), shift))
+                    at = lines[-1][0][-1]
+                    there[:3, 3] += shift
             except Unreachable:
                 continue
-            allowed = frozenset((self.held,)) | arm.near(world_T_gripper[:3, 3])
-            if not any(arm.blocked(at, allowed) for line in lines for at in line[2::2]):
-                for line, shift in zip(lines, shifts):
-                    arm.slide(line, float(np.linalg.norm(shift)))
-                return
-        self._lift(LIFT_M)
+            if not any(self.arm.ways.blocked(at, allowed) for line, _ in lines for at in line[2::2]):
+                return lines
+        return []
 
     def _lift(self, height_m: float) -> None:
         self._straight(height_m * _UP)

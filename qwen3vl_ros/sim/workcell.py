@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
-from qwen3vl_ros.sim.arm import OPEN_M, Arm, ArmError, Collision, Unreachable, furnish
+from qwen3vl_ros.sim.arm import OPEN_M, Arm, furnish
 from qwen3vl_ros.sim.camera import SimCamera, SimView
 from qwen3vl_ros.sim.depth_noise import noisy_depth
+from qwen3vl_ros.sim.faults import ArmError, Collision, Slipped, Unreachable
 from qwen3vl_ros.sim.physics import PhysicalWorld
-from qwen3vl_ros.sim.pick_place import PickPlace, Slipped
+from qwen3vl_ros.sim.pick_place import PickPlace
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec, ShelfSpec, look_at
 from qwen3vl_ros.sim.wide import sample_wide_scene
 from qwen3vl_ros.types import Cancelled, InvalidInput
@@ -72,6 +73,12 @@ class Workcell:
         self.cancelled: Callable[[], bool] = lambda: False
         self.fault = ""
         self.world.settle()
+        self._start = self.world.state()
+
+    def reset(self) -> None:
+        """Everything as it was at first: things where the scene has them, the arm at rest, its jaws open and empty. Time goes on."""
+        self._hand.lost()
+        self.world.restore(self._start)
 
     def __enter__(self) -> Workcell:
         return self
@@ -108,6 +115,33 @@ class Workcell:
         beside = eye - (eye @ across) * across
         beside *= 0.9 / max(1e-6, float(np.linalg.norm(beside[:2])))
         return look_at((*(0.75 * across[:2] + beside[:2]), 0.75), (*(-0.15 * across[:2]), 0.15))
+
+    # -- what could be done ----------------------------------------------------------------------------------------------
+    def check(
+        self,
+        at_m: np.ndarray,
+        grasps: Sequence[tuple[np.ndarray, float, float]],
+        places: Sequence[tuple[int, np.ndarray, float]] = (),
+        enough: int = 0,
+    ) -> tuple[str, ...]:
+        """Why not, of each place, without places of each grasp, of the thing whose middle is at at_m; "" where it could be done. Nothing
+        moves.
+
+        grasps: (world_T_gripper, width_m, approach_m). places: (number of its grasp, world_T_gripper, approach_m). enough: how many that
+        could be done end the search; 0 for none.
+        """
+        told, picked = [], {}
+        thing = self.arm.nearest(at_m)
+        for grasp, *place in places or [(k,) for k in range(len(grasps))]:
+            if grasp not in picked:
+                picked[grasp] = self._hand.why_not_pick(*grasps[grasp])
+            why = picked[grasp]
+            if place and not why:
+                why = self._hand.why_not_place(thing, grasps[grasp][:2], *place)
+            told.append(why)
+            if told.count("") == enough > 0:
+                break
+        return tuple(told)
 
     # -- motions -------------------------------------------------------------------------------------------------------
     @property
@@ -148,19 +182,11 @@ class Workcell:
         else:
             self._hand.back_off(approach_m)
         self.arm.each_step = lambda: None
-        if self.holding and not self._holds():
+        if self.holding and not self._hand.keeps():
             self._hand.lost()
             if ending is Ending.OK:
                 ending, message = Ending.SLIPPED, "it slipped out of the jaws on the way"
         return self._report(ending, message)
-
-    def _holds(self) -> bool:
-        """Whether both pads touch what they hold, some time in a tenth of a second: a pad may lift off for an instant."""
-        for _ in range(6):
-            if self.arm.holds(self._hand.held):
-                return True
-            self.world.step(0.02)
-        return False
 
     def _rest(self) -> None:
         try:

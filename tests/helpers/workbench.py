@@ -7,6 +7,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.parameter import Parameter as PythonParameter
 from ros_graph import PATIENCE_S, START_PATIENCE_S, Graph, until
+from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection3DArray
 
 from qwen3vl_ros.action import FollowInstruction
@@ -61,6 +62,7 @@ class Workbench:
             "target_frame": "world",
             "robot_frame": "arm_link0",
             "targets": None,
+            "request_timeout": 120.0,  # a slow machine shall only be slow
         } | parameters
         given |= {"enabled": False, "max_age": 5.0}
         arguments = ["-m", "qwen3vl_ros.node.perception.main", "--ros-args"]
@@ -100,6 +102,19 @@ class Workbench:
 
     def set(self, name: str, value) -> None:
         self._set("/qwen3vl/perception", name, value)
+
+    def reset(self) -> None:
+        """A known world, whatever was done before: the node active, things where the scene has them, the gripper empty."""
+        self.fault("")
+        if self.graph.state() != "active":
+            assert self.graph.transition("activate")
+        until(lambda: not self._running(), MOTION_PATIENCE_S, "the end of the instruction before")
+        answer = self.graph.call(Trigger, "/qwen3vl/sim_robot/reset", timeout_s=MOTION_PATIENCE_S)
+        assert answer.success, answer.message
+        self.where("red box")  # a picture of it
+
+    def _running(self) -> bool:
+        return self.order().result().code == FollowInstruction.Result.BUSY
 
     def _set(self, node: str, name: str, value) -> None:
         value = PythonParameter(name, value=value).to_parameter_msg().value

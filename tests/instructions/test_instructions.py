@@ -10,12 +10,13 @@ from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Done, Performer
-from qwen3vl_ros.instructions.plans import Planner
+from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
-from qwen3vl_ros.sim.arm import Arm, ArmError, furnish
+from qwen3vl_ros.sim.arm import Arm, furnish
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
+from qwen3vl_ros.sim.faults import ArmError
 from qwen3vl_ros.sim.physics import PhysicalWorld
 from qwen3vl_ros.sim.pick_place import PickPlace
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec, SignSpec
@@ -64,6 +65,9 @@ class Table:
                 up_camera=seen.world_T_camera[2, :3],
             )
         )
+
+    def reach(self, step, grasps, places, control):
+        return None  # nobody can tell: it is tried
 
     def pick(self, step, grasp, control):
         return self._move(lambda: self.hand.pick(grasp.frame_T_gripper, grasp.width_m))

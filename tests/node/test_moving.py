@@ -35,7 +35,7 @@ def motions(robot_moved=""):
         config=SimpleNamespace(follow=SimpleNamespace(step_timeout=1.0, stop_timeout=0.1)),
         resolve_topic_name=lambda name: f"/qwen3vl/{name}",
     )
-    return moving.Motions(node, NoServer(), 7, lambda: 0, lambda: robot_moved, lambda *_: None)
+    return moving.Motions(node, NoServer(), lambda *_: None, 7, lambda: 0, lambda: robot_moved, lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,10 @@ def bench(shared_graph):
 
 
 @pytest.fixture(autouse=True)
-def _as_it_should_be(bench):
-    yield
-    bench.fault("")
-    bench.set("request_timeout", 30.0)
+def _the_world_as_it_was_at_first(bench):
     bench.set("follow.step_timeout", 120.0)
     bench.set("follow.stop_timeout", 15.0)
+    bench.reset()
 
 
 def carried_out(bench, instruction):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, ArmError, Collision, Unreachable, furnish
+from qwen3vl_ros.sim.arm import OPEN_M, REST, Arm, furnish
+from qwen3vl_ros.sim.faults import ArmError, Collision, Slipped, Unreachable
 from qwen3vl_ros.sim.physics import PhysicalWorld
-from qwen3vl_ros.sim.pick_place import PickPlace, Slipped
+from qwen3vl_ros.sim.pick_place import PickPlace
 from qwen3vl_ros.sim.specs import ObjectSpec, SceneSpec, ShelfSpec
 
 CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (0.0, -0.10, 0.0225), 0.0)
@@ -33,7 +34,7 @@ def above(x, y, z, yaw_deg=0.0):
 @pytest.mark.parametrize("opening", [0.0, 0.03, 0.06, OPEN_M])
 def test_the_fingertips_are_where_they_shall_be_whatever_the_opening(opening):
     arm, goal = arm_at(CUBE), above(0.0, 0.1, 0.12, 30)
-    arm.follow(arm.way(arm.joints(), arm.reach(goal, opening)))
+    arm.follow(arm.ways.way(arm.joints(), arm.reach(goal, opening)))
     arm.open(opening)
     assert arm.opening_m() == pytest.approx(opening, abs=0.003)
     assert np.linalg.norm(arm.gripper()[:3, 3] - goal[:3, 3]) < 0.002
@@ -94,9 +95,9 @@ def test_a_way_leads_around_what_stands_between():
     wall = ObjectSpec("box", "green", (0.03, 0.25, 0.30), (0.02, -0.05, 0.15), 0.0)
     arm = arm_at(CUBE.__class__("cube", "red", (0.04,) * 3, (-0.12, -0.05, 0.02), 0.0), wall)
     start, goal = (arm.reach(above(x, -0.05, 0.08), 0.04) for x in (-0.12, 0.16))
-    path = arm.way(start, goal)
+    path = arm.ways.way(start, goal)
     for a, b in zip(path, path[1:]):
-        assert not any(arm.blocked(a + (b - a) * s) for s in np.linspace(0, 1, 25))
+        assert not any(arm.ways.blocked(a + (b - a) * s) for s in np.linspace(0, 1, 25))
     assert len(path) > 2
 
 
@@ -126,7 +127,7 @@ def test_what_stands_under_a_board_is_drawn_out_and_not_lifted_into_it():
 def test_an_arm_has_several_postures_for_one_pose_of_its_hand():
     arm = arm_at(CUBE)
     pose = above(0.1, 0.1, 0.15)
-    found = list(arm.reaches(pose, 0.04))
+    found = arm.reaches(pose, 0.04)
     assert len(found) > 1
     assert min(np.abs(a - b).max() for k, a in enumerate(found) for b in found[:k]) > 0.2
     arm.open(0.04)

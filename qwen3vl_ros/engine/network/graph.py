@@ -226,7 +226,7 @@ class Graphs:
 
     dtype: the precision they compute in. opset: of ONNX. variant: "attention", or "decomposed" for runtimes without
     the Attention and TensorScatter operators. slots: of the cache, 0 if each pass decides. parity: the largest relative
-    errors measured at export, if they were.
+    errors measured at export, if they were. few_bits: whether linears round their inputs to 8 bits.
     """
 
     directory: Path
@@ -236,6 +236,7 @@ class Graphs:
     variant: str
     slots: int
     parity: dict[str, float] | None
+    few_bits: bool
 
     @staticmethod
     def read(directory: Path | str) -> Graphs:
@@ -274,6 +275,7 @@ class Graphs:
                 manifest["variant"],
                 manifest["slots"],
                 manifest["parity"],
+                manifest.get("weights") is not None,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WrongModel(f"{directory / MANIFEST} cannot be read ({error!r}); {again}") from error

@@ -22,8 +22,11 @@ from qwen3vl_ros.types import EngineError, InvalidInput
 
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
 _KEPT = 16  # tokens; steps of up to so many keep what they bound
+_MOST_LOGITS = 1 << 22  # of a step: a longer draft would take more memory than it saves time
 _WATCH_S = 0.02
-_OPSET_24 = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 25)
+_VERSION = tuple(map(int, ort.__version__.split(".")[:2]))
+_OPSET_24, _SPINS_BRIEFLY = _VERSION >= (1, 25), _VERSION >= (1, 32)
+_SPIN_US = "50"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -87,7 +90,7 @@ class OnnxRuntime(TokenSequence):
         super().__init__(capacity)
         self.graphs = Graphs.read(directory)
         self.sizes, self.dtype = self.graphs.sizes, self.graphs.dtype
-        self.longest_step = capacity
+        self.longest_step = min(capacity, max(_MOST_LOGITS // self.sizes.text.vocabulary, 1))
         if 0 < self.graphs.slots < capacity:
             raise EngineError(
                 f"the graphs in {directory} have a cache of {self.graphs.slots} slots, and {capacity} "
@@ -109,14 +112,20 @@ class OnnxRuntime(TokenSequence):
         # Kept, because a busy machine takes milliseconds to start a thread.
         self._watcher = ThreadPoolExecutor(1, "between_layers")
         self._span = 0
+        self._room = self.graphs.slots or capacity + 1  # slots at most
         self._cache: dict[str, ort.OrtValue] = {}
         self._grow(1)
 
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> VisualRows:
         frames = []
         for feeds in graph.vision_feeds(self.sizes, pixels, grid):
-            frames.append(self._watched(lambda options: self._vision.run(("merged", "deep"), feeds, options)))
+            frames.append(self._watched(lambda options: self._see(feeds, options)))
         return graph.join_frames(self.sizes, frames, self.dtype)
+
+    def _see(self, feeds: dict[str, np.ndarray], options: ort.RunOptions) -> Any:
+        if self._provider == _PROVIDERS["cpu"]:  # its activations are not kept beside those of what follows
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return self._vision.run(("merged", "deep"), feeds, options)
 
     def prefill(
         self, ids: Sequence[int], features: VisualRows | None = None, positions: np.ndarray | None = None, keep: int = 1
@@ -133,11 +142,15 @@ class OnnxRuntime(TokenSequence):
         return bound.said(keep)
 
     def step(self, token_ids: Sequence[int]) -> OnnxScores:
-        positions = self._places(len(token_ids))
+        count, positions = len(token_ids), self._places(len(token_ids))
+        if count == 1 and self.graphs.few_bits and self.length + 1 < self._room:
+            # A pass over one token sums in another order than one over several, and what differs in the last digit may be
+            # rounded to another number of 8 bits: a draft would change the answer. The second token's place is written over.
+            token_ids, positions = [*token_ids, *token_ids], np.repeat(positions, 2, 1)
         bound = self._bound(token_ids, positions, len(token_ids), self._no_rows)
         _run(lambda options: self._decoder.run_with_iobinding(bound.binding, options))
-        self._append(positions)
-        return bound.said(len(token_ids))
+        self._append(positions[:, :count])
+        return bound.said(count)
 
     def close(self) -> None:
         self._vision = self._decoder = None
@@ -172,7 +185,7 @@ class OnnxRuntime(TokenSequence):
         """Room for `needed` tokens in the cache."""
         if needed <= self._span:
             return
-        before, wanted = self._span, min(self.capacity, -(-needed // _BUCKET) * _BUCKET)
+        before, wanted = self._span, min(self._room, -(-needed // _BUCKET) * _BUCKET)
         self._span = self.graphs.slots or wanted
         text = self.sizes.text
         self._steps.clear()
@@ -209,8 +222,10 @@ class OnnxRuntime(TokenSequence):
     def _session(self, name: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        # Threads that wait by spinning take the cores from the rest of the robot, and here also from the next pass.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that wait by spinning take the cores from the rest of the robot, and here also from the next pass: they wait
+        # so for the next operator alone, where ONNX Runtime knows for how long.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(_SPINS_BRIEFLY)))
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
         # Weights stored in 16 bits are cast once, at load, however large: the head's would be at every token.
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(1 << 40))
         try:

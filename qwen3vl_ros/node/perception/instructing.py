@@ -22,7 +22,9 @@ from qwen3vl_ros.action import FollowInstruction
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Outcome, Performer, code_of
-from qwen3vl_ros.instructions.plans import Placed, Plan, Planner, PlanStep
+from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Plan, PlanStep
+from qwen3vl_ros.instructions.scene import Placed
 from qwen3vl_ros.msg import Plan as PlanMessage
 from qwen3vl_ros.node import messages, plan_messages
 from qwen3vl_ros.node.perception.agenda import Call, Job
@@ -30,7 +32,7 @@ from qwen3vl_ros.node.perception.asking import Asking, headers_of, in_frame, tol
 from qwen3vl_ros.node.perception.camera import LATCHED
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.looking import Eyes, fresh
-from qwen3vl_ros.node.perception.moving import Mover
+from qwen3vl_ros.node.perception.moving import Motions, Mover
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.plan import Step
@@ -234,13 +236,16 @@ class Instructing:
                 goal.publish_feedback(FollowInstruction.Feedback(step=step, state=state, message=message))
 
         tell(0, "planning", "")
+        if self._held is not None and self._mover.empty(control):
+            self._held = None  # somebody took it
         if known is None:
             held = self._held
-            plan = eyes.plan_of(asked.instruction, held)
-            known = self._keep(_Known(replace(plan, plan_id=next(self._ids)), channel.name, held))
+            number = next(self._ids)
+            plan = eyes.plan_of(asked.instruction, held, self._arm(number, eyes, tell))
+            known = self._keep(_Known(replace(plan, plan_id=number), channel.name, held))
         elif asked.steps:
             told, held = [plan_messages.told_step(s) for s in asked.steps], self._held
-            plan = eyes.edited(known.plan, told, held)
+            plan = eyes.edited(known.plan, told, held, self._arm(known.plan.plan_id, eyes, tell))
             known = self._keep(_Known(plan, channel.name, held))
         code = code_of(known.plan)
         if code is not Code.OK or not asked.execute:
@@ -249,9 +254,12 @@ class Instructing:
             raise Rejected("what the gripper holds has changed since this plan was made; plan again")
         return self._result(self._carried_out(known, channel, eyes, control, tell), channel)
 
+    def _arm(self, plan_id: int, eyes: Eyes, tell) -> Motions:
+        return self._mover.during(plan_id, eyes.seen_ns, eyes.robot_moved, tell)
+
     def _carried_out(self, known: _Known, channel: Channel, eyes: Eyes, control: Control, tell) -> Outcome:
         changed = functools.partial(self._changed, known)
-        arm = self._mover.during(known.plan.plan_id, eyes.seen_ns, eyes.robot_moved, tell)
+        arm = self._arm(known.plan.plan_id, eyes, tell)
         performer = Performer(eyes, arm, eyes.see, arm.tell, changed)
         outcome = performer.perform(known.plan, control, self._held)
         self._held = outcome.held

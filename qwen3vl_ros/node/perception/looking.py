@@ -19,7 +19,9 @@ import numpy as np
 from qwen3vl_ros.asking.finding import Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import looked_again
-from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep
+from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Plan, PlanStep
+from qwen3vl_ros.instructions.reach import Reaching, within_reach
 from qwen3vl_ros.node.perception.agenda import Call, Job
 from qwen3vl_ros.node.perception.asking import Asking, told_errors
 from qwen3vl_ros.node.perception.channel import Channel
@@ -53,17 +55,16 @@ class Eyes:
         self._shot = fresh(shot)
         return self._shot
 
-    def plan_of(self, instruction: str, held: PlanStep | None) -> Plan:
+    def plan_of(self, instruction: str, held: PlanStep | None, arm: Reaching) -> Plan:
+        return self._looked(arm, lambda planner, shot, c: planner.plan(shot, instruction, c, held))
+
+    def edited(self, plan: Plan, steps: Sequence[Step], held: PlanStep | None, arm: Reaching) -> Plan:
+        return self._looked(arm, lambda planner, shot, c: planner.edited(plan, steps, shot, c, held))
+
+    def _looked(self, arm: Reaching, made: Callable[[Planner, Shot, Control], Plan]) -> Plan:
         def look() -> Plan:
             shot = self.see()
-            return self.call(lambda planner, _, c: planner.plan(shot, instruction, c, held))
-
-        return looked_again(look, self._control)
-
-    def edited(self, plan: Plan, steps: Sequence[Step], held: PlanStep | None) -> Plan:
-        def look() -> Plan:
-            shot = self.see()
-            return self.call(lambda planner, _, c: planner.edited(plan, steps, shot, c, held))
+            return within_reach(self.call(lambda planner, _, c: made(planner, shot, c)), arm, self._control)
 
         return looked_again(look, self._control)
 

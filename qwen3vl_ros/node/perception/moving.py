@@ -1,4 +1,5 @@
-"""The node's side of `execute_step`: a step's motion is a goal of the planner, awaited, and cancelled where it has to end.
+"""The node's side of `execute_step` and `check_reach`: a step's motion is a goal of the planner, awaited, and cancelled where it has
+to end; and before anything is promised a planner that can be asked says what it could do.
 
 Called from the thread of an instruction, while the executor's thread takes what the planner answers. Whatever the planner does, or
 does not, is told as a Done; nothing here raises for it.
@@ -18,10 +19,12 @@ from qwen3vl_ros.action import ExecuteStep
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Done
 from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.node import messages, plan_messages
+from qwen3vl_ros.srv import CheckReach
 from qwen3vl_ros.types import GraspTarget, PlaceTarget
 
-ACTION = "execute_step"
+ACTION, ASKED = "execute_step", "check_reach"
 POLL_S = 0.02
 FOUND_S = 3.0  # for a planner that has just been started to be heard of
 GONE_S = 2.0  # a planner that nobody sees any more for so long has gone away
@@ -33,22 +36,45 @@ class Mover:
     def __init__(self, node):
         self._node = node
         self._client = ActionClient(node, ExecuteStep, ACTION, callback_group=ReentrantCallbackGroup())
+        self._asks = node.create_client(CheckReach, ASKED, callback_group=ReentrantCallbackGroup())
 
     def close(self) -> None:
         self._client.destroy()
+        self._node.destroy_client(self._asks)
+
+    def empty(self, control: Control) -> bool:
+        """Whether the planner says that the gripper holds nothing; False where it does not say."""
+        told = self.asked(CheckReach.Request(), control)
+        return told is not None and not told.holding
+
+    def asked(self, request: CheckReach.Request, control: Control) -> CheckReach.Response | None:
+        """What the planner could do; None where it cannot be asked, or does not know."""
+        if not self._asks.service_is_ready():
+            return None
+        answer = self._asks.call_async(request)
+        if not until(answer.done, self._node.config.follow.step_timeout, control):
+            self._asks.remove_pending_request(answer)
+            why = "it gave no answer"
+        elif (told := answer.result()).success:
+            return told
+        else:
+            why = told.message
+        name = self._node.resolve_service_name(ASKED)
+        self._node.get_logger().warning(f"{name} was asked what the arm can reach: {why}; nothing is known of it")
+        return None
 
     def during(self, plan_id: int, seen_ns: Callable[[], int], robot_moved: Callable[[], str], tell) -> Motions:
         """The Executor of one instruction. seen_ns(): stamp of the last picture. robot_moved(): how the base has moved since, "" for
         not at all. tell: as of a Performer; it is told what the arm does.
         """
-        return Motions(self._node, self._client, plan_id, seen_ns, robot_moved, tell)
+        return Motions(self._node, self._client, self.asked, plan_id, seen_ns, robot_moved, tell)
 
 
 class Motions:
     """An Executor whose arm is behind the action."""
 
-    def __init__(self, node, client: ActionClient, plan_id: int, seen_ns, robot_moved, tell):
-        self._node, self._client, self._robot_moved = node, client, robot_moved
+    def __init__(self, node, client: ActionClient, asked, plan_id: int, seen_ns, robot_moved, tell):
+        self._node, self._client, self._asked, self._robot_moved = node, client, asked, robot_moved
         self._plan_id, self._seen_ns, self._tell, self._step = plan_id, seen_ns, tell, 0
         self._taken: GraspTarget | None = None
         self._moving: ExecuteStep.Goal | None = None
@@ -57,6 +83,18 @@ class Motions:
         """As of a Performer, on its way to whoever gave the order: it says which step the next motion is of."""
         self._step = step
         self._tell(step, state, message)
+
+    def reach(self, step: PlanStep, grasps, places, control: Control) -> tuple[str, ...] | None:
+        header = messages.header_of(self._seen_ns(), step.target.frame_id)
+        request = CheckReach.Request(
+            header=header,
+            target=plan_messages.target(header, step.target),
+            grasps=messages.grasp_targets(header, grasps, 0).targets,
+            places=[plan_messages.place(p, step.target) for p in places],
+            enough=ENOUGH,
+        )
+        told = self._asked(request, control)
+        return None if told is None else tuple(told.refused)
 
     def pick(self, step: PlanStep, grasp: GraspTarget, control: Control) -> Done:
         self._taken = grasp
@@ -90,7 +128,7 @@ class Motions:
     def _awaited(self, goal: ExecuteStep.Goal, control: Control) -> Done:
         if moved := self._robot_moved():
             return Done(False, f"{moved} since the picture in which this was measured", True)
-        if not self._until(self._client.server_is_ready, FOUND_S, control):
+        if not until(self._client.server_is_ready, FOUND_S, control):
             name = self._node.resolve_topic_name(ACTION)
             return _failed(
                 ExecuteStep.Result.NO_SERVER,
@@ -98,16 +136,16 @@ class Motions:
             )
         end_s = time.monotonic() + goal.timeout
         accepting = self._client.send_goal_async(goal, lambda m: self._hear(goal, m.feedback.state))
-        if not self._until(accepting.done, end_s - time.monotonic(), control, self._gone()):
+        if not until(accepting.done, end_s - time.monotonic(), control, self._gone()):
             accepting.add_done_callback(_cancel_late)
             return self._unanswered(control, "the planner did not even accept the step")
         handle = accepting.result()
         if not handle.accepted:
             return _failed(ExecuteStep.Result.REJECTED, "the planner did not accept the step")
         result = handle.get_result_async()
-        if not self._until(result.done, end_s - time.monotonic(), control, self._gone()):
+        if not until(result.done, end_s - time.monotonic(), control, self._gone()):
             handle.cancel_goal_async()
-            stopped = self._until(result.done, self._node.config.follow.stop_timeout, Control(), self._gone())
+            stopped = until(result.done, self._node.config.follow.stop_timeout, Control(), self._gone())
             if not (control.cancelled and stopped):
                 return self._unanswered(control, f"the planner did not end the step within {goal.timeout:g} s")
         return _done(result.result().result)
@@ -137,17 +175,15 @@ class Motions:
 
         return gone
 
-    @staticmethod
-    def _until(
-        done: Callable[[], bool], seconds: float, control: Control, gone: Callable[[], bool] = lambda: False
-    ) -> bool:
-        """Whether it was done before the time was over, the instruction was, or the planner was gone."""
-        end_s = time.monotonic() + seconds
-        while not done():
-            if time.monotonic() > end_s or control.cancelled or control.expired or gone():
-                return False
-            time.sleep(POLL_S)
-        return True
+
+def until(done: Callable[[], bool], seconds: float, control: Control, gone: Callable[[], bool] = lambda: False) -> bool:
+    """Whether it was done before the time was over, the instruction was, or the planner was gone."""
+    end_s = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end_s or control.cancelled or control.expired or gone():
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def _cancel_late(accepting) -> None:

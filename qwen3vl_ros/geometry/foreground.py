@@ -16,20 +16,23 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import Plane, SceneCloud, pixels_between
-from qwen3vl_ros.geometry.seams import parted
+from qwen3vl_ros.geometry.seams import claim, gaps, parted
 
 _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
 _HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
+_SHORT, _REACHED = 0.25, 0.10  # shares of a box's extent: a side that is missing, and one that is not
+_GOES_ON = 12.0  # how much less a patch is worth that goes on outside the window, by the share of its border it crosses
+_NEARER = 0.01  # of the distance: so much nearer is in front
 _SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
 _SMOOTHING = 5  # pixels across that are averaged
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
 _CROSS = np.array(((0, 1, 0), (1, 0, 1), (0, 1, 0)), np.uint8)
-_SAME = 0.7  # intersection over union of two boxes: more, and they are one thing under two names
+SAME = 0.7  # intersection over union of two boxes: more, and they are one thing under two names
 _OWN_SHARE = 0.85  # of its pixels inside the box: less, and it is not the object alone
 
 
@@ -110,8 +113,8 @@ def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
     rows, columns = slice(top, bottom, step), slice(left, right, step)
     inside = pixels_between(rows, y0, y1), pixels_between(columns, x0, x1)
     others = (tuple(min(max(at, 0), end) for at, end in zip(o, (width, height) * 2)) for o in others_px)
-    others = tuple(o for o in others if left < o[2] > o[0] < right and top < o[3] > o[1] < bottom)
-    others = tuple(o for o in others if _overlap(o, box_xyxy_px) < _SAME)
+    others = (o for o in others if left < o[2] > o[0] < right and top < o[3] > o[1] < bottom)
+    others = tuple(tuple(map(float, o)) for o in others if overlap(o, box_xyxy_px) < SAME)
     window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1), others)
     readings = np.count_nonzero(window.valid[inside]) * step**2
     if readings < cloud.config.min_points:
@@ -123,7 +126,7 @@ def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
     return window
 
 
-def _overlap(a, b) -> float:
+def overlap(a, b) -> float:
     """Intersection over union of two boxes."""
     common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
@@ -221,7 +224,9 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
     inside = np.bincount(in_box, minlength=count)
     central = np.bincount(in_box, window.centrality.ravel(), minlength=count)
     share_inside = inside / np.maximum(sizes, 1)
-    worth = central * np.square(share_inside)
+    ring = np.concatenate([patches[side] for side in _open_sides(window)] or [np.zeros(1, patches.dtype)])
+    goes_on = np.bincount(ring, minlength=count) / max(1, sum(patches.shape))  # farther than the window shows
+    worth = central * np.square(share_inside) / (1 + _GOES_ON * goes_on)
     worth[0] = 0.0
     best = int(worth.argmax())
     mask = patches == best
@@ -233,9 +238,40 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
         surface, own = window.valid & hangs_together[patches], _rim(mask)
         for k in np.flatnonzero(large):
             piece = patches == k
-            if _one_thing(window, own, _rim(piece), surface):
+            its = _rim(piece)
+            if _one_thing(window, own, its, surface) or _goes_on_behind(window, mask, piece, own, its):
                 mask = mask | piece
     return mask, float(share_inside[best])
+
+
+def _open_sides(window: Window) -> list:
+    """Indices of the first and last rows and columns of a window beyond which the image goes on."""
+    height, width = window.cloud.frame.depth_m.shape
+    (top, bottom), (left, right) = ((of.start, of.stop) for of in (window.rows, window.columns))
+    sides = (top > 0, np.s_[0]), (bottom < height, np.s_[-1]), (left > 0, np.s_[:, 0]), (right < width, np.s_[:, -1])
+    return [at for is_open, at in sides if is_open]
+
+
+def _goes_on_behind(window: Window, mask: np.ndarray, piece: np.ndarray, own: np.ndarray, its: np.ndarray) -> bool:
+    """Whether a piece is the rest of a thing that something nearer cuts in two: it reaches a side of the box that the mask does not,
+    only what is nearer is seen between them, and no other box claims it. own, its: flat indices of their rims.
+    """
+    before, after = gaps(window, mask), gaps(window, mask | piece)
+    if not ((before > _SHORT) & (after < _REACHED)).any():
+        return False
+    if any(claim(window, other)[piece].mean() < 0 for other in window.others_px):
+        return False
+    body, other = (np.take(window.points_m.reshape(-1, 3), at, 0) for at in (own, its))
+    apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
+    a, b = np.unravel_index(int(apart.argmin()), apart.shape)
+    rows, columns = _between(its[a], own[b], mask.shape[1])
+    if not len(rows):
+        return False
+    z = window.points_m[rows, columns, 2]
+    expected = np.linspace(other[a, 2], body[b, 2], len(rows) + 2)[1:-1]
+    with np.errstate(invalid="ignore"):
+        nearer = z < expected * (1 - _NEARER)
+    return float((nearer | np.isnan(z)).mean()) > 1 - _HOLE_READ and float(nearer.mean()) > 0.5
 
 
 def _one_thing(window: Window, own: np.ndarray, its: np.ndarray, surface: np.ndarray) -> bool:
@@ -255,10 +291,16 @@ def _one_thing(window: Window, own: np.ndarray, its: np.ndarray, surface: np.nda
 
 def _hole_between(surface: np.ndarray, a: int, b: int) -> bool:
     """Whether nearly no surface was seen between two pixels (flat indices): a hole in one surface, and not a gap."""
-    (row_a, column_a), (row_b, column_b) = (divmod(int(k), surface.shape[1]) for k in (a, b))
+    between = _between(a, b, surface.shape[1])
+    return len(between[0]) > 0 and float(surface[between].mean()) < _HOLE_READ
+
+
+def _between(a: int, b: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels between two flat indices."""
+    (row_a, column_a), (row_b, column_b) = (divmod(int(k), width) for k in (a, b))
     steps = np.linspace(0, 1, max(abs(row_a - row_b), abs(column_a - column_b)) + 1)[1:-1]
     rows, columns = np.rint(row_a + steps * (row_b - row_a)), np.rint(column_a + steps * (column_b - column_a))
-    return len(steps) > 0 and float(surface[rows.astype(int), columns.astype(int)].mean()) < _HOLE_READ
+    return rows.astype(int), columns.astype(int)
 
 
 def _rim(mask: np.ndarray) -> np.ndarray:

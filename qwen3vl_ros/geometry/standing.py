@@ -35,6 +35,7 @@ _STRAY_SHARE = 0.03  # of an object that may lie outside its 2D box: more is a p
 _FOOT_ROWS, _PAST_ROWS = 3, 3  # rows of pixels that are its lower end, and rows past that
 _PAST_SHARE = 0.9
 _SHARED_PX = 20  # pixels that two objects must share for one to be looked for over the other
+_SEEN_SHARE, _HIDDEN_SHARE, _IN_FRONT = 0.25, 0.55, 0.02  # of a box; and of the distance
 _NARROWER = 0.8  # of the other's outline that an object over it may fill
 
 
@@ -88,7 +89,21 @@ def _left(one: Standing, mask: np.ndarray) -> Standing | str:
         if left < needed:
             return f"mostly hidden: of its surface {left} pixels are not another object's, {needed} are needed"
         one.found = replace(one.found, mask=mask)
-    return one
+    return _why_hidden(one.found) or one
+
+
+def _why_hidden(found: Foreground) -> str:
+    """Why an object of which hardly anything is seen behind something nearer is none to be lifted; empty where it may be."""
+    window = found.window
+    own, z = found.mask[window.inside], window.points_m[window.inside][..., 2]
+    near, seen = float(np.percentile(found.points_m[:, 2], 10)), np.count_nonzero(own) / own.size
+    if seen > _SEEN_SHARE:
+        return ""
+    with np.errstate(invalid="ignore"):
+        hidden = np.count_nonzero(~own & (z < near * (1 - _IN_FRONT))) / own.size
+    if hidden < _HIDDEN_SHARE:
+        return ""
+    return f"mostly hidden: {100 * hidden:.0f} % of its box shows what is nearer, {100 * seen:.0f} % the object"
 
 
 def _standing(window: Window, box_px) -> Standing | str:

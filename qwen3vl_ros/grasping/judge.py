@@ -196,7 +196,9 @@ def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
         depth = min(depth, float(heights[-1 - len(heights) // 20]))
     lever = (site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]) * site.weight_n
     across, closing, approach = _in_axes((lever[1], -lever[0], 0.0), grip.axes)  # lever x up
-    return bite(depth) * steadiness((closing, across, approach), grip.span_m, depth, gripper.friction, gripper.force)
+    unseen = site.weight_n * site.missing_m / 2  # its middle may be so far off
+    torque = (abs(closing) + unseen, abs(across) + unseen, abs(approach) + unseen)
+    return bite(depth) * steadiness(torque, grip.span_m, depth, gripper.friction, gripper.force)
 
 
 def _in_axes(vector: Sequence[float], axes: np.ndarray) -> tuple[float, ...]:

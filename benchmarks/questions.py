@@ -202,7 +202,7 @@ def run(scenes: int, first: int, per_scene: int = 4) -> dict[str, float | int | 
                 if right is None:
                     counts["undecidable"] += 1
                     continue
-                good = understood(asked, told) and grounded(asked, told, view)
+                good = int(understood(asked, told) and grounded(asked, told, view))
                 counts.update(
                     asked=1, right=right, good=good, good_right=good and right, understood=understood(asked, told)
                 )

@@ -178,11 +178,26 @@ def test_no_depth_publisher_means_no_waiting(clock):
     assert "no depth image has been received" in snapshot.depth_reason
 
 
-def test_depth_that_stopped_is_not_waited_for_and_says_since_when(clock):
+def test_depth_that_stopped_while_images_went_on_is_not_waited_for_and_says_since_when(clock):
     box = filled(clock)
-    clock.s += 3.0
-    box.put_image(200 * PERIOD, "r")
+    for i in range(30, 121):
+        clock.s += 0.033
+        box.put_image(i * PERIOD, f"r{i}")
     assert "stopped 3.0 s ago" in box.take().depth_reason
+
+
+def test_after_a_pause_of_the_whole_camera_depth_is_waited_for_once(clock):
+    box = filled(clock)
+    clock.s += 6.0  # a machine that is busy elsewhere
+    box.put_image(200 * PERIOD, "r")
+    assert box.take() is None
+    box.put_info(200 * PERIOD, "i")
+    box.put_depth(200 * PERIOD, "d")
+    assert box.take().depth == "d"
+    clock.s += 6.0
+    box.put_image(400 * PERIOD, "r")
+    clock.s += 0.7
+    assert "stopped 6.7 s ago" in box.take().depth_reason
 
 
 def test_without_depth_an_image_is_complete_at_once(clock):

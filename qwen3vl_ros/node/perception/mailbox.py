@@ -47,6 +47,7 @@ class _Companion:
         self._lags_s: deque[float] = deque(maxlen=10)
         self.arrived_s: float | None = None
         self._gap_s = 0.0  # between the last two arrivals
+        self.paused_s = 0.0  # between the last two images: while the camera pauses, what accompanies it does not stop
         self.last: Any | None = None
         self.forget()
 
@@ -83,7 +84,7 @@ class _Companion:
 
     def alive(self, now_s: float) -> bool:
         silent_s = now_s - (self._opened_s if self.arrived_s is None else self.arrived_s)
-        return silent_s <= max(ALIVE_S, min(2 * self._gap_s, SLOW_S))
+        return silent_s <= max(ALIVE_S, min(2 * self._gap_s, SLOW_S), self.paused_s + LONGEST_WAIT_S)
 
     def _period_ns(self) -> float:
         stamps = sorted(self._stamps)
@@ -173,6 +174,8 @@ class Mailbox:
                 self.superseded += 1
                 return
             now_s = self._monotonic_s()
+            for companion in filter(None, (self._depth, self._info)):
+                companion.paused_s = now_s - self._arrivals[-1][1] if self._arrivals else 0.0
             self._pending.append((stamp_ns, message, now_s))
             self._arrivals.append((stamp_ns, now_s))
             self._settle()

@@ -11,7 +11,10 @@ holds. given_feasible: held, of what was called feasible. wrong_object: another 
 quality_ece: how well quality tells what will hold. The last line is JSON. Failures are drawn into --failures. Seeds below
 100000 are for tuning; the reported ones begin there.
 
-    make bench BENCH=grasp_physics [ARGS="--single 150 --clutter 70 --depth noisy --hand config/gripper_franka_hand.yaml"]
+    make bench BENCH=grasp_physics [ARGS="--single 150 --clutter 70 --depth noisy --hand panda"]
+
+Other conditions: --hand (a preset's name, 2f85, panda, wsg50, or a parameter file), --noise 2 (times the noise), --elevation 75 88
+(the camera's, degrees).
 """
 
 from __future__ import annotations
@@ -118,7 +121,7 @@ def sample_objects(rng: np.random.Generator, names: list[str], count: int) -> tu
     return tuple(things)
 
 
-def sample(kind: str, seed: int, names: list[str]) -> SceneSpec:
+def sample(kind: str, seed: int, names: list[str], elevation_deg: tuple[float, float] = (30, 75)) -> SceneSpec:
     rng = np.random.default_rng((0x6A5, seed, len(kind)))
     if kind == "builtin":
         spec = sample_scene(seed, n_objects=int(rng.integers(1, 4)))
@@ -126,7 +129,7 @@ def sample(kind: str, seed: int, names: list[str]) -> SceneSpec:
         spec = replace(
             sample_scene(seed), objects=sample_objects(rng, names, 1 if kind == "single" else int(rng.integers(3, 7)))
         )
-    elevation, azimuth, far = np.deg2rad(rng.uniform(30, 75)), rng.uniform(-np.pi, np.pi), rng.uniform(0.6, 1.1)
+    elevation, azimuth, far = np.deg2rad(rng.uniform(*elevation_deg)), rng.uniform(-np.pi, np.pi), rng.uniform(0.6, 1.1)
     flat = far * np.cos(elevation)
     eye = (float(flat * np.cos(azimuth)), float(flat * np.sin(azimuth)), float(far * np.sin(elevation)) + 0.03)
     return replace(spec, camera=CameraSpec(eye, (0.0, 0.0, 0.03), float(np.deg2rad(rng.normal(0, 2)))))
@@ -212,7 +215,7 @@ def targets(view: SimView, depth_m, seen, gripper: GripperConfig):
     frame = Frame(
         stamp_ns=1,
         frame_id="camera",
-        rgb=np.zeros((*depth_m.shape, 3), np.uint8),
+        rgb=view.rgb,
         depth_m=depth_m,
         K=view.K,
         target_T_camera=view.world_T_camera,
@@ -231,15 +234,15 @@ def targets(view: SimView, depth_m, seen, gripper: GripperConfig):
 
 def run_scene(kind: str, seed: int, names, camera: SimCamera, gripper: GripperConfig, options) -> list[Try]:
     rng = np.random.default_rng((0x7E57, seed))
-    spec = sample(kind, seed, names)
+    spec = sample(kind, seed, names, options.elevation)
     world = PhysicalWorld(spec, furnish_hand(gripper, rng.uniform(0.6, 1.0)))
     weigh(world, rng, len(spec.objects))
     hand = FreeHand(world, gripper, len(spec.objects))
     world.settle(longest_s=2.5)
     hand.keep()
     spec = world.spec()
-    view = camera.render(spec, rgb=False)
-    depth_m = noisy_depth(view.depth_m, view.K, seed) if options.depth == "noisy" else view.depth_m
+    view = camera.render(spec)
+    depth_m = noisy_depth(view.depth_m, view.K, seed, options.noise) if options.depth == "noisy" else view.depth_m
     seen = [t for t in view.truths if t.visibility >= SEEN and t.fully_in_view and t.index < len(spec.objects)]
     seen = [t for t in seen if world.pose(t.index)[2, 3] > 0.0]
     grasps, lifted, refused, ms = targets(view, depth_m, seen, gripper)
@@ -370,7 +373,11 @@ def main() -> None:
     parser.add_argument("--builtin", type=int, default=30)
     parser.add_argument("--depth", choices=("noisy", "clean"), default="noisy")
     parser.add_argument("--first", type=int, default=REPORTED, help="seed of the first scene")
-    parser.add_argument("--hand", default="", help="a parameter file with gripper.*; empty: the defaults")
+    parser.add_argument(
+        "--hand", default="2f85", help="a preset of config/ by its name (2f85, panda, wsg50), or a file"
+    )
+    parser.add_argument("--noise", type=float, default=1.0, help="times the depth's noise")
+    parser.add_argument("--elevation", type=float, nargs=2, default=(30, 75), help="the camera's, degrees: from, to")
     parser.add_argument("--no-ceiling", dest="ceiling", action="store_false", help="skip the oracle")
     parser.add_argument("--failures", default="", help="folder for pictures of what failed")
     parser.add_argument("--list", action="store_true", help="print every failure")
@@ -402,13 +409,17 @@ def main() -> None:
     report(tries)
 
 
-def gripper_of(path: str) -> GripperConfig:
-    """The gripper of a ROS parameter file."""
-    if not path:
-        return Config().gripper
+def gripper_of(name: str) -> GripperConfig:
+    """The gripper of a preset, or of a ROS parameter file."""
     import yaml
 
-    values = yaml.safe_load(Path(path).read_text())
+    presets = sorted((Path(__file__).parents[1] / "config").glob("gripper_*.yaml"))
+    found = [Path(name)] if Path(name).is_file() else [p for p in presets if name.lower() in p.stem]
+    if len(found) != 1:
+        raise SystemExit(
+            f"--hand {name}: no file, and not one of {', '.join(p.stem for p in presets)} alone; say e.g. panda"
+        )
+    values = yaml.safe_load(found[0].read_text())
     (parameters,) = (node["ros__parameters"] for node in values.values())
     return replace(Config().gripper, **parameters["gripper"])
 

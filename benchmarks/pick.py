@@ -8,7 +8,8 @@ what is the model's and what geometry's. Truth is the simulator's state alone (p
 picked: the thing was lifted. placed: of instructions that say where to, those after which it was there. grounded: the words were read
 right and the first picture's boxes are those of the things meant; picked_grounded, placed_grounded: of those. false_success,
 false_failure: shares of all instructions whose end was reported as done where truth says no, or as failed where truth says yes.
-plan_ok: the words became the right steps. seconds_per_step: simulated, of steps that moved the arm. The last line is JSON.
+passed_over: orders in the scenes looked through that nobody was given, because the arm could not do them. plan_ok: the words became
+the right steps. seconds_per_step: simulated, of steps that moved the arm. The last line is JSON.
 
     make bench BENCH=pick [ARGS="--orders 60" or "--full" or "--list --pictures DIR"]
 """
@@ -33,7 +34,8 @@ from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Done, Performer
-from qwen3vl_ros.instructions.plans import Plan, Planner
+from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Plan
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_chinese, same_thing
@@ -150,6 +152,7 @@ class Bench:
     def order(self, number: int, first: int, eyes=EYES) -> list[Try]:
         """The instruction of that number: its scene is the first of its seeds in which it can be done."""
         relation, language = RELATIONS[number % len(RELATIONS)], ("en", "zh")[(number + number // len(RELATIONS)) % 2]
+        passed = 0
         for seed in range(first + number * _SCENES_EACH, first + (number + 1) * _SCENES_EACH):
             spec, rng = sample_scene(seed, wide=True), np.random.default_rng(seed)
             if _hopeless(relation, spec):
@@ -157,8 +160,12 @@ class Bench:
             base = pick_orders.stand(spec, rng)
             view = self.camera.render(spec, rgb=False)
             arm = Arm(PhysicalWorld(spec, lambda build, base=base: furnish(build, base)))
-            asked = None if arm.ways.blocked(REST) else pick_orders.invent(relation, language, spec, view, arm, rng)
-            if asked is not None:
+            if arm.ways.blocked(REST):
+                continue
+            asked = pick_orders.invent(relation, language, spec, view, arm, rng, passed)
+            if isinstance(asked, int):
+                passed = asked
+            else:
                 return [self.carried_out(number, seed, spec, base, view, asked, which) for which in eyes]
         return []
 
@@ -298,6 +305,7 @@ def figures(tries: list[Try]) -> dict[str, float | int | None]:
         "false_failure": share(t.done and not t.told_done for t in own),
         "oracle_picked": share(t.picked for t in oracle),
         "oracle_placed": share(t.done for t in put(oracle)),
+        "passed_over": sum(t.asked.passed for t in own),
         "plan_ok": share(t.plan_ok for t in own),
         "seconds_per_step": round(sum(t.sim_s for t in own) / steps, 2) if steps else None,
     }

@@ -1,8 +1,9 @@
 """Orders that can be carried out in a drawn scene, and what must be true of the world when they were. Part of benchmarks/pick.py.
 
 Words, scenes and truth come from the simulator alone: what an order means is judged by contacts and by where middles are, never by the
-package's own facts. An order is invented only where the arm could do it: somewhere in view there is room for the thing, and some pose
-of the hand at the thing is in reach and touches nothing, there and here.
+package's own facts. An order is invented only where the arm could do it: somewhere in view there is room for the thing, and the hand,
+of 32 ways to be at its middle, has one in which it comes, lifts, carries and comes there, turned by a multiple of 90 degrees, and the
+arm touches nothing. What was passed over because the arm could not is counted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from orders import CLAUSES, HELD_OUT, corner_name, level_name
 from tasks import LANGUAGES
 
 from qwen3vl_ros.questions.plan import Step
-from qwen3vl_ros.sim.arm import OPEN_M, Arm
+from qwen3vl_ros.sim.arm import Arm
 from qwen3vl_ros.sim.camera import SimView
-from qwen3vl_ros.sim.faults import Unreachable
 from qwen3vl_ros.sim.furniture import world_T_shelf
 from qwen3vl_ros.sim.layouts import exact_thing
 from qwen3vl_ros.sim.physics import PhysicalWorld
+from qwen3vl_ros.sim.pick_place import PickPlace
 from qwen3vl_ros.sim.specs import ObjectSpec, SceneSpec
 
 # What is asked in turn. "pick" takes a thing and no more, "back" takes it and puts it back.
@@ -79,6 +80,7 @@ CORNERS = (
 _THIRDS = dict(zip(CORNERS, ((-1, 1), (1, 1), (-1, -1), (1, -1), (-1, None), (1, None), (0, 0))))
 _JAWS_M = 0.078  # what is wider in all directions cannot be held
 _REACH_M = (0.28, 0.74)  # from the arm's base, level
+_HELD_M, _APPROACH_M = 0.05, 0.08  # how wide the jaws are for what could be done, and from how far they come
 _HAND_M = 0.035  # room around a thing for the fingers
 _SEEN = 0.35  # of a board's top
 _FAR_M = 0.30  # what is farther off is no longer beside a thing
@@ -95,6 +97,7 @@ class Asked(NamedTuple):
     reference: int = -1
     level: int = 0
     corner: str = ""
+    passed: int = 0  # orders that were passed over before this one, because the arm could not
 
 
 class Directions(NamedTuple):
@@ -118,17 +121,19 @@ class Directions(NamedTuple):
 
 
 def invent(
-    relation: str, language: str, spec: SceneSpec, view: SimView, arm: Arm, rng: np.random.Generator
-) -> Asked | None:
-    """An order of that kind for this scene; None where there is none that can be done."""
+    relation: str, language: str, spec: SceneSpec, view: SimView, arm: Arm, rng: np.random.Generator, passed: int = 0
+) -> Asked | int:
+    """An order of that kind for this scene; how many were passed over, with the `passed` before it, where none can be done."""
     table = _Table(spec, view, arm)
     for target in rng.permutation(table.movable())[:3]:
         wheres = table.wheres(relation, int(target))
         for k in rng.permutation(len(wheres))[:2]:
             reference, level, corner, spots = wheres[k]
             if table.possible(int(target), [spots[i] for i in rng.permutation(len(spots))[:4]]):
-                return _worded(relation, language, spec, int(target), reference, level, corner, rng)
-    return None
+                asked = _worded(relation, language, spec, int(target), reference, level, corner, rng)
+                return asked._replace(passed=passed)
+            passed += 1
+    return passed
 
 
 def _worded(relation, language, spec, target, reference, level, corner, rng) -> Asked:
@@ -160,7 +165,7 @@ class _Table:
     """Where what could be done in a scene, by its numbers. A spot is where the middle of a thing's foot could be, 3 in the world."""
 
     def __init__(self, spec: SceneSpec, view: SimView, arm: Arm):
-        self.spec, self.view, self.arm = spec, view, arm
+        self.spec, self.view, self.arm, self._hand = spec, view, arm, PickPlace(arm)
         self.base = arm.world.data.body("arm/link0").xpos[:2]
         self.directions = Directions.of(view.world_T_camera)
         labels = [t.label for t in view.truths]
@@ -196,26 +201,21 @@ class _Table:
         return [f for f in found if f[3]]
 
     def possible(self, target: int, spots: list[np.ndarray]) -> bool:
-        """Whether the hand can be at the thing as it stands, and in the same way at it on one of the spots, and touch nothing else."""
+        """Whether the arm can take the thing as it stands, and put it down in the same way on one of the spots, and touch nothing else."""
         world_T_thing, foot = self.arm.world.pose(target), self._foot(target)
         for grip in _hands(world_T_thing):
-            if not self._hand_fits(grip, target):
+            if self._hand.why_not_pick(grip, _HELD_M, _APPROACH_M):
                 continue
             for spot in spots:
                 for turn in np.arange(4) * np.pi / 2:
                     there = np.eye(4)
                     there[:2, :2] = ((np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn)))
                     there[:3, 3] = spot + (0, 0, 0.004) - there[:3, :3] @ foot
-                    if np.allclose(spot, foot) or self._hand_fits(there @ grip, target):
+                    if np.allclose(spot, foot) or not self._hand.why_not_place(
+                        target, (grip, _HELD_M), there @ grip, _APPROACH_M
+                    ):
                         return True
         return False
-
-    def _hand_fits(self, world_T_gripper: np.ndarray, target: int) -> bool:
-        try:
-            q = self.arm.reach(world_T_gripper, OPEN_M)
-        except Unreachable:
-            return False
-        return not self.arm.ways.blocked(q, frozenset((target,)))
 
     def _foot(self, target: int) -> np.ndarray:
         thing = self.spec.objects[target]
@@ -444,9 +444,12 @@ def fallen(world: PhysicalWorld, before: list[np.ndarray], but: int) -> list[int
 
 
 def stand(spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
-    """Where a person would bolt the arm down: 4x4, beside the table's middle as the camera sees it, looking across."""
-    forward = Directions.of(spec.camera.world_T_camera()).forward
-    side = np.array((forward[1], -forward[0])) * (1 if rng.random() < 0.5 else -1)
+    """Where a person would bolt the arm down: 4x4, beside the table's middle as the camera sees it, looking across; on the side to which
+    a shelf opens, where there is one.
+    """
+    right, either = Directions.of(spec.camera.world_T_camera()).right, rng.random()
+    towards = right @ world_T_shelf(spec.shelf)[:2, 0] if spec.shelf is not None else 0.5 - either
+    side = right * (1 if towards > 0 else -1)
     base = np.eye(4)
     base[:2, 3], base[:2, 0], base[:2, 1] = 0.45 * side, -side, (side[1], -side[0])
     return base

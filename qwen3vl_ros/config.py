@@ -142,6 +142,23 @@ class GripperConfig(_Validated):
     palm_length: float = _p(
         0.150, "Palm extent along the closing axis, metres, with what moves beside it.", range=(0.005, 0.6), live=True
     )
+    wrist_width: float = _p(
+        0.0,
+        "Extent across the closing axis of what is mounted behind the palm, a wider flange or a camera, metres; 0: nothing.",
+        range=(0.0, 0.5),
+        live=True,
+    )
+    wrist_length: float = _p(0.09, "Its extent along the closing axis, metres.", range=(0.0, 0.6), live=True)
+    wrist_offset: float = _p(
+        0.0,
+        "How far its middle is off the approach axis, metres along the gripper's +x; other than 0, the hand is turned by half "
+        "where only the other side has room.",
+        range=(-0.5, 0.5),
+        live=True,
+    )
+    wrist_behind: float = _p(
+        0.1, "From the fingertips to where it begins, metres, with the jaws fully open.", range=(0.005, 1.0), live=True
+    )
     clearance: float = _p(
         0.004, "Free space kept between a finger and anything else, metres.", range=(0.0, 0.1), live=True
     )

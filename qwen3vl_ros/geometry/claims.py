@@ -8,12 +8,14 @@ occluder never stands for what it hides. Knows nothing of shapes or supports.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Callable, Sequence
 
 import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.foreground import Foreground, Window
+from qwen3vl_ros.geometry.seams import claim
 
 _SHARED = 0.3  # of the smaller object's pixels: so many in both are a claim of both
 _FITS = 0.6  # intersection over union of the surface's extents and the 2D box: more, and the surface is the box's own
@@ -49,6 +51,21 @@ def settle_claims(
             rest = f"mostly hidden: {100 * share:.0f} % of its box is another object's surface; of what is left, {rest}"
         changed[k] = rest
     return changed
+
+
+def each_once(founds: Sequence[Foreground | None]) -> list[np.ndarray | None]:
+    """Masks of objects' pixels in their windows of which no pixel is in two: it goes to the one whose box claims it more."""
+    masks = [None if found is None else found.mask for found in founds]
+    for k, j in combinations([k for k, found in enumerate(founds) if found is not None], 2):
+        window, other = founds[k].window, founds[j].window
+        if other.box_xyxy_px not in window.others_px:
+            continue
+        shared = masks[k] & _seen_in(replace(founds[j], mask=masks[j]), window)
+        if shared.any():
+            lost = shared & (claim(window, other.box_xyxy_px) < 0)
+            masks[k] = masks[k] & ~lost
+            masks[j] = masks[j] & ~_seen_in(replace(founds[k], mask=shared & ~lost), other)
+    return masks
 
 
 def _fit(found: Foreground) -> float:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import Plane, SceneCloud, pixels_between
+from qwen3vl_ros.geometry.seams import parted
 
 _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
@@ -27,6 +28,7 @@ _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
 _CROSS = np.array(((0, 1, 0), (1, 0, 1), (0, 1, 0)), np.uint8)
+_SAME = 0.7  # intersection over union of two boxes: more, and they are one thing under two names
 _OWN_SHARE = 0.85  # of its pixels inside the box: less, and it is not the object alone
 
 
@@ -35,7 +37,8 @@ class Window:
     """The part of the cloud around a 2D box, cut out once for all that is asked about the box.
 
     points_m: hxwx3 organised points (NaN = no reading); rows, columns: their pixels in the image, step apart. inside: rows
-    and columns of the window that the box covers. box_xyxy_px: the box, cut at the image's border.
+    and columns of the window that the box covers. box_xyxy_px: the box, cut at the image's border. others_px: the boxes of other
+    things that reach into it; not of the same thing under another name.
     """
 
     cloud: SceneCloud
@@ -45,6 +48,7 @@ class Window:
     step: int
     inside: tuple[slice, slice]
     box_xyxy_px: tuple[float, float, float, float]
+    others_px: tuple[tuple[float, float, float, float], ...] = ()
 
     @cached_property
     def valid(self) -> np.ndarray:
@@ -84,8 +88,8 @@ class Window:
         return pixels_between(self.rows, y0, y1), pixels_between(self.columns, x0, x1)
 
 
-def window_of(cloud: SceneCloud, box_xyxy_px) -> Window | str:
-    """The window around a 2D box, or why there is nothing to see in it."""
+def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
+    """The window around a 2D box, or why there is nothing to see in it. others_px: the boxes of other things."""
     height, width = cloud.frame.depth_m.shape
     x0, y0, x1, y1 = box_xyxy_px
     x0, x1 = min(max(x0, 0), width), min(max(x1, 0), width)
@@ -98,7 +102,9 @@ def window_of(cloud: SceneCloud, box_xyxy_px) -> Window | str:
     step = max(1, math.ceil(math.sqrt((right - left) * (bottom - top) / _WINDOW_PIXELS)))
     rows, columns = slice(top, bottom, step), slice(left, right, step)
     inside = pixels_between(rows, y0, y1), pixels_between(columns, x0, x1)
-    window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1))
+    others = tuple(o for o in others_px if o[0] < right and o[2] > left and o[1] < bottom and o[3] > top)
+    others = tuple(o for o in others if _overlap(o, box_xyxy_px) < _SAME)
+    window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1), others)
     readings = np.count_nonzero(window.valid[inside]) * step**2
     if readings < cloud.config.min_points:
         whole = window.valid[inside].size * step**2
@@ -107,6 +113,12 @@ def window_of(cloud: SceneCloud, box_xyxy_px) -> Window | str:
             f"{cloud.config.min_depth:g} and {cloud.config.max_depth:g} m, {cloud.config.min_points} are needed"
         )
     return window
+
+
+def _overlap(a, b) -> float:
+    """Intersection over union of two boxes."""
+    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +161,11 @@ def foreground(window: Window, plane: Plane | None) -> Foreground | str:
         mask, share_inside = _patch_of_the_box(window, patches, count)
         if share_inside > _OWN_SHARE:
             break
-    else:  # it still runs far out of the box: the box knows better where it ends
+    if share_inside <= _OWN_SHARE or window.others_px:
+        up = window.cloud.up if plane is None else plane.normal
+        mask = parted(window, mask, up)
+        share_inside = np.count_nonzero(mask[inside]) / max(1, np.count_nonzero(mask))
+    if share_inside <= _OWN_SHARE:  # it still runs far out of the box: the box knows better where it ends
         mask = within(mask, inside)
     x0, y0, x1, y1 = window.box_xyxy_px
     margin_x, margin_y = (max(_MIN_MARGIN_PX, _MARGIN * side) / 2 for side in (x1 - x0, y1 - y0))

@@ -13,7 +13,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from qwen3vl_ros.geometry.claims import settle_claims
+from qwen3vl_ros.geometry.claims import each_once, settle_claims
 from qwen3vl_ros.geometry.cloud import SceneCloud, pixels_between
 from qwen3vl_ros.geometry.foreground import Foreground, Window, chosen, foreground, window_of
 from qwen3vl_ros.geometry.hulls import depth_inside, near, outline, signed_area, without_strays
@@ -50,7 +50,7 @@ class Standing:
 
 def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, float, float]]) -> list[Standing | str]:
     """For each 2D box the object over the highest surface under it, or why there is none."""
-    windows = [window_of(cloud, box) for box in boxes_px]
+    windows = [window_of(cloud, box, [o for j, o in enumerate(boxes_px) if j != k]) for k, box in enumerate(boxes_px)]
     results = [one if isinstance(one, str) else _standing(one, box) for one, box in zip(windows, boxes_px)]
     again: dict[int, Standing | str] = {}
 
@@ -77,7 +77,18 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
                     lower.found = replace(lower.found, mask=rest)
             elif not _put_inside(upper, lower, rest):
                 _put_on_top(upper, lower)
-    return results
+    masks = each_once([one.found if isinstance(one, Standing) else None for one in results])
+    return [one if mask is None else _left(one, mask) for one, mask in zip(results, masks)]
+
+
+def _left(one: Standing, mask: np.ndarray) -> Standing | str:
+    """The object with the pixels that are left to it, or why that is too few."""
+    if mask is not one.found.mask:
+        left, needed = np.count_nonzero(mask) * one.found.window.step**2, one.found.window.cloud.config.min_points
+        if left < needed:
+            return f"mostly hidden: of its surface {left} pixels are not another object's, {needed} are needed"
+        one.found = replace(one.found, mask=mask)
+    return one
 
 
 def _standing(window: Window, box_px) -> Standing | str:

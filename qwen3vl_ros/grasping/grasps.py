@@ -185,8 +185,8 @@ def _target(
 ) -> GraspTarget:
     camera_T_local = grasp.site.camera_T_local
     closing, approach = grasp.local_R_jaws[:, 1], -grasp.local_R_jaws[:, 2]
-    if (camera_T_local[:3, :3] @ closing)[0] < 0:  # either sign closes the same jaws: take the camera's right
-        closing = -closing
+    right = 1 if (camera_T_local[:3, :3] @ closing)[0] >= 0 else -1
+    closing = (grasp.facing or right) * closing  # either sign closes the same jaws: take the camera's right
     local_T_gripper = np.eye(4)
     local_T_gripper[:3, :3] = np.stack((np.cross(closing, approach), closing, approach), 1)
     local_T_gripper[:3, 3] = grasp.at_m

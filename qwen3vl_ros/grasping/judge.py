@@ -50,7 +50,8 @@ _WAY_SEEN = 0.5  # of the hand's own space: less was seen empty, and a leaning a
 class Judged:
     """A pose measured exactly; fault is empty when the grasp holds and collides with nothing. local_R_jaws, at_m: as Poses.
 
-    crowded: it is room that it lacks.
+    crowded: it is room that it lacks. facing: which sign of the closing direction has room for what is behind the palm, 1 or -1;
+    0: either.
     """
 
     site: Site
@@ -61,6 +62,7 @@ class Judged:
     fault: str = ""
     opening_m: float = math.nan
     crowded: bool = False
+    facing: int = 0
 
 
 def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, best: int = 1) -> list[Judged]:
@@ -106,6 +108,7 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
             g.fault,
             g.opening_m,
             g.crowded,
+            g.facing,
         )
         for g in rated
     ]
@@ -131,6 +134,7 @@ class _Grip:
     opening_m: float = math.nan
     firmness: float = 1.0
     crowded: bool = False
+    facing: int = 0
 
     @property
     def steepness(self) -> float:
@@ -270,6 +274,8 @@ def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
                     grip.opening_m = min(grip.opening_m, 2 * (nearest - gripper.finger_thickness - spare))
     if site.stands:
         _meet_the_support(grips, gripper)
+    if gripper.wrist_width > 0:
+        _turn_the_wrist(site, [g for g in grips if not g.fault], gripper)
     for grip in grips:
         grip.crowded = bool(grip.fault)
         grip.opening_m = max(grip.opening_m, grip.width_m + 2 * gripper.clearance)
@@ -288,6 +294,29 @@ def _meet_the_support(grips: list[_Grip], gripper: GripperConfig) -> None:
             grip.fault = f"the hand would touch the support: it would have to be {short:.3f} m higher"
         elif along > 1e-6:
             grip.opening_m = min(grip.opening_m, 2 * finger / along)
+
+
+def _turn_the_wrist(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
+    """Which way round each grip's hand has room for what is mounted behind its palm; a fault where neither way has."""
+    behind = gripper.wrist_behind + gripper.tip_advance
+    half = np.array((gripper.wrist_width, gripper.wrist_length)) / 2
+    for grip in grips:
+        start = behind - gripper.tip_advance * grip.width_m / gripper.max_width
+        x, y, z = np.concatenate([(points - grip.at_m) @ grip.axes for points in (site.points, site.rest)]).T
+        deep = (z > start) & (np.abs(y) < half[1] + gripper.clearance)
+        room = {}
+        for facing in (1, -1):
+            middle = -facing * gripper.wrist_offset  # the jaws' x is the gripper's -x while +y is its +y
+            room[facing] = np.count_nonzero(np.abs(x[deep] - middle) < half[0] + gripper.clearance) <= _STRAYS
+            if site.stands:
+                lowest = (
+                    grip.at_m[2] + start * grip.axes[2, 2] + middle * grip.axes[2, 0] - half @ np.abs(grip.axes[2, :2])
+                )
+                room[facing] &= lowest >= min(gripper.clearance, float(grip.at_m[2])) - _TOUCH_M
+        if not any(room.values()):
+            grip.fault = "what is mounted behind the palm (gripper.wrist_*) would touch something, either way round"
+        elif gripper.wrist_offset:
+            grip.facing = int(room[1]) - int(room[-1])
 
 
 def too_wide(width_m: float, gripper: GripperConfig) -> str:

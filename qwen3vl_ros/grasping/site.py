@@ -80,6 +80,9 @@ def site_of(
     top = top_of(points[: len(own), 2])
     pitch_m = order_statistics(detection.points_camera_m[:, 2], 50)[0] / cloud.frame.K[0, 0]
     reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
+    if gripper.wrist_width > 0:
+        aside = abs(gripper.wrist_offset) + gripper.wrist_width / 2
+        reach = max(reach, half + math.hypot(aside, gripper.wrist_length / 2) + gripper.clearance)
     if sideways:
         reach = max(reach, half + gripper.finger_length + gripper.standoff)
     noise = cloud.noise_per_m2 * float(np.square(own[:, 2].mean()))

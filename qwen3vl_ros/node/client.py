@@ -30,6 +30,7 @@ IMAGES = QoSProfile(depth=40, reliability=ReliabilityPolicy.BEST_EFFORT)
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 SLICE_S = 0.05
 CANCEL_S = 5.0  # for the result of a goal that was cancelled
+GONE_S = 3.0  # that a server is not seen before it is held to have gone
 
 
 class NoReply(PerceptionError):
@@ -133,9 +134,16 @@ class Client:
     ) -> Any:
         """The result of a goal. cancelled(): once it is true the goal is cancelled; what the server made of it is the result.
 
-        Raises NoReply; the goal is then cancelled.
+        Raises NoReply, also where the server has gone; the goal is then cancelled.
         """
-        client, end = self._actions[action], time.monotonic() + timeout_s
+        client, end, there_s = self._actions[action], time.monotonic() + timeout_s, time.monotonic()
+
+        def gone() -> bool:
+            nonlocal there_s
+            now = time.monotonic()
+            if client.server_is_ready():
+                there_s = now
+            return now - there_s > GONE_S
 
         def finish(future: Any, until: float, stopped: Callable[[], bool] = lambda: False) -> Any:
             self.spin(max(0.0, until - time.monotonic()), lambda: future.done() or stopped())
@@ -150,8 +158,10 @@ class Client:
         if not handle.accepted:
             raise NoReply(f"the action {action} did not accept the goal")
         waiting = handle.get_result_async()
-        if (answer := finish(waiting, end, cancelled)) is None:
+        if (answer := finish(waiting, end, lambda: cancelled() or gone())) is None:
             handle.cancel_goal_async()
+            if gone():
+                raise NoReply(f"the action {action} has gone while its answer was waited for")
             if not cancelled() or (answer := finish(waiting, time.monotonic() + CANCEL_S)) is None:
                 raise NoReply(f"the action {action} did not answer within {timeout_s:g} s")
         return answer.result

@@ -166,6 +166,8 @@ def _english(asked: Understood, said: Said) -> str:
     if said.kind == "which":
         return _english_which(asked, said)
     if not said.place:
+        if said.far_m is not None:
+            return f"{_upper(a)} is {metres(said.far_m)} away, but I cannot tell what it stands on: {said.reason}."
         return f"I see {a}, but I cannot tell where it is: {said.reason}."
     at = (
         f"{said.place} {_the(said.support)}"
@@ -279,6 +281,8 @@ def _chinese(asked: Understood, said: Said) -> str:
     if said.kind == "which":
         return _chinese_which(ask, asked.find, find, names, said, reason)
     if not said.place:
+        if said.far_m is not None:
+            return f"{a}离相机{metres_zh(said.far_m)}，但无法确定它放在什么上面：{reason}。"
         return f"看到了{a}，但无法确定它在哪里：{reason}。"
     far = f"，离相机{metres_zh(said.far_m)}" if said.far_m is not None else ""
     support = in_chinese(said.support)

@@ -26,17 +26,17 @@ def sigma_m(depth_m, focal_px: float):
     return np.square(depth_m) * (DISPARITY_SIGMA_PX / (focal_px * BASELINE_M))
 
 
-def noisy_depth(depth_m: np.ndarray, k: np.ndarray, seed) -> np.ndarray:
+def noisy_depth(depth_m: np.ndarray, k: np.ndarray, seed, scale: float = 1.0) -> np.ndarray:
     """HxW float32 metres along the optical axis, 0 where nothing is measured, as such a camera would report it.
 
-    depth_m: exact, 0 for nothing. k: 3x3. seed: of numpy's generators; the same one gives the same picture.
+    depth_m: exact, 0 for nothing. k: 3x3. seed: of numpy's generators; the same one gives the same picture. scale: of the noise.
     """
     rng, focal = np.random.default_rng(seed), float(k[0, 0])
     seen = depth_m > 0
     disparity = focal * BASELINE_M / np.where(seen, depth_m, 1.0)
     error = rng.standard_normal(depth_m.shape, np.float32)
     error = cv2.GaussianBlur(error, (0, 0), _CORRELATION_PX)
-    disparity += error * np.float32(DISPARITY_SIGMA_PX / error.std())
+    disparity += error * np.float32(scale * DISPARITY_SIGMA_PX / error.std())
     steps = np.maximum(np.round(disparity / DISPARITY_STEP_PX), 1.0)
     noisy = (focal * BASELINE_M / DISPARITY_STEP_PX / steps).astype(np.float32)
     chance = rng.random(depth_m.shape, np.float32)

@@ -54,6 +54,10 @@ def furnish_hand(gripper: GripperConfig, friction: float) -> Callable[[mujoco.Mj
         box = mujoco.mjtGeom.mjGEOM_BOX
         half, length = np.array((gripper.palm_width, gripper.palm_length, 0.06)) / 2, finger_reach_m(gripper, 0.0)
         hand.add_geom(name="hand/palm", type=box, size=half, pos=(0, 0, -length - half[2]), mass=0, **_PAD)
+        if gripper.wrist_width > 0:
+            half = np.array((gripper.wrist_width, gripper.wrist_length, 0.03)) / 2
+            at = (gripper.wrist_offset, 0, -gripper.wrist_behind - gripper.tip_advance - half[2])
+            hand.add_geom(name="hand/wrist", type=box, size=half, pos=at, mass=0, **_PAD)
         slope = gripper.tip_advance / (gripper.max_width / 2)
         for k, side in enumerate((-1.0, 1.0)):
             finger = hand.add_body(name=f"hand/finger{k}", gravcomp=1.0, mass=0.1, inertia=(1e-4,) * 3)

@@ -76,8 +76,9 @@ def run(given: argparse.Namespace, cameras: Sequence[str], is_over: Callable[[],
         ) from None
     from qwen3vl_ros.web.page import Page
     from qwen3vl_ros.web.robot import Robot
+    from qwen3vl_ros.web.uploads import MOST_MB
 
-    server = serve(given.host, given.port, "qwen3vl_ros")
+    server = serve(given.host, given.port, "qwen3vl_ros", MOST_MB)
     robot = Robot(given.namespace, cameras)
     try:
         page = Page(server, robot)

@@ -5,6 +5,7 @@ Messages wait here as bytes and are decoded when a panel takes them: of a pictur
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Sequence
@@ -18,49 +19,69 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from qwen3vl_ros.action import Ask, FollowInstruction
 from qwen3vl_ros.convert import stamp_in
 from qwen3vl_ros.msg import EventArray, Generation, GraspTargetArray, Plan, Reading, TrackStates
-from qwen3vl_ros.node.client import LATCHED, NEWEST, RELIABLE, Client, decoded
+from qwen3vl_ros.node.client import LATCHED, NEWEST, RELIABLE, Client, NoReply, decoded
 from qwen3vl_ros.srv import AlarmCommand, SetPrompt
 from qwen3vl_ros.types import PerceptionError
 
 CALL_S, ASK_S, FOLLOW_S = 30.0, 120.0, 3600.0
+FOUND_S = 2.0  # for who answers to be found in the graph
+IMAGES, MOST_BYTES = 40, 96_000_000  # that wait for the boxes found in them: more than a second of a usual camera's
 _ASK = "perception/ask"
 _FOLLOW = "perception/follow_instruction"
 _STOP = f"{_FOLLOW}/_action/cancel_goal"  # of every action; a request that names no goal means all of them
 
 
 class Heard:
-    """What came on a topic and was not taken yet, the newest `kept` messages. For one reader."""
+    """What came on a topic and was not taken yet: the newest `kept` messages, of no more than MOST_BYTES but for the newest itself. For
+    one reader.
+    """
 
     def __init__(self, kind: type, kept: int):
         self._kind, self._cdrs = kind, deque(maxlen=kept)
 
     def put(self, cdr: bytes) -> None:
+        while len(self._cdrs) > 1 and (len(self._cdrs) + 1) * len(cdr) > MOST_BYTES:
+            self._taken()
         self._cdrs.append(cdr)
+
+    def forget(self) -> None:
+        """All of it."""
+        self._cdrs.clear()
 
     def take(self) -> Iterator[Any]:
         """All of it, the oldest first."""
-        while self._cdrs:
-            yield decoded(self._cdrs.popleft(), self._kind)
+        while (cdr := self._taken()) is not None:
+            yield decoded(cdr, self._kind)
 
     def at(self, stamp_ns: int) -> Any | None:
         """The one whose header has that stamp; what is older is gone then. The kind must begin with a header."""
-        while self._cdrs and stamp_in(self._cdrs[0]) < stamp_ns:
-            self._cdrs.popleft()
-        if self._cdrs and stamp_in(self._cdrs[0]) == stamp_ns:
-            return decoded(self._cdrs.popleft(), self._kind)
+        while (cdr := self._taken()) is not None:
+            if (stamp := stamp_in(cdr)) == stamp_ns:
+                return decoded(cdr, self._kind)
+            if stamp > stamp_ns:
+                self._cdrs.appendleft(cdr)
+                break
         return None
 
     @property
     def last_stamp_ns(self) -> int:
         """Of the newest that waits, 0 where none does."""
-        return stamp_in(self._cdrs[-1]) if self._cdrs else 0
+        with contextlib.suppress(IndexError):
+            return stamp_in(self._cdrs[-1])
+        return 0
 
     def newest(self) -> Any | None:
         """The newest, if it was not taken; what is older is gone then."""
         last = None
-        while self._cdrs:
-            last = self._cdrs.popleft()
+        while (cdr := self._taken()) is not None:
+            last = cdr
         return None if last is None else decoded(last, self._kind)
+
+    def _taken(self) -> bytes | None:
+        """The oldest, which is no longer here: another thread puts, and may take the oldest away."""
+        with contextlib.suppress(IndexError):
+            return self._cdrs.popleft()
+        return None
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,7 @@ class Robot:
         own = f"{name}/" if name else ""
         return Camera(
             name,
-            self._hear(f"{own}image_raw", Image, 4, NEWEST),
+            self._hear(f"{own}image_raw", Image, IMAGES, NEWEST),
             self._hear(f"{own}depth/image_raw", Image, 1, NEWEST),
             self._hear(f"{own}camera_info", CameraInfo, 1, NEWEST),
             self._hear(_of(name, "tracks_2d"), Detection2DArray, 1),
@@ -137,7 +158,7 @@ class Robot:
 
     def look_for(self, camera: str, targets: Sequence[str]) -> int:
         """The prompt id of what a camera's stream looks for from now on. Raises PerceptionError where it is refused."""
-        reply = self._client.call(_of(camera, "set_prompt"), SetPrompt.Request(targets=list(targets)), CALL_S)
+        reply = self._call(_of(camera, "set_prompt"), SetPrompt.Request(targets=list(targets)))
         if not reply.success:
             raise PerceptionError(reply.message)
         return reply.prompt_id
@@ -157,15 +178,21 @@ class Robot:
 
     def stop(self) -> bool:
         """Cancel every instruction, whoever gave it; whether there was one. Raises NoReply."""
-        return bool(self._client.call(_STOP, CancelGoal.Request(), CALL_S).goals_canceling)
+        return bool(self._call(_STOP, CancelGoal.Request()).goals_canceling)
 
     def command_alarm(self, name: str, command: int, duration_s: float, operator: str) -> Any:
         """The alarm as it stands then. Raises PerceptionError where it is refused."""
         request = AlarmCommand.Request(name=name, command=command, duration=duration_s, operator_name=operator)
-        reply = self._client.call("perception/alarm_command", request, CALL_S)
+        reply = self._call("perception/alarm_command", request)
         if not reply.success:
             raise PerceptionError(reply.message)
         return reply.event
+
+    def _call(self, service: str, request: Any) -> Any:
+        """The response. Raises NoReply, soon where nobody offers the service."""
+        if not self._client.spin(FOUND_S, lambda: self._client.is_offered(service)):
+            raise NoReply(f"nobody answers on {self._client.full_name(service)}: is the node there, and is it active?")
+        return self._client.call(service, request, CALL_S)
 
 
 def _of(camera: str, name: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import viser
 import websockets.asyncio.server as sockets
-from viser._messages import ShareUrlRequest
+from viser._messages import FileTransferPart, FileTransferStartUpload, ShareUrlRequest
 
 from qwen3vl_ros.types import InvalidInput
 
@@ -33,8 +33,8 @@ HEADERS = {
 }
 
 
-def serve(host: str, port: int, title: str) -> viser.ViserServer:
-    """The server, listening. Raises InvalidInput where the address cannot be had: viser would quietly take the next port."""
+def serve(host: str, port: int, title: str, most_mb: float = 40) -> viser.ViserServer:
+    """The server, listening. most_mb: of a file that a browser gives. Raises InvalidInput where the address cannot be had: viser would quietly take the next port."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -48,7 +48,43 @@ def serve(host: str, port: int, title: str) -> viser.ViserServer:
         server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
     # Anybody's message could otherwise have the page published through a server on the internet.
     server._websock_server.unregister_handler(ShareUrlRequest)
+    # Nothing that everybody sees takes files, and viser would give one to any control that a browser names.
+    for kind in (FileTransferStartUpload, FileTransferPart):
+        server._websock_server.unregister_handler(kind)
+    server.on_client_connect(partial(_bound_uploads, most_mb))
     return server
+
+
+def _bound_uploads(most_mb: float, client: viser.ClientHandle) -> None:
+    """viser takes what a browser sends, and looks at it when all is here: one file at a time, and no more than it was said to be."""
+    gui = client.gui
+    begun, start, take = (
+        gui._current_file_upload_states,
+        gui._handle_file_transfer_start,
+        gui._handle_file_transfer_part,
+    )
+
+    def started(client_id: int, message: FileTransferStartUpload) -> None:
+        begun.clear()
+        if message.size_bytes > most_mb * 1e6:
+            words = f"{message.filename[:80]} has {message.size_bytes / 1e6:.0f} MB, more than {most_mb:g}; give a smaller one"
+            client.add_notification("This file was not taken", words, color="red")
+        elif isinstance(
+            gui._gui_input_handle_from_uuid.get(message.source_component_uuid), viser.GuiUploadButtonHandle
+        ):
+            start(client_id, message)
+
+    def came(client_id: int, message: FileTransferPart) -> None:
+        state = begun.get(message.transfer_uuid)
+        if state is not None and state["transferred_bytes"] + len(message.content) > state["total_bytes"]:
+            begun.clear()
+        else:
+            take(client_id, message)
+
+    connection = gui._websock_interface
+    for kind, was, now in ((FileTransferStartUpload, start, started), (FileTransferPart, take, came)):
+        connection.unregister_handler(kind, was)
+        connection.register_handler(kind, now)
 
 
 def refusal(headers: Any) -> str:

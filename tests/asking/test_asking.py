@@ -189,6 +189,13 @@ def test_own_sentences_never_contradict_the_facts_they_are_made_of():
         assert line(asked, what)
 
 
+def test_what_nobody_can_say_it_stands_on_still_has_its_distance():
+    said = Said("place", far_m=0.56, numbers_m=(0.56,), reason="too close to tell")
+    for language, metres in (("en", "56.0 cm"), ("zh", "56.0厘米")):
+        told = sentence(language, Understood("where", ("mug",)), said)
+        assert metres in told and ("cannot tell" in told or "无法确定" in told)
+
+
 # -- sessions ------------------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ FOUND = next(filter(None, map(shutil.which, BROWSERS)), None)
 # WebGL by the CPU, small, because the tests share the machine with a camera and a model.
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage")
 DESK, PHONE = {"width": 1100, "height": 700}, {"width": 390, "height": 780}
-PATIENCE_MS = 90_000
+PATIENCE_MS = 150_000
 
 needs_browser = pytest.mark.skipif(
     FOUND is None, reason="no Chromium here: apt-get install chromium-headless-shell fonts-wqy-microhei"
@@ -24,6 +24,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def start(graph, module: str, **parameters):
+    given = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
+    arguments = ("--ros-args", "-r", "__ns:=/qwen3vl", *given)
+    return graph.start("-m", f"qwen3vl_ros.node.{module}", *arguments, name=module.split(".")[0])
+
+
+def start_page(graph, *arguments: str) -> str:
+    port = free_port()
+    page = graph.start("-m", "qwen3vl_ros.web", "--port", str(port), *arguments, name="page")
+    page.logged("page: http://localhost:", 60)
+    return f"http://localhost:{port}"
 
 
 class Tab:
@@ -46,11 +59,20 @@ class Tab:
         """The line beside a label."""
         return self.page.get_by_text(label, exact=True).locator("xpath=ancestor::*[.//input][1]//input")
 
-    def enter(self, label: str, words: str) -> None:
-        """Type into a line, and send it."""
+    def write(self, label: str, words: str) -> None:
+        """Type into a line."""
         self.field(label).fill(words)
         self.page.wait_for_timeout(150)  # the page sends what is typed in slices of a twentieth of a second
+
+    def enter(self, label: str, words: str) -> None:
+        """Type into a line, and send it."""
+        self.write(label, words)
         self.field(label).press("Enter")
+
+    def choose(self, label: str, option: str) -> None:
+        """One of the choices beside a label."""
+        self.field(label).first.click()
+        self.page.get_by_role("option", name=option, exact=True).click()
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()

@@ -48,6 +48,13 @@ class Follower:
 
     async def _follow(self, goal):
         asked = goal.request
+        is_newest = (asked.plan_id, asked.revision) == (self._plan.plan_id, self._plan.revision)
+        if asked.steps:
+            if not is_newest:
+                return self._ended(goal, R.REJECTED, f"plan {asked.plan_id} has another revision now")
+            self._plan.steps = list(asked.steps)
+            self._tell(revision=self._plan.revision + 1)
+            return self._ended(goal, R.OK, "")
         if not asked.execute:
             self._tell(plan_id=self._plan.plan_id + 1, instruction=asked.instruction, executable=True)
             self._plan.steps = [
@@ -60,7 +67,7 @@ class Follower:
             if self._second is not None:
                 self._second.set_result(None)
             return self._ended(goal, R.BUSY, "another instruction is being carried out")
-        if (asked.plan_id, asked.revision) != (self._plan.plan_id, self._plan.revision) or not self._plan.executable:
+        if not is_newest or not self._plan.executable:
             return self._ended(goal, R.REJECTED, f"plan {asked.plan_id} has another revision now")
         self._running = Future(executor=self._node.executor)
         if self._second is not None:

@@ -62,6 +62,7 @@ class Workbench:
             "target_frame": "world",
             "robot_frame": "arm_link0",
             "targets": None,
+            "request_timeout": 120.0,  # a slow machine shall only be slow
         } | parameters
         given |= {"enabled": False, "max_age": 5.0}
         arguments = ["-m", "qwen3vl_ros.node.perception.main", "--ros-args"]

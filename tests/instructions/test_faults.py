@@ -8,7 +8,7 @@ import pytest
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Performer
-from qwen3vl_ros.instructions.plans import Planner
+from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.rehearsal import NO_ANSWER, NO_SERVER, Rehearsal

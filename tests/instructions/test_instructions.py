@@ -10,7 +10,7 @@ from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Done, Performer
-from qwen3vl_ros.instructions.plans import Planner
+from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.arm import Arm, furnish

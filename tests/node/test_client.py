@@ -3,10 +3,14 @@
 import threading
 
 import pytest
+from rclpy.action import ActionServer
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
 from ros_graph import until
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
+from qwen3vl_ros.action import FollowInstruction
 from qwen3vl_ros.node.client import LATCHED, Client, NoReply, decoded
 
 
@@ -57,6 +61,24 @@ def test_a_service_answers_and_one_that_nobody_offers_is_told_of(graph, make):
     assert reply.success and reply.message == "heard"
     with pytest.raises(NoReply, match="nobody did not answer within 0.1 s"):
         client.call("nobody", SetBool.Request(), 0.1)
+
+
+def test_whoever_waits_for_a_server_that_goes_away_is_told(graph, make):
+    goals, over = [], Future()
+
+    async def follow(goal):
+        goals.append(goal)
+        await over  # it never ends
+
+    server = ActionServer(
+        graph.node, FollowInstruction, "/qwen3vl/follow", follow, callback_group=ReentrantCallbackGroup()
+    )
+    client = make().spin_alone()
+    client.use_action("follow", FollowInstruction)
+    assert client.spin(20.0, lambda: client.acts("follow"))
+    threading.Thread(target=lambda: until(lambda: goals) and server.destroy()).start()
+    with pytest.raises(NoReply, match="follow has gone while its answer was waited for"):
+        client.ask_for("follow", FollowInstruction.Goal(), 60.0)
 
 
 def test_waiting_calls_its_owner_who_may_end_it(make):

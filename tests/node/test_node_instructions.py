@@ -24,7 +24,6 @@ def bench(shared_graph):
 
 @pytest.fixture(autouse=True)
 def _the_world_as_it_was_at_first(bench):
-    bench.set("request_timeout", 30.0)
     bench.set("follow.step_timeout", 120.0)
     bench.set("follow.stop_timeout", 15.0)
     bench.reset()

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from qwen3vl_ros.types import InvalidInput
 from qwen3vl_ros.web import html
 from qwen3vl_ros.web.server import refusal, serve
-from qwen3vl_ros.web.uploads import MOST_PICTURES, pictures_of
+from qwen3vl_ros.web.uploads import MOST_PICTURES, pictures_of, thumbnail_html
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +90,41 @@ def test_a_plot_has_gaps_where_nothing_was_read():
     assert html.line_svg([np.nan, 1.0]) == "" and "nan" not in html.line_svg([3.0, 3.0, np.nan])
 
 
+def video(folder, count: int) -> bytes:
+    """So many pictures at 10 Hz, each lighter than the one before."""
+    path = folder / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (64, 48))
+    for number in range(count):
+        writer.write(np.full((48, 64, 3), 10 * number % 250, np.uint8))
+    writer.release()
+    return path.read_bytes()
+
+
 def test_a_photo_is_one_picture_and_a_video_a_few_in_their_order(tmp_path):
     rgb = np.full((48, 64, 3), (200, 20, 20), np.uint8)
     (photo,) = pictures_of("photo.png", cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
     assert (photo.width, photo.height, photo.encoding) == (64, 48, "rgb8") and bytes(photo.data[:3]) == b"\xc8\x14\x14"
     (wide,) = pictures_of("wide.png", cv2.imencode(".png", np.zeros((10, 4000, 3), np.uint8))[1].tobytes())
     assert (wide.width, wide.height) == (1280, 3)
-    path = tmp_path / "video.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (64, 48))
-    for shade in range(0, 250, 10):
-        writer.write(np.full((48, 64, 3), shade, np.uint8))
-    writer.release()
-    stills = pictures_of("video.avi", path.read_bytes())
+    stills = pictures_of("video.avi", video(tmp_path, 25))
     shades = [int(np.mean(still.data)) for still in stills]
     stamps = [still.header.stamp.sec + still.header.stamp.nanosec / 1e9 for still in stills]
     assert len(stills) == MOST_PICTURES and shades == sorted(shades) and shades[0] < 10 and shades[-1] > 230
     assert stamps[0] == 0 and stamps[-1] == pytest.approx(2.4)
-    for name, content in (("notes.txt", b"words"), ("empty.png", b""), ("cut.png", b"\x89PNG\r\n\x1a\n")):
+    (one,) = pictures_of("one.avi", video(tmp_path, 1))
+    assert one.header.stamp.sec == 0 and one.height == 48
+    (line,) = pictures_of("line.png", cv2.imencode(".png", np.zeros((1, 4000, 3), np.uint8))[1].tobytes())
+    assert (line.width, line.height) == (1280, 1) and thumbnail_html([line]).count("data:image/jpeg") == 1
+    (thread,) = pictures_of("thread.png", cv2.imencode(".png", np.zeros((4000, 1, 3), np.uint8))[1].tobytes())
+    assert (thread.width, thread.height) == (1, 1280) and thumbnail_html([thread])
+    with pytest.raises(InvalidInput, match="long.avi lasts longer than 60 s"):
+        pictures_of("long.avi", video(tmp_path, 700))
+    for name, content in (
+        ("none.avi", video(tmp_path, 0)),
+        ("notes.txt", b"words"),
+        ("empty.png", b""),
+        ("cut.png", b"\x89PNG\r\n\x1a\n"),
+    ):
         with pytest.raises(InvalidInput, match=re.escape(name)):
             pictures_of(name, content)
     with pytest.raises(InvalidInput, match="41 MB, more than 40"):

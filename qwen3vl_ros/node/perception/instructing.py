@@ -22,7 +22,9 @@ from qwen3vl_ros.action import FollowInstruction
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Outcome, Performer, code_of
-from qwen3vl_ros.instructions.plans import Placed, Plan, Planner, PlanStep
+from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Plan, PlanStep
+from qwen3vl_ros.instructions.scene import Placed
 from qwen3vl_ros.msg import Plan as PlanMessage
 from qwen3vl_ros.node import messages, plan_messages
 from qwen3vl_ros.node.perception.agenda import Call, Job

@@ -19,7 +19,8 @@ import numpy as np
 from qwen3vl_ros.asking.finding import Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import looked_again
-from qwen3vl_ros.instructions.plans import Plan, Planner, PlanStep
+from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Plan, PlanStep
 from qwen3vl_ros.instructions.reach import Reaching, within_reach
 from qwen3vl_ros.node.perception.agenda import Call, Job
 from qwen3vl_ros.node.perception.asking import Asking, told_errors

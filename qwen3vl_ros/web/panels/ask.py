@@ -8,7 +8,8 @@ import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Mapping
 
 import viser
 
@@ -25,6 +26,7 @@ _VERDICTS = {Fact.UNKNOWN: ("unknown", "#888"), Fact.FALSE: ("false", "#e53935")
 _NAMES = ("OK", "NOT_FOUND", "AMBIGUOUS", "STALE", "NO_DEPTH", "TF", "TIMEOUT", "CANCELLED", "ERROR")
 _CODES = {getattr(Ask.Result, name): name for name in _NAMES}
 _KEPT = 6
+_NAME = 80  # characters of a file's name
 
 
 @dataclass
@@ -75,12 +77,13 @@ class AskPanel(Panel):
             back = client.gui.add_button("Back to the camera", order=5, visible=False)
 
         def given(_: Any) -> None:
+            name = upload.value.name[:_NAME]
             try:
-                asker.pictures = pictures_of(upload.value.name, upload.value.content)
+                asker.pictures = pictures_of(name, upload.value.content)
             except PerceptionError as error:
                 client.add_notification("This file cannot be asked about", str(error), color="red")
                 return
-            asker.about = upload.value.name
+            asker.about = name
             about.content = html.block("given", thumbnail_html(asker.pictures), html.text(asker.about))
             about.visible = back.visible = True
 
@@ -125,7 +128,10 @@ def _shown(turn: Turn) -> str:
             parts.append(html.note(f"{_CODES.get(result.code, result.code)} {result.message}", "#e53935"))
         if result.disagreement:
             parts.append(html.note(f"the model said: {result.model_answer} ({result.disagreement})", "#ef6c00"))
-        parts.append(facts_html(result.facts))
+        names = {
+            d.id: d.results[0].hypothesis.class_id for of in result.detections_2d for d in of.detections if d.results
+        }
+        parts.append(facts_html(result.facts, names))
     elif not turn.error:
         parts.append(html.note("…"))
     if turn.error:
@@ -133,15 +139,15 @@ def _shown(turn: Turn) -> str:
     return f'<div class="turn" style="margin-bottom:8px">{"".join(parts)}</div>'
 
 
-def facts_html(facts: Any) -> str:
-    """A line a fact: what was stated, whether it holds, by how much."""
+def facts_html(facts: Any, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A line a fact: what was stated, whether it holds, by how much. names: of things, by the ids that facts have for them."""
     rows = []
     for fact in facts:
         verdict, colour = _VERDICTS.get(fact.verdict, ("?", "#888"))
         values = ", ".join(f"{q.name} {q.value:.3f} {q.unit}".strip() for q in fact.values)
         margin = f"margin {fact.margin:+.3f} m" if fact.margin == fact.margin else ""
         rows.append((
-            html.text(f"{fact.relation}({', '.join(fact.arguments)})"),
+            html.text(f"{fact.relation}({', '.join(f'{names[a]} {a}' if a in names else a for a in fact.arguments)})"),
             f'<span style="color:{colour}">{verdict}</span>',
             html.text("; ".join(filter(None, (values, margin, fact.reason if fact.verdict == Fact.UNKNOWN else "")))),
         ))  # fmt: skip

@@ -4,6 +4,7 @@ alphabet can be read and tested. A box is drawn on the picture that it was found
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -19,6 +20,7 @@ from qwen3vl_ros.web.robot import Camera, Robot
 
 PERIOD_S = 0.04
 STALE_NS = 1_000_000_000
+MISSING_S, WAITING = 3, "waiting for the camera"
 WIDEST_PX, JPEG = 960, 75
 _STATES = {TrackState.COASTING: "coasting", TrackState.OCCLUDED: "occluded", TrackState.UNCERTAIN: "uncertain"}
 
@@ -33,28 +35,35 @@ class CameraPanel(Panel):
         self.pictures: OrderedDict[int, np.ndarray] = OrderedDict()
         self._boxes: Any = None
         self._states: dict[str, str] = {}
-        self._shown_ns = 0
+        self._seen_s = 0.0
         names = list(robot.cameras)
         self._choice = server.gui.add_dropdown("camera", names, order=0) if len(names) > 1 else None
         self._overlay = server.gui.add_html("", order=1)
         self._picture = server.gui.add_image(np.full((480, 640, 3), 40, np.uint8), order=2, jpeg_quality=JPEG)
-        self._said = server.gui.add_html(html.block("seen", html.note("waiting for the camera")), order=3)
+        self._said = server.gui.add_html(html.block("seen", html.note(WAITING)), order=3)
         if self._choice:
             self._choice.on_update(lambda _: self._forget())
 
     @property
     def camera(self) -> Camera:
         """The one that everybody looks at."""
-        return self._robot.cameras[self._choice.value if self._choice else next(iter(self._robot.cameras))]
+        cameras = self._robot.cameras
+        name = self._choice.value if self._choice else ""
+        return cameras[name if name in cameras else next(iter(cameras))]  # a browser may say anything
 
     def _forget(self) -> None:
-        self._boxes, self._shown_ns = None, 0
+        self._boxes, self._seen_s = None, time.monotonic()
         self.pictures.clear()
+        self._say(html.note(WAITING))
 
     def update(self) -> None:
-        if not self._server.get_clients():
-            return  # nobody looks
-        camera = self.camera
+        camera = self.camera if self._server.get_clients() else None
+        for other in self._robot.cameras.values():
+            if other is not camera:
+                other.image.forget()  # pictures are large, and nobody looks at these
+        if camera is None:
+            self._seen_s = time.monotonic()
+            return
         if (states := camera.states.newest()) is not None:
             self._states = {s.id: _STATES.get(s.state, "") for s in states.tracks}
         tracks, found = camera.tracks_2d.newest(), camera.detections_2d.newest()
@@ -66,6 +75,9 @@ class CameraPanel(Panel):
             image = camera.image.newest()
         if image is not None:
             self._show(image, boxes)
+            self._seen_s = time.monotonic()
+        elif self.pictures and (missing_s := int(time.monotonic() - self._seen_s)) >= MISSING_S:
+            self._say(html.note(f"no picture for {missing_s} s: what stands here is the last one", "#ef6c00"))
 
     @staticmethod
     def _is_old(boxes: Any, now_ns: int) -> bool:
@@ -84,7 +96,10 @@ class CameraPanel(Panel):
             self._picture.image = rgb
             self._overlay.content = html.boxes_svg(size_px, drawn)
         names = ", ".join(label for *_, label, _ in drawn) or "nothing that is looked for"
-        said = html.block("seen", html.text(f"{image.width}x{image.height}, {image.header.frame_id}: {names}"))
+        self._say(html.text(f"{image.width}x{image.height}, {image.header.frame_id}: {names}"))
+
+    def _say(self, words: str) -> None:
+        said = html.block("seen", words)
         if said != self._said.content:
             self._said.content = said
 

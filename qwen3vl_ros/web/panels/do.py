@@ -17,6 +17,7 @@ from qwen3vl_ros.web import html
 from qwen3vl_ros.web.panels.ask import facts_html
 from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.panels.camera import CameraPanel
+from qwen3vl_ros.web.panels.edit import Editor
 from qwen3vl_ros.web.robot import Robot
 
 _NAMES = ("OK", "NOT_FOUND", "AMBIGUOUS", "STALE", "TF", "PRECONDITION", "EXECUTION", "POSTCONDITION", "TIMEOUT",
@@ -41,7 +42,8 @@ class DoPanel(Panel):
         self.plan: Plan | None = None
         self._progress = ""
         self._changed = threading.Event()
-        self._approve: viser.GuiButtonHandle | None = None
+        self._buttons: list[viser.GuiButtonHandle] = []
+        self._editing, self._editors = threading.Lock(), dict[int, Editor]()  # by browser
         stop = server.gui.add_button("Stop the arm", color="red", icon=viser.Icon.HAND_STOP, order=0)
         stop.on_click(self._on_stop)
         self._folder = server.gui.add_folder("Do")
@@ -59,29 +61,46 @@ class DoPanel(Panel):
     def update(self) -> None:
         plan = self._robot.plan.newest()
         if plan is not None:
-            if self.plan is None or (plan.plan_id, plan.revision, plan.executable) != (
-                self.plan.plan_id,
-                self.plan.revision,
-                self.plan.executable,
-            ):
+            shown, self.plan = self.plan, plan
+            if shown is None or _revision(shown) != _revision(plan):
                 self._offer(plan)
-            self.plan = plan
         if plan is not None or self._changed.is_set():
             self._changed.clear()
             self._said.content = html.block("plan", _shown(self.plan), self._progress)
 
     def _offer(self, plan: Plan) -> None:
-        """A new button for each revision: a click is an approval of what stood there when it was made, and of nothing newer."""
-        if self._approve is not None:
-            self._approve.remove()
-            self._approve = None
-        if plan.executable:
-            with self._folder:
-                self._approve = self._server.gui.add_button("Approve and do it", color="green", order=4)
-            goal = FollowInstruction.Goal(
-                plan_id=plan.plan_id, revision=plan.revision, camera=plan.camera, execute=True
-            )
-            self._approve.on_click(lambda click: self._follow(click.client, goal))
+        """New buttons for each revision: a click is an approval of what stood there when it was made, and of nothing newer."""
+        while self._buttons:
+            self._buttons.pop().remove()
+        with self._editing:  # what somebody still changes is of a revision that is no more
+            for browser in self._editors.keys() & self._server.get_clients().keys():
+                self._editors[browser].close()
+            self._editors.clear()
+        with self._folder:
+            if plan.executable:
+                approve = self._server.gui.add_button("Approve and do it", color="green", order=4)
+                goal = FollowInstruction.Goal(
+                    plan_id=plan.plan_id, revision=plan.revision, camera=plan.camera, execute=True
+                )
+                approve.on_click(lambda click: self._follow(click.client, goal))
+                self._buttons.append(approve)
+            if plan.steps and all(step.status == PlanStep.OPEN for step in plan.steps):
+                change = self._server.gui.add_button("Change the steps", order=5)
+                change.on_click(lambda click: self._edit(click.client, plan))
+                self._buttons.append(change)
+
+    def _edit(self, client: viser.ClientHandle, plan: Plan) -> None:
+        with self._editing:
+            if (open_one := self._editors.pop(client.client_id, None)) is not None:
+                open_one.close()
+            if _revision(plan) == _revision(self.plan):
+                with self._folder:
+                    self._editors[client.client_id] = Editor(
+                        client.gui,
+                        plan,
+                        lambda goal: self._follow(client, goal),
+                        lambda words: self._tell(client, "not checked", words),
+                    )
 
     def _make_plan(self, client: viser.ClientHandle, words: str) -> None:
         if words.strip():
@@ -125,6 +144,10 @@ class DoPanel(Panel):
     def _say(self, words: str) -> None:
         self._progress = f'<div class="progress">{words}</div>'
         self._changed.set()
+
+
+def _revision(plan: Plan) -> tuple[int, int, bool]:
+    return plan.plan_id, plan.revision, plan.executable
 
 
 def _shown(plan: Plan | None) -> str:

@@ -172,7 +172,8 @@ def _jaws(pose: Any, width_m: float, approach_m: float, colour: tuple[int, int, 
 
 
 def _coloured(points: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return points.astype(np.float32), np.broadcast_to(np.array(colour, np.uint8), points.shape)
+    light = np.uint8(255 * (np.array(colour) / 255) ** 2.2)  # viser's lines have linear colours
+    return points.astype(np.float32), np.broadcast_to(light, points.shape)
 
 
 def _rgb(id: str) -> tuple[int, int, int]:

@@ -98,14 +98,15 @@ class Alarm:
 
 
 def _unit(ucum: str) -> str:
-    """UCUM's unit of a mere number is 1."""
-    return "" if ucum == "1" else ucum
+    """UCUM's code as people write it."""
+    return {"1": "", "Cel": "°C", "[degF]": "°F"}.get(ucum, ucum.strip("[]"))
 
 
 def _row(name: str, point: Point) -> tuple[str, ...]:
     reading = point.reading
     known = not math.isnan(reading.value)
-    value = f"{reading.value:.4g} {_unit(reading.unit)}" if known else reading.text or _REASONS.get(reading.reason, "")
+    number = f"{reading.value:.4g} {_unit(reading.unit)}" if known else _REASONS.get(reading.reason, "")
+    value = reading.text or number
     colour = _QUALITY.get(reading.quality, "#888")
     zone = f" {reading.zone}" if reading.zone else ""
     return (

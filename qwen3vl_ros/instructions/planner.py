@@ -1,0 +1,141 @@
+"""An instruction and the newest picture become a plan.
+
+Understood by rules, else by the model; found by the model; measured by geometry (scene.py). Knows nothing of arms or ROS.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from qwen3vl_ros.asking.finding import Finder, Found, Shot
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.engine.base import Limits, Prompt
+from qwen3vl_ros.instructions.plans import Plan, PlanStep, words
+from qwen3vl_ros.instructions.scene import Cannot, Placed, Scene, names_of
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions.grammar.orders import planned
+from qwen3vl_ros.questions.plan import Plan as PlanQuestion
+from qwen3vl_ros.questions.plan import Planned, Step
+from qwen3vl_ros.types import GraspTarget, InvalidInput, MalformedAnswer, NotFound
+
+_TOKENS = 256
+
+
+@dataclass
+class Planner:
+    """Makes plans with a Perception. One thread at a time, as that."""
+
+    perception: Perception
+    _ids: itertools.count = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self):
+        self._finder = Finder(self.perception, closely=True)
+
+    def plan(self, shot: Shot, instruction: str, control: Control | None = None, held: PlanStep | None = None) -> Plan:
+        """The plan of an instruction, grounded in one picture. held: the step that puts back what the gripper holds, which goes first.
+        Raises InvalidInput for an empty one, and what finding raises.
+        """
+        if not instruction.strip():
+            raise InvalidInput("the instruction is empty; say what to do, e.g. 'put the red cube into the bowl'")
+        told, reader = self._understood(instruction, control)
+        plan = Plan(next(self._ids), instruction, (), "", shot.frame.stamp_ns, 0, reader)
+        if told is None:
+            return replace(plan, question=words(instruction, "unread"), lacks="unread")
+        if told.question:
+            return replace(plan, question=told.question, lacks="asked")
+        first = () if held is None else (replace(held, status="", message=""),)
+        return self.ground(replace(plan, steps=(*first, *(PlanStep(step) for step in told.steps))), shot, control)
+
+    def edited(
+        self,
+        plan: Plan,
+        steps: Sequence[Step],
+        shot: Shot,
+        control: Control | None = None,
+        held: PlanStep | None = None,
+    ) -> Plan:
+        """The plan with other steps, grounded anew. held: as of `plan`; it goes first whether it is among the steps or not. Raises
+        InvalidInput for what is no step, and what finding raises.
+        """
+        told = PlanQuestion.checked(steps)
+        first = () if held is None else (replace(held, status="", message=""),)
+        if first and told[:1] == (held.told,):
+            told = told[1:]
+        new = replace(plan, steps=(*first, *(PlanStep(s) for s in told)), question="", lacks="", understood_by="client")
+        return self.ground(new, shot, control)
+
+    def ground(self, plan: Plan, shot: Shot, control: Control | None = None) -> Plan:
+        """The plan with its open steps grounded in a picture; done ones stay, and so does what is remembered."""
+        open_steps = [s for s in plan.steps if s.status != "done" and not s.remembered]
+        names = dict.fromkeys(n for s in open_steps for n in names_of(s.told) if n)
+        found = self._finder.find(shot, tuple(names), control)
+        plan = replace(plan, stamp_ns=shot.frame.stamp_ns, revision=plan.revision + 1)
+        steps: list[PlanStep] = []
+        try:
+            scene = Scene(self.perception, shot, found, plan.instruction)
+            for step in plan.steps:
+                if step.status == "done" or step.remembered:
+                    steps.append(step)
+                    continue
+                places_it = next((s.told for s in plan.steps[len(steps) + 1 :] if s.told.action == "place"), None)
+                steps.append(scene.grounded(step, steps, places_it if step.told.action == "pick" else None))
+        except Cannot as why:
+            return replace(plan, question=str(why), lacks=why.lacks)
+        return replace(plan, steps=tuple(steps), frame_id=scene.frame_id)
+
+    def places(
+        self, shot: Shot, told: Step, grasp: GraspTarget | None = None, control: Control | None = None
+    ) -> Placed:
+        """Where a thing that is seen can go, `told` being the step that puts it there; held with `grasp`, or with what is found. Raises
+        NotFound with the reason why there is no such thing or nobody can measure it, InvalidInput, and what finding raises.
+        """
+        (told,) = PlanQuestion.checked((told,))
+        if told.action != "place" or told.relation == "back":
+            raise InvalidInput(
+                f"{told.relation or told.action} is no place that can be looked for; on, in, next to ... are"
+            )
+        found = self._finder.find(shot, tuple(n for n in names_of(told) if n), control)
+        try:
+            scene = Scene(self.perception, shot, found, told.object)
+            return scene.places(told, grasp)
+        except Cannot as why:
+            raise NotFound(str(why)) from None
+
+    def find(
+        self,
+        shot: Shot,
+        names: Sequence[str],
+        control: Control | None = None,
+        expected: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Found:
+        """What these names mean in a picture, measured. expected: as of Finder.find."""
+        return self._finder.find(shot, names, control, expected=expected)
+
+    def _understood(self, instruction: str, control: Control | None) -> tuple[Planned | None, str]:
+        if told := planned(instruction):
+            return told, "rules"
+        question = PlanQuestion(instruction)
+        limits = replace(Limits.of(self.perception.config.generation), max_new_tokens=_TOKENS)
+        prompt = Prompt(question.prompt(), (), schema=question.schema(), stream="orders")
+        generation = self.perception.engine.generate(prompt, limits, control)
+        try:
+            told = question.read(generation, ()).value
+        except MalformedAnswer:
+            return None, "model"
+        said = instruction.lower()
+        if told.question and not _speaks_of(told.question, said):
+            return None, "model"
+        known = all(name.lower() in said for step in told.steps for name in (step.object,) if name)
+        return (told if known else None), "model"
+
+
+def _speaks_of(question: str, said: str) -> bool:
+    """Whether a question back names something of the order: one that does not is no question about it."""
+    words = re.findall(r"[a-z]{3,}", question.lower()) or [question[k : k + 2] for k in range(len(question) - 1)]
+    return len(question) < 160 and any(w in said for w in words if w not in ("the", "and"))

@@ -1,0 +1,211 @@
+"""What one picture says about the things that a plan names: what is meant, how it can be held, where it can go.
+
+Where two things fit, or none does, nothing is chosen: the reason goes back to whoever gave the order. Knows nothing of arms or ROS.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Iterable, Sequence
+
+import numpy as np
+
+from qwen3vl_ros.asking.finding import Found, Shot, canonical
+from qwen3vl_ros.geometry import facts
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.grasping.grasps import plan_grasps
+from qwen3vl_ros.grasping.placing import find_places
+from qwen3vl_ros.instructions.plans import SAY, PlanStep, raised
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions.aliases import in_english, same_thing
+from qwen3vl_ros.questions.grammar import language_of
+from qwen3vl_ros.questions.grammar.orders import CORNERS, ORDINALS
+from qwen3vl_ros.questions.plan import Step
+from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, PlaceTarget, Verdict
+
+_GRASPS = 8  # ways to hold a thing, for whoever puts it where not every hand fits
+_PLACES = 10  # where to put it, each with every way to hold it that fits there
+_LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
+_LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
+_CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
+_FACTS = {"on": "on", "in": "in", "next to": "next_to", "left of": "left_of", "right of": "right_of"} | {
+    "in front of": "in_front_of",
+    "behind": "behind",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where a thing can be put, best first; each place counts one of the grasps. found: everything that was looked for."""
+
+    target: Detection3D
+    grasps: tuple[GraspTarget, ...]
+    places: tuple[PlaceTarget, ...]
+    found: Found
+
+
+class Cannot(Exception):
+    """Why a step cannot be grounded, as a question or a statement for whoever gave the order; never leaves the planner. lacks: as
+    Plan's.
+    """
+
+    def __init__(self, lacks: str, message: str):
+        super().__init__(message)
+        self.lacks = lacks
+
+
+class Scene:
+    """What one picture says about the things that a plan names."""
+
+    def __init__(self, perception: Perception, shot: Shot, found: Found, instruction: str):
+        self._perception, self._found, self._language = perception, found, language_of(instruction)
+        self._cloud = SceneCloud.of(shot.frame, perception.config.lift)
+        if shot.lacks or not self._cloud.usable:
+            raise Cannot(
+                "pose" if shot.no_pose else "stale" if shot.stale else "depth", shot.lacks or self._cloud.reason
+            )
+        self.frame_id = self._cloud.frame_id
+        self._layout: Layout = found.layout
+        self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
+
+    def grounded(self, step: PlanStep, before: Sequence[PlanStep], goes: Step | None) -> PlanStep:
+        told = step.told
+        held = next((s.told.object for s in before if s.remembered and s.status != "done"), "")
+        if held and (_speaks_of(told, held) or not self._all_seen(told)):
+            return step  # it is, or may be, what the gripper holds, and nobody sees that as it will stand
+        if told.action == "look":
+            target = self._one(told.object)
+            return replace(step, target=target, after=(Fact("exists", (told.object,)),))
+        target = self._one(told.object)
+        if told.action == "pick":
+            grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
+            feasible = tuple(g for g in grasps if g.feasible)
+            if not feasible:
+                why = grasps[0].reason if grasps else "it has no measured surface"
+                raise self._cannot("no grasp", told.object, why)
+            stood_on = facts.stands_on(self._layout, target.id)
+            return replace(
+                step,
+                target=target,
+                grasps=feasible,
+                before=(Fact("exists", (told.object,)), Fact("holding", ())),
+                after=(Fact("holding", (target.id,)),),
+                names=self._names_of(stood_on.arguments),
+                stood_on=stood_on if stood_on.verdict is not Verdict.FALSE else None,
+                up=self._layout.level_R_frame[2],
+            )
+        asked = self._asked(target, told)
+        named = {a for f in asked for a in f.arguments if a != target.id}
+        around = tuple((d.label, d.frame_T_box[:3, 3]) for d in self._found.detections_3d if d.id in named)
+        hollow = tuple(t for t in self._layout.things if t.id in named and t.inside is not None)
+        names = self._names_of(a for f in asked for a in f.arguments)
+        step = replace(step, names=names, around=around, hollow=hollow)
+        picks = [s for s in before if s.told.action == "pick" and s.told.object == told.object]
+        if not picks:
+            raise self._cannot("not held", told.object, "")
+        pick = picks[-1]
+        earlier = [s for s in before if s.told.action == "place" and s.told.object == told.object and not s.status]
+        held = (Fact("holding", (target.id,)),)
+        if earlier or self._moved_before(told, before):  # of a picture to come
+            return replace(step, target=target, before=held, after=asked)
+        if told.relation == "back":
+            return replace(step, target=target, before=held, after=asked, places=(self._home(picks[0], target, pick),))
+        grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
+        gripper = self._perception.config.gripper
+        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _GRASPS)
+        if not places[0].feasible:
+            raise self._cannot("no place", f"{told.relation} {told.reference}", places[0].reason)
+        return replace(step, target=target, places=places, before=held, after=asked)
+
+    def places(self, told: Step, grasp: GraspTarget | None) -> Placed:
+        target = self._one(told.object)
+        asked = self._asked(target, told)
+        if grasp is not None:
+            grasps: tuple[GraspTarget, ...] = (replace(grasp, detection_id=target.id, label=target.label),)
+        else:
+            grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
+        places = find_places(self._cloud, self._layout, target, asked, grasps, self._perception.config.gripper)
+        return Placed(target, grasps, places, self._found)
+
+    def _names_of(self, ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """What ids are called: things, and surfaces."""
+        called = {d.id: d.label for d in self._found.detections_3d} | {s.id: s.label for s in self._layout.surfaces}
+        return tuple((i, called[i]) for i in ids if i in called)
+
+    def _home(self, first: PlanStep, target: Detection3D, pick: PlanStep) -> PlaceTarget:
+        """Where the thing was when the plan first took it."""
+        home, grasp = (first.target or target).frame_T_box, pick.grasps[0]
+        release = home @ np.linalg.inv(target.frame_T_box) @ grasp.frame_T_gripper
+        release = raised(release, self._layout.level_R_frame[2])
+        gripper, support = self._perception.config.gripper, facts.stands_on(self._layout, target.id).arguments[1]
+        frame = self._cloud.frame_id
+        return PlaceTarget(target.id, support, frame, home, release, 0, gripper.standoff, 0.0, grasp.quality, True)
+
+    def _moved_before(self, told: Step, before: Sequence[PlanStep]) -> bool:
+        """Whether an earlier step moves what this one refers to."""
+        return any(s.told.action == "place" and s.told.object == told.reference and not s.status for s in before)
+
+    def _all_seen(self, told: Step) -> bool:
+        labels = [d.label for d in self._found.detections_3d]
+        return all(any(same_name(label, name) for label in labels) for name in names_of(told))
+
+    def _one(self, name: str) -> Detection3D:
+        """The one thing of that name. Raises Cannot with the question that would tell."""
+        fitting = [d for d in self._found.detections_3d if same_name(d.label, name)]
+        seen = [d for d in self._found.detections_2d if same_name(d.label, name)]
+        if len(fitting) > 1 or len(seen) > 1:
+            raise self._cannot("two", name, str(max(len(fitting), len(seen))))
+        if not fitting:
+            refused = next((r for r in self._layout.refused if same_name(r.label, name)), None)
+            if refused:
+                raise self._cannot("unmeasured", name, refused.reason)
+            raise self._cannot("none", name, "")
+        return fitting[0]
+
+    def _asked(self, target: Detection3D, told: Step) -> tuple[Fact, ...]:
+        """What shall be true of the target where it is put."""
+        if told.relation == "back":
+            return (facts.stands_on(self._layout, target.id),)
+        if level := _LEVEL_EN.fullmatch(told.reference) or _LEVEL_ZH.fullmatch(told.reference):
+            return (Fact("on", (target.id, self._level(level[1])), "gravity"),)
+        if corner := _CORNER.get(told.reference):
+            return Fact("on", (target.id, "table"), "gravity"), Fact("at", (target.id, "table", corner), "viewer")
+        if canonical(told.reference) == "table":
+            return (Fact("on", (target.id, "table"), "gravity"),)
+        reference = self._one(told.reference)
+        view = "gravity" if told.relation in ("on", "in") else "" if told.relation == "next to" else "viewer"
+        return (Fact(_FACTS[told.relation], (target.id, reference.id), view),)
+
+    def _level(self, word: str) -> str:
+        levels = sorted((s.level, s.id) for s in self._layout.surfaces if s.level)
+        if not levels:
+            raise self._cannot("no shelf", word, "")
+        if word in ("top", "最上层"):
+            return levels[-1][1]
+        number = (
+            1
+            if word in ("bottom", "最下层")
+            else next(k for k, names in enumerate(zip(ORDINALS, ("第一层", "第二层", "第三层")), 1) if word in names)
+        )
+        if number > levels[-1][0]:
+            raise self._cannot("no level", word, str(levels[-1][0]))
+        return next(i for k, i in levels if k == number)
+
+    def _cannot(self, what: str, name: str, more: str) -> Cannot:
+        return Cannot(what, SAY[self._language][what].format(name=name, more=more))
+
+
+def _speaks_of(told: Step, name: str) -> bool:
+    """Whether a step names a thing, in whichever language."""
+    return any(same_thing(n, name) or same_thing(in_english(n), in_english(name)) for n in names_of(told))
+
+
+def names_of(told: Step) -> tuple[str, ...]:
+    """What must be found for a step."""
+    if _LEVEL_EN.fullmatch(told.reference) or _LEVEL_ZH.fullmatch(told.reference):
+        return told.object, "shelf"
+    if told.reference in _CORNER or not told.reference or canonical(told.reference) == "table":
+        return (told.object,)
+    return told.object, told.reference

@@ -1,0 +1,72 @@
+"""A place is right when a newer picture shows it: by its facts, or by the thing lying where it was to lie. Exact layouts stand for pictures."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.instructions.checking import LOOKS, Checker
+from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.questions.plan import Step
+from qwen3vl_ros.sim.layouts import exact_layout
+from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.types import Detection3D, Fact, PlaceTarget, Verdict
+
+CAN = ObjectSpec("cylinder", "purple", (0.05, 0.05, 0.08), (0.0, 0.0, 0.045 + 0.04), 0.0)
+CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (0.0, 0.0, 0.0225), 0.0)
+VIEW = CameraSpec((0.0, -0.50, 0.45), (0.0, 0.0, 0.03))
+
+
+def seen(can, taller_m=0.0):
+    """What a picture shows of the can; taller_m: of the cube below it that was taken for a part of it."""
+    spec = SceneSpec(0, (can, CUBE), camera=VIEW)
+    layout = exact_layout(spec, VIEW.world_T_camera(), (0, 1))
+    low = replace(
+        can,
+        size_m=(*can.size_m[:2], can.size_m[2] + taller_m),
+        position_m=(*can.position_m[:2], can.position_m[2] - taller_m / 2),
+    )
+    if taller_m:
+        drawn = exact_layout(SceneSpec(0, (low, CUBE), camera=VIEW), VIEW.world_T_camera(), (0, 1))
+        layout = layout.with_things(drawn.things)
+    boxes = [
+        Detection3D(str(k), o.label, 0.9, "world", o.pose(), np.array(o.size_m)) for k, o in enumerate((low, CUBE))
+    ]
+    return SimpleNamespace(layout=layout, detections_3d=boxes)
+
+
+def verdict(found, fact=Fact("on", ("0", "1"), "gravity"), goal=CAN):
+    target = Detection3D("0", CAN.label, 0.9, "world", CAN.pose(), np.array(CAN.size_m))
+    names = (("0", "0"), ("1", "1"))  # as the exact layout calls them
+    step = PlanStep(Step("place", CAN.label, "on", CUBE.label), target, after=(fact,), names=names)
+    place = PlaceTarget("0", "1", "world", goal.pose(), np.eye(4), 0, 0.1, 0.02, 0.8, True)
+    pictures = iter((found,) * LOOKS)
+    planner = SimpleNamespace(find=lambda *_: next(pictures))
+    return Checker(planner, lambda: None, lambda *_: None, Control()).placed(0, step, place)
+
+
+def test_what_stands_where_it_should_is_there():
+    assert verdict(seen(CAN))[0] is Verdict.TRUE
+
+
+def test_a_carrier_that_was_taken_for_a_part_of_the_thing_does_not_make_it_wrong():
+    told, said = verdict(seen(CAN, taller_m=0.04))
+    assert told is Verdict.TRUE and "where it was put" in said
+
+
+@pytest.mark.parametrize("at", [(0.06, 0.0, 0.04), (0.3, 0.1, 0.04)])
+def test_what_fell_off_is_not_there(at):
+    assert verdict(seen(replace(CAN, position_m=at)))[0] is not Verdict.TRUE
+
+
+def test_what_is_not_seen_is_not_told():
+    nothing = SimpleNamespace(layout=seen(CAN).layout.with_things(()), detections_3d=[])
+    assert verdict(nothing)[0] is Verdict.UNKNOWN
+
+
+def test_beside_is_never_taken_from_the_place_where_a_look_says_no():
+    right = replace(CAN, position_m=(0.12, 0.0, 0.04))
+    assert verdict(seen(right), Fact("right_of", ("0", "1"), "viewer"), right)[0] is Verdict.TRUE
+    assert verdict(seen(right), Fact("left_of", ("0", "1"), "viewer"), right)[0] is Verdict.FALSE

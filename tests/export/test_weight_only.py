@@ -105,6 +105,8 @@ def test_weights_are_read_in_slices_and_come_out_the_same(small, tmp_path, monke
 def test_what_cannot_be_is_refused_by_name(small, tmp_path, capsys):
     assert main(["export", str(EMBEDDED), "--precision", "int4"]) == 2 and "--out DIR" in capsys.readouterr().err
     assert main(["export", str(EMBEDDED), "--precision", "int4", "--out", str(tmp_path), "--dtype", "float16"]) == 2
+    assert main(["export", str(EMBEDDED), "--precision", "int8", "--out", str(tmp_path), "--block", "64"]) == 2
+    assert "--block 64 is of --precision int4" in capsys.readouterr().err
     with pytest.raises(InvalidInput, match="matmulnbits weights already"):
         weight_only.write_quantized(read_checkpoint(small), tmp_path / "x", Scheme())
     with pytest.raises(InvalidInput, match="is the model itself"):

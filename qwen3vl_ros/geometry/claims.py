@@ -14,12 +14,14 @@ from typing import Callable, Sequence
 import cv2
 import numpy as np
 
-from qwen3vl_ros.geometry.foreground import Foreground, Window
+from qwen3vl_ros.geometry.foreground import SAME, Foreground, Window, overlap
 from qwen3vl_ros.geometry.seams import claim
 
 _SHARED = 0.3  # of the smaller object's pixels: so many in both are a claim of both
 _FITS = 0.6  # intersection over union of the surface's extents and the 2D box: more, and the surface is the box's own
 _BETTER = 0.1
+_PART = 0.9  # of the smaller of two boxes that lies in the other: a part of it, where no seam parts their surfaces
+_CUT_FITS = 0.5  # at most, where the surface goes on outside the box
 
 
 def settle_claims(
@@ -31,6 +33,7 @@ def settle_claims(
     """
     changed: dict[int, Foreground | str] = {}
     fits = {k: _fit(found) for k, found in enumerate(founds) if found is not None}
+    fits = {k: min(fit, _CUT_FITS) if founds[k].cut else fit for k, fit in fits.items()}
     poor = [k for k in sorted(fits, key=fits.get) if fits[k] < _FITS]
     for k in poor:
         found, window = founds[k], founds[k].window
@@ -54,11 +57,15 @@ def settle_claims(
 
 
 def each_once(founds: Sequence[Foreground | None]) -> list[np.ndarray | None]:
-    """Masks of objects' pixels in their windows of which no pixel is in two: it goes to the one whose box claims it more."""
+    """Masks of objects' pixels in their windows of which no pixel is in two: it goes to the one whose box claims it more.
+
+    A part that was detected beside its whole, a wheel of a bicycle, shares its pixels with that.
+    """
     masks = [None if found is None else found.mask for found in founds]
     for k, j in combinations([k for k, found in enumerate(founds) if found is not None], 2):
         window, other = founds[k].window, founds[j].window
-        if other.box_xyxy_px not in window.others_px:
+        boxes = window.box_xyxy_px, other.box_xyxy_px
+        if not 0 < overlap(*boxes) < SAME or _is_part(*boxes):
             continue
         shared = masks[k] & _seen_in(replace(founds[j], mask=masks[j]), window)
         if shared.any():
@@ -66,6 +73,12 @@ def each_once(founds: Sequence[Foreground | None]) -> list[np.ndarray | None]:
             masks[k] = masks[k] & ~lost
             masks[j] = masks[j] & ~_seen_in(replace(founds[k], mask=shared & ~lost), other)
     return masks
+
+
+def _is_part(a, b) -> bool:
+    """Whether one of two boxes lies in the other."""
+    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return common > _PART * min((of[2] - of[0]) * (of[3] - of[1]) for of in (a, b))
 
 
 def _fit(found: Foreground) -> float:

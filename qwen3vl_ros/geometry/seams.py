@@ -27,6 +27,7 @@ _LEAST_SEAM = 0.30  # strength of a seam, 0..1, to be one
 _SEAM_WORTH = 0.6  # beside the share of the surface that lies on its box's side
 _ALONE = 0.5  # worth of being in one box and not in the other, beside being in its middle
 _STACKED = 0.1  # so much better a level plane must agree with the boxes
+_UNCOVERED = 0.12  # of its box's extent: what leaves more than that of a side uncovered was a part of the thing
 _KEPT = 0.5  # of what its box claims that a thing keeps at least
 _NESTED = 0.5  # worth of lying all in the other's box
 _LEAST_PIXELS = 6.0  # of a seam
@@ -51,8 +52,13 @@ def parted(window, mask: np.ndarray, up: np.ndarray) -> np.ndarray:
         if strength is None:
             smooth = _smoothed(window.points_m, mask)
             strength, plan = _seam_strength(window, mask, smooth), _level(smooth, up)
-        sure = known and np.count_nonzero(mask & (worth <= -_ALONE)) > _OTHERS_SHARE * own
-        mask = _cut(mask, plan, worth, strength, 0.0 if sure else _LEAST_SEAM)
+        alone, only_its = (np.count_nonzero(mask & (side * worth >= _ALONE)) for side in (1, -1))
+        sure = (
+            known and only_its > _OTHERS_SHARE * own and alone > _LEAST_SHARE * own
+        )  # else it is the other's altogether
+        left = _cut(mask, plan, worth, strength, 0.0 if sure else _LEAST_SEAM)
+        if left.any() and (gaps(window, left) - np.maximum(gaps(window, mask), 0) < _UNCOVERED).all():
+            mask = left  # it still reaches every side of its box that it reached
     return mask
 
 
@@ -82,6 +88,15 @@ def claim(window, other_px) -> np.ndarray:
     common = max(0.0, min(a1, c1) - max(a0, c0)) * max(0.0, min(b1, d1) - max(b0, d0))
     nested = common / ((a1 - a0) * (b1 - b0)) - common / ((c1 - c0) * (d1 - d0))
     return own - other + np.where((own > 0) & (other > 0), _NESTED * nested, 0.0)
+
+
+def gaps(window, mask: np.ndarray) -> np.ndarray:
+    """How far a mask stays behind each side of the box (x0, y0, x1, y1), as a share of the box's extent."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) * window.step for axis in (1, 0))
+    x0, y0, x1, y1 = window.box_xyxy_px
+    low = columns[0] + window.columns.start - x0, rows[0] + window.rows.start - y0
+    high = x1 - columns[-1] - window.step - window.columns.start, y1 - rows[-1] - window.step - window.rows.start
+    return np.array((*low, *high)) / np.array((x1 - x0, y1 - y0) * 2)
 
 
 def _inside(window, box_px) -> np.ndarray:

@@ -35,6 +35,7 @@ _STRAY_SHARE = 0.03  # of an object that may lie outside its 2D box: more is a p
 _FOOT_ROWS, _PAST_ROWS = 3, 3  # rows of pixels that are its lower end, and rows past that
 _PAST_SHARE = 0.9
 _SHARED_PX = 20  # pixels that two objects must share for one to be looked for over the other
+_SEEN_SHARE, _HIDDEN_SHARE, _IN_FRONT = 0.25, 0.55, 0.02  # of a box; and of the distance
 _NARROWER = 0.8  # of the other's outline that an object over it may fill
 
 
@@ -66,7 +67,7 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
         touching = [one for one in known if one is not upper and _meet(upper.box_xyxy_px, one.box_xyxy_px)]
         if not touching:
             continue
-        own = cv2.dilate(_in_image(upper.found.window, upper.found.mask), np.ones((5, 5), np.uint8))
+        own = _widened(upper.found)
         for lower in touching:
             window = lower.found.window
             rest = lower.found.mask & (own[window.rows, window.columns] == 0)
@@ -88,7 +89,21 @@ def _left(one: Standing, mask: np.ndarray) -> Standing | str:
         if left < needed:
             return f"mostly hidden: of its surface {left} pixels are not another object's, {needed} are needed"
         one.found = replace(one.found, mask=mask)
-    return one
+    return _why_hidden(one.found) or one
+
+
+def _why_hidden(found: Foreground) -> str:
+    """Why an object of which hardly anything is seen behind something nearer is none to be lifted; empty where it may be."""
+    window = found.window
+    own, z = found.mask[window.inside], window.points_m[window.inside][..., 2]
+    near, seen = float(np.percentile(found.points_m[:, 2], 10)), np.count_nonzero(own) / own.size
+    if seen > _SEEN_SHARE:
+        return ""
+    with np.errstate(invalid="ignore"):
+        hidden = np.count_nonzero(~own & (z < near * (1 - _IN_FRONT))) / own.size
+    if hidden < _HIDDEN_SHARE:
+        return ""
+    return f"mostly hidden: {100 * hidden:.0f} % of its box shows what is nearer, {100 * seen:.0f} % the object"
 
 
 def _standing(window: Window, box_px) -> Standing | str:
@@ -258,6 +273,16 @@ def _height_of_foot(found: Foreground, plane: Plane, side: int) -> float:
         return math.inf
     line = points[rows[-1]][own[rows[-1]]]
     return float(plane.height_m(line[line[:, 2].argmin()]))
+
+
+def _widened(found: Foreground) -> np.ndarray:
+    """An object's pixels and those beside them in the image, HxW uint8."""
+    image, window = _in_image(found.window, found.mask), found.window
+    part = np.s_[
+        max(0, window.rows.start - 2) : window.rows.stop + 2, max(0, window.columns.start - 2) : window.columns.stop + 2
+    ]
+    image[part] = cv2.dilate(image[part], np.ones((5, 5), np.uint8))
+    return image
 
 
 def _in_image(window: Window, mask: np.ndarray) -> np.ndarray:

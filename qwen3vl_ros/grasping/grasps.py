@@ -62,6 +62,15 @@ def plan_grasps(
 
 def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most: int) -> list[Judged]:
     site = site_of(cloud, detection, others, gripper, sideways=thorough)
+    holds_n = 2 * gripper.friction * gripper.force
+    if site.weight_n > holds_n:
+        return [
+            _refused(
+                _across_the_box(
+                    site, max(0.0, site.top_m - gripper.finger_length / 2), _too_heavy(site, holds_n, gripper)
+                )
+            )
+        ]
     wanted = max(most, _TRIED) if thorough else 1
     good, failure, crowded = _from_above(cloud, site, gripper, wanted)
     if not thorough:
@@ -80,9 +89,21 @@ def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most
     return _different(likely, most) or [_refused(replace(good[0], fault=_UNLIKELY))]
 
 
+def _too_heavy(site: Site, holds_n: float, gripper: GripperConfig) -> str:
+    return (
+        f"too heavy: {site.weight_n / 9.81:.1f} kg by its volume and gripper.density {gripper.density:g} kg/m3, since nobody has "
+        f"weighed it; two fingers of {gripper.force:g} N and friction {gripper.friction:g} hold {holds_n / 9.81:.1f} kg"
+    )
+
+
 def _refused(failure: Judged) -> Judged:
     """With what was not known when it was tried."""
-    return replace(failure, fault=f"{failure.fault}; {_BLIND}") if failure.site.measured.all() else failure
+    site, unknown = failure.site, []
+    if site.measured.all():
+        unknown.append(_BLIND)
+    if site.missing_m:
+        unknown.append(f"a side is missing: its 2D box reaches {site.missing_m:.3f} m beyond what was measured of it")
+    return replace(failure, fault="; ".join((failure.fault, *unknown)))
 
 
 def _from_any_side(cloud: SceneCloud, site: Site, gripper: GripperConfig, wanted: int) -> list[Judged]:
@@ -188,7 +209,9 @@ def _target(
     right = 1 if (camera_T_local[:3, :3] @ closing)[0] >= 0 else -1
     closing = (grasp.facing or right) * closing  # either sign closes the same jaws: take the camera's right
     local_T_gripper = np.eye(4)
-    local_T_gripper[:3, :3] = np.stack((np.cross(closing, approach), closing, approach), 1)
+    (a, b, c), (p, q, r) = closing, approach
+    across = b * r - c * q, c * p - a * r, a * q - b * p
+    local_T_gripper[:3, :3] = np.array((across, closing, approach)).T
     local_T_gripper[:3, 3] = grasp.at_m
     return GraspTarget(
         detection.id,

@@ -24,6 +24,7 @@ from qwen3vl_ros.types import Detection3D
 _CELL_M = 0.0025
 _MAX_POINTS = 2500
 _HIGHEST_M = 1e3
+_MISSING = 0.25  # of its largest extent: so much unseen is a side that is missing
 _AROUND_PX = 8  # wider than what is done to an object's pixels
 
 
@@ -33,6 +34,7 @@ class Site:
 
     measured: N bool, False for the assumed unseen side. rest: Mx3 of other things. stands: whether the object's support is known;
     it is z = 0. top_m: highest point. middle_xy_m: middle of the points; centre_m, half_m: of the box and its footprint.
+    missing_m: how much of it may lie beyond what was seen, where that is a good part of it.
     box_yaw_rad: direction of the box's x axis. noise_m: standard deviation of the depth there; pitch_m: distance of neighbouring
     pixels there; eye_m: the camera. weight_n: estimated from the box and a density.
     """
@@ -51,6 +53,7 @@ class Site:
     noise_m: float = 0.0
     eye_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
     weight_n: float = 0.0
+    missing_m: float = 0.0
 
 
 def site_of(
@@ -95,6 +98,8 @@ def site_of(
             hidden = moved(other.hidden_camera_m, local_T_camera)
             rest.append(chosen(hidden, cv2.inRange(hidden[:, None], *room)))
     along = axes @ camera_T_box[:3, 0]
+    largest = float(detection.size_m.max())
+    missing = detection.edge_m if detection.edge_m > _MISSING * largest else 0.0
     return Site(
         camera_T_local,
         points,
@@ -109,7 +114,8 @@ def site_of(
         pitch_m,
         noise_m=SMOOTHED * noise,
         eye_m=local_T_camera[:3, 3].copy(),
-        weight_n=weight_n(detection.size_m, gripper.density),
+        weight_n=weight_n(detection.size_m, gripper.density) * (1 + missing / largest),
+        missing_m=missing,
     )
 
 

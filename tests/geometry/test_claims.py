@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import depth_scenes as ds
 import numpy as np
+import pytest
 
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -66,3 +67,32 @@ def test_two_things_with_the_table_seen_between_them_stay_two():
     corners = np.array([scene.box_px(k) for k in (0, 1)])
     both = tuple((*corners[:, :2].min(0), *corners[:, 2:].max(0)))
     assert length_of(scene, scene.depth_m, both) < 0.15
+
+
+@pytest.mark.parametrize("detected", (False, True))
+def test_what_something_nearer_cuts_in_two_is_joined(detected):
+    bar, can = ds.box((0.30, 0.04, 0.04)), ds.cylinder(0.06, 0.14, (0.0, -0.10))
+    scene = ds.Scene([bar, can], ds.look_from(25, -90))
+    order = (0, 1) if detected else (0,)
+    result = lift_boxes(SceneCloud.of(scene.frame(), LiftConfig()), [thing(scene, k) for k in order])
+    assert abs(float(result.detections[0].size_m.max()) - 0.30) < 0.01, result
+
+
+def test_two_things_either_side_of_one_in_front_stay_two():
+    left, right = ds.box((0.08, 0.04, 0.04), (-0.09, 0)), ds.box((0.08, 0.04, 0.04), (0.09, 0))
+    scene = ds.Scene([left, right, ds.cylinder(0.12, 0.14, (0.0, -0.10))], ds.look_from(25, -90))
+    result = lift_boxes(SceneCloud.of(scene.frame(), LiftConfig()), [thing(scene, k) for k in (0, 1, 2)])
+    assert [d.size_m[:2].max() < 0.13 for d in result.detections] == [True] * 3
+
+
+def test_a_thing_hardly_seen_behind_one_that_nobody_asked_for_is_refused_as_mostly_hidden():
+    behind, front = ds.box((0.20, 0.04, 0.10), (0.0, 0.10)), ds.box((0.12, 0.04, 0.25), (0.0, -0.06))
+    alone = ds.Scene([behind], ds.look_from(25, -90))
+    scene = ds.Scene([behind, front], ds.look_from(25, -90))
+    result = lift_boxes(SceneCloud.of(scene.frame(), LiftConfig()), [Detection2D("thing", alone.box_px(0), 0.9, "0")])
+    assert not result.detections
+    assert result.refusals[0].reason.startswith("mostly hidden: ")
+
+
+def thing(scene, k):
+    return Detection2D("thing", scene.box_px(k), 0.9, str(k))

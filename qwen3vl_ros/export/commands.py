@@ -48,7 +48,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "in 8, which reads prompts and drafts faster where the processor multiplies int8 (AMX, VNNI)",
     )
     export.add_argument(
-        "--block", type=int, choices=(32, 64, 128), default=Scheme.block, help="inputs of an int4 scale"
+        "--block", type=int, choices=(32, 64, 128), help=f"inputs of an int4 scale (default: {Scheme.block})"
     )
     export.add_argument("--no-parity", action="store_true", help="do not compare with torch; needs onnx alone")
     export.set_defaults(run=_export)
@@ -90,7 +90,11 @@ def _export(options: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(options.model)
     bits = BITS.get(options.precision)
-    scheme = Scheme(decoder=bits, block=options.block) if bits else None
+    if options.block and bits != 4:
+        raise InvalidInput(
+            f"--block {options.block} is of --precision int4; {options.precision} has no blocks, leave it out"
+        )
+    scheme = Scheme(decoder=bits, block=options.block or Scheme.block) if bits else None
     if scheme and (options.out is None or options.dtype != "float32"):
         raise InvalidInput(f"--precision {options.precision} needs --out DIR for its weights, and computes in float32")
     out = options.out or checkpoint.path

@@ -1,4 +1,4 @@
-"""`qwen3vl export --precision int4`: a checkpoint in few bits that loads like any other, on the CPU, near to what it was made from."""
+"""`qwen3vl export --precision int4` and int8: a checkpoint in few bits that loads like any other, on the CPU, near to what it was made from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import pytest
 from asking import ask
 from random_checkpoint import write_checkpoint
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.cli import main
-from qwen3vl_ros.config import Config
+from qwen3vl_ros.config import Config, GenerationConfig
 from qwen3vl_ros.engine import embedded_model_dir, find_checkpoint, load_engine, survey
 from qwen3vl_ros.engine.checkpoint import read_checkpoint
+from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
 from qwen3vl_ros.export import weight_only
 from qwen3vl_ros.export.graphs import export, parity
-from qwen3vl_ros.export.scheme import NBits, Scheme
+from qwen3vl_ros.export.scheme import BITS, NBits, Scheme
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.selftest import pictures
 from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
@@ -103,6 +105,8 @@ def test_weights_are_read_in_slices_and_come_out_the_same(small, tmp_path, monke
 def test_what_cannot_be_is_refused_by_name(small, tmp_path, capsys):
     assert main(["export", str(EMBEDDED), "--precision", "int4"]) == 2 and "--out DIR" in capsys.readouterr().err
     assert main(["export", str(EMBEDDED), "--precision", "int4", "--out", str(tmp_path), "--dtype", "float16"]) == 2
+    assert main(["export", str(EMBEDDED), "--precision", "int8", "--out", str(tmp_path), "--block", "64"]) == 2
+    assert "--block 64 is of --precision int4" in capsys.readouterr().err
     with pytest.raises(InvalidInput, match="matmulnbits weights already"):
         weight_only.write_quantized(read_checkpoint(small), tmp_path / "x", Scheme())
     with pytest.raises(InvalidInput, match="is the model itself"):
@@ -120,6 +124,35 @@ def test_what_cannot_be_is_refused_by_name(small, tmp_path, capsys):
 def test_an_export_can_be_made_again_in_its_place(small):
     assert main(["export", str(EMBEDDED), "--precision", "int4", "--out", str(small), "--no-parity"]) == 0
     load_engine(Config(model=str(small))).close()
+
+
+@pytest.mark.parametrize("precision", BITS)
+def test_the_length_of_a_pass_changes_no_digit(tmp_path, precision):
+    out = tmp_path / "model"
+    assert main(["export", str(EMBEDDED), "--precision", precision, "--out", str(out), "--no-parity"]) == 0
+    runtime, rng = OnnxRuntime(out, 64), np.random.default_rng(0)
+    said = rng.integers(3, 1000, 23).tolist()
+    runtime.prefill(rng.integers(3, 1000, 40).tolist())
+    one_by_one = np.concatenate([runtime.step([token]).logits() for token in said])
+    for length in (2, 3, 7, 16, 23):
+        runtime.rollback(len(said))
+        passes = [runtime.step(said[i : i + length]).logits() for i in range(0, len(said), length)]
+        np.testing.assert_array_equal(np.concatenate(passes), one_by_one)
+    assert runtime.length == 63
+    runtime.step([5])  # the last token that fits, and none behind it
+    assert runtime.length == 64
+    runtime.close()
+
+
+def test_a_large_model_on_a_cpu_is_shown_no_more_than_it_can_see_in_seconds(small, monkeypatch):
+    monkeypatch.setattr(threads, "SMALL_MODEL", 1)
+    engine = load_engine(Config(model=str(small), device="cpu"))
+    assert "at most 786432 pixels (generation.max_pixels is 0" in engine.info.why
+    engine.close()
+    config = Config(model=str(small), device="cpu", generation=GenerationConfig(max_pixels=1 << 22))
+    engine = load_engine(config)
+    assert "786432" not in engine.info.why
+    engine.close()
 
 
 def test_parity_is_measured_against_the_original(small):

@@ -1,7 +1,8 @@
 """llama.cpp with Q4_K_M weights through llama-cpp-python, in its own environment (scripts/peers.py llama.cpp).
 
 Its decoder alone: the picture's tokens are read as text, so seeing is not part of its times, which favours it; llama-cpp-python has no
-handler for Qwen3-VL's pictures. The weights are converted by llama.cpp's own script, which scripts/peers.py keeps beside the
+handler for Qwen3-VL's pictures. Its buffers of repacked weights (AMX) are off: with them version 0.3.36, built from source, ends in a
+segmentation fault at the first token on a Xeon with AMX. The weights are converted by llama.cpp's own script, which scripts/peers.py keeps beside the
 environment, and quantised by its library.
 """
 
@@ -45,8 +46,17 @@ def converted(model: Path) -> Path:
 
 
 def main() -> None:
+    import llama_cpp
     from llama_cpp import Llama
 
+    ordinary = llama_cpp.llama_model_default_params
+
+    def without_repacking() -> llama_cpp.llama_model_params:
+        chosen = ordinary()
+        chosen.use_extra_bufts = False
+        return chosen
+
+    llama_cpp.llama_cpp.llama_model_default_params = without_repacking
     options = common.arguments()
     path, config = converted(options.model), common.config_of(options.model)
     llm = Llama(str(path), n_ctx=1024, n_threads=options.threads, n_threads_batch=options.threads, verbose=False)
@@ -64,7 +74,7 @@ def main() -> None:
                 break
         return written
 
-    common.report(options, answer, note="decoder alone: the picture is not seen")
+    common.report(options, answer, note="decoder alone: the picture is not seen; without AMX, which crashes")
 
 
 if __name__ == "__main__":

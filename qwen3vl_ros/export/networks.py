@@ -58,11 +58,16 @@ def _vision_block(b: Builder, sizes: Sizes, name: str, x: str, angles: tuple[str
     vision = sizes.vision
     hidden, heads, head_dim = vision.hidden, vision.heads, vision.hidden // vision.heads
     qkv = b.linear(_layer_norm(b, x, f"{name}.norm1", hidden), f"{name}.attn.qkv", 3 * hidden, hidden, bias=True)
-    qkv = b.op("Transpose", b.reshape(qkv, -1, 3, heads, head_dim), perm=(1, 2, 0, 3))
-    q, k, v = b.op("Split", qkv, axis=0, num_outputs=3, outputs=3)
-    # Angles of far patches need more digits than half precision has.
-    q, k = (b.cast(b.rotate(b.cast(t, b.dtype, "float32"), *angles), "float32", b.dtype) for t in (q, k))
-    seen = b.attention(q, k, v, heads, heads, head_dim)
+    if b.few_bits and not b.decomposed:
+        q, k, v = b.op("Split", b.reshape(qkv, 1, -1, 3 * hidden), axis=-1, num_outputs=3, outputs=3)
+        q, k = (b.rotate(t, *angles, heads=heads) for t in (q, k))
+        seen = b.attention_over_all(q, k, v, heads, head_dim)
+    else:
+        qkv = b.op("Transpose", b.reshape(qkv, -1, 3, heads, head_dim), perm=(1, 2, 0, 3))
+        q, k, v = b.op("Split", qkv, axis=0, num_outputs=3, outputs=3)
+        # Angles of far patches need more digits than half precision has.
+        q, k = (b.cast(b.rotate(b.cast(t, b.dtype, "float32"), *angles), "float32", b.dtype) for t in (q, k))
+        seen = b.attention(q, k, v, heads, heads, head_dim)
     x = b.op("Add", x, b.linear(seen, f"{name}.attn.proj", hidden, hidden, bias=True))
     n = _layer_norm(b, x, f"{name}.norm2", hidden)
     inner = _gelu(b, b.linear(n, f"{name}.mlp.linear_fc1", vision.inner, hidden, bias=True), _TANH_GELU)

@@ -109,6 +109,10 @@ class Builder:
     def decomposed(self) -> bool:
         return self.variant == "decomposed"
 
+    @property
+    def few_bits(self) -> bool:
+        return self._nbits is not None
+
     def scope(self, name: str) -> None:
         """Where in the network the next nodes stand; part of their names."""
         self._scope = name
@@ -245,6 +249,11 @@ class Builder:
                 angle = self.op("Slice", angle, self.integers(0), self.integers(head_dim // 2), self.integers(1))
             prepared.append(self.cast(self.op("Unsqueeze", angle, self.integers(0)), "float32", dtype))
         return prepared[0], prepared[1]
+
+    def attention_over_all(self, q: str, k: str, v: str, heads: int, head_dim: int) -> str:
+        """ONNX Runtime's own operator, which never holds the scores of all pairs. Each 1 x N x (heads * head_dim) -> N x the same."""
+        numbers = {"num_heads": heads, "scale": head_dim**-0.5}
+        return self.reshape(self.op("MultiHeadAttention", q, k, v, domain=_CONTRIB, **numbers), -1, heads * head_dim)
 
     def attention_over_cache(
         self, q: str, k: str, v: str, layer: str, lengths: Sequence[str], heads: int, kv_heads: int, head_dim: int

@@ -15,7 +15,7 @@ from typing import Any, Sequence
 import numpy as np
 import onnx
 
-from qwen3vl_ros.engine.checkpoint import embedded_model_dir
+from qwen3vl_ros.engine.checkpoint import embedded_model_dir, read_json
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.types import InvalidInput
@@ -29,6 +29,7 @@ _SIZES = {
 }
 SIZES = tuple(_SIZES)
 COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
+_SPECIAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 _PUBLISHED_AREAS = {
     "shortest_edge": 65536,
     "longest_edge": 16777216,
@@ -39,15 +40,12 @@ def config_of(size: str, layers: int | None = None) -> dict[str, Any]:
     """config.json of a size in SIZES; with `layers`, the decoder cut to so many."""
     hidden, inner, depth, heads, tied, vision_depth, vision_hidden, vision_inner, deep = _SIZES[size]
     vocabulary, head_dim, section = (2048, 64, [12, 10, 10]) if size == "toy" else (151936, 128, [24, 20, 20])
-    visual_id = 1500 if size == "toy" else 151655
+    own = read_json(embedded_model_dir() / "config.json")  # whose tokenizer it gets
     return {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "model_type": "qwen3_vl",
         "tie_word_embeddings": tied,
-        "image_token_id": visual_id,
-        "video_token_id": visual_id + 1,
-        "vision_start_token_id": visual_id - 3,
-        "vision_end_token_id": visual_id - 2,
+        **{name: own[name] for name in _SPECIAL},
         "text_config": {
             "model_type": "qwen3_vl_text",
             "vocab_size": vocabulary,

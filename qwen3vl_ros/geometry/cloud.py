@@ -7,6 +7,7 @@ frame without usable depth is no error here: `SceneCloud.reason` says what is mi
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import cv2
@@ -140,21 +141,25 @@ class SceneCloud:
         Positive: the camera saw past the point, so the point is empty space. Negative: something hides it.
         """
         points_m = np.asarray(points_m, float)
-        pixels = self.project_px(points_m)
+        u, v = self.project_px(points_m).T
         height, width = self.frame.depth_m.shape
-        result = np.full(len(points_m), np.nan)
-        u, v = pixels.T
-        inside = np.flatnonzero((u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5))  # not NaN
-        column, row = (np.rint(at[inside]).astype(np.int32) for at in (u, v))
-        result[inside] = self.depth_m[row, column] - points_m[inside, 2]
+        outside = ~((u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5))  # NaN is
+        with np.errstate(invalid="ignore"):
+            pixels = (np.rint(v) * width + np.rint(u)).astype(np.intp)
+        pixels[outside] = 0
+        result = self.depth_m.ravel().take(pixels) - points_m[:, 2]
+        result[outside] = np.nan
         return result
 
     @cached_property
     def noise_per_m2(self) -> float:
         """What the scene shows of the depth's noise: standard deviation over the square of the range, 1/m; 0 unknown."""
-        points = self.thinned_m[:: max(1, len(self.thinned_m) // 1500)]
-        noise = self.noise_m(points) if len(points) else float("nan")
-        return noise / float(np.median(points[:, 2])) ** 2 if np.isfinite(noise) else 0.0
+        read = np.flatnonzero(self.on_grid[0])
+        read = read[:: max(1, len(read) // 1500)]
+        row, column = np.divmod(read, self.on_grid.shape[2])
+        row, column = (at * of.step + of.start for at, of in zip((row, column), self.grid))
+        noise = self._noise_at(row, column)
+        return noise / float(np.median(self.depth_m[row, column])) ** 2 if np.isfinite(noise) else 0.0
 
     def noise_m(self, points_m: np.ndarray) -> float:
         """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
@@ -164,6 +169,9 @@ class SceneCloud:
         """
         pixels = self.project_px(points_m)
         column, row = np.rint(pixels[np.isfinite(pixels[:, 0])]).astype(np.int32).T
+        return self._noise_at(row, column)
+
+    def _noise_at(self, row: np.ndarray, column: np.ndarray) -> float:
         height, width = self.frame.depth_m.shape
         apart = _LAG_PX
         inside = (row >= apart) & (row < height - apart) & (column >= apart) & (column < width - apart)
@@ -180,8 +188,9 @@ class SceneCloud:
 
 def pixels_between(pixels: slice, low: float, high: float) -> slice:
     """Which of some rows or columns of the image have their centres between two image coordinates."""
-    centres = np.arange(pixels.start, pixels.stop, pixels.step) + 0.5
-    return slice(int(np.searchsorted(centres, low, "right")), int(np.searchsorted(centres, high, "left")))
+    start, step, count = pixels.start + 0.5, pixels.step or 1, len(range(pixels.start, pixels.stop, pixels.step or 1))
+    first, past = min(max(-1.0, (low - start) / step), count), min(max(0.0, (high - start) / step), count)  # NaN: none
+    return slice(min(math.floor(first) + 1, count), math.ceil(past))
 
 
 def _why_no_depth(frame: Frame) -> str:

@@ -24,11 +24,10 @@ _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
 _HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
 _SHORT, _REACHED = 0.25, 0.10  # shares of a box's extent: a side that is missing, and one that is not
-_GOES_ON = (
-    12.0  # how much less a patch is worth that goes on outside the window, by the share of its border that it crosses
-)
+_GOES_ON = 12.0  # how much less a patch is worth that goes on outside the window, by the share of its border it crosses
 _NEARER = 0.01  # of the distance: so much nearer is in front
 _SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
+_SMOOTHING = 5  # pixels across that are averaged
 _QUIET_M = 0.0003  # noise that needs no smoothing
 SMOOTHED = 0.4  # of the noise that is left in Window.smoothed
 _MIN_BOX_SHARE = 0.02
@@ -56,14 +55,19 @@ class Window:
     others_px: tuple[tuple[float, float, float, float], ...] = ()
 
     @cached_property
+    def depth_m(self) -> np.ndarray:
+        """hxw: the points' depths by themselves."""
+        return cv2.extractChannel(self.points_m, 2)
+
+    @cached_property
     def valid(self) -> np.ndarray:
         """hxw bool: where there is a reading."""
-        return np.isfinite(self.points_m[..., 2])
+        return np.isfinite(self.depth_m)
 
     @cached_property
     def jumps(self) -> tuple[np.ndarray, np.ndarray]:
         """hx(w-1) and (h-1)xw: logarithm of the ratio of neighbours' depths, along rows and along columns; NaN unknown."""
-        log_z = np.log(self.points_m[..., 2])
+        log_z = np.log(self.depth_m)
         return np.abs(log_z[:, 1:] - log_z[:, :-1]), np.abs(log_z[1:] - log_z[:-1])
 
     @cached_property
@@ -75,18 +79,19 @@ class Window:
         rows, columns = self.inside
         return np.outer(np.exp(-6.0 * np.square(off_y[rows])), np.exp(-6.0 * np.square(off_x[columns])))
 
-    def smoothed(self, mask: np.ndarray) -> np.ndarray:
-        """hxwx3: the points of a mask with the noise that the scene shows averaged away, not across jumps; points_m else."""
-        z = self.points_m[..., 2]
-        noise_m = self.cloud.noise_per_m2 * float(np.square(z[mask].mean())) if mask.any() else 0.0
+    def smoothed(self, mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
+        """The points of a mask with the noise that the scene shows averaged away, not across jumps; points_m elsewhere.
+
+        hxwx3 of a part of the window that holds all of the mask (hxw of the whole) and what is `around` it.
+        """
+        mask, points_m, z = mask[part], self.points_m[part], self.depth_m[part]
+        noise_m = self.cloud.noise_per_m2 * cv2.mean(z, mask.view(np.uint8))[0] ** 2
         if noise_m < _QUIET_M:
-            return self.points_m
-        smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), 5, 3 * noise_m, 2.0)
+            return points_m
+        smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), _SMOOTHING, 3 * noise_m, 2.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (
-                self.points_m
-                * np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0).astype(np.float32)[..., None]
-            )
+            share = np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0)
+        return points_m * share.astype(np.float32)[..., None]
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""
@@ -107,7 +112,8 @@ def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
     step = max(1, math.ceil(math.sqrt((right - left) * (bottom - top) / _WINDOW_PIXELS)))
     rows, columns = slice(top, bottom, step), slice(left, right, step)
     inside = pixels_between(rows, y0, y1), pixels_between(columns, x0, x1)
-    others = tuple(o for o in others_px if o[0] < right and o[2] > left and o[1] < bottom and o[3] > top)
+    others = (tuple(min(max(at, 0), end) for at, end in zip(o, (width, height) * 2)) for o in others_px)
+    others = (o for o in others if left < o[2] > o[0] < right and top < o[3] > o[1] < bottom)
     others = tuple(tuple(map(float, o)) for o in others if overlap(o, box_xyxy_px) < SAME)
     window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1), others)
     readings = np.count_nonzero(window.valid[inside]) * step**2
@@ -151,7 +157,7 @@ def foreground(window: Window, plane: Plane | None) -> Foreground | str:
     standing, needed = window.valid, config.min_points
     if plane is not None:
         with np.errstate(invalid="ignore"):
-            standing = plane.height_m(points) > plane.tolerance_at(points[..., 2])  # False for NaN
+            standing = plane.height_m(points) > plane.tolerance_at(window.depth_m)  # False for NaN
         above = np.count_nonzero(standing[inside]) * step**2
         if above < needed:
             return (
@@ -188,17 +194,23 @@ def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np
     """Label the pixels of `mask` (hxw) so that neighbours whose depths differ by less than reach, as a share of the nearer
     one's, have the same label. Returns labels (hxw int32, 0 outside the mask) and their number.
     """
-    h, w = mask.shape
+    column, row, w, h = cv2.boundingRect(mask.view(np.uint8))
+    patches = np.zeros(mask.shape, np.int32)
+    if not w:
+        return patches, 1
+    part, mask = np.s_[row : row + h, column : column + w], mask[row : row + h, column : column + w]
     # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
     graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
     graph[::2, ::2] = mask
     across, down = window.jumps
+    across, down = across[row : row + h, column : column + w - 1], down[row : row + h - 1, column : column + w]
     largest = np.float32(math.log1p(reach))
     with np.errstate(invalid="ignore"):
         graph[::2, 1::2] = mask[:, 1:] & mask[:, :-1] & (across < largest)
         graph[1::2, ::2] = mask[1:] & mask[:-1] & (down < largest)
     count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
-    return np.ascontiguousarray(labels[::2, ::2]), count
+    patches[part] = labels[::2, ::2]
+    return patches, count
 
 
 def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[np.ndarray, float]:
@@ -206,8 +218,9 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
 
     And the share of the patch that lies in the box: much less than 1 when it has grown into something else.
     """
-    sizes = np.bincount(patches.ravel(), minlength=count)
-    in_box = patches[window.inside].ravel()
+    labels = patches.astype(np.intp)  # as bincount takes them
+    sizes = np.bincount(labels.ravel(), minlength=count)
+    in_box = labels[window.inside].ravel()
     inside = np.bincount(in_box, minlength=count)
     central = np.bincount(in_box, window.centrality.ravel(), minlength=count)
     share_inside = inside / np.maximum(sizes, 1)
@@ -306,12 +319,27 @@ def within(mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
 
 def chosen(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """values[mask] of hxwxk values, Nxk; NumPy's own way takes ten times as long."""
-    return np.take(values.reshape(-1, values.shape[-1]), np.flatnonzero(mask), 0)
+    return values.reshape(-1, values.shape[-1]).take(mask.ravel().nonzero()[0], 0)
 
 
 def moved(points_m: np.ndarray, new_T_old: np.ndarray) -> np.ndarray:
     """Points Nx3 in another frame; new_T_old: 4x4, or a 3x3 rotation for directions."""
     return cv2.transform(points_m[:, None], new_T_old[:3])[:, 0]
+
+
+def inverse_of(a_T_b: np.ndarray) -> np.ndarray:
+    """The 4x4 pose the other way round; NumPy's own inverse is of any matrix, and takes three times as long."""
+    inverse = np.eye(4)
+    inverse[:3, :3] = a_T_b[:3, :3].T
+    inverse[:3, 3] = -a_T_b[:3, 3] @ a_T_b[:3, :3]
+    return inverse
+
+
+def around(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns that a mask reaches over, and as many beside them as smoothing looks at."""
+    column, row, width, height = cv2.boundingRect(mask.view(np.uint8))
+    reach = _SMOOTHING // 2
+    return slice(max(0, row - reach), row + height + reach), slice(max(0, column - reach), column + width + reach)
 
 
 def without_flying(mask: np.ndarray) -> np.ndarray:
@@ -339,17 +367,13 @@ def surface_normals(points_m: np.ndarray, mask: np.ndarray, pixels: np.ndarray, 
     width, row_of = shown.shape[1], pixels // mask.shape[1]
     here = pixels + row_of * 2 * reach + reach * width + reach
 
-    def mean_at(flat):
-        return np.take(sums, flat, 0) / np.take(weight, flat)[:, None]
-
-    middle, slopes = mean_at(here), []
-    for apart in (reach, reach * width):
-        ahead, back = mean_at(here + apart), mean_at(here - apart)
-        for end in (ahead, back):
-            lost = np.isnan(end[:, 0])
-            end[lost] = middle[lost]
-        slopes.append(ahead - back)
-    (ax, ay, az), (bx, by, bz) = slopes[1].T, slopes[0].T  # image y then x: out of the surface, towards the camera
+    at = here + np.array(((0,), (reach,), (-reach,), (reach * width,), (-reach * width,)))
+    middle, *ends = np.take(sums, at, 0) / np.take(weight, at)[..., None]
+    for end in ends:
+        lost = np.isnan(end[:, 0])
+        end[lost] = middle[lost]
+    right, left, below, above = ends
+    (ax, ay, az), (bx, by, bz) = (below - above).T, (right - left).T  # y then x: out of the surface, towards the camera
     normal = np.stack((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         normal /= np.sqrt(np.einsum("ij,ij->i", normal, normal))[:, None]

@@ -49,7 +49,7 @@ def without_strays(points_m: np.ndarray) -> np.ndarray:
     keep = np.ones(len(points_m), bool)
     for direction in (*_DIRECTIONS[120:156:4], _DIRECTIONS[156]):
         along = points_m @ direction
-        ordered = np.partition(along, (low, high))
+        ordered = np.sort(along)  # quicker than a partition by two
         keep &= (along >= ordered[low]) & (along <= ordered[high])
     return points_m[keep]
 

@@ -92,11 +92,9 @@ def project_px(
     """Nx2 pixels of camera-frame points Nx3, by the whole lens model; NaN for points behind the camera."""
     points_m = np.asarray(points_m, np.float64).reshape(-1, 3)
     if distortion is None or not np.any(distortion):
-        (fx, skew, cx), (_, fy, cy) = np.asarray(K, float)[:2]
-        x, y, z = points_m.T
-        pixels = np.empty((len(points_m), 2))
+        pixels = points_m @ np.asarray(K, float)[:2].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            pixels[:, 0], pixels[:, 1] = (fx * x + skew * y) / z + cx, fy * (y / z) + cy
+            pixels /= points_m[:, 2:]
     elif len(points_m):
         lens = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
         zero = np.zeros(3)

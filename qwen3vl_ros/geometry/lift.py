@@ -14,7 +14,15 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import SMOOTHED, Foreground, moved, surface_normals, without_flying
+from qwen3vl_ros.geometry.foreground import (
+    SMOOTHED,
+    Foreground,
+    around,
+    inverse_of,
+    moved,
+    surface_normals,
+    without_flying,
+)
 from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
@@ -78,14 +86,10 @@ def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> 
 
 def _missing_px(standing: Standing, box_px) -> float:
     """How far the 2D box reaches beyond the object's pixels, on the side where it is most; its foot is not counted."""
-    window, mask = standing.found.window, standing.found.mask
-    rows, columns = (np.flatnonzero(mask.any(axis)) * window.step for axis in (1, 0))
-    gaps = (
-        columns[0] + window.columns.start - box_px[0],
-        rows[0] + window.rows.start - box_px[1],
-        box_px[2] - (columns[-1] + window.step + window.columns.start),
-        box_px[3] - (rows[-1] + window.step + window.rows.start),
-    )
+    window = standing.found.window
+    column, row, width, height = (of * window.step for of in cv2.boundingRect(standing.found.mask.view(np.uint8)))
+    left, top = column + window.columns.start, row + window.rows.start
+    gaps = left - box_px[0], top - box_px[1], box_px[2] - (left + width), box_px[3] - (top + height)
     foot = None if standing.plane is None else lower_side(standing.plane)
     return max(0.0, *(gap for side, gap in enumerate(gaps) if side != foot))
 
@@ -95,9 +99,10 @@ def _solid(
 ) -> tuple[np.ndarray, SolidBox, np.ndarray]:
     """camera_T_local 4x4, the box in that frame, and the object's points in the camera frame (float32)."""
     keep, window = without_flying(found.mask), found.window
+    part = around(keep)
+    keep, smooth = keep[part], window.smoothed(keep, part)
     pixels = np.flatnonzero(keep)
     pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
-    smooth = window.smoothed(keep)
     points = np.take(smooth.reshape(-1, 3), pixels, 0)
     noise_m = cloud.noise_per_m2 * float(np.square(points[:, 2].mean()))
     few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
@@ -110,7 +115,7 @@ def _solid(
     camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
     if plane is not None:
         camera_T_local[:3, 3] = -plane.offset_m * plane.normal
-    local_T_camera = np.linalg.inv(camera_T_local)
+    local_T_camera = inverse_of(camera_T_local)
     local = moved(points, local_T_camera)
     sample, normals = local[few], moved(normals, local_T_camera[:3, :3])
     eye = local_T_camera[:3, 3]
@@ -176,7 +181,7 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
     """
     window = found.window
     inside, own = window.points_m[window.inside], found.mask[window.inside]
-    local_T_camera = np.linalg.inv(camera_T_box)[:3]
+    local_T_camera = inverse_of(camera_T_box)[:3]
     reach = size_m / 2 + 0.003 + 0.05 * size_m.max()
     agrees = own & (cv2.inRange(cv2.transform(inside, local_T_camera), -reach, reach) > 0)  # 0 for NaN
     z = inside[..., 2]

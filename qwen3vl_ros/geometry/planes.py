@@ -43,7 +43,11 @@ class Plane:
 
     def height_m(self, points_m: np.ndarray) -> np.ndarray:
         """Signed distance of points (..., 3) from the plane."""
-        return points_m @ self.normal.astype(points_m.dtype) + points_m.dtype.type(self.offset_m)
+        flat = points_m.reshape(-1, 3) @ self.normal.astype(
+            points_m.dtype
+        )  # one product, not one for each row of a picture
+        flat += points_m.dtype.type(self.offset_m)
+        return flat.reshape(points_m.shape[:-1])
 
     def tolerance_at(self, depth_m: np.ndarray) -> np.ndarray:
         """The tolerance for readings at these depths."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -32,26 +34,26 @@ class Revolution:
 def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
     """The vertical axis that the normals of a surface of revolution meet in; None if these do not."""
     nx, ny = (np.ascontiguousarray(n, float) for n in normals.T[:2])
-    lateral = np.hypot(nx, ny)
+    lateral = np.sqrt(nx * nx + ny * ny)  # np.hypot, which cannot overflow, takes eight times as long
     chosen = np.flatnonzero(lateral > 0.35)  # not NaN
     if len(chosen) < 30:
         return None
     chosen = chosen[:: max(1, len(chosen) // _AXIS_POINTS)]
-    x, y = (points_m[chosen, k].astype(float) for k in (0, 1))
-    u, v = -ny[chosen] / lateral[chosen], nx[chosen] / lateral[chosen]  # across the normals
-    target, trust = u * x + v * y, np.ones(len(x))
+    at = np.ascontiguousarray(points_m[chosen, :2].T, float)
+    across = np.stack((-ny[chosen], nx[chosen])) / lateral[chosen]  # the normals
+    target = (across * at).sum(0)
+    system, trust = np.vstack((across, target)), np.ones(len(target))
     last = None
     for _ in range(6):
-        wu, wv = trust * u, trust * v
-        uu, uv, vv = wu @ u, wu @ v, wv @ v
+        (uu, uv, tu), (_, vv, tv) = ((trust * across) @ system.T).tolist()
         # Eigenvalues in the ratio 0.04 or less: all normals point one way, a flat side, not a round one.
         determinant = uu * vv - uv * uv
         if determinant < 0.037 * (uu + vv) ** 2:
             return None
-        tu, tv = wu @ target, wv @ target
         axis = np.array((vv * tu - uv * tv, uu * tv - uv * tu)) / determinant
-        miss = np.abs(u * axis[0] + v * axis[1] - target)
-        distance = np.hypot(x - axis[0], y - axis[1])
+        miss = np.abs(axis @ across - target)
+        dx, dy = at - axis[:, None]
+        distance = np.sqrt(dx * dx + dy * dy)
         scale = max(0.06 * order_statistics(distance, 90)[0], 1e-3)
         if last is not None and np.abs(axis - last).max() < 1e-6:
             break
@@ -93,7 +95,7 @@ def ball_through(
     middle = p.mean(1)
     p -= middle[:, None]
     system, target = np.vstack((2 * p, np.ones(p.shape[1]))), np.square(p).sum(0)
-    solution = np.linalg.lstsq(system @ system.T, system @ target, rcond=1e-12)[0]
+    solution = cv2.solve(system @ system.T, (system @ target)[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
     radius = math.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0))
     away = p - solution[:3, None]
     miss = np.abs(np.sqrt(np.square(away).sum(0)) - radius)
@@ -106,7 +108,7 @@ def ball_through(
 def handle_yaw(footprint: np.ndarray, turned: Revolution) -> float | None:
     """Direction in which something sticks out of a round body, None if nothing does."""
     x, y = (footprint[:, k] - turned.axis_xy_m[k] for k in (0, 1))
-    outer = np.hypot(x, y) > 1.06 * turned.radius_m + 0.002
+    outer = x * x + y * y > (1.06 * turned.radius_m + 0.002) ** 2
     if np.count_nonzero(outer) < max(10, 0.01 * len(footprint)):
         return None
     return math.atan2(y[outer].mean(), x[outer].mean())
@@ -116,7 +118,7 @@ def turned_points(points_m: np.ndarray, turned: Revolution) -> np.ndarray:
     """Visible points turned about the axis to the sides the camera does not see."""
     x, y, z = points_m[:: max(1, len(points_m) // 500)].T
     x, y = x - turned.axis_xy_m[0], y - turned.axis_xy_m[1]
-    on_body = np.hypot(x, y) < 1.03 * turned.radius_m
+    on_body = x * x + y * y < (1.03 * turned.radius_m) ** 2
     x, y, z = x[on_body], y[on_body], z[on_body]
     copies = np.empty((3, len(x), 3))
     for copy, (across, along) in zip(copies, ((-y, x), (-x, -y), (y, -x))):
@@ -141,6 +143,8 @@ def _sunflower(count: int) -> np.ndarray:
 _SPHERE = _sunflower(1000)
 
 
+@lru_cache
 def unit_circle(count: int) -> np.ndarray:
+    """So many unit vectors, Nx2, from the first axis on; not to be written to."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.stack((np.cos(angle), np.sin(angle)), 1)

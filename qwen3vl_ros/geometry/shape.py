@@ -11,6 +11,7 @@ Source of the rectangle search: Zhang et al., "Efficient L-shape fitting for veh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable
 
@@ -114,7 +115,7 @@ def _rectangle(footprint: np.ndarray, turned: Revolution | None = None) -> tuple
         angles = np.mod(np.concatenate((_EVERY_3_DEGREES, np.arctan2(edges[:, 1], edges[:, 0]))), np.pi / 2)
     else:
         x, y = (core[:, k] - turned.axis_xy_m[k] for k in (0, 1))
-        beyond = np.compress(np.hypot(x, y) > turned.radius_m, core, 0)
+        beyond = np.compress(x * x + y * y > turned.radius_m**2, core, 0)
         hull = np.concatenate((turned.axis_xy_m + turned.radius_m * _CIRCLE, beyond))
         yaw = handle_yaw(footprint, turned)
         angles = _EVERY_3_DEGREES if yaw is None else np.array((yaw,))
@@ -201,12 +202,16 @@ def free_box(points_m: np.ndarray, sample_m: np.ndarray, normals: np.ndarray, ey
 
 def level_axes(up: np.ndarray) -> np.ndarray:
     """3x3 rotation, rows a right-handed frame with z along `up` and x near the camera's x."""
-    up = up / np.linalg.norm(up)
-    x = np.array((1.0, 0, 0)) if abs(up[0]) < 0.9 else np.array((0, 1.0, 0))
-    x = x - (x @ up) * up
-    x /= np.linalg.norm(x)
-    y = up[1] * x[2] - up[2] * x[1], up[2] * x[0] - up[0] * x[2], up[0] * x[1] - up[1] * x[0]
-    return np.array((x, y, up))
+    a, b, c = (float(of) for of in up)  # three numbers: NumPy would take ten times as long
+    length = math.sqrt(a * a + b * b + c * c)
+    a, b, c = a / length, b / length, c / length
+    if abs(a) < 0.9:
+        x, y, z = 1.0 - a * a, -a * b, -a * c
+    else:
+        x, y, z = -b * a, 1.0 - b * b, -b * c
+    length = math.sqrt(x * x + y * y + z * z)
+    x, y, z = x / length, y / length, z / length
+    return np.array(((x, y, z), (b * z - c * y, c * x - a * z, a * y - b * x), (a, b, c)))
 
 
 def _largest_side(normals) -> np.ndarray | None:

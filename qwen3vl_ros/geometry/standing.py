@@ -67,7 +67,7 @@ def standing_objects(cloud: SceneCloud, boxes_px: Sequence[tuple[float, float, f
         touching = [one for one in known if one is not upper and _meet(upper.box_xyxy_px, one.box_xyxy_px)]
         if not touching:
             continue
-        own = cv2.dilate(_in_image(upper.found.window, upper.found.mask), np.ones((5, 5), np.uint8))
+        own = _widened(upper.found)
         for lower in touching:
             window = lower.found.window
             rest = lower.found.mask & (own[window.rows, window.columns] == 0)
@@ -273,6 +273,16 @@ def _height_of_foot(found: Foreground, plane: Plane, side: int) -> float:
         return math.inf
     line = points[rows[-1]][own[rows[-1]]]
     return float(plane.height_m(line[line[:, 2].argmin()]))
+
+
+def _widened(found: Foreground) -> np.ndarray:
+    """An object's pixels and those beside them in the image, HxW uint8."""
+    image, window = _in_image(found.window, found.mask), found.window
+    part = np.s_[
+        max(0, window.rows.start - 2) : window.rows.stop + 2, max(0, window.columns.start - 2) : window.columns.stop + 2
+    ]
+    image[part] = cv2.dilate(image[part], np.ones((5, 5), np.uint8))
+    return image
 
 
 def _in_image(window: Window, mask: np.ndarray) -> np.ndarray:

@@ -209,7 +209,9 @@ def _target(
     right = 1 if (camera_T_local[:3, :3] @ closing)[0] >= 0 else -1
     closing = (grasp.facing or right) * closing  # either sign closes the same jaws: take the camera's right
     local_T_gripper = np.eye(4)
-    local_T_gripper[:3, :3] = np.stack((np.cross(closing, approach), closing, approach), 1)
+    (a, b, c), (p, q, r) = closing, approach
+    across = b * r - c * q, c * p - a * r, a * q - b * p
+    local_T_gripper[:3, :3] = np.array((across, closing, approach)).T
     local_T_gripper[:3, 3] = grasp.at_m
     return GraspTarget(
         detection.id,

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
-from qwen3vl_ros.grasping.poses import Poses, upright_axes
+from qwen3vl_ros.grasping.poses import Poses, by_turns, upright_axes
 
 _EMPTY = -1e3
 _CELL_M = 0.0025
@@ -139,9 +139,7 @@ def find_places(
         first = np.full(len(yaws_rad) * len(tips), len(order))
         first[slices[order][::-1]] = np.arange(len(order))[::-1]  # the last one written stays
         best = order[np.sort(first[first < len(order)])]
-        level = slices[best] % len(tips)
-        turn = np.array([np.count_nonzero(level[:k] == level[k]) for k in range(len(best))], int)
-        chosen.append(best[np.argsort(turn, kind="stable")])
+        chosen.append(best[by_turns(slices[best] % len(tips))])
     chosen = np.stack(chosen, 1).ravel()
     chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])][:keep]
     return Places(*(getattr(places, f.name)[chosen] for f in fields(Places))), failures

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Sequence
 
 import numpy as np
 
@@ -74,13 +75,19 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
 
     What is cheap is measured at all poses at once; the normals, which are not, only where the rest leaves a chance.
     """
-    grips = _grips(site, poses, gripper)
-    held = [g for g in grips if not g.fault]
-    _collide(site, held, gripper)
+    seen = in_jaws(site.points, poses.local_R_jaws, poses.at_m)
+    grips = _grips(site, poses, seen, gripper)
+    held = np.array([k for k, g in enumerate(grips) if not g.fault], np.intp)
+    # The jaws have moved along y since, to the middle of what is between them.
+    moved = np.array([(grips[k].at_m - poses.at_m[k]) @ grips[k].axes[:, 1] for k in held], np.float32)[:, None]
+    x, y, z = seen if len(held) == len(grips) else (of.take(held, 0) for of in seen)
+    y -= moved
+    held = [grips[k] for k in held]
+    _collide(site, held, (x, y, z), gripper)
     free = [g for g in held if not g.fault]
     for grip, empty, way in zip(free, *_seen_empty(cloud, site, free, gripper)):
-        aside = (site.centre_m - grip.at_m) @ grip.axes[:, :2]
-        centred = max(0.0, 1.0 - float(np.linalg.norm(aside)) / site.half_m)
+        across, along, _ = _in_axes(site.centre_m - grip.at_m, grip.axes)
+        centred = max(0.0, 1.0 - math.hypot(across, along) / site.half_m)
         evidence = 0.5 * grip.measured_share + 0.5 * empty
         grip.rating = CENTREDNESS * centred + ROOM * _room(grip, gripper) + EVIDENCE * evidence
         grip.firmness = _firmness(site, grip, gripper) * (0.75 + 0.25 * grip.steepness)
@@ -118,7 +125,7 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
 class _Grip:
     """A pose while it is being measured. axes: local_R_jaws. points: Mx3, what is between the fingers, in the jaws' frame:
     across, along the closing direction, against the approach. heights: of all its points, likewise. measured_share: of the contacts
-    that was measured. noise_m: of the points along y.
+    that was measured. span_m: of the finger's width that touches, where it is less. noise_m: of the points along y.
     """
 
     axes: np.ndarray
@@ -133,6 +140,7 @@ class _Grip:
     noise_m: float = 0.0
     opening_m: float = math.nan
     firmness: float = 1.0
+    span_m: float = 0.0
     crowded: bool = False
     facing: int = 0
 
@@ -142,16 +150,16 @@ class _Grip:
         return float(self.axes[2, 2])
 
 
-def _grips(site: Site, poses: Poses, gripper: GripperConfig) -> list[_Grip]:
-    """What the fingers would close on at each pose, and how wide it is there."""
-    x, y, z = in_jaws(site.points, poses.local_R_jaws, poses.at_m)
+def _grips(site: Site, poses: Poses, seen: tuple[np.ndarray, ...], gripper: GripperConfig) -> list[_Grip]:
+    """What the fingers would close on at each pose, and how wide it is there. seen: the site's points, `in_jaws`."""
+    x, y, z = seen
     reach = (poses.width_m / 2 + _CONTACT_M).astype(np.float32)[:, None]
     between = (np.abs(x) < gripper.finger_width / 2) & (np.abs(y) < reach) & (z > 0)
     sight = site.centre_m - site.eye_m
     sight /= max(float(np.linalg.norm(sight)), 1e-9)
     grips = []
     for k, axes in enumerate(poses.local_R_jaws):
-        held = np.flatnonzero(between[k])
+        held = between[k].nonzero()[0]
         points = x[k].take(held), y[k].take(held), z[k].take(held)
         grip = _Grip(axes, poses.at_m[k], float(poses.width_m[k]), points)
         grips.append(grip)
@@ -167,9 +175,9 @@ def _grips(site: Site, poses: Poses, gripper: GripperConfig) -> list[_Grip]:
         grip.heights = z[k]
         grip.noise_m = math.hypot(site.noise_m * float(sight @ axes[:, 1]), _RAGGED * site.pitch_m)
         depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
-        grip.contacts = np.flatnonzero(points[1] <= low + depth), np.flatnonzero(points[1] >= high - depth)
-        seen = site.measured.take(held)
-        grip.measured_share = sum(np.count_nonzero(seen[c]) / len(c) for c in grip.contacts) / 2
+        grip.contacts = (points[1] <= low + depth).nonzero()[0], (points[1] >= high - depth).nonzero()[0]
+        measured = site.measured.take(held)
+        grip.measured_share = sum(np.count_nonzero(measured[c]) / len(c) for c in grip.contacts) / 2
     return grips
 
 
@@ -180,13 +188,23 @@ def _room(grip: _Grip, gripper: GripperConfig) -> float:
 
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     """0..1: bite, and the weight's lever against what the contacts hold."""
-    x, _, z = grip.points
-    depth = min(float(np.sort(z[c])[-1 - len(c) // 20]) for c in grip.contacts)
-    span = min(float(np.ptp(x[c])) for c in grip.contacts)
-    lever = site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]
-    across, closing, approach = site.weight_n * (np.array((lever[1], -lever[0], 0.0)) @ grip.axes)  # lever x up
-    torque = np.abs((closing, across, approach)) + site.weight_n * site.missing_m / 2  # its middle may be so far off
-    return bite(depth) * steadiness(torque, span, depth, gripper.friction, gripper.force)
+    depth = math.inf
+    grip.span_m = min(float(np.ptp(x)) for x in (grip.points[0].take(contact) for contact in grip.contacts))
+    for contact in grip.contacts:
+        heights = grip.points[2].take(contact)
+        heights.sort()
+        depth = min(depth, float(heights[-1 - len(heights) // 20]))
+    lever = (site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]) * site.weight_n
+    across, closing, approach = _in_axes((lever[1], -lever[0], 0.0), grip.axes)  # lever x up
+    unseen = site.weight_n * site.missing_m / 2  # its middle may be so far off
+    torque = (abs(closing) + unseen, abs(across) + unseen, abs(approach) + unseen)
+    return bite(depth) * steadiness(torque, grip.span_m, depth, gripper.friction, gripper.force)
+
+
+def _in_axes(vector: Sequence[float], axes: np.ndarray) -> tuple[float, ...]:
+    """vector @ axes of three numbers and a 3x3, for which NumPy takes longer."""
+    a, b, c = map(float, vector)
+    return tuple(a * x + b * y + c * z for x, y, z in zip(*axes.tolist()))
 
 
 def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
@@ -194,16 +212,16 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     x, y, z = grip.points
     cone = math.atan(gripper.friction)
     needed = _MIN_HOLD * gripper.finger_width
-    span = min(float(np.ptp(x[contact])) for contact in grip.contacts)
-    if span < needed:
-        grip.fault = f"a finger would hold {span:.3f} m of an edge, {needed:.3f} m are needed"
+    if grip.span_m < needed:
+        grip.fault = f"a finger would hold {grip.span_m:.3f} m of an edge, {needed:.3f} m are needed"
         return
-    angle, top_m = 0.0, top_of(grip.heights[site.measured])
+    angle, top_m = 0.0, top_of(grip.heights.compress(site.measured))
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
-        deep = np.flatnonzero(out > out[contact].max() - min(_CORNER_M, grip.width_m / 3))
-        touched = x[contact], out[contact], z[contact], top_m, grip.noise_m
-        angle = max(angle, contact_tilt(*touched, (x[deep], out[deep])))
+        touching = out.take(contact)
+        deep = (out > touching.max() - min(_CORNER_M, grip.width_m / 3)).nonzero()[0]
+        touched = x.take(contact), touching, z.take(contact), top_m, grip.noise_m
+        angle = max(angle, contact_tilt(*touched, (x.take(deep), out.take(deep))))
     if angle > cone:
         grip.fault = (
             f"the contact normal is {math.degrees(angle):.0f} degrees off the closing axis, "
@@ -238,8 +256,11 @@ def _seen_empty(
     return empty[:, : len(_SIDES)].mean(1), empty[:, len(_SIDES) :].mean(1)
 
 
-def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
-    """How far the jaws may open at each grip, and what fingers or palm would touch, the object itself included."""
+def _collide(site: Site, grips: list[_Grip], seen: tuple[np.ndarray, ...], gripper: GripperConfig) -> None:
+    """How far the jaws may open at each grip, and what fingers or palm would touch, the object itself included.
+
+    seen: the site's points in the jaws' frames; they are written to.
+    """
     if not grips:
         return
     axes, at_m = np.array([g.axes for g in grips]), np.array([g.at_m for g in grips])
@@ -248,12 +269,12 @@ def _collide(site: Site, grips: list[_Grip], gripper: GripperConfig) -> None:
     palm = (gripper.finger_length + gripper.tip_advance * (1 - width / gripper.max_width)).astype(np.float32)
     for grip in grips:
         grip.opening_m = gripper.max_width
-    for name, points, spare in (
-        ("the object itself", site.points, 0.0),
-        ("something beside it", site.rest, gripper.clearance),
+    for name, (x, y, z), spare in (
+        ("the object itself", seen, 0.0),
+        ("something beside it", in_jaws(site.rest, axes, at_m), gripper.clearance),
     ):
-        x, y, z = in_jaws(points, axes, at_m)
-        x, y = np.abs(x), np.abs(y)
+        np.abs(x, out=x)
+        np.abs(y, out=y)
         beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > -spare)
         finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
         under = z > palm

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
-from qwen3vl_ros.grasping.poses import Poses, in_jaws
+from qwen3vl_ros.grasping.poses import Poses, by_turns, in_jaws
 from qwen3vl_ros.grasping.site import Site
 
 _SAMPLES, _CLOUD = 260, 1200  # points that may be a contact, and points that their normals are fitted to
@@ -44,8 +44,7 @@ def opposed_poses(site: Site, gripper: GripperConfig, keep: int) -> Poses:
     free = np.flatnonzero(_is_free(site, poses, gripper))
     # By turns from each lean, the best of each first.
     lean = np.rint(np.degrees(np.arccos(np.clip(poses.local_R_jaws[free, 2, 2], -1, 1))) / 30).astype(int)
-    rank = np.array([np.count_nonzero(lean[:k] == lean[k]) for k in range(len(lean))], int)
-    return poses[free[np.argsort(rank, kind="stable")[:keep]]]
+    return poses[free[by_turns(lean)[:keep]]]
 
 
 def _normals(site: Site) -> tuple[np.ndarray, np.ndarray]:
@@ -68,18 +67,20 @@ def _normals(site: Site) -> tuple[np.ndarray, np.ndarray]:
 def _pairs(site: Site, gripper: GripperConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Middles Kx3, closing axes Kx3, widths K and worths K of pairs of opposed points that the jaws can take, apart from each other."""
     points, normals = _normals(site)
-    first, second = np.triu_indices(len(points), 1)
-    between = points[second] - points[first]
-    width = np.linalg.norm(between, axis=1)
-    fits = np.flatnonzero((width > _LEAST_WIDTH_M) & (width + 2 * gripper.clearance < gripper.max_width))
-    first, second, between, width = first[fits], second[fits], between[fits], width[fits]
-    way = between / width[:, None]
-    along = [np.einsum("ij,ij->i", normals[k], way) for k in (first, second)]
-    opposed = np.flatnonzero(np.minimum(*map(np.abs, along)) > _COS_OPPOSED)
-    if not len(opposed):
+    points -= site.centre_m
+    # Of every two at once: their distance, and how far one lies from the other along the normal of that.
+    length2 = np.square(points).sum(1)
+    width = np.sqrt(np.maximum(length2[:, None] + length2 - 2 * points @ points.T, 0.0))
+    along = np.abs(normals @ points.T - (normals * points).sum(1)[:, None])
+    fits = (width > _LEAST_WIDTH_M) & (width + 2 * gripper.clearance < gripper.max_width)
+    fits &= np.minimum(along, along.T) > _COS_OPPOSED * width
+    first, second = np.nonzero(np.triu(fits, 1))
+    if not len(first):
         return np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0)
-    first, second, way, width = first[opposed], second[opposed], way[opposed], width[opposed]
-    signs = [np.sign(a[opposed])[:, None] for a in along]
+    points += site.centre_m
+    width = width[first, second]
+    way = (points[second] - points[first]) / width[:, None]
+    signs = [np.sign(np.einsum("ij,ij->i", normals[k], way))[:, None] for k in (first, second)]
     closing = signs[0] * normals[first] + signs[1] * normals[second] + way  # the mean of three that err on their own
     closing /= np.linalg.norm(closing, axis=1)[:, None]
     middle = (points[first] + points[second]) / 2

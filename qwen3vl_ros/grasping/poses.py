@@ -35,16 +35,26 @@ def upright_axes(yaw_rad: np.ndarray) -> np.ndarray:
     return axes
 
 
+def by_turns(kinds: np.ndarray) -> np.ndarray:
+    """Indices of things that are in order, so that the first of each kind come first, then the second of each."""
+    by_kind = np.argsort(kinds, kind="stable")
+    ordered = kinds[by_kind]
+    rank = np.empty(len(kinds), int)
+    rank[by_kind] = np.arange(len(kinds)) - np.searchsorted(ordered, ordered)
+    return np.argsort(rank, kind="stable")
+
+
 def in_jaws(
     points_m: np.ndarray, local_R_jaws: np.ndarray, at_m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Local points Nx3 across, along the closing direction and against the approach of K poses, KxN float32 each."""
-    turns = local_R_jaws.transpose(2, 0, 1)  # axis, pose, component
-    shift = np.einsum("aki,ki->ak", turns, at_m).astype(np.float32)[..., None]
-    plan = np.ascontiguousarray(points_m.T, np.float32)
-    seen = (turns.reshape(-1, 3).astype(np.float32) @ plan).reshape(3, len(at_m), len(points_m))
-    seen -= shift
-    return seen[0], seen[1], seen[2]
+    jaws_T_local = np.empty((3, len(at_m), 4), np.float32)  # axis, pose, component
+    turns = local_R_jaws.transpose(2, 0, 1)
+    jaws_T_local[..., :3], jaws_T_local[..., 3] = turns, -np.einsum("aki,ki->ak", turns, at_m)
+    points = np.ones((4, len(points_m)), np.float32)
+    points[:3] = points_m.T
+    x, y, z = (jaws_T_local.reshape(-1, 4) @ points).reshape(3, len(at_m), len(points_m))
+    return x, y, z
 
 
 # What an arm and a calibration err by: metres across the fingers and against the approach, and turns about the approach and about

@@ -10,6 +10,7 @@ nothing of how places are found.
 from __future__ import annotations
 
 import math
+from typing import Sequence
 
 import numpy as np
 
@@ -24,8 +25,8 @@ _CURVE_AVERAGED = (-0.65, 7.3)  # the same of a rating that is the mean over an 
 
 def antipodality(angle_rad: float, friction: float) -> float:
     """1 where both normals lie on the closing axis; how far inside the cone they are, over frictions around the given one."""
-    cones = np.arctan(2 * friction * np.array(_LADDER))
-    return float(np.clip(1.0 - angle_rad / cones, 0.0, 1.0).mean())
+    cones = [math.atan(2 * friction * step) for step in _LADDER]
+    return sum(min(1.0, max(0.0, 1.0 - angle_rad / cone)) for cone in cones) / len(cones)
 
 
 def bite(depth_m: float) -> float:
@@ -38,15 +39,15 @@ def weight_n(size_m: np.ndarray, density: float) -> float:
     return 9.81 * density * _FILLED * float(np.prod(size_m))
 
 
-def steadiness(torque_nm: np.ndarray, span_m: float, depth_m: float, friction: float, force_n: float) -> float:
+def steadiness(torque_nm: Sequence[float], span_m: float, depth_m: float, friction: float, force_n: float) -> float:
     """1 where the contacts hold the object's weight against turning, less where its middle is too far away.
 
     torque_nm: of the weight about the closing axis, across it and along the approach. span_m, depth_m: the contact's extents
     across and along the approach. About the closing axis friction holds, about the others the pads' pressure.
     """
     depth_m = min(depth_m, 2 * _FULL_BITE_M)
-    holds = force_n * np.array((2 * friction * math.hypot(span_m, depth_m) / 3, 0.8 * depth_m, 0.8 * span_m))
-    load = float((_SHAKEN * np.abs(torque_nm) / np.maximum(holds, 1e-9)).max())
+    holds = 2 * friction * math.hypot(span_m, depth_m) / 3, 0.8 * depth_m, 0.8 * span_m
+    load = max(_SHAKEN * abs(of) / max(force_n * against, 1e-9) for of, against in zip(torque_nm, holds))
     return min(1.0, max(0.3, 1.0 - 0.5 * (load - 0.5)))
 
 

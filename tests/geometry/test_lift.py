@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3vl_ros.config import LiftConfig
-from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.cloud import SceneCloud, pixels_between
 from qwen3vl_ros.geometry.hulls import depth_inside, outline, signed_area
 from qwen3vl_ros.geometry.lens import pixel_rays, project_px, ray_table
 from qwen3vl_ros.geometry.lift import lift_boxes, trust
@@ -398,6 +398,37 @@ def test_too_little_depth_says_how_much():
 def test_an_empty_table_is_not_an_object():
     scene = ds.Scene([SOLIDS["cube"]])
     assert "stands out from the support plane" in why_not(scene.frame(), (5, 150, 80, 230))
+
+
+BEYOND = 1e9
+
+
+@pytest.mark.parametrize(
+    "other",
+    (
+        (0.0, 0.0, math.inf, math.inf),
+        (-math.inf, -math.inf, math.inf, math.inf),
+        (math.nan, 0.0, 50.0, 50.0),
+        (-BEYOND, -BEYOND, BEYOND, BEYOND),
+        (150.0, 150.0, 150.0, 150.0),
+        (200.0, 200.0, 100.0, 100.0),
+    ),
+    ids=("to infinity", "infinite", "no number", "far beyond the image", "no area", "corners in reverse"),
+)
+def test_whatever_the_other_box_is_a_thing_is_lifted_or_refused_with_a_reason(other):
+    scene = ds.Scene([SOLIDS["cube"]])
+    lifted = lift(scene.frame(), scene.box_px(), other)
+    assert len(lifted.detections) + len(lifted.refusals) == 2 and all(r.reason for r in lifted.refusals)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(0, 50), st.integers(1, 40), st.integers(1, 4), st.floats(-60, 60), st.floats(-60, 60))
+def test_pixels_between_two_coordinates_are_those_whose_centres_are(start, count, step, low, high):
+    pixels = slice(start, start + count, step)
+    centres = np.arange(start, start + count, step) + 0.5
+    found = np.zeros(len(centres), bool)
+    found[pixels_between(pixels, low, high)] = True
+    np.testing.assert_array_equal(found, (centres > low) & (centres < high))
 
 
 def test_a_box_outside_the_image_is_refused():

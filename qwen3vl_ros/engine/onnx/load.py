@@ -14,6 +14,9 @@ from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.types import EngineError
 
+# Pixels of an image for a large model on a CPU, where nobody chose: seeing takes as long as the square of them, and for 2B on two
+# cores 1 s at 640x480, 5 s here, minutes at 3840x2160.
+_CPU_AREA = 1024 * 768
 _CPU_PASS_COST = 0.05  # of one more drafted token, in passes; measured on the embedded model
 
 
@@ -26,11 +29,15 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
         f"device {config.device}"
         + f": onnxruntime has {'a' if gpu else 'no'} CUDA provider" * (config.device == "auto"),
     ]
-    preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
-    threads = 0
+    generation = config.generation
+    threads = most_area = 0
     if device == "cpu":
         threads, why_threads = cpu_threads.of_model(checkpoint.parameters)
         why.append(why_threads)
+        if checkpoint.parameters >= cpu_threads.SMALL_MODEL and not generation.max_pixels:
+            most_area = _CPU_AREA
+            why.append(f"images of at most {most_area} pixels (generation.max_pixels is 0: automatic on a CPU)")
+    preparation = Preparation(checkpoint.path, generation.min_pixels, generation.max_pixels, most_area)
     runtime = OnnxRuntime(
         checkpoint.path, cache_tokens(checkpoint, config, preparation.rule.token_side), device, threads
     )

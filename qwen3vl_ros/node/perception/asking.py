@@ -42,6 +42,20 @@ STILL_M_S = 0.03
 FEEDBACK_S = 0.05  # parts of an answer that come faster go out together
 
 
+def serve_action(node, kind, name: str, do, cancel) -> ActionServer:
+    """An action that takes every goal: what is wrong with one, its result says in words."""
+    return ActionServer(
+        node,
+        kind,
+        name,
+        execute_callback=do,
+        goal_callback=lambda _: GoalResponse.ACCEPT,
+        cancel_callback=cancel,
+        callback_group=ReentrantCallbackGroup(),
+        result_timeout=int(node.config.ask.result_timeout),
+    )
+
+
 class Asking:
     """Of a PerceptionNode, from its making to close(). needs_active(): raises PerceptionError where no call may be made. channel_of:
     the Channel that a name of a camera means, for a service of all cameras. pending: goals and calls that were not answered yet.
@@ -62,16 +76,7 @@ class Asking:
         self.pending = 0
         group = ReentrantCallbackGroup()
         node.create_service(Measure, "~/measure", self._on_measure, qos_profile=qos, callback_group=group)
-        self._server = ActionServer(
-            node,
-            Ask,
-            "~/ask",
-            execute_callback=self._on_ask,
-            goal_callback=lambda _: GoalResponse.ACCEPT,  # what is wrong with a goal, its result says in words
-            cancel_callback=self._on_cancel,
-            callback_group=ReentrantCallbackGroup(),
-            result_timeout=int(node.config.ask.result_timeout),
-        )
+        self._server = serve_action(node, Ask, "~/ask", self._on_ask, self._on_cancel)
 
     def close(self) -> None:
         self._server.destroy()

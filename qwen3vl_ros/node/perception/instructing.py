@@ -15,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Callable, Mapping
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 
 from qwen3vl_ros.action import FollowInstruction
@@ -28,7 +28,7 @@ from qwen3vl_ros.instructions.scene import Placed
 from qwen3vl_ros.msg import Plan as PlanMessage
 from qwen3vl_ros.node import messages, plan_messages
 from qwen3vl_ros.node.perception.agenda import Call, Job
-from qwen3vl_ros.node.perception.asking import Asking, headers_of, in_frame, told_errors
+from qwen3vl_ros.node.perception.asking import Asking, headers_of, in_frame, serve_action, told_errors
 from qwen3vl_ros.node.perception.camera import LATCHED
 from qwen3vl_ros.node.perception.channel import Channel
 from qwen3vl_ros.node.perception.looking import Eyes, fresh
@@ -90,16 +90,7 @@ class Instructing:
         self._out = node.create_publisher(PlanMessage, "~/plan", LATCHED)
         group = ReentrantCallbackGroup()
         node.create_service(FindPlace, "~/find_place", self._on_find_place, qos_profile=qos, callback_group=group)
-        self._server = ActionServer(
-            node,
-            FollowInstruction,
-            "~/follow_instruction",
-            execute_callback=self._on_follow,
-            goal_callback=lambda _: GoalResponse.ACCEPT,  # what is wrong with a goal, its result says in words
-            cancel_callback=self._on_cancel,
-            callback_group=ReentrantCallbackGroup(),
-            result_timeout=int(node.config.ask.result_timeout),
-        )
+        self._server = serve_action(node, FollowInstruction, "~/follow_instruction", self._on_follow, self._on_cancel)
         self._controls: dict[bytes, Control] = {}
 
     def close(self) -> None:

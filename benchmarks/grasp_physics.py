@@ -301,12 +301,12 @@ def draw(folder: Path, one: Try, rgb, box, grasp: GraspTarget | None, view: SimV
 
 
 # -- the report ----------------------------------------------------------------------------------------------------------
-def auroc(quality, held) -> float:
-    """Chance that what holds was given more quality than what does not."""
+def auroc(quality, held) -> float | None:
+    """Chance that what holds was given more quality than what does not; None where all hold, or none."""
     good, bad = quality[held], quality[~held]
     if not len(good) or not len(bad):
-        return float("nan")
-    return float(((good[:, None] > bad[None]) + 0.5 * (good[:, None] == bad[None])).mean())
+        return None
+    return round(float(((good[:, None] > bad[None]) + 0.5 * (good[:, None] == bad[None])).mean()), 4)
 
 
 def calibration_error(quality, held, bins: int = 10) -> float:
@@ -350,7 +350,7 @@ def report(tries: list[Try]) -> None:
                 "best_first": share(max(s, key=lambda t: t.quality).outcome.held for s in scenes.values()),
                 "given_feasible": share(held.tolist()),
                 "wrong_object": share(t.outcome.wrong for t in house),
-                "quality_auroc": round(auroc(quality, held), 4),
+                "quality_auroc": auroc(quality, held),
                 "quality_ece": round(calibration_error(quality, held), 4) if len(held) else None,
                 "ms_per_object": round(float(np.median([t.ms for t in tries])), 2),
                 "ceiling_single": share(t.ceiling for t in of["single"]),

@@ -3,6 +3,8 @@
 Scenes of the plain embedded world at 640x480 with a stereo camera's depth noise, the embedded model, questions in the wordings that
 training never sees (model/wordings.py), English and Chinese in turn. Judged against the scene's exact layout. answers_ok: of all
 questions. answers_ok_grounded: of those that were understood and whose things were found at the right places.
+
+other_words.jsonl: questions and what they ask for, written by somebody who knew neither the grammar nor what the model was taught.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 import re
 import time
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +23,13 @@ from wordings import Speaker
 
 from qwen3vl_ros.asking import Asker, Code, Outcome, Shot
 from qwen3vl_ros.asking.measuring import RELATION
+from qwen3vl_ros.asking.outcome import Who
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.facts import measure
 from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions import grammar
 from qwen3vl_ros.sim.camera import SimCamera, SimView
 from qwen3vl_ros.sim.depth_noise import noisy_depth
 from qwen3vl_ros.sim.layouts import exact_layout
@@ -177,6 +182,26 @@ def answered(asker: Asker, shot: Shot, question: str, **how) -> Outcome:
         return Outcome("", Code.ERROR, detections_2d=((),), detections_3d=((),))
 
 
+def other_words(asker: Asker) -> dict[str, float]:
+    """How many questions in other people's words are understood as they are meant, and how many otherwise; the rest is not."""
+    lines = (Path(__file__).parent / "other_words.jsonl").read_text().splitlines()
+    counts: dict[str, Counter] = {"en": Counter(), "zh": Counter()}
+    for line in map(json.loads, lines):
+        asked, by, _ = asker.understood(line["question"])
+        meant = (line["ask"], [name.lower() for name in line["find"]]) if line["ask"] != "unknown" else None
+        read = asked and (asked.ask, [name.lower() for name in asked.find])
+        of = counts[grammar.language_of(line["question"])]
+        of.update(
+            asked=1, right=int(read == meant), otherwise=int(bool(read) and read != meant), rules=int(by is Who.RULES)
+        )
+    print("\nIn other people's words:")
+    for language, of in counts.items():
+        print(
+            f"{language}: {of['right']} of {of['asked']} as meant, {of['otherwise']} otherwise; {of['rules']} read by the grammar"
+        )
+    return {f"other_words_{language}": round(of["right"] / of["asked"], 4) for language, of in counts.items()}
+
+
 def run(scenes: int, first: int, per_scene: int = 4) -> dict[str, float | int | None]:
     """Figures of so many scenes; words_only_accuracy: of the same questions to the model without measuring, each second scene."""
     engine = load_tested_engine(Config())
@@ -211,6 +236,7 @@ def run(scenes: int, first: int, per_scene: int = 4) -> dict[str, float | int | 
                 if seed % 2 == 0:
                     words = answered(asker, shot, asked.question, measure=False)
                     counts.update(words=1, words_right=bool(judged(asked, words, truth)))
+    others = other_words(asker)
     engine.close()
     print("\n| question | asked | understood and found | right of those | right of all |\n|---|---|---|---|---|")
     for name, kind in sorted(by_kind.items()):
@@ -227,7 +253,7 @@ def run(scenes: int, first: int, per_scene: int = 4) -> dict[str, float | int | 
         "answers_ok": share("right", "asked"),
         "answers_ok_grounded": share("good_right", "good"),
         "latency_ms_p50": round(float(np.median(waits_ms)), 1) if waits_ms else math.nan,
-    }
+    } | others
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class Asker:
             raise InvalidInput("there is no picture to ask of; give one, or name a camera")
         question, session = phrases.checked_question(question), session or Session()
         language = grammar.language_of(question)
-        asked, reader, read_from = self._understood(question, session, control) if measure else (None, Who.NOBODY, None)
+        asked, reader, read_from = self.understood(question, session, control) if measure else (None, Who.NOBODY, None)
         asked = asked and asked._replace(view=asked.view or view)
         if asked is not None and measuring.is_measured(asked):
             outcome = self._measured(shots, question, language, asked, control)
@@ -89,10 +89,11 @@ class Asker:
 
     # -- understand ----------------------------------------------------------------------------------------------------
 
-    def _understood(
-        self, question: str, session: Session, control: Control | None
+    def understood(
+        self, question: str, session: Session | None = None, control: Control | None = None
     ) -> tuple[Understood | None, Who, Generation | None]:
         """What is asked, who read it, and the model's words if it was the model; None where it must be asked as it is."""
+        session = session or Session()
         if asked := grammar.understood(question, session.before):
             return asked, Who.RULES, None
         rest, view = grammar.without_view(question)

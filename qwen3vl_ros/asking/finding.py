@@ -1,6 +1,7 @@
 """What phrases name in one picture: each is looked for by itself, what the model calls otherwise is left out, all are lifted together.
 
-An answer under another name than the one asked for is how models invent things that are not there: it is no find. Knows nothing of
+An answer under another name than the one asked for is how models invent things that are not there: it is no find; nor is what has clearly
+another colour than the phrase says. Knows nothing of
 questions in words and of relations.
 """
 
@@ -13,6 +14,7 @@ from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from qwen3vl_ros.asking.colours import contradicts
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -113,6 +115,7 @@ class Finder:
             for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
                 generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control, zoom)
                 seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, other)]
+                seen = [d for d in seen if not contradicts(shot.frame.rgb, d.box_xyxy_px, phrase)]
                 if phrase in expected:
                     seen = [d for d in seen if self._as_far(shot, d, expected[phrase])]
                 if seen:

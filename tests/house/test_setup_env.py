@@ -209,6 +209,8 @@ def test_uv_looks_where_pip_does_and_where_the_user_says(scripts, monkeypatch):
     seen = []
     monkeypatch.setattr(scripts.steps, "run", lambda *_, **variables: seen.append(variables))
     monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # what this machine says
+    monkeypatch.delenv("PIP_CERT", raising=False)
     monkeypatch.setenv("PIP_INDEX_URL", "http://mirror.invalid/simple")
     scripts.steps.uv_install("log", "numpy")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://other.invalid/simple")

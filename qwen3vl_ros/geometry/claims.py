@@ -22,6 +22,7 @@ _FITS = 0.6  # intersection over union of the surface's extents and the 2D box: 
 _BETTER = 0.1
 _PART = 0.9  # of the smaller of two boxes that lies in the other: a part of it, where no seam parts their surfaces
 _CUT_FITS = 0.5  # at most, where the surface goes on outside the box
+_WITHIN = 0.8  # of a box that lies in another: more, and what was boxed is seen in front of that, as a spoon in a mug
 
 
 def settle_claims(
@@ -32,13 +33,15 @@ def settle_claims(
     founds: each object's pixels, None where it has none. again(k, window): looks for object k in a window.
     """
     changed: dict[int, Foreground | str] = {}
-    fits = {k: _fit(found) for k, found in enumerate(founds) if found is not None}
-    fits = {k: min(fit, _CUT_FITS) if founds[k].cut else fit for k, fit in fits.items()}
+    whole = {k: _fit(found) for k, found in enumerate(founds) if found is not None}
+    fits = {k: min(fit, _CUT_FITS) if founds[k].cut else fit for k, fit in whole.items()}
     poor = [k for k in sorted(fits, key=fits.get) if fits[k] < _FITS]
     for k in poor:
         found, window = founds[k], founds[k].window
         taken = np.zeros(found.mask.shape, bool)
         for other in (j for j in fits if j != k and fits[j] > fits[k] + _BETTER and _meet(founds[j].window, window)):
+            if whole[k] >= _FITS and _within(window.box_xyxy_px, founds[other].window.box_xyxy_px) > _WITHIN:
+                continue
             own = _seen_in(founds[other], window)
             least = min(np.count_nonzero(found.mask), np.count_nonzero(own))
             if least and np.count_nonzero(own & found.mask) >= _SHARED * least:
@@ -77,8 +80,13 @@ def each_once(founds: Sequence[Foreground | None]) -> list[np.ndarray | None]:
 
 def _is_part(a, b) -> bool:
     """Whether one of two boxes lies in the other."""
+    return max(_within(a, b), _within(b, a)) > _PART
+
+
+def _within(a, b) -> float:
+    """The share of one box that lies in another."""
     common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    return common > _PART * min((of[2] - of[0]) * (of[3] - of[1]) for of in (a, b))
+    return common / ((a[2] - a[0]) * (a[3] - a[1]))
 
 
 def _fit(found: Foreground) -> float:

@@ -46,10 +46,10 @@ class Asked:
 
 
 def textured(scene: Scene) -> np.ndarray:
-    """A picture that points can be followed in."""
+    """A picture that points can be followed in; grey, as the solids have any colour that a test calls them by."""
     height, width = scene.depth_m.shape
-    coarse = np.random.default_rng(0).integers(40, 216, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
-    return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
+    coarse = np.random.default_rng(0).integers(40, 216, (height // 6 + 1, width // 6 + 1, 1), np.uint8)
+    return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1).repeat(3, 2)[:height, :width])
 
 
 class Room:

@@ -23,8 +23,10 @@ _MARGIN = 0.2
 _MIN_MARGIN_PX = 4
 _FRAGMENT_SHARE = 0.02
 _HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
-_SHORT, _REACHED = 0.25, 0.10  # shares of a box's extent: a side that is missing, and one that is not
+_SHORT, _REACHED = 0.10, 0.08  # shares of a box's extent: a side that is missing, and one that is not
 _GOES_ON = 12.0  # how much less a patch is worth that goes on outside the window, by the share of its border it crosses
+_NEAR = 5.0  # so many gaps from the rest of a thing may lie what its box says to be part of it
+_APART = 0.7  # of what was read between two pieces: so much of the support, and they are two things
 _NEARER = 0.01  # of the distance: so much nearer is in front
 _SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
 _SMOOTHING = 5  # pixels across that are averaged
@@ -239,7 +241,7 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
         for k in np.flatnonzero(large):
             piece = patches == k
             its = _rim(piece)
-            if _one_thing(window, own, its, surface) or _goes_on_behind(window, mask, piece, own, its):
+            if _one_thing(window, own, its, surface) or _completes(window, mask, piece, own, its, patches == 0):
                 mask = mask | piece
     return mask, float(share_inside[best])
 
@@ -252,23 +254,27 @@ def _open_sides(window: Window) -> list:
     return [at for is_open, at in sides if is_open]
 
 
-def _goes_on_behind(window: Window, mask: np.ndarray, piece: np.ndarray, own: np.ndarray, its: np.ndarray) -> bool:
-    """Whether a piece is the rest of a thing that something nearer cuts in two: it reaches a side of the box that the mask does not,
-    only what is nearer is seen between them, and no other box claims it. own, its: flat indices of their rims.
+def _completes(window: Window, mask, piece, own: np.ndarray, its: np.ndarray, support: np.ndarray) -> bool:
+    """Whether a piece is the rest of a thing because the box says so: it reaches a side of the box that the mask does not, no other box
+    claims it, and it is near, as a pan's handle beyond the rim, or only what is nearer is seen between, which cuts the thing in two.
+    own, its: flat indices of their rims. support: hxw, what things stand on; where it is seen between, they are two.
     """
     before, after = gaps(window, mask), gaps(window, mask | piece)
-    if not ((before > _SHORT) & (after < _REACHED)).any():
+    if not ((before > _SHORT) & (after < np.minimum(_REACHED, before / 2))).any():
         return False
     if any(claim(window, other)[piece].mean() < 0 for other in window.others_px):
         return False
     body, other = (np.take(window.points_m.reshape(-1, 3), at, 0) for at in (own, its))
     apart = np.square(other).sum(1)[:, None] + np.square(body).sum(1) - 2 * other @ body.T
     a, b = np.unravel_index(int(apart.argmin()), apart.shape)
-    rows, columns = _between(its[a], own[b], mask.shape[1])
-    if not len(rows):
+    between = _between(its[a], own[b], mask.shape[1])
+    if not len(between[0]):
         return False
-    z = window.points_m[rows, columns, 2]
-    expected = np.linspace(other[a, 2], body[b, 2], len(rows) + 2)[1:-1]
+    reach = _NEAR * window.cloud.config.cluster_gap * float(np.median(other[:, 2]))
+    if apart[a, b] < reach**2 and float((support & window.valid)[between].mean()) < _APART:
+        return True
+    z = window.depth_m[between]
+    expected = np.linspace(other[a, 2], body[b, 2], len(z) + 2)[1:-1]
     with np.errstate(invalid="ignore"):
         nearer = z < expected * (1 - _NEARER)
     return float((nearer | np.isnan(z)).mean()) > 1 - _HOLE_READ and float(nearer.mean()) > 0.5

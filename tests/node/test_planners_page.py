@@ -1,7 +1,6 @@
 """docs/planners.md: its execute_step server answers every goal, over a real graph, and MoveIt's messages say what ours do."""
 
 import math
-import os
 import re
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ from moveit_standin import MoveIt, install
 from rclpy.action import ActionClient
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
+from ros_graph import claim_domain
 from std_msgs.msg import Header
 
 from qwen3vl_ros.action import ExecuteStep
@@ -93,7 +93,8 @@ class Graph:
 
     def __init__(self):
         self.context = rclpy.Context()
-        self.context.init(domain_id=int(os.environ.get("ROS_DOMAIN_ID", "0")))
+        domain, self._lock_file = claim_domain()
+        self.context.init(domain_id=domain)
         self.robot, self._executor = MoveIt(), MultiThreadedExecutor(4, context=self.context)
         self.server = self._served()
         self.client_node = Node("planner_test", context=self.context)
@@ -129,6 +130,7 @@ class Graph:
         for node in (self.server, self.client_node):
             node.destroy_node()
         self.context.shutdown()
+        self._lock_file.close()
 
 
 def result_of(future, patience_s=60):

@@ -20,7 +20,16 @@ from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import PlanStep
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, Fact, GraspTarget, MalformedAnswer, PlaceTarget, Verdict
+from qwen3vl_ros.types import (
+    Cancelled,
+    DeadlinePassed,
+    Detection3D,
+    Fact,
+    GraspTarget,
+    MalformedAnswer,
+    PlaceTarget,
+    Verdict,
+)
 
 LOOKS = 3  # at what cannot be told, before giving up
 _MOVED_M = 0.03  # nearer than this to where it was, a thing has not been taken
@@ -28,6 +37,7 @@ _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # Nearer than this to where it was put, by its middle seen from above and its top, a thing lies where it was promised to: on or in what
 # carries it, and beside something.
 _AT_REST_M, _AT_REST_BESIDE_M = 0.02, 0.012
+_RISEN_M = 0.04  # a thing whose top is so much higher has been lifted
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
 
@@ -73,11 +83,11 @@ class Checker:
         if opening_m < _HELD_M:
             return Verdict.FALSE, f"the jaws closed on nothing where the {step.told.object} was"
         name, there = step.told.object, step.target
-        wanted_m = grasp.width_m
-        if abs(opening_m - wanted_m) > _WIDTH_M:
-            return Verdict.UNKNOWN, (
-                f"the jaws stand {opening_m:.3f} m apart, and the {name} is {wanted_m:.3f} m wide there: nobody can tell what they hold"
-            )
+        wanted_m, odd = grasp.width_m, ""
+        if (
+            abs(opening_m - wanted_m) > _WIDTH_M
+        ):  # a thing may have turned in the jaws: then it must be seen to have risen
+            odd = f"the jaws stand {opening_m:.3f} m apart, and the {name} is {wanted_m:.3f} m wide there: nobody can tell what they hold"
         for _ in range(LOOKS):
             self.tell(k, "checking", "")
             if (found := self._find((name,))) is None:
@@ -86,9 +96,9 @@ class Checker:
             apart = [np.linalg.norm(d.frame_T_box[:3, 3] - there.frame_T_box[:3, 3]) for d in now]
             if any(a < _MOVED_M for a in apart):
                 return Verdict.FALSE, f"the {name} is still where it was"
-            if math.isfinite(opening_m) or now:
+            if any(_risen_m(found, d, there) > _RISEN_M for d in now) if odd else math.isfinite(opening_m) or now:
                 return Verdict.TRUE, f"the gripper holds the {name}"
-        return Verdict.UNKNOWN, f"nobody can tell whether the gripper holds the {name}"
+        return Verdict.UNKNOWN, odd or f"nobody can tell whether the gripper holds the {name}"
 
     def placed(self, k: int, step: PlanStep, place: PlaceTarget) -> tuple[Verdict, str]:
         """Whether what was promised of the place is true now.
@@ -166,3 +176,13 @@ def _remembering(layout: Layout, hollow: Sequence[Thing]) -> Layout:
 
 def _measure(layout: Layout, fact: Fact, arguments: tuple[str, ...]) -> Fact:
     return facts.measure(layout, fact.relation, arguments, fact.view or "viewer")
+
+
+def _risen_m(found: Found, now: Detection3D, before: Detection3D) -> float:
+    """By how much the top of a thing is higher than it was; nan where nobody knows what up is. The top: a foot may be hidden."""
+    frame = found.shot.frame
+    if frame.up_camera is None:
+        return math.nan
+    up = (np.eye(4) if frame.target_T_camera is None else frame.target_T_camera)[:3, :3] @ frame.up_camera
+    tops = [(_corners(d.frame_T_box, d.size_m) @ up).max() for d in (now, before)]
+    return float(tops[0] - tops[1])

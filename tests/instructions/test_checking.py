@@ -70,3 +70,38 @@ def test_beside_is_never_taken_from_the_place_where_a_look_says_no():
     right = replace(CAN, position_m=(0.12, 0.0, 0.04))
     assert verdict(seen(right), Fact("right_of", ("0", "1"), "viewer"), right)[0] is Verdict.TRUE
     assert verdict(seen(right), Fact("left_of", ("0", "1"), "viewer"), right)[0] is Verdict.FALSE
+
+
+def taken(now, opening_m, up=(0.0, 0.0, 1.0)):
+    """What is said of a pick of the can, 0.05 m wide there, that a picture then shows as `now`."""
+    target = Detection3D("0", CAN.label, 0.9, "world", CAN.pose(), np.array(CAN.size_m))
+    frame = SimpleNamespace(target_T_camera=None, up_camera=None if up is None else np.array(up))
+    boxes = [Detection3D("0", CAN.label, 0.9, "world", now.pose(), np.array(now.size_m))] if now else []
+    found = SimpleNamespace(detections_3d=boxes, shot=SimpleNamespace(frame=frame))
+    planner = SimpleNamespace(find=lambda *_: found)
+    step = PlanStep(Step("pick", CAN.label), target, names=((CAN.label, CAN.label),))
+    grasp = SimpleNamespace(width_m=0.05)
+    return Checker(planner, lambda: None, lambda *_: None, Control()).picked(0, step, grasp, opening_m)[0]
+
+
+RAISED = replace(CAN, position_m=(0.02, 0.0, 0.25))
+ASIDE = replace(CAN, position_m=(0.15, 0.0, CAN.position_m[2]))
+
+
+@pytest.mark.parametrize(
+    "now, opening_m, verdict",
+    [
+        (RAISED, 0.05, Verdict.TRUE),
+        (RAISED, 0.02, Verdict.TRUE),  # it turned in the jaws
+        (ASIDE, 0.02, Verdict.UNKNOWN),  # pushed aside, with something else between the jaws
+        (None, 0.02, Verdict.UNKNOWN),
+        (CAN, 0.02, Verdict.FALSE),
+        (RAISED, 0.0, Verdict.FALSE),
+    ],
+)
+def test_what_the_jaws_hold_is_told_by_their_opening_or_by_what_has_risen(now, opening_m, verdict):
+    assert taken(now, opening_m) is verdict
+
+
+def test_where_nobody_knows_what_up_is_nothing_has_risen():
+    assert taken(RAISED, 0.02, up=None) is Verdict.UNKNOWN

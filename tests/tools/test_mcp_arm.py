@@ -60,8 +60,14 @@ def test_what_a_person_approved_is_done_what_is_cancelled_stops_and_what_was_don
                 stopped = await call("cancel", {})
             return place, planned, done, again, ended[0], stopped
 
-    before = bench.where("red box")
-    place, planned, done, again, ended, stopped = anyio.run(use)
+    for _ in range(3):  # a real arm's grip may slip, and says so; what is held to here is what an agent is told of it
+        bench.reset()
+        shown.clear(), steps.clear()
+        before = bench.where("red box")
+        place, planned, done, again, ended, stopped = anyio.run(use)
+        if not done.is_error:
+            break
+        assert "was not carried out" in done.content[0].text
     assert place.structured_content["places"][0]["feasible"] and place.structured_content["frame"] == "world"
     assert [step["action"] for step in planned.structured_content["steps"]] == ["pick", "place"]
     assert "red box" in shown[0] and "blue bowl" in shown[0] and len(shown) == 2

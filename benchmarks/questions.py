@@ -24,6 +24,7 @@ from wordings import Speaker
 from qwen3vl_ros.asking import Asker, Code, Outcome, Shot
 from qwen3vl_ros.asking.measuring import RELATION
 from qwen3vl_ros.asking.outcome import Who
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.facts import measure
 from qwen3vl_ros.geometry.layout import Layout
@@ -163,15 +164,9 @@ def grounded(asked: Asked, told: Outcome, view: SimView) -> bool:
     if asked.ask == "absent":
         return not boxes
     truths = {str(t.index): t.box_xyxy_px for t in view.truths}
-    return all(any(_iou(d.box_xyxy_px, truths[name]) > 0.5 for d in boxes) for name in asked.things) and (
+    return all(any(iou(d.box_xyxy_px, truths[name]) > 0.5 for d in boxes) for name in asked.things) and (
         asked.ask == "nearest" or len(boxes) >= len(asked.things)
     )
-
-
-def _iou(a, b) -> float:
-    both = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    return both / union if union > 0 else 0.0
 
 
 def answered(asker: Asker, shot: Shot, question: str, **how) -> Outcome:

@@ -14,6 +14,7 @@ from typing import Callable
 
 import numpy as np
 
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import WrongModel
 
@@ -101,8 +102,8 @@ def _right(box: Box) -> Box:
     return box
 
 
-def _explains(undo: Callable[[Box], Box], answers: list[tuple[Box, list[Box]]], iou: float) -> bool:
-    return all(any(_iou(undo(box), place) >= iou for box in boxes) for place, boxes in answers)
+def _explains(undo: Callable[[Box], Box], answers: list[tuple[Box, list[Box]]], least: float) -> bool:
+    return all(any(iou(undo(box), place) >= least for box in boxes) for place, boxes in answers)
 
 
 def _other_scale(answers: list[tuple[Box, list[Box]]]) -> str:
@@ -127,9 +128,3 @@ def _line(true: tuple[float, ...], said: tuple[float, ...]) -> tuple[float, floa
     if slope <= 0:
         return slope, offset, math.inf
     return slope, offset, float(np.abs((np.array(said) - offset) / slope - true).max())
-
-
-def _iou(a: Box, b: Box) -> float:
-    inner = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    area_a, area_b = ((c[2] - c[0]) * (c[3] - c[1]) if c[2] > c[0] and c[3] > c[1] else 0.0 for c in (a, b))
-    return inner / (area_a + area_b - inner) if area_a and area_b else 0.0

@@ -26,19 +26,16 @@ _HUES = {
 _WORD = re.compile(
     "|".join(rf"(?P<c{i}>\b(?:{of})(?= [\w-]+$)|(?:{of})色的?(?=[^的 ]+$))" for i, of in enumerate(_HUES)), re.I
 )
-_STRONG, _VIVID, _LIGHT = (
-    0.35,
-    0.6,
-    0.2,
-)  # saturation that has a hue, one that is no grey, and value below which none is seen
+_STRONG, _VIVID = 0.35, 0.6  # saturation: that has a hue, that no grey has
+_LIGHT = 0.2  # value below which no colour is seen
 _FAR_DEG = 60.0
 _MOST, _HARDLY = 0.6, 0.1  # shares of the middle of a box
 _LEAST_PX = 30
 
 
 def contradicts(rgb: np.ndarray, box_xyxy_px: Sequence[float], name: str) -> bool:
-    """Whether the middle of a box in a picture (hxwx3 uint8, RGB) clearly has another colour than a name says. False where the name says none,
-    or two, or where too little is seen.
+    """Whether the middle of a box in a picture (hxwx3 uint8, RGB) clearly has another colour than a name says of the thing.
+    False where the name says none, or where too little is seen.
     """
     said = _WORD.search(name.strip())
     if said is None:

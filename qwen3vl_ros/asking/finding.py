@@ -15,6 +15,7 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from qwen3vl_ros.asking.colours import contradicts
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
@@ -127,7 +128,7 @@ class Finder:
         others = [a for a in anything if whole and not any(same_name(a, b) for b in shot.answered)]
         if others:
             generation, seen = self._look(shot, Detect(tuple(others)), control)
-            boxes += [d for d in seen if all(_iou(d, b) < _SAME_IOU for b in boxes)]
+            boxes += [d for d in seen if all(iou(d.box_xyxy_px, b.box_xyxy_px) < _SAME_IOU for b in boxes)]
         known = [t for t in shot.known if t.id in names or any(same_name(t.label, a) for a in shot.answered)]
         return self._measured(shot, tuple(boxes), known, generation, (*phrases, *anything))
 
@@ -234,13 +235,9 @@ def _one_name_each(boxes: list[Detection2D]) -> list[Detection2D]:
     """One thing found under two names goes by the one that says more: "the mug" beside "the red mug" is another."""
     kept: list[Detection2D] = []
     for box in sorted(boxes, key=lambda d: -len(d.label)):
-        if not any(_iou(box, other) > _TWICE_IOU and not same_name(box.label, other.label) for other in kept):
+        if not any(
+            iou(box.box_xyxy_px, other.box_xyxy_px) > _TWICE_IOU and not same_name(box.label, other.label)
+            for other in kept
+        ):
             kept.append(box)
     return [b for b in boxes if b in kept]
-
-
-def _iou(a: Detection2D, b: Detection2D) -> float:
-    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box_xyxy_px, b.box_xyxy_px
-    both = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
-    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both
-    return both / union if union > 0 else 0.0

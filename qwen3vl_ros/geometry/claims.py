@@ -14,7 +14,8 @@ from typing import Callable, Sequence
 import cv2
 import numpy as np
 
-from qwen3vl_ros.geometry.foreground import SAME, Foreground, Window, overlap
+from qwen3vl_ros.boxes import common_area, iou
+from qwen3vl_ros.geometry.foreground import SAME, Foreground, Window
 from qwen3vl_ros.geometry.seams import claim
 
 _SHARED = 0.3  # of the smaller object's pixels: so many in both are a claim of both
@@ -68,7 +69,7 @@ def each_once(founds: Sequence[Foreground | None]) -> list[np.ndarray | None]:
     for k, j in combinations([k for k, found in enumerate(founds) if found is not None], 2):
         window, other = founds[k].window, founds[j].window
         boxes = window.box_xyxy_px, other.box_xyxy_px
-        if not 0 < overlap(*boxes) < SAME or _is_part(*boxes):
+        if not 0 < iou(*boxes) < SAME or _is_part(*boxes):
             continue
         shared = masks[k] & _seen_in(replace(founds[j], mask=masks[j]), window)
         if shared.any():
@@ -85,8 +86,7 @@ def _is_part(a, b) -> bool:
 
 def _within(a, b) -> float:
     """The share of one box that lies in another."""
-    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    return common / ((a[2] - a[0]) * (a[3] - a[1]))
+    return common_area(a, b) / ((a[2] - a[0]) * (a[3] - a[1]))
 
 
 def _fit(found: Foreground) -> float:
@@ -95,9 +95,7 @@ def _fit(found: Foreground) -> float:
     rows, columns = (np.flatnonzero(found.mask.any(axis)) * window.step for axis in (1, 0))
     x0, x1 = columns[0] + window.columns.start, columns[-1] + window.step + window.columns.start
     y0, y1 = rows[0] + window.rows.start, rows[-1] + window.step + window.rows.start
-    a0, b0, a1, b1 = window.box_xyxy_px
-    common = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
-    return common / ((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - common)
+    return iou((x0, y0, x1, y1), window.box_xyxy_px)
 
 
 def _meet(a: Window, b: Window) -> bool:

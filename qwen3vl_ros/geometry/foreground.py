@@ -15,6 +15,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.geometry.cloud import Plane, SceneCloud, pixels_between
 from qwen3vl_ros.geometry.seams import claim, gaps, parted
 
@@ -116,7 +117,7 @@ def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
     inside = pixels_between(rows, y0, y1), pixels_between(columns, x0, x1)
     others = (tuple(min(max(at, 0), end) for at, end in zip(o, (width, height) * 2)) for o in others_px)
     others = (o for o in others if left < o[2] > o[0] < right and top < o[3] > o[1] < bottom)
-    others = tuple(tuple(map(float, o)) for o in others if overlap(o, box_xyxy_px) < SAME)
+    others = tuple(tuple(map(float, o)) for o in others if iou(o, box_xyxy_px) < SAME)
     window = Window(cloud, cloud.window_points_m(rows, columns), rows, columns, step, inside, (x0, y0, x1, y1), others)
     readings = np.count_nonzero(window.valid[inside]) * step**2
     if readings < cloud.config.min_points:
@@ -126,12 +127,6 @@ def window_of(cloud: SceneCloud, box_xyxy_px, others_px=()) -> Window | str:
             f"{cloud.config.min_depth:g} and {cloud.config.max_depth:g} m, {cloud.config.min_points} are needed"
         )
     return window
-
-
-def overlap(a, b) -> float:
-    """Intersection over union of two boxes."""
-    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 @dataclass(frozen=True, eq=False)

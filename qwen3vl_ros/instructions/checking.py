@@ -84,9 +84,8 @@ class Checker:
             return Verdict.FALSE, f"the jaws closed on nothing where the {step.told.object} was"
         name, there = step.told.object, step.target
         wanted_m, odd = grasp.width_m, ""
-        if (
-            abs(opening_m - wanted_m) > _WIDTH_M
-        ):  # a thing may have turned in the jaws: then it must be seen to have risen
+        # A thing may have turned in the jaws: then it must be seen to have risen.
+        if abs(opening_m - wanted_m) > _WIDTH_M:
             odd = f"the jaws stand {opening_m:.3f} m apart, and the {name} is {wanted_m:.3f} m wide there: nobody can tell what they hold"
         for _ in range(LOOKS):
             self.tell(k, "checking", "")

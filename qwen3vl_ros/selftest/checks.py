@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.questions import Ask, Detect, Detect3D, Gauge, Point, Question, ReadText
-from qwen3vl_ros.selftest.pictures import Box, Picture, drawn_dial, drawn_shapes, drawn_text, rendered
+from qwen3vl_ros.selftest.pictures import Picture, drawn_dial, drawn_shapes, drawn_text, rendered
 from qwen3vl_ros.types import Scene
 
 _SAME = 0.5  # IoU from which a box is the one that was drawn
@@ -66,10 +67,10 @@ def _boxes(picture: Picture, wanted: Sequence[str]) -> Callable[[Scene], tuple[b
     def judge(scene: Scene) -> tuple[bool, str]:
         left, hits, ious = list(scene.detections_2d), 0, []
         for word, box in drawn:
-            best = max(left, key=lambda d: (d.label == word) + _iou(d.box_xyxy_px, box), default=None)
+            best = max(left, key=lambda d: (d.label == word) + iou(d.box_xyxy_px, box), default=None)
             if best is None:
                 continue
-            ious.append(_iou(best.box_xyxy_px, box))
+            ious.append(iou(best.box_xyxy_px, box))
             if best.label == word and ious[-1] >= _SAME:
                 hits += 1
                 left.remove(best)
@@ -121,7 +122,7 @@ def _text(picture: Picture) -> Callable[[Scene], tuple[bool, str]]:
 
     def judge(scene: Scene) -> tuple[bool, str]:
         lines = [d for d in scene.detections_2d if word.lower() in d.label.lower()]
-        right = any(_iou(d.box_xyxy_px, box) >= _SAME / 2 for d in lines)  # a font's box is nobody's in particular
+        right = any(iou(d.box_xyxy_px, box) >= _SAME / 2 for d in lines)  # a font's box is nobody's in particular
         said = ", ".join(_short(d.label) for d in scene.detections_2d[:3]) or "nothing"
         return right, f"read {said}, it says {word}" + ", elsewhere" * (bool(lines) and not right)
 
@@ -137,12 +138,6 @@ def _in_front(scene: Scene) -> tuple[bool, str]:
 
 def _word(wanted: str) -> Callable[[Scene], tuple[bool, str]]:
     return lambda scene: (wanted in scene.text.lower(), f"said {_short(scene.text)}")
-
-
-def _iou(a: Box, b: Box) -> float:
-    inner = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
-    return inner / (sum(areas) - inner) if inner else 0.0
 
 
 def _short(text: str) -> str:

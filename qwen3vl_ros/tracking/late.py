@@ -11,6 +11,7 @@ from typing import Sequence
 
 import numpy as np
 
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.tracking.advance import REGAIN_M
 from qwen3vl_ros.tracking.followed import HARDLY_COVERED, Followed
 from qwen3vl_ros.tracking.glimpse import Glimpse
@@ -46,7 +47,7 @@ class Route:
     def start(cls, thing: Tracked, given: Followed, then: Glimpse) -> Route:
         was = at(thing.trail, then.stamp_ns) if thing.trail else None
         if was is not None:
-            if was.following and was.covered <= HARDLY_COVERED and overlap(given.box, was.box) > SAME_BOX:
+            if was.following and was.covered <= HARDLY_COVERED and iou(given.box, was.box) > SAME_BOX:
                 given.believe(was.box, KNOWN_SHARE)
             given.rate_m_s = velocity_m_s(
                 [w for w in thing.trail if abs(w.stamp_ns - then.stamp_ns) <= VELOCITY_NS // 3]
@@ -82,9 +83,3 @@ def shows_another(given: Followed, was: Was) -> bool:
     """Whether the pixels of a box are of something else, before the thing that it names: nothing to follow that by."""
     apart_m = float(np.linalg.norm(given.centre_m - was.centre_m))
     return was.covered > HARDLY_COVERED and apart_m > max(REGAIN_M, 0.5 * given.size_m)
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two boxes."""
-    shared = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0.0, None).prod()
-    return float(shared / max((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared, 1e-9))

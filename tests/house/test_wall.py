@@ -19,6 +19,7 @@ PACKAGE = ROOT / "qwen3vl_ros"
 # Part of the package -> the parts it may import. The shells on top may import everything below them.
 ALLOWED = {
     "types": set(),
+    "boxes": set(),
     "control": set(),
     "resources": {"types"},
     "domain": {"types"},
@@ -27,11 +28,11 @@ ALLOWED = {
     "calibration": {"types"},
     "files": {"calibration", "codec", "types"},
     "convert": {"codec", "resources", "types"},
-    "questions": {"config", "types"},
+    "questions": {"boxes", "config", "types"},
     "engine": {"config", "control", "threads", "types"},
-    "geometry": {"config", "types"},
+    "geometry": {"boxes", "config", "types"},
     "grasping": {"config", "geometry", "types"},
-    "tracking": {"config", "geometry", "types"},
+    "tracking": {"boxes", "config", "geometry", "types"},
     "zoom": {"types"},
     "pipeline": {
         "config",
@@ -46,9 +47,9 @@ ALLOWED = {
         "zoom",
     },
     "text": {"control", "pipeline", "questions", "types", "zoom"},
-    "asking": {"control", "engine", "geometry", "pipeline", "questions", "types", "zoom"},
+    "asking": {"boxes", "control", "engine", "geometry", "pipeline", "questions", "types", "zoom"},
     "instructions": {"asking", "control", "engine", "geometry", "grasping", "pipeline", "questions", "types"},
-    "server_check": {"questions", "types"},
+    "server_check": {"boxes", "questions", "types"},
     "loading": {"config", "control", "engine", "server_check", "types"},
     "inspection": {"config", "files", "geometry", "pipeline", "questions", "tracking", "types", "zoom"},
     "draw": {"config", "geometry", "grasping", "types"},
@@ -56,7 +57,7 @@ ALLOWED = {
     "rehearsal": {"asking", "control", "instructions", "sim", "types"},
     "export": {"engine", "types"},
     "doctor": {"config", "engine", "loading", "pipeline", "questions", "threads", "types"},
-    "selftest": {"types", "control", "config", "files", "questions", "engine", "loading", "pipeline", "sim"},
+    "selftest": {"boxes", "types", "control", "config", "files", "questions", "engine", "loading", "pipeline", "sim"},
     "cli": {
         "asking",
         "config",

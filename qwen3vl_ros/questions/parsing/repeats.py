@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
+from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.questions.parsing.candidates import Candidate
 from qwen3vl_ros.questions.parsing.wanted import core
 
@@ -48,11 +49,4 @@ def _same(a: tuple[float, ...], b: tuple[float, ...], shift: float) -> bool:
         return False
     if len(a) == 9:  # centre, size, angles
         return all(abs(a[i] - b[i]) <= _LEAST_OVERLAP * min(a[i + 3], b[i + 3]) for i in range(3))
-    return len(a) == 2 or _overlap(a, b) >= _LEAST_OVERLAP
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Intersection over union of two boxes."""
-    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - common
-    return common / union if union > 0.0 else 0.0
+    return len(a) == 2 or iou(a, b) >= _LEAST_OVERLAP

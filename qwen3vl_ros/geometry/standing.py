@@ -95,10 +95,11 @@ def _left(one: Standing, mask: np.ndarray) -> Standing | str:
 def _why_hidden(found: Foreground) -> str:
     """Why an object of which hardly anything is seen behind something nearer is none to be lifted; empty where it may be."""
     window = found.window
-    own, z = found.mask[window.inside], window.points_m[window.inside][..., 2]
-    near, seen = float(np.percentile(found.points_m[:, 2], 10)), np.count_nonzero(own) / own.size
+    own = found.mask[window.inside]
+    seen = np.count_nonzero(own) / own.size
     if seen > _SEEN_SHARE:
         return ""
+    near, z = float(np.percentile(found.points_m[:, 2], 10)), window.depth_m[window.inside]
     with np.errstate(invalid="ignore"):
         hidden = np.count_nonzero(~own & (z < near * (1 - _IN_FRONT))) / own.size
     if hidden < _HIDDEN_SHARE:

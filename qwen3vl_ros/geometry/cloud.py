@@ -15,6 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.lens import blind_pixels, direction_table, lens_fault, project_px
+from qwen3vl_ros.geometry.order_statistics import median
 from qwen3vl_ros.geometry.planes import Plane, find_planes
 from qwen3vl_ros.types import Frame
 
@@ -159,7 +160,7 @@ class SceneCloud:
         row, column = np.divmod(read, self.on_grid.shape[2])
         row, column = (at * of.step + of.start for at, of in zip((row, column), self.grid))
         noise = self._noise_at(row, column)
-        return noise / float(np.median(self.depth_m[row, column])) ** 2 if np.isfinite(noise) else 0.0
+        return noise / median(self.depth_m[row, column]) ** 2 if np.isfinite(noise) else 0.0
 
     def noise_m(self, points_m: np.ndarray) -> float:
         """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
@@ -183,7 +184,7 @@ class SceneCloud:
         ]
         residuals = np.concatenate(residuals) / np.sqrt(6)
         residuals = residuals[np.isfinite(residuals)]
-        return 1.4826 * float(np.median(np.abs(residuals))) if len(residuals) >= 10 else float("nan")
+        return 1.4826 * median(np.abs(residuals)) if len(residuals) >= 10 else float("nan")
 
 
 def pixels_between(pixels: slice, low: float, high: float) -> slice:

@@ -85,16 +85,16 @@ class Window:
     def smoothed(self, mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
         """The points of a mask with the noise that the scene shows averaged away, not across jumps; points_m elsewhere.
 
-        hxwx3 of a part of the window that holds all of the mask (hxw of the whole) and what is `around` it.
+        mask: hxw, of a part of the window that holds all of it and what is `around` it; hxwx3 of the same part.
         """
-        mask, points_m, z = mask[part], self.points_m[part], self.depth_m[part]
+        points_m, z = self.points_m[part], self.depth_m[part]
         noise_m = self.cloud.noise_per_m2 * cv2.mean(z, mask.view(np.uint8))[0] ** 2
         if noise_m < _QUIET_M:
             return points_m
         smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), _SMOOTHING, 3 * noise_m, 2.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0)
-        return points_m * share.astype(np.float32)[..., None]
+        return cv2.multiply(points_m, cv2.merge((share.astype(np.float32),) * 3))
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""
@@ -196,15 +196,18 @@ def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np
     if not w:
         return patches, 1
     part, mask = np.s_[row : row + h, column : column + w], mask[row : row + h, column : column + w]
-    # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
-    graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
-    graph[::2, ::2] = mask
     across, down = window.jumps
     across, down = across[row : row + h, column : column + w - 1], down[row : row + h - 1, column : column + w]
     largest = np.float32(math.log1p(reach))
+    beside, below = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
     with np.errstate(invalid="ignore"):
-        graph[::2, 1::2] = mask[:, 1:] & mask[:, :-1] & (across < largest)
-        graph[1::2, ::2] = mask[1:] & mask[:-1] & (down < largest)
+        touch_beside, touch_below = beside & (across < largest), below & (down < largest)
+    if all(np.count_nonzero(a) == np.count_nonzero(b) for a, b in ((beside, touch_beside), (below, touch_below))):
+        count, patches[part] = cv2.connectedComponents(mask.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+        return patches, count
+    # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
+    graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
+    graph[::2, ::2], graph[::2, 1::2], graph[1::2, ::2] = mask, touch_beside, touch_below
     count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
     patches[part] = labels[::2, ::2]
     return patches, count
@@ -371,5 +374,8 @@ def surface_normals(points_m: np.ndarray, mask: np.ndarray, pixels: np.ndarray, 
     _, right, left, below, above = (gathered[:3] / gathered[3]).swapaxes(0, 1)
     (ax, ay, az), (bx, by, bz) = below - above, right - left  # y then x: out of the surface, towards the camera
     x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    length, normal = np.sqrt(x * x + y * y + z * z), np.empty((len(x), 3), np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack((x, y, z) / np.sqrt(x * x + y * y + z * z), 1)
+        for k, of in enumerate((x, y, z)):
+            np.divide(of, length, out=normal[:, k])
+    return normal

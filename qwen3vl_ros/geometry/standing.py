@@ -125,7 +125,7 @@ def _standing(window: Window, box_px) -> Standing | str:
 
 def _foot_is_on(plane: Plane, found: Foreground) -> bool:
     """Whether an object is seen down to the plane, so that no other surface need be looked for."""
-    if np.linalg.norm(plane.normal[:2]) < _LEAST_LEAN:
+    if math.hypot(*plane.normal[:2]) < _LEAST_LEAN:
         return False
     side, window = lower_side(plane), found.window
     if _height_of_foot(found, plane, side) < 2 * plane.tolerance_m:
@@ -141,7 +141,7 @@ def _foot_is_on(plane: Plane, found: Foreground) -> bool:
     past = points[last + 2 : last + 2 + _PAST_ROWS][:, low]
     with np.errstate(invalid="ignore"):
         on_it = np.abs(plane.height_m(past)) < plane.tolerance_at(past[..., 2])
-    return len(past) == _PAST_ROWS and float(on_it.mean()) > _PAST_SHARE
+    return len(past) == _PAST_ROWS and np.count_nonzero(on_it) > _PAST_SHARE * on_it.size
 
 
 def _upright(window: np.ndarray, side: int) -> np.ndarray:

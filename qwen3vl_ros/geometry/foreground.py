@@ -17,7 +17,7 @@ import numpy as np
 
 from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.geometry.cloud import Plane, SceneCloud, pixels_between
-from qwen3vl_ros.geometry.seams import claim, gaps, parted
+from qwen3vl_ros.geometry.seams import claim, gaps, parted, worth_inside
 
 _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
@@ -80,7 +80,12 @@ class Window:
         u, v = (np.arange(s.start, s.stop, self.step) + 0.5 for s in (self.columns, self.rows))
         off_x, off_y = (u - (x0 + x1) / 2) / (x1 - x0), (v - (y0 + y1) / 2) / (y1 - y0)
         rows, columns = self.inside
-        return np.outer(np.exp(-6.0 * np.square(off_y[rows])), np.exp(-6.0 * np.square(off_x[columns])))
+        return np.exp(-6.0 * np.square(off_y[rows]))[:, None] * np.exp(-6.0 * np.square(off_x[columns]))
+
+    @cached_property
+    def worth_inside(self) -> np.ndarray:
+        """hxw: see seams.worth_inside, of its own box."""
+        return worth_inside(self, self.box_xyxy_px)
 
     def smoothed(self, mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
         """The points of a mask with the noise that the scene shows averaged away, not across jumps; points_m elsewhere.
@@ -95,6 +100,12 @@ class Window:
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0)
         return cv2.multiply(points_m, cv2.merge((share.astype(np.float32),) * 3))
+
+    def extents_px(self, mask: np.ndarray) -> tuple[int, int, int, int]:
+        """The bounds x0, y0, x1, y1 in the image of a mask (hxw) of the window."""
+        column, row, width, height = cv2.boundingRect(mask.view(np.uint8))
+        left, top = column * self.step + self.columns.start, row * self.step + self.rows.start
+        return left, top, left + width * self.step, top + height * self.step
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""

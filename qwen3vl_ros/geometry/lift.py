@@ -86,10 +86,8 @@ def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> 
 
 def _missing_px(standing: Standing, box_px) -> float:
     """How far the 2D box reaches beyond the object's pixels, on the side where it is most; its foot is not counted."""
-    window = standing.found.window
-    column, row, width, height = (of * window.step for of in cv2.boundingRect(standing.found.mask.view(np.uint8)))
-    left, top = column + window.columns.start, row + window.rows.start
-    gaps = left - box_px[0], top - box_px[1], box_px[2] - (left + width), box_px[3] - (top + height)
+    left, top, right, bottom = standing.found.window.extents_px(standing.found.mask)
+    gaps = left - box_px[0], top - box_px[1], box_px[2] - right, box_px[3] - bottom
     foot = None if standing.plane is None else lower_side(standing.plane)
     return max(0.0, *(gap for side, gap in enumerate(gaps) if side != foot))
 

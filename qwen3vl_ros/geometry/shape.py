@@ -88,7 +88,8 @@ def upright_box(
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
         hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m)
-    hidden = hidden[~(look_behind(hidden) > max(0.004, 2.5 * noise_m))] if len(hidden) else hidden
+    if len(hidden):
+        hidden = hidden.take(np.flatnonzero(~(look_behind(hidden) > max(0.004, 2.5 * noise_m))), 0)
     return SolidBox(pose, size, hidden)
 
 

@@ -80,6 +80,31 @@ class SceneCloud:
             x, y = cv2.split(np.ascontiguousarray(self.directions[rows, columns]))[:2]
         return cv2.merge((x * z, y * z, z))
 
+    def points_above(self, rows: slice, columns: slice, up: np.ndarray, least_m: float) -> tuple[np.ndarray, ...]:
+        """Of a window's readings those with up . p >= least_m: rows and columns in the image, N each, and points Nx3 float32.
+
+        Where few are so high, most of a window is looked at once, and nothing but heights is computed of it.
+        """
+        if self._straight:
+            z = np.ascontiguousarray(self.depth_m[rows, columns])
+            x, y = self.directions[0, columns, 0], self.directions[rows, 0, 1]
+            a, b, c = (np.float32(of) for of in up)
+            height = z * ((b * y + c)[:, None] + a * x)
+        else:
+            points = self.window_points_m(rows, columns)
+            height = points @ up.astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            found = np.flatnonzero(height >= np.float32(least_m))
+        row, column = np.divmod(found, height.shape[1])
+        if self._straight:
+            z = z.ravel().take(found)
+            points = np.stack((x.take(column) * z, y.take(row) * z, z), 1)
+        else:
+            points = points.reshape(-1, 3).take(found, 0)
+        start_row, _, step_row = rows.indices(self.frame.depth_m.shape[0])
+        start_column, _, step_column = columns.indices(self.frame.depth_m.shape[1])
+        return start_row + row * step_row, start_column + column * step_column, points
+
     @cached_property
     def _straight(self) -> bool:
         """Whether all pixels of a column, and of a row, look the same way: then nobody need read the whole table."""

@@ -145,13 +145,14 @@ class Foreground:
     """The object's pixels in its window and what else that holds.
 
     mask: hxw, the object. standing: hxw, above the support (all readings when there is none). cut: the object's surface
-    goes on outside the box, so the box is where it ends.
+    goes on outside the box, so the box is where it ends. height_m: hxw over the support, None when there is none.
     """
 
     window: Window
     mask: np.ndarray
     standing: np.ndarray
     cut: bool
+    height_m: np.ndarray | None = None
 
     @cached_property
     def points_m(self) -> np.ndarray:
@@ -162,10 +163,11 @@ class Foreground:
 def foreground(window: Window, plane: Plane | None) -> Foreground | str:
     """The object in the box, or the reason why there is none. plane: what it stands on, if that is known."""
     config, points, step, inside = window.cloud.config, window.points_m, window.step, window.inside
-    standing, needed = window.valid, config.min_points
+    standing, needed, height_m = window.valid, config.min_points, None
     if plane is not None:
+        height_m = plane.height_m(points)
         with np.errstate(invalid="ignore"):
-            standing = plane.height_m(points) > plane.tolerance_at(window.depth_m)  # False for NaN
+            standing = height_m > plane.tolerance_at(window.depth_m)  # False for NaN
         above = np.count_nonzero(standing[inside]) * step**2
         if above < needed:
             return (
@@ -195,7 +197,7 @@ def foreground(window: Window, plane: Plane | None) -> Foreground | str:
             f"too few points on the object: {found} of the box's {whole} pixels hang together, "
             f"{max(needed, math.ceil(_MIN_BOX_SHARE * whole))} are needed (lift.min_points, 2 % of the box)"
         )
-    return Foreground(window, mask, standing, share_inside <= _OWN_SHARE)
+    return Foreground(window, mask, standing, share_inside <= _OWN_SHARE, height_m)
 
 
 def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np.ndarray, int]:

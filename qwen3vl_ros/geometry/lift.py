@@ -183,7 +183,7 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
     reach = size_m / 2 + 0.003 + 0.05 * size_m.max()
     agrees = own & (cv2.inRange(cv2.transform(inside, local_T_camera), -reach, reach) > 0)  # 0 for NaN
     z = window.depth_m[window.inside]
-    far_side = float(found.points_m[:, 2].max()) + 0.25 * size_m.max()
+    far_side = cv2.minMaxLoc(window.depth_m, found.mask.view(np.uint8))[1] + 0.25 * size_m.max()
     with np.errstate(invalid="ignore"):
         foreground_pixels = agrees | ~window.valid[window.inside] | (found.standing[window.inside] & (z < far_side))
     total = np.count_nonzero(foreground_pixels)

@@ -113,7 +113,7 @@ def _standing(window: Window, box_px) -> Standing | str:
         return found
     if plane is None or _foot_is_on(plane, found):
         return Standing(box_px, found, plane)
-    (top,) = order_statistics(plane.height_m(found.points_m), 98)
+    (top,) = order_statistics(found.height_m[found.mask], 98)
     for patch in level_patches(window.points_m, found.standing, plane):
         if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
             continue  # its own top
@@ -163,7 +163,7 @@ def _above_a_plane(window: Window) -> tuple[Foreground | str, Plane | None]:
         if isinstance(found, str):
             first = first or found
             continue
-        low, high = order_statistics(plane.height_m(found.points_m), 2, 98)
+        low, high = order_statistics(found.height_m[found.mask], 2, 98)
         if low < max(3 * plane.tolerance_m, FLOATS_ABOVE * high):
             return found, plane
         if under is None:

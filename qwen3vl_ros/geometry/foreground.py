@@ -383,7 +383,9 @@ def surface_normals(points_m: np.ndarray, mask: np.ndarray, pixels: np.ndarray, 
     here = pixels + pixels // mask.shape[1] * (2 * reach) + reach * (width + 1)
     at = here + np.array(((0,), (reach,), (-reach,), (reach * width,), (-reach * width,)))
     at = np.where(shown.ravel().take(at) > 0, at, here)  # the middle where an end is not the object's
-    gathered = np.ascontiguousarray(sums.reshape(-1, 4).take(at, 0).transpose(2, 0, 1))  # NumPy is slow along axes of three
+    gathered = np.ascontiguousarray(
+        sums.reshape(-1, 4).take(at, 0).transpose(2, 0, 1)
+    )  # NumPy is slow along axes of three
     _, right, left, below, above = (gathered[:3] / gathered[3]).swapaxes(0, 1)
     (ax, ay, az), (bx, by, bz) = below - above, right - left  # y then x: out of the surface, towards the camera
     x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx

@@ -97,7 +97,9 @@ def ball_through(
     p -= middle[:, None]
     squares = p * p
     target = squares[0] + squares[1] + squares[2]
-    level = float(target.mean())  # the points are about their middle, so that this and the centre are found each by itself
+    level = float(
+        target.mean()
+    )  # the points are about their middle, so that this and the centre are found each by itself
     centre = cv2.solve(2 * (p @ p.T), (p @ target)[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
     radius = math.sqrt(max(level + centre @ centre, 0.0))
     away = p - centre[:, None]

@@ -76,7 +76,7 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
         yield Finding("note", "model, runtimes", "not looked at: packages are missing")
         return
     yield Finding("ok", "threads", threads.settle())
-    findings = list(_model_and_runtimes(config))
+    findings = list(_model_and_runtimes(config, quick))
     yield from findings
     if not quick and all(f.state != "missing" for f in findings):
         yield from _run(config)
@@ -164,9 +164,11 @@ def _egl() -> Finding:
     )
 
 
-def _model_and_runtimes(config: Config) -> Iterator[Finding]:
+def _model_and_runtimes(config: Config, quick: bool) -> Iterator[Finding]:
     """The model, and each runtime there is for it in the order in which `auto` tries them."""
     from qwen3vl_ros.engine import find_checkpoint, survey
+    from qwen3vl_ros.engine.network.graph import changed_weights
+    from qwen3vl_ros.engine.network.sizes import METHOD
 
     if config.remote.url and config.engine in ("auto", "remote"):
         yield Finding("ok", "model", f"the one served at {config.remote.url}")
@@ -180,8 +182,15 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
     held = (
         f"{checkpoint.parameters / 1e6:.1f} M weights" if checkpoint.weight_files else "engines of TensorRT, no weights"
     )
-    kind = f" ({checkpoint.quantization})" * bool(checkpoint.quantization)
+    kind = f" ({checkpoint.weight_kind})" * bool(checkpoint.quantization)
     yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {held}{kind}")
+    # Plain weights may be replaced by others, weights in few bits are written with their graphs.
+    if checkpoint.quantization == METHOD and not quick and (changed := changed_weights(checkpoint.path)):
+        why = f"{', '.join(changed)}: not what was written there, so answers would be wrong"
+        again = (
+            f"copy the directory again, or export the original model again with --precision {checkpoint.weight_kind}"
+        )
+        yield Finding("missing", "weights", why, again)
     for option in options:
         wanted = config.engine in ("auto", option.name)
         useless = config.engine == option.name or not any(not o.missing for o in options)

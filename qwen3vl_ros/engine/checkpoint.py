@@ -118,6 +118,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     files = () if _holds_engines_only(path) else _weight_files(path)
     quantization = config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise WrongModel(
+            f"quantization_config in {path / 'config.json'} is {quantization!r} and no object; restore the model's own file"
+        )
     numbers = sum(map(_count_parameters, files))  # several weights are packed into one, where the file says how many
     counted = quantization.get("parameters", numbers)
     return Checkpoint(path, config, architecture, files, counted, str(quantization.get("quant_method", "")))

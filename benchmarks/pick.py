@@ -33,9 +33,9 @@ from pick_orders import RELATIONS, Asked
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Code, Done, Performer
+from qwen3vl_ros.instructions.perform import Code, Performer
 from qwen3vl_ros.instructions.planner import Planner
-from qwen3vl_ros.instructions.plans import Plan
+from qwen3vl_ros.instructions.plans import Done, Plan
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_chinese, same_thing

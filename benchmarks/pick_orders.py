@@ -131,7 +131,10 @@ def invent(
             reference, level, corner, spots = wheres[k]
             if table.possible(int(target), [spots[i] for i in rng.permutation(len(spots))[:4]]):
                 asked = _worded(relation, language, spec, int(target), reference, level, corner, rng)
-                return asked._replace(passed=passed)
+                pose = arm.world.pose(int(target))
+                if relation in ("pick", "back") or placed(asked, arm.world, spec, view, pose):
+                    return asked._replace(passed=passed)
+                continue  # it is so already
             passed += 1
     return passed
 

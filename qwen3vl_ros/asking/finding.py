@@ -60,13 +60,14 @@ class Shot:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What is where in one picture. generation: the model's last, None where it was not asked."""
+    """What is where in one picture. generation: the model's last, None where it was not asked. cloud: the picture's depth."""
 
     shot: Shot
     layout: Layout
     detections_2d: tuple[Detection2D, ...] = ()
     detections_3d: tuple[Detection3D, ...] = ()
     generation: Generation | None = None
+    cloud: SceneCloud | None = None
 
 
 def canonical(name: str) -> str:
@@ -200,7 +201,7 @@ class Finder:
             now_ns=shot.now_ns,
         )
         flat, solid = zip(*(_as_detections(t, cloud) for t in things)) if things else ((), ())
-        return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation)
+        return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation, cloud)
 
 
 def _as_detections(thing: Thing, cloud: SceneCloud) -> tuple[Detection2D, Detection3D]:

@@ -35,6 +35,9 @@ _SAME_IOU, _TWICE_IOU = 0.55, 0.75
 _MAX_OTHER_NAMES = 2
 _CLOSELY = Zoom(parts=2)
 _ASTRAY_M = 0.5  # nearer or farther than a thing should be: then another one was boxed
+_CLOSER = (3.0, 4.5)  # the same for what was found in the whole picture and is looked at again
+_MAX_CLOSER = 3  # finds of one name
+_AGREE_IOU = 0.5
 _AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the thing it should show
 
 
@@ -115,11 +118,12 @@ class Finder:
             ):
                 continue
             for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
-                generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control, zoom)
-                seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, other)]
-                seen = [d for d in seen if not contradicts(shot.frame.rgb, d.box_xyxy_px, phrase)]
+                asked = question if other == phrase else Detect((other,))
+                generation, seen = self._named(shot, asked, phrase, control, zoom)
                 if phrase in expected:
                     seen = [d for d in seen if self._as_far(shot, d, expected[phrase])]
+                elif seen and self._closely:
+                    seen = self._looked_closer(shot, asked, phrase, control, seen)
                 if seen:
                     break
             boxes += seen
@@ -141,6 +145,25 @@ class Finder:
         if self._closely:
             yield from ((name, WHOLE) for name in (in_chinese(phrase), in_english(phrase)) if name != phrase)
             yield phrase, _CLOSELY
+
+    def _named(
+        self, shot: Shot, asked: Detect, phrase: str, control: Control | None, zoom: Zoom
+    ) -> tuple[Generation, list[Detection2D]]:
+        """What one look finds that can be what the phrase names, labelled with it."""
+        generation, seen = self._look(shot, asked, control, zoom)
+        seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, asked.targets[0])]
+        return generation, [d for d in seen if not contradicts(shot.frame.rgb, d.box_xyxy_px, phrase)]
+
+    def _looked_closer(
+        self, shot: Shot, asked: Detect, phrase: str, control: Control | None, seen: list[Detection2D]
+    ) -> list[Detection2D]:
+        """What a look and two closer ones around each of its finds agree upon."""
+        size_px, found = shot.frame.size_px, []
+        for one in seen[:_MAX_CLOSER]:
+            parts = [Zoom(around(one.box_xyxy_px, size_px, m).region_xyxy_px) for m in _CLOSER]
+            looks = [self._named(shot, asked, phrase, control, part)[1] for part in parts]
+            found += _agreed([one], looks)
+        return _once(found)
 
     def _as_far(self, shot: Shot, seen: Detection2D, corners_m: np.ndarray) -> bool:
         """Whether what is in a box is about as far from the camera as the corners, or nobody knows."""
@@ -202,6 +225,33 @@ class Finder:
         )
         flat, solid = zip(*(_as_detections(t, cloud) for t in things)) if things else ((), ())
         return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation, cloud)
+
+
+def _agreed(seen: list[Detection2D], closer: Sequence[list[Detection2D]]) -> list[Detection2D]:
+    """Of what several looks at a part of the picture box, the one thing that most of them box, and most surely; its box is the median."""
+    groups: list[list[tuple[int, Detection2D]]] = []
+    for box, look in sorted(
+        ((d, k) for k, look in enumerate((seen, *closer)) for d in look), key=lambda t: -np.nan_to_num(t[0].score)
+    ):
+        group = next((g for g in groups if iou(g[0][1].box_xyxy_px, box.box_xyxy_px) > _AGREE_IOU), None)
+        if group is None:
+            groups.append(group := [])
+        if all(k != look for k, _ in group):
+            group.append((look, box))
+    if not groups:
+        return []
+    best = max(groups, key=lambda g: sum(np.nan_to_num(d.score, nan=0.5) for _, d in g))
+    middle = np.median([d.box_xyxy_px for _, d in best], 0)
+    return [replace(best[0][1], box_xyxy_px=tuple(map(float, middle)))]
+
+
+def _once(found: list[Detection2D]) -> list[Detection2D]:
+    """What several looks led to, each thing once."""
+    kept: list[Detection2D] = []
+    for box in sorted(found, key=lambda d: -np.nan_to_num(d.score)):
+        if all(iou(box.box_xyxy_px, other.box_xyxy_px) < _AGREE_IOU for other in kept):
+            kept.append(box)
+    return kept
 
 
 def _as_detections(thing: Thing, cloud: SceneCloud) -> tuple[Detection2D, Detection3D]:

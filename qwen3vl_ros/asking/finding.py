@@ -14,12 +14,14 @@ from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.colours import contradicts
 from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
@@ -163,7 +165,17 @@ class Finder:
             parts = [Zoom(around(one.box_xyxy_px, size_px, m).region_xyxy_px) for m in _CLOSER]
             looks = [self._named(shot, asked, phrase, control, part)[1] for part in parts]
             found += _agreed([one], looks)
-        return _once(found)
+        return [d for d in _once(found) if not self._of_another_form(shot, d)]
+
+    def _of_another_form(self, shot: Shot, seen: Detection2D) -> bool:
+        """Whether what a box shows is measured to be no such thing."""
+        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        (solid,) = lift_boxes(cloud, (seen,)).detections or (None,)
+        if solid is None or solid.source != "depth" or not len(solid.points_camera_m):
+            return False
+        layout = layout_of(cloud, (solid,))
+        body = layout.body_of(layout.things[0])
+        return shapes.contradicts(seen.label, body.thing, tuple(body.size_m))
 
     def _as_far(self, shot: Shot, seen: Detection2D, corners_m: np.ndarray) -> bool:
         """Whether what is in a box is about as far from the camera as the corners, or nobody knows."""
@@ -228,7 +240,9 @@ class Finder:
 
 
 def _agreed(seen: list[Detection2D], closer: Sequence[list[Detection2D]]) -> list[Detection2D]:
-    """Of what several looks at a part of the picture box, the one thing that most of them box, and most surely; its box is the median."""
+    """Of what several looks at a part of the picture box, the one thing that most of them box, and most surely; its box is the median.
+    What only one of them boxes is none.
+    """
     groups: list[list[tuple[int, Detection2D]]] = []
     for box, look in sorted(
         ((d, k) for k, look in enumerate((seen, *closer)) for d in look), key=lambda t: -np.nan_to_num(t[0].score)
@@ -238,6 +252,7 @@ def _agreed(seen: list[Detection2D], closer: Sequence[list[Detection2D]]) -> lis
             groups.append(group := [])
         if all(k != look for k, _ in group):
             group.append((look, box))
+    groups = [g for g in groups if len(g) > 1]
     if not groups:
         return []
     best = max(groups, key=lambda g: sum(np.nan_to_num(d.score, nan=0.5) for _, d in g))

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.finding import Finder, Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.things import Thing
@@ -128,3 +130,22 @@ def test_what_the_stream_saw_under_another_name_is_looked_for(called, looks):
     eyes = Shy("red cube", 640)
     found = Finder(eyes).find(known, ("red cube",))
     assert len(eyes.asked) == looks and any(d.label == "red cube" for d in found.detections_2d)
+
+
+@pytest.mark.parametrize(
+    "name, size_m, hollow, contradicted",
+    [
+        ("red ball", (0.05, 0.05, 0.05), False, False),
+        ("红色的球", (0.14, 0.14, 0.03), False, True),
+        ("white cube", (0.06, 0.05, 0.05), False, False),
+        ("purple cube", (0.14, 0.13, 0.06), True, True),
+        ("purple bowl", (0.24, 0.18, 0.02), True, True),
+        ("紫色的碗", (0.14, 0.13, 0.06), False, False),
+        ("cup", (0.11, 0.08, 0.09), True, False),
+        ("yellow tray", (0.24, 0.18, 0.12), True, False),  # something stands on it
+        ("screwdriver", (0.24, 0.01, 0.01), False, False),
+    ],
+)
+def test_what_has_clearly_another_form_than_its_name_says_is_not_it(name, size_m, hollow, contradicted):
+    thing = SimpleNamespace(inside=object() if hollow else None)
+    assert shapes.contradicts(name, thing, size_m) is contradicted

@@ -41,6 +41,7 @@ _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # carries it, and beside something.
 _AT_REST_M, _AT_REST_BESIDE_M = 0.02, 0.012
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
+_SIGMAS = 1.5  # of the margin to the border of a corner or side
 _RISEN_M = 0.04  # a thing whose top is so much higher has been lifted
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
@@ -157,7 +158,9 @@ class Checker:
             near_m = _AT_REST_M if carried else _AT_REST_BESIDE_M
             if carried and worst.verdict is Verdict.UNKNOWN and worst.margin_m > 0:
                 near_m = _CARRIED_M  # only noise keeps it from being told
-            if (carried or worst.verdict is Verdict.UNKNOWN) and off_m < near_m:
+            # How far a table reaches is known worse than where a thing lies on it.
+            doubtful = any(f.relation == "at" and f.margin_m < _SIGMAS * f.sigma_m for f in measured)
+            if (carried or worst.verdict is Verdict.UNKNOWN) and off_m < near_m and not doubtful:
                 within = f", within {100 * off_m:.1f} cm" if off_m else ""
                 return Verdict.TRUE, f"the {name} lies where it was put{within}"
             if worst.verdict is Verdict.FALSE and wrong:  # two looks agree

@@ -136,13 +136,14 @@ def test_what_the_stream_saw_under_another_name_is_looked_for(called, looks):
     "name, size_m, hollow, contradicted",
     [
         ("red ball", (0.05, 0.05, 0.05), False, False),
-        ("红色的球", (0.14, 0.14, 0.03), False, True),
+        ("red ball", (0.05, 0.02, 0.044), False, False),  # half of it was seen
+        ("红色的球", (0.14, 0.14, 0.06), True, True),
         ("white cube", (0.06, 0.05, 0.05), False, False),
         ("purple cube", (0.14, 0.13, 0.06), True, True),
         ("purple bowl", (0.24, 0.18, 0.02), True, True),
         ("紫色的碗", (0.14, 0.13, 0.06), False, False),
         ("cup", (0.11, 0.08, 0.09), True, False),
-        ("yellow tray", (0.24, 0.18, 0.12), True, False),  # something stands on it
+        ("yellow tray", (0.24, 0.18, 0.12), True, False),
         ("screwdriver", (0.24, 0.01, 0.01), False, False),
     ],
 )

@@ -98,13 +98,13 @@ def carry_out(planner, table, instruction, control=None):
 
 
 def test_a_plan_says_what_to_take_how_and_where(planner, camera):
-    plan = planner.plan(Table(camera, CUBE, BALL, MUG).see(), "Put the red cube to the left of the yellow ball")
+    plan = planner.plan(Table(camera, CUBE, BALL, MUG).see(), "Put the red cube to the right of the yellow ball")
     assert plan.executable and [s.told.action for s in plan.steps] == ["pick", "place"]
     pick, place = plan.steps
     assert np.linalg.norm(pick.target.frame_T_box[:3, 3] - CUBE.position_m) < 0.01
     assert pick.grasps[0].feasible and place.places[0].feasible
-    assert [(f.relation, f.arguments[0]) for f in place.after] == [("left_of", pick.target.id)]
-    assert place.places[0].frame_T_box[0, 3] < BALL.position_m[0] - 0.03
+    assert [(f.relation, f.arguments[0]) for f in place.after] == [("right_of", pick.target.id)]
+    assert place.places[0].frame_T_box[0, 3] > BALL.position_m[0] + 0.03
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ the right steps. seconds_per_step: simulated, of steps that moved the arm. The l
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -70,6 +71,7 @@ class Try:
     message: str = ""
     fault: str = ""
     off_m: float = math.nan  # of the thing at rest, from where the plan saw it there
+    feasible: bool = True  # by a search on the true mesh, where no eyes led to it
     moved: list[int] = field(default_factory=list)
     steps: int = 0
     sim_s: float = 0.0
@@ -166,7 +168,9 @@ class Bench:
             if isinstance(asked, int):
                 passed = asked
             else:
-                return [self.carried_out(number, seed, spec, base, view, asked, which) for which in eyes]
+                tries = [self.carried_out(number, seed, spec, base, view, asked, which) for which in eyes]
+                can = any(t.done for t in tries) or pick_orders.feasible(asked, spec, view, arm, seed)
+                return [dataclasses.replace(t, feasible=can) for t in tries]
         return []
 
     def carried_out(self, number, seed, spec, base, view, asked: Asked, eyes: str) -> Try:
@@ -275,7 +279,7 @@ def run(options: argparse.Namespace) -> list[Try]:
             for t in made:
                 if options.list and not (t.done and t.told_done):
                     print(
-                        f"{t.order:4d} {t.eyes} {t.asked.text!r} {t.code}: {t.message}; truth: {t.fault or 'done'}; {100 * t.off_m:.1f} cm off",
+                        f"{t.order:4d} {t.eyes} {t.asked.text!r} {t.code}: {t.message}; truth: {t.fault or 'done'}{'' if t.feasible else ', not feasible'}; {100 * t.off_m:.1f} cm off",
                         flush=True,
                     )
     return sorted(tries, key=lambda t: (t.eyes, t.order))
@@ -305,6 +309,9 @@ def figures(tries: list[Try]) -> dict[str, float | int | None]:
         "false_failure": share(t.done and not t.told_done for t in own),
         "oracle_picked": share(t.picked for t in oracle),
         "oracle_placed": share(t.done for t in put(oracle)),
+        "feasible": share(t.feasible for t in own or oracle),
+        "placed_feasible": share(t.done for t in put(good) if t.feasible),
+        "oracle_feasible": share(t.done for t in put(oracle) if t.feasible),
         "passed_over": sum(t.asked.passed for t in own),
         "plan_ok": share(t.plan_ok for t in own),
         "seconds_per_step": round(sum(t.sim_s for t in own) / steps, 2) if steps else None,

@@ -7,6 +7,7 @@ direction. Knows nothing of pictures or ROS.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,8 @@ _JAW_JOINTS = {"driver": 1.0, "spring_link": 1.0, "follower": -1.0}
 _SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
 _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
 _ARRIVED_RAD = 0.004
+# By how much a joint lags on a straight line where something is in the way, beyond what it lags by its speed.
+_HELD_UP_RAD, _LAG_S = 0.05, 0.08
 _BESIDE_M = 0.012  # from where the fingers close, so far outside rays begin
 _DIFFERENT_RAD = 0.25  # between postures that are worth trying each
 _LAST_RAD = np.linspace(-2.85, 2.85, 58)  # the last joint's angles that are tried for a pose: whole turns of the elbow
@@ -233,8 +236,10 @@ class Arm:
         return frozenset(found)
 
     # -- how it moves -----------------------------------------------------------------------------------------------
-    def follow(self, path: Sequence[np.ndarray], speed_rad_s: float = _SPEED_RAD_S) -> None:
-        """Drive along joint angles, then wait until it is there. Raises Collision where it is held up."""
+    def follow(self, path: Sequence[np.ndarray], speed_rad_s: float = _SPEED_RAD_S, lag_rad: float = math.inf) -> None:
+        """Drive along joint angles, then wait until it is there. Raises Collision where it is held up; at once, and it pushes no more,
+        where a joint lags behind by lag_rad.
+        """
         data = self.world.data
         at = data.ctrl[self._motors].copy()
         for goal in path:
@@ -244,6 +249,9 @@ class Arm:
                 s = k / steps
                 data.ctrl[self._motors] = at + (goal - at) * s
                 self._pass(0.01)
+                if np.abs(self.joints() - data.ctrl[self._motors]).max() > lag_rad:
+                    self.stop()
+                    raise Collision("the arm is held up by something and does not get there")
             at = goal
         for _ in range(60):
             if np.abs(self.joints() - at).max() < _ARRIVED_RAD:
@@ -255,7 +263,8 @@ class Arm:
         """Follow the joint angles of a straight line of this length."""
         turn = sum(float(np.abs(b - a).max()) for a, b in zip(path, path[1:]))
         seconds = max(0.1, length_m / _STRAIGHT_M_S)
-        self.follow(path[1:], max(0.05, turn / seconds))
+        speed = max(0.05, turn / seconds)
+        self.follow(path[1:], speed, _HELD_UP_RAD + _LAG_S * speed)
 
     def open(self, opening_m: float) -> None:
         self.ways.holding = None

@@ -44,7 +44,13 @@ from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.threads import BLAS_VARIABLES, cores, settle
 
 NEIGHBOURS = (0, 2, 4)
-KINDS = ("cube", "ball", "bowl", "cylinder", "mug")  # all that the scenes hold: a picture without any would have no geometry
+KINDS = (
+    "cube",
+    "ball",
+    "bowl",
+    "cylinder",
+    "mug",
+)  # all that the scenes hold: a picture without any would have no geometry
 FRAME, NODE = "camera_color_optical_frame", "/qwen3vl/perception"
 PATIENCE_S, AGAIN_S = 60.0, 2.0
 DEPTH_AHEAD_S = 0.05  # at so low a rate the node would take a stream of depth that is late for one that has ended

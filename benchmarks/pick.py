@@ -34,9 +34,9 @@ from pick_orders import RELATIONS, Asked
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Code, Done, Performer
+from qwen3vl_ros.instructions.perform import Code, Performer
 from qwen3vl_ros.instructions.planner import Planner
-from qwen3vl_ros.instructions.plans import Plan
+from qwen3vl_ros.instructions.plans import Done, Plan
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_chinese, same_thing
@@ -89,10 +89,10 @@ class TrueBoxes(Perception):
     def generate(self, frame, question, control=None, on_text=None, camera="", view=None) -> Generation:
         """The boxes of what the question's phrase names, as a model would write them."""
         (phrase,) = question.targets
-        width, height = frame.size_px
-        closely = view is not None and view.region_xyxy_px is not None  # it has seen all at once
-        named = [t for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label) and not closely]
-        boxes = [np.array(t.box_xyxy_px) * 1000 / (width, height, width, height) for t in named]
+        x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        named = [t.box_xyxy_px for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label)]
+        shown = [b for b in named if x0 <= b[0] and y0 <= b[1] and b[2] <= x1 and b[3] <= y1]
+        boxes = [(np.array(b) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0) for b in shown]
         said = [{"bbox_2d": [round(float(v)) for v in box], "label": phrase} for box in boxes]
         return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
 

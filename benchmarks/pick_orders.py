@@ -88,6 +88,7 @@ _HELD_M, _APPROACH_M = 0.05, 0.08  # how wide the jaws are for what could be don
 # grasps that the arm can take it with, and spots where it tries to put it.
 _PAIRS, _SPARE_M, _POSTURES, _TAKEN, _SPOTS = 120, 0.006, 12, 30, 8
 _HAND_M = 0.035  # room around a thing for the fingers
+_ABOVE_M = 0.10  # so high must the camera be above a board or a rim for anybody to see what lies there
 _SEEN = 0.35  # of a board's top
 _FAR_M = 0.30  # what is farther off is no longer beside a thing
 
@@ -138,7 +139,10 @@ def invent(
             reference, level, corner, spots = wheres[k]
             if table.possible(int(target), [spots[i] for i in rng.permutation(len(spots))[:4]]):
                 asked = _worded(relation, language, spec, int(target), reference, level, corner, rng)
-                return asked._replace(passed=passed, spots=tuple(spots))
+                pose = arm.world.pose(int(target))
+                if relation in ("pick", "back") or placed(asked, arm.world, spec, view, pose):
+                    return asked._replace(passed=passed, spots=tuple(spots))
+                continue  # it is so already
             passed += 1
     return passed
 
@@ -259,7 +263,7 @@ class _Table:
         shelf, thing = self.spec.shelf, self.spec.objects[target]
         top = shelf.board_top_m(level)
         hidden = (
-            self.view.world_T_camera[2, 3] < top + 0.10
+            self.view.world_T_camera[2, 3] < top + _ABOVE_M
             or self.view.levels[level - 1].box_xyxy_px[3] > self.view.K[1, 2] * 2 - 4
         )
         if hidden or thing.level == level or thing.size_m[2] > shelf.room_m(level) - 0.02:
@@ -315,7 +319,9 @@ class _Table:
             return [np.array((*at, low + size[2]))] if flat and wide and self._reached(at) else []
         if relation == "in":
             opening = {"bowl": 0.86 * size[1], "mug": 0.8 * size[1]}.get(other.kind, 0.0)
-            fits = 2 * reach(thing) < opening - 0.012 and reference not in self.carries and self._reached(at)
+            seen_into = self.view.world_T_camera[2, 3] > low + size[2] + _ABOVE_M
+            fits = seen_into and 2 * reach(thing) < opening - 0.012
+            fits = fits and reference not in self.carries and self._reached(at)
             return [np.array((*at, low + 0.012))] if fits else []
         if other.on is not None or other.level:
             return []

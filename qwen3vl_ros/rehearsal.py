@@ -9,8 +9,7 @@ import time
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Done
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.sim.camera import SimView
 from qwen3vl_ros.sim.workcell import Ending, Report, Workcell

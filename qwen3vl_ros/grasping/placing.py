@@ -47,6 +47,7 @@ _DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches 
 _HOLDS_M, _SURE_M = {"in": 0.008, "at": 0.012}, {"in": 0.015, "at": 0.03, "next_to": 0.01}
 _HOLDS_ELSE_M = 0.004
 _SLIDES_M = 0.015  # what is set down so much higher on a container's wall slides to its floor
+_TOP_M, _SMALL = 0.008, 0.25  # how flat a top is; what covers a smaller share of it is no top but stands on it
 _FLAT_M = 0.012  # what rises less above a surface belongs to it
 _TOWARDS = {
     "left_of": ("right", -1),
@@ -98,6 +99,33 @@ def find_places(
     except CannotTell as why:
         return (search.nowhere(f"no place: {why}", grasps),)
     return search.best(supports, [g for g in grasps if g.feasible], grasps, most, ways)
+
+
+def askew(layout: Layout, asked: Sequence[Fact], detection: Detection3D) -> bool:
+    """Whether an object, where it is, is more aside of a reference than left of it, behind it and so on, or too far off: nobody would
+    call it that.
+    """
+    return _askew(layout, asked, (layout.level_R_frame @ detection.frame_T_box[:3, 3])[:2])
+
+
+def _aside(layout: Layout, fact: Fact, offset: np.ndarray) -> float:
+    """How far aside of the way that a fact means an offset (2, level) is, of how far along it; infinite where it is none."""
+    axis, sign = _TOWARDS[fact.relation]
+    way = sign * layout.directions(fact.view or "viewer")[axis][:2]
+    ahead = float(offset @ way)
+    return abs(float(offset @ np.array((-way[1], way[0])))) / ahead if ahead > 0 else math.inf
+
+
+def _askew(layout: Layout, asked: Sequence[Fact], middle: np.ndarray) -> bool:
+    """As `askew`, of an object whose middle is at `middle`, level frame."""
+    for fact in asked:
+        if fact.relation in _TOWARDS:
+            reference = layout.body(fact.arguments[1])
+            if -float(depth_inside(reference.outline, middle[None])[0]) > _FARTHEST_M:
+                return True
+            if _aside(layout, fact, middle - reference.centre[:2]) > _SKEW:
+                return True
+    return False
 
 
 def _checked(fact: Fact, name: str) -> Fact:
@@ -176,10 +204,10 @@ class _Search:
             )
         if relation == "in":
             raise CannotTell(f"no inside of {body.name} was measured")
-        top = float(np.percentile(body.points[:, 2], 99))
-        upper = body.points[body.points[:, 2] > top - 0.008]
+        upper = _top(body.points)
         if len(upper) < 8:
             raise CannotTell(f"{body.name} has no flat top that was seen")
+        top = float(np.percentile(upper[:, 2], 99))
         return _Support(thing.id, top, outline(upper[:, :2]), math.inf, top=True)
 
     # -- free space -----------------------------------------------------------------------------------------------------
@@ -280,7 +308,7 @@ class _Search:
                 )
                 continue
             for room_m, new_T_old in self._candidates(support):
-                if self._askew(new_T_old):
+                if _askew(self.layout, self.asked, (new_T_old @ self.level_T_box)[:2, 3]):
                     fault = "its free places are more aside than where it was asked for, or farther off"
                     continue
                 measured = self._facts_at(new_T_old)
@@ -327,26 +355,6 @@ class _Search:
         layout = self.layout.with_moved(self.thing, rest)
         return [facts.measure(layout, f.relation, f.arguments, f.view or "viewer") for f in self.asked]
 
-    def _askew(self, new_T_old: np.ndarray) -> bool:
-        """Whether the object would be more aside of a reference than left of it, behind it and so on, or too far off: nobody would
-        call it that."""
-        middle = (new_T_old @ self.level_T_box)[:2, 3]
-        for fact in self.asked:
-            if fact.relation in _TOWARDS:
-                reference = self.layout.body(fact.arguments[1])
-                if -float(depth_inside(reference.outline, middle[None])[0]) > _FARTHEST_M:
-                    return True
-                if self._aside(fact, middle - reference.centre[:2]) > _SKEW:
-                    return True
-        return False
-
-    def _aside(self, fact: Fact, offset: np.ndarray) -> float:
-        """How far aside of the way that a fact means an offset (2, level) is, of how far along it; infinite where it is none."""
-        axis, sign = _TOWARDS[fact.relation]
-        way = sign * self.layout.directions(fact.view or "viewer")[axis][:2]
-        ahead = float(offset @ way)
-        return abs(float(offset @ np.array((-way[1], way[0])))) / ahead if ahead > 0 else math.inf
-
     def _worth(self, room_m: float, new_T_old: np.ndarray, measured: Sequence[Fact]) -> float:
         """0..1: how clear the facts are, how much room there is, how near a reference, and how straight left of it, behind it and so on."""
         clear = [min(1.0, f.margin_m / _clear_m(f)) for f in measured if not math.isnan(f.margin_m)]
@@ -356,7 +364,7 @@ class _Search:
                 offset = (new_T_old @ self.level_T_box)[:2, 3] - self.layout.body(fact.arguments[1]).centre[:2]
                 near = max(0.0, 1.0 - max(0.0, float(np.linalg.norm(offset)) - 0.12) / 0.3)
                 if fact.relation in _TOWARDS:
-                    straight = 1.0 - self._aside(fact, offset) / _SKEW
+                    straight = 1.0 - _aside(self.layout, fact, offset) / _SKEW
         return 0.4 * min(clear, default=1.0) + 0.2 * min(1.0, room_m / 0.03) + 0.2 * near + 0.2 * straight
 
     def _in_turn(self, rated: list) -> list:
@@ -415,6 +423,21 @@ class _Search:
         return PlaceTarget(
             self.detection.id, "", self.cloud.frame_id, pose, hand, 0, self.gripper.standoff, 0.0, 0.0, False, reason
         )
+
+
+def _top(points: np.ndarray) -> np.ndarray:
+    """The points Kx3 of a thing's top: of its highest part, or, where something small stands on what is wide and was taken for a part of
+    it, of the wide one.
+    """
+    cells, at = np.unique(np.floor(points[:, :2] / 0.01).astype(int), axis=0, return_inverse=True)
+    high = np.full(len(cells), -math.inf)
+    np.maximum.at(high, at.ravel(), points[:, 2])
+    top = float(np.percentile(points[:, 2], 99))
+    wide = float(max(high, key=lambda z: np.count_nonzero(np.abs(high - z) < _TOP_M)))
+    in_top = np.count_nonzero(high > top - _TOP_M)
+    if wide < top - 2 * _TOP_M and in_top < _SMALL * np.count_nonzero(np.abs(high - wide) < _TOP_M):
+        top = wide + _TOP_M / 2
+    return points[(points[:, 2] > top - _TOP_M) & (points[:, 2] <= top + _TOP_M)]
 
 
 def _filled(shape: tuple[int, int], low: np.ndarray, border: np.ndarray) -> np.ndarray:

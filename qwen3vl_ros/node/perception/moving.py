@@ -17,8 +17,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 
 from qwen3vl_ros.action import ExecuteStep
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Done
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.node import messages, plan_messages
 from qwen3vl_ros.node.joining import FOUND_S

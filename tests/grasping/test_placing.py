@@ -119,6 +119,21 @@ def test_places_keep_apart_from_what_stands_there_and_from_each_other(camera):
         assert all(np.linalg.norm(m - thing.position_m[:2]) > thing.size_m[0] / 2 + 0.02 for m in middles)
 
 
+def test_a_hand_may_come_to_one_spot_from_either_side(camera):
+    seen = Seen(camera, (CUBE, BALL))
+    own = [g for g in seen.grasps if g.detection_id == "0"]
+    on_the_table = (Fact("on", ("0", "table")),)
+    found = find_places(seen.cloud, seen.layout, seen.things["0"], on_the_table, own, CONFIG.gripper, 12, 4)
+    poses = [p.frame_T_box for p in found]
+    opposite = [
+        (a, b)
+        for k, a in enumerate(poses)
+        for b in poses[:k]
+        if np.linalg.norm(a[:3, 3] - b[:3, 3]) < 0.04 and a[:3, 0] @ b[:3, 0] < -0.99
+    ]
+    assert opposite
+
+
 def test_what_cannot_be_placed_says_why(camera):
     seen = Seen(camera, (CUBE, BALL, BOWL))
     assert "no inside" in seen.places("0", Fact("in", ("0", "1")))[0].reason

@@ -172,7 +172,7 @@ class _Work:
         reviewed = self.plan.steps[k].already
         if told.action == "pick" and self.held is not None:
             return Code.PRECONDITION, f"the gripper holds the {self.held.told.object} already"
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
             code, message = self._ground(k)
             if code is not Code.OK:
                 return code, message

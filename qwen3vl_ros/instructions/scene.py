@@ -72,7 +72,7 @@ class Scene:
         self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
 
     def grounded(self, step: PlanStep, before: Sequence[PlanStep], goes: Step | None) -> PlanStep:
-        told = step.told
+        told, step = step.told, replace(step, already="", message="")
         held = next((s.told.object for s in before if s.remembered and s.status != "done"), "")
         if held and (_speaks_of(told, held) or not self._all_seen(told)):
             return step  # it is, or may be, what the gripper holds, and nobody sees that as it will stand

@@ -56,7 +56,7 @@ ALLOWED = {
     "sim": {"calibration", "codec", "config", "convert", "files", "geometry", "types"},
     "rehearsal": {"asking", "control", "instructions", "sim", "types"},
     "export": {"engine", "files", "types"},
-    "doctor": {"config", "engine", "loading", "pipeline", "questions", "threads", "types"},
+    "doctor": {"config", "control", "engine", "loading", "pipeline", "questions", "threads", "types"},
     "selftest": {"boxes", "types", "control", "config", "files", "questions", "engine", "loading", "pipeline", "sim"},
     "cli": {
         "asking",

@@ -9,21 +9,27 @@ import numpy as np
 import pytest
 
 from qwen3vl_ros.engine.onnx import pages
-from qwen3vl_ros.engine.onnx.pages import large_pages
+from qwen3vl_ros.engine.onnx.pages import LargePages, regions
 
 SIZE = 48 << 20
 
 
+def anonymous(size: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+
+
+def enlarged(before, least: int = 0) -> int:
+    work = LargePages(before, least)
+    work.start()
+    work.join()
+    return work.made
+
+
 def kernel_makes_them() -> bool:
     """Asked with memory of our own: a container may forbid what the kernel could."""
-    with large_pages(least=0) as made:
-        memory = anonymous(8 << 20)
-        np.frombuffer(memory, np.uint8).fill(1)
-    return bool(made)
-
-
-def anonymous(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    before, memory = regions(), anonymous(8 << 20)
+    memory.fill(1)
+    return bool(enlarged(before))
 
 
 def field(name: str) -> int:
@@ -37,39 +43,39 @@ needs_them = pytest.mark.skipif(not kernel_makes_them(), reason="this kernel mak
 
 @needs_them
 def test_what_was_filled_is_in_large_pages_and_unchanged_and_what_was_not_takes_no_memory():
-    numbers = np.random.default_rng(0).integers(0, 1 << 60, SIZE // 8)
-    before = field("AnonHugePages")
-    with large_pages(least=SIZE) as made:
-        memory = anonymous(2 * SIZE)
-        held = np.frombuffer(memory, np.int64)
-        held[: len(numbers)] = numbers
-        resident = field("Rss")
-    assert made[0] >= 0.9 * SIZE
-    assert 0.9 * SIZE <= field("AnonHugePages") - before <= 1.1 * SIZE
+    numbers = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+    large, before = field("AnonHugePages"), regions()
+    held = anonymous(2 * SIZE)
+    held[:SIZE] = numbers
+    resident = field("Rss")
+    assert enlarged(before, least=SIZE) >= 0.9 * SIZE
+    assert 0.9 * SIZE <= field("AnonHugePages") - large <= 1.1 * SIZE
     assert field("Rss") - resident < 8 << 20
-    np.testing.assert_array_equal(held[: len(numbers)], numbers)
+    np.testing.assert_array_equal(held[:SIZE], numbers)
 
 
 def test_little_memory_and_memory_of_before_are_left_alone():
-    memory = anonymous(SIZE)
-    np.frombuffer(memory, np.uint8).fill(1)
-    before = field("AnonHugePages")
-    with large_pages(least=SIZE) as made:
-        pass
-    assert made == [] and field("AnonHugePages") <= before
+    before, memory = regions(), anonymous(SIZE)
+    memory.fill(1)
+    assert enlarged(before, least=1 << 40) == 0
+    large = field("AnonHugePages")
+    assert enlarged(regions()) == 0 and field("AnonHugePages") <= large
 
 
 def test_nothing_happens_where_the_system_tells_of_no_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(pages, "_MAPS", tmp_path / "none")
-    with large_pages(least=0) as made:
-        memory = anonymous(SIZE)
-        np.frombuffer(memory, np.uint8).fill(1)
-    assert made == []
+    before, memory = regions(), anonymous(SIZE)
+    memory.fill(1)
+    assert before == [] and enlarged(before) == 0
 
 
-@needs_them
-def test_time_that_is_up_ends_it():
-    with large_pages(least=0, budget_s=-1.0) as made:
-        memory = anonymous(SIZE)
-        np.frombuffer(memory, np.uint8).fill(1)
-    assert made == []
+def test_it_ends_when_told_and_where_the_memory_is_gone():
+    before, memory = regions(), mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(bytes(SIZE))
+    stopped, late = LargePages(before), LargePages(before)
+    stopped.stop()
+    memory.close()
+    for work in (stopped, late):
+        work.start()
+        work.join()
+    assert stopped.made == 0

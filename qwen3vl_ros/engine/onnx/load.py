@@ -47,8 +47,6 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
             f"set dtype to auto, or export them again with --dtype {config.dtype}"
         )
     why.append(f"{runtime.dtype}, as the graphs were exported")
-    if runtime.large_page_bytes:
-        why.append(f"{runtime.large_page_bytes / 1e9:.2f} GB of it in large pages of memory")
     few = f", {checkpoint.weight_kind} weights" if checkpoint.quantization == METHOD else ""
     info = EngineInfo(
         "onnxruntime",

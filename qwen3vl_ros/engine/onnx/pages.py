@@ -2,16 +2,16 @@
 
 Processors fetch ahead within a page, and translate an address for each: weights in pages of 2 MiB were read 1.1 to 1.7 times as fast.
 The kernel makes large pages of memory that is asked for so (transparent_hugepage: madvise, as Ubuntu and Debian set it), and ONNX
-Runtime does not ask. So what a session allocated is found in /proc/self/maps and collapsed after it was loaded. Where that is not
-possible (another system, Linux before 6.1, memory too scattered) nothing changes. Knows nothing of sessions and weights.
+Runtime does not ask. So what a session allocated is found in /proc/self/maps and collapsed after it was loaded, beside what the process
+does: a busy machine with scattered memory takes minutes. Where it is not possible (another system, Linux before 6.1) nothing changes.
+Knows nothing of sessions and weights.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-import time
-from contextlib import contextmanager
+import threading
 from pathlib import Path
 from typing import Iterator
 
@@ -22,26 +22,46 @@ _SMALL, _LARGE = 1 << 12, 1 << 21  # bytes of a page, and of one that is made of
 _LEAST = 256 << 20  # bytes, below which it gains nothing that anybody would notice
 _FULL = 0.75  # of a large page that is in use already: the rest of it will take memory
 _HUGEPAGE, _COLLAPSE = 14, 25  # of madvise
-_RUN = 64 << 20  # bytes asked for at once: each call waits for all cores, and a long one cannot be broken off
+_RUN = 16 << 20  # bytes asked for at once: each call waits for all cores, and cannot be broken off
 _TRIES = 3  # the kernel is asked again where it found no room at once
-_BUDGET_S = 15.0  # a busy machine with scattered memory takes long
 
 Region = tuple[int, int]  # of addresses: from, to
 
 
-@contextmanager
-def large_pages(least: int = _LEAST, budget_s: float = _BUDGET_S) -> Iterator[list[int]]:
-    """What is allocated inside stands in large pages behind it, as far as it can. The list is then [bytes in them], or empty."""
-    before, made = _regions(), []
-    yield made
-    new = [region for region in _regions() if region not in before]
-    if sum(end - begin for begin, end in new) < least:
-        return
-    if collapsed := _collapse(new, time.monotonic() + budget_s):
-        made.append(collapsed)
+class LargePages(threading.Thread):
+    """Puts what was allocated between `before`, from regions(), and now into large pages; start() it, and stop() it early.
+
+    made: bytes so far.
+    """
+
+    def __init__(self, before: list[Region], least: int = _LEAST):
+        super().__init__(name="large_pages", daemon=True)
+        self.made, self._stopped = 0, threading.Event()
+        self._new = [region for region in regions() if region not in before]
+        if sum(end - begin for begin, end in self._new) < least:
+            self._new = []
+
+    def stop(self) -> None:
+        """Returns at once; the memory may be given back meanwhile, since it is neither read nor written here."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        libc = ctypes.CDLL(None)
+        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+        for begin, end in self._new:
+            used = np.zeros((end - begin) // _SMALL, np.uint8)
+            if libc.mincore(begin, end - begin, used.ctypes.data):
+                continue
+            full = (used & 1).reshape(-1, _LARGE // _SMALL).mean(1) >= _FULL
+            for first, behind in _runs(full):
+                place, size = begin + first * _LARGE, (behind - first) * _LARGE
+                if self._stopped.is_set() or libc.madvise(place, size, _HUGEPAGE):  # which a kernel may not know
+                    return
+                self.made += size * any(libc.madvise(place, size, _COLLAPSE) == 0 for _ in range(_TRIES))
 
 
-def _regions() -> list[Region]:
+def regions() -> list[Region]:
     """The process's own memory of at least a large page, no file's."""
     found = []
     try:
@@ -55,27 +75,6 @@ def _regions() -> list[Region]:
         if access == "rw-p" and inode == "0" and not name and end > begin:
             found.append((begin, end))
     return found
-
-
-def _collapse(regions: list[Region], until_s: float) -> int:
-    """Bytes that are in large pages now."""
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    done = 0
-    for begin, end in regions:
-        used = np.zeros((end - begin) // _SMALL, np.uint8)
-        if libc.mincore(begin, end - begin, used.ctypes.data):
-            continue
-        full = (used & 1).reshape(-1, _LARGE // _SMALL).mean(1) >= _FULL
-        for first, behind in _runs(full):
-            if time.monotonic() > until_s:
-                return done
-            place, size = begin + first * _LARGE, (behind - first) * _LARGE
-            if libc.madvise(place, size, _HUGEPAGE):
-                return done  # a kernel without them
-            done += size * any(libc.madvise(place, size, _COLLAPSE) == 0 for _ in range(_TRIES))
-    return done
 
 
 def _runs(full: np.ndarray) -> Iterator[tuple[int, int]]:

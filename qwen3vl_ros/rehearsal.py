@@ -6,11 +6,11 @@ Everything happens in the world's time, as fast as it can be computed. Knows not
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Done
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.sim.camera import SimView
 from qwen3vl_ros.sim.workcell import Ending, Report, Workcell
@@ -40,12 +40,15 @@ class Rehearsal:
         self.cell.world.settle(longest_s=1.0)
         self.seen, depth_m = self.cell.look()
         self._shot, self._moved = _shot(self.seen, depth_m, int(1e9 * self.cell.time_s)), False
+        if self.cell.fault == "blind":
+            frame = replace(self._shot.frame, depth_m=None)
+            self._shot = replace(self._shot, frame=frame, lacks="the depth image has stopped", stale=True)
         return self._shot
 
     def reach(self, step: PlanStep, grasps, places, control: Control) -> tuple[str, ...]:
-        ways = [(g.frame_T_gripper, g.width_m, g.approach_m) for g in grasps]
+        ways = [(g.frame_T_gripper, g.width_m, g.approach_m, g.opening_m) for g in grasps]
         ends = [(p.grasp, p.frame_T_gripper, p.approach_m) for p in places]
-        return self.cell.check(step.target.frame_T_box[:3, 3], ways, ends, ENOUGH)
+        return self.cell.check(ways, ends, ENOUGH)
 
     def pick(self, step: PlanStep, grasp: GraspTarget, control: Control) -> Done:
         pose, opening_m = grasp.frame_T_gripper, grasp.opening_m

@@ -53,7 +53,7 @@ PARAMETERS = {
     "fault": (
         "",
         "What goes wrong from now on: slip (the jaws give way), unreachable, collision, silent (a step is never answered), dead (the "
-        "action goes away), frozen (the camera shows one picture for ever); empty: nothing.",
+        "action goes away), frozen (the camera shows one picture for ever), blind (its depth stops); empty: nothing.",
     ),
 }
 STATE_PERIOD_S, CLOCK_PERIOD_S, OVERVIEW_PERIOD_S = 0.04, 0.02, 0.2
@@ -197,12 +197,13 @@ class SimRobotNode(Node):
             if cell.holding:
                 raise types.InvalidInput("the gripper holds something; it must be put down before anything is taken")
             world_T = self._world_T(asked.header.frame_id)
-            grasps = [(world_T @ matrix_of_pose(g.pose, "a grasp's pose"), g.width, _near(g)) for g in asked.grasps]
+            grasps = [
+                (world_T @ matrix_of_pose(g.pose, "a grasp's pose"), g.width, _near(g), g.opening) for g in asked.grasps
+            ]
             places = [(p.grasp, world_T @ matrix_of_pose(p.release, "a place's pose"), _near(p)) for p in asked.places]
             if any(grasp >= len(grasps) for grasp, *_ in places):
                 raise types.InvalidInput(f"a place names a grasp that is not among the {len(grasps)} given")
-            thing = world_T @ matrix_of_pose(asked.target.bbox.center, "the target's pose")
-            told.refused = list(cell.check(thing[:3, 3], grasps, places, asked.enough))
+            told.refused = list(cell.check(grasps, places, asked.enough))
         except types.PerceptionError as why:
             told.success, told.message = False, str(why)
         return told
@@ -270,7 +271,8 @@ class SimRobotNode(Node):
         view, depth_m = self._frozen
         header = messages.header_of(self._stamp_ns(), CAMERA_FRAME)
         self._info.publish(messages.camera_info(header, view.K, (view.rgb.shape[1], view.rgb.shape[0])))
-        self._depth.publish(messages.image(header, depth_m.astype(np.float32, copy=False)))
+        if self.settings["fault"] != "blind":
+            self._depth.publish(messages.image(header, depth_m.astype(np.float32, copy=False)))
         self._image.publish(messages.image(header, view.rgb))
         truth = messages.header_of(self._stamp_ns(), WORLD_FRAME)
         boxes = [

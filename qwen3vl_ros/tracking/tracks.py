@@ -27,7 +27,7 @@ from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 HISTORY_NS = 3_000_000_000
 AHEAD_NS = 500_000_000  # an answer may be here before its picture was stepped
 # Stamps that jump back by more are another time (a bag that loops), by less a picture out of order.
-RESTART_NS = 1_000_000_000
+RESTART_NS = 500_000_000
 SAME_VIEW = 0.4  # pictures less alike are of another scene, if most things are lost in the second as well
 MEETING = 0.5  # share of the smaller box that two things of one look have in common
 
@@ -59,8 +59,11 @@ class Tracks:
                 before = None
             if before is not None:
                 advance([t.followed for t in self._things if t.trail], before, now)
-                lost = not any(t.followed.following for t in self._followed)
-                if lost and same_view(before, now) < SAME_VIEW:  # in this order: the second is dearer
+                held = sum(t.followed.following for t in self._followed)
+                # Across a cut some are held all the same, by what stands there in the other scene.
+                if (
+                    held <= len(self._followed) / 2 and same_view(before, now) < SAME_VIEW
+                ):  # in this order: the second is dearer
                     self._restart(now.stamp_ns)
             self._history.append(now)
             while now.stamp_ns - self._history[0].stamp_ns > HISTORY_NS:

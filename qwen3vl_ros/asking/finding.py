@@ -26,7 +26,7 @@ from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import Detect
-from qwen3vl_ros.questions.aliases import in_chinese, in_english, other_names, rivals, same_thing
+from qwen3vl_ros.questions.aliases import in_chinese, in_english, other_names, same_thing
 from qwen3vl_ros.questions.parsing.wanted import core
 from qwen3vl_ros.types import DeadlinePassed, Detection2D, Detection3D, Frame, Generation, View
 from qwen3vl_ros.zoom import WHOLE, Zoom, around, joined
@@ -164,21 +164,8 @@ class Finder:
         for one in seen[:_MAX_CLOSER]:
             parts = [Zoom(around(one.box_xyxy_px, size_px, m).region_xyxy_px) for m in _CLOSER]
             looks = [self._named(shot, asked, phrase, control, part)[1] for part in parts]
-            for thing in _agreed([one], looks):
-                own = max(
-                    (d.score for d in looks[-1] if iou(d.box_xyxy_px, thing.box_xyxy_px) > _AGREE_IOU), default=math.nan
-                )
-                if not self._better_called(shot, thing, own, control, parts[-1]):
-                    found.append(thing)
+            found += _agreed([one], looks)
         return [d for d in _once(found) if not self._of_another_form(shot, d)]
-
-    def _better_called(self, shot: Shot, thing: Detection2D, score: float, control: Control | None, part: Zoom) -> bool:
-        """Whether a part of the picture shows more surely another kind of thing there, one that looks much like it."""
-        for other in rivals(thing.label):
-            for seen in self._named(shot, Detect((other,)), other, control, part)[1]:
-                if seen.score > score and iou(seen.box_xyxy_px, thing.box_xyxy_px) > _AGREE_IOU:
-                    return True
-        return False
 
     def _of_another_form(self, shot: Shot, seen: Detection2D) -> bool:
         """Whether what a box shows is measured to be no such thing."""

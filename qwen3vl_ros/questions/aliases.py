@@ -50,15 +50,6 @@ _CHINESE = dict(
         ("杯子", "盒子", "立方体", "球", "圆柱体", "碗", "托盘", "仪表", "架子", "标牌", "桌子", "夹爪", "物体"),
     )
 )
-_ALIKE = {
-    "box": ("cube",),
-    "cube": ("box",),
-    "mug": ("cylinder", "bowl"),
-    "cylinder": ("mug",),
-    "bowl": ("mug", "tray"),
-    "tray": ("bowl",),
-    "ball": ("bowl",),
-}
 _COLOURS = dict(
     zip(
         ("red", "green", "blue", "yellow", "orange", "purple", "white", "black", "grey", "pink", "brown"),
@@ -96,14 +87,6 @@ def in_english(name: str) -> str:
     if noun not in nouns or (head and head not in colours):
         return name
     return f"{colours[head]} {nouns[noun]}" if head else nouns[noun]
-
-
-def rivals(phrase: str) -> tuple[str, ...]:
-    """The phrase with its noun exchanged for those of things that look much like it, in its language; () where none is known."""
-    head, _, noun = in_english(phrase).rpartition(" ")
-    noun = next((row[0] for row in _SAME if noun.lower() in row), "")
-    others = tuple(f"{head} {other}".strip() for other in _ALIKE.get(noun, ()))
-    return others if phrase.isascii() else tuple(in_chinese(o) for o in others)
 
 
 def same_thing(a: str, b: str) -> bool:

@@ -152,9 +152,8 @@ def decoder_model(
     else:
         b.op("Cast", b.linear(x, *head), to=TensorProto.FLOAT, outputs=("logits",))
     b.op("ArgMax", "logits", axis=-1, keepdims=0, outputs=("token",))
-    if (
-        nbits
-    ):  # ONNX Runtime's softmax is one pass over a row: 0.1 ms for a vocabulary of Qwen's, its ReduceLogSumExp 0.8
+    if nbits:
+        # ONNX Runtime's softmax is one pass over a row: 0.1 ms for a vocabulary of Qwen's, its ReduceLogSumExp 0.8.
         shares = b.op("Softmax", "logits", axis=-1)
         b.op("Log", b.op("ReduceMax", shares, b.integers(-1), keepdims=0), outputs=("logprob",))
     else:

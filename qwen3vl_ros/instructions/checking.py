@@ -182,7 +182,7 @@ class Checker:
         shot = self.look()
         try:
             if shot.lacks:
-                raise Unseen("pose" if shot.no_pose else "stale" if shot.stale else "depth", shot.lacks)
+                raise Unseen(shot.lacking, shot.lacks)
             found = self.planner.find(shot, names, self.control, expected)
             if self._before is not None and (why := _not_after(self._before, found)):
                 raise Unseen("stale", why)

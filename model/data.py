@@ -76,7 +76,7 @@ def stamp_of(first_seed: int, quality: str) -> str:
     return f"{quality} {'arm ' if split.startswith(WITH_ARM) else ''}{scene}"
 
 
-def render_shard(camera, arm: ArmInView | None, seeds, path: Path, quality: str) -> None:
+def render_shard(camera, seeds, path: Path, quality: str, arm: ArmInView | None = None) -> None:
     arrays, metas = {}, []
     for i, seed in enumerate(seeds):
         split = split_of(seed)
@@ -116,7 +116,7 @@ def render(out: Path, split: str, scenes: int, quality: str, share: int = 0, pro
                             f"{path} is not of this rendering (--quality {quality}); give another --out, or delete it"
                         )
                 continue
-            render_shard(camera, arm, range(first, first + SHARD_VIEWS), path, quality)
+            render_shard(camera, range(first, first + SHARD_VIEWS), path, quality, arm)
             done += SHARD_VIEWS
             print(f"{path.name}: {done / (time.time() - started):.1f} views/s", flush=True)
 

@@ -53,7 +53,11 @@ def _elsewhere(spec: SceneSpec, i: int, rng: np.random.Generator) -> SceneSpec:
         xy = rng.uniform(-0.22, 0.22, 2)
         if all(np.hypot(*(xy - at)) > r + reach[i] + _APART_M for at, r in taken):
             there = replace(
-                thing, position_m=(*map(float, xy), thing.size_m[2] / 2), yaw_rad=float(rng.uniform(-np.pi, np.pi)), on=None, level=0
+                thing,
+                position_m=(*map(float, xy), thing.size_m[2] / 2),
+                yaw_rad=float(rng.uniform(-np.pi, np.pi)),
+                on=None,
+                level=0,
             )
             return replace(spec, objects=(*spec.objects[:i], there, *spec.objects[i + 1 :]))
     return spec

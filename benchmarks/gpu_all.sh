@@ -7,7 +7,7 @@
 #   PYTHON=...    an interpreter that has torch and what the package needs (default: the environment of `make`)
 #   SIZES=2B,4B   of 2B, 4B, 8B and toy (default: all three; toy without a GPU: a rehearsal, which writes no table into docs)
 #   ENGINE_ARGS=...  for benchmarks/engine_gpu.py, e.g. "--rounds 3 --peers eager": compiling a peer takes a minute or two a size
-#   BUDGET_S=1700 no step begins after so many seconds
+#   BUDGET_S=1700 after so many seconds no step begins, and the one that runs is ended; what it has printed stays
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/gpu}
@@ -25,16 +25,18 @@ sizes=${SIZES:-$([ "$gpu" = 1 ] && echo 2B,4B,8B || echo toy)}
 module=""
 for name in tensorrt tensorrt_rtx; do [ -z "$module" ] && has "$name" && module=$name; done
 
-# step NAME COMMAND...: its output goes into OUT/NAME.log.
+export PYTHONUNBUFFERED=1
+
+# step NAME COMMAND...: its output is shown and goes into OUT/NAME.log.
 step() {
     local name=$1 since=$SECONDS status
     shift
-    if ((SECONDS - begun > budget)); then
+    if ((SECONDS - begun >= budget)); then
         echo "$name: not begun, the $budget s are over" | tee "$out/$name.log"
         return 1
     fi
-    "$@" >"$out/$name.log" 2>&1
-    status=$?
+    timeout -k 5 $((budget - SECONDS + begun)) "$@" 2>&1 | tee "$out/$name.log"
+    status=${PIPESTATUS[0]}
     echo "$name: status $status, $((SECONDS - since)) s"
     [ $status = 0 ] || failed=$((failed + 1))
     return $status
@@ -43,6 +45,7 @@ step() {
 echo "GPU: $gpu, sizes $sizes, TensorRT: ${module:-none}, into $out"
 rm -f "$out"/*.log
 # What decides most first: torch at all sizes, then the stream, then TensorRT, whose engines take minutes to build.
+step kernels "$PYTHON" benchmarks/decode_kernels.py --sizes "$sizes" ${KERNEL_ARGS:-}
 step engine_torch "$PYTHON" benchmarks/engine_gpu.py --sizes "$sizes" ${ENGINE_ARGS:-}
 step stream "$PYTHON" benchmarks/decode_stream.py --engine torch --frames $([ "$gpu" = 1 ] && echo 100 || echo 4)
 step selftest "$PYTHON" -m qwen3vl_ros.cli selftest --set engine=torch
@@ -55,7 +58,11 @@ if [ -n "$module" ] && [ "$gpu" = 1 ] && has cuda onnx ml_dtypes; then
     done
 else
     echo "tensorrt: not measured (it needs a GPU, tensorrt or tensorrt_rtx, cuda-python, onnx and ml_dtypes)"
-    step tests "$PYTHON" -m pytest -q -m gpu tests/gpu
+    if has pytest pytest_timeout; then
+        step tests "$PYTHON" -m pytest -q -m gpu tests/gpu
+    else
+        echo "tests: not run (they need pytest and pytest-timeout)"
+    fi
 fi
 "$PYTHON" benchmarks/gpu_table.py "$out" $([ "$gpu" = 1 ] && echo --write) || failed=$((failed + 1))
 echo "$failed steps failed, $((SECONDS - begun)) s"

@@ -5,7 +5,7 @@ that is replayed. `of the copy`: bytes of the weights, the head, keys and values
 GPU memory moves. Then the kernels of one token,
 by torch's profiler. Without a GPU it says so and times plain steps alone. The last line is JSON.
 
-    make bench BENCH=decode_kernels [ARGS="--sizes 2B,8B --ways plain,fused,compiled,tuned"]
+    make bench BENCH=decode_kernels [ARGS="--sizes 2B,8B --ways plain,fused,overlapped,compiled,tuned"]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qwen3vl_ros.engine.torch.network import Cache, Network
 from qwen3vl_ros.engine.torch.runtime import _best, _CapturedStep
 from qwen3vl_ros.export.random_weights import SIZES, config_of
 
-WAYS = ("plain", "fused", "compiled", "tuned")
+WAYS = ("plain", "fused", "overlapped", "compiled", "tuned")
 REPLAYS = 50
 
 
@@ -51,10 +51,10 @@ def step_of(way: str, network: Network):
     """What computes a step, or None for the plain one."""
     if way == "plain":
         return None
-    if way == "fused":
+    if way in ("fused", "overlapped"):
         from qwen3vl_ros.engine.torch.fused import FusedStep
 
-        return FusedStep(network.text)
+        return FusedStep(network.text, overlap=way == "overlapped")
     return CompiledStep(network, {"coordinate_descent_tuning": True} if way == "tuned" else {})
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="2B,8B" if machine.gpu else "toy", help=f"of {', '.join(SIZES)}")
     parser.add_argument(
-        "--ways", default="plain,fused,compiled" if machine.gpu else "plain", help=f"of {', '.join(WAYS)}"
+        "--ways", default="plain,fused,overlapped,compiled" if machine.gpu else "plain", help=f"of {', '.join(WAYS)}"
     )
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--span", type=int, default=512, help="slots of the cache")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+import triton.language.extra.cuda as tl_cuda
 from torch import Tensor
 
 from qwen3vl_ros.engine.torch.network import Cache, Decoder
@@ -46,6 +47,15 @@ _TILES = (
 
 
 @triton.jit
+def _begin(OVERLAP: tl.constexpr):
+    """With OVERLAP (programmatic dependent launch) the next kernel may be started from here on, and this one waits for the one
+    before only here: between kernels the GPU does not run dry."""
+    if OVERLAP:
+        tl_cuda.gdc_launch_dependents()
+        tl_cuda.gdc_wait()
+
+
+@triton.jit
 def _project(
     x,
     norm,
@@ -61,8 +71,10 @@ def _project(
     NORMED: tl.constexpr,
     GATED: tl.constexpr,
     ADDED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """out[n] = weight[n] . x. NORMED: of the RMS norm of x; GATED: silu of it, times row N + n; ADDED: plus residual[n]."""
+    _begin(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -130,8 +142,10 @@ def _attend(
     D: tl.constexpr,
     SPLITS: tl.constexpr,
     SLOTS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One key head and one part of the span: `share` slots. The block whose part has the token's own slot writes the cache."""
+    _begin(OVERLAP)
     head, split = tl.program_id(0), tl.program_id(1)
     kind: tl.constexpr = keys.dtype.element_ty
     slot = tl.load(inputs + 1).to(tl.int32)
@@ -171,8 +185,9 @@ def _attend(
 
 
 @triton.jit
-def _join(parts, sums, out, D: tl.constexpr, SPLITS: tl.constexpr):
+def _join(parts, sums, out, D: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr):
     """The parts of one head's attention, weighted."""
+    _begin(OVERLAP)
     head, d, s = tl.program_id(0), tl.arange(0, D), tl.arange(0, SPLITS)
     place = head * SPLITS + s
     top = tl.load(sums + 2 * place)
@@ -183,8 +198,9 @@ def _join(parts, sums, out, D: tl.constexpr, SPLITS: tl.constexpr):
 
 
 @triton.jit
-def _search(logits, parts, N, WORDS: tl.constexpr):
+def _search(logits, parts, N, WORDS: tl.constexpr, OVERLAP: tl.constexpr):
     """Of one part of the vocabulary: the largest logit, whose it is, and the sum of exponentials relative to it."""
+    _begin(OVERLAP)
     at = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     logit = tl.load(logits + at, mask=at < N, other=-1e30).to(tl.float32)
     top = tl.max(logit, 0)
@@ -195,8 +211,9 @@ def _search(logits, parts, N, WORDS: tl.constexpr):
 
 
 @triton.jit
-def _choose(parts, best, count, PARTS: tl.constexpr):
+def _choose(parts, best, count, PARTS: tl.constexpr, OVERLAP: tl.constexpr):
     """The best of all parts, and its log-probability."""
+    _begin(OVERLAP)
     at = tl.arange(0, PARTS)
     top = tl.load(parts + 3 * at, mask=at < count, other=-1e30)
     token = tl.load(parts + 3 * at + 1, mask=at < count, other=0.0)
@@ -209,15 +226,17 @@ def _choose(parts, best, count, PARTS: tl.constexpr):
 class FusedStep:
     """One token through a decoder. Tiles are chosen by measurement when it is made, on the GPU's own memory.
 
+    overlap: kernels begin while those before end, on a GPU that can (compute capability 9.0).
     Raises EngineError for sizes that it does not compute.
     """
 
-    def __init__(self, text: Decoder):
+    def __init__(self, text: Decoder, overlap: bool = False):
         sizes = text.sizes
         group = sizes.heads // sizes.kv_heads
         if sizes.head_dim not in (16, 32, 64, 128, 256) or group > 16:
             raise EngineError(f"no fused step has heads of {sizes.head_dim} numbers, {group} to a key head")
         self._text, self._tiles = text, {}
+        self._launch = {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
         layer, head = text.layers[0], text.embedding if text.head is None else text.head
         self._head = head.weight
         if self._head.is_cuda:
@@ -268,16 +287,18 @@ class FusedStep:
                 D=sizes.head_dim,
                 SPLITS=_SPLITS,
                 SLOTS=_SLOTS,
+                num_stages=2,  # more would not fit a small GPU in float32
+                **self._launch,
             )
-            _join[(sizes.heads,)](parts, sums, attended, D=sizes.head_dim, SPLITS=_SPLITS)
+            _join[(sizes.heads,)](parts, sums, attended, D=sizes.head_dim, SPLITS=_SPLITS, **self._launch)
             y = self._run(new(sizes.hidden), attended, layer.out.weight, residual=x)
             self._run(inner, y, layer.gate_up.weight, norm=layer.norm2.weight, gated=True)
             x = self._run(new(sizes.hidden), inner, layer.down.weight, residual=y)
         logits = self._run(new(1, sizes.vocabulary), x, self._head, norm=text.norm.weight)
         count = triton.cdiv(sizes.vocabulary, _WORDS)
         parts, best = new(3 * count, dtype=torch.float32), new(2, 1, dtype=torch.float64)
-        _search[(count,)](logits, parts, sizes.vocabulary, WORDS=_WORDS)
-        _choose[(1,)](parts, best, count, PARTS=triton.next_power_of_2(count))
+        _search[(count,)](logits, parts, sizes.vocabulary, WORDS=_WORDS, **self._launch)
+        _choose[(1,)](parts, best, count, PARTS=triton.next_power_of_2(count), **self._launch)
         return logits, best
 
     def _run(
@@ -307,6 +328,7 @@ class FusedStep:
             NORMED=norm is not None,
             GATED=gated,
             ADDED=residual is not None,
+            **self._launch,
             num_warps=tile.warps,
         )
         return out

@@ -71,8 +71,10 @@ def _row(size: str, name: str, row: dict[str, Any]) -> str:
 
 def _goals(ours: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     """Which goals are missed, of the sizes that have one."""
-    missed = []
+    missed, fused = [], {size for size, name, _ in ours if name == "torch_fused"}
     for size, name, row in ours:
+        if name == "torch" and size in fused:  # what runs by default has the goals
+            continue
         if size in GOALS and row.get("decode_tok_s") and row["share_of_bandwidth"] < GOALS[size]:
             missed.append(f"{size} on {name} decodes at {row['share_of_bandwidth']:.0%}, {GOALS[size]:.0%} wanted")
         if size in GOALS and row["ratio_vs_eager"] < ANSWER_GOAL:

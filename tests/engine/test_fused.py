@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.torch.fused import FusedStep
+from qwen3vl_ros.engine.torch.load import _fused
 from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
 from qwen3vl_ros.export.random_weights import config_of
@@ -77,6 +78,10 @@ def test_kernels_are_proved_before_they_are_used(monkeypatch):
     runtime.step([5])
 
 
-def test_sizes_that_the_kernels_do_not_compute_are_refused():
-    with pytest.raises(EngineError, match="heads of 24 numbers"):
-        FusedStep(network(head_dim=24).text)
+def test_a_model_that_the_kernels_do_not_compute_runs_without_them_and_says_so(caplog):
+    runtime = TorchRuntime(network(head_dim=24), 40)
+    why = _fused(runtime)
+    assert why.startswith("steps are not fused") and "heads of 24 numbers" in why
+    assert why in caplog.text and runtime._fused is None
+    runtime.prefill([5, 6])
+    assert len(runtime.step([7]).best()[0]) == 1

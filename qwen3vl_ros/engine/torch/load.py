@@ -86,7 +86,8 @@ def _load(
     with memory_errors(f"loading {checkpoint.path}", device):
         runtime = load(device, dtype, cache_tokens(checkpoint, config, preparation.rule.token_side))
     if name == "torch" and device.type == "cuda":
-        why.append(_fused(runtime) if config.fused else "fused steps are off")
+        with memory_errors("compiling fused steps", device):
+            why.append(_fused(runtime) if config.fused else "fused steps are off")
     where = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
     info = EngineInfo(
         name,

@@ -16,7 +16,7 @@ import time
 from typing import Callable
 
 import torch
-from engine_gpu import Machine, random_network
+from engine_gpu import Machine, random_network, tiles_of
 
 from qwen3vl_ros.engine.torch.network import Cache, Network
 from qwen3vl_ros.engine.torch.runtime import _best, _CapturedStep
@@ -47,14 +47,17 @@ class CompiledStep:
         return logits, _best(logits)
 
 
-def step_of(way: str, network: Network):
-    """What computes a step, or None for the plain one."""
+def step_of(way: str, network: Network, tiles: dict):
+    """What computes a step, or None for the plain one. tiles: by network, those that were measured."""
     if way == "plain":
         return None
     if way in ("fused", "overlapped"):
         from qwen3vl_ros.engine.torch.fused import FusedStep
 
-        return FusedStep(network.text, overlap=way == "overlapped")
+        step = FusedStep(network.text, way == "overlapped", tiles.get(network))
+        tiles[network] = step.tiles
+        print(f"    tiles: {tiles_of(step)}", flush=True)
+        return step
     return CompiledStep(network, {"coordinate_descent_tuning": True} if way == "tuned" else {})
 
 
@@ -77,7 +80,7 @@ def measure(size: str, way: str, network: Network, machine: Machine, options: ar
     cache = Cache.allocate(sizes, options.span, machine.device, machine.dtype)
     for tensor in cache:
         tensor.normal_(generator=torch.Generator(machine.device).manual_seed(1))
-    captured = _CapturedStep(network.text, cache, 1, options.span, None, step_of(way, network))
+    captured = _CapturedStep(network.text, cache, 1, options.span, None, step_of(way, network, options.tiles))
     row = captured._host.numpy()
     row[:] = 0.5
     row[:, 0], row[:, 1] = 7, options.length
@@ -134,6 +137,7 @@ def main() -> None:
         parser.error(f"sizes are {', '.join(SIZES)}; ways are {', '.join(WAYS)}")
     if not 0 <= options.length < options.span:
         parser.error("--length is 0 to --span - 1")
+    options.tiles = {}
     copy = machine.copy_gb_s()
     print(f"{machine.name}, torch {torch.__version__}; a copy moves {copy:.0f} GB/s", flush=True)
     if not machine.gpu:
@@ -160,6 +164,7 @@ def main() -> None:
                 f"{found['share_of_copy']:.0%} of the copy; first use {found['first_use_s']} s; logits off by {found['off']:.1e}",
                 flush=True,
             )
+        options.tiles.clear()
         del network
         machine.free()
     print(

@@ -215,8 +215,12 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     if machine.gpu and importlib.util.find_spec("triton"):
         fused = TorchRuntime(network, capacity)
         first_use_s = fused.fuse()
-        print(f"{size}: fused kernels are ready in {first_use_s:.1f} s; tiles {fused._fused.tiles}", flush=True)
+        print(f"{size}: fused kernels are ready in {first_use_s:.1f} s; tiles {tiles_of(fused._fused)}", flush=True)
         runners["torch_fused"] = Ours(fused, machine.wait)
+        if torch.cuda.get_device_capability() >= (9, 0):
+            overlapped = TorchRuntime(network, capacity)
+            overlapped.fuse(overlap=True, tiles=fused._fused.tiles)
+            runners["torch_overlapped"] = Ours(overlapped, machine.wait)
     runners |= _peers(config, machine, options.peers)
     if size in options.bundle:
         from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
@@ -251,6 +255,13 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
         "peak_beyond_weights_and_kv_bytes": None if peak is None else peak - started - weights_bytes - kv_bytes,
         "runtimes": results,
     }
+
+
+def tiles_of(step: Any) -> str:
+    """What a FusedStep chose: matrix, rows x columns of a block, warps, stages."""
+    return "; ".join(
+        f"{tuple(shape)}: {t.rows}x{t.columns}, {t.warps} warps, {t.stages}" for shape, t in step.tiles.items()
+    )
 
 
 def _peers(config: dict[str, Any], machine: Machine, wanted: list[str]) -> dict[str, Generate]:

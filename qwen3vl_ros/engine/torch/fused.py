@@ -226,20 +226,21 @@ def _choose(parts, best, count, PARTS: tl.constexpr, OVERLAP: tl.constexpr):
 class FusedStep:
     """One token through a decoder. Tiles are chosen by measurement when it is made, on the GPU's own memory.
 
-    overlap: kernels begin while those before end, on a GPU that can (compute capability 9.0).
+    overlap: kernels begin while those before end, on a GPU that can (compute capability 9.0). tiles: those of another one of
+    the same model, which are not measured again.
     Raises EngineError for sizes that it does not compute.
     """
 
-    def __init__(self, text: Decoder, overlap: bool = False):
+    def __init__(self, text: Decoder, overlap: bool = False, tiles: dict[torch.Size, Tile] | None = None):
         sizes = text.sizes
         group = sizes.heads // sizes.kv_heads
         if sizes.head_dim not in (16, 32, 64, 128, 256) or group > 16:
             raise EngineError(f"no fused step has heads of {sizes.head_dim} numbers, {group} to a key head")
-        self._text, self._tiles = text, {}
+        self._text, self.tiles = text, {} if tiles is None else tiles
         self._launch = {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
         layer, head = text.layers[0], text.embedding if text.head is None else text.head
         self._head = head.weight
-        if self._head.is_cuda:
+        if self._head.is_cuda and not self.tiles:
             for weight, gated in (
                 (layer.qkv.weight, False),
                 (layer.out.weight, False),
@@ -247,12 +248,7 @@ class FusedStep:
                 (layer.down.weight, False),
                 (self._head, False),
             ):
-                self._tiles[weight.shape] = self._fastest(weight, gated)
-
-    @property
-    def tiles(self) -> dict[str, Tile]:
-        """What was chosen for each shape of matrix."""
-        return {"x".join(map(str, shape)): tile for shape, tile in self._tiles.items()}
+                self.tiles[weight.shape] = self._fastest(weight, gated)
 
     def __call__(self, inputs: Tensor, cache: Cache, span: int) -> tuple[Tensor, Tensor]:
         """Logits, 1 x vocabulary, and 2 x 1: the best id and its log-probability, as float64.
@@ -312,7 +308,7 @@ class FusedStep:
         gated: bool = False,
         tile: Tile | None = None,
     ) -> Tensor:
-        tile = tile or self._tiles.get(weight.shape, _TILES[0])
+        tile = tile or self.tiles.get(weight.shape, _TILES[0])
         _project[(triton.cdiv(out.numel(), tile.rows),)](
             x,
             x if norm is None else norm,

@@ -64,9 +64,9 @@ class TorchRuntime(TokenSequence):
         self._fused: FusedStep | None = None
 
     @torch.inference_mode()
-    def fuse(self) -> float:
+    def fuse(self, overlap: bool = False, tiles: dict | None = None) -> float:
         """Compile the fused kernels for steps of one token and prove on a few tokens that they compute the same; seconds
-        that it took. The sequence must be empty, and is so afterwards.
+        that it took. The sequence must be empty, and is so afterwards. overlap, tiles: of FusedStep.
 
         Raises ImportError without Triton, EngineError where the kernels do not fit the model or compute something else, and
         whatever Triton raises; the runtime then goes on without them.
@@ -75,7 +75,7 @@ class TorchRuntime(TokenSequence):
 
         started = time.perf_counter()
         sizes = self.network.sizes
-        fused, visual = FusedStep(self.network.text), (sizes.image_id, sizes.video_id)
+        fused, visual = FusedStep(self.network.text, overlap, tiles), (sizes.image_id, sizes.video_id)
         words = [i for i in range(min(sizes.text.vocabulary, 80)) if i not in visual]
         try:
             self.prefill(words[: self.capacity // 2])

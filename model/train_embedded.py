@@ -232,15 +232,16 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
         loss, parts = torch.zeros((), device=device), {}
         if name == "language":
             if len(pool) < settings.pool_views // 8 or run.step % settings.pool_reuse == 0:
-                samples = source.samples(rng, source.share)
+                moments = 4 if settings.frames_every else 0
+                samples = source.samples(rng, source.share, moments)
                 batch = on(device, collate(samples, net.grid))
                 with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-                    pool.add(*run.net.see(batch["images"]), samples, batch["truth"]["owner"])
-            *seen, samples, owner = pool.draw(source.share, rng)
-            batch = on(device, dict(text=packer.pack_all(samples, rng), alone=source.alone.pack(rng), frames_of=0))
-            if settings.frames_every and run.step % settings.frames_every == 0:
-                batch["frames_of"] = n = int(rng.integers(2, 5))
-                batch["frames"] = on(device, source.frames[n].pack_all(samples, rng))
+                    pool.add(*run.net.see(batch["images"]), samples, batch["truth"]["owner"], moments)
+            of = int(rng.integers(2, 5)) if settings.frames_every and run.step % settings.frames_every == 0 else 0
+            *seen, samples, owner = pool.draw(source.share, rng, of)
+            batch = on(device, dict(text=packer.pack_all(samples, rng), alone=source.alone.pack(rng), frames_of=of))
+            if of:
+                batch["frames"] = on(device, source.frames[of].pack_all(samples, rng))
         else:
             batch = on(device, next(batches))
         with torch.autocast(device, torch.bfloat16):

@@ -400,8 +400,8 @@ class Renderer:
 
 def plain_ids(painted: np.ndarray) -> np.ndarray:
     """HxWx3 uint8 as painted -> HxW numbers; a pixel that mixes two becomes what a neighbour is."""
-    ids, green, blue = (np.ascontiguousarray(painted[..., c]) for c in range(3))
-    mixed = (green != _GREEN[ids]) | (blue != _BLUE[ids])
+    ids, green, blue = cv2.split(np.ascontiguousarray(painted))
+    mixed = (green != cv2.LUT(ids, _GREEN)) | (blue != cv2.LUT(ids, _BLUE))
     for _ in range(4):
         if not mixed.any():
             break

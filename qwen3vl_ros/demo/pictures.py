@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
+from typing import Iterable, Iterator
 
 import cv2
 import imageio_ffmpeg
@@ -52,7 +52,7 @@ class Gallery:
         self._live: list[tuple[int, bytes]] = []
         self._drawn: list[_Drawn] = []
         self._best: dict[int, _Best] = {}
-        self._asked: tuple[_Best, tuple[str, ...]] | None = None
+        self._asked: list[tuple[_Best, str]] = []
 
     def add_live(self, stamp_ns: int, rgb: np.ndarray) -> None:
         """A camera frame for the video's left side."""
@@ -108,14 +108,18 @@ class Gallery:
             write_picture(paths[-1], _enlarged(best), _SMALL)
         return paths
 
-    def add_asked(self, frame: Frame, boxes: Heard, lines: Sequence[str]) -> None:
-        """Questions and answers about a frame, for `write_asked`."""
-        self._asked = _Best((), frame, boxes), tuple(lines)
+    def add_asked(self, frame: Frame, boxes: Heard, line: str) -> None:
+        """A question with its answer, and the frame that it was asked of, for `write_asked`."""
+        self._asked.append((_Best((), frame, boxes), line))
 
     def write_asked(self, path: Path) -> bool:
-        """The frame that was asked of, its boxes, and the questions with their answers; False if nothing was asked."""
+        """Each question with its answer on the frame that it was asked of, side by side; False if nothing was asked."""
         if self._asked:
-            write_picture(path, _enlarged(self._asked[0], caption="\n".join(self._asked[1])), _SMALL)
+            drawn = [_enlarged(best, caption=line) for best, line in self._asked]
+            size = tuple(int(side / len(drawn) ** 0.5) for side in drawn[0].shape[1::-1])
+            write_picture(
+                path, np.hstack([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in drawn]), _SMALL
+            )
         return bool(self._asked)
 
     def write_poster(self, path: Path) -> bool:

@@ -223,7 +223,6 @@ class Demo:
         labels = [t.label for t in self._truths]
         mugs = [label for label in labels if label.split()[-1] == "mug"]
         name = "cup" if len(mugs) == 1 else chosen.label
-        lines, answer, frame = [], None, None
         for question in (f"Where is the {name}?", f"{'杯子' if name == 'cup' else in_chinese(name)}在哪里？"):
             started = time.monotonic()
             for _ in range(8):
@@ -244,11 +243,8 @@ class Demo:
                 }
             )
             self._status.say(f"  {now_s:5.1f} s  ~/ask {question}  {result.answer}  [{facts}]; {took_ms:.0f} ms")
-            lines += [f"{question}  {result.answer}"]
             if seen is not None:
-                frame, answer = seen, answer_of_ask(result, name)
-        if frame is not None:
-            self.gallery.add_asked(frame, answer, lines)
+                self.gallery.add_asked(seen, answer_of_ask(result, name), f"{question}  {result.answer}")
 
     def _visible(self, name: str, result: Any) -> list[float] | None:
         """Visible shares of what was asked for in the picture that was answered; None where its truth is not known."""

@@ -48,7 +48,12 @@ _HOLDS_M, _SURE_M = {"in": 0.008, "at": 0.012}, {"in": 0.015, "at": 0.03, "next_
 _HOLDS_ELSE_M = 0.004
 _SLIDES_M = 0.015  # what is set down so much higher on a container's wall slides to its floor
 _TOP_M, _SMALL = 0.008, 0.25  # how flat a top is; what covers a smaller share of it is no top but stands on it
-_FLAT_M = 0.012  # what rises less above a surface belongs to it
+FLAT_M = 0.012  # what rises less above a surface belongs to it
+_EVEN_M, _EVEN_SIGMAS, _EVEN_READINGS = (
+    0.004,
+    1.1,
+    12,
+)  # but for what does so all over a footprint, as the floor of a tray does
 _TOWARDS = {
     "left_of": ("right", -1),
     "right_of": ("right", 1),
@@ -226,16 +231,16 @@ class _Search:
         heights[at[inside][order, 1], at[inside][order, 0]] = above[inside][order]  # the highest is written last
         blocked = np.zeros(shape, np.uint8)
         if not support.deep:
-            seen = (np.abs(heights) < _FLAT_M).astype(np.uint8)
+            seen = (np.abs(heights) < FLAT_M).astype(np.uint8)
             # Where nobody has seen the surface, nobody knows what stands there.
             within &= cv2.morphologyEx(seen, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-            blocked = cv2.morphologyEx((heights > _FLAT_M).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+            blocked = cv2.morphologyEx((heights > FLAT_M).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
         for other in self.others:
             if other.id == support.id or support.id.startswith(f"{other.id}/level"):
                 continue
             body = self.layout.body_of(other)
             bottom, top = body.hull[:, 2].min() - support.z_m, body.hull[:, 2].max() - support.z_m
-            if top > _FLAT_M and bottom < tall:
+            if top > FLAT_M and bottom < tall:
                 blocked |= _filled(shape, low, body.outline)
         heights = np.maximum(heights, 0.0) if support.deep else None
         return _Ground(low, within, blocked, heights)
@@ -307,7 +312,11 @@ class _Search:
                     f"the object is {self.height_m:.3f} m high and the room above {support.id} {support.clear_m:.3f} m"
                 )
                 continue
+            flat = self._flat(support)
             for room_m, new_T_old in self._candidates(support):
+                if self._on_something(support, flat, new_T_old):
+                    fault = f"something flat lies on {support.id} where it is free"
+                    continue
                 if _askew(self.layout, self.asked, (new_T_old @ self.level_T_box)[:2, 3]):
                     fault = "its free places are more aside than where it was asked for, or farther off"
                     continue
@@ -346,6 +355,21 @@ class _Search:
             index = _index(given, grasps[0])
             return (self._target(support, new_T_old, release, index, room_m, 0.0, fault, measured),)
         return (self.nowhere(f"no place on {', '.join(s.id for s in supports)}: {fault}", given),)
+
+    def _flat(self, support: _Support) -> np.ndarray:
+        """What was measured of a surface or lies flat on it, Nx3 from its height; nothing for what is no plane."""
+        above = self.points - (0.0, 0.0, support.z_m)
+        return above[np.abs(above[:, 2]) < (0.0 if support.deep or support.top else FLAT_M)]
+
+    def _on_something(self, support: _Support, flat: np.ndarray, new_T_old: np.ndarray) -> bool:
+        """Whether all under a place is higher than its support, as the floor of a tray is that lies on a table, or lower."""
+        foot = self.body.outline @ new_T_old[:2, :2].T + new_T_old[:2, 3]
+        near = ((flat[:, :2] > foot.min(0)) & (flat[:, :2] < foot.max(0))).all(1)
+        under = flat[near][depth_inside(foot, flat[near, :2]) > 0, 2]
+        if len(under) < _EVEN_READINGS:
+            return False
+        spot = np.linalg.inv(self.level_T_frame[:3, :3]) @ np.append(foot.mean(0), support.z_m)
+        return abs(float(np.median(under))) > uneven_m(self.cloud, spot)
 
     def _facts_at(self, new_T_old: np.ndarray) -> list[Fact]:
         """What was asked, measured with the object moved there."""
@@ -423,6 +447,12 @@ class _Search:
         return PlaceTarget(
             self.detection.id, "", self.cloud.frame_id, pose, hand, 0, self.gripper.standoff, 0.0, 0.0, False, reason
         )
+
+
+def uneven_m(cloud: SceneCloud, spot_m: np.ndarray) -> float:
+    """How far from a surface many readings about a spot (3, cloud.frame_id) can be while they are of it: cameras bend planes as they are noisy."""
+    away_m = float((spot_m - cloud.frame_T_camera[:3, 3]) @ cloud.frame_T_camera[:3, 2])
+    return max(_EVEN_M, _EVEN_SIGMAS * cloud.noise_per_m2 * away_m**2)
 
 
 def _top(points: np.ndarray) -> np.ndarray:

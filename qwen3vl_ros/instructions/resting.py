@@ -1,0 +1,90 @@
+"""Why nobody may say of a thing that was put down that it lies as it was told to: by a picture of before and one of after.
+
+Facts say where it is; these say on what. What it was put on was measured when the place was chosen, and may have been more than one thing:
+a tray's floor is hardly above the table, and what stands on a tray may be taken for its top. So what was seen under a thing before it came
+there has to be level with what it was told to be put on, and of its colour; and what lies there now has to have the thing's own.
+Knows nothing of models, motions or ROS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen3vl_ros.asking.colours import of_another
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.hulls import depth_inside, outline
+from qwen3vl_ros.geometry.relations import cm
+from qwen3vl_ros.geometry.things import Surface, Thing
+from qwen3vl_ros.grasping.placing import FLAT_M, uneven_m
+
+_RIM_M = 0.004  # of a footprint, where readings may be of what is beside it
+_LEAST = 20  # readings that must tell
+_AMONG, _MOST = 0.25, 0.6  # shares of what is seen under a thing, or of it
+_ON_IT_M = 0.012
+
+
+def doubt(
+    before: SceneCloud | None, now: SceneCloud | None, lying: Thing, carrier: Thing | Surface | None, level_R_frame
+) -> str:
+    """What speaks against a thing (lying: as it is now) resting on its carrier and nothing else, and against its being what it is called;
+    "" where nothing does, or nobody can tell. before: when it was not there yet.
+    """
+    if now is not None and now.usable and (why := _looks_otherwise(now, lying)):
+        return why
+    if before is None or not before.usable:
+        return ""
+    under, pixels = _under(before, lying, level_R_frame)
+    if len(under) < _LEAST:
+        return ""
+    if isinstance(carrier, Thing) and carrier.inside is None:
+        other = _shown(before, carrier.label)[pixels]
+        return f"what it was put on has another colour than the {carrier.label}" if other.mean() > _MOST else ""
+    if isinstance(carrier, Surface):
+        normal = level_R_frame @ carrier.normal
+        above = under @ normal - float((carrier.outline_m @ carrier.normal).mean())
+        top_m = float((lying.seen_m @ carrier.normal - (carrier.outline_m @ carrier.normal).mean()).max())
+        if np.mean((above > FLAT_M) & (above < top_m)) > _AMONG:
+            return f"something stood there before it was put on the {carrier.label}"
+        flat = above[np.abs(above) < FLAT_M]
+        if len(flat) >= _LEAST and abs(off := float(np.median(flat))) > uneven_m(before, lying.frame_T_box[:3, 3]):
+            return f"what is under it is {cm(abs(off))} {'above' if off > 0 else 'below'} the {carrier.label}, and may be another thing"
+    return ""
+
+
+def _looks_otherwise(now: SceneCloud, lying: Thing) -> str:
+    """That what is seen of a thing has another colour than its name says."""
+    camera_T_frame = np.linalg.inv(now.frame_T_camera)
+    local = lying.seen_m @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3]
+    local = local[
+        np.abs(np.nan_to_num(now.look_behind(local), nan=1.0)) < _ON_IT_M + 2 * now.noise_per_m2 * local[:, 2] ** 2
+    ]
+    if len(local) < _LEAST:
+        return ""
+    column, row = np.rint(now.project_px(local)).astype(int).T
+    other = _shown(now, lying.label)[row, column].mean()
+    return f"what lies there has another colour than the {lying.label}" if other > _MOST else ""
+
+
+def _shown(cloud: SceneCloud, name: str) -> np.ndarray:
+    return of_another(cloud.frame.rgb, (0, 0, *cloud.frame.size_px), name)
+
+
+def _under(cloud: SceneCloud, lying: Thing, level_R_frame) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Readings inside a thing's footprint, Nx3 in the level frame, and their pixels (rows, columns)."""
+    own = np.concatenate((lying.seen_m, lying.completed_m)) @ level_R_frame.T
+    foot = outline(own[:, :2])
+    camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
+    corners = np.array([(*xy, z) for xy in foot for z in (own[:, 2].min() - _ON_IT_M, own[:, 2].max())]) @ level_R_frame
+    shown = cloud.project_px(corners @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3])
+    height, width = cloud.frame.depth_m.shape
+    if not np.isfinite(shown).all():
+        return np.empty((0, 3)), (np.empty(0, int), np.empty(0, int))
+    low = np.clip(np.floor(shown.min(0)).astype(int), 0, (width, height))
+    high = np.clip(np.ceil(shown.max(0)).astype(int) + 1, 0, (width, height))
+    points = cloud.window_points_m(slice(low[1], high[1]), slice(low[0], high[0])).reshape(-1, 3).astype(float)
+    level_T_camera = level_R_frame @ cloud.frame_T_camera[:3, :3]
+    points = points @ level_T_camera.T + level_R_frame @ cloud.frame_T_camera[:3, 3]
+    seen = np.flatnonzero(np.isfinite(points[:, 2]))
+    seen = seen[depth_inside(foot, points[seen, :2]) > _RIM_M]
+    row, column = np.divmod(seen, max(1, high[0] - low[0]))
+    return points[seen], (row + low[1], column + low[0])

@@ -22,7 +22,7 @@ from qwen3vl_ros.geometry.presence import UNTOLD, another_scene, changed, presen
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, PlanStep
-from qwen3vl_ros.instructions.resting import doubt
+from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -123,7 +123,10 @@ class Checker:
                 return Verdict.FALSE, f"the {name} is still where it was"
             risen = [d for d in now if d.id in new and _risen_m(found, d, there) > _RISEN_M]
             away = left.is_gone or (left.hidden <= left.gone and (new or math.isfinite(opening_m)))
+            risen = risen or (left.is_gone and only_it_went(self._cloud_before(found), found.cloud, step.thing))
             if risen if odd else away:
+                if step.thing and (other := took_another(self._cloud_before(found), found.cloud, step.thing)):
+                    return Verdict.UNKNOWN, other
                 return Verdict.TRUE, f"the gripper holds the {name}"
         self._told_something()
         return Verdict.UNKNOWN, odd or f"nobody can tell whether the gripper holds the {name}"

@@ -21,6 +21,9 @@ _RIM_M = 0.004  # of a footprint, where readings may be of what is beside it
 _LEAST = 20  # readings that must tell
 _AMONG, _MOST = 0.25, 0.6  # shares of what is seen under a thing, or of it
 _ON_IT_M = 0.012
+# About a thing: where other things may have been taken instead, how far aside it may have been pushed, and how much of it may not have been
+# seen; readings that others may have, of as many of its own.
+_ABOUT_M, _ASIDE_M, _UNSEEN_M, _FEW = 0.12, 0.25, 0.03, 0.15
 
 
 def doubt(
@@ -29,10 +32,10 @@ def doubt(
     """What speaks against a thing (lying: as it is now) resting on its carrier and nothing else, and against its being what it is called;
     "" where nothing does, or nobody can tell. before: when it was not there yet.
     """
-    if now is not None and now.usable and (why := _looks_otherwise(now, lying)):
-        return why
-    if before is None or not before.usable:
+    if before is None or not before.usable or now is None:
         return ""
+    if why := _looks_otherwise(before, now, lying):
+        return why
     under, pixels = _under(before, lying, level_R_frame)
     if len(under) < _LEAST:
         return ""
@@ -51,18 +54,66 @@ def doubt(
     return ""
 
 
-def _looks_otherwise(now: SceneCloud, lying: Thing) -> str:
-    """That what is seen of a thing has another colour than its name says."""
-    camera_T_frame = np.linalg.inv(now.frame_T_camera)
-    local = lying.seen_m @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3]
-    local = local[
-        np.abs(np.nan_to_num(now.look_behind(local), nan=1.0)) < _ON_IT_M + 2 * now.noise_per_m2 * local[:, 2] ** 2
-    ]
-    if len(local) < _LEAST:
+def took_another(before: SceneCloud | None, now: SceneCloud | None, stood: Thing) -> str:
+    """What speaks against its being the thing it is called that was taken (stood: as it stood before): of what is gone from where it stood,
+    most had another colour. "" where nothing does, or nobody can tell.
+    """
+    if before is None or now is None or not (before.usable and now.usable):
         return ""
-    column, row = np.rint(now.project_px(local)).astype(int).T
-    other = _shown(now, lying.label)[row, column].mean()
+    then, behind = (_behind(cloud, stood.seen_m) for cloud in (before, now))
+    tolerance = _ON_IT_M + 2 * before.noise_per_m2 * then[0] ** 2
+    with np.errstate(invalid="ignore"):
+        gone = (np.abs(then[1]) < tolerance) & (behind[1] > tolerance)
+    if np.count_nonzero(gone) < _LEAST:
+        return ""
+    other = _shown(before, stood.label)[then[3][gone], then[2][gone]].mean()
+    return f"what was taken has another colour than the {stood.label}" if other > _MOST else ""
+
+
+def only_it_went(before: SceneCloud | None, now: SceneCloud | None, stood: Thing) -> bool:
+    """Whether of all that stood about a thing nothing but it is gone, and nothing has come near there: then it was not pushed aside, and
+    what jaws took there is the thing, however wide it is.
+    """
+    if before is None or now is None or not (before.usable and now.usable):
+        return False
+    gone, come = _new_in(before, now, stood, _ABOUT_M), _new_in(now, before, stood, _ASIDE_M)
+    box_T_frame = np.linalg.inv(stood.frame_T_box)
+    local = gone @ box_T_frame[:3, :3].T + box_T_frame[:3, 3]
+    own = (np.abs(local) < np.asarray(stood.size_m) / 2 + _UNSEEN_M).all(1)
+    few = _FEW * np.count_nonzero(own)
+    return bool(np.count_nonzero(own) >= _LEAST and np.count_nonzero(~own) < few and len(come) < few)
+
+
+def _new_in(cloud: SceneCloud, other: SceneCloud, about: Thing, reach_m: float) -> np.ndarray:
+    """Readings of a picture no farther from the middle of a thing, Nx3, at which another one sees past."""
+    at, points = about.frame_T_box[:3, 3], cloud.points_m.reshape(-1, 3)
+    camera = (at - cloud.frame_T_camera[:3, 3]) @ cloud.frame_T_camera[:3, :3]
+    with np.errstate(invalid="ignore"):
+        points = points[((points - camera.astype(np.float32)) ** 2).sum(1) < reach_m**2].astype(float)
+    points = points @ cloud.frame_T_camera[:3, :3].T + cloud.frame_T_camera[:3, 3]
+    away_m, behind, *_ = _behind(other, points)
+    with np.errstate(invalid="ignore"):
+        return points[behind > _ON_IT_M + 2 * cloud.noise_per_m2 * away_m**2]
+
+
+def _looks_otherwise(before: SceneCloud, now: SceneCloud, lying: Thing) -> str:
+    """That what is seen of a thing, where nothing was before, has another colour than its name says."""
+    then, behind = (_behind(cloud, lying.seen_m) for cloud in (before, now))
+    tolerance = _ON_IT_M + 2 * now.noise_per_m2 * behind[0] ** 2
+    with np.errstate(invalid="ignore"):
+        new = (np.abs(behind[1]) < tolerance) & (then[1] > tolerance)
+    if np.count_nonzero(new) < _LEAST:
+        return ""
+    other = _shown(now, lying.label)[behind[3][new], behind[2][new]].mean()
     return f"what lies there has another colour than the {lying.label}" if other > _MOST else ""
+
+
+def _behind(cloud: SceneCloud, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of points Nx3 of the frame: their depth, how far the camera saw behind them (NaN: nobody knows), columns and rows of their pixels."""
+    camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
+    local = points_m @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3]
+    column, row = np.rint(np.nan_to_num(cloud.project_px(local), nan=-1.0)).astype(int).T
+    return local[:, 2], cloud.look_behind(local), column, row
 
 
 def _shown(cloud: SceneCloud, name: str) -> np.ndarray:

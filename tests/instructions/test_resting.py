@@ -10,7 +10,7 @@ from qwen3vl_ros.config import Config, GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import find_places
-from qwen3vl_ros.instructions.resting import doubt
+from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
@@ -137,3 +137,48 @@ def test_no_place_on_a_table_is_on_a_tray_that_nobody_named(camera):
     for place in places:
         at = np.linalg.inv(world_T_tray) @ np.append(place.frame_T_box[:3, 3], 1.0)
         assert (np.abs(at[:2]) > np.array(TRAY.size_m[:2]) / 2 - 0.01).any(), place.frame_T_box[:3, 3]
+
+
+@pytest.mark.parametrize("colour, right", [("red", True), ("blue", False), ("green", False)])
+def test_what_was_taken_has_the_colour_that_its_name_says(camera, colour, right):
+    stands = replace(BOX, colour=colour, rgb=None)
+    before, after = Seen(camera, stands), Seen(camera, seed=2)
+    (thing,) = before.found(stands.label).layout.things
+    said = took_another(before.cloud, after.cloud, replace(thing, label="red box"))
+    assert (said == "") is right, said
+    assert took_another(before.cloud, before.cloud, replace(thing, label="red box")) == "", "it is still there"
+
+
+def test_in_a_mug_its_wall_is_seen_where_a_thing_lies(camera):
+    """Only what is seen where nothing was before is the thing: the mug's colour is none against it."""
+    mug = ObjectSpec("mug", "yellow", (0.12, 0.10, 0.09), (0.10, -0.10, 0.045), 0.0)
+    goal = ObjectSpec("box", "red", (0.035, 0.03, 0.03), (0.10, -0.10, 0.02), 0.0)
+    low = replace(goal, position_m=(-0.2, -0.13, 0.015))
+    (thing,) = Seen(camera, low).found("red box").layout.things
+    thing = thing.moved(goal.pose() @ np.linalg.inv(low.pose()))
+    before, after = Seen(camera, mug, seed=2), Seen(camera, mug, goal, seed=3)
+    found = before.found("yellow mug")
+    assert (
+        doubt(before.cloud, after.cloud, thing, carrier_in(found.layout, "yellow mug"), found.layout.level_R_frame)
+        == ""
+    )
+
+
+SPHERE = ObjectSpec("ball", "green", (0.05,) * 3, (-0.10, -0.05, 0.025), 0.0)
+
+
+@pytest.mark.parametrize(
+    "after, only",
+    [
+        ((BOX, TRAY), True),
+        ((BOX, TRAY, replace(SPHERE, position_m=(-0.02, -0.02, 0.025))), False),  # pushed aside
+        ((TRAY,), False),  # another one beside it is gone as well
+        ((BOX, TRAY, SPHERE), False),
+    ],
+)
+def test_what_the_jaws_took_is_told_by_what_is_gone_from_there(camera, after, only):
+    near = replace(BOX, position_m=(-0.18, -0.06, 0.025))
+    after = tuple(near if o is BOX else o for o in after)
+    before = Seen(camera, SPHERE, near, TRAY)
+    (ball,) = before.found("green ball").layout.things
+    assert only_it_went(before.cloud, Seen(camera, *after, seed=2).cloud, ball) is only

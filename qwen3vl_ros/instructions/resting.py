@@ -18,6 +18,7 @@ from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.placing import FLAT_M, uneven_m
 
 _RIM_M = 0.004  # of a footprint, where readings may be of what is beside it
+_AROUND_M = (-0.025, -_RIM_M)  # about a footprint, how far inside it
 _LEAST = 20  # readings that must tell
 _AMONG, _MOST = 0.25, 0.6  # shares of what is seen under a thing, or of it
 _ON_IT_M = 0.012
@@ -36,22 +37,29 @@ def doubt(
         return ""
     if why := _looks_otherwise(before, now, lying):
         return why
-    under, pixels = _under(before, lying, level_R_frame)
+    under, pixels = _readings(before, lying, level_R_frame, _RIM_M, np.inf)
     if len(under) < _LEAST:
         return ""
     if isinstance(carrier, Thing) and carrier.inside is None:
         other = _shown(before, carrier.label)[pixels]
         return f"what it was put on has another colour than the {carrier.label}" if other.mean() > _MOST else ""
     if isinstance(carrier, Surface):
-        normal = level_R_frame @ carrier.normal
-        above = under @ normal - float((carrier.outline_m @ carrier.normal).mean())
-        top_m = float((lying.seen_m @ carrier.normal - (carrier.outline_m @ carrier.normal).mean()).max())
+        above = _above(under, carrier, level_R_frame)
+        top_m = float(_above(lying.seen_m @ level_R_frame.T, carrier, level_R_frame).max())
         if np.mean((above > FLAT_M) & (above < top_m)) > _AMONG:
             return f"something stood there before it was put on the {carrier.label}"
         flat = above[np.abs(above) < FLAT_M]
         if len(flat) >= _LEAST and abs(off := float(np.median(flat))) > uneven_m(before, lying.frame_T_box[:3, 3]):
             return f"what is under it is {cm(abs(off))} {'above' if off > 0 else 'below'} the {carrier.label}, and may be another thing"
     return ""
+
+
+def stands_off(cloud: SceneCloud, thing: Thing, carrier: Surface, level_R_frame) -> bool:
+    """Whether what is seen about the foot of a thing lies flat on its carrier and is another surface, as a tray's floor is."""
+    about, _ = _readings(cloud, thing, level_R_frame, *_AROUND_M)
+    above = _above(about, carrier, level_R_frame)
+    flat = above[np.abs(above) < FLAT_M]
+    return len(flat) >= _LEAST and abs(float(np.median(flat))) > uneven_m(cloud, thing.frame_T_box[:3, 3])
 
 
 def took_another(before: SceneCloud | None, now: SceneCloud | None, stood: Thing) -> str:
@@ -120,12 +128,24 @@ def _shown(cloud: SceneCloud, name: str) -> np.ndarray:
     return of_another(cloud.frame.rgb, (0, 0, *cloud.frame.size_px), name)
 
 
-def _under(cloud: SceneCloud, lying: Thing, level_R_frame) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Readings inside a thing's footprint, Nx3 in the level frame, and their pixels (rows, columns)."""
-    own = np.concatenate((lying.seen_m, lying.completed_m)) @ level_R_frame.T
+def _above(points: np.ndarray, surface: Surface, level_R_frame) -> np.ndarray:
+    """How far points Nx3 of the level frame are above a surface."""
+    return points @ (level_R_frame @ surface.normal) - float((surface.outline_m @ surface.normal).mean())
+
+
+def _readings(
+    cloud: SceneCloud, thing: Thing, level_R_frame, least_m: float, most_m: float
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Readings so far inside a thing's footprint (outside: negative), Nx3 in the level frame, and their pixels (rows, columns)."""
+    own = np.concatenate((thing.seen_m, thing.completed_m)) @ level_R_frame.T
     foot = outline(own[:, :2])
+    beyond = foot.mean(0) + (foot - foot.mean(0)) * (
+        1 + max(0.0, -least_m) / max(1e-3, float(np.ptp(foot, axis=0).min() / 2))
+    )
     camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
-    corners = np.array([(*xy, z) for xy in foot for z in (own[:, 2].min() - _ON_IT_M, own[:, 2].max())]) @ level_R_frame
+    corners = (
+        np.array([(*xy, z) for xy in beyond for z in (own[:, 2].min() - _ON_IT_M, own[:, 2].max())]) @ level_R_frame
+    )
     shown = cloud.project_px(corners @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3])
     height, width = cloud.frame.depth_m.shape
     if not np.isfinite(shown).all():
@@ -136,6 +156,7 @@ def _under(cloud: SceneCloud, lying: Thing, level_R_frame) -> tuple[np.ndarray, 
     level_T_camera = level_R_frame @ cloud.frame_T_camera[:3, :3]
     points = points @ level_T_camera.T + level_R_frame @ cloud.frame_T_camera[:3, 3]
     seen = np.flatnonzero(np.isfinite(points[:, 2]))
-    seen = seen[depth_inside(foot, points[seen, :2]) > _RIM_M]
+    inside_m = depth_inside(foot, points[seen, :2])
+    seen = seen[(inside_m > least_m) & (inside_m < most_m)]
     row, column = np.divmod(seen, max(1, high[0] - low[0]))
     return points[seen], (row + low[1], column + low[0])

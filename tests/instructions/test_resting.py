@@ -10,7 +10,7 @@ from qwen3vl_ros.config import Config, GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import find_places
-from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
+from qwen3vl_ros.instructions.resting import doubt, only_it_went, stands_off, took_another
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
@@ -182,3 +182,14 @@ def test_what_the_jaws_took_is_told_by_what_is_gone_from_there(camera, after, on
     before = Seen(camera, SPHERE, near, TRAY)
     (ball,) = before.found("green ball").layout.things
     assert only_it_went(before.cloud, Seen(camera, *after, seed=2).cloud, ball) is only
+
+
+@pytest.mark.parametrize("in_tray", [True, False])
+@pytest.mark.parametrize("at", [(0.10, -0.10), (0.14, -0.07)])
+def test_what_stands_in_a_tray_is_on_the_table_for_no_order(camera, in_tray, at):
+    """Its foot is within a centimetre of the table either way."""
+    low = replace(BOX, position_m=(*at, 0.025 + 0.005 * in_tray))
+    found = Seen(camera, *((low, TRAY) if in_tray else (low,))).found("red box")
+    (thing,) = found.layout.things
+    table = carrier_in(found.layout, "table")
+    assert stands_off(found.cloud, thing, table, found.layout.level_R_frame) is in_tray

@@ -267,7 +267,8 @@ def _of_their_colours(cloud: SceneCloud, flat: Sequence[Detection2D], lifted: Li
         box = next(d for d in flat if d.id == solid.id)
         other = of_another(cloud.frame.rgb, box.box_xyxy_px, box.label)
         if other.any() and len(solid.points_camera_m):
-            column, row = np.rint(cloud.project_px(solid.points_camera_m)).astype(int).T
+            at = np.rint(cloud.project_px(solid.points_camera_m)).astype(int)
+            column, row = np.clip(at, 0, np.array(other.shape[::-1]) - 1).T
             if other[row, column].mean() > _OTHERS_SHARE:
                 again = lift_boxes(cloud.without(other), (box,))
                 solids += again.detections

@@ -206,9 +206,9 @@ class Bench:
                 one.fault = "" if held else "it is not in the jaws"
             else:
                 one.fault = pick_orders.placed(asked, cell.world, spec, view, start[asked.target])
-                # Out from under a board it was drawn, not up: whatever the jaws held and is elsewhere now was taken.
-                away_m = np.linalg.norm(cell.world.pose(asked.target)[:3, 3] - start[asked.target][:3, 3])
-                one.picked |= asked.target in robot.held and away_m > 0.03
+            # Out from under a board it was drawn, not up: whatever the jaws held and is elsewhere now was taken.
+            away_m = np.linalg.norm(cell.world.pose(asked.target)[:3, 3] - start[asked.target][:3, 3])
+            one.picked |= asked.target in robot.held and away_m > 0.03
             one.done = one.picked and not one.fault
             one.off_m = robot.off_m(asked.target)
             one.moved = pick_orders.fallen(cell.world, start, asked.target)

@@ -83,3 +83,11 @@ def test_the_pixels_of_another_thing_in_a_box_are_told_from_its_own(colour):
 
 
 HUES = {"red": 0, "orange": 28, "yellow": 52, "green": 120, "blue": 220, "purple": 280}
+
+
+def test_nothing_black_is_bright_and_nothing_white_dark_whatever_lies_between():
+    for name, not_it, may_be in (("black", 235, (10, 40, 80)), ("white", 20, (60, 128, 250))):
+        for said in (f"{name} mug", f"{CHINESE[name]}的杯子"):
+            assert contradicts(picture((not_it,) * 3), BOX, said)
+            assert not any(contradicts(picture((v,) * 3), BOX, said) for v in may_be)
+    assert not any(contradicts(picture((v,) * 3), BOX, "grey mug") for v in (10, 128, 250))

@@ -227,7 +227,7 @@ class _Table:
                 for turn in np.arange(4) * np.pi / 2:
                     there = _turned(turn, spot + (0, 0, 0.004), foot)
                     if np.allclose(spot, foot) or not self._hand.why_not_place(
-                        target, (grip, _HELD_M), there @ grip, _APPROACH_M
+                        target, (grip, _HELD_M), there @ grip, _APPROACH_M, turned=self._hand.would_turn
                     ):
                         return True
         return False
@@ -248,7 +248,8 @@ class _Table:
                     return True
                 for turn in np.arange(8) * np.pi / 4:
                     there = _turned(turn, spot + (0, 0, 0.004), foot)
-                    if not self._hand.why_not_place(target, (pose, width), there @ pose, _APPROACH_M):
+                    turned = self._hand.would_turn
+                    if not self._hand.why_not_place(target, (pose, width), there @ pose, _APPROACH_M, turned=turned):
                         return True
             taken += 1
             if taken == _TAKEN:

@@ -163,12 +163,17 @@ class Perception:
         return generation
 
     def place(
-        self, frame: Frame, prompt: Hashable, detections: Sequence[Detection2D], camera: str = ""
+        self,
+        frame: Frame,
+        prompt: Hashable,
+        detections: Sequence[Detection2D],
+        camera: str = "",
+        cloud: SceneCloud | None = None,
     ) -> tuple[tuple[Detection2D, ...], Lifted, SceneCloud]:
         """The detections of an answer with their ids, lifted with the frame's depth, and that depth. prompt: what was asked, as for
-        TrackIds."""
+        TrackIds. cloud: the frame's, where somebody has measured in it already."""
         detections = self._named(frame, prompt, detections, camera)
-        cloud = SceneCloud.of(frame, self.config.lift)
+        cloud = cloud or SceneCloud.of(frame, self.config.lift)
         lifted = lift_boxes(cloud, detections)
         if camera in self._tracks:
             self._tracks[camera].place(frame.stamp_ns, lifted.detections)

@@ -15,13 +15,15 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from qwen3vl_ros.asking import shapes
-from qwen3vl_ros.asking.colours import contradicts
+from qwen3vl_ros.asking.colours import contradicts, of_another
+from qwen3vl_ros.asking.rivals import outdone, pieces
 from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.geometry.lifted import Lifted
 from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
@@ -40,6 +42,7 @@ _ASTRAY_M = 0.5  # nearer or farther than a thing should be: then another one wa
 _CLOSER = (3.0, 4.5)  # the same for what was found in the whole picture and is looked at again
 _MAX_CLOSER = 3  # finds of one name
 _AGREE_IOU = 0.5
+_OTHERS_SHARE = 0.08  # of what was lifted: so much of another colour than the name says is another thing
 _AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the thing it should show
 
 
@@ -94,6 +97,12 @@ class Finder:
 
     def __init__(self, perception: Perception, closely: bool = False):
         self._perception, self._closely = perception, closely
+        self._seen: SceneCloud | None = None  # the depth of the last picture: every box of it is measured in the same
+
+    def _cloud(self, shot: Shot) -> SceneCloud:
+        if self._seen is None or self._seen.frame is not shot.frame:
+            self._seen = SceneCloud.of(shot.frame, self._perception.config.lift)
+        return self._seen
 
     def find(
         self,
@@ -151,6 +160,8 @@ class Finder:
             yield from ((phrase, Zoom(around(box, shot.frame.size_px, m).region_xyxy_px)) for m in _AROUND)
         if self._closely:
             yield from ((name, WHOLE) for name in (in_chinese(phrase), in_english(phrase)) if name != phrase)
+            for box in pieces(self._cloud(shot), phrase):
+                yield phrase, Zoom(around(box, shot.frame.size_px, _CLOSER[0]).region_xyxy_px)
             yield phrase, _CLOSELY
 
     def _named(
@@ -174,17 +185,19 @@ class Finder:
 
     def _of_another_form(self, shot: Shot, seen: Detection2D) -> bool:
         """Whether what a box shows is measured to be no such thing."""
-        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        cloud = self._cloud(shot)
         (solid,) = lift_boxes(cloud, (seen,)).detections or (None,)
         if solid is None or solid.source != "depth" or not len(solid.points_camera_m):
             return False
         layout = layout_of(cloud, (solid,))
         body = layout.body_of(layout.things[0])
-        return shapes.contradicts(seen.label, body.thing, tuple(body.size_m))
+        if shapes.contradicts(seen.label, body.thing, tuple(body.size_m)):
+            return True
+        return outdone(cloud, seen, solid.size_m)
 
     def _as_far(self, shot: Shot, seen: Detection2D, corners_m: np.ndarray) -> bool:
         """Whether what is in a box is about as far from the camera as the corners, or nobody knows."""
-        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        cloud = self._cloud(shot)
         if not cloud.usable:
             return True
         (x0, y0, x1, y1), camera_T_frame = seen.box_xyxy_px, np.linalg.inv(cloud.frame_T_camera)
@@ -197,7 +210,7 @@ class Finder:
 
     def _box_of(self, shot: Shot, corners_m: np.ndarray) -> np.ndarray | None:
         """The box in the picture around points Nx3 of the results' frame; None where they are not in view."""
-        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        cloud = self._cloud(shot)
         if not cloud.usable:
             return None
         camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
@@ -227,7 +240,10 @@ class Finder:
         self, shot: Shot, boxes: tuple[Detection2D, ...], known: Sequence[Thing], generation, looked_for
     ) -> Found:
         config = self._perception.config
-        named, lifted, cloud = self._perception.place(shot.frame, ("found", looked_for), boxes, shot.camera)
+        named, lifted, cloud = self._perception.place(
+            shot.frame, ("found", looked_for), boxes, shot.camera, self._cloud(shot)
+        )
+        lifted = _of_their_colours(cloud, named, lifted)
         things = [t for t in known if all(t.id != d.id for d in named)]
         layout = layout_of(
             cloud,
@@ -242,6 +258,24 @@ class Finder:
         )
         flat, solid = zip(*(_as_detections(t, cloud) for t in things)) if things else ((), ())
         return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation, cloud)
+
+
+def _of_their_colours(cloud: SceneCloud, flat: Sequence[Detection2D], lifted: Lifted) -> Lifted:
+    """What was lifted, without what has clearly another colour than the name says: that stands on the thing, or before it."""
+    solids, refusals = [], list(lifted.refusals)
+    for solid in lifted.detections:
+        box = next(d for d in flat if d.id == solid.id)
+        other = of_another(cloud.frame.rgb, box.box_xyxy_px, box.label)
+        if other.any() and len(solid.points_camera_m):
+            at = np.rint(cloud.project_px(solid.points_camera_m)).astype(int)
+            column, row = np.clip(at, 0, np.array(other.shape[::-1]) - 1).T
+            if other[row, column].mean() > _OTHERS_SHARE:
+                again = lift_boxes(cloud.without(other), (box,))
+                solids += again.detections
+                refusals += again.refusals
+                continue
+        solids.append(solid)
+    return Lifted(tuple(solids), tuple(refusals))
 
 
 def _agreed(seen: list[Detection2D], closer: Sequence[list[Detection2D]]) -> list[Detection2D]:

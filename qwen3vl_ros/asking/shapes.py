@@ -6,11 +6,35 @@ nor tall. How wide a thing is says nothing, because half of it may not be seen. 
 
 from __future__ import annotations
 
+from typing import Sequence
+
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.questions.aliases import in_english, same_thing
 
 _SOLID = ("ball", "cube")
 _HEIGHTS = {"bowl": (0.18, 1.3)}  # least and most, over the longer level side
+
+
+# Least over greatest side: of what may be of the name, and of what is typical of it.
+_CUBIC = {"box": (0.86, 0.75), "cube": (0.72, 0.85)}
+
+
+def doubtful(name: str, size_m: Sequence[float]) -> bool:
+    """Whether a thing of such sides would rather be called otherwise, if there were another: a box whose sides are all alike, a cube whose
+    sides are not."""
+    noun, cubic = _noun(name), min(size_m) / max(size_m)
+    return (noun == "box" and cubic > _CUBIC[noun][0]) or (noun == "cube" and cubic < _CUBIC[noun][0])
+
+
+def typical(name: str, size_m: Sequence[float]) -> bool:
+    """Whether a thing of such sides is what `doubtful` finds wanting."""
+    noun, cubic = _noun(name), min(size_m) / max(size_m)
+    return (noun == "box" and cubic < _CUBIC[noun][1]) or (noun == "cube" and cubic > _CUBIC[noun][1])
+
+
+def _noun(name: str) -> str:
+    said = in_english(name.strip()).lower().split(" ")[-1]
+    return next((noun for noun in _CUBIC if same_thing(said, noun)), said)
 
 
 def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float]) -> bool:

@@ -37,6 +37,13 @@ class SceneCloud:
         """The cloud of a frame; check `reason` (empty when 3D is possible) before asking for points."""
         return cls(frame, config)
 
+    def without(self, pixels: np.ndarray) -> SceneCloud:
+        """The same depth with no readings where pixels (HxW bool) says; planes and noise are those of all of it."""
+        rest = SceneCloud(self.frame, self.config)
+        rest.__dict__.update(planes=self.planes, noise_per_m2=self.noise_per_m2)
+        rest.__dict__["depth_m"] = np.where(pixels, np.float32(np.nan), self.depth_m)
+        return rest
+
     @property
     def usable(self) -> bool:
         return not self.reason

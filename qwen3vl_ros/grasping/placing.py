@@ -27,6 +27,8 @@ _CELL_M = 0.006
 _CLEARANCE_M = 0.008  # kept around the object at rest
 _FOOT_SHARE = 0.4  # of a foot, about its middle, that must be carried where the rest may hang over
 _DROP_M = 0.004  # above the support when the jaws open
+# Or, in a container too narrow for the fingers, so far above where it will rest; so deep in its opening, it can only fall inside.
+_FALLS_M, _IN_THE_RIM_M = (0.0, 0.02, 0.04, 0.06, 0.08), 0.008
 # Of the object, from how it stands now. Half a turn leaves the object as it is and has the hand come from the other side.
 _TURNS_DEG = (0.0, 180.0, 90.0, -90.0, 45.0, -45.0, 135.0, -135.0)
 _TRIED = 20  # places whose facts are measured, of each turn
@@ -48,7 +50,12 @@ _HOLDS_M, _SURE_M = {"in": 0.008, "at": 0.012}, {"in": 0.015, "at": 0.03, "next_
 _HOLDS_ELSE_M = 0.004
 _SLIDES_M = 0.015  # what is set down so much higher on a container's wall slides to its floor
 _TOP_M, _SMALL = 0.008, 0.25  # how flat a top is; what covers a smaller share of it is no top but stands on it
-_FLAT_M = 0.012  # what rises less above a surface belongs to it
+FLAT_M = 0.012  # what rises less above a surface belongs to it
+_EVEN_M, _EVEN_SIGMAS, _EVEN_READINGS = (
+    0.004,
+    1.1,
+    12,
+)  # but for what does so all over a footprint, as the floor of a tray does
 _TOWARDS = {
     "left_of": ("right", -1),
     "right_of": ("right", 1),
@@ -61,7 +68,7 @@ _TOWARDS = {
 class _Support:
     """Where a thing may rest, level frame: id, height z_m, border Kx2 it must stay in, clear_m of room above.
 
-    top: of another thing, over whose border it may hang.
+    top: of another thing, over whose border it may hang. rim_m: height of a container's rim.
     """
 
     id: str
@@ -70,6 +77,7 @@ class _Support:
     clear_m: float
     deep: bool = False  # inside a container: what is around is its wall
     top: bool = False
+    rim_m: float = -math.inf
 
 
 def find_places(
@@ -199,9 +207,9 @@ class _Search:
         if isinstance(thing, Surface):
             return _Support(thing.id, float(body.hull[:, 2].mean()), body.outline, thing.clear_m)
         if body.rim is not None:
-            return _Support(
-                thing.id, float(body.rim[:, 2].mean()) - thing.inside.depth_m, outline(body.rim[:, :2]), math.inf, True
-            )
+            rim_m = float(body.rim[:, 2].mean())
+            border = outline(body.rim[:, :2])
+            return _Support(thing.id, rim_m - thing.inside.depth_m, border, math.inf, True, rim_m=rim_m)
         if relation == "in":
             raise CannotTell(f"no inside of {body.name} was measured")
         upper = _top(body.points)
@@ -226,16 +234,16 @@ class _Search:
         heights[at[inside][order, 1], at[inside][order, 0]] = above[inside][order]  # the highest is written last
         blocked = np.zeros(shape, np.uint8)
         if not support.deep:
-            seen = (np.abs(heights) < _FLAT_M).astype(np.uint8)
+            seen = (np.abs(heights) < FLAT_M).astype(np.uint8)
             # Where nobody has seen the surface, nobody knows what stands there.
             within &= cv2.morphologyEx(seen, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-            blocked = cv2.morphologyEx((heights > _FLAT_M).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+            blocked = cv2.morphologyEx((heights > FLAT_M).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
         for other in self.others:
             if other.id == support.id or support.id.startswith(f"{other.id}/level"):
                 continue
             body = self.layout.body_of(other)
             bottom, top = body.hull[:, 2].min() - support.z_m, body.hull[:, 2].max() - support.z_m
-            if top > _FLAT_M and bottom < tall:
+            if top > FLAT_M and bottom < tall:
                 blocked |= _filled(shape, low, body.outline)
         heights = np.maximum(heights, 0.0) if support.deep else None
         return _Ground(low, within, blocked, heights)
@@ -307,7 +315,11 @@ class _Search:
                     f"the object is {self.height_m:.3f} m high and the room above {support.id} {support.clear_m:.3f} m"
                 )
                 continue
+            flat = self._flat(support)
             for room_m, new_T_old in self._candidates(support):
+                if self._on_something(support, flat, new_T_old):
+                    fault = f"something flat lies on {support.id} where it is free"
+                    continue
                 if _askew(self.layout, self.asked, (new_T_old @ self.level_T_box)[:2, 3]):
                     fault = "its free places are more aside than where it was asked for, or farther off"
                     continue
@@ -319,13 +331,32 @@ class _Search:
                     continue
                 rated.append((self._worth(room_m, new_T_old, measured), room_m, support, new_T_old, measured))
         rated = self._in_turn(rated)
+        for fall_m in _FALLS_M if any(s.deep for s in supports) else (0.0,):
+            chosen, hits = self._chosen(rated, grasps, given, most, ways, fall_m)
+            if chosen:
+                return chosen
+            fault = fault if fall_m or not hits else hits
+        if rated:
+            _, room_m, support, new_T_old, measured = rated[0]
+            ((release, _),) = self._hands(grasps[:1], new_T_old, support)
+            index = _index(given, grasps[0])
+            return (self._target(support, new_T_old, release, index, room_m, 0.0, fault, measured),)
+        return (self.nowhere(f"no place on {', '.join(s.id for s in supports)}: {fault}", given),)
+
+    def _chosen(
+        self, rated, grasps: Sequence[GraspTarget], given, most: int, ways: int, fall_m: float
+    ) -> tuple[tuple[PlaceTarget, ...], str]:
+        """Of rated places those where a hand can come and go, the object let go fall_m above where it will rest; and why others cannot."""
         chosen: list[tuple[int, PlaceTarget]] = []
         spots: list[np.ndarray] = []
+        fault = ""
         for worth, room_m, support, new_T_old, measured in rated[:_JUDGED]:
             if not all(_differ(new_T_old, other, self.level_T_box, turned=ways > 1) for other in spots):
                 continue
+            if fall_m and not self._guided(support, new_T_old, fall_m):
+                continue
             fitting = 0
-            for grasp, (release, hits) in zip(grasps, self._hands(grasps, new_T_old, support)):
+            for grasp, (release, hits) in zip(grasps, self._hands(grasps, new_T_old, support, fall_m)):
                 if hits:
                     fault = f"the hand would touch {hits} at each of the best {min(len(rated), _JUDGED)} places"
                     continue
@@ -338,14 +369,28 @@ class _Search:
                 spots.append(new_T_old)
             if len(spots) == most:
                 break
-        if chosen:
-            return tuple(target for _, target in sorted(chosen, key=lambda c: c[0]))  # neither place nor grasp first
-        if rated:
-            _, room_m, support, new_T_old, measured = rated[0]
-            ((release, _),) = self._hands(grasps[:1], new_T_old, support)
-            index = _index(given, grasps[0])
-            return (self._target(support, new_T_old, release, index, room_m, 0.0, fault, measured),)
-        return (self.nowhere(f"no place on {', '.join(s.id for s in supports)}: {fault}", given),)
+        return tuple(target for _, target in sorted(chosen, key=lambda c: c[0])), fault  # neither place nor grasp first
+
+    def _guided(self, support: _Support, new_T_old: np.ndarray, fall_m: float) -> bool:
+        """Whether an object that is let go so high above its rest is in the opening already, so that it can only fall inside."""
+        low_m = self.low_m + new_T_old[2, 3] + fall_m
+        foot = self.body.outline @ new_T_old[:2, :2].T + new_T_old[:2, 3]
+        return support.rim_m - low_m > _IN_THE_RIM_M and bool((depth_inside(support.border, foot) > 0).all())
+
+    def _flat(self, support: _Support) -> np.ndarray:
+        """What was measured of a surface or lies flat on it, Nx3 from its height; nothing for what is no plane."""
+        above = self.points - (0.0, 0.0, support.z_m)
+        return above[np.abs(above[:, 2]) < (0.0 if support.deep or support.top else FLAT_M)]
+
+    def _on_something(self, support: _Support, flat: np.ndarray, new_T_old: np.ndarray) -> bool:
+        """Whether all under a place is higher than its support, as the floor of a tray is that lies on a table, or lower."""
+        foot = self.body.outline @ new_T_old[:2, :2].T + new_T_old[:2, 3]
+        near = ((flat[:, :2] > foot.min(0)) & (flat[:, :2] < foot.max(0))).all(1)
+        under = flat[near][depth_inside(foot, flat[near, :2]) > 0, 2]
+        if len(under) < _EVEN_READINGS:
+            return False
+        spot = np.linalg.inv(self.level_T_frame[:3, :3]) @ np.append(foot.mean(0), support.z_m)
+        return abs(float(np.median(under))) > uneven_m(self.cloud, spot)
 
     def _facts_at(self, new_T_old: np.ndarray) -> list[Fact]:
         """What was asked, measured with the object moved there."""
@@ -375,8 +420,12 @@ class _Search:
         rank = [int(near[k, :k].sum()) // _TURNS_FIRST + _JUDGED * _doubtful(r[4]) for k, r in enumerate(rated)]
         return [rated[k] for k in np.argsort(rank, kind="stable")]
 
-    def _hands(self, grasps: Sequence[GraspTarget], new_T_old: np.ndarray, support) -> list[tuple[np.ndarray, str]]:
+    def _hands(
+        self, grasps: Sequence[GraspTarget], new_T_old: np.ndarray, support, fall_m: float = 0.0
+    ) -> list[tuple[np.ndarray, str]]:
         """Of each grasp (release pose in the frame, what the hand would touch on its way there)."""
+        new_T_old = new_T_old.copy()
+        new_T_old[2, 3] += fall_m
         level_T_gripper = np.array([new_T_old @ self.level_T_frame @ g.frame_T_gripper for g in grasps])
         releases = np.linalg.inv(self.level_T_frame) @ level_T_gripper
         near = self.solid[np.linalg.norm(self.solid - level_T_gripper[:, :3, 3].mean(0), axis=1) < _HAND_REACH_M]
@@ -423,6 +472,12 @@ class _Search:
         return PlaceTarget(
             self.detection.id, "", self.cloud.frame_id, pose, hand, 0, self.gripper.standoff, 0.0, 0.0, False, reason
         )
+
+
+def uneven_m(cloud: SceneCloud, spot_m: np.ndarray) -> float:
+    """How far from a surface many readings about a spot (3, cloud.frame_id) can be while they are of it: cameras bend planes as they are noisy."""
+    away_m = float((spot_m - cloud.frame_T_camera[:3, 3]) @ cloud.frame_T_camera[:3, 2])
+    return max(_EVEN_M, _EVEN_SIGMAS * cloud.noise_per_m2 * away_m**2)
 
 
 def _top(points: np.ndarray) -> np.ndarray:

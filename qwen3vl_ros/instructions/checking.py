@@ -22,6 +22,7 @@ from qwen3vl_ros.geometry.presence import UNTOLD, another_scene, changed, presen
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, PlanStep
+from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -72,6 +73,7 @@ class Checker:
     control: Control
     _last: Shot | None = None
     _before: Shot | None = None  # the last motion
+    _before_cloud: SceneCloud | None = None  # its depth, once somebody has asked
     _lacks: tuple[str, str] = ("", "")
 
     def look(self) -> Shot:
@@ -80,7 +82,7 @@ class Checker:
 
     def moving(self) -> None:
         """A motion begins: what was seen last is what it was before."""
-        self._before = self._last
+        self._before, self._before_cloud = self._last, None
 
     def moved_reference(self, k: int, step: PlanStep) -> str:
         """What is no longer where it was when the places were chosen, in all of several looks; "" for nothing."""
@@ -121,7 +123,10 @@ class Checker:
                 return Verdict.FALSE, f"the {name} is still where it was"
             risen = [d for d in now if d.id in new and _risen_m(found, d, there) > _RISEN_M]
             away = left.is_gone or (left.hidden <= left.gone and (new or math.isfinite(opening_m)))
+            risen = risen or (left.is_gone and only_it_went(self._cloud_before(found), found.cloud, step.thing))
             if risen if odd else away:
+                if step.thing and (other := took_another(self._cloud_before(found), found.cloud, step.thing)):
+                    return Verdict.UNKNOWN, other
                 return Verdict.TRUE, f"the gripper holds the {name}"
         self._told_something()
         return Verdict.UNKNOWN, odd or f"nobody can tell whether the gripper holds the {name}"
@@ -152,6 +157,9 @@ class Checker:
                 continue
             open_ = [f for f in measured if not _holds(f, off_m, bool(new) and done.holding is False)]
             if not open_:
+                lies = new[0] if new else rest
+                if lies and (message := self._doubt(found, step, place, lies)):
+                    continue
                 told = "; ".join(f.reason for f in measured if f.verdict is Verdict.TRUE)
                 return Verdict.TRUE, told or f"the {name} lies where it was put, within {100 * max(off_m, 0.01):.1f} cm"
             worst = min(open_, key=facts.standing)
@@ -163,9 +171,15 @@ class Checker:
         message = message or "the model's answers could not be read"
         return Verdict.UNKNOWN, f"it was put down, but nobody can tell whether it lies right: {message}"
 
+    def _doubt(self, found: Found, step: PlanStep, place: PlaceTarget, lies: Thing) -> str:
+        """Why nobody may say that it rests on what it was put on, and is what it is called; "" where nothing speaks against it."""
+        known = (*step.around, *found.layout.surfaces) if step.told.relation != "back" else ()
+        carrier = next((t for t in known if t.id == place.support_id), None)
+        return doubt(self._cloud_before(found), found.cloud, lies, carrier, found.layout.level_R_frame)
+
     def _lying(self, found: Found, rest: Thing | None) -> tuple[Thing | None, float]:
         """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies; None where there is nothing."""
-        before = self._cloud(self._before, found)
+        before = self._cloud_before(found)
         for x, y in _ASIDE_M if rest is not None and before is not None else ():
             pose = np.eye(4)
             pose[:3, 3] = (x, y, 0.0) @ found.layout.level_R_frame
@@ -184,7 +198,7 @@ class Checker:
             if shot.lacks:
                 raise Unseen(shot.lacking, shot.lacks)
             found = self.planner.find(shot, names, self.control, expected)
-            if self._before is not None and (why := _not_after(self._before, found)):
+            if (before := self._cloud_before(found)) is not None and (why := _not_after(before, found)):
                 raise Unseen("stale", why)
         except MalformedAnswer:
             return None
@@ -199,25 +213,26 @@ class Checker:
         if self._lacks[0]:
             raise Unseen(*self._lacks)
 
-    @staticmethod
-    def _cloud(shot: Shot | None, found: Found) -> SceneCloud | None:
-        return None if shot is None or found.cloud is None else SceneCloud.of(shot.frame, found.cloud.config)
+    def _cloud_before(self, found: Found) -> SceneCloud | None:
+        """The depth of before the last motion, as that of a look is read; None where there is none to compare with."""
+        if self._before is None or found.cloud is None:
+            return None
+        if self._before_cloud is None:
+            self._before_cloud = SceneCloud.of(self._before.frame, found.cloud.config)
+        return self._before_cloud
 
     def _new_things(self, found: Found, name: str) -> list[Thing]:
         """What is seen of that name and did not stand there before the last motion."""
-        before = self._cloud(self._before, found)
+        before = self._cloud_before(found)
         named = [t for t in found.layout.things if same_name(t.label, name)]
         return [t for t in named if before is None or not presence(before, t).is_there]
 
 
-def _not_after(before: Shot, found: Found) -> str:
+def _not_after(before: SceneCloud, found: Found) -> str:
     """Why a picture is none of what came of a motion since another one."""
-    if found.cloud is None:
-        return ""
-    then, frame = SceneCloud.of(before.frame, found.cloud.config), found.shot.frame
-    if another_scene(then, found.cloud):
+    if another_scene(before, found.cloud):
         return "the camera shows another place than before the motion"
-    if np.array_equal(before.frame.rgb, frame.rgb) and changed(then, found.cloud):
+    if np.array_equal(before.frame.rgb, found.shot.frame.rgb) and changed(before, found.cloud):
         return "the depth image has changed and the colour image not in the least: the colour image is frozen"
     return ""
 

@@ -19,6 +19,7 @@ from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import askew, find_places
 from qwen3vl_ros.instructions.plans import SAY, PlanStep, raised
+from qwen3vl_ros.instructions.resting import stands_off
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_english, same_thing
 from qwen3vl_ros.questions.grammar import language_of
@@ -146,6 +147,10 @@ class Scene:
         asked = self._asked(target, goes)
         measured = self._measured(asked)
         if any(f.verdict is not Verdict.TRUE for f in measured) or askew(self._layout, asked, target):
+            return ""
+        thing, level_R_frame = self._thing(target.id), self._layout.level_R_frame
+        carriers = self._known(f.arguments[1] for f in asked if f.relation == "on")
+        if any(isinstance(c, Surface) and stands_off(self._cloud, thing, c, level_R_frame) for c in carriers):
             return ""
         return SAY[self._language]["already"].format(more="; ".join(f.reason for f in measured))
 

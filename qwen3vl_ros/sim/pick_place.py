@@ -29,6 +29,8 @@ class PickPlace:
         self.held: int | None = None
         # Joint angles when the jaws closed, and would have in the last pick that could be done.
         self._taken = self.would_take = REST
+        # How the hand was turned about its approach then: either way the jaws are the same, but what they hold is on the other side.
+        self._turned = self.would_turn = np.eye(4)
         self.phase: Callable[[str], None] = lambda _: None  # told what begins: approaching, closing, lifting, ...
 
     def pick(
@@ -39,7 +41,7 @@ class PickPlace:
         if self.held is not None:
             raise ArmError("the gripper holds something already; place it first")
         arm.open(opening_m)
-        path, line = self._approach(world_T_gripper, width_m, approach_m, REST, takes=True)
+        path, line, self._turned = self._approach(world_T_gripper, width_m, approach_m, REST, takes=True)
         self._taken = line[-1]
         self.phase("approaching")
         arm.follow(path)
@@ -64,7 +66,8 @@ class PickPlace:
         if self.held is None:
             raise ArmError("the gripper holds nothing; pick something first")
         width = arm.opening_m()
-        path, line = self._approach(world_T_gripper, width, approach_m, self._taken, frozenset((self.held,)))
+        held, turned = frozenset((self.held,)), (self._turned,)
+        path, line, _ = self._approach(world_T_gripper, width, approach_m, self._taken, held, turns=turned)
         self.phase("carrying")
         arm.follow(path)
         if not self.keeps():
@@ -90,7 +93,7 @@ class PickPlace:
         """Why `pick` could not be done from here; "" where it could. Nothing moves."""
         self.arm.would_open(opening_m)
         try:
-            _, line = self._approach(world_T_gripper, width_m, approach_m, REST, takes=True)
+            _, line, self.would_turn = self._approach(world_T_gripper, width_m, approach_m, REST, takes=True)
             self.would_take = line[-1]
             return ""
         except ArmError as why:
@@ -99,16 +102,22 @@ class PickPlace:
             self.arm.would_open(None)
 
     def why_not_place(
-        self, index: int | None, grasp: tuple[np.ndarray, float], world_T_gripper, approach_m: float, taken=REST
+        self,
+        index: int | None,
+        grasp: tuple[np.ndarray, float],
+        world_T_gripper,
+        approach_m: float,
+        taken=REST,
+        turned=np.eye(4),
     ) -> str:
         """Why `place` could not be done from here with object `index` held as by grasp (world_T_gripper, width_m), which stands where it
-        would be taken, the arm at `taken` (7); "" where it could. Nothing moves.
+        would be taken, the arm at `taken` (7) and the hand turned so (4x4, as `would_turn`); "" where it could. Nothing moves.
         """
-        self.arm.would_grip(index, *grasp)
+        self.arm.would_grip(index, grasp[0] @ turned, grasp[1])
         self.arm.would_open(grasp[1])
         try:
             held = frozenset(() if index is None else (index,))
-            self._approach(world_T_gripper, grasp[1], approach_m, taken, held)
+            self._approach(world_T_gripper, grasp[1], approach_m, taken, held, turns=(turned,))
             return ""
         except ArmError as why:
             return str(why)
@@ -151,18 +160,24 @@ class PickPlace:
                 pass  # the next picture shows where it stands
 
     def _approach(
-        self, world_T_gripper, width_m, approach_m, near_q, allowed: frozenset[int] = frozenset(), takes: bool = False
+        self,
+        world_T_gripper,
+        width_m,
+        approach_m,
+        near_q,
+        allowed: frozenset[int] = frozenset(),
+        takes: bool = False,
+        turns=(np.eye(4), _HALF_TURN),
     ):
-        """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side. near_q: postures nearest
-        to that are tried first. takes: what is there is lifted, too.
+        """(joint angles to the pre-grasp, joint angles of the straight way in, which of the turns of the hand it is). Jaws may close from
+        either side; what they hold has one. near_q: postures nearest to that are tried first. takes: what is there is lifted, too.
         """
         arm, ways, fault, sought = self.arm, self.arm.ways, unreachable(world_T_gripper), 0
         back, near = -approach_m * world_T_gripper[:3, 2], allowed | arm.near(world_T_gripper[:3, 3])
-        both = [
-            (p, q) for p in (world_T_gripper, world_T_gripper @ _HALF_TURN) for q in arm.reaches(p, width_m, near_q)
-        ]
-        both.sort(key=lambda pq: float(np.abs(pq[1] - near_q).max()))
-        for pose, q in both[:_POSTURES]:
+        ends = [(turn, q) for turn in turns for q in arm.reaches(world_T_gripper @ turn, width_m, near_q)]
+        ends.sort(key=lambda end: float(np.abs(end[1] - near_q).max()))
+        for turn, q in ends[:_POSTURES]:
+            pose = world_T_gripper @ turn
             try:
                 if hit := ways.blocked(q, near):
                     raise Collision(f"at the end of the approach, {hit}")
@@ -172,7 +187,7 @@ class PickPlace:
                 if takes and not self._ways_off(q, pose, width_m, approach_m, near):
                     raise Unreachable("from there the arm can neither lift what it holds nor draw it out")
                 sought += 1
-                return ways.way(arm.joints(), line[0], allowed), line
+                return ways.way(arm.joints(), line[0], allowed), line, turn
             except (Unreachable, Collision) as error:
                 fault = error
             if sought == _WAYS:

@@ -129,15 +129,15 @@ class Workcell:
         many that could be done end the search; 0 for none.
         """
         told: list[str] = []
-        picked: dict[int, tuple[str, np.ndarray]] = {}
+        picked: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
         for grasp, *place in places or [(k,) for k in range(len(grasps))]:
             pose, width_m, approach_m, opening_m = grasps[grasp]
             if grasp not in picked:
                 why = self._hand.why_not_pick(pose, width_m, approach_m, _opened(opening_m))
-                picked[grasp] = why, self._hand.would_take
-            why, taken = picked[grasp]
+                picked[grasp] = why, self._hand.would_take, self._hand.would_turn
+            why, taken, turned = picked[grasp]
             if place and not why:
-                why = self._hand.why_not_place(self.arm.between(pose, width_m), (pose, width_m), *place, taken)
+                why = self._hand.why_not_place(self.arm.between(pose, width_m), (pose, width_m), *place, taken, turned)
             told.append(why)
             if told.count("") == enough > 0:
                 break

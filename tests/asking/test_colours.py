@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3vl_ros.asking.colours import contradicts
+from qwen3vl_ros.asking.colours import contradicts, of_another, of_its_own
 
 BOX = (10.0, 10.0, 50.0, 40.0)
 PAINT = {
@@ -66,3 +66,28 @@ def test_near_hues_and_greys_are_left_to_the_model(hue, saturation, value):
 )
 def test_a_box_that_shows_nothing_contradicts_nothing(box):
     assert not contradicts(picture(PAINT["red"]), box, "green box")
+
+
+@pytest.mark.parametrize("colour", PAINT)
+def test_the_pixels_of_another_thing_in_a_box_are_told_from_its_own(colour):
+    painted = picture(PAINT[colour])
+    for other in ("red", "green", "blue"):
+        painted[20:30, 20:35] = PAINT[other]
+        marked = of_another(painted, BOX, f"{colour} tray")
+        assert not marked[10:20].any() and not marked[:, :10].any()
+        if abs(HUES.get(colour, 999) - HUES[other]) > 65 or colour in ("black", "white"):
+            assert marked[20:30, 20:35].all()
+        own = of_its_own(painted, f"{other} cube")
+        assert own[20:30, 20:35].all() and (colour == other or not own[10:20, 10:50].any())
+    assert not of_another(painted, BOX, "tray").any() and not of_its_own(painted, "green tea box").any()
+
+
+HUES = {"red": 0, "orange": 28, "yellow": 52, "green": 120, "blue": 220, "purple": 280}
+
+
+def test_nothing_black_is_bright_and_nothing_white_dark_whatever_lies_between():
+    for name, not_it, may_be in (("black", 235, (10, 40, 80)), ("white", 20, (60, 128, 250))):
+        for said in (f"{name} mug", f"{CHINESE[name]}的杯子"):
+            assert contradicts(picture((not_it,) * 3), BOX, said)
+            assert not any(contradicts(picture((v,) * 3), BOX, said) for v in may_be)
+    assert not any(contradicts(picture((v,) * 3), BOX, "grey mug") for v in (10, 128, 250))

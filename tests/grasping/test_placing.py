@@ -1,5 +1,7 @@
 """A place is where the object's true pose would make true what was asked, without touching anything; else there is a reason."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -139,8 +141,9 @@ def test_what_cannot_be_placed_says_why(camera):
     assert "no inside" in seen.places("0", Fact("in", ("0", "1")))[0].reason
     assert "nothing known is called" in seen.places("0", Fact("on", ("0", "the moon")))[0].reason
     assert "no feasible grasp" in seen.places("0", Fact("on", ("0", "table")), grasps=[])[0].reason
-    thick = GripperConfig(finger_thickness=0.15, max_width=0.2)
-    assert "hand would touch" in seen.places("0", Fact("in", ("0", "2")), gripper=thick)[0].reason
+    post = GripperConfig(finger_thickness=0.15, max_width=0.2, palm_width=0.4, finger_length=0.03)
+    crowded = Seen(camera, (CUBE, BALL, replace(BOWL, position_m=(-0.01, -0.11, 0.03))))
+    assert "hand would touch" in crowded.places("0", Fact("next_to", ("0", "2")), gripper=post)[0].reason
     with pytest.raises(InvalidInput, match="no place for '0'"):
         seen.places("0", Fact("above", ("0", "1"), "viewer"))
     with pytest.raises(InvalidInput, match="no place for '0'"):
@@ -157,3 +160,32 @@ def test_what_stands_on_a_wide_thing_and_was_taken_for_a_part_of_it_is_not_its_t
     assert _top(np.concatenate((tray, can)))[:, 2].max() < 0.01
     side = np.array([(x, -0.03, z) for x in np.arange(-0.03, 0.03, 0.004) for z in np.arange(0, 0.06, 0.004)])
     assert _top(np.concatenate((plate(0.03, 0.06), side)))[:, 2].min() > 0.05
+
+
+def test_into_what_is_too_narrow_for_the_fingers_a_thing_falls_and_lies_inside(camera):
+    """It is let go with its lower end in the opening, the fingers above the rim; its place is on the floor."""
+    mug = ObjectSpec("mug", "yellow", (0.10, 0.086, 0.085), (0.12, -0.02, 0.0425), 0.4)
+    small = ObjectSpec("ball", "black", (0.046,) * 3, (-0.08, -0.06, 0.023), 0.0)
+    seen, asked = Seen(camera, (small, mug)), Fact("in", ("0", "1"), "gravity")
+    place = seen.places("0", asked)[0]
+    assert place.feasible, place.reason
+    (fact,) = seen.truth_at("0", place, asked)
+    assert fact.verdict is Verdict.TRUE, fact.reason
+    grasp = [g for g in seen.grasps if g.detection_id == "0"][place.grasp]
+    fall_m = (place.frame_T_gripper - grasp.frame_T_gripper)[2, 3] - (place.frame_T_box - seen.things["0"].frame_T_box)[
+        2, 3
+    ]
+    assert fall_m > 0.015
+    world = PhysicalWorld(seen.spec)
+    start = place.frame_T_box @ np.linalg.inv(seen.things["0"].frame_T_box) @ small.pose()
+    start[2, 3] += fall_m
+    world.move(0, start)
+    world.settle()
+    end = exact_layout(world.spec(), seen.pose, range(2))
+    assert facts.measure(end, "in", ("0", "1")).verdict is Verdict.TRUE
+
+
+def test_what_would_be_let_go_over_the_rim_has_no_place(camera):
+    mug = ObjectSpec("mug", "yellow", (0.10, 0.086, 0.03), (0.12, -0.02, 0.015), 0.4)
+    wide = ObjectSpec("ball", "black", (0.074,) * 3, (-0.08, -0.06, 0.037), 0.0)
+    assert not Seen(camera, (wide, mug)).places("0", Fact("in", ("0", "1"), "gravity"))[0].feasible

@@ -75,15 +75,16 @@ class Scene:
             Step("place", "red box", fact, carrier), target, after=after, names=names, thing=thing, around=(other,)
         )
 
-    def verdict(self, step, goal, *objects):
-        """What is said once the scene is this; goal: where the box was to lie."""
+    def verdict(self, step, goal, *objects, before=(BOWL,)):
+        """What is said once the scene is this; goal: where the box was to lie. before: what stood there while it was held."""
         checker = Checker(self, self.see, lambda *_: None, Control())
-        self.show(BOWL)
+        self.show(*before)
         checker.look()
         checker.moving()
         self.show(*objects)
         world_T_box = goal.pose() @ np.linalg.inv(BOX.pose()) @ step.target.frame_T_box
-        place = PlaceTarget(step.target.id, "", "world", world_T_box, np.eye(4), 0, 0.1, 0.02, 0.8, True)
+        support = "table" if step.told.relation == "next_to" else step.around[0].id
+        place = PlaceTarget(step.target.id, support, "world", world_T_box, np.eye(4), 0, 0.1, 0.02, 0.8, True)
         return checker.placed(0, step, place, Done(True, holding=False))
 
 
@@ -111,6 +112,20 @@ def test_what_lies_elsewhere_is_not_there(scene, at):
     assert scene.verdict(step, ON_BOARD, replace(BOX, position_m=at), BOWL)[0] is not Verdict.TRUE
     beside = scene.step("next_to", "blue bowl")
     assert scene.verdict(beside, BESIDE, replace(BOX, position_m=(-0.2, 0.0, 0.025)), BOWL)[0] is not Verdict.TRUE
+
+
+@pytest.mark.parametrize("colour, told", [("red", Verdict.TRUE), ("green", Verdict.UNKNOWN)])
+def test_what_lies_there_and_is_of_another_colour_is_not_said_to_be_it(scene, colour, told):
+    step = scene.step("on", "shelf level 2")
+    assert scene.verdict(step, ON_BOARD, replace(ON_BOARD, colour=colour, rgb=None), BOWL)[0] is told
+
+
+def test_what_lies_on_something_flat_that_nobody_named_is_not_said_to_lie_on_the_table(scene):
+    tray = ObjectSpec("tray", "white", (0.24, 0.17, 0.022), (0.02, -0.14, 0.011), 0.1)
+    low = replace(BESIDE, position_m=(0.05, -0.12, 0.031))
+    step = scene.step("next_to", "blue bowl")
+    told, said = scene.verdict(step, low, low, BOWL, tray, before=(BOWL, tray))
+    assert told is Verdict.UNKNOWN and "above the table" in said
 
 
 def test_what_stood_there_before_under_the_same_name_is_none_that_was_put_down(scene):

@@ -165,3 +165,25 @@ def test_an_arm_has_several_postures_for_one_pose_of_its_hand():
         arm.world.data.qpos[arm._q] = arm.world.data.ctrl[arm._motors] = q
         arm.world.step(0.05)
         assert np.linalg.norm(arm.gripper()[:3, 3] - pose[:3, 3]) < 0.012
+
+
+@pytest.mark.parametrize("turn_deg", [0, 90, 180, 270])
+@pytest.mark.parametrize("yaw_deg", [20, 200])
+def test_what_is_held_by_its_rim_comes_to_lie_where_it_was_told_and_not_on_the_other_side_of_the_hand(
+    yaw_deg, turn_deg
+):
+    """Jaws may close from either side of what they take, but put it down from the side from which they took it."""
+    bowl = ObjectSpec("bowl", "yellow", (0.13, 0.13, 0.05), (0.0, -0.12, 0.025), 0.0)
+    arm = arm_at(bowl)
+    hand, (c, s) = PickPlace(arm), (np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg)))
+    outward = above(0, 0, 0, yaw_deg)[:3, 1]  # the jaws close across the rim
+    grasp = above(*(np.array((0.0, -0.12, 0.038)) + 0.062 * outward), yaw_deg)
+    moved = np.eye(4)
+    moved[:2, :2] = ((c, -s), (s, c))
+    moved[:3, 3] = (0.05, 0.12, 0.004) - moved[:3, :3] @ (0.0, -0.12, 0.0)
+    assert hand.why_not_pick(grasp, 0.012, 0.08, 0.04) == ""
+    assert hand.why_not_place(0, (grasp, 0.012), moved @ grasp, 0.08, hand.would_take, hand.would_turn) == ""
+    hand.pick(grasp, 0.012, 0.08, 0.04)
+    hand.place(moved @ grasp, 0.08)
+    arm.world.settle()
+    assert np.linalg.norm(arm.world.pose(0)[:2, 3] - (0.05, 0.12)) < 0.02

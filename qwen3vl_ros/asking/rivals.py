@@ -1,0 +1,62 @@
+"""What in a picture has the colour that a phrase names: where to look closer, and what may be meant instead of what was boxed.
+
+A model that does not see the blue box may box the blue cube beside it. Colour and depth show both, and which of them has the form.
+Knows no models.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import cv2
+import numpy as np
+
+from qwen3vl_ros.asking import shapes
+from qwen3vl_ros.asking.colours import of_its_own
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.types import Detection2D
+
+_LEAST_PX, _LARGEST_M = 100, 0.35  # what is smaller in a picture, or larger in the world, is nothing to take
+_MOST = 4
+_STEP = 0.02  # from pixel to pixel, of their distance: there one thing ends and another begins behind it
+
+
+def pieces(
+    cloud: SceneCloud, name: str, but: Sequence[Sequence[float]] = ()
+) -> list[tuple[float, float, float, float]]:
+    """Boxes, in pixels, of pieces of the picture of the colour that a name says, the largest first; none where it says none. but: boxes in
+    whose middle none lies.
+    """
+    if not cloud.usable:
+        return []
+    own, depth_m = of_its_own(cloud.frame.rgb, name), cloud.depth_m
+    if not own.any():
+        return []
+    with np.errstate(invalid="ignore"):
+        for axis in (0, 1):
+            own &= ~(np.abs(np.diff(depth_m, axis=axis, append=np.nan)) > _STEP * depth_m)
+    own = cv2.morphologyEx(own.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, marks, stats, middles = cv2.connectedComponentsWithStats(own, connectivity=4)
+    found = []
+    for k in sorted(range(1, count), key=lambda k: -stats[k, cv2.CC_STAT_AREA]):
+        x, y, w, h, area = (int(v) for v in stats[k])
+        if area < _LEAST_PX:
+            break
+        away_m = float(np.nanmedian(depth_m[marks == k]))
+        if not max(w, h) * away_m / cloud.frame.K[0, 0] < _LARGEST_M:
+            continue
+        if not any(b[0] < middles[k][0] < b[2] and b[1] < middles[k][1] < b[3] for b in but):
+            found.append((float(x), float(y), float(x + w), float(y + h)))
+    return found[:_MOST]
+
+
+def outdone(cloud: SceneCloud, seen: Detection2D, size_m: Sequence[float]) -> bool:
+    """Whether something else of its colour clearly has the form that the name of what was boxed says, and this (of such sides) has not."""
+    if not shapes.doubtful(seen.label, size_m):
+        return False
+    for box in pieces(cloud, seen.label, (seen.box_xyxy_px,)):
+        (solid,) = lift_boxes(cloud, (Detection2D(seen.label, box, 0.5),)).detections or (None,)
+        if solid is not None and shapes.typical(seen.label, solid.size_m):
+            return True
+    return False

@@ -1,0 +1,162 @@
+"""Why nobody may say of a thing that was put down that it lies as it was told to: by a picture of before and one of after.
+
+Facts say where it is; these say on what. What it was put on was measured when the place was chosen, and may have been more than one thing:
+a tray's floor is hardly above the table, and what stands on a tray may be taken for its top. So what was seen under a thing before it came
+there has to be level with what it was told to be put on, and of its colour; and what lies there now has to have the thing's own.
+Knows nothing of models, motions or ROS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen3vl_ros.asking.colours import of_another
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.hulls import depth_inside, outline
+from qwen3vl_ros.geometry.relations import cm
+from qwen3vl_ros.geometry.things import Surface, Thing
+from qwen3vl_ros.grasping.placing import FLAT_M, uneven_m
+
+_RIM_M = 0.004  # of a footprint, where readings may be of what is beside it
+_AROUND_M = (-0.025, -_RIM_M)  # about a footprint, how far inside it
+_LEAST = 20  # readings that must tell
+_AMONG, _MOST = 0.25, 0.6  # shares of what is seen under a thing, or of it
+_ON_IT_M = 0.012
+# About a thing: where other things may have been taken instead, how far aside it may have been pushed, and how much of it may not have been
+# seen; readings that others may have, of as many of its own.
+_ABOUT_M, _ASIDE_M, _UNSEEN_M, _FEW = 0.12, 0.25, 0.03, 0.15
+
+
+def doubt(
+    before: SceneCloud | None, now: SceneCloud | None, lying: Thing, carrier: Thing | Surface | None, level_R_frame
+) -> str:
+    """What speaks against a thing (lying: as it is now) resting on its carrier and nothing else, and against its being what it is called;
+    "" where nothing does, or nobody can tell. before: when it was not there yet.
+    """
+    if before is None or not before.usable or now is None:
+        return ""
+    if why := _looks_otherwise(before, now, lying):
+        return why
+    under, pixels = _readings(before, lying, level_R_frame, _RIM_M, np.inf)
+    if len(under) < _LEAST:
+        return ""
+    if isinstance(carrier, Thing) and carrier.inside is None:
+        other = _shown(before, carrier.label)[pixels]
+        return f"what it was put on has another colour than the {carrier.label}" if other.mean() > _MOST else ""
+    if isinstance(carrier, Surface):
+        above = _above(under, carrier, level_R_frame)
+        top_m = float(_above(lying.seen_m @ level_R_frame.T, carrier, level_R_frame).max())
+        if np.mean((above > FLAT_M) & (above < top_m)) > _AMONG:
+            return f"something stood there before it was put on the {carrier.label}"
+        flat = above[np.abs(above) < FLAT_M]
+        if len(flat) >= _LEAST and abs(off := float(np.median(flat))) > uneven_m(before, lying.frame_T_box[:3, 3]):
+            return f"what is under it is {cm(abs(off))} {'above' if off > 0 else 'below'} the {carrier.label}, and may be another thing"
+    return ""
+
+
+def stands_off(cloud: SceneCloud, thing: Thing, carrier: Surface, level_R_frame) -> bool:
+    """Whether what is seen about the foot of a thing lies flat on its carrier and is another surface, as a tray's floor is."""
+    about, _ = _readings(cloud, thing, level_R_frame, *_AROUND_M)
+    above = _above(about, carrier, level_R_frame)
+    flat = above[np.abs(above) < FLAT_M]
+    return len(flat) >= _LEAST and abs(float(np.median(flat))) > uneven_m(cloud, thing.frame_T_box[:3, 3])
+
+
+def took_another(before: SceneCloud | None, now: SceneCloud | None, stood: Thing) -> str:
+    """What speaks against its being the thing it is called that was taken (stood: as it stood before): of what is gone from where it stood,
+    most had another colour. "" where nothing does, or nobody can tell.
+    """
+    if before is None or now is None or not (before.usable and now.usable):
+        return ""
+    then, behind = (_behind(cloud, stood.seen_m) for cloud in (before, now))
+    tolerance = _ON_IT_M + 2 * before.noise_per_m2 * then[0] ** 2
+    with np.errstate(invalid="ignore"):
+        gone = (np.abs(then[1]) < tolerance) & (behind[1] > tolerance)
+    if np.count_nonzero(gone) < _LEAST:
+        return ""
+    other = _shown(before, stood.label)[then[3][gone], then[2][gone]].mean()
+    return f"what was taken has another colour than the {stood.label}" if other > _MOST else ""
+
+
+def only_it_went(before: SceneCloud | None, now: SceneCloud | None, stood: Thing) -> bool:
+    """Whether of all that stood about a thing nothing but it is gone, and nothing has come near there: then it was not pushed aside, and
+    what jaws took there is the thing, however wide it is.
+    """
+    if before is None or now is None or not (before.usable and now.usable):
+        return False
+    gone, come = _new_in(before, now, stood, _ABOUT_M), _new_in(now, before, stood, _ASIDE_M)
+    box_T_frame = np.linalg.inv(stood.frame_T_box)
+    local = gone @ box_T_frame[:3, :3].T + box_T_frame[:3, 3]
+    own = (np.abs(local) < np.asarray(stood.size_m) / 2 + _UNSEEN_M).all(1)
+    few = _FEW * np.count_nonzero(own)
+    return bool(np.count_nonzero(own) >= _LEAST and np.count_nonzero(~own) < few and len(come) < few)
+
+
+def _new_in(cloud: SceneCloud, other: SceneCloud, about: Thing, reach_m: float) -> np.ndarray:
+    """Readings of a picture no farther from the middle of a thing, Nx3, at which another one sees past."""
+    at, points = about.frame_T_box[:3, 3], cloud.points_m.reshape(-1, 3)
+    camera = (at - cloud.frame_T_camera[:3, 3]) @ cloud.frame_T_camera[:3, :3]
+    with np.errstate(invalid="ignore"):
+        points = points[((points - camera.astype(np.float32)) ** 2).sum(1) < reach_m**2].astype(float)
+    points = points @ cloud.frame_T_camera[:3, :3].T + cloud.frame_T_camera[:3, 3]
+    away_m, behind, *_ = _behind(other, points)
+    with np.errstate(invalid="ignore"):
+        return points[behind > _ON_IT_M + 2 * cloud.noise_per_m2 * away_m**2]
+
+
+def _looks_otherwise(before: SceneCloud, now: SceneCloud, lying: Thing) -> str:
+    """That what is seen of a thing, where nothing was before, has another colour than its name says."""
+    then, behind = (_behind(cloud, lying.seen_m) for cloud in (before, now))
+    tolerance = _ON_IT_M + 2 * now.noise_per_m2 * behind[0] ** 2
+    with np.errstate(invalid="ignore"):
+        new = (np.abs(behind[1]) < tolerance) & (then[1] > tolerance)
+    if np.count_nonzero(new) < _LEAST:
+        return ""
+    other = _shown(now, lying.label)[behind[3][new], behind[2][new]].mean()
+    return f"what lies there has another colour than the {lying.label}" if other > _MOST else ""
+
+
+def _behind(cloud: SceneCloud, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of points Nx3 of the frame: their depth, how far the camera saw behind them (NaN: nobody knows), columns and rows of their pixels."""
+    camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
+    local = points_m @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3]
+    column, row = np.rint(np.nan_to_num(cloud.project_px(local), nan=-1.0)).astype(int).T
+    return local[:, 2], cloud.look_behind(local), column, row
+
+
+def _shown(cloud: SceneCloud, name: str) -> np.ndarray:
+    return of_another(cloud.frame.rgb, (0, 0, *cloud.frame.size_px), name)
+
+
+def _above(points: np.ndarray, surface: Surface, level_R_frame) -> np.ndarray:
+    """How far points Nx3 of the level frame are above a surface."""
+    return points @ (level_R_frame @ surface.normal) - float((surface.outline_m @ surface.normal).mean())
+
+
+def _readings(
+    cloud: SceneCloud, thing: Thing, level_R_frame, least_m: float, most_m: float
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Readings so far inside a thing's footprint (outside: negative), Nx3 in the level frame, and their pixels (rows, columns)."""
+    own = np.concatenate((thing.seen_m, thing.completed_m)) @ level_R_frame.T
+    foot = outline(own[:, :2])
+    beyond = foot.mean(0) + (foot - foot.mean(0)) * (
+        1 + max(0.0, -least_m) / max(1e-3, float(np.ptp(foot, axis=0).min() / 2))
+    )
+    camera_T_frame = np.linalg.inv(cloud.frame_T_camera)
+    corners = (
+        np.array([(*xy, z) for xy in beyond for z in (own[:, 2].min() - _ON_IT_M, own[:, 2].max())]) @ level_R_frame
+    )
+    shown = cloud.project_px(corners @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3])
+    height, width = cloud.frame.depth_m.shape
+    if not np.isfinite(shown).all():
+        return np.empty((0, 3)), (np.empty(0, int), np.empty(0, int))
+    low = np.clip(np.floor(shown.min(0)).astype(int), 0, (width, height))
+    high = np.clip(np.ceil(shown.max(0)).astype(int) + 1, 0, (width, height))
+    points = cloud.window_points_m(slice(low[1], high[1]), slice(low[0], high[0])).reshape(-1, 3).astype(float)
+    level_T_camera = level_R_frame @ cloud.frame_T_camera[:3, :3]
+    points = points @ level_T_camera.T + level_R_frame @ cloud.frame_T_camera[:3, 3]
+    seen = np.flatnonzero(np.isfinite(points[:, 2]))
+    inside_m = depth_inside(foot, points[seen, :2])
+    seen = seen[(inside_m > least_m) & (inside_m < most_m)]
+    row, column = np.divmod(seen, max(1, high[0] - low[0]))
+    return points[seen], (row + low[1], column + low[0])

@@ -1,0 +1,90 @@
+"""Of things of one colour the one is meant that has the form of the name; where the model boxes none, it is asked where that colour is."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qwen3vl_ros.asking.finding import Finder, Shot
+from qwen3vl_ros.asking.rivals import pieces
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.sim.camera import SimCamera
+from qwen3vl_ros.sim.depth_noise import noisy_depth
+from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.types import Frame, Generation
+
+VIEW = CameraSpec((0.15, -0.66, 0.62), (0.0, 0.02, 0.10))
+CUBE = ObjectSpec("cube", "blue", (0.05,) * 3, (-0.12, -0.10, 0.025), 0.2)
+BOX = ObjectSpec("box", "blue", (0.11, 0.05, 0.065), (0.10, -0.05, 0.0325), -0.4)
+MUG = ObjectSpec("mug", "red", (0.08, 0.08, 0.09), (0.0, 0.10, 0.045), 0.0)
+
+
+@pytest.fixture(scope="module")
+def camera():
+    with SimCamera(quality="fast") as camera:
+        yield camera
+
+
+class Model(Perception):
+    """Boxes what `said` says a phrase is: the thing of that label, where it is in the part that is shown and that no wider than widest_px."""
+
+    def __init__(self, camera, objects, said: dict[str, str], widest_px: float = 640):
+        super().__init__(None, Config())
+        view = camera.render(SceneSpec(0, objects, camera=VIEW))
+        depth_m, pose = noisy_depth(view.depth_m, view.K, 1), view.world_T_camera
+        frame = Frame(1, "camera", view.rgb, depth_m, view.K)
+        self.shot = Shot(replace(frame, target_T_camera=pose, target_frame="world", up_camera=pose[2, :3]))
+        self.boxes = {t.label: t.box_xyxy_px for t in view.truths}
+        self._said, self._widest_px, self.parts = said, widest_px, []
+
+    def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
+        x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        (phrase,) = question.targets
+        if x1 - x0 < 640:
+            self.parts.append((x0, y0, x1, y1))
+        box, said = self.boxes.get(self._said.get(phrase, "")), []
+        if box and x1 - x0 <= self._widest_px and x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1:
+            shown = (np.array(box) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+            said = [{"bbox_2d": [round(float(v)) for v in shown], "label": phrase}]
+        return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
+
+    def found(self, phrase):
+        return Finder(self, closely=True).find(self.shot, (phrase,)).detections_2d
+
+
+@pytest.mark.parametrize("phrase", ["blue box", "蓝色的盒子"])
+def test_a_cube_is_no_box_where_a_box_of_its_colour_stands(camera, phrase):
+    assert not Model(camera, (CUBE, BOX, MUG), {phrase: "blue cube"}).found(phrase)
+    assert Model(camera, (CUBE, BOX, MUG), {phrase: "blue box"}).found(phrase)
+
+
+def test_nor_a_box_a_cube(camera):
+    assert not Model(camera, (CUBE, BOX), {"blue cube": "blue box"}).found("blue cube")
+    assert Model(camera, (CUBE, BOX), {"blue cube": "blue cube"}).found("blue cube")
+
+
+@pytest.mark.parametrize("others", [(), (MUG,), (replace(BOX, colour="red", rgb=None),)])
+def test_where_it_stands_alone_in_its_colour_it_may_be_called_so(camera, others):
+    assert Model(camera, (CUBE, *others), {"blue box": "blue cube"}).found("blue box")
+
+
+def test_what_the_model_does_not_see_it_is_asked_for_where_its_colour_is(camera):
+    eyes = Model(camera, (CUBE, BOX, MUG), {"blue box": "blue box"}, widest_px=520)
+    (seen,) = eyes.found("blue box")
+    assert np.abs(np.array(seen.box_xyxy_px) - eyes.boxes["blue box"]).max() < 4
+    x0, y0, x1, y1 = eyes.parts[0]
+    box = np.array(eyes.boxes["blue box"])
+    assert np.abs((box[:2] + box[2:]) / 2 - ((x0 + x1) / 2, (y0 + y1) / 2)).max() < 12, "the largest blue thing first"
+
+
+def test_pieces_are_the_things_of_that_colour_the_largest_first_and_none_without_one(camera):
+    eyes = Model(camera, (CUBE, BOX, MUG), {})
+    cloud = SceneCloud.of(eyes.shot.frame, Config().lift)
+    for name in ("blue thing", "蓝色的东西"):
+        for piece, label in zip(pieces(cloud, name), ("blue box", "blue cube"), strict=True):
+            assert np.abs(np.array(piece) - eyes.boxes[label]).max() < 12
+    assert not pieces(cloud, "thing") and not pieces(cloud, "green thing") and not pieces(cloud, "white thing")
+    assert len(pieces(cloud, "blue thing", but=(eyes.boxes["blue box"],))) == 1

@@ -96,6 +96,13 @@ class Window:
             share = np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0)
         return points_m * share.astype(np.float32)[..., None]
 
+    def rays(self, part: tuple[slice, slice], pixels: np.ndarray) -> np.ndarray:
+        """Where N pixels look, given by flat indices into a part of the window: Nx3 with z 1."""
+        row, column = np.divmod(pixels, part[1].stop - part[1].start)
+        row = self.rows.start + self.step * (part[0].start + row)
+        column = self.columns.start + self.step * (part[1].start + column)
+        return self.cloud.directions[row, column]
+
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""
         return pixels_between(self.rows, y0, y1), pixels_between(self.columns, x0, x1)

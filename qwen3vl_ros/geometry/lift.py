@@ -26,6 +26,7 @@ from qwen3vl_ros.geometry.foreground import (
 from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
+from qwen3vl_ros.geometry.rim import lost_rim
 from qwen3vl_ros.geometry.revolution import resting_ball
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
 from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, lower_side, standing_objects
@@ -104,20 +105,22 @@ def _solid(
     pixels = np.flatnonzero(keep)
     pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
     points = np.take(smooth.reshape(-1, 3), pixels, 0)
+    rim, depth_m = lost_rim(keep, without_flying(window.valid[part] & ~found.mask[part]), np.ascontiguousarray(window.depth_m[part]))
+    points = np.concatenate((points, window.rays(part, rim) * depth_m[:, None]))
     noise_m = cloud.noise_per_m2 * float(np.square(points[:, 2].mean()))
     few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
     normals = surface_normals(smooth, keep, pixels[few], 0.0 if plane is None else plane.noise_m)
     camera_T_local = np.eye(4)
     up = plane.normal if plane is not None else cloud.frame.up_camera
     if up is None:
-        everything = (of.astype(float) for of in (points, points[few], normals))
+        everything = (of.astype(float) for of in (points, points[: len(pixels)][few], normals))
         return camera_T_local, free_box(*everything, np.zeros(3)), points
     camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
     if plane is not None:
         camera_T_local[:3, 3] = -plane.offset_m * plane.normal
     local_T_camera = inverse_of(camera_T_local)
     local = moved(points, local_T_camera)
-    sample, normals = local[few], moved(normals, local_T_camera[:3, :3])
+    sample, normals = local[: len(pixels)][few], moved(normals, local_T_camera[:3, :3])
     eye = local_T_camera[:3, 3]
 
     def to_camera(p):
@@ -133,7 +136,7 @@ def _solid(
             sample, normals = sample[sample_above], normals[sample_above]
     elif plane is not None:
         bottom = 0.0
-    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)), noise_m)
+    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)), noise_m, -len(rim) or None)
     return camera_T_local, solid, points
 
 

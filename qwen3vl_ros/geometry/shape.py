@@ -12,6 +12,7 @@ Source of the rectangle search: Zhang et al., "Efficient L-shape fitting for veh
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from dataclasses import dataclass
 from typing import Callable
 
@@ -34,6 +35,7 @@ from qwen3vl_ros.geometry.revolution import (
 
 _TRIM_PERCENT = 0.2
 _TOP_PERCENT = 99.5
+_FACE = 5.0  # standard deviations that a face is thick through noise
 _EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
 _CIRCLE = unit_circle(72)
 _FOUR_WAYS = unit_circle(16)[:4].astype(np.float32)
@@ -59,14 +61,18 @@ def upright_box(
     eye_m: np.ndarray,
     look_behind: LookBehind,
     noise_m: float = 0.0,
+    read: int | None = None,
 ) -> SolidBox:
     """Box with one vertical axis around local points Nx3.
 
     sample_m, normals: Mx3, some of the points and the unit normals there (NaN rows where unknown). bottom_m: height of the
     underside. eye_m: the camera's centre, local. look_behind: see LookBehind. noise_m: of a single reading.
     """
-    (top,) = order_statistics(points_m[:, 2], _TOP_PERCENT)
-    top = max(top, bottom_m + 1e-3)
+    heights = points_m[:read, 2]
+    (top,) = order_statistics(heights, _TOP_PERCENT)
+    sight = points_m.mean(0) - eye_m
+    spread = SMOOTHED * noise_m * np.abs(sight) / np.linalg.norm(sight)  # of the points, along the axes
+    top = max(top - _too_far(heights, top, spread[2], 1 - _TOP_PERCENT / 100), bottom_m + 1e-3)
     footprint = points_m[:, :2]
     resting = resting_ball(sample_m, normals, bottom_m, SMOOTHED * noise_m)
     turned = resting or revolution(sample_m, normals)
@@ -77,6 +83,7 @@ def upright_box(
     else:
         resting = turned = None
         yaw, low, high = _rectangle(footprint)
+        low, high = _without_noise(footprint, yaw, low, high, SMOOTHED * noise_m * sight[:2] / np.linalg.norm(sight))
         low, high = _deepen(yaw, low, high, top, bottom_m, eye_m, look_behind)
     axes = np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
     pose = np.eye(4)
@@ -90,6 +97,27 @@ def upright_box(
         hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m)
     hidden = hidden[~(look_behind(hidden) > max(0.004, 2.5 * noise_m))] if len(hidden) else hidden
     return SolidBox(pose, size, hidden)
+
+
+def _too_far(values: np.ndarray, end: float, spread: float, beyond: float) -> float:
+    """By how much noise has moved the upper end of some values: that of a face by over two standard deviations, that of a surface
+    that runs out there by hardly any. end: beyond it lies a share `beyond` of the values. spread: their standard deviation.
+    """
+    if spread <= 0:
+        return 0.0
+    near = np.count_nonzero(values > end - _FACE * spread) / len(values)
+    face = min(near, 3 * near * near)
+    return spread * max(0.0, NormalDist().inv_cdf(1 - beyond / face)) if face > 2 * beyond else 0.0
+
+
+def _without_noise(footprint: np.ndarray, yaw: float, low, high, spread_xy) -> tuple[np.ndarray, np.ndarray]:
+    """The extents of a rectangle without what noise along the line of sight has added."""
+    axes = np.array(((np.cos(yaw), np.sin(yaw)), (-np.sin(yaw), np.cos(yaw))))
+    along, spread = footprint @ axes.T, np.abs(axes @ spread_xy)
+    beyond = _TRIM_PERCENT / 200
+    low = low + [_too_far(-along[:, k], -low[k], spread[k], beyond) for k in (0, 1)]
+    high = high - [_too_far(along[:, k], high[k], spread[k], beyond) for k in (0, 1)]
+    return low, high
 
 
 def _sticks_out(turned: Revolution, look_behind: LookBehind, noise_m: float) -> bool:

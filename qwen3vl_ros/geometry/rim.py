@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 _LOST_PX = 2.5  # so far from a reading of its own a lost pixel may be
+_GAP_PX = 12.0  # and so wide may be what was lost: more, and there was nothing to be seen beside the thing
 _AROUND = 5  # pixels to either side that say how the depth goes on
 _LEAST = 10  # of them that must be known
 _RIDGE = 4.0  # keeps slopes small where few pixels tell them
@@ -37,7 +38,7 @@ def lost_rim(own: np.ndarray, others: np.ndarray, depth_m: np.ndarray) -> tuple[
     def moment(of, u, v):
         return cv2.sepFilter2D(of, cv2.CV_32F, powers[u], powers[v], borderType=cv2.BORDER_CONSTANT).ravel()
 
-    at = np.flatnonzero(lost & (to_own <= to_others))
+    at = np.flatnonzero(lost & (to_own <= to_others) & (to_own + to_others <= _GAP_PX))
     n, u, v, uu, uv, vv = (
         moment(weight, *of).take(at).astype(float) for of in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
     )

@@ -12,13 +12,13 @@ Source of the rectangle search: Zhang et al., "Efficient L-shape fitting for veh
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.geometry.completion import completed
+from qwen3vl_ros.geometry.completion import axis_of_revolution, completed
 from qwen3vl_ros.geometry.foreground import SMOOTHED
 from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -35,6 +35,9 @@ from qwen3vl_ros.geometry.revolution import (
 
 _TRIM_PERCENT = 0.2
 _TOP_PERCENT = 99.5
+_MIRRORED_EMPTY = 0.1  # share of the assumed side that may be seen to be empty
+_LIES = 0.5  # sine of the angle between an axis of revolution and the vertical
+_CAP, _NARROW = 0.08, 0.7  # shares of a thing's height and width
 _FACE = 5.0  # standard deviations that a face is thick through noise
 _EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
 _CIRCLE = unit_circle(72)
@@ -66,7 +69,8 @@ def upright_box(
     """Box with one vertical axis around local points Nx3.
 
     sample_m, normals: Mx3, some of the points and the unit normals there (NaN rows where unknown). bottom_m: height of the
-    underside. eye_m: the camera's centre, local. look_behind: see LookBehind. noise_m: of a single reading.
+    underside. eye_m: the camera's centre, local. look_behind: see LookBehind. noise_m: of a single reading. read: how many of the
+    points are readings, the first ones; the others are their outline (rim.py). None: all.
     """
     heights = points_m[:read, 2]
     (top,) = order_statistics(heights, _TOP_PERCENT)
@@ -81,8 +85,12 @@ def upright_box(
         yaw, low, high = _rectangle(footprint, turned)
         hidden = turned_points(points_m, turned)
     else:
-        resting = turned = None
-        yaw, low, high = _rectangle(footprint)
+        resting = turned = axis = None
+        whole = _turned_about_the_top(points_m, heights, top, bottom_m, look_behind, noise_m)
+        if whole is None:
+            axis = axis_of_revolution(sample_m.astype(float), normals.astype(float), noise_m)
+            whole = None if axis is None else _other_half(points_m, *axis, look_behind, noise_m)
+        yaw, low, high = _rectangle(footprint if whole is None else whole)
         low, high = _without_noise(footprint, yaw, low, high, SMOOTHED * noise_m * sight[:2] / np.linalg.norm(sight))
         low, high = _deepen(yaw, low, high, top, bottom_m, eye_m, look_behind)
     axes = np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
@@ -94,9 +102,43 @@ def upright_box(
     if resting is not None:
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
-        hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m)
+        hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m, axis)
     hidden = hidden[~(look_behind(hidden) > max(0.004, 2.5 * noise_m))] if len(hidden) else hidden
     return SolidBox(pose, size, hidden)
+
+
+def _turned_about_the_top(
+    points_m, heights, top: float, bottom: float, look_behind: LookBehind, noise_m: float
+) -> np.ndarray | None:
+    """The footprint, with its half turn about the middle of what is highest where that is narrow, as a bottle's cap, and where the
+    turned points are not seen to be empty: of a tall thing only the near side is seen, but of its cap all.
+    """
+    footprint = points_m[:, :2]
+    cap = points_m[: len(heights)][heights > top - _CAP * (top - bottom), :2]
+    if len(cap) < 12 or max(np.ptp(footprint, axis=0)) > top - bottom:
+        return None
+    low, high = np.array([order_statistics(cap[:, k], 2, 98) for k in (0, 1)]).T
+    if max(high - low) > _NARROW * max(np.ptp(footprint, axis=0)):
+        return None
+    turned = points_m[:: max(1, len(points_m) // 400)].astype(float)
+    turned[:, :2] = low + high - turned[:, :2]
+    empty = look_behind(turned) > max(0.004, 2.5 * noise_m)
+    if float(empty.mean()) > _MIRRORED_EMPTY:
+        return None
+    return np.concatenate((footprint, turned[~empty, :2]))
+
+
+def _other_half(points_m, point, direction, look_behind: LookBehind, noise_m: float) -> np.ndarray | None:
+    """The footprint of a lying body of revolution with that on the other side of its axis, where that is not seen to be empty."""
+    across = np.array((-direction[1], direction[0], 0.0))
+    lean = float(np.linalg.norm(across))
+    if lean < _LIES:
+        return None
+    across /= lean
+    mirrored = points_m[:: max(1, len(points_m) // 400)].astype(float)
+    mirrored -= 2 * ((mirrored - point) @ across)[:, None] * across
+    empty = look_behind(mirrored) > max(0.004, 2.5 * noise_m)
+    return None if float(empty.mean()) > _MIRRORED_EMPTY else np.concatenate((points_m[:, :2], mirrored[~empty, :2]))
 
 
 def _too_far(values: np.ndarray, end: float, spread: float, beyond: float) -> float:

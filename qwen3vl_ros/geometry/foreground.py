@@ -98,10 +98,11 @@ class Window:
 
     def rays(self, part: tuple[slice, slice], pixels: np.ndarray) -> np.ndarray:
         """Where N pixels look, given by flat indices into a part of the window: Nx3 with z 1."""
-        row, column = np.divmod(pixels, part[1].stop - part[1].start)
-        row = self.rows.start + self.step * (part[0].start + row)
-        column = self.columns.start + self.step * (part[1].start + column)
-        return self.cloud.directions[row, column]
+        rows, columns = (
+            np.arange(of.start, of.stop, self.step)[cut] for of, cut in zip((self.rows, self.columns), part)
+        )
+        row, column = np.divmod(pixels, len(columns))
+        return self.cloud.directions[rows[row], columns[column]]
 
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""

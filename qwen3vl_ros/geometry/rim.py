@@ -14,6 +14,7 @@ _LOST_PX = 2.5  # so far from a reading of its own a lost pixel may be
 _GAP_PX = 12.0  # and so wide may be what was lost: more, and there was nothing to be seen beside the thing
 _AROUND = 5  # pixels to either side that say how the depth goes on
 _LEAST = 10  # of them that must be known
+_BEND = 0.15  # of the depth around it: where it would be farther from that, nobody knows
 _RIDGE = 4.0  # keeps slopes small where few pixels tell them
 
 
@@ -52,4 +53,6 @@ def lost_rim(own: np.ndarray, others: np.ndarray, depth_m: np.ndarray) -> tuple[
     squ, sqv = qu - q * mu, qv - q * mv
     determinant = suu * svv - suv * suv
     du, dv = (squ * svv - sqv * suv) / determinant, (sqv * suu - squ * suv) / determinant
-    return at, (1.0 / (mq - du * mu - dv * mv)).astype(np.float32)
+    found = mq - du * mu - dv * mv
+    near = np.abs(found - mq) < _BEND * mq
+    return at[near], (1.0 / found[near]).astype(np.float32)

@@ -44,6 +44,13 @@ from qwen3vl_ros.sim.scenes import sample_scene
 from qwen3vl_ros.threads import BLAS_VARIABLES, cores, settle
 
 NEIGHBOURS = (0, 2, 4)
+KINDS = (
+    "cube",
+    "ball",
+    "bowl",
+    "cylinder",
+    "mug",
+)  # all that the scenes hold: a picture without any would have no geometry
 FRAME, NODE = "camera_color_optical_frame", "/qwen3vl/perception"
 PATIENCE_S, AGAIN_S = 60.0, 2.0
 DEPTH_AHEAD_S = 0.05  # at so low a rate the node would take a stream of depth that is late for one that has ended
@@ -165,7 +172,7 @@ def start_node(log: Path, domain: str, blas_threads: int | None) -> subprocess.P
     if blas_threads is not None:
         environment["OPENBLAS_NUM_THREADS"] = str(blas_threads or cores())
     command = [sys.executable, "-m", "qwen3vl_ros.node.perception.main", "--ros-args"]
-    for parameter in ("targets:=[red mug, box, bowl, ball, bottle]", "max_age:=2.0", "track:=never"):
+    for parameter in (f"targets:=[{', '.join(KINDS)}]", "max_age:=2.0", "track:=never"):
         command += ["-p", parameter]
     with open(log, "wb") as out:
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)

@@ -17,6 +17,7 @@ the right steps. seconds_per_step: simulated, of steps that moved the arm. The l
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -33,9 +34,9 @@ from pick_orders import RELATIONS, Asked
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Code, Done, Performer
+from qwen3vl_ros.instructions.perform import Code, Performer
 from qwen3vl_ros.instructions.planner import Planner
-from qwen3vl_ros.instructions.plans import Plan
+from qwen3vl_ros.instructions.plans import Done, Plan
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_chinese, same_thing
@@ -70,6 +71,7 @@ class Try:
     message: str = ""
     fault: str = ""
     off_m: float = math.nan  # of the thing at rest, from where the plan saw it there
+    feasible: bool = True  # by a search on the true mesh, where no eyes led to it
     moved: list[int] = field(default_factory=list)
     steps: int = 0
     sim_s: float = 0.0
@@ -87,10 +89,10 @@ class TrueBoxes(Perception):
     def generate(self, frame, question, control=None, on_text=None, camera="", view=None) -> Generation:
         """The boxes of what the question's phrase names, as a model would write them."""
         (phrase,) = question.targets
-        width, height = frame.size_px
-        closely = view is not None and view.region_xyxy_px is not None  # it has seen all at once
-        named = [t for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label) and not closely]
-        boxes = [np.array(t.box_xyxy_px) * 1000 / (width, height, width, height) for t in named]
+        x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        named = [t.box_xyxy_px for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label)]
+        shown = [b for b in named if x0 <= b[0] and y0 <= b[1] and b[2] <= x1 and b[3] <= y1]
+        boxes = [(np.array(b) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0) for b in shown]
         said = [{"bbox_2d": [round(float(v)) for v in box], "label": phrase} for box in boxes]
         return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
 
@@ -166,7 +168,9 @@ class Bench:
             if isinstance(asked, int):
                 passed = asked
             else:
-                return [self.carried_out(number, seed, spec, base, view, asked, which) for which in eyes]
+                tries = [self.carried_out(number, seed, spec, base, view, asked, which) for which in eyes]
+                can = any(t.done for t in tries) or pick_orders.feasible(asked, spec, view, arm, seed)
+                return [dataclasses.replace(t, feasible=can) for t in tries]
         return []
 
     def carried_out(self, number, seed, spec, base, view, asked: Asked, eyes: str) -> Try:
@@ -275,7 +279,7 @@ def run(options: argparse.Namespace) -> list[Try]:
             for t in made:
                 if options.list and not (t.done and t.told_done):
                     print(
-                        f"{t.order:4d} {t.eyes} {t.asked.text!r} {t.code}: {t.message}; truth: {t.fault or 'done'}; {100 * t.off_m:.1f} cm off",
+                        f"{t.order:4d} {t.eyes} {t.asked.text!r} {t.code}: {t.message}; truth: {t.fault or 'done'}{'' if t.feasible else ', not feasible'}; {100 * t.off_m:.1f} cm off",
                         flush=True,
                     )
     return sorted(tries, key=lambda t: (t.eyes, t.order))
@@ -305,6 +309,9 @@ def figures(tries: list[Try]) -> dict[str, float | int | None]:
         "false_failure": share(t.done and not t.told_done for t in own),
         "oracle_picked": share(t.picked for t in oracle),
         "oracle_placed": share(t.done for t in put(oracle)),
+        "feasible": share(t.feasible for t in own or oracle),
+        "placed_feasible": share(t.done for t in put(good) if t.feasible),
+        "oracle_feasible": share(t.done for t in put(oracle) if t.feasible),
         "passed_over": sum(t.asked.passed for t in own),
         "plan_ok": share(t.plan_ok for t in own),
         "seconds_per_step": round(sum(t.sim_s for t in own) / steps, 2) if steps else None,

@@ -3,21 +3,24 @@
 Words, scenes and truth come from the simulator alone: what an order means is judged by contacts and by where middles are, never by the
 package's own facts. An order is invented only where the arm could do it: somewhere in view there is room for the thing, and the hand,
 of 32 ways to be at its middle, has one in which it comes, lifts, carries and comes there, turned by a multiple of 90 degrees, and the
-arm touches nothing. What was passed over because the arm could not is counted.
+arm touches nothing. What was passed over because the arm could not is counted. That is necessary and not sufficient: a hand at the
+middle of a bowl holds nothing. Whether an order that failed could have been carried out at all `feasible` tells, of grasps on the true mesh.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import cv2
 import numpy as np
+from grasp_physics import antipodal, true_surface
 from orders import CLAUSES, HELD_OUT, corner_name, level_name
 from tasks import LANGUAGES
 
+from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.questions.plan import Step
-from qwen3vl_ros.sim.arm import Arm
+from qwen3vl_ros.sim.arm import OPEN_M, Arm
 from qwen3vl_ros.sim.camera import SimView
 from qwen3vl_ros.sim.furniture import world_T_shelf
 from qwen3vl_ros.sim.layouts import exact_thing
@@ -81,7 +84,11 @@ _THIRDS = dict(zip(CORNERS, ((-1, 1), (1, 1), (-1, -1), (1, -1), (-1, None), (1,
 _JAWS_M = 0.078  # what is wider in all directions cannot be held
 _REACH_M = (0.28, 0.74)  # from the arm's base, level
 _HELD_M, _APPROACH_M = 0.05, 0.08  # how wide the jaws are for what could be done, and from how far they come
+# For what is feasible: opposed points that are tried, with four leans each; how far open jaws stand from the thing; postures of the arm;
+# grasps that the arm can take it with, and spots where it tries to put it.
+_PAIRS, _SPARE_M, _POSTURES, _TAKEN, _SPOTS = 120, 0.006, 12, 30, 8
 _HAND_M = 0.035  # room around a thing for the fingers
+_ABOVE_M = 0.10  # so high must the camera be above a board or a rim for anybody to see what lies there
 _SEEN = 0.35  # of a board's top
 _FAR_M = 0.30  # what is farther off is no longer beside a thing
 
@@ -98,6 +105,7 @@ class Asked(NamedTuple):
     level: int = 0
     corner: str = ""
     passed: int = 0  # orders that were passed over before this one, because the arm could not
+    spots: tuple[np.ndarray, ...] = ()  # where the middle of its foot could be
 
 
 class Directions(NamedTuple):
@@ -131,9 +139,18 @@ def invent(
             reference, level, corner, spots = wheres[k]
             if table.possible(int(target), [spots[i] for i in rng.permutation(len(spots))[:4]]):
                 asked = _worded(relation, language, spec, int(target), reference, level, corner, rng)
-                return asked._replace(passed=passed)
+                pose = arm.world.pose(int(target))
+                if relation in ("pick", "back") or placed(asked, arm.world, spec, view, pose):
+                    return asked._replace(passed=passed, spots=tuple(spots))
+                continue  # it is so already
             passed += 1
     return passed
+
+
+def feasible(asked: Asked, spec: SceneSpec, view: SimView, arm: Arm, seed: int) -> bool:
+    """Whether any of a few hundred grasps that oppose each other on the true mesh could take the thing and put it where it shall go, the
+    open hand touching nothing, the thing itself included; turned by any multiple of 45 degrees."""
+    return _Table(spec, view, arm).attainable(asked.target, asked.spots, np.random.default_rng((seed, 1)))
 
 
 def _worded(relation, language, spec, target, reference, level, corner, rng) -> Asked:
@@ -208,13 +225,34 @@ class _Table:
                 continue
             for spot in spots:
                 for turn in np.arange(4) * np.pi / 2:
-                    there = np.eye(4)
-                    there[:2, :2] = ((np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn)))
-                    there[:3, 3] = spot + (0, 0, 0.004) - there[:3, :3] @ foot
+                    there = _turned(turn, spot + (0, 0, 0.004), foot)
                     if np.allclose(spot, foot) or not self._hand.why_not_place(
                         target, (grip, _HELD_M), there @ grip, _APPROACH_M
                     ):
                         return True
+        return False
+
+    def attainable(self, target: int, spots: Sequence[np.ndarray], rng: np.random.Generator) -> bool:
+        taken, foot = 0, self._foot(target)
+        few = [spots[i] for i in rng.permutation(len(spots))[:_SPOTS]]
+        for pose, width in antipodal(*true_surface(self.spec, target, rng), GripperConfig(), rng, _PAIRS):
+            opening = min(OPEN_M, width + 2 * _SPARE_M)
+            self.arm.would_open(opening)
+            hits = (self.arm.ways.blocked(q) for q in self.arm.reaches(pose, opening)[:_POSTURES])
+            free = any(not hit for hit in hits)
+            self.arm.would_open(None)
+            if not free or self._hand.why_not_pick(pose, width, _APPROACH_M, opening):
+                continue
+            for spot in few:
+                if np.allclose(spot, foot):
+                    return True
+                for turn in np.arange(8) * np.pi / 4:
+                    there = _turned(turn, spot + (0, 0, 0.004), foot)
+                    if not self._hand.why_not_place(target, (pose, width), there @ pose, _APPROACH_M):
+                        return True
+            taken += 1
+            if taken == _TAKEN:
+                break
         return False
 
     def _foot(self, target: int) -> np.ndarray:
@@ -225,7 +263,7 @@ class _Table:
         shelf, thing = self.spec.shelf, self.spec.objects[target]
         top = shelf.board_top_m(level)
         hidden = (
-            self.view.world_T_camera[2, 3] < top + 0.10
+            self.view.world_T_camera[2, 3] < top + _ABOVE_M
             or self.view.levels[level - 1].box_xyxy_px[3] > self.view.K[1, 2] * 2 - 4
         )
         if hidden or thing.level == level or thing.size_m[2] > shelf.room_m(level) - 0.02:
@@ -281,7 +319,9 @@ class _Table:
             return [np.array((*at, low + size[2]))] if flat and wide and self._reached(at) else []
         if relation == "in":
             opening = {"bowl": 0.86 * size[1], "mug": 0.8 * size[1]}.get(other.kind, 0.0)
-            fits = 2 * reach(thing) < opening - 0.012 and reference not in self.carries and self._reached(at)
+            seen_into = self.view.world_T_camera[2, 3] > low + size[2] + _ABOVE_M
+            fits = seen_into and 2 * reach(thing) < opening - 0.012
+            fits = fits and reference not in self.carries and self._reached(at)
             return [np.array((*at, low + 0.012))] if fits else []
         if other.on is not None or other.level:
             return []
@@ -329,6 +369,14 @@ class _Table:
                 return False
         fixed = [t for t in (self.spec.gauge, self.spec.sign) if t is not None]
         return all(np.linalg.norm(spot - t.position_m[:2]) > own + 0.09 for t in fixed)
+
+
+def _turned(turn_rad: float, spot: np.ndarray, foot: np.ndarray) -> np.ndarray:
+    """The move that turns a thing about the vertical and brings its foot to a spot, 4x4."""
+    there = np.eye(4)
+    there[:2, :2] = ((np.cos(turn_rad), -np.sin(turn_rad)), (np.sin(turn_rad), np.cos(turn_rad)))
+    there[:3, 3] = spot - there[:3, :3] @ foot
+    return there
 
 
 def _hands(world_T_thing: np.ndarray) -> list[np.ndarray]:

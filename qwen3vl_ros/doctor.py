@@ -57,7 +57,7 @@ def report(config: Config, quick: bool = False) -> int:
         print(f"{finding.state:<8}{finding.what:<18}{finding.detail}", flush=True)
         if finding.way_out:
             print(f"{'':<26}-> {finding.way_out}", flush=True)
-    name = config.model or "the embedded model"
+    name = f"the model at {config.remote.url}" if _served(config) else config.model or "the embedded model"
     verdict = "cannot run" if missing else "would run" if quick else "runs"
     print(f"\n{name} {verdict} on this machine" + ": see above" * bool(missing))
     return 1 if missing else 0
@@ -76,7 +76,7 @@ def examine(config: Config, quick: bool = False) -> Iterator[Finding]:
         yield Finding("note", "model, runtimes", "not looked at: packages are missing")
         return
     yield Finding("ok", "threads", threads.settle())
-    findings = list(_model_and_runtimes(config))
+    findings = list(_model_and_runtimes(config, quick))
     yield from findings
     if not quick and all(f.state != "missing" for f in findings):
         yield from _run(config)
@@ -164,11 +164,17 @@ def _egl() -> Finding:
     )
 
 
-def _model_and_runtimes(config: Config) -> Iterator[Finding]:
+def _served(config: Config) -> bool:
+    return bool(config.remote.url) and config.engine in ("auto", "remote")
+
+
+def _model_and_runtimes(config: Config, quick: bool) -> Iterator[Finding]:
     """The model, and each runtime there is for it in the order in which `auto` tries them."""
     from qwen3vl_ros.engine import find_checkpoint, survey
+    from qwen3vl_ros.engine.network.graph import changed_weights
+    from qwen3vl_ros.engine.network.sizes import METHOD
 
-    if config.remote.url and config.engine in ("auto", "remote"):
+    if _served(config):
         yield Finding("ok", "model", f"the one served at {config.remote.url}")
         return
     try:
@@ -180,8 +186,15 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
     held = (
         f"{checkpoint.parameters / 1e6:.1f} M weights" if checkpoint.weight_files else "engines of TensorRT, no weights"
     )
-    kind = f" ({checkpoint.quantization})" * bool(checkpoint.quantization)
+    kind = f" ({checkpoint.weight_kind})" * bool(checkpoint.quantization)
     yield Finding("ok", "model", f"{checkpoint.path}: {checkpoint.architecture}, {held}{kind}")
+    # Plain weights may be replaced by others, weights in few bits are written with their graphs.
+    if checkpoint.quantization == METHOD and not quick and (changed := changed_weights(checkpoint.path)):
+        why = f"{', '.join(changed)}: not what was written there, so answers would be wrong"
+        again = (
+            f"copy the directory again, or export the original model again with --precision {checkpoint.weight_kind}"
+        )
+        yield Finding("missing", "weights", why, again)
     for option in options:
         wanted = config.engine in ("auto", option.name)
         useless = config.engine == option.name or not any(not o.missing for o in options)
@@ -194,6 +207,7 @@ def _model_and_runtimes(config: Config) -> Iterator[Finding]:
 def _run(config: Config) -> Iterator[Finding]:
     import numpy as np
 
+    from qwen3vl_ros.control import Control
     from qwen3vl_ros.loading import load_tested_engine
     from qwen3vl_ros.pipeline import Perception
     from qwen3vl_ros.questions import Detect
@@ -208,7 +222,9 @@ def _run(config: Config) -> Iterator[Finding]:
             if i.runtime == "remote":
                 yield _tested(engine.status()["self_test"])
             grey = Frame(0, "camera", np.full((480, 640, 3), 128, np.uint8))
-            scene = Perception(engine, config).look(grey, Detect(("cube",)))
+            # A server that keeps the line and says nothing must not keep us; a model of ours may be slow and is not stuck.
+            control = Control(config.remote.start_timeout) if _served(config) else None
+            scene = Perception(engine, config).look(grey, Detect(("cube",)), control)
             said, g = f"{len(scene.detections_2d)} detections on a grey picture", scene.generation
             detail = f"answered in {g.total_s:.2f} s ({g.generated_tokens} tokens): {said}"
         except MalformedAnswer as error:

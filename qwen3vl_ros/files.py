@@ -7,8 +7,11 @@ Calibrations are YAML as ROS's camera_calibration writes them, or as `ros2 topic
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Iterator
 
 import cv2
 import numpy as np
@@ -16,7 +19,7 @@ import yaml
 
 from qwen3vl_ros.calibration import intrinsics_of
 from qwen3vl_ros.codec import MAX_PIXELS, check_size, decode_grey16, decode_rgb
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, OutOfResources
 
 
 def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -94,14 +97,37 @@ def _camera_info(path: Path) -> SimpleNamespace:
         ) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """The file, or as it was before: never a part of it. Raises OSError."""
+@contextmanager
+def replaced_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write: at the end it takes the place of `path`, after an error it is gone."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(data)
+        yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file, or as it was before: never a part of it. Raises OSError."""
+    with replaced_whole(path) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """The copy, or what was there before: never a part of it. Raises OSError."""
+    with replaced_whole(target) as unfinished:
+        shutil.copyfile(source, unfinished)
+
+
+def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raises OutOfResources where the disk of `folder`, which exists, has less room than `what` needs."""
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise OutOfResources(
+            f"out of disk space: {what} needs {needed_bytes / 1e6:.0f} MB and the disk of {folder} has "
+            f"{free_bytes / 1e6:.0f} MB free; free some, or give a directory on another disk"
+        )
 
 
 def write_picture(path: Path, rgb: np.ndarray, options: tuple[int, ...] = ()) -> None:

@@ -24,9 +24,9 @@ def load_tested_engine(config: Config | None = None) -> Engine:
     config = config or Config()
     engine = engines.load_engine(config)
     if engine.info.runtime == "remote" and config.remote.self_test:
+        control = Control(config.remote.start_timeout)  # one for both pictures: it bounds the start
 
         def ask(rgb: np.ndarray, prompt: str) -> str:
-            control = Control(config.remote.start_timeout)
             said = engine.generate(Prompt(prompt, [rgb]), _TEST_LIMITS, control)
             # The coordinates of an answer that was cut short may be those of its thoughts.
             return said.text if said.finish_reason in ("stop", "repeat") else ""

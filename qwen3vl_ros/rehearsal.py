@@ -9,8 +9,7 @@ import time
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Done
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.sim.camera import SimView
 from qwen3vl_ros.sim.workcell import Ending, Report, Workcell
@@ -43,9 +42,9 @@ class Rehearsal:
         return self._shot
 
     def reach(self, step: PlanStep, grasps, places, control: Control) -> tuple[str, ...]:
-        ways = [(g.frame_T_gripper, g.width_m, g.approach_m) for g in grasps]
+        ways = [(g.frame_T_gripper, g.width_m, g.approach_m, g.opening_m) for g in grasps]
         ends = [(p.grasp, p.frame_T_gripper, p.approach_m) for p in places]
-        return self.cell.check(step.target.frame_T_box[:3, 3], ways, ends, ENOUGH)
+        return self.cell.check(ways, ends, ENOUGH)
 
     def pick(self, step: PlanStep, grasp: GraspTarget, control: Control) -> Done:
         pose, opening_m = grasp.frame_T_gripper, grasp.opening_m

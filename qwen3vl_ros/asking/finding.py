@@ -14,12 +14,14 @@ from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.colours import contradicts
 from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
@@ -35,6 +37,9 @@ _SAME_IOU, _TWICE_IOU = 0.55, 0.75
 _MAX_OTHER_NAMES = 2
 _CLOSELY = Zoom(parts=2)
 _ASTRAY_M = 0.5  # nearer or farther than a thing should be: then another one was boxed
+_CLOSER = (3.0, 4.5)  # the same for what was found in the whole picture and is looked at again
+_MAX_CLOSER = 3  # finds of one name
+_AGREE_IOU = 0.5
 _AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the thing it should show
 
 
@@ -60,13 +65,14 @@ class Shot:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What is where in one picture. generation: the model's last, None where it was not asked."""
+    """What is where in one picture. generation: the model's last, None where it was not asked. cloud: the picture's depth."""
 
     shot: Shot
     layout: Layout
     detections_2d: tuple[Detection2D, ...] = ()
     detections_3d: tuple[Detection3D, ...] = ()
     generation: Generation | None = None
+    cloud: SceneCloud | None = None
 
 
 def canonical(name: str) -> str:
@@ -114,11 +120,12 @@ class Finder:
             ):
                 continue
             for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
-                generation, seen = self._look(shot, question if other == phrase else Detect((other,)), control, zoom)
-                seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, other)]
-                seen = [d for d in seen if not contradicts(shot.frame.rgb, d.box_xyxy_px, phrase)]
+                asked = question if other == phrase else Detect((other,))
+                generation, seen = self._named(shot, asked, phrase, control, zoom)
                 if phrase in expected:
                     seen = [d for d in seen if self._as_far(shot, d, expected[phrase])]
+                elif seen and self._closely:
+                    seen = self._looked_closer(shot, asked, phrase, control, seen)
                 if seen:
                     break
             boxes += seen
@@ -140,6 +147,35 @@ class Finder:
         if self._closely:
             yield from ((name, WHOLE) for name in (in_chinese(phrase), in_english(phrase)) if name != phrase)
             yield phrase, _CLOSELY
+
+    def _named(
+        self, shot: Shot, asked: Detect, phrase: str, control: Control | None, zoom: Zoom
+    ) -> tuple[Generation, list[Detection2D]]:
+        """What one look finds that can be what the phrase names, labelled with it."""
+        generation, seen = self._look(shot, asked, control, zoom)
+        seen = [replace(d, label=phrase) for d in seen if _is_called(d.label, asked.targets[0])]
+        return generation, [d for d in seen if not contradicts(shot.frame.rgb, d.box_xyxy_px, phrase)]
+
+    def _looked_closer(
+        self, shot: Shot, asked: Detect, phrase: str, control: Control | None, seen: list[Detection2D]
+    ) -> list[Detection2D]:
+        """What a look and two closer ones around each of its finds agree upon."""
+        size_px, found = shot.frame.size_px, []
+        for one in seen[:_MAX_CLOSER]:
+            parts = [Zoom(around(one.box_xyxy_px, size_px, m).region_xyxy_px) for m in _CLOSER]
+            looks = [self._named(shot, asked, phrase, control, part)[1] for part in parts]
+            found += _agreed([one], looks)
+        return [d for d in _once(found) if not self._of_another_form(shot, d)]
+
+    def _of_another_form(self, shot: Shot, seen: Detection2D) -> bool:
+        """Whether what a box shows is measured to be no such thing."""
+        cloud = SceneCloud.of(shot.frame, self._perception.config.lift)
+        (solid,) = lift_boxes(cloud, (seen,)).detections or (None,)
+        if solid is None or solid.source != "depth" or not len(solid.points_camera_m):
+            return False
+        layout = layout_of(cloud, (solid,))
+        body = layout.body_of(layout.things[0])
+        return shapes.contradicts(seen.label, body.thing, tuple(body.size_m))
 
     def _as_far(self, shot: Shot, seen: Detection2D, corners_m: np.ndarray) -> bool:
         """Whether what is in a box is about as far from the camera as the corners, or nobody knows."""
@@ -200,7 +236,37 @@ class Finder:
             now_ns=shot.now_ns,
         )
         flat, solid = zip(*(_as_detections(t, cloud) for t in things)) if things else ((), ())
-        return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation)
+        return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation, cloud)
+
+
+def _agreed(seen: list[Detection2D], closer: Sequence[list[Detection2D]]) -> list[Detection2D]:
+    """Of what several looks at a part of the picture box, the one thing that most of them box, and most surely; its box is the median.
+    What only one of them boxes is none.
+    """
+    groups: list[list[tuple[int, Detection2D]]] = []
+    for box, look in sorted(
+        ((d, k) for k, look in enumerate((seen, *closer)) for d in look), key=lambda t: -np.nan_to_num(t[0].score)
+    ):
+        group = next((g for g in groups if iou(g[0][1].box_xyxy_px, box.box_xyxy_px) > _AGREE_IOU), None)
+        if group is None:
+            groups.append(group := [])
+        if all(k != look for k, _ in group):
+            group.append((look, box))
+    groups = [g for g in groups if len(g) > 1]
+    if not groups:
+        return []
+    best = max(groups, key=lambda g: sum(np.nan_to_num(d.score, nan=0.5) for _, d in g))
+    middle = np.median([d.box_xyxy_px for _, d in best], 0)
+    return [replace(best[0][1], box_xyxy_px=tuple(map(float, middle)))]
+
+
+def _once(found: list[Detection2D]) -> list[Detection2D]:
+    """What several looks led to, each thing once."""
+    kept: list[Detection2D] = []
+    for box in sorted(found, key=lambda d: -np.nan_to_num(d.score)):
+        if all(iou(box.box_xyxy_px, other.box_xyxy_px) < _AGREE_IOU for other in kept):
+            kept.append(box)
+    return kept
 
 
 def _as_detections(thing: Thing, cloud: SceneCloud) -> tuple[Detection2D, Detection3D]:

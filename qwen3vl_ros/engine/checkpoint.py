@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from qwen3vl_ros.engine.network.sizes import METHOD
 from qwen3vl_ros.types import ModelNotFound, WrongModel
 
 ARCHITECTURES = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
@@ -37,6 +38,13 @@ class Checkpoint:
     weight_files: tuple[Path, ...]
     parameters: int
     quantization: str
+
+    @property
+    def weight_kind(self) -> str:
+        """How messages name its quantisation: "int8", "fp8"; "" for plain weights."""
+        if self.quantization != METHOD:
+            return self.quantization
+        return f"int{self.config['quantization_config'].get('decoder', '')}"
 
     @property
     def max_positions(self) -> int:
@@ -110,6 +118,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     files = () if _holds_engines_only(path) else _weight_files(path)
     quantization = config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise WrongModel(
+            f"quantization_config in {path / 'config.json'} is {quantization!r} and no object; restore the model's own file"
+        )
     numbers = sum(map(_count_parameters, files))  # several weights are packed into one, where the file says how many
     counted = quantization.get("parameters", numbers)
     return Checkpoint(path, config, architecture, files, counted, str(quantization.get("quant_method", "")))

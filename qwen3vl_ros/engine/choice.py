@@ -115,7 +115,7 @@ def _transformers(checkpoint: Checkpoint, gpus: int) -> str:
         if all(capability < _FP8_FROM for capability in compute_capabilities()):
             return f"no GPU here can compute with FP8 weights (compute capability 8.9 or later can); {_DENSE}"
     if checkpoint.quantization == METHOD:
-        return f"computes no {METHOD} weights"
+        return f"computes no {checkpoint.weight_kind} weights"
     absent = [name for name in ("torch", "transformers") if not _installed(name)]
     return f"not installed; pip install {' '.join(absent)}" if absent else ""
 
@@ -124,7 +124,7 @@ def _foreign(checkpoint: Checkpoint) -> str:
     """What our network and its graphs do not compute; "" for a dense checkpoint in plain weights."""
     if "Moe" in checkpoint.architecture:
         return "mixture of experts"
-    return f"{checkpoint.quantization} weights" if checkpoint.quantization else ""
+    return f"{checkpoint.weight_kind} weights" if checkpoint.quantization else ""
 
 
 def _without_gpu(checkpoint: Checkpoint) -> str:

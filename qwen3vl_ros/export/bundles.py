@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -47,6 +46,7 @@ from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.export.operators import Weights
 from qwen3vl_ros.export.progress import progress_monitor
 from qwen3vl_ros.export.quantize import compute_dtype, rewrite
+from qwen3vl_ros.files import copy_whole, replaced_whole
 from qwen3vl_ros.types import EngineError
 
 _MEASURED_PARAMETERS = 50_000_000
@@ -169,10 +169,8 @@ def _build_part(
                 f"keep them as {bundle.precision}; build with --precision fp16, or with another "
                 "version"
             )
-        temporary = bundle.path / f".{name}"
-        with temporary.open("wb") as stream:
+        with replaced_whole(bundle.path / name) as unfinished, unfinished.open("wb") as stream:
             stream.write(built)
-        temporary.replace(bundle.path / name)
         entry = {
             **describe(bundle.path / name),
             "sm": sm,
@@ -256,7 +254,7 @@ def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str
         raise EngineError(f"--out {out} holds other files and is no bundle; give a new directory")
     out.mkdir(parents=True, exist_ok=True)
     for file in _small_files(checkpoint.path):
-        shutil.copyfile(file, out / file.name)
+        copy_whole(file, out / file.name)
     bundle = dataclasses.replace(wanted, engines=engines, parity=parity)
     _write(bundle)
     return bundle

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qwen3vl_ros.engine.checkpoint import find_checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, HOST_DTYPES, VISION
+from qwen3vl_ros.engine.network.sizes import METHOD
 from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits
 from qwen3vl_ros.export import require
 from qwen3vl_ros.export.builder import MODULES, PRECISIONS, current_sm
@@ -95,6 +96,8 @@ def _export(options: argparse.Namespace) -> int:
             f"--block {options.block} is of --precision int4; {options.precision} has no blocks, leave it out"
         )
     scheme = Scheme(decoder=bits, block=options.block or Scheme.block) if bits else None
+    if checkpoint.quantization == METHOD and options.dtype != "float32":
+        raise InvalidInput(f"{checkpoint.path} holds {checkpoint.weight_kind} weights, whose graphs compute in float32")
     if scheme and (options.out is None or options.dtype != "float32"):
         raise InvalidInput(f"--precision {options.precision} needs --out DIR for its weights, and computes in float32")
     out = options.out or checkpoint.path

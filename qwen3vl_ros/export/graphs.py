@@ -8,7 +8,6 @@ files; `networks` knows the graphs.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,20 @@ from qwen3vl_ros.engine.network.graph import (
     MANIFEST,
     OLDER,
     VISION,
+    changed_weights,
     decoder_values,
     file_sha256,
     layout_sha256,
     vision_values,
 )
-from qwen3vl_ros.engine.network.sizes import Sizes
+from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.export import require
 from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.export.operators import OPSETS, Weights
 from qwen3vl_ros.export.scheme import Scheme
 from qwen3vl_ros.export.weight_only import write_quantized
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.files import copy_whole, replaced_whole, require_room, write_whole
+from qwen3vl_ros.types import InvalidInput, WrongModel
 
 _BUNDLED = ("*.json", "*.jinja", "*.txt")  # of a checkpoint, beside the weights
 
@@ -49,13 +50,21 @@ def export(
 ) -> dict[str, Any]:
     """Write both graphs and the manifest into `out`; returns the manifest.
 
-    scheme: with the weights of the linears quantised so, in a checkpoint of their own in `out`.
+    scheme: with the weights of the linears quantised so, in a checkpoint of their own in `out`. Of a checkpoint that an
+    earlier export quantised, the graphs alone are written, and nothing is compared.
 
     A directory other than the checkpoint's gets copies of its files: graphs reach no weights outside.
     measure: compare with torch. Raises WrongModel for a checkpoint that is not the one config.json describes.
     """
     original = checkpoint
-    if scheme is not None:
+    if scheme is None and checkpoint.quantization == METHOD:
+        scheme, measure = Scheme.read(checkpoint.config), False
+        if changed := changed_weights(checkpoint.path):
+            raise WrongModel(
+                f"{', '.join(changed)} in {checkpoint.path} are not the weights that were written there; copy them again, "
+                f"or export the original model again with --precision {checkpoint.weight_kind}"
+            )
+    elif scheme is not None:
         checkpoint = write_quantized(checkpoint, out, scheme)
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
     nbits = scheme.of if scheme else None
@@ -87,10 +96,11 @@ def export(
     if not inside:
         bundle(checkpoint, out)
     for name, model in models.items():
-        temporary = out / f".{name}"
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(temporary), full_check=True)
-        temporary.replace(out / name)
+        with replaced_whole(out / name) as unfinished:
+            unfinished.write_bytes(model.SerializeToString(deterministic=True))
+            onnx.checker.check_model(str(unfinished), full_check=True)
+    if not inside:  # what makes a checkpoint of the files comes last
+        copy_whole(checkpoint.path / "config.json", out / "config.json")
     manifest = out / MANIFEST
     everything = json.loads(manifest.read_text()) if manifest.is_file() else {}
     files = [f.name for f in checkpoint.weight_files]
@@ -113,10 +123,10 @@ def export(
         "weights": scheme.as_dict() if scheme else None,
         "parity": None,
     }
-    manifest.write_text(json.dumps(everything, indent=1) + "\n")
+    write_whole(manifest, json.dumps(everything, indent=1).encode() + b"\n")
     if measure:
         written["parity"] = parity(original, out)
-        manifest.write_text(json.dumps(everything, indent=1) + "\n")
+        write_whole(manifest, json.dumps(everything, indent=1).encode() + b"\n")
     return written
 
 
@@ -165,10 +175,16 @@ def parity(checkpoint: Checkpoint, directory: Path) -> dict[str, float]:
 
 
 def bundle(checkpoint: Checkpoint, out: Path) -> None:
-    """Copies of all files of a checkpoint in `out`: ONNX refuses links, hard or soft, to external data."""
+    """Copies of all files of a checkpoint but config.json in `out`: ONNX refuses links, hard or soft, to external data.
+    Raises OutOfResources before the first where they have no room."""
     out.mkdir(parents=True, exist_ok=True)
-    for file in (f for pattern in _BUNDLED for f in sorted(checkpoint.path.glob(pattern)) if f.name != MANIFEST):
-        shutil.copyfile(file, out / file.name)
-    for file in checkpoint.weight_files:
-        if not (out / file.name).is_file() or file_sha256(out / file.name) != file_sha256(file):
-            shutil.copyfile(file, out / file.name)
+    small = (f for pattern in _BUNDLED for f in sorted(checkpoint.path.glob(pattern)))
+    wanted = [f for f in small if f.name not in (MANIFEST, "config.json")]
+    wanted += [
+        f
+        for f in checkpoint.weight_files
+        if not (out / f.name).is_file() or file_sha256(out / f.name) != file_sha256(f)
+    ]
+    require_room(out, sum(f.stat().st_size for f in wanted), f"a copy of {checkpoint.path}")
+    for file in wanted:
+        copy_whole(file, out / file.name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from qwen3vl_ros.types import WrongModel
 
 BITS = {"int4": 4, "int8": 8}  # of the decoder's linears, by the name of the precision
 
@@ -34,6 +36,17 @@ class Scheme:
         if name.endswith("embed_tokens") or name == "lm_head":
             bits = self.head
         return NBits(bits, self.block, self.level) if bits == 4 else NBits(bits, 0, 0)
+
+    @staticmethod
+    def read(config: dict[str, Any]) -> Scheme:
+        """Of a checkpoint that was exported with one, from its config.json. Raises WrongModel."""
+        stored = config["quantization_config"]
+        try:
+            return Scheme(**{f.name: int(stored[f.name]) for f in fields(Scheme)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise WrongModel(
+                f"quantization_config of config.json has no usable {error}; export from the original model again"
+            ) from error
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)

@@ -10,7 +10,6 @@ MatMulNBits and MatMulIntegerToFloat.
 from __future__ import annotations
 
 import json
-import shutil
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.export.operators import INT8, JOIN, PACKED, SCALES, Weights
 from qwen3vl_ros.export.scheme import NBits, Scheme
+from qwen3vl_ros.files import copy_whole, replaced_whole, require_room, write_whole
 from qwen3vl_ros.types import InvalidInput
 
 _FILES = ("*.json", "*.jinja", "*.txt")
@@ -51,10 +51,10 @@ def write_quantized(
     directory that holds another model."""
     if checkpoint.quantization:
         raise InvalidInput(
-            f"{checkpoint.path} holds {checkpoint.quantization} weights already; give the unquantised model"
+            f"{checkpoint.path} holds {checkpoint.weight_kind} weights already; give the unquantised model"
         )
     if out.resolve() == checkpoint.path.resolve():
-        raise InvalidInput(f"--out {out} is the model itself; int4 weights need a directory of their own")
+        raise InvalidInput(f"--out {out} is the model itself; weights in few bits need a directory of their own")
     out.mkdir(parents=True, exist_ok=True)
     if (out / "model.safetensors").exists() and not _is_ours(out, checkpoint):
         raise InvalidInput(f"--out {out} holds another model; give a new directory")
@@ -62,23 +62,22 @@ def write_quantized(
     sizes = Sizes.read(checkpoint.config)
     for build in (vision_model, decoder_model):
         build(sizes, wanted, "float32", "attention", nbits=scheme.of)
-    for file in (f for pattern in _FILES for f in sorted(checkpoint.path.glob(pattern))):
-        if file.name not in ("manifest.json", "config.json", "model.safetensors.index.json"):
-            shutil.copyfile(file, out / file.name)
     config = checkpoint.config | {
         "quantization_config": {"quant_method": METHOD, "parameters": checkpoint.parameters} | scheme.as_dict()
     }
     entries = [_entry(source, name, shape) for name, shape in wanted.shapes.items()]
-    temporary = out / ".model.safetensors"
-    with temporary.open("wb") as stream:
+    require_room(out, sum(_bytes(*entry[1:]) for entry in entries), f"{checkpoint.path} in few bits")
+    for file in (f for pattern in _FILES for f in sorted(checkpoint.path.glob(pattern))):
+        if file.name not in ("manifest.json", "config.json", "model.safetensors.index.json"):
+            copy_whole(file, out / file.name)
+    with replaced_whole(out / "model.safetensors") as unfinished, unfinished.open("wb") as stream:
         _write_header(stream, entries)
         for i, (name, dtype, shape) in enumerate(entries):
             if not name.endswith(SCALES):
                 _write(stream, checkpoint.path, source, name, dtype, shape, scheme)
             if i % 100 == 99:
                 say(f"{i + 1} of {len(entries)} tensors, {stream.tell() / 1e9:.2f} GB")
-    temporary.replace(out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(out / "config.json", (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
     files = (out / "model.safetensors",)
     return Checkpoint(out, config, checkpoint.architecture, files, checkpoint.parameters, METHOD)
 
@@ -101,11 +100,15 @@ def _entry(source: Weights, name: str, shape: tuple[int, ...]) -> tuple[str, str
     return name, stored, shape
 
 
+def _bytes(dtype: str, shape: Sequence[int]) -> int:
+    return prod(shape) * {"U8": 1, "I8": 1, "F32": 4}.get(dtype, 2)
+
+
 def _write_header(stream: BinaryIO, entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> None:
     header: dict[str, Any] = {}
     end = 0
     for name, dtype, shape in entries:
-        begin, end = end, end + prod(shape) * {"U8": 1, "I8": 1, "F32": 4}.get(dtype, 2)
+        begin, end = end, end + _bytes(dtype, shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

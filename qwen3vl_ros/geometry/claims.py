@@ -91,11 +91,7 @@ def _within(a, b) -> float:
 
 def _fit(found: Foreground) -> float:
     """Intersection over union of the 2D box and the extents of the object's pixels."""
-    window = found.window
-    rows, columns = (np.flatnonzero(found.mask.any(axis)) * window.step for axis in (1, 0))
-    x0, x1 = columns[0] + window.columns.start, columns[-1] + window.step + window.columns.start
-    y0, y1 = rows[0] + window.rows.start, rows[-1] + window.step + window.rows.start
-    return iou((x0, y0, x1, y1), window.box_xyxy_px)
+    return iou(found.window.extents_px(found.mask), found.window.box_xyxy_px)
 
 
 def _meet(a: Window, b: Window) -> bool:

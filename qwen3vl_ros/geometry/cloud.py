@@ -15,6 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.config import LiftConfig
 from qwen3vl_ros.geometry.lens import blind_pixels, direction_table, lens_fault, project_px
+from qwen3vl_ros.geometry.order_statistics import median
 from qwen3vl_ros.geometry.planes import Plane, find_planes
 from qwen3vl_ros.types import Frame
 
@@ -78,6 +79,31 @@ class SceneCloud:
         else:
             x, y = cv2.split(np.ascontiguousarray(self.directions[rows, columns]))[:2]
         return cv2.merge((x * z, y * z, z))
+
+    def points_above(self, rows: slice, columns: slice, up: np.ndarray, least_m: float) -> tuple[np.ndarray, ...]:
+        """Of a window's readings those with up . p >= least_m: rows and columns in the image, N each, and points Nx3 float32.
+
+        Where few are so high, most of a window is looked at once, and nothing but heights is computed of it.
+        """
+        if self._straight:
+            z = np.ascontiguousarray(self.depth_m[rows, columns])
+            x, y = self.directions[0, columns, 0], self.directions[rows, 0, 1]
+            a, b, c = (np.float32(of) for of in up)
+            height = z * ((b * y + c)[:, None] + a * x)
+        else:
+            points = self.window_points_m(rows, columns)
+            height = points @ up.astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            found = np.flatnonzero(height >= np.float32(least_m))
+        row, column = np.divmod(found, height.shape[1])
+        if self._straight:
+            z = z.ravel().take(found)
+            points = np.stack((x.take(column) * z, y.take(row) * z, z), 1)
+        else:
+            points = points.reshape(-1, 3).take(found, 0)
+        start_row, _, step_row = rows.indices(self.frame.depth_m.shape[0])
+        start_column, _, step_column = columns.indices(self.frame.depth_m.shape[1])
+        return start_row + row * step_row, start_column + column * step_column, points
 
     @cached_property
     def _straight(self) -> bool:
@@ -159,7 +185,7 @@ class SceneCloud:
         row, column = np.divmod(read, self.on_grid.shape[2])
         row, column = (at * of.step + of.start for at, of in zip((row, column), self.grid))
         noise = self._noise_at(row, column)
-        return noise / float(np.median(self.depth_m[row, column])) ** 2 if np.isfinite(noise) else 0.0
+        return noise / median(self.depth_m[row, column]) ** 2 if np.isfinite(noise) else 0.0
 
     def noise_m(self, points_m: np.ndarray) -> float:
         """Standard deviation of the depth around camera-frame points Nx3: what does not follow the local surface.
@@ -183,7 +209,7 @@ class SceneCloud:
         ]
         residuals = np.concatenate(residuals) / np.sqrt(6)
         residuals = residuals[np.isfinite(residuals)]
-        return 1.4826 * float(np.median(np.abs(residuals))) if len(residuals) >= 10 else float("nan")
+        return 1.4826 * median(np.abs(residuals)) if len(residuals) >= 10 else float("nan")
 
 
 def pixels_between(pixels: slice, low: float, high: float) -> slice:

@@ -17,7 +17,7 @@ import numpy as np
 
 from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.geometry.cloud import Plane, SceneCloud, pixels_between
-from qwen3vl_ros.geometry.seams import claim, gaps, parted
+from qwen3vl_ros.geometry.seams import claim, gaps, parted, worth_inside
 
 _WINDOW_PIXELS = 16000
 _MARGIN = 0.2
@@ -80,21 +80,32 @@ class Window:
         u, v = (np.arange(s.start, s.stop, self.step) + 0.5 for s in (self.columns, self.rows))
         off_x, off_y = (u - (x0 + x1) / 2) / (x1 - x0), (v - (y0 + y1) / 2) / (y1 - y0)
         rows, columns = self.inside
-        return np.outer(np.exp(-6.0 * np.square(off_y[rows])), np.exp(-6.0 * np.square(off_x[columns])))
+        return np.exp(-6.0 * np.square(off_y[rows]))[:, None] * np.exp(-6.0 * np.square(off_x[columns]))
+
+    @cached_property
+    def worth_inside(self) -> np.ndarray:
+        """hxw: see seams.worth_inside, of its own box."""
+        return worth_inside(self, self.box_xyxy_px)
 
     def smoothed(self, mask: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
         """The points of a mask with the noise that the scene shows averaged away, not across jumps; points_m elsewhere.
 
-        hxwx3 of a part of the window that holds all of the mask (hxw of the whole) and what is `around` it.
+        mask: hxw, of a part of the window that holds all of it and what is `around` it; hxwx3 of the same part.
         """
-        mask, points_m, z = mask[part], self.points_m[part], self.depth_m[part]
+        points_m, z = self.points_m[part], self.depth_m[part]
         noise_m = self.cloud.noise_per_m2 * cv2.mean(z, mask.view(np.uint8))[0] ** 2
         if noise_m < _QUIET_M:
             return points_m
         smooth = cv2.bilateralFilter(np.where(mask, z, 0).astype(np.float32), _SMOOTHING, 3 * noise_m, 2.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.where(mask & (np.abs(smooth - z) < 4 * noise_m), smooth / z, 1.0)
-        return points_m * share.astype(np.float32)[..., None]
+        return cv2.multiply(points_m, cv2.merge((share.astype(np.float32),) * 3))
+
+    def extents_px(self, mask: np.ndarray) -> tuple[int, int, int, int]:
+        """The bounds x0, y0, x1, y1 in the image of a mask (hxw) of the window."""
+        column, row, width, height = cv2.boundingRect(mask.view(np.uint8))
+        left, top = column * self.step + self.columns.start, row * self.step + self.rows.start
+        return left, top, left + width * self.step, top + height * self.step
 
     def rays(self, part: tuple[slice, slice], pixels: np.ndarray) -> np.ndarray:
         """Where N pixels look, given by flat indices into a part of the window: Nx3 with z 1."""
@@ -142,13 +153,14 @@ class Foreground:
     """The object's pixels in its window and what else that holds.
 
     mask: hxw, the object. standing: hxw, above the support (all readings when there is none). cut: the object's surface
-    goes on outside the box, so the box is where it ends.
+    goes on outside the box, so the box is where it ends. height_m: hxw over the support, None when there is none.
     """
 
     window: Window
     mask: np.ndarray
     standing: np.ndarray
     cut: bool
+    height_m: np.ndarray | None = None
 
     @cached_property
     def points_m(self) -> np.ndarray:
@@ -159,10 +171,11 @@ class Foreground:
 def foreground(window: Window, plane: Plane | None) -> Foreground | str:
     """The object in the box, or the reason why there is none. plane: what it stands on, if that is known."""
     config, points, step, inside = window.cloud.config, window.points_m, window.step, window.inside
-    standing, needed = window.valid, config.min_points
+    standing, needed, height_m = window.valid, config.min_points, None
     if plane is not None:
+        height_m = plane.height_m(points)
         with np.errstate(invalid="ignore"):
-            standing = plane.height_m(points) > plane.tolerance_at(window.depth_m)  # False for NaN
+            standing = height_m > plane.tolerance_at(window.depth_m)  # False for NaN
         above = np.count_nonzero(standing[inside]) * step**2
         if above < needed:
             return (
@@ -192,7 +205,7 @@ def foreground(window: Window, plane: Plane | None) -> Foreground | str:
             f"too few points on the object: {found} of the box's {whole} pixels hang together, "
             f"{max(needed, math.ceil(_MIN_BOX_SHARE * whole))} are needed (lift.min_points, 2 % of the box)"
         )
-    return Foreground(window, mask, standing, share_inside <= _OWN_SHARE)
+    return Foreground(window, mask, standing, share_inside <= _OWN_SHARE, height_m)
 
 
 def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np.ndarray, int]:
@@ -204,15 +217,18 @@ def touching_patches(window: Window, mask: np.ndarray, reach: float) -> tuple[np
     if not w:
         return patches, 1
     part, mask = np.s_[row : row + h, column : column + w], mask[row : row + h, column : column + w]
-    # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
-    graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
-    graph[::2, ::2] = mask
     across, down = window.jumps
     across, down = across[row : row + h, column : column + w - 1], down[row : row + h - 1, column : column + w]
     largest = np.float32(math.log1p(reach))
+    beside, below = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
     with np.errstate(invalid="ignore"):
-        graph[::2, 1::2] = mask[:, 1:] & mask[:, :-1] & (across < largest)
-        graph[1::2, ::2] = mask[1:] & mask[:-1] & (down < largest)
+        touch_beside, touch_below = beside & (across < largest), below & (down < largest)
+    if all(np.count_nonzero(a) == np.count_nonzero(b) for a, b in ((beside, touch_beside), (below, touch_below))):
+        count, patches[part] = cv2.connectedComponents(mask.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+        return patches, count
+    # Pixels at even places, the links between them at odd ones: components of this picture are those of the graph.
+    graph = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
+    graph[::2, ::2], graph[::2, 1::2], graph[1::2, ::2] = mask, touch_beside, touch_below
     count, labels = cv2.connectedComponents(graph, connectivity=4, ltype=cv2.CV_32S)
     patches[part] = labels[::2, ::2]
     return patches, count
@@ -367,23 +383,22 @@ def surface_normals(points_m: np.ndarray, mask: np.ndarray, pixels: np.ndarray, 
     side = math.sqrt(max(np.count_nonzero(mask), 1))
     share = 0.03 + min(0.02, 20.0 * max(0.0, noise_m - 0.0005))
     reach, kernel = min(max(round(share * side), 1), 5), (5, 5) if noise_m > 0.0002 else (3, 3)
-    shown = cv2.copyMakeBorder(mask.view(np.uint8), reach, reach, reach, reach, cv2.BORDER_CONSTANT)
-    filled = cv2.copyTo(points_m, mask.view(np.uint8))
-    filled = cv2.copyMakeBorder(filled, reach, reach, reach, reach, cv2.BORDER_CONSTANT)
-    sums = cv2.boxFilter(filled, -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT).reshape(-1, 3)
-    weight = cv2.boxFilter(shown, cv2.CV_32F, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT).ravel()
-    weight[shown.ravel() == 0] = np.nan
-    width, row_of = shown.shape[1], pixels // mask.shape[1]
-    here = pixels + row_of * 2 * reach + reach * width + reach
-
+    shown = mask.view(np.uint8)
+    filled = cv2.copyTo(cv2.merge((points_m, shown.astype(np.float32))), shown)
+    filled, shown = (cv2.copyMakeBorder(of, *(reach,) * 4, cv2.BORDER_CONSTANT) for of in (filled, shown))
+    sums = cv2.boxFilter(filled, -1, kernel, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    width = shown.shape[1]
+    here = pixels + pixels // mask.shape[1] * (2 * reach) + reach * (width + 1)
     at = here + np.array(((0,), (reach,), (-reach,), (reach * width,), (-reach * width,)))
-    middle, *ends = np.take(sums, at, 0) / np.take(weight, at)[..., None]
-    for end in ends:
-        lost = np.isnan(end[:, 0])
-        end[lost] = middle[lost]
-    right, left, below, above = ends
-    (ax, ay, az), (bx, by, bz) = (below - above).T, (right - left).T  # y then x: out of the surface, towards the camera
-    normal = np.stack((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx), 1)
+    at = np.where(shown.ravel().take(at) > 0, at, here)  # the middle where an end is not the object's
+    gathered = np.ascontiguousarray(
+        sums.reshape(-1, 4).take(at, 0).transpose(2, 0, 1)
+    )  # NumPy is slow along axes of three
+    _, right, left, below, above = (gathered[:3] / gathered[3]).swapaxes(0, 1)
+    (ax, ay, az), (bx, by, bz) = below - above, right - left  # y then x: out of the surface, towards the camera
+    x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    length, normal = np.sqrt(x * x + y * y + z * z), np.empty((len(x), 3), np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
-        normal /= np.sqrt(np.einsum("ij,ij->i", normal, normal))[:, None]
+        for k, of in enumerate((x, y, z)):
+            np.divide(of, length, out=normal[:, k])
     return normal

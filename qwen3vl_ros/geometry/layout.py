@@ -79,12 +79,12 @@ class Layout:
             self._bodies[thing.id] = body_of(thing, self.level_R_frame, name)
         return self._bodies[thing.id]
 
-    def with_things(self, things: Sequence[Thing]) -> Layout:
-        """The same with these things instead of its own."""
+    def with_things(self, things: Sequence[Thing], surfaces: Sequence[Surface] | None = None) -> Layout:
+        """The same with these things instead of its own, and these surfaces where they are given."""
         return Layout(
             things,
             self.viewpoint,
-            self.surfaces,
+            self.surfaces if surfaces is None else surfaces,
             self.refused,
             self.now_ns,
             self.looked_for,

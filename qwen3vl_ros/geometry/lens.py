@@ -92,9 +92,8 @@ def project_px(
     """Nx2 pixels of camera-frame points Nx3, by the whole lens model; NaN for points behind the camera."""
     points_m = np.asarray(points_m, np.float64).reshape(-1, 3)
     if distortion is None or not np.any(distortion):
-        pixels = points_m @ np.asarray(K, float)[:2].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            pixels /= points_m[:, 2:]
+            pixels = (np.asarray(K, float)[:2] @ points_m.T / points_m[:, 2]).T
     elif len(points_m):
         lens = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
         zero = np.zeros(3)

@@ -87,10 +87,8 @@ def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> 
 
 def _missing_px(standing: Standing, box_px) -> float:
     """How far the 2D box reaches beyond the object's pixels, on the side where it is most; its foot is not counted."""
-    window = standing.found.window
-    column, row, width, height = (of * window.step for of in cv2.boundingRect(standing.found.mask.view(np.uint8)))
-    left, top = column + window.columns.start, row + window.rows.start
-    gaps = left - box_px[0], top - box_px[1], box_px[2] - (left + width), box_px[3] - (top + height)
+    left, top, right, bottom = standing.found.window.extents_px(standing.found.mask)
+    gaps = left - box_px[0], top - box_px[1], box_px[2] - right, box_px[3] - bottom
     foot = None if standing.plane is None else lower_side(standing.plane)
     return max(0.0, *(gap for side, gap in enumerate(gaps) if side != foot))
 
@@ -99,16 +97,17 @@ def _solid(
     cloud: SceneCloud, found: Foreground, plane: Plane | None, box_px
 ) -> tuple[np.ndarray, SolidBox, np.ndarray]:
     """camera_T_local 4x4, the box in that frame, and the object's points in the camera frame (float32)."""
-    keep, window = without_flying(found.mask), found.window
-    part = around(keep)
-    keep, smooth = keep[part], window.smoothed(keep, part)
+    window, part = found.window, around(found.mask)
+    keep = without_flying(found.mask[part])
+    smooth = window.smoothed(keep, part)
     pixels = np.flatnonzero(keep)
     pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
     points, read = np.take(smooth.reshape(-1, 3), pixels, 0), len(pixels)
     rim, depth_m = lost_rim(
         keep, without_flying(window.valid[part] & ~found.mask[part]), np.ascontiguousarray(window.depth_m[part])
     )
-    points = np.concatenate((points, window.rays(part, rim) * depth_m[:, None]))
+    lost = window.rays(part, rim) * depth_m[:, None]
+    points = np.concatenate((points, lost[np.isfinite(lost[:, 0])]))  # a lens may have no ray for a pixel
     noise_m = cloud.noise_per_m2 * float(np.square(points[:, 2].mean()))
     few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
     normals = surface_normals(smooth, keep, pixels[few], 0.0 if plane is None else plane.noise_m)
@@ -190,8 +189,8 @@ def _support(found: Foreground, camera_T_box: np.ndarray, size_m: np.ndarray) ->
     local_T_camera = inverse_of(camera_T_box)[:3]
     reach = size_m / 2 + 0.003 + 0.05 * size_m.max()
     agrees = own & (cv2.inRange(cv2.transform(inside, local_T_camera), -reach, reach) > 0)  # 0 for NaN
-    z = inside[..., 2]
-    far_side = float(found.points_m[:, 2].max()) + 0.25 * size_m.max()
+    z = window.depth_m[window.inside]
+    far_side = cv2.minMaxLoc(window.depth_m, found.mask.view(np.uint8))[1] + 0.25 * size_m.max()
     with np.errstate(invalid="ignore"):
         foreground_pixels = agrees | ~window.valid[window.inside] | (found.standing[window.inside] & (z < far_side))
     total = np.count_nonzero(foreground_pixels)

@@ -44,22 +44,23 @@ def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
     target = (across * at).sum(0)
     system, trust = np.vstack((across, target)), np.ones(len(target))
     last = None
+    (at_x, at_y), (across_x, across_y) = at, across
     for _ in range(6):
         (uu, uv, tu), (_, vv, tv) = ((trust * across) @ system.T).tolist()
         # Eigenvalues in the ratio 0.04 or less: all normals point one way, a flat side, not a round one.
         determinant = uu * vv - uv * uv
         if determinant < 0.037 * (uu + vv) ** 2:
             return None
-        axis = np.array((vv * tu - uv * tv, uu * tv - uv * tu)) / determinant
-        miss = np.abs(axis @ across - target)
-        dx, dy = at - axis[:, None]
+        axis = (vv * tu - uv * tv) / determinant, (uu * tv - uv * tu) / determinant
+        miss = np.abs(axis[0] * across_x + axis[1] * across_y - target)
+        dx, dy = at_x - axis[0], at_y - axis[1]
         distance = np.sqrt(dx * dx + dy * dy)
         scale = max(0.06 * order_statistics(distance, 90)[0], 1e-3)
-        if last is not None and np.abs(axis - last).max() < 1e-6:
+        if last is not None and max(abs(axis[0] - last[0]), abs(axis[1] - last[1])) < 1e-6:
             break
-        trust, last = 1.0 / (1.0 + np.square(miss / scale)), axis
+        trust, last = 1.0 / (1.0 + np.square(miss * (1 / scale))), axis
     agreeing = miss < 2.0 * scale
-    agreement = float(agreeing.mean())
+    agreement = np.count_nonzero(agreeing) / len(agreeing)
     if agreement < 0.72:
         return None
     # Round means that normals turn with the angle about the axis, and not a few flat sides that face it.
@@ -67,7 +68,7 @@ def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
     if radius < _MIN_RADIUS_M or order_statistics(miss[agreeing], 50)[0] > 0.06 * radius:
         return None
     widest = agreeing & (distance > 0.96 * radius)
-    return Revolution(axis, radius, order_statistics(points_m[chosen[widest], 2], 50)[0], agreement)
+    return Revolution(np.array(axis), radius, order_statistics(points_m[chosen[widest], 2], 50)[0], agreement)
 
 
 def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, noise_m: float = 0.0) -> Revolution | None:
@@ -87,22 +88,35 @@ def ball_through(
     known = np.flatnonzero(np.isfinite(normals[:, 0]))
     if len(known) < 30:
         return None
-    facing = np.take(normals, known, 0).astype(float).T
-    spread = facing - facing.mean(1)[:, None]
-    if np.linalg.eigvalsh(spread @ spread.T)[0] < cap * (len(known) - 1):
+    facing = np.ascontiguousarray((normals if len(known) == len(normals) else normals.take(known, 0)).T, float)
+    sums = facing.sum(1)
+    if not _all_above(facing @ facing.T - np.outer(sums, sums / len(known)), cap * (len(known) - 1)):
         return None
     p = np.ascontiguousarray(points_m.T, float)
     middle = p.mean(1)
     p -= middle[:, None]
-    system, target = np.vstack((2 * p, np.ones(p.shape[1]))), np.square(p).sum(0)
-    solution = cv2.solve(system @ system.T, (system @ target)[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
-    radius = math.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0.0))
-    away = p - solution[:3, None]
-    miss = np.abs(np.sqrt(np.square(away).sum(0)) - radius)
+    squares = p * p
+    target = squares[0] + squares[1] + squares[2]
+    level = float(
+        target.mean()
+    )  # the points are about their middle, so that this and the centre are found each by itself
+    centre = cv2.solve(2 * (p @ p.T), (p @ target)[:, None], flags=cv2.DECOMP_SVD)[1][:, 0]
+    radius = math.sqrt(max(level + centre @ centre, 0.0))
+    away = p - centre[:, None]
+    x, y, z = away * away
+    miss = np.abs(np.sqrt(x + y + z) - radius)
     if order_statistics(miss, 80)[0] > max(0.05 * radius, 1e-3, 1.4 * noise_m):
         return None
-    hollow = np.count_nonzero((away[:, known] * facing).sum(0) < 0)
-    return None if hollow > 0.1 * len(known) else (solution[:3] + middle, radius)
+    x, y, z = (away if len(known) == len(normals) else away[:, known]) * facing
+    hollow = np.count_nonzero(x + y + z < 0)
+    return None if hollow > 0.1 * len(known) else (centre + middle, radius)
+
+
+def _all_above(matrix: np.ndarray, least: float) -> bool:
+    """Whether no eigenvalue of a symmetric 3x3 matrix is less, by Sylvester's criterion: NumPy takes twenty times as long."""
+    (a, b, c), (_, d, e), (_, _, f) = matrix.tolist()
+    a, d, f = a - least, d - least, f - least
+    return a > 0 and a * d > b * b and a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d) >= 0
 
 
 def handle_yaw(footprint: np.ndarray, turned: Revolution) -> float | None:

@@ -83,7 +83,7 @@ def claim(window, other_px) -> np.ndarray:
 
     Where they overlap, the one that lies in the other has more of a claim: it is what one looks at there.
     """
-    own, other = _inside(window, window.box_xyxy_px), _inside(window, other_px)
+    own, other = window.worth_inside, worth_inside(window, other_px)
     (a0, b0, a1, b1), (c0, d0, c1, d1) = window.box_xyxy_px, other_px
     common = max(0.0, min(a1, c1) - max(a0, c0)) * max(0.0, min(b1, d1) - max(b0, d0))
     nested = common / ((a1 - a0) * (b1 - b0)) - common / ((c1 - c0) * (d1 - d0))
@@ -92,21 +92,19 @@ def claim(window, other_px) -> np.ndarray:
 
 def gaps(window, mask: np.ndarray) -> np.ndarray:
     """How far a mask stays behind each side of the box (x0, y0, x1, y1), as a share of the box's extent."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) * window.step for axis in (1, 0))
     x0, y0, x1, y1 = window.box_xyxy_px
-    low = columns[0] + window.columns.start - x0, rows[0] + window.rows.start - y0
-    high = x1 - columns[-1] - window.step - window.columns.start, y1 - rows[-1] - window.step - window.rows.start
-    return np.array((*low, *high)) / np.array((x1 - x0, y1 - y0) * 2)
+    left, top, right, bottom = window.extents_px(mask)
+    return np.array((left - x0, top - y0, x1 - right, y1 - bottom)) / np.array((x1 - x0, y1 - y0) * 2)
 
 
-def _inside(window, box_px) -> np.ndarray:
+def worth_inside(window, box_px) -> np.ndarray:
     """hxw: 0 outside a box; inside as much as being there is worth, the more the nearer to its middle."""
     x0, y0, x1, y1 = box_px
     off = []
     for pixels, low, high in ((window.rows, y0, y1), (window.columns, x0, x1)):
         at = (np.arange(pixels.start, pixels.stop, pixels.step) + 0.5 - (low + high) / 2) / (high - low)
         off.append(np.where(np.abs(at) <= 0.5, np.exp(-6.0 * at * at), 0.0))
-    middle = np.outer(*off)
+    middle = off[0][:, None] * off[1]
     return np.where(middle > 0, _ALONE + middle * (1 - _ALONE), 0.0)
 
 
@@ -174,12 +172,13 @@ def _smoothed(points_m: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """hxwx3: means of the mask's points around each pixel."""
     kernel = dict(ddepth=-1, ksize=(_SMOOTH_PX, _SMOOTH_PX), normalize=False, borderType=cv2.BORDER_CONSTANT)
     weight = cv2.boxFilter(mask.astype(np.float32), **kernel)
-    return cv2.boxFilter(cv2.copyTo(points_m, mask.view(np.uint8)), **kernel) / np.maximum(weight, 1)[..., None]
+    sums = cv2.boxFilter(cv2.copyTo(points_m, mask.view(np.uint8)), **kernel)
+    return cv2.divide(sums, cv2.merge((np.maximum(weight, 1),) * 3))
 
 
 def _seam_strength(window, mask: np.ndarray, smooth: np.ndarray) -> np.ndarray:
     """hxw, 0..1: how clearly a seam runs through each pixel of the mask. smooth: its points."""
-    seams, edges = _creases(window, np.where(mask[..., None], smooth, np.nan))
+    seams, edges = _creases(window, cv2.copyTo(smooth, mask.view(np.uint8), np.full_like(smooth, np.nan)))
     inner = cv2.erode(
         mask.view(np.uint8), np.ones((3, 3), np.uint8), iterations=2, borderValue=1
     )  # its outline is no seam

@@ -103,7 +103,8 @@ def upright_box(
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
         hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m, axis)
-    hidden = hidden[~(look_behind(hidden) > max(0.004, 2.5 * noise_m))] if len(hidden) else hidden
+    if len(hidden):
+        hidden = hidden.take(np.flatnonzero(~(look_behind(hidden) > max(0.004, 2.5 * noise_m))), 0)
     return SolidBox(pose, size, hidden)
 
 
@@ -168,7 +169,7 @@ def _sticks_out(turned: Revolution, look_behind: LookBehind, noise_m: float) -> 
     circle[:, :2] = turned.axis_xy_m + 0.97 * turned.radius_m * unit_circle(48)
     circle[:, 2] = turned.rim_m
     empty = look_behind(circle) > max(0.004, 2 * noise_m) + 0.05 * turned.radius_m
-    return float(empty.mean()) > 0.2
+    return np.count_nonzero(empty) > 0.2 * len(empty)
 
 
 def _rectangle(footprint: np.ndarray, turned: Revolution | None = None) -> tuple[float, np.ndarray, np.ndarray]:
@@ -179,14 +180,14 @@ def _rectangle(footprint: np.ndarray, turned: Revolution | None = None) -> tuple
     """
     core = _without_strays(footprint)
     if turned is None:
-        hull = outline(core)
+        hull = outline(core.T)
         edges = np.roll(hull, -1, 0) - hull
         edges = edges[np.abs(edges).max(1) > 1e-6]
         angles = np.mod(np.concatenate((_EVERY_3_DEGREES, np.arctan2(edges[:, 1], edges[:, 0]))), np.pi / 2)
     else:
-        x, y = (core[:, k] - turned.axis_xy_m[k] for k in (0, 1))
-        beyond = np.compress(x * x + y * y > turned.radius_m**2, core, 0)
-        hull = np.concatenate((turned.axis_xy_m + turned.radius_m * _CIRCLE, beyond))
+        x, y = (of - at for of, at in zip(core, turned.axis_xy_m))
+        beyond = core.take(np.flatnonzero(x * x + y * y > turned.radius_m**2), 1)
+        hull = np.concatenate((turned.axis_xy_m + turned.radius_m * _CIRCLE, beyond.T))
         yaw = handle_yaw(footprint, turned)
         angles = _EVERY_3_DEGREES if yaw is None else np.array((yaw,))
     c, s = np.cos(angles), np.sin(angles)
@@ -198,24 +199,29 @@ def _rectangle(footprint: np.ndarray, turned: Revolution | None = None) -> tuple
     along = along_axes(hull.T, slice(None))
     low, high = along.min(-1), along.max(-1)
     area = np.maximum(high - low, 1e-4).prod(1)
-    sample = np.array(core[:: max(1, len(core) // 200)].T, float)
+    if len(angles) == 1:
+        return float(angles[0]), low[0], high[0]
+    sample = np.array(core[:, :: max(1, core.shape[1] // 200)], float)
 
     def worth(k):  # the less the better; never less than the area
         inner = along_axes(sample, k)
-        to_side = np.minimum(inner - low[k, :, None], high[k, :, None] - inner).min(1)
-        return area[k] + to_side.mean(-1) * np.sqrt(area[k])
+        to_low, to_high = inner - low[k, :, None], np.subtract(high[k, :, None], inner, out=inner)
+        across, along = np.minimum(to_low, to_high, out=to_low).swapaxes(0, 1)
+        return area[k] + np.minimum(across, along).sum(-1) / sample.shape[1] * np.sqrt(area[k])
 
-    candidates = np.flatnonzero(area <= worth(np.array((area.argmin(),))))
+    # Around what is round all rectangles are about as large, and none falls out by its area.
+    candidates = np.arange(len(angles)) if turned else np.flatnonzero(area <= worth(np.array((area.argmin(),))))
     best = candidates[worth(candidates).argmin()] if len(candidates) > 1 else candidates[0]
     return float(angles[best]), low[best], high[best]
 
 
 def _without_strays(footprint: np.ndarray) -> np.ndarray:
-    """Points without the outermost half percent in each of eight directions."""
-    along = _FOUR_WAYS @ footprint.T
+    """Points Nx2 without the outermost half percent in each of eight directions, 2xM."""
+    points = np.ascontiguousarray(footprint.T)
+    along = _FOUR_WAYS @ points
     ordered, first = np.sort(along, axis=1), round(_TRIM_PERCENT / 200 * (len(footprint) - 1))
-    keep = ((along >= ordered[:, [first]]) & (along <= ordered[:, [-1 - first]])).all(0)
-    return np.compress(keep, footprint, 0) if np.count_nonzero(keep) >= 3 else footprint
+    keep = np.flatnonzero(((along >= ordered[:, [first]]) & (along <= ordered[:, [-1 - first]])).all(0))
+    return points.take(keep, 1) if len(keep) >= 3 else points
 
 
 def _deepen(yaw, low, high, top, bottom, eye_m, look_behind) -> tuple[np.ndarray, np.ndarray]:

@@ -95,10 +95,11 @@ def _left(one: Standing, mask: np.ndarray) -> Standing | str:
 def _why_hidden(found: Foreground) -> str:
     """Why an object of which hardly anything is seen behind something nearer is none to be lifted; empty where it may be."""
     window = found.window
-    own, z = found.mask[window.inside], window.points_m[window.inside][..., 2]
-    near, seen = float(np.percentile(found.points_m[:, 2], 10)), np.count_nonzero(own) / own.size
+    own = found.mask[window.inside]
+    seen = np.count_nonzero(own) / own.size
     if seen > _SEEN_SHARE:
         return ""
+    near, z = float(np.percentile(found.points_m[:, 2], 10)), window.depth_m[window.inside]
     with np.errstate(invalid="ignore"):
         hidden = np.count_nonzero(~own & (z < near * (1 - _IN_FRONT))) / own.size
     if hidden < _HIDDEN_SHARE:
@@ -112,7 +113,7 @@ def _standing(window: Window, box_px) -> Standing | str:
         return found
     if plane is None or _foot_is_on(plane, found):
         return Standing(box_px, found, plane)
-    (top,) = order_statistics(plane.height_m(found.points_m), 98)
+    (top,) = order_statistics(found.height_m[found.mask], 98)
     for patch in level_patches(window.points_m, found.standing, plane):
         if plane.offset_m - patch.plane.offset_m > top - 3 * plane.tolerance_m:
             continue  # its own top
@@ -124,7 +125,7 @@ def _standing(window: Window, box_px) -> Standing | str:
 
 def _foot_is_on(plane: Plane, found: Foreground) -> bool:
     """Whether an object is seen down to the plane, so that no other surface need be looked for."""
-    if np.linalg.norm(plane.normal[:2]) < _LEAST_LEAN:
+    if math.hypot(*plane.normal[:2]) < _LEAST_LEAN:
         return False
     side, window = lower_side(plane), found.window
     if _height_of_foot(found, plane, side) < 2 * plane.tolerance_m:
@@ -140,7 +141,7 @@ def _foot_is_on(plane: Plane, found: Foreground) -> bool:
     past = points[last + 2 : last + 2 + _PAST_ROWS][:, low]
     with np.errstate(invalid="ignore"):
         on_it = np.abs(plane.height_m(past)) < plane.tolerance_at(past[..., 2])
-    return len(past) == _PAST_ROWS and float(on_it.mean()) > _PAST_SHARE
+    return len(past) == _PAST_ROWS and np.count_nonzero(on_it) > _PAST_SHARE * on_it.size
 
 
 def _upright(window: np.ndarray, side: int) -> np.ndarray:
@@ -162,7 +163,7 @@ def _above_a_plane(window: Window) -> tuple[Foreground | str, Plane | None]:
         if isinstance(found, str):
             first = first or found
             continue
-        low, high = order_statistics(plane.height_m(found.points_m), 2, 98)
+        low, high = order_statistics(found.height_m[found.mask], 2, 98)
         if low < max(3 * plane.tolerance_m, FLOATS_ABOVE * high):
             return found, plane
         if under is None:

@@ -80,7 +80,7 @@ def _plan(cloud, detection, others, gripper: GripperConfig, thorough: bool, most
     few = wanted // 2 if most > 1 else wanted  # the other half come from the side
     good = on_average(cloud, site, _different(good, few), gripper)
     if most > 1 or not any(j.rating > _GOOD for j in good):
-        every = _PAIRED if most > 1 else 2 * wanted  # the best of each lean is among all of them
+        every = max(_PAIRED, 4 * most) if most > 1 else 2 * wanted  # the best of each lean is among all of them
         turned = _different(_from_any_side(cloud, site, gripper, every), wanted)
         good = _different(good + on_average(cloud, site, turned, gripper), most)
     if not good:
@@ -107,7 +107,7 @@ def _refused(failure: Judged) -> Judged:
 
 
 def _from_any_side(cloud: SceneCloud, site: Site, gripper: GripperConfig, wanted: int) -> list[Judged]:
-    turned = judge(cloud, site, opposed_poses(site, gripper, _PAIRED), gripper, wanted)
+    turned = judge(cloud, site, opposed_poses(site, gripper, max(_PAIRED, wanted)), gripper, wanted)
     return [j for j in turned if not j.fault]
 
 

@@ -127,7 +127,7 @@ def find_places(
     tips = (
         np.array((lowest_tip_m,))
         if highest_tip_m <= lowest_tip_m
-        else np.linspace(lowest_tip_m, highest_tip_m, _LEVELS)
+        else lowest_tip_m + np.arange(_LEVELS) * ((highest_tip_m - lowest_tip_m) / (_LEVELS - 1))
     )
     places, slices, failures = _search(ground, tips, yaws_rad, gripper)
     reach = max(float(np.count_nonzero(ground.object_m > _EMPTY)) ** 0.5 * ground.cell_m / 2, ground.cell_m)

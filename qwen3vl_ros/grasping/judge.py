@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Sequence
 
+import cv2
 import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
@@ -155,29 +156,37 @@ def _grips(site: Site, poses: Poses, seen: tuple[np.ndarray, ...], gripper: Grip
     x, y, z = seen
     reach = (poses.width_m / 2 + _CONTACT_M).astype(np.float32)[:, None]
     between = (np.abs(x) < gripper.finger_width / 2) & (np.abs(y) < reach) & (z > 0)
+    # All that is between the fingers of all poses at once; each pose has its part.
+    flat = np.flatnonzero(between)
+    ends = np.searchsorted(flat, np.arange(1, len(poses) + 1) * between.shape[1]).tolist()
+    among = [of.ravel().take(flat) for of in (x, y, z)]
+    measured_there = site.measured.take(flat % between.shape[1])
     sight = site.centre_m - site.eye_m
     sight /= max(float(np.linalg.norm(sight)), 1e-9)
+    seen_along = (
+        poses.local_R_jaws[:, :, 1] @ sight
+    ).tolist()  # how much of the noise lies along the closing direction
     grips = []
-    for k, axes in enumerate(poses.local_R_jaws):
-        held = between[k].nonzero()[0]
-        points = x[k].take(held), y[k].take(held), z[k].take(held)
+    for k, (axes, start, end) in enumerate(zip(poses.local_R_jaws, [0, *ends], ends)):
+        held = np.s_[start:end]
+        points = tuple(of[held] for of in among)
         grip = _Grip(axes, poses.at_m[k], float(poses.width_m[k]), points)
         grips.append(grip)
-        if len(held) < 10:
-            grip.fault = f"only {len(held)} points between the fingers, 10 are needed"
+        if end - start < 10:
+            grip.fault = f"only {end - start} points between the fingers, 10 are needed"
             continue
-        ordered = np.sort(points[1])
-        low, high = float(ordered[len(held) // 200]), float(ordered[-1 - len(held) // 200])
+        ordered, strays = np.sort(points[1]), (end - start) // 200
+        low, high = float(ordered[strays]), float(ordered[-1 - strays])
         grip.width_m, grip.at_m = high - low, grip.at_m + (low + high) / 2 * axes[:, 1]
         if grip.width_m + 2 * gripper.clearance > gripper.max_width:
             grip.fault = too_wide(grip.width_m, gripper)
             continue
         grip.heights = z[k]
-        grip.noise_m = math.hypot(site.noise_m * float(sight @ axes[:, 1]), _RAGGED * site.pitch_m)
+        grip.noise_m = math.hypot(site.noise_m * seen_along[k], _RAGGED * site.pitch_m)
         depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
         grip.contacts = (points[1] <= low + depth).nonzero()[0], (points[1] >= high - depth).nonzero()[0]
-        measured = site.measured.take(held)
-        grip.measured_share = sum(np.count_nonzero(measured[c]) / len(c) for c in grip.contacts) / 2
+        measured = measured_there[held]
+        grip.measured_share = sum(np.count_nonzero(measured.take(c)) / len(c) for c in grip.contacts) / 2
     return grips
 
 
@@ -189,13 +198,16 @@ def _room(grip: _Grip, gripper: GripperConfig) -> float:
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     """0..1: bite, and the weight's lever against what the contacts hold."""
     depth = math.inf
-    grip.span_m = min(float(np.ptp(x)) for x in (grip.points[0].take(contact) for contact in grip.contacts))
+    grip.span_m = math.inf
     for contact in grip.contacts:
-        heights = grip.points[2].take(contact)
+        across, heights = grip.points[0].take(contact), grip.points[2].take(contact)
+        across.sort()  # of so few quicker than to look for the least and the greatest
         heights.sort()
+        grip.span_m = min(grip.span_m, float(across[-1]) - float(across[0]))
         depth = min(depth, float(heights[-1 - len(heights) // 20]))
-    lever = (site.centre_m - grip.at_m - depth / 2 * grip.axes[:, 2]) * site.weight_n
-    across, closing, approach = _in_axes((lever[1], -lever[0], 0.0), grip.axes)  # lever x up
+    axes, centre, at = grip.axes.tolist(), site.centre_m.tolist(), grip.at_m.tolist()
+    lever = [(centre[k] - at[k] - depth / 2 * axes[k][2]) * site.weight_n for k in (0, 1)]
+    across, closing, approach = (lever[1] * a - lever[0] * b for a, b in zip(*axes[:2]))  # lever x up, in the jaws
     unseen = site.weight_n * site.missing_m / 2  # its middle may be so far off
     torque = (abs(closing) + unseen, abs(across) + unseen, abs(approach) + unseen)
     return bite(depth) * steadiness(torque, grip.span_m, depth, gripper.friction, gripper.force)
@@ -263,37 +275,13 @@ def _collide(site: Site, grips: list[_Grip], seen: tuple[np.ndarray, ...], gripp
     """
     if not grips:
         return
-    axes, at_m = np.array([g.axes for g in grips]), np.array([g.at_m for g in grips])
-    width = np.array([[g.width_m] for g in grips])
-    inner = (width / 2 + gripper.clearance).astype(np.float32)
-    palm = (gripper.finger_length + gripper.tip_advance * (1 - width / gripper.max_width)).astype(np.float32)
     for grip in grips:
         grip.opening_m = gripper.max_width
-    for name, (x, y, z), spare in (
-        ("the object itself", seen, 0.0),
-        ("something beside it", in_jaws(site.rest, axes, at_m), gripper.clearance),
-    ):
-        np.abs(x, out=x)
-        np.abs(y, out=y)
-        beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > -spare)
-        finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
-        under = z > palm
-        if under.any():
-            under &= (y < gripper.palm_length / 2 + spare) & (x < gripper.palm_width / 2 + spare)
-        for k, grip in enumerate(grips):
-            if grip.fault:
-                continue
-            in_finger = np.count_nonzero(finger[k])
-            if in_finger > _STRAYS:
-                grip.fault = f"a finger would touch {name}: {in_finger} points reach into it"
-            elif np.count_nonzero(under[k]) > _STRAYS:
-                above = float(z[k][under[k]].max() - palm[k, 0])
-                grip.fault = f"the palm would touch {name}, {above:.3f} m higher than it may be"
-            else:
-                away = y[k][beside[k]]
-                if len(away) > _STRAYS:
-                    nearest = float(np.partition(away, _STRAYS)[_STRAYS])
-                    grip.opening_m = min(grip.opening_m, 2 * (nearest - gripper.finger_thickness - spare))
+    _touch("the object itself", seen, grips, 0.0, gripper)
+    free = [g for g in grips if not g.fault]
+    if free and len(site.rest):
+        rest = in_jaws(site.rest, np.array([g.axes for g in free]), np.array([g.at_m for g in free]))
+        _touch("something beside it", rest, free, gripper.clearance, gripper)
     if site.stands:
         _meet_the_support(grips, gripper)
     if gripper.wrist_width > 0:
@@ -303,13 +291,52 @@ def _collide(site: Site, grips: list[_Grip], seen: tuple[np.ndarray, ...], gripp
         grip.opening_m = max(grip.opening_m, grip.width_m + 2 * gripper.clearance)
 
 
+def _touch(name: str, seen: tuple[np.ndarray, ...], grips: list[_Grip], spare: float, gripper: GripperConfig) -> None:
+    """What fingers or palm would touch of points in the jaws' frames, and how far the jaws may open for them; seen is written to.
+
+    spare: how much wider than it is the hand counts.
+    """
+    x, y, z = seen
+    width = np.array([[g.width_m] for g in grips])
+    inner = (width / 2 + gripper.clearance).astype(np.float32)
+    palm = (gripper.finger_length + gripper.tip_advance * (1 - width / gripper.max_width)).astype(np.float32)
+    np.abs(x, out=x)
+    np.abs(y, out=y)
+    beside = (y > inner) & (x < gripper.finger_width / 2 + spare) & (z > -spare)
+    finger = beside & (y < inner + np.float32(gripper.finger_thickness + spare))
+    under = z > palm
+    if under.any():
+        under &= (y < gripper.palm_length / 2 + spare) & (x < gripper.palm_width / 2 + spare)
+    in_fingers, under_palm = _counts(finger), _counts(under)
+    for k, grip in enumerate(grips):
+        if grip.fault:
+            continue
+        if in_fingers[k] > _STRAYS:
+            grip.fault = f"a finger would touch {name}: {in_fingers[k]} points reach into it"
+        elif under_palm[k] > _STRAYS:
+            above = float(z[k][under[k]].max() - palm[k, 0])
+            grip.fault = f"the palm would touch {name}, {above:.3f} m higher than it may be"
+        else:
+            away = y[k][beside[k]]
+            if len(away) > _STRAYS:
+                nearest = float(np.partition(away, _STRAYS)[_STRAYS])
+                grip.opening_m = min(grip.opening_m, 2 * (nearest - gripper.finger_thickness - spare))
+
+
+def _counts(of_each: np.ndarray) -> list[int]:
+    """How many are set in each row of KxN booleans."""
+    if not of_each.size:
+        return [0] * len(of_each)
+    return cv2.reduce(of_each.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0].tolist()
+
+
 def _meet_the_support(grips: list[_Grip], gripper: GripperConfig) -> None:
     """Fingers and palm of grips that lean stay above z = 0, too, and open no farther than that."""
     for grip in (g for g in grips if not g.fault):
-        across, along, steep = np.abs(grip.axes[2])
-        needed = min(gripper.clearance, float(grip.at_m[2])) - _TOUCH_M  # fingertips may have been asked to go lower
-        finger = float(grip.at_m[2]) - across * gripper.finger_width / 2 - along * gripper.finger_thickness - needed
-        palm = float(grip.at_m[2]) + steep * gripper.finger_length - needed
+        (across, along, steep), tip_m = map(abs, grip.axes[2].tolist()), float(grip.at_m[2])
+        needed = min(gripper.clearance, tip_m) - _TOUCH_M  # fingertips may have been asked to go lower
+        finger = tip_m - across * gripper.finger_width / 2 - along * gripper.finger_thickness - needed
+        palm = tip_m + steep * gripper.finger_length - needed
         palm -= across * gripper.palm_width / 2 + along * gripper.palm_length / 2
         short = max(along * (grip.width_m / 2 + gripper.clearance) - finger, -palm)
         if short > 0:

@@ -27,19 +27,27 @@ _CELL_M = 0.006
 _CLEARANCE_M = 0.008  # kept around the object at rest
 _FOOT_SHARE = 0.4  # of a foot, about its middle, that must be carried where the rest may hang over
 _DROP_M = 0.004  # above the support when the jaws open
-_TURNS_DEG = (0.0, 90.0, 45.0, -45.0)  # of the object, from how it stands now
-_TRIED = 64  # places whose facts are measured
-_JUDGED = 32  # places for which the hand is tried
+# Of the object, from how it stands now. Half a turn leaves the object as it is and has the hand come from the other side.
+_TURNS_DEG = (0.0, 180.0, 90.0, -90.0, 45.0, -45.0, 135.0, -135.0)
+_TRIED = 20  # places whose facts are measured, of each turn
+_JUDGED = 96  # places for which the hand is tried
+_TURNS_FIRST = 2  # turns of one spot that are tried before the next spot
 _PALM_M = 0.11  # from the fingers' root to the wrist
 _ARM_M, _ARM_RADIUS_M = 0.18, 0.05  # what follows the palm
 _BESIDE = ("next_to", "left_of", "right_of", "in_front_of", "behind")
 _NEAR_M = 0.02  # the gap to a reference that is best
 _SEEN_POINTS = 40000
+_THIN_M, _HAND_REACH_M = 0.006, 0.48  # what the hand may touch: one point a cell, as far off as hand and wrist go
 _APART_M = 0.04  # between the places of one answer
 _SKEW = 0.8  # aside, of ahead
 _FARTHEST_M = 0.25  # from a reference to the middle of what is left of it, behind it and so on
 _DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst
-_HOLDS_M = 0.004  # margin of a fact that a place must have even where noise leaves it undecided
+# Margin of a fact that a place must have, even where noise leaves it undecided: as much as things come to rest elsewhere than they were
+# to. Less than sure is taken where nothing better can be reached.
+_HOLDS_M, _SURE_M = {"in": 0.008, "at": 0.012}, {"in": 0.015, "at": 0.03, "next_to": 0.01}
+_HOLDS_ELSE_M = 0.004
+_SLIDES_M = 0.015  # what is set down so much higher on a container's wall slides to its floor
+_TOP_M, _SMALL = 0.008, 0.25  # how flat a top is; what covers a smaller share of it is no top but stands on it
 _FLAT_M = 0.012  # what rises less above a surface belongs to it
 _TOWARDS = {
     "left_of": ("right", -1),
@@ -93,6 +101,33 @@ def find_places(
     return search.best(supports, [g for g in grasps if g.feasible], grasps, most, ways)
 
 
+def askew(layout: Layout, asked: Sequence[Fact], detection: Detection3D) -> bool:
+    """Whether an object, where it is, is more aside of a reference than left of it, behind it and so on, or too far off: nobody would
+    call it that.
+    """
+    return _askew(layout, asked, (layout.level_R_frame @ detection.frame_T_box[:3, 3])[:2])
+
+
+def _aside(layout: Layout, fact: Fact, offset: np.ndarray) -> float:
+    """How far aside of the way that a fact means an offset (2, level) is, of how far along it; infinite where it is none."""
+    axis, sign = _TOWARDS[fact.relation]
+    way = sign * layout.directions(fact.view or "viewer")[axis][:2]
+    ahead = float(offset @ way)
+    return abs(float(offset @ np.array((-way[1], way[0])))) / ahead if ahead > 0 else math.inf
+
+
+def _askew(layout: Layout, asked: Sequence[Fact], middle: np.ndarray) -> bool:
+    """As `askew`, of an object whose middle is at `middle`, level frame."""
+    for fact in asked:
+        if fact.relation in _TOWARDS:
+            reference = layout.body(fact.arguments[1])
+            if -float(depth_inside(reference.outline, middle[None])[0]) > _FARTHEST_M:
+                return True
+            if _aside(layout, fact, middle - reference.centre[:2]) > _SKEW:
+                return True
+    return False
+
+
 def _checked(fact: Fact, name: str) -> Fact:
     facts.check(fact.relation, fact.arguments, fact.view or "viewer")
     if fact.relation not in (*_BESIDE, "on", "in", "at") or fact.arguments[0] != name:
@@ -129,6 +164,8 @@ class _Search:
         self.height_m = float(np.ptp(self.body.hull[:, 2]))
         self.others = [t for t in layout.things if t.id != detection.id]
         self.points = self._scene_points()
+        _, one = np.unique(np.floor(self.points / _THIN_M).astype(int) @ (1, 4096, 4096**2), return_index=True)
+        self.solid = self.points[one].astype(np.float32)
 
     def _scene_points(self) -> np.ndarray:
         """What was measured and is not the object, and what is assumed on the unseen sides of other things, Nx3."""
@@ -167,10 +204,10 @@ class _Search:
             )
         if relation == "in":
             raise CannotTell(f"no inside of {body.name} was measured")
-        top = float(np.percentile(body.points[:, 2], 99))
-        upper = body.points[body.points[:, 2] > top - 0.008]
+        upper = _top(body.points)
         if len(upper) < 8:
             raise CannotTell(f"{body.name} has no flat top that was seen")
+        top = float(np.percentile(upper[:, 2], 99))
         return _Support(thing.id, top, outline(upper[:, :2]), math.inf, top=True)
 
     # -- free space -----------------------------------------------------------------------------------------------------
@@ -222,6 +259,7 @@ class _Search:
             if ground.heights is not None:
                 foot = 0.8 * (self.body.foot - self.body.foot_centre) @ turn[:2, :2].T
                 lowest = cv2.dilate(ground.heights, _kernel(foot, 0.0))
+                fits &= lowest < lowest[fits > 0].min() + _SLIDES_M
             rows, columns = np.nonzero(fits)
             at = ground.low + np.column_stack((columns, rows)) * _CELL_M
             for k in _spread(at, self._promise(at, room[rows, columns], support)):
@@ -230,8 +268,6 @@ class _Search:
                 rest_m = support.z_m + (0.0 if lowest is None else float(lowest[rows[k], columns[k]]))
                 new_T_old[2, 3] = rest_m + _DROP_M - self.low_m
                 found.append((float(room[rows[k], columns[k]]), new_T_old))
-            if len(found) >= _TRIED:
-                break
         return found
 
     def _sole(self) -> np.ndarray:
@@ -272,7 +308,7 @@ class _Search:
                 )
                 continue
             for room_m, new_T_old in self._candidates(support):
-                if self._askew(new_T_old):
+                if _askew(self.layout, self.asked, (new_T_old @ self.level_T_box)[:2, 3]):
                     fault = "its free places are more aside than where it was asked for, or farther off"
                     continue
                 measured = self._facts_at(new_T_old)
@@ -282,15 +318,14 @@ class _Search:
                     fault = f"of none of its free places it can be said: {nearly.relation} ({nearly.reason})"
                     continue
                 rated.append((self._worth(room_m, new_T_old, measured), room_m, support, new_T_old, measured))
-        rated.sort(key=lambda r: -r[0])
+        rated = self._in_turn(rated)
         chosen: list[tuple[int, PlaceTarget]] = []
         spots: list[np.ndarray] = []
         for worth, room_m, support, new_T_old, measured in rated[:_JUDGED]:
             if not all(_differ(new_T_old, other, self.level_T_box, turned=ways > 1) for other in spots):
                 continue
             fitting = 0
-            for grasp in grasps:
-                release, hits = self._hand(grasp, new_T_old, support)
+            for grasp, (release, hits) in zip(grasps, self._hands(grasps, new_T_old, support)):
                 if hits:
                     fault = f"the hand would touch {hits} at each of the best {min(len(rated), _JUDGED)} places"
                     continue
@@ -307,7 +342,7 @@ class _Search:
             return tuple(target for _, target in sorted(chosen, key=lambda c: c[0]))  # neither place nor grasp first
         if rated:
             _, room_m, support, new_T_old, measured = rated[0]
-            release, _ = self._hand(grasps[0], new_T_old, support)
+            ((release, _),) = self._hands(grasps[:1], new_T_old, support)
             index = _index(given, grasps[0])
             return (self._target(support, new_T_old, release, index, room_m, 0.0, fault, measured),)
         return (self.nowhere(f"no place on {', '.join(s.id for s in supports)}: {fault}", given),)
@@ -320,49 +355,48 @@ class _Search:
         layout = self.layout.with_moved(self.thing, rest)
         return [facts.measure(layout, f.relation, f.arguments, f.view or "viewer") for f in self.asked]
 
-    def _askew(self, new_T_old: np.ndarray) -> bool:
-        """Whether the object would be more aside of a reference than left of it, behind it and so on, or too far off: nobody would
-        call it that."""
-        middle = (new_T_old @ self.level_T_box)[:2, 3]
-        for fact in self.asked:
-            if fact.relation in _TOWARDS:
-                axis, sign = _TOWARDS[fact.relation]
-                way = sign * self.layout.directions(fact.view or "viewer")[axis][:2]
-                reference = self.layout.body(fact.arguments[1])
-                offset = middle - reference.centre[:2]
-                if -float(depth_inside(reference.outline, middle[None])[0]) > _FARTHEST_M:
-                    return True
-                if abs(offset @ np.array((-way[1], way[0]))) > _SKEW * float(offset @ way):
-                    return True
-        return False
-
     def _worth(self, room_m: float, new_T_old: np.ndarray, measured: Sequence[Fact]) -> float:
-        """0..1: how clear the facts are, and how much room there is."""
+        """0..1: how clear the facts are, how much room there is, how near a reference, and how straight left of it, behind it and so on."""
         clear = [min(1.0, f.margin_m / _clear_m(f)) for f in measured if not math.isnan(f.margin_m)]
-        near = 1.0
+        near, straight = 1.0, 1.0
         for fact in measured:
             if fact.relation in _BESIDE:
-                reference = self.layout.body(fact.arguments[1])
-                apart = np.linalg.norm((new_T_old @ self.level_T_box)[:2, 3] - reference.centre[:2])
-                near = max(0.0, 1.0 - max(0.0, apart - 0.12) / 0.3)
-        return 0.5 * min(clear, default=1.0) + 0.3 * min(1.0, room_m / 0.03) + 0.2 * near
+                offset = (new_T_old @ self.level_T_box)[:2, 3] - self.layout.body(fact.arguments[1]).centre[:2]
+                near = max(0.0, 1.0 - max(0.0, float(np.linalg.norm(offset)) - 0.12) / 0.3)
+                if fact.relation in _TOWARDS:
+                    straight = 1.0 - _aside(self.layout, fact, offset) / _SKEW
+        return 0.4 * min(clear, default=1.0) + 0.2 * min(1.0, room_m / 0.03) + 0.2 * near + 0.2 * straight
 
-    def _hand(self, grasp: GraspTarget, new_T_old: np.ndarray, support: _Support) -> tuple[np.ndarray, str]:
-        """(release pose in the frame, what the hand would touch on its way)."""
-        level_T_gripper = new_T_old @ self.level_T_frame @ grasp.frame_T_gripper
-        release = np.linalg.inv(self.level_T_frame) @ level_T_gripper
-        hand = hand_parts(grasp.width_m + 2 * self.gripper.clearance, self.gripper)
-        local = (self.points - level_T_gripper[:3, 3]) @ level_T_gripper[:3, :3]
-        aside = np.abs(np.concatenate([corner[None, :2] for _, *corners in hand for corner in corners])).max(0)
-        within = (np.abs(local[:, 0]) < aside[0]) & (np.abs(local[:, 1]) < aside[1]) & (local[:, 2] > -0.40)
-        near, local = self.points[within], local[within]
-        for name, low, high in hand:
-            low = low - np.array((0, 0, self.gripper.standoff))  # the way it came
-            hits = ((local > low) & (local < high)).all(1)
-            if np.count_nonzero(hits) > 2:
-                above = near[hits, 2].mean() - support.z_m
-                return release, f"something {above:.2f} m above {support.id} with its {name}"
-        return release, ""
+    def _in_turn(self, rated: list) -> list:
+        """Best first, but that a few turns of each spot come before more turns of the best: an arm that cannot reach one way may another."""
+        rated.sort(key=lambda r: -r[0])
+        at = np.array([(r[3] @ self.level_T_box)[:3, 3] for r in rated]).reshape(-1, 3)
+        near = np.linalg.norm(at[:, None] - at, axis=2) < _APART_M
+        rank = [int(near[k, :k].sum()) // _TURNS_FIRST + _JUDGED * _doubtful(r[4]) for k, r in enumerate(rated)]
+        return [rated[k] for k in np.argsort(rank, kind="stable")]
+
+    def _hands(self, grasps: Sequence[GraspTarget], new_T_old: np.ndarray, support) -> list[tuple[np.ndarray, str]]:
+        """Of each grasp (release pose in the frame, what the hand would touch on its way there)."""
+        level_T_gripper = np.array([new_T_old @ self.level_T_frame @ g.frame_T_gripper for g in grasps])
+        releases = np.linalg.inv(self.level_T_frame) @ level_T_gripper
+        near = self.solid[np.linalg.norm(self.solid - level_T_gripper[:, :3, 3].mean(0), axis=1) < _HAND_REACH_M]
+        turns = level_T_gripper[:, :3, :3].transpose(0, 2, 1)
+        aside = -np.einsum("gij,gj->gi", turns, level_T_gripper[:, :3, 3])
+        x, y, z = (turns.astype(np.float32) @ near.T + aside[:, :, None].astype(np.float32)).transpose(1, 0, 2)
+        np.abs(x, out=x)
+        np.abs(y, out=y)
+        told = []
+        for k, grasp in enumerate(grasps):
+            hits = ""
+            for name, low, high in hand_parts(grasp.width_m + 2 * self.gripper.clearance, self.gripper):
+                beyond = low[2] - self.gripper.standoff  # the way it came
+                inside = (x[k] < high[0]) & (y[k] > low[1]) & (y[k] < high[1]) & (z[k] > beyond) & (z[k] < high[2])
+                if np.count_nonzero(inside) > 2:
+                    above = near[inside, 2].mean() - support.z_m
+                    hits = f"something {above:.2f} m above {support.id} with its {name}"
+                    break
+            told.append((releases[k], hits))
+        return told
 
     def _target(self, support, new_T_old, release, grasp, room_m, quality, reason, measured) -> PlaceTarget:
         frame = np.linalg.inv(self.level_T_frame) @ new_T_old @ self.level_T_frame
@@ -391,6 +425,21 @@ class _Search:
         )
 
 
+def _top(points: np.ndarray) -> np.ndarray:
+    """The points Kx3 of a thing's top: of its highest part, or, where something small stands on what is wide and was taken for a part of
+    it, of the wide one.
+    """
+    cells, at = np.unique(np.floor(points[:, :2] / 0.01).astype(int), axis=0, return_inverse=True)
+    high = np.full(len(cells), -math.inf)
+    np.maximum.at(high, at.ravel(), points[:, 2])
+    top = float(np.percentile(points[:, 2], 99))
+    wide = float(max(high, key=lambda z: np.count_nonzero(np.abs(high - z) < _TOP_M)))
+    in_top = np.count_nonzero(high > top - _TOP_M)
+    if wide < top - 2 * _TOP_M and in_top < _SMALL * np.count_nonzero(np.abs(high - wide) < _TOP_M):
+        top = wide + _TOP_M / 2
+    return points[(points[:, 2] > top - _TOP_M) & (points[:, 2] <= top + _TOP_M)]
+
+
 def _filled(shape: tuple[int, int], low: np.ndarray, border: np.ndarray) -> np.ndarray:
     picture = np.zeros(shape, np.uint8)
     cv2.fillConvexPoly(picture, np.rint((border - low) / _CELL_M).astype(np.int32), 1)
@@ -414,18 +463,18 @@ def _spread(at: np.ndarray, worth: np.ndarray) -> np.ndarray:
 
 
 def hand_parts(opening_m: float, gripper: GripperConfig) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Boxes of the hand in its own frame: (name, least corner, greatest corner), the jaws opened by opening_m."""
+    """Boxes of the hand in its own frame, the jaws opened by opening_m: (name, least corner, greatest corner) of its half at +y, the
+    other is its reflection."""
     half, width, inner = gripper.finger_width / 2, gripper.palm_width / 2, opening_m / 2
     outer, root = inner + gripper.finger_thickness, -gripper.finger_length
-    span = gripper.max_width / 2 + gripper.finger_thickness
+    span, wrist = gripper.max_width / 2 + gripper.finger_thickness, root - _PALM_M
     return [
         ("finger", np.array((-half, inner, root)), np.array((half, outer, 0.0))),
-        ("finger", np.array((-half, -outer, root)), np.array((half, -inner, 0.0))),
-        ("palm", np.array((-width, -span, root - _PALM_M)), np.array((width, span, root))),
+        ("palm", np.array((-width, -span, wrist)), np.array((width, span, root))),
         (
             "wrist",
-            np.array((-_ARM_RADIUS_M, -_ARM_RADIUS_M, root - _PALM_M - _ARM_M)),
-            np.array((_ARM_RADIUS_M, _ARM_RADIUS_M, root - _PALM_M)),
+            np.array((-_ARM_RADIUS_M, -_ARM_RADIUS_M, wrist - _ARM_M)),
+            np.array((_ARM_RADIUS_M, _ARM_RADIUS_M, wrist)),
         ),
     ]
 
@@ -440,6 +489,10 @@ def _differ(a: np.ndarray, b: np.ndarray, level_T_box: np.ndarray, turned: bool)
     return bool(far or (turned and np.abs(a[:2, :2] - b[:2, :2]).max() > 0.1))
 
 
+def _doubtful(measured: Sequence[Fact]) -> bool:
+    return any(f.margin_m < _SURE_M.get(f.relation, _HOLDS_ELSE_M) for f in measured)
+
+
 def _clear_m(fact: Fact) -> float:
     """The margin with which nobody would doubt a fact."""
     return max(_DEEP_M if fact.relation == "at" else 0.02, 4 * fact.sigma_m)
@@ -447,4 +500,4 @@ def _clear_m(fact: Fact) -> float:
 
 def _promised(fact: Fact) -> bool:
     """Whether a fact holds of the place itself; noise may still keep a look from telling it."""
-    return fact.verdict is Verdict.TRUE or (fact.verdict is Verdict.UNKNOWN and fact.margin_m > _HOLDS_M)
+    return fact.verdict is not Verdict.FALSE and fact.margin_m > _HOLDS_M.get(fact.relation, _HOLDS_ELSE_M)

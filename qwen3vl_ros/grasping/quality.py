@@ -36,7 +36,7 @@ def bite(depth_m: float) -> float:
 
 def weight_n(size_m: np.ndarray, density: float) -> float:
     """Of a thing with these extents; density in kg/m3."""
-    return 9.81 * density * _FILLED * float(np.prod(size_m))
+    return 9.81 * density * _FILLED * math.prod(map(float, size_m))
 
 
 def steadiness(torque_nm: Sequence[float], span_m: float, depth_m: float, friction: float, force_n: float) -> float:

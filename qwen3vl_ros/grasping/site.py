@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen3vl_ros.config import GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
-from qwen3vl_ros.geometry.foreground import SMOOTHED, chosen, moved
+from qwen3vl_ros.geometry.foreground import SMOOTHED, chosen, inverse_of, moved
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.shape import level_axes
 from qwen3vl_ros.grasping.quality import weight_n
@@ -25,6 +25,7 @@ _CELL_M = 0.0025
 _MAX_POINTS = 2500
 _HIGHEST_M = 1e3
 _MISSING = 0.25  # of its largest extent: so much unseen is a side that is missing
+_ROUNDING_M = 1e-4  # more than heights differ by that are computed in two ways
 _AROUND_PX = 8  # wider than what is done to an object's pixels
 
 
@@ -64,7 +65,7 @@ def site_of(
     sideways: bool = False,
 ) -> Site:
     """The detection's object with its surroundings. sideways: as far around as a hand needs that comes from the side."""
-    camera_T_box = np.linalg.inv(cloud.frame_T_camera) @ detection.frame_T_box
+    camera_T_box = inverse_of(cloud.frame_T_camera) @ detection.frame_T_box
     up, offset = _up_at(cloud, camera_T_box, float(detection.size_m[2]))
     axes = level_axes(up)
     stride = max(1, math.ceil(len(detection.points_camera_m) / _MAX_POINTS))
@@ -79,7 +80,7 @@ def site_of(
     middle = np.array([(points[:, k].min() + points[:, k].max()) / 2 for k in (0, 1)], float)
     centre = local_T_camera[:3, :3] @ camera_T_box[:3, 3] + local_T_camera[:3, 3]
     corners = np.abs(axes @ camera_T_box[:3, :3]) @ detection.size_m / 2
-    half = float(np.hypot(*corners[:2]))
+    half = math.hypot(*corners[:2])
     top = top_of(points[: len(own), 2])
     pitch_m = order_statistics(detection.points_camera_m[:, 2], 50)[0] / cloud.frame.K[0, 0]
     reach = half + max(gripper.max_width + gripper.finger_thickness, gripper.palm_length / 2 + gripper.clearance)
@@ -156,21 +157,21 @@ def _surroundings(
     if left >= right or top_row >= bottom:
         return np.empty((0, 3), np.float32)
     step = max(1, int(_CELL_M / pitch_m))
-    points = cloud.window_points_m(slice(top_row, bottom, step), slice(left, right, step))
-    local = cv2.transform(points, local_T_camera[:3])
-    wanted = cv2.inRange(local, *room)  # not NaN
+    window = slice(top_row, bottom, step), slice(left, right, step)
+    least_m = room[0][2] - local_T_camera[2, 3] - _ROUNDING_M
+    row, column, points = cloud.points_above(*window, local_T_camera[2, :3], least_m)
+    if not len(points):
+        return points
+    local = moved(points, local_T_camera)
     own, (u, v) = _own_pixels(cloud, detection)
-    own = own[-(v - top_row) % step :: step, -(u - left) % step :: step]
-    row, column = -(-(v - top_row) // step), -(-(u - left) // step)
-    inside = wanted[max(0, row) : max(0, row + own.shape[0]), max(0, column) : max(0, column + own.shape[1])]
-    own = own[max(0, -row) :, max(0, -column) :][: inside.shape[0], : inside.shape[1]]
-    inside[own > 0] = 0
-    return chosen(local, wanted)
+    row, column = np.clip(row - v, 0, own.shape[0] - 1), np.clip(column - u, 0, own.shape[1] - 1)  # its border is empty
+    wanted = (cv2.inRange(local[:, None], *room)[:, 0] > 0) & (own[row, column] == 0)
+    return local.take(np.flatnonzero(wanted), 0)
 
 
 def _own_pixels(cloud: SceneCloud, detection: Detection3D) -> tuple[np.ndarray, tuple[int, int]]:
     """Which pixels are the object's, 1 in a part of the image; and the (column, row) where that begins."""
-    column, row = (np.rint(of).astype(int) for of in cloud.project_px(detection.points_camera_m).T)
+    column, row = np.rint(cloud.project_px(detection.points_camera_m).T).astype(int)
     u, v = int(column.min()) - _AROUND_PX, int(row.min()) - _AROUND_PX
     own = np.zeros((int(row.max()) + _AROUND_PX + 1 - v, int(column.max()) + _AROUND_PX + 1 - u), np.uint8)
     own[row - v, column - u] = 1

@@ -16,10 +16,12 @@ import numpy as np
 from qwen3vl_ros.asking.finding import Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
+from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
-from qwen3vl_ros.geometry.things import Thing
+from qwen3vl_ros.geometry.presence import UNTOLD, another_scene, changed, presence
+from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.instructions.planner import Planner
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -27,6 +29,7 @@ from qwen3vl_ros.types import (
     Fact,
     GraspTarget,
     MalformedAnswer,
+    PerceptionError,
     PlaceTarget,
     Verdict,
 )
@@ -37,52 +40,69 @@ _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # Nearer than this to where it was put, by its middle seen from above and its top, a thing lies where it was promised to: on or in what
 # carries it, and beside something.
 _AT_REST_M, _AT_REST_BESIDE_M = 0.02, 0.012
+_CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
+_SIGMAS = 1.5  # of the margin to the border of a corner or side
 _RISEN_M = 0.04  # a thing whose top is so much higher has been lifted
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
+
+
+class Unseen(PerceptionError):
+    """No picture came in which anything could be checked. lacks: as Plan's."""
+
+    def __init__(self, lacks: str, message: str):
+        super().__init__(message)
+        self.lacks = lacks
 
 
 @dataclass
 class Checker:
     """Looks by a planner, at pictures of see(): taken after everything that moved so far has stopped. tell: as of a Performer; k, wherever
-    it is an argument, is the step that it is told of. Raises Cancelled, DeadlinePassed, and what looking raises.
+    it is an argument, is the step that it is told of. Raises Cancelled, DeadlinePassed, Unseen, and what looking raises.
+
+    What a look means is told by depth first (geometry/presence.py): whether a thing has gone from where it was, whether something of its
+    form lies now where it was put, whether what it was put beside still stands. What the model boxes is believed where depth
+    does not say otherwise: what stood there before a motion is not what was moved.
     """
 
     planner: Planner
     see: Callable[[], Shot]
     tell: Callable[[int, str, str], None]
     control: Control
+    _last: Shot | None = None
+    _before: Shot | None = None  # the last motion
+    _lacks: tuple[str, str] = ("", "")
+
+    def look(self) -> Shot:
+        self._last = self.see()
+        return self._last
+
+    def moving(self) -> None:
+        """A motion begins: what was seen last is what it was before."""
+        self._before = self._last
 
     def moved_reference(self, k: int, step: PlanStep) -> str:
         """What is no longer where it was when the places were chosen, in all of several looks; "" for nothing."""
-        wanted, moved = {label: at for label, at in step.around}, ""
-        for _ in range(LOOKS if wanted else 0):
+        moved, self._before = "", None
+        for _ in range(LOOKS if step.around else 0):
             self.tell(k, "looking", "")
-            if not (moved := self._elsewhere(wanted)):
+            if (seen := self._find(())) is None:
+                continue
+            if not (unsure := [t for t in step.around if not presence(seen.cloud, t).is_there]):
                 return ""
+            if (found := self._find([t.label for t in unsure if isinstance(t, Thing)])) is None:
+                continue
+            if not (moved := next((t.label for t in unsure if _elsewhere(found, t)), "")):
+                return ""
+        self._told_something()
         return f"the {moved} is no longer where it was when the place was chosen" if moved else ""
 
-    def _elsewhere(self, wanted: dict[str, np.ndarray]) -> str:
-        """What one look sees elsewhere than it was."""
-        found = self._find(tuple(wanted))
-        for label, at in wanted.items() if found else ():
-            now = [d.frame_T_box[:3, 3] for d in found.detections_3d if same_name(d.label, label)]
-            if now and min(np.linalg.norm(n - at) for n in now) > _MOVED_M:
-                return label
-        return ""
-
-    def _find(self, names: Sequence[str], expected: Mapping[str, np.ndarray] = MappingProxyType({})) -> Found | None:
-        """What these names mean now; None where the model's answer could not be read, which tells nothing."""
-        go_on(self.control)
-        try:
-            return self.planner.find(self.see(), names, self.control, expected)
-        except MalformedAnswer:
-            return None
-
-    def picked(self, k: int, step: PlanStep, grasp: GraspTarget, opening_m: float) -> tuple[Verdict, str]:
-        """Whether the gripper holds the target: its jaws stand opening_m apart on something, and it is no longer where it was."""
+    def picked(self, k: int, step: PlanStep, grasp: GraspTarget, done: Done) -> tuple[Verdict, str]:
+        """Whether the gripper holds the target: its jaws stand apart on something, and it is no longer where it was."""
+        name, there, opening_m = step.told.object, step.target, done.opening_m
         if opening_m < _HELD_M:
-            return Verdict.FALSE, f"the jaws closed on nothing where the {step.told.object} was"
-        name, there = step.told.object, step.target
+            return Verdict.FALSE, f"the jaws closed on nothing where the {name} was"
+        if done.holding is False:
+            return Verdict.FALSE, f"the arm says that its jaws hold nothing where the {name} was"
         wanted_m, odd = grasp.width_m, ""
         # A thing may have turned in the jaws: then it must be seen to have risen.
         if abs(opening_m - wanted_m) > _WIDTH_M:
@@ -91,59 +111,152 @@ class Checker:
             self.tell(k, "checking", "")
             if (found := self._find((name,))) is None:
                 continue
+            left = presence(found.cloud, step.thing) if step.thing else UNTOLD
+            new = {t.id for t in self._new_things(found, name)}
             now = [d for d in found.detections_3d if same_name(d.label, name)]
-            apart = [np.linalg.norm(d.frame_T_box[:3, 3] - there.frame_T_box[:3, 3]) for d in now]
-            if any(a < _MOVED_M for a in apart):
+            here = [d for d in now if np.linalg.norm(d.frame_T_box[:3, 3] - there.frame_T_box[:3, 3]) < _MOVED_M]
+            if left.is_there or (here and not left.is_gone):
                 return Verdict.FALSE, f"the {name} is still where it was"
-            if any(_risen_m(found, d, there) > _RISEN_M for d in now) if odd else math.isfinite(opening_m) or now:
+            risen = [d for d in now if d.id in new and _risen_m(found, d, there) > _RISEN_M]
+            away = left.is_gone or (left.hidden <= left.gone and (new or math.isfinite(opening_m)))
+            if risen if odd else away:
                 return Verdict.TRUE, f"the gripper holds the {name}"
+        self._told_something()
         return Verdict.UNKNOWN, odd or f"nobody can tell whether the gripper holds the {name}"
 
-    def placed(self, k: int, step: PlanStep, place: PlaceTarget) -> tuple[Verdict, str]:
+    def placed(self, k: int, step: PlanStep, place: PlaceTarget, done: Done) -> tuple[Verdict, str]:
         """Whether what was promised of the place is true now.
 
-        What is seen to lie where it was put is as right as the place was, whose facts were chosen with room to spare. Those of a picture
-        that sees half of a small top, or of a foot, are often too close to tell, or take the carrier for a part of the thing.
+        What lies where it was put is as right as the place was, whose facts were chosen with room to spare. Those of a picture that sees
+        half of a small top, or of a foot, are often too close to tell, or take the carrier for a part of the thing.
         """
-        message, wrong = "the model's answers could not be read", False
-        expected = {step.told.object: _corners(place.frame_T_box, step.target.size_m)}
+        name, wrong, message = step.told.object, False, ""
+        if done.holding:
+            return Verdict.FALSE, f"the arm says that it still holds the {name}"
+        expected = {name: _corners(place.frame_T_box, step.target.size_m)}
+        rest = step.thing and step.thing.moved(place.frame_T_box @ np.linalg.inv(step.target.frame_T_box))
         for _ in range(LOOKS):
             self.tell(k, "checking", "")
             if (found := self._find(tuple(n for _, n in step.names), expected)) is None:
                 continue
-            if not (measured := self._measured(found, step)):
+            new = self._new_things(found, name)
+            before = self._cloud(self._before, found)
+            if rest is not None and before is not None and presence(found.cloud, rest, before).is_there:
+                new, off_m = [replace(rest, id=f"{rest.id}, put down")], 0.0
+            else:
+                off_m = _off_m(found, new, step, place)
+            layout = _known(found, [t for t in found.layout.things if not same_name(t.label, name)] + new, step.around)
+            names = dict(step.names)
+            measured = [_measure(layout, f, tuple(names.get(a, a) for a in f.arguments)) for f in step.after]
+            if not measured:
                 continue
             worst = min(measured, key=facts.standing)
             message = worst.reason
             if worst.verdict is Verdict.TRUE:
                 return Verdict.TRUE, "; ".join(f.reason for f in measured)
-            off_m, carried = self._off_m(found, step, place), worst.relation in ("on", "in")
-            if (carried or worst.verdict is Verdict.UNKNOWN) and off_m < (_AT_REST_M if carried else _AT_REST_BESIDE_M):
-                said = f"the {step.told.object} lies where it was put, within {100 * off_m:.1f} cm"
-                return Verdict.TRUE, said
+            carried = worst.relation in ("on", "in")
+            near_m = _AT_REST_M if carried else _AT_REST_BESIDE_M
+            if carried and worst.verdict is Verdict.UNKNOWN and worst.margin_m > 0:
+                near_m = _CARRIED_M  # only noise keeps it from being told
+            # How far a table reaches is known worse than where a thing lies on it.
+            doubtful = any(f.relation == "at" and f.margin_m < _SIGMAS * f.sigma_m for f in measured)
+            if (carried or worst.verdict is Verdict.UNKNOWN) and off_m < near_m and not doubtful:
+                within = f", within {100 * off_m:.1f} cm" if off_m else ""
+                return Verdict.TRUE, f"the {name} lies where it was put{within}"
             if worst.verdict is Verdict.FALSE and wrong:  # two looks agree
                 return Verdict.FALSE, f"it was put down, but {message}"
             wrong = wrong or worst.verdict is Verdict.FALSE
+        self._told_something()
+        message = message or "the model's answers could not be read"
         return Verdict.UNKNOWN, f"it was put down, but nobody can tell whether it lies right: {message}"
 
-    @staticmethod
-    def _measured(found: Found, step: PlanStep) -> list[Fact]:
-        """The facts after a place, measured in a new picture: names of things stand for the ids of the plan's picture."""
-        names, layout = dict(step.names), _remembering(found.layout, step.hollow)
-        return [_measure(layout, f, tuple(names.get(a, a) for a in f.arguments)) for f in step.after]
+    # -- looks ---------------------------------------------------------------------------------------------------------
+
+    def _find(self, names: Sequence[str], expected: Mapping[str, np.ndarray] = MappingProxyType({})) -> Found | None:
+        """What these names mean now; None where the model's answer could not be read, or the picture proves nothing."""
+        go_on(self.control)
+        shot = self.look()
+        try:
+            if shot.lacks:
+                raise Unseen("pose" if shot.no_pose else "stale" if shot.stale else "depth", shot.lacks)
+            found = self.planner.find(shot, names, self.control, expected)
+            if self._before is not None and (why := _not_after(self._before, found)):
+                raise Unseen("stale", why)
+        except MalformedAnswer:
+            return None
+        except Unseen as why:
+            self._lacks = why.lacks, str(why)
+            return None
+        self._lacks = "", ""
+        return found
+
+    def _told_something(self) -> None:
+        """Raises Unseen where the last picture proved nothing."""
+        if self._lacks[0]:
+            raise Unseen(*self._lacks)
 
     @staticmethod
-    def _off_m(found: Found, step: PlanStep, place: PlaceTarget) -> float:
-        """How far what was put down is seen from where it was to lie, by middle and top, metres; infinite where it is not seen."""
-        level_R_frame = found.layout.level_R_frame
+    def _cloud(shot: Shot | None, found: Found) -> SceneCloud | None:
+        return None if shot is None or found.cloud is None else SceneCloud.of(shot.frame, found.cloud.config)
 
-        def spot(frame_T_box: np.ndarray, size_m: np.ndarray) -> np.ndarray:
-            corners = _corners(frame_T_box, size_m) @ level_R_frame.T
-            return np.array((*corners[:, :2].mean(0), corners[:, 2].max()))
+    def _new_things(self, found: Found, name: str) -> list[Thing]:
+        """What is seen of that name and did not stand there before the last motion."""
+        before = self._cloud(self._before, found)
+        named = [t for t in found.layout.things if same_name(t.label, name)]
+        return [t for t in named if before is None or not presence(before, t).is_there]
 
-        wanted = spot(place.frame_T_box, step.target.size_m)
-        seen = [d for d in found.detections_3d if same_name(d.label, step.told.object)]
-        return min((float(np.linalg.norm(spot(d.frame_T_box, d.size_m) - wanted)) for d in seen), default=math.inf)
+
+def _not_after(before: Shot, found: Found) -> str:
+    """Why a picture is none of what came of a motion since another one."""
+    if found.cloud is None:
+        return ""
+    then, frame = SceneCloud.of(before.frame, found.cloud.config), found.shot.frame
+    if another_scene(then, found.cloud):
+        return "the camera shows another place than before the motion"
+    if np.array_equal(before.frame.rgb, frame.rgb) and changed(then, found.cloud):
+        return "the depth image has changed and the colour image not in the least: the colour image is frozen"
+    return ""
+
+
+def _elsewhere(found: Found, was: Thing | Surface) -> bool:
+    """Whether a look sees elsewhere what it was, or sees that it is not there."""
+    if isinstance(was, Surface):
+        return presence(found.cloud, was).is_gone
+    at = was.frame_T_box[:3, 3]
+    now = [d.frame_T_box[:3, 3] for d in found.detections_3d if same_name(d.label, was.label)]
+    return min(np.linalg.norm(n - at) for n in now) > _MOVED_M if now else presence(found.cloud, was).is_gone
+
+
+def _known(found: Found, things: Sequence[Thing], around: Sequence[Thing | Surface]) -> Layout:
+    """The layout with these things, and with what was known of what stands where it stood: the inside of a bowl that is full now, a board
+    that is hidden by what was put on it."""
+    things, surfaces = list(things), list(found.layout.surfaces)
+    for was in around:
+        here = presence(found.cloud, was)
+        known: list = surfaces if isinstance(was, Surface) else things
+        same = [t for t in known if same_name(t.label, was.label)]
+        if here.is_there or (isinstance(was, Surface) and not same and not here.is_gone):
+            known[:] = [t for t in known if t not in same] + [replace(was, id=f"{was.id}, as it was")]
+        elif isinstance(was, Thing) and was.inside is not None:
+            known[:] = [_with_inside(t, was) if t in same else t for t in known]
+    return found.layout.with_things(things, surfaces)
+
+
+def _with_inside(thing: Thing, was: Thing) -> Thing:
+    moved = np.linalg.norm(thing.frame_T_box[:3, 3] - was.frame_T_box[:3, 3])
+    return replace(thing, inside=was.inside) if thing.inside is None and moved < _MOVED_M else thing
+
+
+def _off_m(found: Found, new: Sequence[Thing], step: PlanStep, place: PlaceTarget) -> float:
+    """How far what was put down is seen from where it was to lie, by middle and top, metres; infinite where it is not seen."""
+    level_R_frame = found.layout.level_R_frame
+
+    def spot(frame_T_box: np.ndarray, size_m: np.ndarray) -> np.ndarray:
+        corners = _corners(frame_T_box, size_m) @ level_R_frame.T
+        return np.array((*corners[:, :2].mean(0), corners[:, 2].max()))
+
+    wanted = spot(place.frame_T_box, step.target.size_m)
+    return min((float(np.linalg.norm(spot(t.frame_T_box, t.size_m) - wanted)) for t in new), default=math.inf)
 
 
 def go_on(control: Control) -> None:
@@ -158,19 +271,6 @@ def _corners(frame_T_box: np.ndarray, size_m: np.ndarray) -> np.ndarray:
     """The corners of a box, 8x3."""
     unit = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
     return (unit * size_m) @ frame_T_box[:3, :3].T + frame_T_box[:3, 3]
-
-
-def _remembering(layout: Layout, hollow: Sequence[Thing]) -> Layout:
-    """The layout with the insides that were seen before something lay in them, of things that stand where they stood."""
-
-    def inside(thing: Thing) -> Thing:
-        for known in hollow:
-            moved = np.linalg.norm(thing.frame_T_box[:3, 3] - known.frame_T_box[:3, 3])
-            if thing.inside is None and same_name(thing.label, known.label) and moved < _MOVED_M:
-                return replace(thing, inside=known.inside)
-        return thing
-
-    return layout.with_things([inside(t) for t in layout.things]) if hollow else layout
 
 
 def _measure(layout: Layout, fact: Fact, arguments: tuple[str, ...]) -> Fact:

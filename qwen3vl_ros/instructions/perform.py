@@ -7,16 +7,15 @@ never taken for success, nor for a reason to pick again. Knows nothing of ROS.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Callable, Protocol
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.checking import LOOKS, Checker, go_on
+from qwen3vl_ros.instructions.checking import LOOKS, Checker, Unseen, go_on
 from qwen3vl_ros.instructions.planner import Planner
-from qwen3vl_ros.instructions.plans import Plan, PlanStep, put_back
+from qwen3vl_ros.instructions.plans import Done, Plan, PlanStep, put_back
 from qwen3vl_ros.instructions.reach import Reaching, within_reach
 from qwen3vl_ros.types import (
     Cancelled,
@@ -48,21 +47,6 @@ class Code(IntEnum):
     REJECTED = 10
     BUSY = 11
     ERROR = 12
-
-
-@dataclass(frozen=True)
-class Done:
-    """What an executor says of a step. ok: as far as it knows. retry: whether another grasp or place may do what this one could
-    not. opening_m: of the jaws now, NaN where nobody knows. holding: whether they hold something, None where nobody knows. code: of
-    action/ExecuteStep.action, where the executor has one.
-    """
-
-    ok: bool
-    message: str = ""
-    retry: bool = False
-    opening_m: float = math.nan
-    holding: bool | None = None
-    code: int = 0
 
 
 class Executor(Reaching, Protocol):
@@ -137,6 +121,8 @@ class _Work:
             return Code.TIMEOUT, str(why)
         except StaleFrame as why:
             return Code.STALE, str(why)
+        except Unseen as why:
+            return _CODES[why.lacks], str(why)
         except PerceptionError as why:
             return Code.ERROR, f"{type(why).__name__}: {why}"
 
@@ -162,6 +148,7 @@ class _Work:
         told, problem = self.plan.steps[k].told, "no grasp was found"
         if told.action == "place":
             return self._place(k)
+        reviewed = self.plan.steps[k].already
         if told.action == "pick" and self.held is not None:
             return Code.PRECONDITION, f"the gripper holds the {self.held.told.object} already"
         for attempt in range(TRIES):
@@ -171,11 +158,16 @@ class _Work:
             if told.action == "look":
                 return Code.OK, f"the {told.object} is there"
             step, order = self.plan.steps[k], self._order(k)
+            if step.already:
+                return Code.OK, step.already
+            if reviewed:
+                continue  # one look that cannot tell it is no proof
             if attempt >= len(order):
                 break
             self._grasp = order[attempt]
             self._p.tell(k, "executing", f"taking the {told.object}")
             go_on(self._control)
+            self._looks.moving()
             done = self._p.executor.pick(step, step.grasps[self._grasp], self._control)
             self._moved(done, put_back(step, step.grasps[self._grasp]))
             if not done.ok:
@@ -184,12 +176,14 @@ class _Work:
                     break
                 if not done.holding:
                     continue  # else it was held up with something in its jaws: looking decides
-            verdict, problem = self._looks.picked(k, step, step.grasps[self._grasp], done.opening_m)
+            verdict, problem = self._looks.picked(k, step, step.grasps[self._grasp], done)
             if verdict is Verdict.TRUE:
                 return Code.OK, problem
             self.held = None if done.holding is None else self.held
             if verdict is Verdict.UNKNOWN:
                 return Code.POSTCONDITION, problem
+        if reviewed:
+            return Code.PRECONDITION, f"it is no longer so, and no motion was planned: {reviewed}"
         return Code.EXECUTION, problem
 
     def _order(self, k: int) -> list[int]:
@@ -201,6 +195,8 @@ class _Work:
 
     def _place(self, k: int) -> tuple[Code, str]:
         step, message = self.plan.steps[k], ""
+        if step.already:
+            return Code.OK, step.already
         if self.held is None or self.held.told.object != step.told.object:
             return Code.PRECONDITION, f"the gripper does not hold the {step.told.object}"
         places = [p for p in step.places if step.remembered or p.grasp == self._grasp]
@@ -211,17 +207,18 @@ class _Work:
         for place in places[:TRIES]:
             self._p.tell(k, "executing", f"putting the {step.told.object} down")
             go_on(self._control)
+            self._looks.moving()
             done = self._p.executor.place(step, place, self._control)
             self._moved(done, None)
             message = done.message
             if done.ok:
-                return self._lies(k, step, place)
+                return self._lies(k, step, place, done)
             if not done.retry:
                 break
         return Code.EXECUTION, message
 
-    def _lies(self, k: int, step: PlanStep, place: PlaceTarget) -> tuple[Code, str]:
-        verdict, message = self._looks.placed(k, step, place)
+    def _lies(self, k: int, step: PlanStep, place: PlaceTarget, done: Done) -> tuple[Code, str]:
+        verdict, message = self._looks.placed(k, step, place, done)
         if verdict is Verdict.UNKNOWN and step.remembered:  # what it was for is an empty gripper
             return Code.OK, f"the {step.told.object} was put back; {message}"
         return Code.OK if verdict is Verdict.TRUE else Code.POSTCONDITION, message
@@ -231,7 +228,7 @@ class _Work:
         self._p.tell(k, "looking", "")
 
         def look() -> Plan:
-            grounded = self._p.planner.ground(self.plan, self._p.see(), self._control)
+            grounded = self._p.planner.ground(self.plan, self._looks.look(), self._control)
             return within_reach(grounded, self._p.executor, self._control)
 
         grounded = looked_again(look, self._control)

@@ -5,16 +5,32 @@ Knows nothing of how one is made, carried out or checked.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen3vl_ros.geometry.things import Thing
+from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.questions.grammar import language_of
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, PlaceTarget
 
 DROP_M = 0.006  # above where a thing stood, when it is put back
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an executor says of a step. ok: as far as it knows. retry: whether another grasp or place may do what this one could
+    not. opening_m: of the jaws now, NaN where nobody knows. holding: whether they hold something, None where nobody knows. code: of
+    action/ExecuteStep.action, where the executor has one.
+    """
+
+    ok: bool
+    message: str = ""
+    retry: bool = False
+    opening_m: float = math.nan
+    holding: bool | None = None
+    code: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +54,10 @@ class PlanStep:
     names: tuple[tuple[str, str], ...] = ()
     stood_on: Fact | None = None
     up: np.ndarray | None = None
-    around: tuple[tuple[str, np.ndarray], ...] = ()
+    thing: Thing | None = None
+    around: tuple[Thing | Surface, ...] = ()
     remembered: bool = False
-    hollow: tuple[Thing, ...] = ()
+    already: str = ""
     status: str = ""
     message: str = ""
 
@@ -89,6 +106,8 @@ def put_back(step: PlanStep, grasp: GraspTarget) -> PlanStep:
         (Fact("holding", (target.id,)),),
         (step.stood_on or Fact("exists", (target.id,)),),
         step.names,
+        thing=step.thing,
+        around=step.around,
         remembered=True,
     )
 
@@ -115,6 +134,7 @@ SAY = {
         "no grasp": "I cannot take the {name}: {more}.",
         "no place": "I find no place {name}: {more}.",
         "no reach": "The arm cannot take the {name} as it would have to: {more}.",
+        "already": "Nothing to do, it is so already: {more}",
         "not held": "The {name} must be picked up first.",
         "no shelf": "I see no shelf with levels.",
         "no level": "The shelf has {more} levels that I can see, no {name} one.",
@@ -127,6 +147,7 @@ SAY = {
         "no grasp": "我拿不起{name}：{more}。",
         "no place": "找不到可以放置的地方（{name}）：{more}。",
         "no reach": "机械臂无法按需要拿起{name}：{more}。",
+        "already": "已经如此，无需移动：{more}",
         "not held": "要先拿起{name}。",
         "no shelf": "我没有看到有层的架子。",
         "no level": "架子只看得到{more}层，没有{name}。",

@@ -31,7 +31,7 @@ def within_reach(plan: Plan, arm: Reaching, control: Control) -> Plan:
 
     Only the first motion: what comes later will find another scene.
     """
-    open_steps = [s for s in plan.steps if s.status != "done" and s.told.action != "look"]
+    open_steps = [s for s in plan.steps if s.status != "done" and s.told.action != "look" and not s.already]
     if plan.question or not open_steps or open_steps[0].told.action != "pick":
         return plan
     pick, rest = open_steps[0], open_steps[1:]

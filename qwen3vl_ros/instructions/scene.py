@@ -15,8 +15,9 @@ from qwen3vl_ros.asking.finding import Found, Shot, canonical
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.grasping.placing import find_places
+from qwen3vl_ros.grasping.placing import askew, find_places
 from qwen3vl_ros.instructions.plans import SAY, PlanStep, raised
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_english, same_thing
@@ -25,8 +26,8 @@ from qwen3vl_ros.questions.grammar.orders import CORNERS, ORDINALS
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, PlaceTarget, Verdict
 
-_GRASPS = 8  # ways to hold a thing, for whoever puts it where not every hand fits
-_PLACES = 10  # where to put it, each with every way to hold it that fits there
+_GRASPS = 24  # ways to hold a thing, for whoever puts it where not every hand fits
+_PLACES, _WAYS = 16, 24  # where to put it, and with how many of them each
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
 _LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
@@ -80,6 +81,8 @@ class Scene:
             return replace(step, target=target, after=(Fact("exists", (told.object,)),))
         target = self._one(told.object)
         if told.action == "pick":
+            if goes is not None and (so := self._already(target, goes, before)):
+                return replace(step, target=target, already=so, message=so)
             grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
             feasible = tuple(g for g in grasps if g.feasible)
             if not feasible:
@@ -89,6 +92,8 @@ class Scene:
             return replace(
                 step,
                 target=target,
+                thing=self._thing(target.id),
+                around=self._known(stood_on.arguments[1:]),
                 grasps=feasible,
                 before=(Fact("exists", (told.object,)), Fact("holding", ())),
                 after=(Fact("holding", (target.id,)),),
@@ -98,15 +103,20 @@ class Scene:
             )
         asked = self._asked(target, told)
         named = {a for f in asked for a in f.arguments if a != target.id}
-        around = tuple((d.label, d.frame_T_box[:3, 3]) for d in self._found.detections_3d if d.id in named)
-        hollow = tuple(t for t in self._layout.things if t.id in named and t.inside is not None)
         names = self._names_of(a for f in asked for a in f.arguments)
-        step = replace(step, names=names, around=around, hollow=hollow)
+        step = replace(step, names=names, thing=self._thing(target.id), around=self._known(named))
         picks = [s for s in before if s.told.action == "pick" and s.told.object == told.object]
         if not picks:
             raise self._cannot("not held", told.object, "")
         pick = picks[-1]
-        earlier = [s for s in before if s.told.action == "place" and s.told.object == told.object and not s.status]
+        if pick.already:
+            now = tuple(self._measured(asked))
+            return replace(step, target=target, after=now, already=pick.already, message=pick.already)
+        earlier = [
+            s
+            for s in before
+            if s.told.action == "place" and s.told.object == told.object and not (s.status or s.already)
+        ]
         held = (Fact("holding", (target.id,)),)
         if earlier or self._moved_before(told, before):  # of a picture to come
             return replace(step, target=target, before=held, after=asked)
@@ -114,7 +124,7 @@ class Scene:
             return replace(step, target=target, before=held, after=asked, places=(self._home(picks[0], target, pick),))
         grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
         gripper = self._perception.config.gripper
-        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _GRASPS)
+        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)
         if not places[0].feasible:
             raise self._cannot("no place", f"{told.relation} {told.reference}", places[0].reason)
         return replace(step, target=target, places=places, before=held, after=asked)
@@ -128,6 +138,28 @@ class Scene:
             grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
         places = find_places(self._cloud, self._layout, target, asked, grasps, self._perception.config.gripper)
         return Placed(target, grasps, places, self._found)
+
+    def _already(self, target: Detection3D, goes: Step, before: Sequence[PlanStep]) -> str:
+        """Why nothing need be moved to have a thing where it is to go; "" where it must be, or nobody can tell."""
+        if goes.action != "place" or goes.relation == "back" or not same_name(goes.object, target.label):
+            return ""
+        if any(s.told.action == "place" and not s.already and s.status != "done" for s in before):
+            return ""  # what is moved first may change it
+        asked = self._asked(target, goes)
+        measured = self._measured(asked)
+        if any(f.verdict is not Verdict.TRUE for f in measured) or askew(self._layout, asked, target):
+            return ""
+        return SAY[self._language]["already"].format(more="; ".join(f.reason for f in measured))
+
+    def _measured(self, asked: Sequence[Fact]) -> list[Fact]:
+        return [facts.measure(self._layout, f.relation, f.arguments, f.view or "viewer") for f in asked]
+
+    def _thing(self, name: str) -> Thing | None:
+        return next((t for t in self._layout.things if t.id == name), None)
+
+    def _known(self, ids: Iterable[str]) -> tuple[Thing | Surface, ...]:
+        ids = set(ids)
+        return tuple(t for t in (*self._layout.things, *self._layout.surfaces) if t.id in ids)
 
     def _names_of(self, ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """What ids are called: things, and surfaces."""
@@ -145,7 +177,7 @@ class Scene:
 
     def _moved_before(self, told: Step, before: Sequence[PlanStep]) -> bool:
         """Whether an earlier step moves what this one refers to."""
-        return any(s.told.action == "place" and s.told.object == told.reference and not s.status for s in before)
+        return any(s.told[:2] == ("place", told.reference) and not (s.status or s.already) for s in before)
 
     def _all_seen(self, told: Step) -> bool:
         labels = [d.label for d in self._found.detections_3d]

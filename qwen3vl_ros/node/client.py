@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
 
 import rclpy
 from rclpy.action import ActionClient
@@ -19,7 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 
-from qwen3vl_ros.node.joining import joining
+from qwen3vl_ros.node.joining import FOUND_S, joining
 from qwen3vl_ros.node.perception.tf import BufferedTransforms, StaticTransforms, transforms_for
 from qwen3vl_ros.types import PerceptionError
 
@@ -31,6 +32,7 @@ NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 SLICE_S = 0.05
 CANCEL_S = 5.0  # for the result of a goal that was cancelled
 GONE_S = 3.0  # that a server is not seen before it is held to have gone
+BACK_S = 2.0  # the same for one who has long been in the graph: whom he looks for may be starting anew
 
 
 class NoReply(PerceptionError):
@@ -62,13 +64,18 @@ class Client:
             self._node = Node(name, namespace=namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._joined_s = time.monotonic()
+        self._closing, self._asking, self._asked_less = False, 0, threading.Condition()
         self._services: dict[str, Any] = {}
         self._actions: dict[str, ActionClient] = {}
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Leave the graph. What waits in other threads ends, and goals are cancelled before."""
+        self._closing = True
+        with self._asked_less:
+            self._asked_less.wait_for(lambda: not self._asking, 2 * CANCEL_S)
         self._executor.shutdown()
         if self._thread:
             self._thread.join()
@@ -109,12 +116,13 @@ class Client:
 
     def call(self, service: str, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
         """The response. Raises NoReply, also where the caller no longer waits."""
-        future = self._services[service].call_async(request)
-        self.spin(timeout_s, lambda: future.done() or cancelled())
-        if not future.done():
-            self._services[service].remove_pending_request(future)
-            raise NoReply(f"the service {service} did not answer within {timeout_s:g} s")
-        return future.result()
+        with self._in_flight():
+            future = self._services[service].call_async(request)
+            self.spin(timeout_s, lambda: future.done() or self._closing or cancelled())
+            if not future.done():
+                self._services[service].remove_pending_request(future)
+                raise NoReply(f"the service {service} did not answer within {timeout_s:g} s")
+            return future.result()
 
     def use_action(self, name: str, kind: type) -> None:
         """Look for an action from now on, so that `ask_for` finds it."""
@@ -134,8 +142,19 @@ class Client:
     ) -> Any:
         """The result of a goal. cancelled(): once it is true the goal is cancelled; what the server made of it is the result.
 
-        Raises NoReply, also where the server has gone; the goal is then cancelled.
+        Raises NoReply, also where the server has gone; the goal is then cancelled. So it is when the client is closed.
         """
+        with self._in_flight():
+            return self._ask_for(action, goal, timeout_s, on_feedback, lambda: self._closing or cancelled())
+
+    def _ask_for(
+        self,
+        action: str,
+        goal: Any,
+        timeout_s: float,
+        on_feedback: Callable[[Any], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> Any:
         client, end, there_s = self._actions[action], time.monotonic() + timeout_s, time.monotonic()
 
         def gone() -> bool:
@@ -166,6 +185,17 @@ class Client:
                 raise NoReply(f"the action {action} did not answer within {timeout_s:g} s")
         return answer.result
 
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        with self._asked_less:
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._asked_less:
+                self._asking -= 1
+                self._asked_less.notify_all()
+
     # -- time passes -------------------------------------------------------------------------------
 
     def spin(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
@@ -187,6 +217,12 @@ class Client:
                 # were subscribed to last may never have their turn.
                 self._executor.spin_once(SLICE_S)
         return True
+
+    def find(self, there: Callable[[], bool], stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Whether there() is true, for which the graph gets the time that it needs; stopped(): nobody waits any more."""
+        age_s = time.monotonic() - self._joined_s
+        self.spin(max(BACK_S, FOUND_S - age_s), lambda: there() or self._closing or stopped())
+        return there()
 
     def spin_alone(self) -> Client:
         """Take what arrives on a thread of its own from now on."""

@@ -12,6 +12,8 @@ from qwen3vl_ros.domain import domain_of
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.types import PerceptionError
 
+# For others to be found in the graph. Where a busy machine loses their first announcements, DDS repeats them every 3 s.
+FOUND_S = 10.0
 _NO_SECURITY = "security libraries"  # Fast DDS built without its plugins
 
 

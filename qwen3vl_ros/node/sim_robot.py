@@ -197,12 +197,13 @@ class SimRobotNode(Node):
             if cell.holding:
                 raise types.InvalidInput("the gripper holds something; it must be put down before anything is taken")
             world_T = self._world_T(asked.header.frame_id)
-            grasps = [(world_T @ matrix_of_pose(g.pose, "a grasp's pose"), g.width, _near(g)) for g in asked.grasps]
+            grasps = [
+                (world_T @ matrix_of_pose(g.pose, "a grasp's pose"), g.width, _near(g), g.opening) for g in asked.grasps
+            ]
             places = [(p.grasp, world_T @ matrix_of_pose(p.release, "a place's pose"), _near(p)) for p in asked.places]
             if any(grasp >= len(grasps) for grasp, *_ in places):
                 raise types.InvalidInput(f"a place names a grasp that is not among the {len(grasps)} given")
-            thing = world_T @ matrix_of_pose(asked.target.bbox.center, "the target's pose")
-            told.refused = list(cell.check(thing[:3, 3], grasps, places, asked.enough))
+            told.refused = list(cell.check(grasps, places, asked.enough))
         except types.PerceptionError as why:
             told.success, told.message = False, str(why)
         return told

@@ -82,17 +82,23 @@ def page(result: Report) -> Iterator[str]:
     yield ""
     yield "| question, picture | outcome | form | what was found | tokens | s |"
     yield "|---|---|---|---|---|---|"
+    before = ""
     for o in result.outcomes:
         g = o.generation
         cost = f"{g.generated_tokens} | {g.total_s:.2f}" if g else " | "
-        why = f" ({o.why})" * bool(o.why)
+        why = f" ({'as above' if o.why == before else o.why})" * bool(o.why)
+        before = o.why
         yield f"| {o.name} | {o.verdict} | {o.form} | {_cell(o.found + why)} | {cost} |"
     yield ""
 
 
 def verdict(result: Report) -> str:
     """One sentence."""
-    if failed := [o.name for o in result.outcomes if o.verdict == FAILED]:
+    failed = [o.name for o in result.outcomes if o.verdict == FAILED]
+    asked = [o for o in result.outcomes if o.kind]
+    if failed and not any(o.verdict == PASSED for o in asked):
+        return f"This does not work: not one of {len(asked)} questions was answered right, and nothing explains it."
+    if failed:
         return f"{len(failed)} of {len(result.outcomes)} failed, with nothing to explain it: {', '.join(failed)}."
     if not result.count(PASSED):
         return "Nothing was proven in the time of the test."

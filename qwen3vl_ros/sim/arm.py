@@ -6,6 +6,8 @@ direction. Knows nothing of pictures or ROS.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable, Sequence
@@ -26,9 +28,16 @@ OPEN_M = 0.085
 _OPENING_M = np.array((0.0, 0.0096, 0.0246, 0.0462, 0.0668, 0.0848))
 _TIP_M = np.array((0.0176, 0.0179, 0.0174, 0.0150, 0.0107, 0.0047))
 _COMMAND = np.array((255.0, 220.0, 180.0, 120.0, 60.0, 0.0))
+# How far its drivers have turned then; of the other joints springs turn with them and followers against.
+_DRIVEN_M, _DRIVEN_RAD = (
+    np.array((0.0, 0.0106, 0.0319, 0.0533, 0.0748, 0.0851)),
+    np.array((0.797, 0.684, 0.503, 0.316, 0.112, 0.003)),
+)
+_JAW_JOINTS = {"driver": 1.0, "spring_link": 1.0, "follower": -1.0}
 _SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
 _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
 _ARRIVED_RAD = 0.004
+_BESIDE_M = 0.012  # from where the fingers close, so far outside rays begin
 _DIFFERENT_RAD = 0.25  # between postures that are worth trying each
 _LAST_RAD = np.linspace(-2.85, 2.85, 58)  # the last joint's angles that are tried for a pose: whole turns of the elbow
 _FOLLOWED_RAD = np.linspace(-0.2, 0.2, 9)  # and how far it may turn from one pose of a line to the next
@@ -80,7 +89,12 @@ class Arm:
         self._range = np.array([j.range for j in joints])
         self._motors = [model.actuator(f"arm/actuator{k}").id for k in range(1, 8)]
         self._jaws = model.actuator("arm/fingers_actuator").id
-        self._driver = model.joint("arm/right_driver_joint").qposadr[0]
+        jaws = [
+            (model.joint(f"arm/{side}_{name}_joint").qposadr[0], sign)
+            for side in ("right", "left")
+            for name, sign in _JAW_JOINTS.items()
+        ]
+        self._jaw_q, self._jaw_sign = (np.array(of) for of in zip(*jaws))
         self._pinch = model.site("arm/pinch").id
         self._rng = np.random.default_rng(seed)
         self.each_step: Callable[[], None] = lambda: None
@@ -167,20 +181,29 @@ class Arm:
         """All joint angles that bring the fingertips there and differ, the elbow here and there, nearest to `near` first: where one
         hits something another may pass.
         """
-        found: list[np.ndarray] = []
-        for q in _nearest(self._postures(world_T_gripper, opening_m, _LAST_RAD), near):
-            if all(np.abs(q - other).max() > _DIFFERENT_RAD for other in found):
-                found.append(q)
-        return found
+        found = _nearest(self._postures(world_T_gripper, opening_m, _LAST_RAD), near)
+        alike = np.abs(found[:, None] - found).max(2) <= _DIFFERENT_RAD
+        kept = np.zeros(len(found), bool)
+        for k in range(len(found)):
+            kept[k] = not (alike[k] & kept).any()
+        return list(found[kept])
 
     def _postures(self, world_T_gripper: np.ndarray, opening_m: float, last_rad: np.ndarray) -> np.ndarray:
         world_T_pinch = world_T_gripper @ np.linalg.inv(_beyond_pinch(opening_m))
         return postures(self._base_T_world @ world_T_pinch @ self._pinch_T_link7, last_rad, self._range)
 
-    def nearest(self, point_m: np.ndarray) -> int | None:
-        """The object whose middle is nearest to a point of the world."""
-        apart = [np.linalg.norm(self.world.pose(k)[:3, 3] - point_m) for k in range(self.world.count)]
-        return int(np.argmin(apart)) if apart else None
+    def between(self, world_T_gripper: np.ndarray, width_m: float) -> int | None:
+        """The object that jaws there, width_m apart, would close on: the one that most rays from finger to finger meet first."""
+        model, data, votes = self.world.model, self.world.data, Counter()
+        half, geom = width_m / 2 + _BESIDE_M, np.zeros(1, np.int32)
+        for across, behind, side in itertools.product((-0.006, 0.0, 0.006), (0.002, 0.008, 0.016), (-1.0, 1.0)):
+            start = world_T_gripper[:3, :3] @ (across, side * half, -behind) + world_T_gripper[:3, 3]
+            way = -side * world_T_gripper[:3, 1]
+            far = mujoco.mj_ray(model, data, start, way, None, 1, -1, geom)
+            body = model.body(model.geom_bodyid[geom[0]]).name if 0 <= far < 2 * half else ""
+            if body.startswith("object"):
+                votes[int(body.removeprefix("object"))] += 1
+        return votes.most_common(1)[0][0] if votes else None
 
     def line(
         self, q: np.ndarray, world_T_gripper: np.ndarray, shift_m: np.ndarray, opening_m: float
@@ -274,6 +297,11 @@ class Arm:
         self.ways.holding = None
         if index is not None:
             self.ways.holding = index, np.linalg.inv(self._site()) @ self.world.pose(index)
+
+    def would_open(self, opening_m: float | None) -> None:
+        """From here on the jaws count as open so far where ways are looked for; None: as they are."""
+        turned = None if opening_m is None else self._jaw_sign * np.interp(opening_m, _DRIVEN_M, _DRIVEN_RAD)
+        self.ways.jaws = None if turned is None else (self._jaw_q, turned)
 
     def would_grip(self, index: int | None, world_T_gripper: np.ndarray, opening_m: float) -> None:
         """As `grip`, if the fingertips were at world_T_gripper: for what is only thought of."""

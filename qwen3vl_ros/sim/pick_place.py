@@ -78,13 +78,18 @@ class PickPlace:
         self._withdraw(world_T_gripper, approach_m)
         self.rest()
 
-    def why_not_pick(self, world_T_gripper: np.ndarray, width_m: float, approach_m: float) -> str:
+    def why_not_pick(
+        self, world_T_gripper: np.ndarray, width_m: float, approach_m: float, opening_m: float = OPEN_M
+    ) -> str:
         """Why `pick` could not be done from here; "" where it could. Nothing moves."""
+        self.arm.would_open(opening_m)
         try:
             self._approach(world_T_gripper, width_m, approach_m, takes=True)
             return ""
         except ArmError as why:
             return str(why)
+        finally:
+            self.arm.would_open(None)
 
     def why_not_place(
         self, index: int | None, grasp: tuple[np.ndarray, float], world_T_gripper, approach_m: float
@@ -93,6 +98,7 @@ class PickPlace:
         would be taken; "" where it could. Nothing moves.
         """
         self.arm.would_grip(index, *grasp)
+        self.arm.would_open(grasp[1])
         try:
             held = frozenset(() if index is None else (index,))
             self._approach(world_T_gripper, grasp[1], approach_m, held)
@@ -101,6 +107,7 @@ class PickPlace:
             return str(why)
         finally:
             self.arm.grip(self.held)
+            self.arm.would_open(None)
 
     def rest(self) -> None:
         """Back to where the arm hides nothing; it stays where it is if no way leads there."""

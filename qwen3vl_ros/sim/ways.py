@@ -25,7 +25,8 @@ _ARM, _ELSE = 1, 2  # bits of MuJoCo's contact groups
 class Ways:
     """Of the arm whose joints are at q_at (7) in qpos; site: of its hand; rest: joint angles 7 at which it touches nothing of itself.
 
-    holding: (number of the object that moves with the hand, site_T_object), None for none. allowed, wherever it is an argument: objects
+    holding: (number of the object that moves with the hand, site_T_object), None for none. jaws: (where in qpos, joint angles) of jaws that
+    stand otherwise than they do, None for as they do. allowed, wherever it is an argument: objects
     that may be touched.
     """
 
@@ -34,6 +35,7 @@ class Ways:
         model = world.model
         self._model, self._data = copy.copy(model), mujoco.MjData(model)
         self.holding: tuple[int, np.ndarray] | None = None
+        self.jaws: tuple[np.ndarray, np.ndarray] | None = None
         self._held = -1  # its body, as the contact groups have it
         self._names = [model.body(b).name for b in range(model.nbody)]
         of_arm = np.array([name.startswith("arm/") for name in self._names])
@@ -57,6 +59,8 @@ class Ways:
         model, data = self._model, self._data
         data.qpos[:] = self._world.data.qpos
         data.qpos[self._q] = q
+        if self.jaws is not None:
+            data.qpos[self.jaws[0]] = self.jaws[1]
         mujoco.mj_kinematics(model, data)
         held = -1 if self.holding is None else model.body(f"object{self.holding[0]}").id
         if held != self._held:

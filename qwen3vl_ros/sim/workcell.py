@@ -119,25 +119,24 @@ class Workcell:
     # -- what could be done ----------------------------------------------------------------------------------------------
     def check(
         self,
-        at_m: np.ndarray,
-        grasps: Sequence[tuple[np.ndarray, float, float]],
+        grasps: Sequence[tuple[np.ndarray, float, float, float]],
         places: Sequence[tuple[int, np.ndarray, float]] = (),
         enough: int = 0,
     ) -> tuple[str, ...]:
-        """Why not, of each place, without places of each grasp, of the thing whose middle is at at_m; "" where it could be done. Nothing
-        moves.
+        """Why not, of each place, without places of each grasp; "" where it could be done. Nothing moves.
 
-        grasps: (world_T_gripper, width_m, approach_m). places: (number of its grasp, world_T_gripper, approach_m). enough: how many that
-        could be done end the search; 0 for none.
+        grasps: (world_T_gripper, width_m, approach_m, opening_m). places: (number of its grasp, world_T_gripper, approach_m). enough: how
+        many that could be done end the search; 0 for none.
         """
-        told, picked = [], {}
-        thing = self.arm.nearest(at_m)
+        told: list[str] = []
+        picked: dict[int, str] = {}
         for grasp, *place in places or [(k,) for k in range(len(grasps))]:
+            pose, width_m, approach_m, opening_m = grasps[grasp]
             if grasp not in picked:
-                picked[grasp] = self._hand.why_not_pick(*grasps[grasp])
+                picked[grasp] = self._hand.why_not_pick(pose, width_m, approach_m, _opened(opening_m))
             why = picked[grasp]
             if place and not why:
-                why = self._hand.why_not_place(thing, grasps[grasp][:2], *place)
+                why = self._hand.why_not_place(self.arm.between(pose, width_m), (pose, width_m), *place)
             told.append(why)
             if told.count("") == enough > 0:
                 break
@@ -152,7 +151,7 @@ class Workcell:
         """Take what is between the fingertips at world_T_gripper, lift it and carry it out of the camera's way."""
         if self.holding:
             return self._report(Ending.REJECTED, "the gripper holds something already; it must be put down first")
-        opening_m = OPEN_M if not opening_m > 0 else min(opening_m, OPEN_M)
+        opening_m = _opened(opening_m)
         return self._move(lambda: self._hand.pick(world_T_gripper, width_m, approach_m, opening_m), approach_m)
 
     def place(self, world_T_gripper: np.ndarray, approach_m: float) -> Report:
@@ -204,6 +203,11 @@ class Workcell:
     def _report(self, ending: Ending, message: str) -> Report:
         retry = ending in (Ending.UNREACHABLE, Ending.COLLISION, Ending.SLIPPED)
         return Report(ending, message, retry, self.holding, self.arm.opening_m())
+
+
+def _opened(opening_m: float) -> float:
+    """How far the jaws open for a grasp that says so; 0 or NaN: as far as they can."""
+    return OPEN_M if not opening_m > 0 else min(opening_m, OPEN_M)
 
 
 def bench_scene() -> SceneSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 
 from qwen3vl_ros.tools.catalogue import openai_functions
@@ -61,6 +62,7 @@ def _mcp(arguments: argparse.Namespace) -> int:
         ) from error
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
     listening = listen(arguments.port) if arguments.http else None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # through the end below: what moves is told to stop
     robot = Robot(arguments.namespace, arguments.node)
     try:
         if listening:

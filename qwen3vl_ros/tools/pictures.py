@@ -22,7 +22,7 @@ from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import Detection2D, Frame, Generation, InvalidInput, PerceptionError, Scene
 
 KEPT_BYTES, KEPT = 64_000_000, 60  # of each camera
-FIRST_S = 3.0  # for the first picture of a new subscription
+ARRIVES_S = 3.0  # for a picture: the first, or the one that an answer is about
 LONGEST_PX = 1280  # of a picture as it is handed out: hosts refuse megabytes
 _ANYTHING, _SAID = Detect(("anything",)), Generation("", (), None, (), "stop")
 
@@ -46,24 +46,30 @@ class Pictures:
         self._client, self._status = client, node.strip("/")
         self._topics: dict[str, str] = {}  # camera -> its colour images
         self._kept: dict[str, OrderedDict[int, tuple[bytes, type]]] = {}
+        self._newest_ns: dict[str, int] = {}
         self._lock = threading.Lock()
         client.subscribe("/diagnostics", DiagnosticArray, self._on_diagnostics)
 
     def watch(self, camera: str) -> None:
         """Have the pictures of a camera from now on; waits for the first. Raises NoPicture."""
-        if not self._client.spin(FIRST_S, lambda: camera in self._topics):
-            raise NoPicture(f"the node does not say which topic its camera {camera!r} has")
+        if not self._client.find(lambda: camera in self._topics, lambda: bool(self._topics)):
+            raise NoPicture(f"the node has not said in /diagnostics which topic its camera {camera!r} has")
         topic = self._topics[camera]
+        if not self._client.find(lambda: bool(self._client.types_of(topic))):
+            raise NoPicture(f"nobody publishes {topic}")
         with self._lock:
             if camera not in self._kept:
                 self._kept[camera] = OrderedDict()
                 kind = CompressedImage if "sensor_msgs/msg/CompressedImage" in self._client.types_of(topic) else Image
                 self._client.subscribe(topic, kind, lambda cdr: self._keep(camera, cdr, kind), IMAGES)
-        if not self._client.spin(FIRST_S, lambda: bool(self._kept[camera])):
-            raise NoPicture(f"no picture came on {topic} within {FIRST_S:g} s")
+        if not self._client.spin(ARRIVES_S, lambda: bool(self._kept[camera])):
+            raise NoPicture(f"no picture came on {topic} within {ARRIVES_S:g} s")
 
-    def has(self, camera: str, stamp_ns: int) -> bool:
-        return stamp_ns in self._kept.get(camera, ())
+    def comes(self, camera: str, stamp_ns: int) -> bool:
+        """Whether the watched camera's picture of that stamp is here; waits for it, until a later one shows that it will not come."""
+        kept = self._kept[camera]
+        self._client.spin(ARRIVES_S, lambda: stamp_ns in kept or self._newest_ns[camera] > stamp_ns)
+        return stamp_ns in kept
 
     def jpeg(self, camera: str, stamp_ns: int, marks: Iterable[Marked]) -> tuple[bytes, str]:
         """The picture of that stamp with the marks on it, and its size in words. Raises NoPicture."""
@@ -88,7 +94,8 @@ class Pictures:
 
     def _keep(self, camera: str, cdr: bytes, kind: type) -> None:
         kept = self._kept[camera]
-        kept[stamp_in(cdr)] = (cdr, kind)
+        self._newest_ns[camera] = stamp_ns = stamp_in(cdr)
+        kept[stamp_ns] = (cdr, kind)
         while len(kept) > KEPT or (len(kept) > 1 and sum(len(c) for c, _ in kept.values()) > KEPT_BYTES):
             kept.popitem(last=False)
 

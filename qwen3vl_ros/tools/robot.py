@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -24,7 +23,6 @@ from qwen3vl_ros.tools.pictures import Marked, NoPicture, Pictures
 from qwen3vl_ros.types import InvalidInput, PerceptionError, quoted
 
 CANCEL = "follow_instruction/_action/cancel_goal"  # the service that every action has
-FOUND_S = 5.0  # for the node to be found in the graph
 LONGEST_S, LONGEST_MOTION_S = 120.0, 3600.0  # for a reply, where the node's own deadline holds
 SLACK_S = 5.0  # that a reply may come after its deadline
 
@@ -71,12 +69,10 @@ class Robot:
         self._client.subscribe(f"{node}/alarms", EventArray, self._on_alarms, LATCHED)
         self._client.subscribe(f"{node}/plan", Plan, self._on_plan, LATCHED)
         self._pictures = Pictures(self._client, self._full_name)
-        self._closing = threading.Event()
         self._client.spin_alone()
 
     def close(self) -> None:
-        """Leave the graph; whoever waits is told that the node did not answer."""
-        self._closing.set()
+        """Leave the graph: what moves is told to stop, and whoever waits that the node did not answer."""
         self._client.close()
 
     def call(self, name: str, arguments: Arguments, caller: Caller = Caller()) -> Told:
@@ -215,7 +211,7 @@ class Robot:
         service, timeout_s = f"{self._node}/{name}", asked.get("timeout_s")
         self._find(lambda: self._client.is_offered(service), caller)
         request.timeout = float(timeout_s or 0.0)
-        reply = self._client.call(service, request, (timeout_s or LONGEST_S) + SLACK_S, self._over(caller))
+        reply = self._client.call(service, request, (timeout_s or LONGEST_S) + SLACK_S, caller.gone)
         if not reply.success:
             raise Refused(_sentence(reply.message))
         return reply
@@ -225,15 +221,10 @@ class Robot:
         self._find(lambda: self._client.acts(action), caller)
         goal.timeout = float(timeout_s or 0.0)
         longest_s = (timeout_s or (LONGEST_MOTION_S if getattr(goal, "execute", False) else LONGEST_S)) + SLACK_S
-        return self._client.ask_for(action, goal, longest_s, on_feedback, self._over(caller))
-
-    def _over(self, caller: Caller) -> Callable[[], bool]:
-        return lambda: caller.gone() or self._closing.is_set()
+        return self._client.ask_for(action, goal, longest_s, on_feedback, caller.gone)
 
     def _find(self, there: Callable[[], bool], caller: Caller) -> None:
-        over = self._over(caller)
-        self._client.spin(FOUND_S, lambda: there() or over())
-        if not there():
+        if not self._client.find(there, caller.gone):
             raise NoReply(
                 f"nobody answers as {self._full_name} in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: is the node running "
                 "and active, and are domain, namespace and name those of the node? See `ros2 lifecycle get` and docs/tools.md"
@@ -258,10 +249,9 @@ class Robot:
             except NoPicture as error:
                 wanted, why = False, f"none: {error}"
         said = look()
-        have = lambda: self._pictures.has(camera, stamp_ns(header_of(said)))
-        if wanted and not self._client.spin(0.5, have) and again:
+        if wanted and not self._pictures.comes(camera, stamp_ns(header_of(said))) and again:
             said = look()
-            self._client.spin(0.5, have)
+            self._pictures.comes(camera, stamp_ns(header_of(said)))
 
         def show(data: Mapping[str, Any], marks: Iterable[Marked]) -> Told:
             try:

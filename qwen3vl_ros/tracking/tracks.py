@@ -27,7 +27,7 @@ from qwen3vl_ros.types import Detection2D, Detection3D, Frame
 HISTORY_NS = 3_000_000_000
 AHEAD_NS = 500_000_000  # an answer may be here before its picture was stepped
 # Stamps that jump back by more are another time (a bag that loops), by less a picture out of order.
-RESTART_NS = 1_000_000_000
+RESTART_NS = 500_000_000
 SAME_VIEW = 0.4  # pictures less alike are of another scene, if most things are lost in the second as well
 MEETING = 0.5  # share of the smaller box that two things of one look have in common
 

@@ -20,6 +20,7 @@ from qwen3vl_ros.geometry.layout import same_name
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.tracking.objects import MAX_AHEAD_S, Look, WorldObject
 from qwen3vl_ros.tracking.track import COASTING, FRESH, LOST, OCCLUDED, UNCERTAIN, Track
+from qwen3vl_ros.tracking.tracks import AHEAD_NS
 from qwen3vl_ros.types import Detection3D
 
 JOIN_M = 0.05  # tracks of one label this near are one object, or within half its size
@@ -47,18 +48,28 @@ class World:
     def __init__(self):
         self._lock = threading.Lock()
         self._kept: list[_Kept] = []
+        self._followed_ns: dict[str, int] = {}  # the newest picture of each followed camera
         self._asked: dict[tuple[str, str], Hashable] = {}  # what only answers tell of -> the prompt that found it
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
-    def update(self, camera: str, tracks: Sequence[Track]) -> None:
-        """The tracks of a camera's newest picture, all of them: those that are lost say so, those without depth are left out."""
+    def update(self, camera: str, tracks: Sequence[Track], stamp_ns: int | None = None) -> None:
+        """The tracks of a camera's newest picture, all of them: those that are lost say so, those without depth are left out.
+        stamp_ns: of the picture; the tracks' own where left out.
+
+        Where the picture is older than the one before, its source began again, as a bag that loops: what only this camera
+        saw is forgotten, because nobody has seen it yet.
+        """
+        if stamp_ns is None:
+            stamp_ns = max(t.stamp_ns for t in tracks)
         with self._lock:
+            if stamp_ns < self._followed_ns.get(camera, stamp_ns):
+                self._begin_again(camera, stamp_ns)
+            self._followed_ns[camera] = stamp_ns
             for track in tracks:
                 self._asked.pop((camera, track.id), None)
                 self._take((camera, track.id), track)
-            if tracks:
-                self._forget(max(t.stamp_ns for t in tracks))
+            self._forget(stamp_ns)
 
     def look(
         self,
@@ -74,8 +85,11 @@ class World:
         are left out. measured(solid): its points and noise, called only when somebody asks for them.
 
         A camera that nobody follows is known by its answers alone: there, what an answer to the same prompt no longer sees is lost.
+        An answer about a picture far ahead of the newest that was followed is of a round that is over, and tells nothing.
         """
         with self._lock:
+            if stamp_ns > self._followed_ns.get(camera, stamp_ns) + AHEAD_NS:
+                return
             seen = {(camera, s.id): Look(s, stamp_ns, measured) for s in solids if s.source == "depth"}
             for key, look in seen.items():
                 kept = self._holder(key)
@@ -97,13 +111,19 @@ class World:
     def leave(self, camera: str) -> None:
         """Nobody follows this camera any more: what it alone shows is remembered as it was last."""
         with self._lock:
+            self._followed_ns.pop(camera, None)
             for key in [key for kept in self._kept for key in kept.members if key[0] == camera]:
                 self._leave(key)
 
     def restart(self) -> None:
         """Forget everything: the clock jumped, or the frame is another."""
         with self._lock:
-            self._kept, self._asked = [], {}
+            self._kept, self._asked, self._followed_ns = [], {}, {}
+
+    def _begin_again(self, camera: str, stamp_ns: int) -> None:
+        for key in [key for kept in self._kept for key in kept.members if key[0] == camera]:
+            self._leave(key)
+        self._kept = [k for k in self._kept if k.members or k.now.stamp_ns <= stamp_ns]
 
     def _holder(self, key: tuple[str, str]) -> _Kept | None:
         return next((k for k in self._kept if key in k.members), None)

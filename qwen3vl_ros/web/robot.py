@@ -24,7 +24,6 @@ from qwen3vl_ros.srv import AlarmCommand, SetPrompt
 from qwen3vl_ros.types import PerceptionError
 
 CALL_S, ASK_S, FOLLOW_S = 30.0, 120.0, 3600.0
-FOUND_S = 2.0  # for who answers to be found in the graph
 IMAGES, MOST_BYTES = 40, 96_000_000  # that wait for the boxes found in them: more than a second of a usual camera's
 _ASK = "perception/ask"
 _FOLLOW = "perception/follow_instruction"
@@ -190,7 +189,7 @@ class Robot:
 
     def _call(self, service: str, request: Any) -> Any:
         """The response. Raises NoReply, soon where nobody offers the service."""
-        if not self._client.spin(FOUND_S, lambda: self._client.is_offered(service)):
+        if not self._client.find(lambda: self._client.is_offered(service)):
             raise NoReply(f"nobody answers on {self._client.full_name(service)}: is the node there, and is it active?")
         return self._client.call(service, request, CALL_S)
 

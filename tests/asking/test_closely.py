@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.finding import Finder, Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.things import Thing
@@ -55,10 +57,39 @@ def test_what_is_not_seen_at_once_is_looked_for_again(phrase, asked_as, widest_p
     )
 
 
-def test_what_is_seen_at_once_is_asked_for_once():
+def test_a_question_asks_once_for_what_it_sees_at_once():
     eyes = Shy("red cube", 640)
-    assert Finder(eyes, closely=True).find(shot(), ("red cube",)).detections_2d
+    assert Finder(eyes).find(shot(), ("red cube",)).detections_2d
     assert eyes.asked == [("red cube", 640)]
+
+
+class Hasty(Shy):
+    """Boxes another thing, and surely, where it sees the whole picture; and this one where it looks closer. twins: both everywhere."""
+
+    def __init__(self, other, twins=False):
+        super().__init__("red cube", 0.0)
+        self._other, self._twins = np.array(other), twins
+
+    def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
+        x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        self.asked.append((question.targets[0], x1 - x0))
+        things = (THING, self._other) if self._twins else (self._other if x1 - x0 == 640 else THING,)
+        seen = [t for t in things if t[0] >= x0 and t[1] >= y0 and t[2] <= x1 and t[3] <= y1]
+        boxes = [(t - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0) for t in seen]
+        said = [{"bbox_2d": [round(v) for v in box], "label": "red cube"} for box in boxes]
+        return Generation(json.dumps(said), (), None, (), "stop")
+
+
+def test_what_an_arm_shall_take_is_what_most_looks_agree_upon():
+    near = THING + (-60, 0, -60, 0)
+    eyes = Hasty(near)
+    (found,) = Finder(eyes, closely=True).find(shot(), ("red cube",)).detections_2d
+    assert np.abs(np.array(found.box_xyxy_px) - THING).max() < 1.5 and len(eyes.asked) == 3
+
+
+def test_two_of_a_name_stay_two():
+    found = Finder(Hasty(THING + (150, 60, 150, 60), twins=True), closely=True).find(shot(), ("red cube",))
+    assert len(found.detections_2d) == 2
 
 
 def test_what_should_be_somewhere_is_looked_for_there():
@@ -99,3 +130,23 @@ def test_what_the_stream_saw_under_another_name_is_looked_for(called, looks):
     eyes = Shy("red cube", 640)
     found = Finder(eyes).find(known, ("red cube",))
     assert len(eyes.asked) == looks and any(d.label == "red cube" for d in found.detections_2d)
+
+
+@pytest.mark.parametrize(
+    "name, size_m, hollow, contradicted",
+    [
+        ("red ball", (0.05, 0.05, 0.05), False, False),
+        ("red ball", (0.05, 0.02, 0.044), False, False),  # half of it was seen
+        ("红色的球", (0.14, 0.14, 0.06), True, True),
+        ("white cube", (0.06, 0.05, 0.05), False, False),
+        ("purple cube", (0.14, 0.13, 0.06), True, True),
+        ("purple bowl", (0.24, 0.18, 0.02), True, True),
+        ("紫色的碗", (0.14, 0.13, 0.06), False, False),
+        ("cup", (0.11, 0.08, 0.09), True, False),
+        ("yellow tray", (0.24, 0.18, 0.12), True, False),
+        ("screwdriver", (0.24, 0.01, 0.01), False, False),
+    ],
+)
+def test_what_has_clearly_another_form_than_its_name_says_is_not_it(name, size_m, hollow, contradicted):
+    thing = SimpleNamespace(inside=object() if hollow else None)
+    assert shapes.contradicts(name, thing, size_m) is contradicted

@@ -66,7 +66,10 @@ def test_the_graphs_of_few_bits_say_nearly_what_torch_says(tmp_path, layout, fil
 def test_the_model_loads_like_any_other_and_still_sees(small):
     checkpoint = read_checkpoint(small)
     original = find_checkpoint("")
-    assert checkpoint.parameters == original.parameters and checkpoint.quantization == "matmulnbits"
+    assert checkpoint.parameters == original.parameters and (checkpoint.quantization, checkpoint.weight_kind) == (
+        "matmulnbits",
+        "int4",
+    )
     assert checkpoint.weight_files[0].stat().st_size < 0.6 * original.weight_files[0].stat().st_size
     engine = load_engine(Config(model=str(small)))
     assert engine.info.runtime == "onnxruntime" and "int4" in engine.info.dtype
@@ -78,7 +81,7 @@ def test_the_model_loads_like_any_other_and_still_sees(small):
 
 def test_the_other_runtimes_say_that_they_do_not_compute_it(small):
     told = {o.name: o.missing for o in survey(read_checkpoint(small), "cpu")}
-    assert not told.pop("onnxruntime") and all("matmulnbits" in reason for reason in told.values())
+    assert not told.pop("onnxruntime") and all("int4 weights" in reason for reason in told.values())
     for name in ("torch", "transformers"):
         with pytest.raises(WrongModel, match="use engine onnxruntime"):
             load_engine(Config(model=str(small), engine=name))
@@ -107,7 +110,7 @@ def test_what_cannot_be_is_refused_by_name(small, tmp_path, capsys):
     assert main(["export", str(EMBEDDED), "--precision", "int4", "--out", str(tmp_path), "--dtype", "float16"]) == 2
     assert main(["export", str(EMBEDDED), "--precision", "int8", "--out", str(tmp_path), "--block", "64"]) == 2
     assert "--block 64 is of --precision int4" in capsys.readouterr().err
-    with pytest.raises(InvalidInput, match="matmulnbits weights already"):
+    with pytest.raises(InvalidInput, match="int4 weights already"):
         weight_only.write_quantized(read_checkpoint(small), tmp_path / "x", Scheme())
     with pytest.raises(InvalidInput, match="is the model itself"):
         weight_only.write_quantized(find_checkpoint(""), EMBEDDED, Scheme())

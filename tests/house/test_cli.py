@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -354,6 +355,33 @@ def test_doctor_shows_what_a_servers_self_test_found(capsys):
     with ModelServer(RedFinder(lambda box, width, height: [0, 0, 0, 0])) as server:
         status, out, _ = run(capsys, "doctor", "--set", f"remote.url={server.url}")
         assert status == 0 and re.search(r"^note +self-test +inconclusive: ", out, re.M)
+
+
+class Pings:
+    """The body of an answer that never comes, from a server that keeps the line."""
+
+    def __iter__(self):
+        while True:
+            yield b": still here\n\n"
+            time.sleep(0.05)
+
+
+def test_doctor_ends_where_a_server_keeps_the_line_and_says_nothing(capsys):
+    with ModelServer(RedFinder()) as server:
+        server.raw.extend([("text/event-stream", Pings())] * 9)
+        slow = ("--set", f"remote.url={server.url}", "--set", "remote.start_timeout=0.5")
+        status, out, _ = run(capsys, "doctor", *slow)
+    assert status == 1 and "the deadline passed before an object could be read" in out
+    assert out.splitlines()[-1] == f"the model at {server.url} cannot run on this machine: see above"
+
+
+def test_doctor_names_a_quantisation_that_is_no_object(checkpoint, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": "fp8"}))
+    status, out, _ = run(capsys, "doctor", "--model", model)
+    assert status == 1 and "quantization_config" in out and "is 'fp8' and no object" in out
 
 
 def test_doctor_says_of_weights_and_engines_what_can_run_here(checkpoint, tmp_path, monkeypatch, capsys):

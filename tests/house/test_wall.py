@@ -55,8 +55,8 @@ ALLOWED = {
     "draw": {"config", "geometry", "grasping", "types"},
     "sim": {"calibration", "codec", "config", "convert", "files", "geometry", "types"},
     "rehearsal": {"asking", "control", "instructions", "sim", "types"},
-    "export": {"engine", "types"},
-    "doctor": {"config", "engine", "loading", "pipeline", "questions", "threads", "types"},
+    "export": {"engine", "files", "types"},
+    "doctor": {"config", "control", "engine", "loading", "pipeline", "questions", "threads", "types"},
     "selftest": {"boxes", "types", "control", "config", "files", "questions", "engine", "loading", "pipeline", "sim"},
     "cli": {
         "asking",

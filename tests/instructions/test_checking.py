@@ -8,7 +8,7 @@ import pytest
 
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.checking import LOOKS, Checker
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.sim.layouts import exact_layout
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
@@ -16,6 +16,7 @@ from qwen3vl_ros.types import Detection3D, Fact, PlaceTarget, Verdict
 
 CAN = ObjectSpec("cylinder", "purple", (0.05, 0.05, 0.08), (0.0, 0.0, 0.045 + 0.04), 0.0)
 CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (0.0, 0.0, 0.0225), 0.0)
+SHOT = SimpleNamespace(lacks="")
 VIEW = CameraSpec((0.0, -0.50, 0.45), (0.0, 0.0, 0.03))
 
 
@@ -34,17 +35,18 @@ def seen(can, taller_m=0.0):
     boxes = [
         Detection3D(str(k), o.label, 0.9, "world", o.pose(), np.array(o.size_m)) for k, o in enumerate((low, CUBE))
     ]
-    return SimpleNamespace(layout=layout, detections_3d=boxes)
+    named = [replace(t, label=(CAN, CUBE)[int(t.id)].label) for t in layout.things]
+    return SimpleNamespace(layout=layout.with_things(named), detections_3d=boxes, cloud=None)
 
 
 def verdict(found, fact=Fact("on", ("0", "1"), "gravity"), goal=CAN):
     target = Detection3D("0", CAN.label, 0.9, "world", CAN.pose(), np.array(CAN.size_m))
-    names = (("0", "0"), ("1", "1"))  # as the exact layout calls them
+    names = (("0", CAN.label), ("1", CUBE.label))
     step = PlanStep(Step("place", CAN.label, "on", CUBE.label), target, after=(fact,), names=names)
     place = PlaceTarget("0", "1", "world", goal.pose(), np.eye(4), 0, 0.1, 0.02, 0.8, True)
     pictures = iter((found,) * LOOKS)
     planner = SimpleNamespace(find=lambda *_: next(pictures))
-    return Checker(planner, lambda: None, lambda *_: None, Control()).placed(0, step, place)
+    return Checker(planner, lambda: SHOT, lambda *_: None, Control()).placed(0, step, place, Done(True))
 
 
 def test_what_stands_where_it_should_is_there():
@@ -62,7 +64,7 @@ def test_what_fell_off_is_not_there(at):
 
 
 def test_what_is_not_seen_is_not_told():
-    nothing = SimpleNamespace(layout=seen(CAN).layout.with_things(()), detections_3d=[])
+    nothing = SimpleNamespace(layout=seen(CAN).layout.with_things(()), detections_3d=[], cloud=None)
     assert verdict(nothing)[0] is Verdict.UNKNOWN
 
 
@@ -72,16 +74,18 @@ def test_beside_is_never_taken_from_the_place_where_a_look_says_no():
     assert verdict(seen(right), Fact("left_of", ("0", "1"), "viewer"), right)[0] is Verdict.FALSE
 
 
-def taken(now, opening_m, up=(0.0, 0.0, 1.0)):
+def taken(now, opening_m, up=(0.0, 0.0, 1.0), holding=None):
     """What is said of a pick of the can, 0.05 m wide there, that a picture then shows as `now`."""
     target = Detection3D("0", CAN.label, 0.9, "world", CAN.pose(), np.array(CAN.size_m))
     frame = SimpleNamespace(target_T_camera=None, up_camera=None if up is None else np.array(up))
     boxes = [Detection3D("0", CAN.label, 0.9, "world", now.pose(), np.array(now.size_m))] if now else []
-    found = SimpleNamespace(detections_3d=boxes, shot=SimpleNamespace(frame=frame))
+    layout = SimpleNamespace(things=[SimpleNamespace(id=b.id, label=b.label) for b in boxes])
+    found = SimpleNamespace(detections_3d=boxes, layout=layout, shot=SimpleNamespace(frame=frame), cloud=None)
     planner = SimpleNamespace(find=lambda *_: found)
     step = PlanStep(Step("pick", CAN.label), target, names=((CAN.label, CAN.label),))
     grasp = SimpleNamespace(width_m=0.05)
-    return Checker(planner, lambda: None, lambda *_: None, Control()).picked(0, step, grasp, opening_m)[0]
+    checker = Checker(planner, lambda: SHOT, lambda *_: None, Control())
+    return checker.picked(0, step, grasp, Done(True, opening_m=opening_m, holding=holding))[0]
 
 
 RAISED = replace(CAN, position_m=(0.02, 0.0, 0.25))
@@ -105,3 +109,7 @@ def test_what_the_jaws_hold_is_told_by_their_opening_or_by_what_has_risen(now, o
 
 def test_where_nobody_knows_what_up_is_nothing_has_risen():
     assert taken(RAISED, 0.02, up=None) is Verdict.UNKNOWN
+
+
+def test_an_arm_that_says_its_jaws_are_empty_holds_nothing_and_one_that_still_holds_put_nothing_down():
+    assert taken(RAISED, 0.05, holding=False) is Verdict.FALSE

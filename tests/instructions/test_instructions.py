@@ -9,8 +9,9 @@ import pytest
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Code, Done, Performer
+from qwen3vl_ros.instructions.perform import Code, Performer
 from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Done
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.arm import Arm, furnish
@@ -20,7 +21,7 @@ from qwen3vl_ros.sim.faults import ArmError
 from qwen3vl_ros.sim.physics import PhysicalWorld
 from qwen3vl_ros.sim.pick_place import PickPlace
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec, SignSpec
-from qwen3vl_ros.types import Frame, InvalidInput
+from qwen3vl_ros.types import Frame, InvalidInput, Verdict
 
 CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (-0.10, -0.10, 0.0225), 0.2)
 BALL = ObjectSpec("ball", "yellow", (0.055,) * 3, (0.13, -0.06, 0.0275), 0.0)
@@ -97,13 +98,13 @@ def carry_out(planner, table, instruction, control=None):
 
 
 def test_a_plan_says_what_to_take_how_and_where(planner, camera):
-    plan = planner.plan(Table(camera, CUBE, BALL, MUG).see(), "Put the red cube to the left of the yellow ball")
+    plan = planner.plan(Table(camera, CUBE, BALL, MUG).see(), "Put the red cube to the right of the yellow ball")
     assert plan.executable and [s.told.action for s in plan.steps] == ["pick", "place"]
     pick, place = plan.steps
     assert np.linalg.norm(pick.target.frame_T_box[:3, 3] - CUBE.position_m) < 0.01
     assert pick.grasps[0].feasible and place.places[0].feasible
-    assert [(f.relation, f.arguments[0]) for f in place.after] == [("left_of", pick.target.id)]
-    assert place.places[0].frame_T_box[0, 3] < BALL.position_m[0] - 0.03
+    assert [(f.relation, f.arguments[0]) for f in place.after] == [("right_of", pick.target.id)]
+    assert place.places[0].frame_T_box[0, 3] > BALL.position_m[0] + 0.03
 
 
 @pytest.mark.parametrize(
@@ -215,3 +216,37 @@ def test_time_that_runs_out_is_said(planner, camera):
     plan = planner.plan(table.see(), "pick up the red cube")
     outcome = Performer(planner, table, table.see).perform(plan, Control(deadline_s=0.0))
     assert outcome.code is Code.TIMEOUT and math.isfinite(table.world.time_s)
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Put the red cube in front of the green mug",
+        "把红色的立方体放到桌子上",
+        "put the red cube to the left of the yellow ball",
+    ],
+)
+def test_what_is_so_already_is_seen_to_be_so_and_nothing_moves(planner, camera, instruction):
+    table = Table(camera, CUBE, BALL, MUG)
+    plan = planner.plan(table.see(), instruction)
+    assert plan.executable and all("already" in s.message or "已经" in s.message for s in plan.steps)
+    assert all(f.verdict is Verdict.TRUE for f in plan.steps[1].after)
+    outcome = Performer(planner, table, table.see).perform(plan, Control())
+    assert outcome.code is Code.OK and table.moves == 0, outcome.message
+    assert [s.status for s in outcome.plan.steps] == ["done", "done"]
+
+
+def test_what_is_so_no_longer_when_it_is_to_be_done_was_not_planned_and_does_not_move(planner, camera):
+    table = Table(camera, CUBE, BALL, MUG)
+    plan = planner.plan(table.see(), "put the red cube to the left of the yellow ball")
+    table.world.move(0, replace(CUBE, position_m=(0.20, 0.05, 0.0225)).pose())
+    outcome = Performer(planner, table, table.see).perform(plan, Control())
+    assert outcome.code is Code.PRECONDITION and "no longer so" in outcome.message and table.moves == 0
+
+
+def test_after_what_is_so_already_the_rest_is_done(planner, camera):
+    table = Table(camera, CUBE, BALL, MUG)
+    order = "put the red cube to the left of the yellow ball and then put the yellow ball behind the green mug"
+    outcome = carry_out(planner, table, order)
+    assert outcome.code is Code.OK and table.moves == 2, outcome.message
+    assert table.world.pose(1)[1, 3] > MUG.position_m[1] + 0.05

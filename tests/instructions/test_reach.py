@@ -99,13 +99,13 @@ def cell():
 
 def test_the_arm_does_what_it_said_it_could_and_moved_nothing_to_say_so(cell):
     before = cell.world.state()
-    grasps = [(above(-0.05, -0.10, 0.015), 0.045, 0.1), (above(0.9, 0.0, 0.02), 0.045, 0.1)]
+    grasps = [(above(-0.05, -0.10, 0.015), 0.045, 0.1, 0.085), (above(0.9, 0.0, 0.02), 0.045, 0.1, 0.085)]
     places = [(0, above(0.20, 0.05, 0.019), 0.1), (1, above(0.0, 0.1, 0.019), 0.1), (0, above(0.0, 0.1, 0.019), 0.1)]
-    told = cell.check(CUBE.position_m, grasps, places)
+    told = cell.check(grasps, places)
     assert "object1" in told[0] and "no joint angles" in told[1] and told[2] == ""
-    assert [bool(why) for why in cell.check(CUBE.position_m, grasps)] == [False, True]
+    assert [bool(why) for why in cell.check(grasps)] == [False, True]
     assert all(np.array_equal(a, b) for a, b in zip(before, cell.world.state()))
-    assert cell.pick(*grasps[0], 0.085).ending is Ending.OK
+    assert cell.pick(*grasps[0]).ending is Ending.OK
     assert cell.place(*places[0][1:]).ending is Ending.COLLISION and cell.holding
     assert cell.place(*places[2][1:]).ending is Ending.OK
     assert np.linalg.norm(cell.world.pose(0)[:2, 3] - (0.0, 0.1)) < 0.01

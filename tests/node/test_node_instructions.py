@@ -138,7 +138,7 @@ def test_a_camera_that_froze_after_the_motion_proves_nothing(bench):
 
 
 def test_a_cancel_stops_the_arm_and_the_next_order_works(bench):
-    plan = bench.plan("put the green cube to the left of the blue bowl")
+    plan = bench.plan("put the green cube next to the blue bowl")
     order = bench.carry_out(plan).reaches("executing", said="closing").cancel()
     result = order.result()
     assert result.code == Result.CANCELLED, (result.code, result.message)

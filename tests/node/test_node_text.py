@@ -23,6 +23,9 @@ class Reading:
         self.text = graph.listen(f"{NODE}/text", TextArray)
         self.generation = graph.listen(f"{NODE}/generation", Generation)
         self.boxes = graph.listen(f"{NODE}/detections_2d", Detection2DArray)
+        until(
+            lambda: self.text and self.generation, what="both, of which neither misses what the other hears from now on"
+        )
 
     def say(self, **told):
         self.path.write_text(json.dumps({"boxes": {}, **told}, ensure_ascii=False))

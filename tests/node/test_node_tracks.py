@@ -1,8 +1,10 @@
 """Tracks over a real graph: every image has them at its own stamp, under the ids of the answers, however slow the model is."""
 
+import time
+
 import numpy as np
 import pytest
-from ros_graph import CUBE_M, OPTICAL, TABLE_M, FakeCamera, picture, publish_static, until
+from ros_graph import CUBE_M, OPTICAL, PATIENCE_S, TABLE_M, FakeCamera, picture, publish_static, until
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
@@ -22,18 +24,24 @@ def cube_at(x_px: float):
     return np.roll(rgb, round(x_px), axis=1), np.roll(depth_m, round(x_px), axis=1)
 
 
-def slide(camera, states: list, images: int) -> dict[int, float]:
-    """Images of the cube that moves to the right, 1/30 s apart by their stamps: {stamp: its middle, pixels}. They come as fast as
-    that, or, where the last few have no tracks yet, later: a busy machine makes it slower, and nothing else.
+def slide(
+    camera, states: list, images: int, rate_hz: int = 30, began_ns: int | None = None, enough=lambda: True
+) -> dict[int, float]:
+    """Images of the cube that moves to the right, so many a second by their stamps: {stamp: its middle, pixels}. They come as fast
+    as that, or, where the last few have no tracks yet, later: a busy machine makes it slower, and nothing else.
+
+    began_ns: the first stamp, now if left out. enough: whether no more images are needed, once there are so many.
     """
     shot: dict[int, float] = {}
-    first, began_ns = len(states), camera.node.get_clock().now().nanoseconds
-    for k in range(images):
-        x_px = START_PX + SPEED_PX_S * k / 30
+    first, k, end_s = len(states), 0, time.monotonic() + 3 * PATIENCE_S
+    began_ns = camera.node.get_clock().now().nanoseconds if began_ns is None else began_ns
+    while k < images or not enough():
+        assert time.monotonic() < end_s or k < images, "enough images: not in time"
+        x_px = min(START_PX + SPEED_PX_S * k / rate_hz, -START_PX)
         rgb, depth_m = cube_at(x_px)
         until(lambda: len(shot) - (len(states) - first) < AHEAD, what="the tracks of the images before")
-        stamp = camera.shoot(rgb=rgb, depth_m=depth_m, apart_s=1 / 30, stamp=began_ns + k * 10**9 // 30)
-        shot[stamp] = 80.0 + round(x_px)
+        stamp = camera.shoot(rgb=rgb, depth_m=depth_m, apart_s=1 / rate_hz, stamp=began_ns + k * 10**9 // rate_hz)
+        shot[stamp], k = 80.0 + round(x_px), k + 1
     return shot
 
 
@@ -65,9 +73,10 @@ def stamps(heard: list, since: int) -> list[int]:
     return [s for m in heard if (s := stamp_ns(m.header)) >= since]
 
 
-def test_every_image_has_its_tracks_while_the_model_answers_once_a_second(following):
+@pytest.mark.parametrize("rate_hz", [30, 60])
+def test_every_image_has_its_tracks_while_the_model_answers_once_a_second(following, rate_hz):
     graph, camera, heard = following
-    shot = slide(camera, heard["track_states"], 120)
+    shot = slide(camera, heard["track_states"], 4 * rate_hz, rate_hz)
     first, last = min(shot), max(shot)
     for name in TRACKS:
         until(lambda: stamps(heard[name], last), what=f"{name} of the last image")
@@ -100,6 +109,29 @@ def test_every_image_has_its_tracks_however_long_the_model_takes(graph, tmp_path
     (message,) = [m for m in heard["tracks_2d"] if stamp_ns(m.header) == stamp]
     assert [d.bbox.center.position.x for d in message.detections] == pytest.approx([80.0 + round(x_px)], abs=2.5)
     assert [d.id for d in message.detections] == [d.id for d in answers[0].detections]
+
+
+def test_a_source_that_loops_loses_its_tracks_and_begins_anew_in_every_round(following):
+    """As a bag that is played with --loop and without a clock: the same images with the same stamps over and over."""
+    graph, camera, heard = following
+    tracks, states = heard["tracks_2d"], heard["track_states"]
+    ids, began_ns, shot = [], camera.node.get_clock().now().nanoseconds, []
+    for _ in range(3):
+        first, said, answers = len(tracks), len(states), len(heard["detections_2d"])
+        sure = lambda: tracks[-1].detections and len(heard["detections_2d"]) > answers + 1
+        places = slide(camera, states, 60, began_ns=began_ns, enough=sure)
+        shot += places
+        until(lambda: len(states) - said == len(tracks) - first == len(places), what="the tracks of all images")
+        if ids:  # nothing of the round before is where it was
+            assert not tracks[first].detections
+            assert [s.id for s in states[said].tracks if s.state == TrackState.LOST] == ids[-1:]
+        seen = [(stamp_ns(m.header), d) for m in tracks[first:] for d in m.detections]
+        ids += {d.id for _, d in seen}
+        assert all(d.bbox.center.position.x == pytest.approx(places[stamp], abs=2.5) for stamp, d in seen)
+        assert track(graph, "cube").track.id == ids[-1]
+    assert len(ids) == len(set(ids)) == 3  # one in each round, and never the same
+    for name in TRACKS:
+        assert stamps(heard[name], began_ns) == shot, f"{name}: not one for each image, in order"
 
 
 def test_tracks_have_the_ids_of_the_detections_and_follow_what_moves(following):

@@ -80,6 +80,21 @@ def test_a_model_of_random_weights_is_broken(tmp_path):
     assert not any(o.verdict == PASSED and o.kind for o in report.outcomes if o.ability != "absent")
 
 
+def test_the_page_of_a_model_that_says_nothing_gives_the_reason_once():
+    engine = load_tested_engine()
+    refuse = "the model says nothing but '!'"
+
+    def silent(_):
+        raise EngineError(refuse)
+
+    report = report_of(Wrapped(engine, silent))
+    engine.close()
+    assert verdict(report).startswith("This does not work: not one of 17 questions was answered right")
+    rows = [line for line in page(report) if "| failed |" in line]
+    assert len(rows) == 17 and sum(refuse in row for row in rows) == 1 and sum("as above" in row for row in rows) == 16
+    assert json.loads(summary(report))["failed"] == 17 and not report.good
+
+
 class Wrapped:
     """The embedded model, with a fault behind it."""
 

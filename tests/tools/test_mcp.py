@@ -6,8 +6,10 @@ import base64
 import json
 import os
 import re
+import signal
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -518,6 +520,31 @@ def test_a_host_that_goes_away_stops_the_arm(arm):
             tasks.cancel_scope.cancel()
 
     with_client(over_stdio(arm.graph, "--approval", "host"), use)
+    until(lambda: arm.cancelled, what="the arm to be stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("http", [False, True], ids=["stdio", "http"])
+def test_a_server_that_is_told_to_end_stops_the_arm_first(arm, http, number):
+    arm.stay, others = True, set(psutil.Process().children())
+    if http:
+        server, process = over_http(arm.graph, "--approval", "host")
+        end = lambda: process.interrupt(number)
+    else:
+        server = over_stdio(arm.graph, "--approval", "host")
+        end = lambda: [p.send_signal(number) for p in set(psutil.Process().children()) - others]
+
+    async def use(client):
+        plan = await planned(client)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call_tool, "follow", plan)
+            await until_async(lambda: arm.followed)
+            end()
+            await until_async(lambda: arm.cancelled)
+            tasks.cancel_scope.cancel()
+
+    with suppress(Exception):  # the client's, of the connection that ended
+        with_client(server, use)
     until(lambda: arm.cancelled, what="the arm to be stopped")
 
 

@@ -292,3 +292,27 @@ def test_what_has_no_depth_is_not_in_the_world_and_restart_forgets_all():
     world.update("front", [lost("7", 2.0)])  # never heard of
     world.restart()
     assert world.objects == ()
+
+
+def test_what_a_camera_saw_before_its_source_began_again_is_forgotten_and_nothing_else():
+    """A bag that loops: stamps go back, and the answer about the last picture of the round before comes late."""
+    world = World()
+    world.update("front", [track("1", t_s=9.0), track("2", "box", (1, 0, 0), t_s=9.0), lost("0", 9.0)])
+    world.update("wrist", [track("3", "box", (1, 0, 0), t_s=9.0), track("4", "tray", (3, 0, 0), t_s=9.0)])
+    world.update("front", [lost("1", 2.0), lost("2", 2.0)])
+    assert {o.tracks for o in world.objects} == {(("wrist", "3"),), (("wrist", "4"),)}
+    look(world, solid("5"), t_s=9.1)  # of the round that is over
+    assert not world.find("mug")
+    world.update("front", [], 2.1 * S)
+    look(world, solid("6"), t_s=2.1)
+    (mug,) = world.find("mug")
+    assert (mug.id, mug.state) == ("6", FRESH)
+
+
+def test_a_camera_that_saw_nothing_for_long_is_believed_when_it_does():
+    world = World()
+    world.update("front", [track("1")])
+    for t_s in range(2, 60):
+        world.update("front", [], t_s * S)
+    look(world, solid("2", at=(1, 0, 0)), t_s=59.0)
+    assert {o.id for o in world.objects} == {"1", "2"}

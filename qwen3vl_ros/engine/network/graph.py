@@ -215,6 +215,15 @@ def _edge(span: int, dtype: str) -> np.ndarray:
 # -- manifest --------------------------------------------------------------------------------------------------------
 
 
+def changed_weights(directory: Path) -> list[str]:
+    """Names of weight files that are not, to the last bit, those that the graphs were exported with. Reads them whole."""
+    try:
+        known = json.loads((directory / MANIFEST).read_text())["onnx"].get("weights_sha256", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [n for n, digest in known.items() if not (directory / n).is_file() or file_sha256(directory / n) != digest]
+
+
 def export_command(directory: Path | str) -> str:
     """What the user runs to write the graphs."""
     return f"qwen3vl export {directory}"

@@ -47,8 +47,7 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
             f"set dtype to auto, or export them again with --dtype {config.dtype}"
         )
     why.append(f"{runtime.dtype}, as the graphs were exported")
-    weights = checkpoint.config.get("quantization_config") or {}
-    few = f", int{weights['decoder']} weights" if checkpoint.quantization == METHOD else ""
+    few = f", {checkpoint.weight_kind} weights" if checkpoint.quantization == METHOD else ""
     info = EngineInfo(
         "onnxruntime",
         str(checkpoint.path),

@@ -61,7 +61,7 @@ def _load(
 ) -> LocalEngine:
     if checkpoint.quantization == METHOD:
         raise WrongModel(
-            f"{checkpoint.path} holds weights for onnxruntime alone ({METHOD}); use engine onnxruntime, or the model that it "
+            f"{checkpoint.path} holds {checkpoint.weight_kind} weights for onnxruntime alone; use engine onnxruntime, or the model that it "
             "was exported from"
         )
     device, why_device = choose_device(config.device)

@@ -120,7 +120,7 @@ class Following:
                 tracks = self.tracks[name].step(frame)
                 if tracks is None:
                     return
-                self.world.update(name, tracks)
+                self.world.update(name, tracks, frame.stamp_ns)
                 out.publish_tracks(frame, tracks, config)
         except PerceptionError as error:  # an image that cannot be read, or something ran out
             channel.health.problem("tracks", Level.WARN, f"an image was not followed: {error}")

@@ -20,11 +20,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from qwen3vl_ros.tracking.tracks import RESTART_NS
+
 ALIVE_S = 1.0  # a companion silent for longer is gone, and nobody waits for it,
 SLOW_S = 5.0  # but one that is slow by nature: silent for twice as long as between its last two, or for this long
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
 FIRST_PERIOD_S = 0.1  # until two stamps have told the real one
-CLOCK_JUMP_NS = 500_000_000  # an image this much older than the newest is of a restarted source, not late
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class _Companion:
             self.recent.popleft()
 
     def put(self, stamp_ns: int, message: Any, now_s: float, image_arrival_s: Callable[[int, int], float | None]):
-        if self._stamps and stamp_ns < self._stamps[-1] - CLOCK_JUMP_NS:
+        if self._stamps and stamp_ns < self._stamps[-1] - RESTART_NS:
             self.forget()
         self.recent.append((stamp_ns, message))
         self.last = message
@@ -168,7 +169,7 @@ class Mailbox:
         with self.changed:
             newest_ns = self._arrivals[-1][0] if self._arrivals else stamp_ns
             self.images += 1
-            if stamp_ns < newest_ns - CLOCK_JUMP_NS:
+            if stamp_ns < newest_ns - RESTART_NS:
                 self.restart()
             elif stamp_ns < newest_ns:
                 self.superseded += 1

@@ -17,16 +17,15 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 
 from qwen3vl_ros.action import ExecuteStep
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.instructions.perform import Done
-from qwen3vl_ros.instructions.plans import PlanStep
+from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.node import messages, plan_messages
+from qwen3vl_ros.node.joining import FOUND_S
 from qwen3vl_ros.srv import CheckReach
 from qwen3vl_ros.types import GraspTarget, PlaceTarget
 
 ACTION, ASKED = "execute_step", "check_reach"
 POLL_S = 0.02
-FOUND_S = 3.0  # for a planner that has just been started to be heard of
 GONE_S = 2.0  # a planner that nobody sees any more for so long has gone away
 
 

@@ -1,0 +1,158 @@
+"""Faults of what sees and of what moves that lie about it: none is taken for success, each has its code, and the next order is carried out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qwen3vl_ros.config import Config
+from qwen3vl_ros.control import Control
+from qwen3vl_ros.instructions.perform import Code, Performer
+from qwen3vl_ros.instructions.planner import Planner
+from qwen3vl_ros.instructions.plans import Done
+from qwen3vl_ros.loading import load_tested_engine
+from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.rehearsal import Rehearsal
+from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
+from qwen3vl_ros.sim.workcell import Workcell
+
+CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (-0.10, -0.10, 0.0225), 0.2)
+MUG = ObjectSpec("mug", "green", (0.109, 0.08, 0.09), (-0.10, 0.08, 0.045), 0.4)
+BALL = ObjectSpec("ball", "yellow", (0.055,) * 3, (0.13, -0.06, 0.0275), 0.0)
+ORDER = "Put the red cube to the right of the green mug"
+
+
+@pytest.fixture(scope="module")
+def planner():
+    return Planner(Perception(load_tested_engine(), Config()))
+
+
+class Robot(Rehearsal):
+    """spoil(shot): what the camera shows after the first motion. lies: what is done and said instead of each motion, by its number."""
+
+    def __init__(self, cell):
+        super().__init__(cell)
+        self.moves, self.spoil, self.lies = 0, None, {}
+
+    def see(self):
+        shot = super().see()
+        return self.spoil(shot) if self.spoil and self.moves else shot
+
+    def _move(self, control, motion):
+        self.moves += 1
+        return self.lies[self.moves]() if self.moves in self.lies else super()._move(control, motion)
+
+    def at(self, k):
+        return self.cell.world.pose(k)[:3, 3]
+
+
+@pytest.fixture
+def robot():
+    base = np.eye(4)
+    base[0, 3] = -0.48
+    spec = SceneSpec(0, (CUBE, MUG, BALL), camera=CameraSpec((0.0, -0.50, 0.45), (0.0, 0.0, 0.03)))
+    with Workcell(spec, base) as cell:
+        yield Robot(cell)
+
+
+def carry_out(planner, robot, order=ORDER, held=None, tell=lambda *_: None):
+    plan = planner.plan(robot.see(), order, held=held)
+    return Performer(planner, robot, robot.see, tell).perform(plan, Control(), held)
+
+
+def the_next_order_works(planner, robot, failed):
+    robot.spoil, robot.lies = None, {}
+    again = carry_out(planner, robot, held=failed.held)
+    assert again.code is Code.OK, again.message
+    assert robot.at(0)[0] > robot.at(1)[0] + 0.04
+
+
+def no_depth(shot):
+    frame = replace(shot.frame, depth_m=None)
+    return replace(shot, frame=frame, lacks="depth image stopped 5.0 s ago (depth/image_raw)", stale=True)
+
+
+def no_pose(shot):
+    frame = replace(shot.frame, target_T_camera=None, target_frame="")
+    return replace(shot, frame=frame, lacks="target_frame 'world': no transform", no_pose=True)
+
+
+def other_place(shot):
+    near = np.full_like(shot.frame.depth_m, 0.35)
+    return replace(shot, frame=replace(shot.frame, depth_m=near, rgb=np.roll(shot.frame.rgb, 200, 1)))
+
+
+@pytest.mark.parametrize(
+    "spoil, code, words",
+    [
+        (no_depth, Code.STALE, "depth image stopped"),
+        (no_pose, Code.TF, "no transform"),
+        (other_place, Code.STALE, "another place"),
+    ],
+)
+def test_a_picture_that_proves_nothing_ends_it_in_its_own_code(planner, robot, spoil, code, words):
+    robot.spoil = spoil
+    failed = carry_out(planner, robot)
+    assert failed.code is code and words in failed.message, failed.message
+    assert [s.status for s in failed.plan.steps] == ["failed", ""] and failed.held is not None
+    the_next_order_works(planner, robot, failed)
+
+
+def test_colour_that_stands_still_while_depth_goes_on_is_noticed(planner, robot):
+    old = robot.see().frame.rgb
+    robot.spoil = lambda shot: replace(shot, frame=replace(shot.frame, rgb=old))
+    failed = carry_out(planner, robot)
+    assert failed.code is Code.STALE and "colour image is frozen" in failed.message
+    the_next_order_works(planner, robot, failed)
+
+
+def test_an_arm_that_says_at_once_that_it_did_is_not_believed(planner, robot):
+    robot.lies = dict.fromkeys(range(1, 9), lambda: Done(True, "", False, 0.045, True))
+    failed = carry_out(planner, robot)
+    assert failed.code is Code.EXECUTION and "still where it was" in failed.message
+    robot.cell.world.settle()
+    assert np.linalg.norm(robot.at(0) - CUBE.position_m) < 0.01
+
+
+def test_what_is_taken_out_of_the_jaws_on_the_way_is_not_put_down(planner, robot):
+    def tell(step, state, message):
+        if (step, state) == (1, "executing"):
+            robot.cell.world.move(0, replace(CUBE, position_m=(0.16, 0.12, 0.0225)).pose())
+
+    failed = carry_out(planner, robot, "Put the red cube behind the green mug", tell=tell)
+    assert failed.code in (Code.EXECUTION, Code.POSTCONDITION), failed.message
+    robot.cell.reset()
+    the_next_order_works(planner, robot, failed)
+
+
+def test_what_was_let_go_elsewhere_is_not_where_it_was_told_to_be(planner, robot):
+    def elsewhere():
+        robot.cell.arm.open(0.085)
+        robot.cell.reset()
+        robot.cell.world.move(0, replace(CUBE, position_m=(-0.25, -0.02, 0.0225)).pose())
+        return Done(True, "", False, 0.085, False)
+
+    robot.lies = {2: elsewhere}
+    failed = carry_out(planner, robot)
+    assert failed.code is Code.POSTCONDITION, failed.message
+    the_next_order_works(planner, robot, failed)
+
+
+def test_two_things_that_changed_places_after_the_plan_are_known_again(planner, robot):
+    plan = planner.plan(robot.see(), ORDER)
+    robot.cell.world.move(0, replace(CUBE, position_m=(0.13, -0.06, 0.0225)).pose())
+    robot.cell.world.move(2, replace(BALL, position_m=(-0.10, -0.10, 0.0275)).pose())
+    done = Performer(planner, robot, robot.see).perform(plan, Control())
+    assert done.code is Code.OK, done.message
+    assert np.linalg.norm(robot.at(2)[:2] - CUBE.position_m[:2]) < 0.02, "the ball was left alone"
+    assert robot.at(0)[0] > robot.at(1)[0] + 0.04
+
+
+def test_an_arm_that_takes_the_wrong_thing_is_found_out(planner, robot):
+    def wrong():
+        robot.cell.world.move(2, replace(BALL, position_m=(-0.2, 0.1, 0.35)).pose())
+        return Done(True, "", False, 0.045, True)
+
+    robot.lies = dict.fromkeys(range(1, 9), wrong)
+    failed = carry_out(planner, robot)
+    assert failed.code is Code.EXECUTION and "still where it was" in failed.message

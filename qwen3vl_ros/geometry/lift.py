@@ -115,7 +115,7 @@ def _solid(
     up = plane.normal if plane is not None else cloud.frame.up_camera
     if up is None:
         everything = (of.astype(float) for of in (points, points[:read][few], normals))
-        return camera_T_local, free_box(*everything, np.zeros(3)), points
+        return camera_T_local, free_box(*everything, np.zeros(3)), points[:read]
     camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
     if plane is not None:
         camera_T_local[:3, 3] = -plane.offset_m * plane.normal
@@ -139,7 +139,7 @@ def _solid(
     elif plane is not None:
         bottom = 0.0
     solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)), noise_m, read)
-    return camera_T_local, solid, points
+    return camera_T_local, solid, points[:read]  # an outline is assumed, and no finger's contact
 
 
 def _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, cut: bool) -> bool:

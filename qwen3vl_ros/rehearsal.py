@@ -6,6 +6,7 @@ Everything happens in the world's time, as fast as it can be computed. Knows not
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
@@ -39,6 +40,9 @@ class Rehearsal:
         self.cell.world.settle(longest_s=1.0)
         self.seen, depth_m = self.cell.look()
         self._shot, self._moved = _shot(self.seen, depth_m, int(1e9 * self.cell.time_s)), False
+        if self.cell.fault == "blind":
+            frame = replace(self._shot.frame, depth_m=None)
+            self._shot = replace(self._shot, frame=frame, lacks="the depth image has stopped", stale=True)
         return self._shot
 
     def reach(self, step: PlanStep, grasps, places, control: Control) -> tuple[str, ...]:

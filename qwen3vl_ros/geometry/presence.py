@@ -21,6 +21,7 @@ _MOST = 600  # points that are looked at
 _SURE = 0.7  # of those that tell, to believe them
 _SURFACE_M = 0.02  # between the points of a surface
 _FIXED_M = 0.006  # what an edge or the pose of a camera adds to the depth's noise
+_NEAR_M = 2.0
 _SCENE_M, _SCENE_SHARE = 0.03, 0.5  # by how much, and in how much of a picture, a scene may have changed
 
 
@@ -75,11 +76,12 @@ def another_scene(before: SceneCloud, now: SceneCloud) -> bool:
 
 
 def changed(before: SceneCloud, now: SceneCloud) -> bool:
-    """Whether anything in the view of a camera that stands still is nearer or farther than it was."""
+    """Whether anything near in the view of a camera that stands still is nearer or farther than it was."""
     if not (before.usable and now.usable) or before.depth_m.shape != now.depth_m.shape:
         return False
     with np.errstate(invalid="ignore"):
-        other = np.abs(now.depth_m - before.depth_m) > _SCENE_M * np.maximum(1.0, before.depth_m)
+        near = np.maximum(now.depth_m, before.depth_m) < _NEAR_M  # farther off, noise alone changes as much
+        other = near & (np.abs(now.depth_m - before.depth_m) > _SCENE_M * np.maximum(1.0, before.depth_m))
     return int(cv2.erode(other.astype(np.uint8), np.ones((5, 5), np.uint8)).sum()) > _LEAST
 
 

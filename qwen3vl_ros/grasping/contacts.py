@@ -25,9 +25,9 @@ def contact_tilt(x, y, z, top: float, noise_m: float = 0.0, around=None) -> floa
     it; a round side touches squarely. Along the approach (z, up) only a fingertip on a slope slips. noise_m: of y. around: x, y of all that the finger is wide enough for, for the sides of a corner
     soon lie deeper than what it touches.
     """
-    highest = z.max()
+    highest = np.maximum.reduce(z)
     nearly_level = (
-        highest - z.min() < _BIN_M and highest < top - _BIN_M
+        highest - np.minimum.reduce(z) < _BIN_M and highest < top - _BIN_M
     )  # the floor of a bowl, not a rim seen from above
     if len(x) < 4 or nearly_level:
         return math.pi / 2
@@ -56,8 +56,8 @@ def _level_slope(bins, outer, noise_m: float) -> float:
 
 def _outline(t, y) -> tuple[np.ndarray, np.ndarray]:
     """The outermost y in bins of t that have any, in order: which bins, counted from the first, and the values."""
-    bins = ((t - t.min()) * (1 / _BIN_M)).astype(np.intp)
-    outer = np.full(int(bins.max()) + 1, -np.inf)
+    bins = ((t - np.minimum.reduce(t)) * (1 / _BIN_M)).astype(np.intp)
+    outer = np.full(int(np.maximum.reduce(bins)) + 1, -np.inf)
     np.maximum.at(outer, bins, y.astype(float))
     filled = (outer > -np.inf).nonzero()[0]
     return filled, outer[filled]

@@ -168,7 +168,7 @@ def _search(ground: Terrain, tips, yaws_rad, gripper: GripperConfig) -> tuple[Pl
         along = ((s + e - 1) / 2 - core) * cell
         return (e - s) * cell, yaws_rad[k // len(tips)], (r - lines) * cell, along, tips[k % len(tips)]
 
-    def free(extra_m):
+    def free(extra_m, k, r, s, e):
         """Whether both fingers have their columns for themselves, and so much more beside them."""
         gap, reach = _cells(gripper.clearance, cell), _cells(gripper.finger_thickness, cell) + _cells(extra_m, cell)
         band, left, right = (r - beside, r + beside + 1), s + aside - gap, e + aside + gap
@@ -180,13 +180,15 @@ def _search(ground: Terrain, tips, yaws_rad, gripper: GripperConfig) -> tuple[Pl
         failures.narrowest = tuple(float(v[0]) for v in local(*(v[least : least + 1] for v in (k, r, s, e))))
     narrow = width + 2 * gripper.clearance <= gripper.max_width + cell  # judge.py measures the width exactly
     failures.too_wide, (k, r, s, e) = len(k) - np.count_nonzero(narrow), _those(narrow, k, r, s, e)
-    has_room = free(0.0)
+    has_room = free(0.0, k, r, s, e)
     failures.no_room, (k, r, s, e) = len(k) - np.count_nonzero(has_room), _those(has_room, k, r, s, e)
     palm_free = _palm_is_free(ground, tips, yaws_rad, gripper, k, r - lines, (s + e - 1) // 2 - core)
     failures.palm, (k, r, s, e) = len(k) - np.count_nonzero(palm_free), _those(palm_free, k, r, s, e)
     room = np.zeros(len(k))
-    for extra_m in _ROOM_M[1:]:
-        room[free(extra_m)] = extra_m / _ROOM_M[-1]
+    roomy = np.arange(len(k))
+    for extra_m in _ROOM_M[1:]:  # what lacks room for less lacks it for more
+        (roomy,) = _those(free(extra_m, *_those_at(roomy, k, r, s, e)), roomy)
+        room[roomy] = extra_m / _ROOM_M[-1]
     inside, pad = np.minimum(1, e - s - 1), (r - finger, r + finger + 1)
     face = solid_in(k, pad, (s + inside, s + inside + 1)) + solid_in(k, pad, (e - 1 - inside, e - inside))
     width, yaw, across, along, tip = local(k, r, s, e)
@@ -273,8 +275,11 @@ def _turned(cells: np.ndarray, yaws_rad: np.ndarray, lines: int) -> np.ndarray:
 
 
 def _those(wanted: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
-    kept = np.flatnonzero(wanted)
-    return tuple(v.take(kept) for v in values)
+    return _those_at(np.flatnonzero(wanted), *values)
+
+
+def _those_at(indices: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(v.take(indices) for v in values)
 
 
 def _cells(length_m: float, cell_m: float) -> int:

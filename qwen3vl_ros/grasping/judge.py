@@ -231,7 +231,7 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
         touching = out.take(contact)
-        deep = (out > touching.max() - min(_CORNER_M, grip.width_m / 3)).nonzero()[0]
+        deep = (out > np.maximum.reduce(touching) - min(_CORNER_M, grip.width_m / 3)).nonzero()[0]
         touched = x.take(contact), touching, z.take(contact), top_m, grip.noise_m
         angle = max(angle, contact_tilt(*touched, (x.take(deep), out.take(deep))))
     if angle > cone:

@@ -39,8 +39,10 @@ _MOVED_M = 0.03  # nearer than this to where it was, a thing has not been taken
 _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # Nearer than this to where it was put, by its middle seen from above and its top, a thing lies where it was promised to: on or in what
 # carries it, and beside something.
-_AT_REST_M, _AT_REST_BESIDE_M = 0.02, 0.012
+_AT_REST_M, _AT_REST_BESIDE_M = 0.021, 0.013
+_ASIDE_M = sorted(itertools.product((-0.018, -0.009, 0.0, 0.009, 0.018), repeat=2), key=lambda at: math.hypot(*at))[:21]
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
+_RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it
 _SIGMAS = 1.5  # of the margin to the border of a corner or side
 _RISEN_M = 0.04  # a thing whose top is so much higher has been lifted
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
@@ -140,35 +142,37 @@ class Checker:
             if (found := self._find(tuple(n for _, n in step.names), expected)) is None:
                 continue
             new = self._new_things(found, name)
-            before = self._cloud(self._before, found)
-            if rest is not None and before is not None and presence(found.cloud, rest, before).is_there:
-                new, off_m = [replace(rest, id=f"{rest.id}, put down")], 0.0
-            else:
-                off_m = _off_m(found, new, step, place)
+            lying, off_m = self._lying(found, rest)
+            new = [lying] if lying else new
+            off_m = off_m if lying else _off_m(found, new, step, place)
             layout = _known(found, [t for t in found.layout.things if not same_name(t.label, name)] + new, step.around)
             names = dict(step.names)
             measured = [_measure(layout, f, tuple(names.get(a, a) for a in f.arguments)) for f in step.after]
             if not measured:
                 continue
-            worst = min(measured, key=facts.standing)
+            open_ = [f for f in measured if not _holds(f, off_m, bool(new) and done.holding is False)]
+            if not open_:
+                told = "; ".join(f.reason for f in measured if f.verdict is Verdict.TRUE)
+                return Verdict.TRUE, told or f"the {name} lies where it was put, within {100 * max(off_m, 0.01):.1f} cm"
+            worst = min(open_, key=facts.standing)
             message = worst.reason
-            if worst.verdict is Verdict.TRUE:
-                return Verdict.TRUE, "; ".join(f.reason for f in measured)
-            carried = worst.relation in ("on", "in")
-            near_m = _AT_REST_M if carried else _AT_REST_BESIDE_M
-            if carried and worst.verdict is Verdict.UNKNOWN and worst.margin_m > 0:
-                near_m = _CARRIED_M  # only noise keeps it from being told
-            # How far a table reaches is known worse than where a thing lies on it.
-            doubtful = any(f.relation == "at" and f.margin_m < _SIGMAS * f.sigma_m for f in measured)
-            if (carried or worst.verdict is Verdict.UNKNOWN) and off_m < near_m and not doubtful:
-                within = f", within {100 * off_m:.1f} cm" if off_m else ""
-                return Verdict.TRUE, f"the {name} lies where it was put{within}"
             if worst.verdict is Verdict.FALSE and wrong:  # two looks agree
                 return Verdict.FALSE, f"it was put down, but {message}"
             wrong = wrong or worst.verdict is Verdict.FALSE
         self._told_something()
         message = message or "the model's answers could not be read"
         return Verdict.UNKNOWN, f"it was put down, but nobody can tell whether it lies right: {message}"
+
+    def _lying(self, found: Found, rest: Thing | None) -> tuple[Thing | None, float]:
+        """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies; None where there is nothing."""
+        before = self._cloud(self._before, found)
+        for x, y in _ASIDE_M if rest is not None and before is not None else ():
+            pose = np.eye(4)
+            pose[:3, 3] = (x, y, 0.0) @ found.layout.level_R_frame
+            moved = rest.moved(pose)
+            if presence(found.cloud, moved, before).is_there:
+                return replace(moved, id=f"{rest.id}, put down"), math.hypot(x, y)
+        return None, math.inf
 
     # -- looks ---------------------------------------------------------------------------------------------------------
 
@@ -245,6 +249,23 @@ def _known(found: Found, things: Sequence[Thing], around: Sequence[Thing | Surfa
 def _with_inside(thing: Thing, was: Thing) -> Thing:
     moved = np.linalg.norm(thing.frame_T_box[:3, 3] - was.frame_T_box[:3, 3])
     return replace(thing, inside=was.inside) if thing.inside is None and moved < _MOVED_M else thing
+
+
+def _holds(fact: Fact, off_m: float, let_go: bool) -> bool:
+    """Whether a fact that was promised of a place is true: it was measured so, or the thing lies off_m from where it was to lie and the
+    measurement cannot tell better. let_go: it is seen, and nothing holds it any more.
+    """
+    unknown = fact.verdict is Verdict.UNKNOWN
+    if fact.verdict is Verdict.TRUE:
+        return True
+    if fact.relation in ("on", "in"):
+        if unknown and fact.margin_m > 0:  # only noise keeps it from being told
+            resting = fact.relation == "on" and let_go and fact.margin_m > _RESTS_M
+            return resting or off_m < _CARRIED_M
+        return off_m < _AT_REST_M
+    # How far a table reaches is known worse than where a thing lies on it.
+    doubtful = fact.relation == "at" and fact.margin_m < _SIGMAS * fact.sigma_m
+    return unknown and off_m < _AT_REST_BESIDE_M and not doubtful
 
 
 def _off_m(found: Found, new: Sequence[Thing], step: PlanStep, place: PlaceTarget) -> float:

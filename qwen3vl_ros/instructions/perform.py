@@ -29,6 +29,7 @@ from qwen3vl_ros.types import (
 )
 
 TRIES = 3  # of a step with another grasp or place
+LOSSES = 1  # of what was held and fell on the way: so often it is taken again
 
 
 class Code(IntEnum):
@@ -99,18 +100,34 @@ class _Work:
     def __init__(self, performer: Performer, plan: Plan, control: Control, held: PlanStep | None):
         self._p, self.plan, self._control = performer, plan, control
         self._looks = Checker(performer.planner, performer.see, performer.tell, control)
-        self.held, self._grasp, self._execution = held, 0, 0
+        self.held, self._grasp, self._execution, self._losses = held, 0, 0, 0
 
     def run(self) -> Outcome:
-        for k in range(len(self.plan.steps)):
+        k = 0
+        while k < len(self.plan.steps):
             self._mark(k, "running", "")
             code, message = self._tried(k)
             self._mark(k, "done" if code is Code.OK else "failed", message)
-            if code is not Code.OK:
+            if code is Code.OK:
+                k += 1
+            elif (taken := self._lost(k, code)) is not None:
+                for open_again in range(taken, k + 1):
+                    self._mark(open_again, "", "")
+                k = taken
+            else:
                 break
         else:
             message = "; ".join(s.message for s in self.plan.steps if s.message)
         return Outcome(code, message, self.plan, self._execution, self.held)
+
+    def _lost(self, k: int, code: Code) -> int | None:
+        """The step that took what is known to have fallen on the way to step k: it is taken again, from where it is seen now."""
+        step = self.plan.steps[k]
+        if code is not Code.EXECUTION or step.told.action != "place" or self.held is not None or self._losses == LOSSES:
+            return None
+        self._losses += 1
+        same = (i for i in reversed(range(k)) if self.plan.steps[i].told.object == step.told.object)
+        return next((i for i in same if self.plan.steps[i].told.action == "pick"), None)
 
     def _tried(self, k: int) -> tuple[Code, str]:
         try:
@@ -213,7 +230,7 @@ class _Work:
             message = done.message
             if done.ok:
                 return self._lies(k, step, place, done)
-            if not done.retry:
+            if not done.retry or self.held is None:
                 break
         return Code.EXECUTION, message
 

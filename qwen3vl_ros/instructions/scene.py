@@ -27,7 +27,7 @@ from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, PlaceTarget, Verdict
 
 _GRASPS = 24  # ways to hold a thing, for whoever puts it where not every hand fits
-_PLACES, _WAYS = 16, 24  # where to put it, and with how many of them each
+_PLACES, _WAYS, _PAIRS = 16, 24, 144  # where to put it, with how many of them each, and of both together
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
 _LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
@@ -72,7 +72,7 @@ class Scene:
         self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
 
     def grounded(self, step: PlanStep, before: Sequence[PlanStep], goes: Step | None) -> PlanStep:
-        told = step.told
+        told, step = step.told, replace(step, already="", message="")
         held = next((s.told.object for s in before if s.remembered and s.status != "done"), "")
         if held and (_speaks_of(told, held) or not self._all_seen(told)):
             return step  # it is, or may be, what the gripper holds, and nobody sees that as it will stand
@@ -124,7 +124,7 @@ class Scene:
             return replace(step, target=target, before=held, after=asked, places=(self._home(picks[0], target, pick),))
         grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
         gripper = self._perception.config.gripper
-        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)
+        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)[:_PAIRS]
         if not places[0].feasible:
             raise self._cannot("no place", f"{told.relation} {told.reference}", places[0].reason)
         return replace(step, target=target, places=places, before=held, after=asked)

@@ -53,7 +53,7 @@ PARAMETERS = {
     "fault": (
         "",
         "What goes wrong from now on: slip (the jaws give way), unreachable, collision, silent (a step is never answered), dead (the "
-        "action goes away), frozen (the camera shows one picture for ever); empty: nothing.",
+        "action goes away), frozen (the camera shows one picture for ever), blind (its depth stops); empty: nothing.",
     ),
 }
 STATE_PERIOD_S, CLOCK_PERIOD_S, OVERVIEW_PERIOD_S = 0.04, 0.02, 0.2
@@ -271,7 +271,8 @@ class SimRobotNode(Node):
         view, depth_m = self._frozen
         header = messages.header_of(self._stamp_ns(), CAMERA_FRAME)
         self._info.publish(messages.camera_info(header, view.K, (view.rgb.shape[1], view.rgb.shape[0])))
-        self._depth.publish(messages.image(header, depth_m.astype(np.float32, copy=False)))
+        if self.settings["fault"] != "blind":
+            self._depth.publish(messages.image(header, depth_m.astype(np.float32, copy=False)))
         self._image.publish(messages.image(header, view.rgb))
         truth = messages.header_of(self._stamp_ns(), WORLD_FRAME)
         boxes = [

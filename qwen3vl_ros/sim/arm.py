@@ -7,6 +7,7 @@ direction. Knows nothing of pictures or ROS.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,9 +35,12 @@ _DRIVEN_M, _DRIVEN_RAD = (
     np.array((0.797, 0.684, 0.503, 0.316, 0.112, 0.003)),
 )
 _JAW_JOINTS = {"driver": 1.0, "spring_link": 1.0, "follower": -1.0}
-_SPEED_RAD_S, _STRAIGHT_M_S = 1.5, 0.15
+_SPEED_RAD_S, _CARRYING_RAD_S, _STRAIGHT_M_S = 1.5, 1.0, 0.15
+_GENTLY = 1.3  # times as long as at full speed: it starts and stops without a jerk
 _STRAIGHT_STEP_M = 0.01  # between the poses of a straight move
 _ARRIVED_RAD = 0.004
+# By how much a joint lags on a straight line where something is in the way, beyond what it lags by its speed.
+_HELD_UP_RAD, _LAG_S = 0.05, 0.08
 _BESIDE_M = 0.012  # from where the fingers close, so far outside rays begin
 _DIFFERENT_RAD = 0.25  # between postures that are worth trying each
 _LAST_RAD = np.linspace(-2.85, 2.85, 58)  # the last joint's angles that are tried for a pose: whole turns of the elbow
@@ -170,6 +174,15 @@ class Arm:
                     by_side["right" if "right" in one else "left"].add(int(other.removeprefix("object")))
         return by_side["right"] & by_side["left"]
 
+    def hits(self) -> set[str]:
+        """Names of bodies that the arm touches now, what both pads touch aside."""
+        model, held, found = self.world.model, {f"object{k}" for k in self.touched()}, set()
+        for contact in self.world.data.contact[: self.world.data.ncon]:
+            mine = [bool(self._mine[g]) for g in contact.geom]
+            if mine[0] != mine[1]:
+                found.add(model.body(model.geom_bodyid[contact.geom[mine.index(False)]]).name)
+        return found - held
+
     # -- where it can go --------------------------------------------------------------------------------------------
     def reach(self, world_T_gripper: np.ndarray, opening_m: float, near: np.ndarray = REST) -> np.ndarray:
         """Joint angles (7) that bring the fingertips there, the nearest to `near`. Raises Unreachable."""
@@ -233,20 +246,32 @@ class Arm:
         return frozenset(found)
 
     # -- how it moves -----------------------------------------------------------------------------------------------
-    def follow(self, path: Sequence[np.ndarray], speed_rad_s: float = _SPEED_RAD_S) -> None:
-        """Drive along joint angles, then wait until it is there. Raises Collision where it is held up."""
-        data = self.world.data
-        at = data.ctrl[self._motors].copy()
+    def follow(self, path: Sequence[np.ndarray]) -> None:
+        """Drive along joint angles, at rest at each, then wait until it is there; slower with what it holds. Raises Collision where it is
+        held up.
+        """
+        speed = _SPEED_RAD_S if self.ways.holding is None else _CARRYING_RAD_S
         for goal in path:
-            seconds = max(0.02, float(np.abs(goal - at).max()) / speed_rad_s)
-            steps = max(1, round(seconds / 0.01))
-            for k in range(1, steps + 1):
-                s = k / steps
-                data.ctrl[self._motors] = at + (goal - at) * s
-                self._pass(0.01)
-            at = goal
+            self._glide([goal], speed, math.inf)
+        self._arrive()
+
+    def _glide(self, path: Sequence[np.ndarray], speed_rad_s: float, lag_rad: float) -> None:
+        """Along joint angles without a stop, faster and slower gently. Raises Collision, and pushes no more, where a joint lags by lag_rad."""
+        data = self.world.data
+        points = np.array([data.ctrl[self._motors], *path])
+        turned = np.cumsum([0.0, *np.abs(np.diff(points, axis=0)).max(1)])
+        steps = max(2, round(_GENTLY * turned[-1] / speed_rad_s / 0.01))
+        for s in np.arange(1, steps + 1) / steps:
+            at = s * s * (3 - 2 * s) * turned[-1]
+            data.ctrl[self._motors] = [np.interp(at, turned, joint) for joint in points.T]
+            self._pass(0.01)
+            if np.abs(self.joints() - data.ctrl[self._motors]).max() > lag_rad:
+                self.stop()
+                raise Collision("the arm is held up by something and does not get there")
+
+    def _arrive(self) -> None:
         for _ in range(60):
-            if np.abs(self.joints() - at).max() < _ARRIVED_RAD:
+            if np.abs(self.joints() - self.world.data.ctrl[self._motors]).max() < _ARRIVED_RAD:
                 return
             self._pass(0.02)
         raise Collision("the arm is held up by something and does not get there")
@@ -255,7 +280,9 @@ class Arm:
         """Follow the joint angles of a straight line of this length."""
         turn = sum(float(np.abs(b - a).max()) for a, b in zip(path, path[1:]))
         seconds = max(0.1, length_m / _STRAIGHT_M_S)
-        self.follow(path[1:], max(0.05, turn / seconds))
+        speed = max(0.05, turn / seconds)
+        self._glide(path[1:], speed, _HELD_UP_RAD + _LAG_S * speed)
+        self._arrive()
 
     def open(self, opening_m: float) -> None:
         self.ways.holding = None

@@ -15,6 +15,7 @@ from qwen3vl_ros.sim.faults import ArmError, Collision, Slipped, Unreachable
 
 LIFT_M = 0.10
 _CLEAR_M = 0.02  # of what carries it, before it is drawn out from under a board
+_TOUCHED_DOWN_M = 0.015  # nearer than this to where it should be let go, what stops the thing is what it is put on
 _POSTURES, _WAYS = 40, 4  # of the arm for one pose of the hand: looked at, and for which a way there is sought
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
@@ -70,7 +71,12 @@ class PickPlace:
             self.lost()
             raise Slipped("it was lost on the way")
         self.phase("lowering")
-        arm.slide(line, approach_m)
+        try:
+            arm.slide(line, approach_m)
+        except Collision:
+            if arm.hits() or np.linalg.norm(arm.gripper()[:3, 3] - world_T_gripper[:3, 3]) > _TOUCHED_DOWN_M:
+                raise
+            arm.stop()  # it stands on what carries it a little earlier than it should
         self.phase("opening")
         arm.open(min(OPEN_M, width + 0.03))
         self.held = None

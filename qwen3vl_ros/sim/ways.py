@@ -19,6 +19,7 @@ _STEP_RAD = 0.25  # of a tree that grows
 _GROWN = 400  # branches of both trees
 # Deeper than this is a collision; what is held has slid a little in the jaws, and is set down on what carries it.
 _TOUCHES_M, _SETTLES_M = 0.0005, 0.005
+_SPARE_M = 0.008  # kept from everything on the way, where that is possible: servos lag, and cut corners
 _ARM, _ELSE = 1, 2  # bits of MuJoCo's contact groups
 
 
@@ -34,6 +35,7 @@ class Ways:
         self._world, self._q, self._limits, self._site, self._rest, self._rng = world, q_at, limits, site, rest, rng
         model = world.model
         self._model, self._data = copy.copy(model), mujoco.MjData(model)
+        self._spare_m = 0.0
         self.holding: tuple[int, np.ndarray] | None = None
         self.jaws: tuple[np.ndarray, np.ndarray] | None = None
         self._held = -1  # its body, as the contact groups have it
@@ -53,6 +55,7 @@ class Ways:
         mine = self._mine | (self._model.geom_bodyid == self._held)
         self._model.geom_contype[:] = np.where(self._solid, np.where(mine, _ARM, _ELSE), 0)
         self._model.geom_conaffinity[:] = np.where(self._solid, np.where(mine, _ARM | _ELSE, _ARM), 0)
+        self._model.geom_margin[:] = np.where(mine, _SPARE_M, 0.0)
 
     def _contacts(self, q: np.ndarray):
         """Pairs of bodies (the arm's first) that the arm at q would have touch each other."""
@@ -73,7 +76,8 @@ class Ways:
         mujoco.mj_collision(model, data)
         for contact in data.contact[: data.ncon]:
             bodies = sorted((int(model.geom_bodyid[g]) for g in contact.geom), key=self._rank)
-            if contact.dist < (-_SETTLES_M if held in bodies else -_TOUCHES_M):
+            near = 0.0 if self._names[bodies[1]].startswith("arm/") else self._spare_m
+            if contact.dist < near - (_SETTLES_M if held in bodies and not near else _TOUCHES_M):
                 self._touching = contact.geom
                 yield tuple(bodies)
 
@@ -119,9 +123,23 @@ class Ways:
         return all(not self.blocked(a + (b - a) * k / steps, allowed) for k in order)
 
     def way(self, start: np.ndarray, goal: np.ndarray, allowed: frozenset[int] = frozenset()) -> list[np.ndarray]:
-        """Joint angles from start to goal that touch nothing: straight, or by RRT-Connect (Kuffner and LaValle 2000)."""
+        """Joint angles from start to goal that touch nothing, and come near nothing where that can be: straight, or by RRT-Connect (Kuffner
+        and LaValle 2000). Raises Collision, Unreachable.
+        """
         if fault := self.blocked(goal, allowed):
             raise Collision(f"where the gripper shall go, {fault}")
+        self._spare_m = _SPARE_M
+        try:
+            near = self.blocked(goal, allowed) or self.blocked(start, allowed)
+            if not near and (path := self._sought(start, goal, allowed)):
+                return path
+        finally:
+            self._spare_m = 0.0
+        if path := self._sought(start, goal, allowed):
+            return path
+        raise Unreachable("no way was found there that touches nothing")
+
+    def _sought(self, start: np.ndarray, goal: np.ndarray, allowed: frozenset[int]) -> list[np.ndarray]:
         if self.clear(start, goal, allowed):
             return [start, goal]
         for over in (self._rest, 0.5 * (start + goal) + np.array((0, -0.4, 0, -0.2, 0, 0.2, 0))):
@@ -138,7 +156,7 @@ class Ways:
                     path = a + b[::-1][1:] if grown[0][0] is start else b + a[::-1][1:]
                     return self._shortened(path, allowed)
             trees.reverse()
-        raise Unreachable("no way was found there that touches nothing")
+        return []
 
     def _grow(self, tree: list, target: np.ndarray, allowed, far: bool) -> np.ndarray | None:
         nearest = min(range(len(tree)), key=lambda k: np.abs(tree[k][0] - target).sum())

@@ -23,8 +23,8 @@ from qwen3vl_ros.sim.wide import sample_wide_scene
 from qwen3vl_ros.types import Cancelled, InvalidInput
 
 # What the arm can be told to fail with: the jaws give way on the way up, nothing can be reached, something is in the way, a goal is
-# never answered, the executor goes away, the camera shows one picture for ever.
-FAULTS = ("", "slip", "unreachable", "collision", "silent", "dead", "frozen")
+# never answered, the executor goes away, the camera shows one picture for ever, its depth stops while its colours go on.
+FAULTS = ("", "slip", "unreachable", "collision", "silent", "dead", "frozen", "blind")
 _IDLE_S = 0.02
 
 

@@ -59,8 +59,11 @@ class Tracks:
                 before = None
             if before is not None:
                 advance([t.followed for t in self._things if t.trail], before, now)
-                lost = not any(t.followed.following for t in self._followed)
-                if lost and same_view(before, now) < SAME_VIEW:  # in this order: the second is dearer
+                held = sum(t.followed.following for t in self._followed)
+                # Across a cut some are held all the same, by what stands there in the other scene.
+                if (
+                    held <= len(self._followed) / 2 and same_view(before, now) < SAME_VIEW
+                ):  # in this order: the second is dearer
                     self._restart(now.stamp_ns)
             self._history.append(now)
             while now.stamp_ns - self._history[0].stamp_ns > HISTORY_NS:

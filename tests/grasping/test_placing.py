@@ -10,7 +10,7 @@ from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.grasping.grasps import plan_grasps
-from qwen3vl_ros.grasping.placing import find_places
+from qwen3vl_ros.grasping.placing import _top, find_places
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.layouts import exact_layout
 from qwen3vl_ros.sim.physics import PhysicalWorld
@@ -119,6 +119,21 @@ def test_places_keep_apart_from_what_stands_there_and_from_each_other(camera):
         assert all(np.linalg.norm(m - thing.position_m[:2]) > thing.size_m[0] / 2 + 0.02 for m in middles)
 
 
+def test_a_hand_may_come_to_one_spot_from_either_side(camera):
+    seen = Seen(camera, (CUBE, BALL))
+    own = [g for g in seen.grasps if g.detection_id == "0"]
+    on_the_table = (Fact("on", ("0", "table")),)
+    found = find_places(seen.cloud, seen.layout, seen.things["0"], on_the_table, own, CONFIG.gripper, 12, 4)
+    poses = [p.frame_T_box for p in found]
+    opposite = [
+        (a, b)
+        for k, a in enumerate(poses)
+        for b in poses[:k]
+        if np.linalg.norm(a[:3, 3] - b[:3, 3]) < 0.04 and a[:3, 0] @ b[:3, 0] < -0.99
+    ]
+    assert opposite
+
+
 def test_what_cannot_be_placed_says_why(camera):
     seen = Seen(camera, (CUBE, BALL, BOWL))
     assert "no inside" in seen.places("0", Fact("in", ("0", "1")))[0].reason
@@ -130,3 +145,15 @@ def test_what_cannot_be_placed_says_why(camera):
         seen.places("0", Fact("above", ("0", "1"), "viewer"))
     with pytest.raises(InvalidInput, match="no place for '0'"):
         seen.places("0", Fact("on", ("1", "table")))
+
+
+def test_what_stands_on_a_wide_thing_and_was_taken_for_a_part_of_it_is_not_its_top():
+    def plate(half_m, z):
+        return np.array(
+            [(x, y, z) for x in np.arange(-half_m, half_m, 0.004) for y in np.arange(-half_m, half_m, 0.004)]
+        )
+
+    tray, can = plate(0.10, 0.006), plate(0.022, 0.08)
+    assert _top(np.concatenate((tray, can)))[:, 2].max() < 0.01
+    side = np.array([(x, -0.03, z) for x in np.arange(-0.03, 0.03, 0.004) for z in np.arange(0, 0.06, 0.004)])
+    assert _top(np.concatenate((plate(0.03, 0.06), side)))[:, 2].min() > 0.05

@@ -55,7 +55,7 @@ def test_what_stands_where_it_should_is_there():
 
 def test_a_carrier_that_was_taken_for_a_part_of_the_thing_does_not_make_it_wrong():
     told, said = verdict(seen(CAN, taller_m=0.04))
-    assert told is Verdict.TRUE and "where it was put" in said
+    assert told is Verdict.TRUE and "lies where it was put" in said
 
 
 @pytest.mark.parametrize("at", [(0.06, 0.0, 0.04), (0.3, 0.1, 0.04)])

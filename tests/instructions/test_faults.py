@@ -99,6 +99,23 @@ def test_a_reference_that_a_hand_moved_after_the_pick_is_no_place(planner, robot
     assert again.code is Code.OK, again.message
 
 
+def test_what_falls_on_the_way_is_taken_again_from_where_it_lies(planner, robot):
+    picks, phases = [], [""]
+
+    def tell(step, state, message):
+        picks.extend([step] if (step, state) == (0, "executing") else [])
+
+    def tick():
+        if robot.cell.holding and len(picks) == 1 and phases[-1] == "carrying":
+            robot.cell.world.move(0, replace(CUBE, position_m=(-0.12, -0.14, 0.0225)).pose())
+
+    robot.cell.phase = phases.append
+    robot.cell.tick = tick
+    done = carry_out(planner, robot, tell=tell)
+    assert done.code is Code.OK and len(picks) == 2, done.message
+    assert robot.cell.world.pose(0)[0, 3] > robot.cell.world.pose(1)[0, 3] + 0.04
+
+
 @pytest.mark.parametrize("when", [(0, "looking"), (0, "executing"), (0, "checking"), (1, "executing"), (1, "checking")])
 def test_a_cancel_in_any_phase_ends_it_and_the_next_order_works(planner, robot, when):
     control, motions = Control(), []

@@ -137,6 +137,25 @@ def test_a_camera_that_froze_after_the_motion_proves_nothing(bench):
     assert result.code == Result.STALE and "frozen" in result.message, result.message
 
 
+def test_depth_that_stops_after_the_motion_while_colours_go_on_proves_nothing(bench):
+    order = bench.carry_out(bench.plan(BESIDE)).reaches("executing")
+    bench.fault("blind")
+    result = order.result()
+    assert result.code == Result.STALE and "depth" in result.message, result.message
+    assert [s.status for s in result.plan.steps] == [FAILED, OPEN]
+    bench.fault("")
+    again = carried_out(bench, "look at the blue bowl")
+    assert again.code == Result.OK, again.message
+
+
+def test_what_is_so_already_is_done_without_a_motion(bench):
+    before = bench.where("green cube")
+    done = carried_out(bench, "put the green cube to the left of the blue bowl")
+    assert done.code == Result.OK and "already" in done.message, done.message
+    assert [s.status for s in done.plan.steps] == [DONE, DONE] and not done.plan.steps[0].grasps
+    assert bench.where("green cube") == pytest.approx(before, abs=1e-3)
+
+
 def test_a_cancel_stops_the_arm_and_the_next_order_works(bench):
     plan = bench.plan("put the green cube next to the blue bowl")
     order = bench.carry_out(plan).reaches("executing", said="closing").cancel()

@@ -23,9 +23,6 @@ class Reading:
         self.text = graph.listen(f"{NODE}/text", TextArray)
         self.generation = graph.listen(f"{NODE}/generation", Generation)
         self.boxes = graph.listen(f"{NODE}/detections_2d", Detection2DArray)
-        until(
-            lambda: self.text and self.generation, what="both, of which neither misses what the other hears from now on"
-        )
 
     def say(self, **told):
         self.path.write_text(json.dumps({"boxes": {}, **told}, ensure_ascii=False))
@@ -60,13 +57,14 @@ def told(array):
 
 
 def test_a_stream_reads_lines_in_pixels_at_the_images_stamp_and_finds_no_things(reading):
-    said = reading.next()
+    # A busy machine loses an older message of one topic while another is heard.
+    both = lambda: next(((t, g) for t in reading.text for g in reading.generation if t.header == g.header), None)
+    said, answer = until(both, what="lines and their words")
     assert told(said) == [("EXIT", "und-Latn", ""), ("出口", "zh", ""), ("42", "zxx", "")]
     box = said.lines[1].bbox
     assert (box.center.position.x, box.center.position.y) == pytest.approx((0.05 * 160, 0.15 * 120), abs=0.1)
     assert (box.size_x, box.size_y) == pytest.approx((0.098 * 160, 0.098 * 120), abs=0.1)
     assert 0 < said.lines[1].score <= 1 and (said.translate_to, said.note) == ("", "")
-    answer = until(lambda: next((g for g in reading.generation if g.header == said.header), None), what="its words")
     assert answer.error == "" and stamp_ns(said.header) > 0 and reading.boxes == []
     reading.graph.diagnosed(lambda s, v: v["prompt"].endswith(": text"))
 

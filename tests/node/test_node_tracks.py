@@ -119,7 +119,7 @@ def test_a_source_that_loops_loses_its_tracks_and_begins_anew_in_every_round(fol
     for _ in range(3):
         first, said, answers = len(tracks), len(states), len(heard["detections_2d"])
         sure = lambda: tracks[-1].detections and len(heard["detections_2d"]) > answers + 1
-        places = slide(camera, states, 60, began_ns=began_ns, enough=sure)
+        places = slide(camera, states, 30, began_ns=began_ns, enough=sure)
         shot += places
         until(lambda: len(states) - said == len(tracks) - first == len(places), what="the tracks of all images")
         if ids:  # nothing of the round before is where it was

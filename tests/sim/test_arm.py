@@ -124,6 +124,36 @@ def test_what_stands_under_a_board_is_drawn_out_and_not_lifted_into_it():
     assert at[2] > 0.08
 
 
+def test_what_jaws_would_close_on_is_what_lies_between_them_and_not_what_is_nearest():
+    tray = ObjectSpec("tray", "white", (0.26, 0.19, 0.022), (0.03, -0.10, 0.011), 0.0)
+    arm = arm_at(tray, ObjectSpec("ball", "blue", (0.046,) * 3, (0.0, -0.10, 0.03), 0.0))
+    ball = arm.world.pose(1)[:3, 3]
+    assert arm.between(above(*ball), 0.03) == 1
+    assert arm.between(above(*ball + (0, 0, 0.1)), 0.03) is None
+
+
+def test_jaws_count_as_they_would_stand_where_they_are_only_thought_of():
+    arm, pose = (
+        arm_at(CUBE, ObjectSpec("box", "green", (0.1, 0.02, 0.035), (0.0, -0.042, 0.0175), 0.0)),
+        above(0.0, -0.10, 0.02),
+    )
+    hits = {}
+    for opening in (0.055, OPEN_M):
+        arm.would_open(opening)
+        hits[opening] = arm.ways.blocked(arm.reach(pose, opening), frozenset({0}))
+        arm.would_open(None)
+    assert not hits[0.055] and "object1" in hits[OPEN_M]
+
+
+def test_what_meets_its_support_a_little_early_is_let_go_there():
+    hand = PickPlace(arm_at(CUBE))
+    hand.pick(above(0.0, -0.10, 0.015), 0.045)
+    hand.place(above(0.15, -0.05, 0.0115, 90))
+    assert hand.held is None
+    hand.arm.world.settle()
+    assert np.linalg.norm(hand.arm.world.pose(0)[:3, 3] - (0.15, -0.05, 0.0225)) < 0.012
+
+
 def test_an_arm_has_several_postures_for_one_pose_of_its_hand():
     arm = arm_at(CUBE)
     pose = above(0.1, 0.1, 0.15)

@@ -130,7 +130,17 @@ def test_a_cut_loses_everything_at_once_and_no_box_is_carried_onto_the_new_scene
     assert int(cup.id) > 2 and [t.id for t in tracks.step(other.frame(1.3))] == [cup.id]
 
 
-@pytest.mark.parametrize("back_s", [1.5, 20.0])
+@pytest.mark.parametrize("depth", [True, False])
+def test_a_cut_to_a_scene_where_one_thing_has_its_like_is_a_cut(depth):
+    cup = Card("cup", still(0.0, -0.1, 0.7), seed=8)
+    scene, tracks = Cards([MUG, BOX, cup], depth=depth), Tracks()
+    other = Cards([MUG], depth=depth, wall_seed=7)
+    play(tracks, scene, 0.0, 1.0, [(0.5, 0.2)])
+    assert [(t.id, t.state) for t in tracks.step(other.frame(1.0))] == [("1", LOST), ("2", LOST), ("3", LOST)]
+    assert tracks.restarts == 1
+
+
+@pytest.mark.parametrize("back_s", [0.6, 1.5, 20.0])
 def test_a_clock_that_jumped_back_begins_anew_and_no_id_is_used_twice(back_s):
     scene, tracks = Cards([MUG, BOX], start_ns=100_000_000_000), Tracks()
     play(tracks, scene, 0.0, 1.0, [(0.5, 0.2)])

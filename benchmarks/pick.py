@@ -8,8 +8,9 @@ what is the model's and what geometry's. Truth is the simulator's state alone (p
 picked: the thing was lifted. placed: of instructions that say where to, those after which it was there. grounded: the words were read
 right and the first picture's boxes are those of the things meant; picked_grounded, placed_grounded: of those. false_success,
 false_failure: shares of all instructions whose end was reported as done where truth says no, or as failed where truth says yes.
-passed_over: orders in the scenes looked through that nobody was given, because the arm could not do them. plan_ok: the words became
-the right steps. seconds_per_step: simulated, of steps that moved the arm. The last line is JSON.
+feasible: instructions that were carried out with either eyes, or for which a search among grasps on the true mesh finds one with which
+the arm could (pick_orders.feasible); placed_feasible: placed_grounded of those, oracle_feasible: oracle_placed of those. passed_over:
+orders in the scenes looked through that nobody was given, because the arm could not do them. plan_ok: the words became the right steps. seconds_per_step: simulated, of steps that moved the arm. The last line is JSON.
 
     make bench BENCH=pick [ARGS="--orders 60" or "--full" or "--list --pictures DIR"]
 """
@@ -50,7 +51,7 @@ from qwen3vl_ros.sim.workcell import Workcell
 from qwen3vl_ros.threads import settle
 from qwen3vl_ros.types import Generation, PerceptionError
 
-REPORTED = 700_000  # seed of the first scene
+REPORTED = 800_000  # seed of the first scene; failures from 700,000 on were looked at and mended
 _SCENES_EACH = 400  # seeds that an instruction may look through for a scene in which it can be done
 EYES = ("embedded", "oracle")
 

@@ -140,7 +140,7 @@ class Asker:
         looked = asked.ask in ("exists", "count", "list") or conclusion.code is Code.NOT_FOUND
         if not looked and (why := usable(found.shot, self._perception)):
             shot = found.shot
-            code = Code.TF if shot.no_pose else Code.STALE if shot.stale else Code.NO_DEPTH
+            code = {"pose": Code.TF, "stale": Code.STALE, "depth": Code.NO_DEPTH}[shot.lacking]
             return Conclusion(Said("blind", reason=why), conclusion.facts, code)
         return conclusion
 

@@ -62,6 +62,11 @@ class Shot:
     now_ns: int | None = None
     frame_T_robot: np.ndarray | None = None
 
+    @property
+    def lacking(self) -> str:
+        """What it cannot be measured for, where `lacks` says so: "pose", "stale" or "depth"."""
+        return "pose" if self.no_pose else "stale" if self.stale else "depth"
+
 
 @dataclass(frozen=True, eq=False)
 class Found:

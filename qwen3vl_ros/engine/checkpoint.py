@@ -92,6 +92,11 @@ def find_checkpoint(model: str) -> Checkpoint:
     return _from_hub(model)
 
 
+def small_files(directory: Path) -> list[Path]:
+    """What lies beside a checkpoint's weights and belongs to it; a bundle's manifest among it."""
+    return [f for pattern in ("*.json", "*.jinja", "*.txt") for f in sorted(directory.glob(pattern))]
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Check every file a Qwen3-VL needs in `path`. Raises WrongModel naming what is wrong or missing."""
     path = Path(path)

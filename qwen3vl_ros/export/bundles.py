@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Sequence
 
-from qwen3vl_ros.engine.checkpoint import Checkpoint, read_json
+from qwen3vl_ros.engine.checkpoint import Checkpoint, read_json, small_files
 from qwen3vl_ros.engine.network.graph import MANIFEST
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.engine.tensorrt.bundle import (
@@ -50,7 +50,6 @@ from qwen3vl_ros.files import copy_whole, replaced_whole
 from qwen3vl_ros.types import EngineError
 
 _MEASURED_PARAMETERS = 50_000_000
-_COPIED = ("*.json", "*.jinja", "*.txt")
 # Kernels and tables beside the weights; more than this means that the builder widened quantised weights.
 _MOST_BESIDE_WEIGHTS = 1.25, 256 << 20
 # Of this package: what an engine's bytes depend on.
@@ -261,12 +260,7 @@ def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str
 
 
 def _small_files(directory: Path) -> list[Path]:
-    return [
-        f
-        for pattern in _COPIED
-        for f in sorted(directory.glob(pattern))
-        if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")
-    ]
+    return [f for f in small_files(directory) if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")]
 
 
 def _write(bundle: Bundle) -> None:

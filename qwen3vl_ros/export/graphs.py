@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qwen3vl_ros.engine.checkpoint import Checkpoint
+from qwen3vl_ros.engine.checkpoint import Checkpoint, small_files
 from qwen3vl_ros.engine.network.graph import (
     DECODER,
     FORMAT,
@@ -35,8 +35,6 @@ from qwen3vl_ros.export.scheme import Scheme
 from qwen3vl_ros.export.weight_only import write_quantized
 from qwen3vl_ros.files import copy_whole, replaced_whole, require_room, write_whole
 from qwen3vl_ros.types import InvalidInput, WrongModel
-
-_BUNDLED = ("*.json", "*.jinja", "*.txt")  # of a checkpoint, beside the weights
 
 
 def export(
@@ -178,8 +176,7 @@ def bundle(checkpoint: Checkpoint, out: Path) -> None:
     """Copies of all files of a checkpoint but config.json in `out`: ONNX refuses links, hard or soft, to external data.
     Raises OutOfResources before the first where they have no room."""
     out.mkdir(parents=True, exist_ok=True)
-    small = (f for pattern in _BUNDLED for f in sorted(checkpoint.path.glob(pattern)))
-    wanted = [f for f in small if f.name not in (MANIFEST, "config.json")]
+    wanted = [f for f in small_files(checkpoint.path) if f.name not in (MANIFEST, "config.json")]
     wanted += [
         f
         for f in checkpoint.weight_files

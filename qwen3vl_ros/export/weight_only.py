@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from qwen3vl_ros.engine.checkpoint import Checkpoint
+from qwen3vl_ros.engine.checkpoint import Checkpoint, small_files
 from qwen3vl_ros.engine.network.graph import safetensors_header
 from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.export.networks import decoder_model, vision_model
@@ -27,7 +27,6 @@ from qwen3vl_ros.export.scheme import NBits, Scheme
 from qwen3vl_ros.files import copy_whole, replaced_whole, require_room, write_whole
 from qwen3vl_ros.types import InvalidInput
 
-_FILES = ("*.json", "*.jinja", "*.txt")
 _ARRAYS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _SLICE = 1 << 24  # numbers of a weight that are quantised at a time
 _TABLES = ("embed_tokens.weight", "pos_embed.weight")  # looked up: as they are stored
@@ -67,7 +66,7 @@ def write_quantized(
     }
     entries = [_entry(source, name, shape) for name, shape in wanted.shapes.items()]
     require_room(out, sum(_bytes(*entry[1:]) for entry in entries), f"{checkpoint.path} in few bits")
-    for file in (f for pattern in _FILES for f in sorted(checkpoint.path.glob(pattern))):
+    for file in small_files(checkpoint.path):
         if file.name not in ("manifest.json", "config.json", "model.safetensors.index.json"):
             copy_whole(file, out / file.name)
     with replaced_whole(out / "model.safetensors") as unfinished, unfinished.open("wb") as stream:

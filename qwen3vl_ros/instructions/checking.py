@@ -43,7 +43,7 @@ _AT_REST_M, _AT_REST_BESIDE_M = 0.021, 0.013
 _ASIDE_M = sorted(itertools.product((-0.018, -0.009, 0.0, 0.009, 0.018), repeat=2), key=lambda at: math.hypot(*at))[:21]
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
 _RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it
-_SIGMAS = 1.5  # of the margin to the border of a corner or side
+_SIGMAS = 1.25  # of the margin to the border of a corner or side
 _RISEN_M = 0.04  # a thing whose top is so much higher has been lifted
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
@@ -182,7 +182,7 @@ class Checker:
         shot = self.look()
         try:
             if shot.lacks:
-                raise Unseen("pose" if shot.no_pose else "stale" if shot.stale else "depth", shot.lacks)
+                raise Unseen(shot.lacking, shot.lacks)
             found = self.planner.find(shot, names, self.control, expected)
             if self._before is not None and (why := _not_after(self._before, found)):
                 raise Unseen("stale", why)

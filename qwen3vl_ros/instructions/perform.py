@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Callable, Protocol
 
+import numpy as np
+
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.checking import LOOKS, Checker, Unseen, go_on
@@ -29,6 +31,7 @@ from qwen3vl_ros.types import (
 )
 
 TRIES = 3  # of a step with another grasp or place
+_ALIKE_M, _ALIKE_COS = 0.01, 0.96  # two grasps, where they are and as their axes point
 LOSSES = 1  # of what was held and fell on the way: so often it is taken again
 
 
@@ -163,12 +166,13 @@ class _Work:
     def _step(self, k: int) -> tuple[Code, str]:
         """One step to its end, with other grasps or places where one fails."""
         told, problem = self.plan.steps[k].told, "no grasp was found"
+        failed: list[np.ndarray] = []
         if told.action == "place":
             return self._place(k)
         reviewed = self.plan.steps[k].already
         if told.action == "pick" and self.held is not None:
             return Code.PRECONDITION, f"the gripper holds the {self.held.told.object} already"
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
             code, message = self._ground(k)
             if code is not Code.OK:
                 return code, message
@@ -179,9 +183,11 @@ class _Work:
                 return Code.OK, step.already
             if reviewed:
                 continue  # one look that cannot tell it is no proof
-            if attempt >= len(order):
+            if not order:
                 break
-            self._grasp = order[attempt]
+            poses = {number: step.grasps[number].frame_T_gripper for number in order}
+            self._grasp = next((n for n in order if not any(_alike(poses[n], f) for f in failed)), order[0])
+            failed.append(poses[self._grasp])
             self._p.tell(k, "executing", f"taking the {told.object}")
             go_on(self._control)
             self._looks.moving()
@@ -271,6 +277,11 @@ def looked_again(look: Callable[[], Plan], control: Control) -> Plan:
         if not plan.question or plan.lacks in ("unread", "asked", "pose", "no level") or not left:
             return plan
     raise AssertionError("the last look returns or raises")
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two poses of the gripper are nearly one: what failed in one would fail in the other, but a thing that rolled away is taken as before."""
+    return bool(np.linalg.norm(a[:3, 3] - b[:3, 3]) < _ALIKE_M and (a[:3, :3] * b[:3, :3]).sum(0).min() > _ALIKE_COS)
 
 
 def code_of(plan: Plan) -> Code:

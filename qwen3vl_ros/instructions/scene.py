@@ -62,11 +62,9 @@ class Scene:
 
     def __init__(self, perception: Perception, shot: Shot, found: Found, instruction: str):
         self._perception, self._found, self._language = perception, found, language_of(instruction)
-        self._cloud = SceneCloud.of(shot.frame, perception.config.lift)
+        self._cloud = found.cloud or SceneCloud.of(shot.frame, perception.config.lift)
         if shot.lacks or not self._cloud.usable:
-            raise Cannot(
-                "pose" if shot.no_pose else "stale" if shot.stale else "depth", shot.lacks or self._cloud.reason
-            )
+            raise Cannot(shot.lacking, shot.lacks or self._cloud.reason)
         self.frame_id = self._cloud.frame_id
         self._layout: Layout = found.layout
         self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)

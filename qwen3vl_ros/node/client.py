@@ -32,6 +32,7 @@ NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 SLICE_S = 0.05
 CANCEL_S = 5.0  # for the result of a goal that was cancelled
 GONE_S = 3.0  # that a server is not seen before it is held to have gone
+SETTLES_S = 0.3  # a server that was just found may not have found us, and its reply is lost
 BACK_S = 2.0  # the same for one who has long been in the graph: whom he looks for may be starting anew
 
 
@@ -66,6 +67,7 @@ class Client:
         self._executor.add_node(self._node)
         self._joined_s = time.monotonic()
         self._closing, self._asking, self._asked_less = False, 0, threading.Condition()
+        self._used: set[str] = set()
         self._services: dict[str, Any] = {}
         self._actions: dict[str, ActionClient] = {}
         self._thread: threading.Thread | None = None
@@ -117,6 +119,7 @@ class Client:
     def call(self, service: str, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
         """The response. Raises NoReply, also where the caller no longer waits."""
         with self._in_flight():
+            self._settle(service)
             future = self._services[service].call_async(request)
             self.spin(timeout_s, lambda: future.done() or self._closing or cancelled())
             if not future.done():
@@ -170,6 +173,7 @@ class Client:
 
         if not self.spin(timeout_s, lambda: client.server_is_ready() or cancelled()) or cancelled():
             raise NoReply(f"the action {action} is not offered")
+        self._settle(action)
         told = on_feedback and (lambda message: on_feedback(message.feedback))
         handle = finish(client.send_goal_async(goal, feedback_callback=told), end)
         if handle is None:
@@ -184,6 +188,12 @@ class Client:
             if not cancelled() or (answer := finish(waiting, time.monotonic() + CANCEL_S)) is None:
                 raise NoReply(f"the action {action} did not answer within {timeout_s:g} s")
         return answer.result
+
+    def _settle(self, name: str) -> None:
+        """Before the first request to a server that may have been found just now."""
+        if name not in self._used and time.monotonic() - self._joined_s < FOUND_S:
+            self.spin(SETTLES_S)
+        self._used.add(name)
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from qwen3vl_ros.sim.faults import ArmError, Collision, Slipped, Unreachable
 
 LIFT_M = 0.10
 _CLEAR_M = 0.02  # of what carries it, before it is drawn out from under a board
-_TOUCHED_DOWN_M = 0.015  # nearer than this to where it should be let go, what stops the thing is what it is put on
+_TOUCHED_DOWN_M = 0.008  # nearer than this to where it should be let go, what stops the thing is what it is put on
 _POSTURES, _WAYS = 40, 4  # of the arm for one pose of the hand: looked at, and for which a way there is sought
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
@@ -27,7 +27,8 @@ class PickPlace:
     def __init__(self, arm: Arm):
         self.arm = arm
         self.held: int | None = None
-        self._taken: np.ndarray | None = None
+        # Joint angles when the jaws closed, and would have in the last pick that could be done.
+        self._taken = self.would_take = REST
         self.phase: Callable[[str], None] = lambda _: None  # told what begins: approaching, closing, lifting, ...
 
     def pick(
@@ -38,8 +39,7 @@ class PickPlace:
         if self.held is not None:
             raise ArmError("the gripper holds something already; place it first")
         arm.open(opening_m)
-        self._taken = None
-        path, line = self._approach(world_T_gripper, width_m, approach_m, takes=True)
+        path, line = self._approach(world_T_gripper, width_m, approach_m, REST, takes=True)
         self._taken = line[-1]
         self.phase("approaching")
         arm.follow(path)
@@ -64,7 +64,7 @@ class PickPlace:
         if self.held is None:
             raise ArmError("the gripper holds nothing; pick something first")
         width = arm.opening_m()
-        path, line = self._approach(world_T_gripper, width, approach_m, frozenset((self.held,)))
+        path, line = self._approach(world_T_gripper, width, approach_m, self._taken, frozenset((self.held,)))
         self.phase("carrying")
         arm.follow(path)
         if not self.keeps():
@@ -90,7 +90,8 @@ class PickPlace:
         """Why `pick` could not be done from here; "" where it could. Nothing moves."""
         self.arm.would_open(opening_m)
         try:
-            self._approach(world_T_gripper, width_m, approach_m, takes=True)
+            _, line = self._approach(world_T_gripper, width_m, approach_m, REST, takes=True)
+            self.would_take = line[-1]
             return ""
         except ArmError as why:
             return str(why)
@@ -98,16 +99,16 @@ class PickPlace:
             self.arm.would_open(None)
 
     def why_not_place(
-        self, index: int | None, grasp: tuple[np.ndarray, float], world_T_gripper, approach_m: float
+        self, index: int | None, grasp: tuple[np.ndarray, float], world_T_gripper, approach_m: float, taken=REST
     ) -> str:
         """Why `place` could not be done from here with object `index` held as by grasp (world_T_gripper, width_m), which stands where it
-        would be taken; "" where it could. Nothing moves.
+        would be taken, the arm at `taken` (7); "" where it could. Nothing moves.
         """
         self.arm.would_grip(index, *grasp)
         self.arm.would_open(grasp[1])
         try:
             held = frozenset(() if index is None else (index,))
-            self._approach(world_T_gripper, grasp[1], approach_m, held)
+            self._approach(world_T_gripper, grasp[1], approach_m, taken, held)
             return ""
         except ArmError as why:
             return str(why)
@@ -150,16 +151,17 @@ class PickPlace:
                 pass  # the next picture shows where it stands
 
     def _approach(
-        self, world_T_gripper, width_m, approach_m, allowed: frozenset[int] = frozenset(), takes: bool = False
+        self, world_T_gripper, width_m, approach_m, near_q, allowed: frozenset[int] = frozenset(), takes: bool = False
     ):
-        """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side. takes: what is there is
-        lifted, too.
+        """(joint angles to the pre-grasp, joint angles of the straight way in). Jaws may close from either side. near_q: postures nearest
+        to that are tried first. takes: what is there is lifted, too.
         """
         arm, ways, fault, sought = self.arm, self.arm.ways, unreachable(world_T_gripper), 0
         back, near = -approach_m * world_T_gripper[:3, 2], allowed | arm.near(world_T_gripper[:3, 3])
-        start = REST if self._taken is None else self._taken
-        both = [(p, q) for p in (world_T_gripper, world_T_gripper @ _HALF_TURN) for q in arm.reaches(p, width_m, start)]
-        both.sort(key=lambda pq: float(np.abs(pq[1] - start).max()))
+        both = [
+            (p, q) for p in (world_T_gripper, world_T_gripper @ _HALF_TURN) for q in arm.reaches(p, width_m, near_q)
+        ]
+        both.sort(key=lambda pq: float(np.abs(pq[1] - near_q).max()))
         for pose, q in both[:_POSTURES]:
             try:
                 if hit := ways.blocked(q, near):

@@ -16,7 +16,7 @@ from qwen3vl_ros.sim.physics import PhysicalWorld
 
 _CHECK_RAD = 0.04  # between the poses of a way that are looked at
 _STEP_RAD = 0.25  # of a tree that grows
-_GROWN = 400  # branches of both trees
+_GROWN, _GROWN_OFF = 400, 80  # branches of both trees, and where everything is kept off
 # Deeper than this is a collision; what is held has slid a little in the jaws, and is set down on what carries it.
 _TOUCHES_M, _SETTLES_M = 0.0005, 0.005
 _SPARE_M = 0.008  # kept from everything on the way, where that is possible: servos lag, and cut corners
@@ -131,15 +131,16 @@ class Ways:
         self._spare_m = _SPARE_M
         try:
             near = self.blocked(goal, allowed) or self.blocked(start, allowed)
-            if not near and (path := self._sought(start, goal, allowed)):
+            if not near and (path := self._sought(start, goal, allowed, _GROWN_OFF)):
                 return path
         finally:
             self._spare_m = 0.0
-        if path := self._sought(start, goal, allowed):
+        if path := self._sought(start, goal, allowed, _GROWN):
             return path
         raise Unreachable("no way was found there that touches nothing")
 
-    def _sought(self, start: np.ndarray, goal: np.ndarray, allowed: frozenset[int]) -> list[np.ndarray]:
+    def _sought(self, start: np.ndarray, goal: np.ndarray, allowed: frozenset[int], most: int) -> list[np.ndarray]:
+        """A way, with at most so many branches; empty where none was found."""
         if self.clear(start, goal, allowed):
             return [start, goal]
         for over in (self._rest, 0.5 * (start + goal) + np.array((0, -0.4, 0, -0.2, 0, 0.2, 0))):
@@ -147,7 +148,7 @@ class Ways:
             if self.clear(start, over, allowed) and self.clear(over, goal, allowed):
                 return [start, over, goal]
         trees = [[(start, -1)], [(goal, -1)]]
-        for _ in range(_GROWN):
+        for _ in range(most):
             grown, other = trees
             added = self._grow(grown, self._rng.uniform(*self._limits.T), allowed, far=False)
             if added is not None and (met := self._grow(other, added, allowed, far=True)) is not None:

@@ -129,14 +129,15 @@ class Workcell:
         many that could be done end the search; 0 for none.
         """
         told: list[str] = []
-        picked: dict[int, str] = {}
+        picked: dict[int, tuple[str, np.ndarray]] = {}
         for grasp, *place in places or [(k,) for k in range(len(grasps))]:
             pose, width_m, approach_m, opening_m = grasps[grasp]
             if grasp not in picked:
-                picked[grasp] = self._hand.why_not_pick(pose, width_m, approach_m, _opened(opening_m))
-            why = picked[grasp]
+                why = self._hand.why_not_pick(pose, width_m, approach_m, _opened(opening_m))
+                picked[grasp] = why, self._hand.would_take
+            why, taken = picked[grasp]
             if place and not why:
-                why = self._hand.why_not_place(self.arm.between(pose, width_m), (pose, width_m), *place)
+                why = self._hand.why_not_place(self.arm.between(pose, width_m), (pose, width_m), *place, taken)
             told.append(why)
             if told.count("") == enough > 0:
                 break

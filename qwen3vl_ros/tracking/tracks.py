@@ -60,10 +60,8 @@ class Tracks:
             if before is not None:
                 advance([t.followed for t in self._things if t.trail], before, now)
                 held = sum(t.followed.following for t in self._followed)
-                # Across a cut some are held all the same, by what stands there in the other scene.
-                if (
-                    held <= len(self._followed) / 2 and same_view(before, now) < SAME_VIEW
-                ):  # in this order: the second is dearer
+                # Across a cut some are held all the same, by what stands there in the other scene. In this order: the second is dearer.
+                if held <= len(self._followed) / 2 and same_view(before, now) < SAME_VIEW:
                     self._restart(now.stamp_ns)
             self._history.append(now)
             while now.stamp_ns - self._history[0].stamp_ns > HISTORY_NS:

@@ -211,7 +211,9 @@ def test_info_says_what_runs_and_why(engine, checkpoints):
     assert info.architecture == "Qwen3VLForConditionalGeneration" and not info.thinking
     assert info.parameters == sum(p.numel() for p in engine._runtime.model.parameters())
     assert (
-        "auto" not in (info.device, info.dtype) and "transformers" in info.why and info.device.split(":")[0] in info.why
+        "auto" not in (info.device, info.dtype)
+        and "transformers" in info.why
+        and info.device.split(":")[0] in info.why.lower()
     )
     assert load_engine(config(checkpoints["moe"])).info.architecture == "Qwen3VLMoeForConditionalGeneration"
 

@@ -158,6 +158,20 @@ def test_a_large_model_on_a_cpu_is_shown_no_more_than_it_can_see_in_seconds(smal
     engine.close()
 
 
+def test_scores_are_the_natural_logarithms_of_the_likeliest(small):
+    runtime, rng = OnnxRuntime(small, 64), np.random.default_rng(1)
+    for scores in (
+        runtime.prefill(rng.integers(3, 1000, 20).tolist()),
+        runtime.step(rng.integers(3, 1000, 7).tolist()),
+    ):
+        logits = np.float64(scores.logits())
+        exact = -np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1))
+        tokens, logprobs = scores.best()
+        assert tokens == logits.argmax(-1).tolist()
+        np.testing.assert_allclose(logprobs, exact, atol=1e-5)
+    runtime.close()
+
+
 def test_parity_is_measured_against_the_original(small):
     found = parity(find_checkpoint(""), small)
     assert 0 < found["vision"] < 0.05 and 0 < found["logits"] < 0.5

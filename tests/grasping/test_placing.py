@@ -123,7 +123,7 @@ def test_a_hand_may_come_to_one_spot_from_either_side(camera):
     seen = Seen(camera, (CUBE, BALL))
     own = [g for g in seen.grasps if g.detection_id == "0"]
     on_the_table = (Fact("on", ("0", "table")),)
-    found = find_places(seen.cloud, seen.layout, seen.things["0"], on_the_table, own, CONFIG.gripper, 12, 4)
+    found = find_places(seen.cloud, seen.layout, seen.things["0"], on_the_table, own, CONFIG.gripper, 60, 2)
     poses = [p.frame_T_box for p in found]
     opposite = [
         (a, b)

@@ -227,7 +227,7 @@ def test_a_file_cut_off_plays_until_there_and_says_how_to_repair_it(tmp_path, re
         assert 0.5 * share * len(whole) - 12 < len(played) <= len(whole)
         for before, after in zip(whole, (r.frame for r in played)):
             assert before.stamp_ns == after.stamp_ns and np.array_equal(before.rgb, after.rgb)
-        assert REPAIRS[storage[0]] in " ".join(said) and "pieces left out" in said[-1]
+        assert REPAIRS[storage[0]] in " ".join(said) and ("pieces left out" in said[-1] or len(played) == len(whole))
         with pytest.raises(InvalidInput, match="damaged or cut off"):
             list(ReplaySource(start))
 

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from qwen3vl_ros.engine.network import graph
 from qwen3vl_ros.engine.network.graph import Graphs, VisualRows
 from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
+from qwen3vl_ros.engine.onnx.pages import LargePages, regions
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 _BUCKET = 256  # slots; a pass reads the whole cache, so it is only as long as the sequence needs
@@ -106,7 +107,11 @@ class OnnxRuntime(TokenSequence):
         names = (graph.VISION, graph.DECODER)
         if not _OPSET_24 and self.graphs.opset == 24:
             names = [graph.OLDER[name] for name in names]
+        before = regions()
         self._vision, self._decoder = (self._session(name, threads) for name in names)
+        self.large_pages = LargePages(before)
+        if self._device == "cpu":
+            self.large_pages.start()
         self._steps: dict[int, _Pass] = {}
         self._no_rows = graph.no_rows(self.sizes, self.dtype)
         # Kept, because a busy machine takes milliseconds to start a thread.
@@ -153,6 +158,7 @@ class OnnxRuntime(TokenSequence):
         return bound.said(count)
 
     def close(self) -> None:
+        self.large_pages.stop()
         self._vision = self._decoder = None
         self._cache, self._steps = {}, {}
         self._watcher.shutdown(wait=False)

@@ -103,11 +103,11 @@ def _solid(
     pixels = np.flatnonzero(keep)
     pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
     points, read = np.take(smooth.reshape(-1, 3), pixels, 0), len(pixels)
-    rim, depth_m = lost_rim(
-        keep, without_flying(window.valid[part] & ~found.mask[part]), np.ascontiguousarray(window.depth_m[part])
-    )
-    lost = window.rays(part, rim) * depth_m[:, None]
-    points = np.concatenate((points, lost[np.isfinite(lost[:, 0])]))  # a lens may have no ray for a pixel
+    valid = window.valid[part]
+    if not valid.all():  # most outlines of exact depth have lost nothing
+        rim, depth_m = lost_rim(keep, without_flying(valid & ~found.mask[part]), window.depth_m[part])
+        lost = window.rays(part, rim) * depth_m[:, None]
+        points = np.concatenate((points, lost[np.isfinite(lost[:, 0])]))  # a lens may have no ray for a pixel
     noise_m = cloud.noise_per_m2 * float(np.square(points[:, 2].mean()))
     few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
     normals = surface_normals(smooth, keep, pixels[few], 0.0 if plane is None else plane.noise_m)

@@ -18,7 +18,7 @@ from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.geometry.completion import axis_of_revolution, completed
+from qwen3vl_ros.geometry.completion import axis_of_revolution, completed, is_a_box
 from qwen3vl_ros.geometry.foreground import SMOOTHED
 from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -74,31 +74,29 @@ def upright_box(
     """
     heights = points_m[:read, 2]
     (top,) = order_statistics(heights, _TOP_PERCENT)
-    sight = points_m.mean(0) - eye_m
+    sight = points_m[:: max(1, len(points_m) // 400)].mean(0) - eye_m
     spread = SMOOTHED * noise_m * np.abs(sight) / np.linalg.norm(sight)  # of the points, along the axes
     top = max(top - _too_far(heights, top, spread[2], 1 - _TOP_PERCENT / 100), bottom_m + 1e-3)
     footprint = points_m[:, :2]
     resting = resting_ball(sample_m, normals, bottom_m, SMOOTHED * noise_m)
     turned = resting or revolution(sample_m, normals)
-    hidden = np.empty((0, 3))
+    hidden, axis = np.empty((0, 3)), None
     if turned is not None and not _sticks_out(turned, look_behind, noise_m):
         yaw, low, high = _rectangle(footprint, turned)
         hidden = turned_points(points_m, turned)
     else:
-        resting = turned = axis = None
-        whole = _turned_about_the_top(points_m, heights, top, bottom_m, look_behind, noise_m)
-        if whole is None:
-            axis = axis_of_revolution(sample_m.astype(float), normals.astype(float), noise_m)
-            whole = None if axis is None else _other_half(points_m, *axis, look_behind, noise_m)
-        yaw, low, high = _rectangle(footprint if whole is None else whole)
+        resting = turned = None
+        yaw, low, high = _rectangle(footprint)
+        if not is_a_box(sample_m, *_box(yaw, low, high, top, bottom_m), max(0.002, 2.5 * SMOOTHED * noise_m)):
+            whole = _turned_about_the_top(points_m, heights, max(high - low), top, bottom_m, look_behind, noise_m)
+            if whole is None:
+                axis = axis_of_revolution(sample_m.astype(float), normals.astype(float), noise_m)
+                whole = None if axis is None else _other_half(points_m, *axis, look_behind, noise_m)
+            if whole is not None:
+                yaw, low, high = _rectangle(whole)
         low, high = _without_noise(footprint, yaw, low, high, SMOOTHED * noise_m * sight[:2] / np.linalg.norm(sight))
         low, high = _deepen(yaw, low, high, top, bottom_m, eye_m, look_behind)
-    axes = np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
-    pose = np.eye(4)
-    pose[:3, :3] = axes
-    pose[:3, 3] = axes @ (*((low + high) / 2), 0.0)
-    pose[2, 3] = (top + bottom_m) / 2
-    size = np.maximum((*(high - low), top - bottom_m), 1e-3)  # a line of points is still a thing
+    pose, size = _box(yaw, low, high, top, bottom_m)
     if resting is not None:
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
@@ -108,25 +106,34 @@ def upright_box(
     return SolidBox(pose, size, hidden)
 
 
+def _box(yaw: float, low, high, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
+    """local_T_box and the extents of an upright box around a rectangle."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    pose = np.array(((c, -s, 0, 0), (s, c, 0, 0), (0, 0, 1, (top + bottom) / 2), (0, 0, 0, 1.0)))
+    pose[:2, 3] = pose[:2, :2] @ ((low + high) / 2)
+    return pose, np.maximum((*(high - low), top - bottom), 1e-3)  # a line of points is still a thing
+
+
 def _turned_about_the_top(
-    points_m, heights, top: float, bottom: float, look_behind: LookBehind, noise_m: float
+    points_m, heights, width: float, top: float, bottom: float, look_behind: LookBehind, noise_m: float
 ) -> np.ndarray | None:
     """The footprint, with its half turn about the middle of what is highest where that is narrow, as a bottle's cap, and where the
-    turned points are not seen to be empty: of a tall thing only the near side is seen, but of its cap all.
+    turned points are not seen to be empty: of a tall thing only the near side is seen, but of its cap all. width: of its footprint.
     """
-    footprint = points_m[:, :2]
+    if width > top - bottom:
+        return None
     cap = points_m[: len(heights)][heights > top - _CAP * (top - bottom), :2]
-    if len(cap) < 12 or max(np.ptp(footprint, axis=0)) > top - bottom:
+    if len(cap) < 12:
         return None
     low, high = np.array([order_statistics(cap[:, k], 2, 98) for k in (0, 1)]).T
-    if max(high - low) > _NARROW * max(np.ptp(footprint, axis=0)):
+    if max(high - low) > _NARROW * width:
         return None
     turned = points_m[:: max(1, len(points_m) // 400)].astype(float)
     turned[:, :2] = low + high - turned[:, :2]
     empty = look_behind(turned) > max(0.004, 2.5 * noise_m)
     if float(empty.mean()) > _MIRRORED_EMPTY:
         return None
-    return np.concatenate((footprint, turned[~empty, :2]))
+    return np.concatenate((points_m[:, :2], turned[~empty, :2]))
 
 
 def _other_half(points_m, point, direction, look_behind: LookBehind, noise_m: float) -> np.ndarray | None:

@@ -83,7 +83,7 @@ def upright_box(
     hidden, axis = np.empty((0, 3)), None
     if turned is not None and not _sticks_out(turned, look_behind, noise_m):
         yaw, low, high = _rectangle(footprint, turned)
-        hidden = turned_points(points_m, turned)
+        hidden = turned_points(points_m[:read], turned)
     else:
         resting = turned = None
         yaw, low, high = _rectangle(footprint)
@@ -100,7 +100,7 @@ def upright_box(
     if resting is not None:
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
-        hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m, axis)
+        hidden = completed(points_m[:read], sample_m, normals, pose, size, look_behind, noise_m, axis)
     if len(hidden):
         hidden = hidden.take(np.flatnonzero(~(look_behind(hidden) > max(0.004, 2.5 * noise_m))), 0)
     return SolidBox(pose, size, hidden)

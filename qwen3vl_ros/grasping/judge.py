@@ -32,6 +32,9 @@ from qwen3vl_ros.grasping.site import Site, top_of
 _CONTACT_M = 0.004
 _CORNER_M = 0.012  # how deep the sides of a corner are looked for
 _MIN_HOLD = 0.25  # of the finger's width
+# What slants like the rim of a plate: contacts that share less height than this, so far one above the other; all of it less high
+# than this share of its width, which is itself no more than a wall's. Walls of bowls slant, too, but are steeper.
+_FACE_M, _APART_M, _SHEET, _WALL_M = 0.0035, 0.0022, 0.6, 0.024
 _RAGGED = 0.3  # of the distance between pixels: how far an outline is from where it seems
 _STRAYS = 2  # points that may lie where the hand shall be
 _ROOM_M = 0.020
@@ -197,14 +200,23 @@ def _room(grip: _Grip, gripper: GripperConfig) -> float:
 
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
     """0..1: bite, and the weight's lever against what the contacts hold."""
-    depth = math.inf
+    depth, lows, middles, highs = math.inf, [], [], []
     grip.span_m = math.inf
     for contact in grip.contacts:
         across, heights = grip.points[0].take(contact), grip.points[2].take(contact)
         across.sort()  # of so few quicker than to look for the least and the greatest
         heights.sort()
         grip.span_m = min(grip.span_m, float(across[-1]) - float(across[0]))
-        depth = min(depth, float(heights[-1 - len(heights) // 20]))
+        few = len(heights) // 20
+        lows.append(float(heights[few]))
+        middles.append(float(heights[len(heights) // 2]))
+        highs.append(float(heights[-1 - few]))
+    depth = min(highs)
+    apart = abs(middles[0] - middles[1])
+    if depth - max(lows) < _FACE_M and apart > _APART_M and max(highs) - min(lows) < _SHEET * grip.width_m < _WALL_M:
+        grip.fault = (
+            f"the contacts do not face each other: one is {apart:.3f} m above the other, on a sheet that slants too little to be held"
+        )
     axes, centre, at = grip.axes.tolist(), site.centre_m.tolist(), grip.at_m.tolist()
     lever = [(centre[k] - at[k] - depth / 2 * axes[k][2]) * site.weight_n for k in (0, 1)]
     across, closing, approach = (lever[1] * a - lever[0] * b for a, b in zip(*axes[:2]))  # lever x up, in the jaws

@@ -97,7 +97,9 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
         centred = max(0.0, 1.0 - math.hypot(across, along) / site.half_m)
         evidence = 0.5 * grip.measured_share + 0.5 * empty
         grip.rating = CENTREDNESS * centred + ROOM * _room(grip, gripper) + EVIDENCE * evidence
-        grip.firmness = _firmness(site, grip, gripper) * (0.75 + 0.25 * grip.steepness)
+        # Of what was tried level on tuning seeds half failed, of what leant by 60 degrees a tenth.
+        leaning = min(0.75 + 0.25 * grip.steepness, 0.5 + 1.1 * max(grip.steepness, 0.0))
+        grip.firmness = _firmness(site, grip, gripper) * leaning
         if grip.steepness < _STEEP and way < _WAY_SEEN:
             grip.fault = (
                 f"the hand would come from where nobody has looked: {100 * way:.0f} % of its space was seen empty"

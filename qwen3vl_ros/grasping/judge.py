@@ -28,16 +28,11 @@ from qwen3vl_ros.grasping.quality import (
     steadiness,
 )
 from qwen3vl_ros.grasping.site import Site, top_of
+from qwen3vl_ros.grasping.slips import RIDGE_M, on_a_ridge, on_a_sheet
 
 _CONTACT_M = 0.004
 _CORNER_M = 0.012  # how deep the sides of a corner are looked for
 _MIN_HOLD = 0.25  # of the finger's width
-# What slants like the rim of a plate: contacts that share less height than this, so far one above the other; all of it less high
-# than this share of its width, which is itself no more than a wall's. Walls of bowls slant, too, but are steeper.
-_FACE_M, _APART_M, _SHEET, _WALL_M = 0.0035, 0.0022, 0.6, 0.024
-# A ridge on a taper, as the top of a carton: no wider than this, and so much below the fingertips both sides have run out by so much,
-# at least and at most; a knob's lid runs out at once.
-_RIDGE_M, _BELOW_M, _RUNS_OUT_M = 0.020, (0.004, 0.008), ((0.003, 0.009), (0.006, 0.018))
 _RAGGED = 0.3  # of the distance between pixels: how far an outline is from where it seems
 _STRAYS = 2  # points that may lie where the hand shall be
 _ROOM_M = 0.020
@@ -204,7 +199,7 @@ def _room(grip: _Grip, gripper: GripperConfig) -> float:
 
 
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
-    """0..1: bite, and the weight's lever against what the contacts hold."""
+    """0..1: bite, and the weight's lever against what the contacts hold; and a fault where these do not face each other."""
     depth, lows, middles, highs = math.inf, [], [], []
     grip.span_m = math.inf
     for contact in grip.contacts:
@@ -217,9 +212,7 @@ def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
         middles.append(float(heights[len(heights) // 2]))
         highs.append(float(heights[-1 - few]))
     depth = min(highs)
-    apart = abs(middles[0] - middles[1])
-    if depth - max(lows) < _FACE_M and apart > _APART_M and max(highs) - min(lows) < _SHEET * grip.width_m < _WALL_M:
-        grip.fault = f"the contacts do not face each other: one is {apart:.3f} m above the other, on a sheet that slants too little to be held"
+    grip.fault = on_a_sheet(lows, middles, highs, grip.width_m)
     axes, centre, at = grip.axes.tolist(), site.centre_m.tolist(), grip.at_m.tolist()
     lever = [(centre[k] - at[k] - depth / 2 * axes[k][2]) * site.weight_n for k in (0, 1)]
     across, closing, approach = (lever[1] * a - lever[0] * b for a, b in zip(*axes[:2]))  # lever x up, in the jaws
@@ -242,9 +235,11 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
     if grip.span_m < needed:
         grip.fault = f"a finger would hold {grip.span_m:.3f} m of an edge, {needed:.3f} m are needed"
         return
-    if grip.width_m < _RIDGE_M and _on_a_taper(site, grip, gripper):
-        grip.fault = "the fingertips would be on slopes that run out below them, and slip off upwards"
-        return
+    if grip.width_m < RIDGE_M:
+        x_all, y_all, z_all = (of[0] for of in in_jaws(site.points, grip.axes[None], grip.at_m[None]))
+        grip.fault = on_a_ridge(y_all, z_all, np.abs(x_all) < gripper.finger_width / 2, grip.width_m)
+        if grip.fault:
+            return
     angle, top_m = 0.0, top_of(grip.heights.compress(site.measured))
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
@@ -258,23 +253,6 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
             f"friction {gripper.friction:g} holds up to {math.degrees(cone):.0f}"
         )
     grip.rating = grip.firmness * (grip.rating + ANTIPODALITY * antipodality(angle, gripper.friction))
-
-
-def _on_a_taper(site: Site, grip: _Grip, gripper: GripperConfig) -> bool:
-    """Whether what is between the fingers is a ridge whose sides run out below the fingertips, steadily and on both sides."""
-    x, y, z = (of[0] for of in in_jaws(site.points, grip.axes[None], grip.at_m[None]))
-    reach = grip.width_m / 2 + 2 * _RUNS_OUT_M[-1][1]
-    below = (z <= 0) & (z > -_BELOW_M[-1]) & (np.abs(x) < gripper.finger_width / 2) & (np.abs(y) < reach)
-    y, z = y[below], z[below]
-    for depth, (least, most) in zip(_BELOW_M, _RUNS_OUT_M):
-        there = np.sort(y[z > -depth])
-        if len(there) < 10:
-            return False
-        strays = len(there) // 50
-        out = min(-float(there[strays]), float(there[-1 - strays])) - grip.width_m / 2
-        if not least < out < most:
-            return False
-    return True
 
 
 def _seen_empty(

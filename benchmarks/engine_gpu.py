@@ -1,7 +1,8 @@
 """How fast is one answer about one image, and how near to what the memory allows? Beside `transformers.generate`.
 
 Random weights at the published sizes in bfloat16, a 640x480 image, a prompt of 60 text tokens, 100 tokens out. Ours
-on torch (a captured CUDA graph for each step length) and, with --bundle, on TensorRT; the peers are `generate` as it
+on torch (a captured CUDA graph for each step length; `torch_fused`: steps of one token by fused kernels, where Triton is) and,
+with --bundle, on TensorRT; the peers are `generate` as it
 is (eager) and with its static cache compiled. All of them answer in turn, in rounds, on the same machine. Decoding is
 compared with the bandwidth of a copy in GPU memory, measured in the same run. Without a GPU it runs at toy size on
 the CPU (and a 128x96 image) and says so: its figures then say that it runs, nothing more. The last line is JSON.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import platform
 import time
@@ -208,7 +210,18 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     peak = machine.peak_bytes()
     text, itemsize = sizes.text, machine.dtype.itemsize
     kv_bytes = 2 * text.layers * text.kv_heads * text.head_dim * capacity * itemsize
-    runners: dict[str, Any] = {"torch": ours, **_peers(config, machine, options.peers)}
+    runners: dict[str, Any] = {"torch": ours}
+    first_use_s = None
+    if machine.gpu and importlib.util.find_spec("triton"):
+        fused = TorchRuntime(network, capacity)
+        first_use_s = fused.fuse()
+        print(f"{size}: fused kernels are ready in {first_use_s:.1f} s; tiles {tiles_of(fused._fused)}", flush=True)
+        runners["torch_fused"] = Ours(fused, machine.wait)
+        if torch.cuda.get_device_capability() >= (9, 0):
+            overlapped = TorchRuntime(network, capacity)
+            overlapped.fuse(overlap=True, tiles=fused._fused.tiles)
+            runners["torch_overlapped"] = Ours(overlapped, machine.wait)
+    runners |= _peers(config, machine, options.peers)
     if size in options.bundle:
         from qwen3vl_ros.engine.tensorrt.runtime import TensorrtRuntime
 
@@ -220,7 +233,11 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
     for round_ in range(options.rounds):
         order = list(runners)[round_ % len(runners) :] + list(runners)[: round_ % len(runners)]
         for name in order:
-            laps[name].append(runners[name].answer(task))
+            lap = runners[name].answer(task)
+            laps[name].append(lap)
+            print(
+                f"{size}, round {round_ + 1}, {name}: {', '.join(f'{k} {v:.1f}' for k, v in lap.items())}", flush=True
+            )
     for runner in runners.values():
         runner.close()
     read = bytes_per_token(sizes, task, itemsize)
@@ -230,6 +247,7 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
         found["ratio_vs_eager"] = round(slowest / found["answer_ms"]["median"], 2)
     return {
         "copy_gb_s": round(bandwidth, 1),
+        "fused_first_use_s": None if first_use_s is None else round(first_use_s, 1),
         "bytes_per_token": round(read),
         "weights_bytes": weights_bytes,
         "kv_bytes": kv_bytes,
@@ -237,6 +255,13 @@ def measure(size: str, machine: Machine, options: argparse.Namespace) -> dict[st
         "peak_beyond_weights_and_kv_bytes": None if peak is None else peak - started - weights_bytes - kv_bytes,
         "runtimes": results,
     }
+
+
+def tiles_of(step: Any) -> str:
+    """What a FusedStep chose: matrix, rows x columns of a block, warps, stages."""
+    return "; ".join(
+        f"{tuple(shape)}: {t.rows}x{t.columns}, {t.warps} warps, {t.stages}" for shape, t in step.tiles.items()
+    )
 
 
 def _peers(config: dict[str, Any], machine: Machine, wanted: list[str]) -> dict[str, Generate]:
@@ -364,20 +389,22 @@ def main() -> None:
     for size in options.sizes.split(","):
         found[size] = measure(size, machine, options)
         print(table(size, found[size]), flush=True)
-    print(
-        json.dumps(
-            {
-                "benchmark": "engine_gpu",
-                "device": machine.name,
-                "gpu": machine.gpu,
-                "dtype": dtype,
-                "torch": torch.__version__,
-                "tokens": options.tokens,
-                "rounds": options.rounds,
-                "sizes": found,
-            }
+        # After each size, so that a run that is cut leaves those before.
+        print(
+            json.dumps(
+                {
+                    "benchmark": "engine_gpu",
+                    "device": machine.name,
+                    "gpu": machine.gpu,
+                    "dtype": dtype,
+                    "torch": torch.__version__,
+                    "tokens": options.tokens,
+                    "rounds": options.rounds,
+                    "sizes": found,
+                }
+            ),
+            flush=True,
         )
-    )
 
 
 if __name__ == "__main__":

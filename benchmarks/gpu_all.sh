@@ -7,7 +7,8 @@
 #   PYTHON=...    an interpreter that has torch and what the package needs (default: the environment of `make`)
 #   SIZES=2B,4B   of 2B, 4B, 8B and toy (default: all three; toy without a GPU: a rehearsal, which writes no table into docs)
 #   ENGINE_ARGS=...  for benchmarks/engine_gpu.py, e.g. "--rounds 3 --peers eager": compiling a peer takes a minute or two a size
-#   BUDGET_S=1700 no step begins after so many seconds
+#   KERNEL_ARGS=...  for benchmarks/decode_kernels.py, e.g. "--sizes 2B,8B --ways plain,fused,overlapped": torch.compile takes its time
+#   BUDGET_S=1700 after so many seconds no step begins, and the one that runs is ended; what it has printed stays
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/gpu}
@@ -25,16 +26,18 @@ sizes=${SIZES:-$([ "$gpu" = 1 ] && echo 2B,4B,8B || echo toy)}
 module=""
 for name in tensorrt tensorrt_rtx; do [ -z "$module" ] && has "$name" && module=$name; done
 
-# step NAME COMMAND...: its output goes into OUT/NAME.log.
+export PYTHONUNBUFFERED=1
+
+# step NAME COMMAND...: its output is shown and goes into OUT/NAME.log.
 step() {
     local name=$1 since=$SECONDS status
     shift
-    if ((SECONDS - begun > budget)); then
+    if ((SECONDS - begun >= budget)); then
         echo "$name: not begun, the $budget s are over" | tee "$out/$name.log"
         return 1
     fi
-    "$@" >"$out/$name.log" 2>&1
-    status=$?
+    timeout -k 5 $((budget - SECONDS + begun)) "$@" 2>&1 | tee "$out/$name.log"
+    status=${PIPESTATUS[0]}
     echo "$name: status $status, $((SECONDS - since)) s"
     [ $status = 0 ] || failed=$((failed + 1))
     return $status
@@ -42,12 +45,18 @@ step() {
 
 echo "GPU: $gpu, sizes $sizes, TensorRT: ${module:-none}, into $out"
 rm -f "$out"/*.log
-# What decides most first: torch at all sizes, then the stream, then TensorRT, whose engines take minutes to build.
+# What decides most first: a token's kernels, all sizes on torch, then the tests and the stream; TensorRT last, whose engines take
+# minutes to build.
+step kernels "$PYTHON" benchmarks/decode_kernels.py --sizes "$sizes" ${KERNEL_ARGS:-}
 step engine_torch "$PYTHON" benchmarks/engine_gpu.py --sizes "$sizes" ${ENGINE_ARGS:-}
-step stream "$PYTHON" benchmarks/decode_stream.py --engine torch --frames $([ "$gpu" = 1 ] && echo 100 || echo 4)
-step selftest "$PYTHON" -m qwen3vl_ros.cli selftest --set engine=torch
-if [ -n "$module" ] && [ "$gpu" = 1 ] && has cuda onnx ml_dtypes; then
+if has pytest pytest_timeout; then
     step tests "$PYTHON" -m pytest -q -m gpu tests/gpu
+else
+    echo "tests: not run (they need pytest and pytest-timeout)"
+fi
+step selftest "$PYTHON" -m qwen3vl_ros.cli selftest --set engine=torch
+step stream "$PYTHON" benchmarks/decode_stream.py --engine torch --frames $([ "$gpu" = 1 ] && echo 100 || echo 4)
+if [ -n "$module" ] && [ "$gpu" = 1 ] && has cuda onnx ml_dtypes; then
     for size in ${sizes//,/ }; do
         step "build_$size" "$PYTHON" -m qwen3vl_ros.cli build "random:$size" --out "$out/bundle-$size" --precision bf16 \
             --module "$module" && step "engine_tensorrt_$size" "$PYTHON" benchmarks/engine_gpu.py --sizes "$size" \
@@ -55,7 +64,6 @@ if [ -n "$module" ] && [ "$gpu" = 1 ] && has cuda onnx ml_dtypes; then
     done
 else
     echo "tensorrt: not measured (it needs a GPU, tensorrt or tensorrt_rtx, cuda-python, onnx and ml_dtypes)"
-    step tests "$PYTHON" -m pytest -q -m gpu tests/gpu
 fi
 "$PYTHON" benchmarks/gpu_table.py "$out" $([ "$gpu" = 1 ] && echo --write) || failed=$((failed + 1))
 echo "$failed steps failed, $((SECONDS - begun)) s"

@@ -71,8 +71,10 @@ def _row(size: str, name: str, row: dict[str, Any]) -> str:
 
 def _goals(ours: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     """Which goals are missed, of the sizes that have one."""
-    missed = []
-    for size, name, row in ours:
+    missed, best = [], {}
+    for size, name, row in sorted(ours, key=lambda o: o[2]["ratio_vs_eager"]):
+        best[size, name.partition("_")[0]] = size, name, row  # of the ways of one runtime, that which would be used
+    for size, name, row in best.values():
         if size in GOALS and row.get("decode_tok_s") and row["share_of_bandwidth"] < GOALS[size]:
             missed.append(f"{size} on {name} decodes at {row['share_of_bandwidth']:.0%}, {GOALS[size]:.0%} wanted")
         if size in GOALS and row["ratio_vs_eager"] < ANSWER_GOAL:

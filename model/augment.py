@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from samples import INPUT_SIZE, Sample, pointed
 
+from qwen3vl_ros import zoom
+
 
 def _moved(written: dict[int, dict], shift, scale) -> dict[int, dict]:
     """Dials or signs with their points moved, then scaled, as the image was."""
@@ -78,7 +80,11 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
     h, w = sample.labels.shape
     counts = pixel_counts(sample)
     written = [*sample.dials, *sample.signs]
-    if rng.random() < 0.95:  # crop and zoom: objects seen larger, cut by the border, and never again at the same place
+    if (part := _looked_at(sample, written, rng)) is not None:
+        sample = _cut(sample, *part)
+    elif (
+        rng.random() < 0.95
+    ):  # crop and zoom: objects seen larger, cut by the border, and never again at the same place
         near = written and rng.random() < 0.3  # the dial or the sign large and whole
         scale = rng.uniform(0.45, 0.9) if near else rng.uniform(0.62 if rng.random() < 0.5 else 0.92, 1.0)
         stretch = np.exp(rng.uniform(-0.08, 0.08))
@@ -90,18 +96,37 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
                 low = max(0, xs.max() + 3 - cw), max(0, ys.max() + 3 - ch)
                 high = max(low[0], min(high[0], xs.min() - 2)), max(low[1], min(high[1], ys.min() - 2))
         x0, y0 = min(rng.integers(low[0], high[0] + 1), w - cw), min(rng.integers(low[1], high[1] + 1), h - ch)
-        sample = replace(
-            sample,
-            rgb=sample.rgb[y0 : y0 + ch, x0 : x0 + cw],
-            labels=sample.labels[y0 : y0 + ch, x0 : x0 + cw],
-            dials=_moved(sample.dials, (-x0, -y0), 1),
-            signs=_moved(sample.signs, (-x0, -y0), 1),
-            levels=_levels_in(sample.levels, x0, y0, cw, ch),
-        )
+        sample = _cut(sample, x0, y0, cw, ch)
     if not written and rng.random() < 0.5:  # a mirrored dial would read wrong
         sample = _mirrored(sample)
     sample = measured(sample, counts)
     return _resized(replace(sample, rgb=repaint(_resize(sample.rgb, size), rng)), size)
+
+
+def _looked_at(sample: Sample, written: list[int], rng: np.random.Generator) -> tuple[int, int, int, int] | None:
+    """x0, y0, width and height of a part as a closer look takes it: around a dial or a sign, now and then around another thing."""
+    if rng.random() > (0.35 if written else 0.12):
+        return None
+    seen = [k for k in written or range(len(sample.things)) if sample.things[k].visibility > 0.6]
+    if not seen:
+        return None
+    h, w = sample.labels.shape
+    margin = float(rng.uniform(1.05, 2.0) if written else rng.uniform(1.4, 4.0))
+    x0, y0, x1, y1 = zoom.around(sample.things[int(rng.choice(seen))].box_xyxy_px, (w, h), margin).region_xyxy_px
+    dx, dy = (int(side * rng.uniform(-0.1, 0.1)) for side in (x1 - x0, y1 - y0))
+    x0, y0 = min(max(0, x0 + dx), w - (x1 - x0)), min(max(0, y0 + dy), h - (y1 - y0))
+    return x0, y0, x1 - x0 - max(0, dx), y1 - y0 - max(0, dy)
+
+
+def _cut(sample: Sample, x0: int, y0: int, w: int, h: int) -> Sample:
+    return replace(
+        sample,
+        rgb=sample.rgb[y0 : y0 + h, x0 : x0 + w],
+        labels=sample.labels[y0 : y0 + h, x0 : x0 + w],
+        dials=_moved(sample.dials, (-x0, -y0), 1),
+        signs=_moved(sample.signs, (-x0, -y0), 1),
+        levels=_levels_in(sample.levels, x0, y0, w, h),
+    )
 
 
 def plain(sample: Sample, size: tuple[int, int] = INPUT_SIZE) -> Sample:

@@ -31,19 +31,30 @@ class Batches(IterableDataset):
         self.alone = PackedAlone(packer, settings.alone_rows // workers)
         self.frames = {n: PackedFrames(packer, n) for n in (2, 3, 4)}
 
-    def samples(self, rng: np.random.Generator, count: int) -> list:
+    def samples(self, rng: np.random.Generator, count: int, moments: int = 0) -> list:
+        """Views at the model's size. moments: in half of them, one place stands in so many that follow each other."""
+        of_places = []
+        for _ in range(count // (2 * moments) if moments else 0):
+            seed, alike = int(rng.integers(1 << 62)), rng.random() < 0.6  # the camera stands still, or it does not
+            for k, view in enumerate(self.views.moments(moments, rng)):
+                of_places.append(augment(view, np.random.default_rng(seed if alike else [seed, k])))
+        return of_places + self._others(rng, count - len(of_places))
+
+    def _others(self, rng: np.random.Generator, count: int) -> list:
         return [augment(self.views.draw(rng, self.settings.dial_share), rng) for _ in range(count)]
 
     def draw(self, rng: np.random.Generator) -> dict:
-        asked = self.samples(rng, self.share)
+        of = 0
+        if self.phase == "joint" and self.settings.frames_every and rng.random() < 1 / self.settings.frames_every:
+            of = int(rng.integers(2, 5))
+        asked = self.samples(rng, self.share, of)
         unasked = [self.views.mosaic(rng) for _ in range(self.mosaics)] + self.samples(rng, self.seen_only)
-        batch = collate(asked + unasked, self.packer.grid) | dict(frames_of=0)
+        batch = collate(asked + unasked, self.packer.grid) | dict(frames_of=of)
         if self.phase == "joint":
             batch["text"] = self.packer.pack_all(asked, rng)
             batch["alone"] = self.alone.pack(rng) if self.alone.rows else {}
-            if self.settings.frames_every and rng.random() < 1 / self.settings.frames_every:
-                batch["frames_of"] = n = int(rng.integers(2, 5))
-                batch["frames"] = self.frames[n].pack_all(asked, rng)
+            if of:
+                batch["frames"] = self.frames[of].pack_all(asked, rng)
         return batch
 
     def __iter__(self):

@@ -3,7 +3,8 @@
     python model/data.py render --out DATA --split train --scenes 20000     # resumable: finished shards are kept
     python model/data.py sheet --out DATA --split train                     # sheet.png: samples with labels drawn
 
-Splits: train and val are plain table-tops, wide and wideval the wider world, close and closeval dials and signs seen closely.
+Splits: train and val are plain table-tops, wide and wideval the wider world, later and laterval places of it at several times,
+close and closeval dials and signs seen closely.
 Knows nothing of prompts or networks.
 """
 
@@ -17,18 +18,22 @@ import sys
 import time
 import zipfile
 import zlib
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
 from augment import augment, measured, pixel_counts, plain, repaint
 from faces import Face, Plate
+from moments import ArmInView
 from samples import (
     COLOUR_IDS,
     INPUT_SIZE,
     KIND_IDS,
+    MOMENTS,
     SEEDS_PER_SPLIT,
     SPLIT_SEEDS,
     VIEW_SIZE,
@@ -61,18 +66,23 @@ __all__ = [
 
 SHARD_VIEWS = 250
 PLAIN = ("train", "val", "test")  # splits that are not of the wider world
+WITH_ARM = "wide", "later"  # how splits begin in whose views the arm may stand
 
 
 def stamp_of(first_seed: int, quality: str) -> str:
     """What a shard was made of: it tells shards of other scenes or another rendering, which must not mix, from ours."""
-    return f"{quality} {hashlib.sha256(repr(scene_of(first_seed, split_of(first_seed))).encode()).hexdigest()[:16]}"
+    split = split_of(first_seed)
+    scene = hashlib.sha256(repr(scene_of(first_seed, split)).encode()).hexdigest()[:16]
+    return f"{quality} {'arm ' if split.startswith(WITH_ARM) else ''}{scene}"
 
 
-def render_shard(camera, seeds, path: Path, quality: str) -> None:
+def render_shard(camera, seeds, path: Path, quality: str, arm: ArmInView | None = None) -> None:
     arrays, metas = {}, []
     for i, seed in enumerate(seeds):
         split = split_of(seed)
-        sample = sample_of(camera.render(scene_of(seed, split), depth=False), split not in PLAIN)
+        spec = scene_of(seed, split)
+        robot = arm.parts(spec, np.random.default_rng([0xA3, seed])) if arm else ()
+        sample = sample_of(camera.render(spec, depth=False, robot=robot), split not in PLAIN)
         picture = cv2.imencode(".jpg", sample.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97])[1]
         labels = cv2.imencode(".png", (sample.labels + 1).astype(np.uint8))[1]
         arrays |= {f"rgb{i}": picture.ravel(), f"labels{i}": labels.ravel()}
@@ -89,13 +99,15 @@ def render_shard(camera, seeds, path: Path, quality: str) -> None:
     temporary.rename(path)  # a shard exists whole or not at all
 
 
-def render(out: Path, split: str, scenes: int, quality: str) -> None:
+def render(out: Path, split: str, scenes: int, quality: str, share: int = 0, processes: int = 1) -> None:
+    """The shards of a split that fall to one of so many processes."""
     from qwen3vl_ros.sim.camera import SimCamera
 
     out.mkdir(parents=True, exist_ok=True)
     started, done = time.time(), 0
-    with SimCamera(*VIEW_SIZE, quality=quality) as camera:
-        for shard in range((scenes + SHARD_VIEWS - 1) // SHARD_VIEWS):
+    arm = ArmInView() if split.startswith(WITH_ARM) else None
+    with SimCamera(*VIEW_SIZE, quality=quality, robot=arm.shapes if arm else {}) as camera:
+        for shard in range(share, (scenes + SHARD_VIEWS - 1) // SHARD_VIEWS, processes):
             path, first = out / f"{split}_{shard:05d}.npz", SPLIT_SEEDS[split] + shard * SHARD_VIEWS
             if path.exists():
                 with opened(path) as done_before:
@@ -104,7 +116,7 @@ def render(out: Path, split: str, scenes: int, quality: str) -> None:
                             f"{path} is not of this rendering (--quality {quality}); give another --out, or delete it"
                         )
                 continue
-            render_shard(camera, range(first, first + SHARD_VIEWS), path, quality)
+            render_shard(camera, range(first, first + SHARD_VIEWS), path, quality, arm)
             done += SHARD_VIEWS
             print(f"{path.name}: {done / (time.time() - started):.1f} views/s", flush=True)
 
@@ -193,6 +205,11 @@ class Views:
         among = self._dials if self._dials and rng.random() < dial_share else range(len(self))
         return self._said_anew(among[int(rng.integers(len(among)))], rng)
 
+    def moments(self, count: int, rng: np.random.Generator) -> list[Sample]:
+        """So many views of one place of `later`; what dial and sign say changes from one to the next as well."""
+        first = int(rng.integers(len(self) // MOMENTS)) * MOMENTS
+        return [self._said_anew(first + int(rng.integers(MOMENTS)), rng) for _ in range(count)]
+
     def _said_anew(self, i: int, rng: np.random.Generator) -> Sample:
         sample = self[i]
         if i in self._faces:
@@ -257,6 +274,10 @@ class Mixture:
     def draw(self, rng: np.random.Generator, dial_share: float = 0.0) -> Sample:
         return self.views[str(rng.choice(self._splits, p=self._shares))].draw(rng, dial_share)
 
+    def moments(self, count: int, rng: np.random.Generator) -> list[Sample]:
+        """Views of one place at different times; none where no split has such."""
+        return self.views["later"].moments(count, rng) if "later" in self.views else []
+
     def mosaic(self, rng: np.random.Generator, reuse: int = 5) -> Sample:
         """A mosaic, drawn anew one time in `reuse`, or one of the last 200 repainted: making one costs as much as ten views."""
         if len(self._mosaics) >= 20 and rng.random() > 1 / reuse:
@@ -308,13 +329,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--split", choices=tuple(SPLIT_SEEDS), default="train")
     parser.add_argument("--scenes", type=int, default=20000, help=f"rounded up to whole shards of {SHARD_VIEWS}")
+    parser.add_argument("--processes", type=int, default=1, help="that render, each its shards")
     parser.add_argument("--quality", default="default", choices=("default", "fast"), help="rendering quality")
     args = parser.parse_args(argv)
     if not 0 < args.scenes <= SEEDS_PER_SPLIT:
         parser.error(f"--scenes {args.scenes} must be 1 to {SEEDS_PER_SPLIT}, the seeds a split owns")
+    if args.processes < 1:
+        parser.error(f"--processes {args.processes} must be 1 or more")
     try:
         if args.action == "render":
-            render(args.out, args.split, args.scenes, args.quality)
+            given = args.out, args.split, args.scenes, args.quality
+            if args.processes == 1:
+                render(*given)
+            else:
+                with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
+                    shares = [pool.submit(render, *given, share, args.processes) for share in range(args.processes)]
+                    for share in shares:
+                        share.result()
         else:
             sheet(args.out, args.split, args.out / "sheet.png")
             print(args.out / "sheet.png")

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from data import sample_of, scene_of
 from frames import statement
+from moments import without
 from people import WideAsker, rounded
 from sayings import Sayings
 from tasks import LANGUAGES, Language, Question
@@ -28,14 +29,6 @@ ROWS = (
     *("dial_points", "zone", "scale", "sign"),
 )
 _POINT_SHARE = 0.05  # of the dial's diameter
-
-
-def without(spec, gone: int):
-    """The scene without one object, on which nothing stands."""
-    kept = [t for i, t in enumerate(spec.objects) if i != gone]
-    return replace(
-        spec, objects=tuple(replace(t, on=t.on - 1) if t.on is not None and t.on > gone else t for t in kept)
-    )
 
 
 class WideEvaluation:

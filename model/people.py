@@ -379,7 +379,7 @@ class WideAsker(Asker):
 
 # How often each is tried, beside the questions of tasks.py.
 SHARES = dict(
-    categories=30,
+    categories=40,
     phrases=8,
     absent=6,
     locate=8,
@@ -394,12 +394,12 @@ SHARES = dict(
     pick_place=6,
     unknown_names=4,
     other_names=5,
-    level=8,
-    located_on=8,
-    put_place=4,
-    dial_face=10,
+    level=11,
+    located_on=11,
+    put_place=5,
+    dial_face=14,
     written=8,
-    people=40,
+    people=56,
     beyond=12,
     unmeasured=5,
     understand=14,

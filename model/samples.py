@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from moments import changed
 
 from qwen3vl_ros.sim.scenes import COLOURS, KINDS, SceneSpec, sample_scene
 from qwen3vl_ros.sim.specs import MORE_KINDS
@@ -23,8 +24,11 @@ SPLIT_SEEDS = {
     "wideval": 7_000_000,
     "close": 8_000_000,
     "closeval": 9_000_000,
+    "later": 10_000_000,
+    "laterval": 11_000_000,
 }
 SEEDS_PER_SPLIT = 1_000_000
+MOMENTS = 5  # of each place of `later`, one after another
 VIEW_SIZE = (448, 336)  # larger than the model's input, so that crops stay sharp
 INPUT_SIZE = (320, 224)  # what the processor makes of a 640x480 image
 GAUGE_EVERY = 6  # every sixth plain scene has a dial
@@ -128,9 +132,13 @@ def pointed(points_px: dict[str, tuple[float, float]]) -> dict:
 
 
 def scene_of(seed: int, split: str = "train") -> SceneSpec:
-    """The scene of a seed: plain table-tops, in their splits and in model/evaluate.py; the wider world; or close-ups."""
+    """The scene of a seed: plain table-tops, in their splits and in model/evaluate.py; the wider world, a place of it at several times;
+    or close-ups."""
     if split.startswith("close"):
         return sample_close_up(seed)
+    if split.startswith("later"):  # the seeds of a place are its moments; it is as it was invented at the first
+        place = sample_scene(seed - seed % MOMENTS, wide=True)
+        return changed(place, np.random.default_rng([0x1A7E, seed])) if seed % MOMENTS else place
     if split.startswith("wide"):
         return sample_scene(seed, wide=True)
     return sample_scene(seed, gauge=seed % GAUGE_EVERY == 0)

@@ -32,6 +32,7 @@ class Settings:
     plain_share: float = 0.35  # of the views, by their split (data.py)
     wide_share: float = 0.45
     close_share: float = 0.2
+    later_share: float = 0.0  # one view at a time; groups of them are drawn beside that
     dense_weight_joint: float = 1.0
     mosaics: int = 4  # of dials or signs, seen by the tower beside each batch
     frames_every: int = 2  # steps between questions about several of the batch's pictures at once; 0 for none
@@ -56,7 +57,7 @@ class Settings:
 
     def splits(self) -> dict[str, float]:
         """Shares of the splits that views are drawn from."""
-        shares = dict(train=self.plain_share, wide=self.wide_share, close=self.close_share)
+        shares = dict(train=self.plain_share, wide=self.wide_share, close=self.close_share, later=self.later_share)
         return {split: share for split, share in shares.items() if share > 0}
 
     def phase(self, step: int) -> tuple[str, int, int, float]:

@@ -30,12 +30,13 @@ from batches import Batches, collate, on, stream
 from data import INPUT_SIZE, Mixture, Views, plain
 from embedded import Compiled
 from journal import draw_curves, note
+from muon import Muon
 from pool import Pool
 from settings import Settings, chosen_settings
 from targets import DenseHead, dense_loss, dense_score
 from text import GroundingHead, PackedText, special_ids
 
-HELD_OUT = dict(train="val", wide="wideval", close="closeval")
+HELD_OUT = dict(train="val", wide="wideval", close="closeval", later="laterval")
 
 
 class Run:
@@ -86,7 +87,7 @@ class Run:
                 (matrices if inside else others).append(dict(params=[p], weight_decay=decay, share=share))
         self.optimisers = [
             torch.optim.AdamW(others, betas=(0.9, 0.98)),
-            torch.optim.Muon(matrices, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         ]
         self.opened_for = phase
 
@@ -210,7 +211,11 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     if args.teacher:
         elder = Run(settings, args.run, device, special_ids())
         elder.start_from(args.teacher)
-        elder = Compiled(elder.net.requires_grad_(False)) if args.compile else elder.net.requires_grad_(False)
+        elder = elder.net.requires_grad_(False)
+        if device == "cuda":
+            for p in elder.parameters():  # autocast keeps no copies of what is not trained
+                p.data = p.data.bfloat16()
+        elder = Compiled(elder) if args.compile else elder
     clock, logged, opened, batches = time.time(), run.step, "", None
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]

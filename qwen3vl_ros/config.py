@@ -271,6 +271,11 @@ class Config(_Validated):
     )
     device: str = _p("auto", "auto, cpu, cuda or cuda:N; what was chosen is logged and in /diagnostics.")
     dtype: str = _p("auto", "Precision of the weights.", choices=("auto", "float32", "bfloat16", "float16"))
+    fused: bool = _p(
+        True,
+        "Engine torch on a GPU: compile fused kernels with Triton at load, for steps of one token (the log says how long it took); "
+        "where that fails, which the log says, and with false, PyTorch's own.",
+    )
     # -- what to look for -----------------------------------------------------------------------------------------
     targets: tuple[str, ...] = _p(
         ("cube", "ball", "cylinder", "mug", "bowl"),

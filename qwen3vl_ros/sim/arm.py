@@ -105,12 +105,13 @@ class Arm:
         self.jaws_move = False
         names = [model.body(b).name for b in range(model.nbody)]
         self._mine = np.array([names[b].startswith("arm/") for b in model.geom_bodyid])
-        self._stand(REST)
+        self.stand(REST)
         self._base_T_world = np.linalg.inv(self.link(0))
         self._pinch_T_link7 = np.linalg.inv(self._site()) @ self.link(7)
         self.ways = Ways(world, self._q, self._range, self._pinch, REST, self._rng)
 
-    def _stand(self, q: np.ndarray) -> None:
+    def stand(self, q: np.ndarray) -> None:
+        """Be at joint angles q (7) at once, the jaws open, without a motion."""
         data = self.world.data
         data.qpos[self._q] = data.ctrl[self._motors] = q
         data.ctrl[self._jaws] = 0.0

@@ -208,8 +208,10 @@ import qwen3vl_ros
 shells = ("qwen3vl_ros.node", "qwen3vl_ros.demo", "qwen3vl_ros.tools", "qwen3vl_ros.web")
 walked = [m.name for m in pkgutil.walk_packages(qwen3vl_ros.__path__, "qwen3vl_ros.", onerror=lambda name: None)
           if not m.name.startswith(shells) and m.name not in ("qwen3vl_ros.msg", "qwen3vl_ros.srv", "qwen3vl_ros.action")]
+import importlib.util
 for name in walked:
-    importlib.import_module(name)
+    if name != "qwen3vl_ros.engine.torch.fused" or importlib.util.find_spec("triton"):  # which comes with torch for CUDA
+        importlib.import_module(name)
 
 import numpy as np
 from tiny import tiny_checkpoint

@@ -6,6 +6,7 @@ Chooses device, precision and threads, checks the memory first, and says why. Kn
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from contextlib import contextmanager
 from typing import Callable
 
@@ -29,6 +30,7 @@ from qwen3vl_ros.engine.torch.network import Network
 from qwen3vl_ros.engine.torch.runtime import TorchRuntime
 from qwen3vl_ros.types import WrongModel
 
+_log = logging.getLogger(__name__)
 _CPU_PASS_COST = 0.03  # of one more drafted token, in passes; measured on the embedded model
 
 
@@ -83,6 +85,9 @@ def _load(
 
     with memory_errors(f"loading {checkpoint.path}", device):
         runtime = load(device, dtype, cache_tokens(checkpoint, config, preparation.rule.token_side))
+    if name == "torch" and device.type == "cuda":
+        with memory_errors("compiling fused steps", device):
+            why.append(_fused(runtime) if config.fused else "fused steps are off")
     where = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
     info = EngineInfo(
         name,
@@ -102,3 +107,18 @@ def _load(
         around=around,
         pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST,
     )
+
+
+def _fused(runtime: TorchRuntime) -> str:
+    """What became of the fused steps. They are an addition: a model that runs without them runs."""
+    try:
+        text = f"steps of one token are fused, ready in {runtime.fuse():.1f} s"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler's: of any kind
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        text = f"steps are not fused, and slower for it: {reason}"
+        _log.warning("%s; parameter fused: false says so without trying", text)
+    else:
+        _log.info("%s", text)
+    return text

@@ -2,12 +2,13 @@
 
 The cache is allocated once; passes write it in place. On a GPU each length of a step is captured once as a CUDA graph,
 the choice of the best token included, because at batch 1 launching kernels takes longer than computing them. Knows no
-text, no stopping and no drafts: that is decoding/'s.
+text, no stopping and no drafts: that is decoding/'s. After `fuse`, a step of one token is computed by fused.py's kernels.
 """
 
 from __future__ import annotations
 
-from typing import Sequence
+import time
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 import torch
@@ -15,10 +16,14 @@ import torch
 from qwen3vl_ros.engine.network.plans import VisionPlan, plan_vision, rotary_angles
 from qwen3vl_ros.engine.network.sequence import TokenSequence, visual_places
 from qwen3vl_ros.engine.torch.network import Cache, Decoder, Features, Network, on_device
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import EngineError, InvalidInput
+
+if TYPE_CHECKING:
+    from qwen3vl_ros.engine.torch.fused import FusedStep
 
 _PLANS_KEPT = 8
 _LONGEST_GRAPH = 32  # tokens of a step on a GPU
+_FUSED_ERROR = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}  # of the largest logit
 _SPAN_STEP = 512  # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
 
 
@@ -56,6 +61,40 @@ class TorchRuntime(TokenSequence):
         self._steps: dict[tuple[int, int], _CapturedStep] = {}
         # One for all graphs: each alone would keep the memory of its intermediate results.
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._fused: FusedStep | None = None
+
+    @torch.inference_mode()
+    def fuse(self, overlap: bool = False, tiles: dict | None = None) -> float:
+        """Compile the fused kernels for steps of one token and prove on a few tokens that they compute the same; seconds
+        that it took. The sequence must be empty, and is so afterwards. overlap, tiles: of FusedStep.
+
+        Raises ImportError without Triton, EngineError where the kernels do not fit the model or compute something else, and
+        whatever Triton raises; the runtime then goes on without them.
+        """
+        from qwen3vl_ros.engine.torch.fused import FusedStep
+
+        started = time.perf_counter()
+        sizes = self.network.sizes
+        fused, visual = FusedStep(self.network.text, overlap, tiles), (sizes.image_id, sizes.video_id)
+        words = [i for i in range(min(sizes.text.vocabulary, 80)) if i not in visual]
+        try:
+            self.prefill(words[: self.capacity // 2])
+            logits = []
+            for way in (None, fused):
+                self._fused = way
+                self._steps.clear()
+                logits.append(self.step(words[:1]).logits())
+                self.rollback(1)
+            error = float(np.abs(logits[1] - logits[0]).max() / np.abs(logits[0]).max())
+            if not error <= _FUSED_ERROR[self.dtype]:
+                raise EngineError(f"the fused step's logits are off by {error:.1%} of the largest")
+        except BaseException:
+            self._fused = None
+            raise
+        finally:
+            self._steps.clear()
+            self.rollback(self.length)
+        return time.perf_counter() - started
 
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Features:
@@ -93,7 +132,8 @@ class TorchRuntime(TokenSequence):
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> TorchScores:
         positions = self._places(len(token_ids))
-        if self.device.type != "cuda" or len(token_ids) > self.longest_step:
+        fused = self._fused is not None and len(token_ids) == 1
+        if not fused and (self.device.type != "cuda" or len(token_ids) > self.longest_step):
             return self._pass(token_ids, positions, len(token_ids))
         scores = self._captured(len(token_ids)).run(
             token_ids, self.length, *rotary_angles(self.network.text.sizes, positions)
@@ -104,7 +144,8 @@ class TorchRuntime(TokenSequence):
     def _captured(self, count: int) -> _CapturedStep:
         span = min(self.capacity, -(-(self.length + count) // _SPAN_STEP) * _SPAN_STEP)
         if (count, span) not in self._steps:
-            self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span, self._pool)
+            fused = self._fused if count == 1 else None
+            self._steps[count, span] = _CapturedStep(self.network.text, self._cache, count, span, self._pool, fused)
         return self._steps[count, span]
 
     def _pass(self, ids: Sequence[int], positions: np.ndarray, keep: int, **prompt) -> TorchScores:
@@ -118,7 +159,7 @@ class TorchRuntime(TokenSequence):
         return TorchScores(logits)
 
     def close(self) -> None:
-        self.network = self._cache = None
+        self.network = self._cache = self._fused = None
         self._steps.clear()
 
 
@@ -128,8 +169,16 @@ class _CapturedStep:
     All inputs of a token stand in one row of one float64 tensor (id, slot, cos, sin), so that a step needs one transfer.
     """
 
-    def __init__(self, text: Decoder, cache: Cache, count: int, span: int, pool: tuple[int, int] | None = None):
-        self._text, self._cache, self._span, self._pool = text, cache, span, pool
+    def __init__(
+        self,
+        text: Decoder,
+        cache: Cache,
+        count: int,
+        span: int,
+        pool: tuple[int, int] | None = None,
+        fused: FusedStep | None = None,
+    ):
+        self._text, self._cache, self._span, self._pool, self._fused = text, cache, span, pool, fused
         device, on_gpu = cache.keys.device, cache.keys.is_cuda
         self._host = torch.empty(count, 2 + 2 * text.sizes.head_dim, dtype=torch.float64, pin_memory=on_gpu)
         self._inputs = torch.empty_like(self._host, device=device)
@@ -149,6 +198,8 @@ class _CapturedStep:
         return TorchScores(*self._outputs)
 
     def _compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._fused is not None:
+            return self._fused(self._inputs, self._cache, self._span)
         ids, slots = self._inputs[:, :2].long().unbind(1)
         cos, sin = self._inputs[:, 2:].float().chunk(2, 1)
         plan = self._text.plan(cos, sin, slots.contiguous(), self._span)

@@ -107,6 +107,14 @@ class Window:
         left, top = column * self.step + self.columns.start, row * self.step + self.rows.start
         return left, top, left + width * self.step, top + height * self.step
 
+    def rays(self, part: tuple[slice, slice], pixels: np.ndarray) -> np.ndarray:
+        """Where N pixels look, given by flat indices into a part of the window: Nx3 with z 1."""
+        rows, columns = (
+            np.arange(of.start, of.stop, self.step)[cut] for of, cut in zip((self.rows, self.columns), part)
+        )
+        row, column = np.divmod(pixels, len(columns))
+        return self.cloud.directions[rows[row], columns[column]]
+
     def pixels_between(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The rows and columns of the window whose pixel centres lie between these image coordinates."""
         return pixels_between(self.rows, y0, y1), pixels_between(self.columns, x0, x1)

@@ -27,6 +27,7 @@ from qwen3vl_ros.geometry.lifted import Lifted, finite_or_reason
 from qwen3vl_ros.geometry.order_statistics import order_statistics
 from qwen3vl_ros.geometry.planes import Plane
 from qwen3vl_ros.geometry.revolution import resting_ball
+from qwen3vl_ros.geometry.rim import lost_rim
 from qwen3vl_ros.geometry.shape import SolidBox, free_box, level_axes, upright_box
 from qwen3vl_ros.geometry.standing import FLOATS_ABOVE, Standing, inside_box, lower_side, standing_objects
 from qwen3vl_ros.types import Detection2D, Detection3D, Refusal
@@ -101,38 +102,44 @@ def _solid(
     smooth = window.smoothed(keep, part)
     pixels = np.flatnonzero(keep)
     pixels = pixels[:: max(1, math.ceil(len(pixels) / cloud.config.max_points))]
-    points = np.take(smooth.reshape(-1, 3), pixels, 0)
+    points, read = np.take(smooth.reshape(-1, 3), pixels, 0), len(pixels)
+    valid = window.valid[part]
+    if not valid.all():  # most outlines of exact depth have lost nothing
+        rim, depth_m = lost_rim(keep, without_flying(valid & ~found.mask[part]), window.depth_m[part])
+        lost = window.rays(part, rim) * depth_m[:, None]
+        points = np.concatenate((points, lost[np.isfinite(lost[:, 0])]))  # a lens may have no ray for a pixel
     noise_m = cloud.noise_per_m2 * float(np.square(points[:, 2].mean()))
     few = slice(None, None, max(1, math.ceil(len(pixels) / _NORMALS)))
     normals = surface_normals(smooth, keep, pixels[few], 0.0 if plane is None else plane.noise_m)
     camera_T_local = np.eye(4)
     up = plane.normal if plane is not None else cloud.frame.up_camera
     if up is None:
-        everything = (of.astype(float) for of in (points, points[few], normals))
-        return camera_T_local, free_box(*everything, np.zeros(3)), points
+        everything = (of.astype(float) for of in (points, points[:read][few], normals))
+        return camera_T_local, free_box(*everything, np.zeros(3)), points[:read]
     camera_T_local[:3, :3] = level_axes(np.asarray(up, float)).T
     if plane is not None:
         camera_T_local[:3, 3] = -plane.offset_m * plane.normal
     local_T_camera = inverse_of(camera_T_local)
     local = moved(points, local_T_camera)
-    sample, normals = local[few], moved(normals, local_T_camera[:3, :3])
+    sample, normals = local[:read][few], moved(normals, local_T_camera[:3, :3])
     eye = local_T_camera[:3, 3]
 
     def to_camera(p):
         return p @ camera_T_local[:3, :3].T + camera_T_local[:3, 3]
 
-    (bottom,) = order_statistics(local[:, 2], 0.5)
+    (bottom,) = order_statistics(local[:read, 2], 0.5)
     carried = plane is not None and _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, found.cut)
     if carried and resting_ball(sample, normals, 0.0, SMOOTHED * noise_m) is None:  # of a ball the foot is never seen
         foot = bottom + plane.tolerance_m  # what carries it is flat and seen around its foot
         above, sample_above = local[:, 2] > foot, sample[:, 2] > foot
         if np.count_nonzero(above) * window.step**2 >= cloud.config.min_points:
             points, local = points[above], local[above]
+            read = np.count_nonzero(above[:read])
             sample, normals = sample[sample_above], normals[sample_above]
     elif plane is not None:
         bottom = 0.0
-    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)), noise_m)
-    return camera_T_local, solid, points
+    solid = upright_box(local, sample, normals, bottom, eye, lambda p: cloud.look_behind(to_camera(p)), noise_m, read)
+    return camera_T_local, solid, points[:read]  # an outline is assumed, and no finger's contact
 
 
 def _stands_on_another(cloud, local, sample, normals, eye, to_camera, box_px, cut: bool) -> bool:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Callable
 
 import numpy as np
 
-from qwen3vl_ros.geometry.completion import completed
+from qwen3vl_ros.geometry.completion import axis_of_revolution, completed, is_a_box
 from qwen3vl_ros.geometry.foreground import SMOOTHED
 from qwen3vl_ros.geometry.hulls import outline
 from qwen3vl_ros.geometry.order_statistics import order_statistics
@@ -34,6 +35,10 @@ from qwen3vl_ros.geometry.revolution import (
 
 _TRIM_PERCENT = 0.2
 _TOP_PERCENT = 99.5
+_MIRRORED_EMPTY = 0.1  # share of the assumed side that may be seen to be empty
+_LIES = 0.5  # sine of the angle between an axis of revolution and the vertical
+_CAP, _NARROW = 0.08, 0.7  # shares of a thing's height and width
+_FACE = 5.0  # standard deviations that a face is thick through noise
 _EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
 _CIRCLE = unit_circle(72)
 _FOUR_WAYS = unit_circle(16)[:4].astype(np.float32)
@@ -59,38 +64,110 @@ def upright_box(
     eye_m: np.ndarray,
     look_behind: LookBehind,
     noise_m: float = 0.0,
+    read: int | None = None,
 ) -> SolidBox:
     """Box with one vertical axis around local points Nx3.
 
     sample_m, normals: Mx3, some of the points and the unit normals there (NaN rows where unknown). bottom_m: height of the
-    underside. eye_m: the camera's centre, local. look_behind: see LookBehind. noise_m: of a single reading.
+    underside. eye_m: the camera's centre, local. look_behind: see LookBehind. noise_m: of a single reading. read: how many of the
+    points are readings, the first ones; the others are their outline (rim.py). None: all.
     """
-    (top,) = order_statistics(points_m[:, 2], _TOP_PERCENT)
-    top = max(top, bottom_m + 1e-3)
+    heights = points_m[:read, 2]
+    (top,) = order_statistics(heights, _TOP_PERCENT)
+    sight = points_m[:: max(1, len(points_m) // 400)].mean(0) - eye_m
+    spread = SMOOTHED * noise_m * np.abs(sight) / np.linalg.norm(sight)  # of the points, along the axes
+    top = max(top - _too_far(heights, top, spread[2], 1 - _TOP_PERCENT / 100), bottom_m + 1e-3)
     footprint = points_m[:, :2]
     resting = resting_ball(sample_m, normals, bottom_m, SMOOTHED * noise_m)
     turned = resting or revolution(sample_m, normals)
-    hidden = np.empty((0, 3))
+    hidden, axis = np.empty((0, 3)), None
     if turned is not None and not _sticks_out(turned, look_behind, noise_m):
         yaw, low, high = _rectangle(footprint, turned)
-        hidden = turned_points(points_m, turned)
+        hidden = turned_points(points_m[:read], turned)
     else:
         resting = turned = None
         yaw, low, high = _rectangle(footprint)
+        if not is_a_box(sample_m, *_box(yaw, low, high, top, bottom_m), max(0.002, 2.5 * SMOOTHED * noise_m)):
+            whole = _turned_about_the_top(points_m, heights, max(high - low), top, bottom_m, look_behind, noise_m)
+            if whole is None:
+                axis = axis_of_revolution(sample_m.astype(float), normals.astype(float), noise_m)
+                whole = None if axis is None else _other_half(points_m, *axis, look_behind, noise_m)
+            if whole is not None:
+                yaw, low, high = _rectangle(whole)
+        low, high = _without_noise(footprint, yaw, low, high, SMOOTHED * noise_m * sight[:2] / np.linalg.norm(sight))
         low, high = _deepen(yaw, low, high, top, bottom_m, eye_m, look_behind)
-    axes = np.array(((np.cos(yaw), -np.sin(yaw), 0), (np.sin(yaw), np.cos(yaw), 0), (0, 0, 1.0)))
-    pose = np.eye(4)
-    pose[:3, :3] = axes
-    pose[:3, 3] = axes @ (*((low + high) / 2), 0.0)
-    pose[2, 3] = (top + bottom_m) / 2
-    size = np.maximum((*(high - low), top - bottom_m), 1e-3)  # a line of points is still a thing
+    pose, size = _box(yaw, low, high, top, bottom_m)
     if resting is not None:
         hidden = far_half(np.append(resting.axis_xy_m, resting.rim_m), resting.radius_m, eye_m)
     elif turned is None:
-        hidden = completed(points_m, sample_m, normals, pose, size, look_behind, noise_m)
+        hidden = completed(points_m[:read], sample_m, normals, pose, size, look_behind, noise_m, axis)
     if len(hidden):
         hidden = hidden.take(np.flatnonzero(~(look_behind(hidden) > max(0.004, 2.5 * noise_m))), 0)
     return SolidBox(pose, size, hidden)
+
+
+def _box(yaw: float, low, high, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
+    """local_T_box and the extents of an upright box around a rectangle."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    pose = np.array(((c, -s, 0, 0), (s, c, 0, 0), (0, 0, 1, (top + bottom) / 2), (0, 0, 0, 1.0)))
+    pose[:2, 3] = pose[:2, :2] @ ((low + high) / 2)
+    return pose, np.maximum((*(high - low), top - bottom), 1e-3)  # a line of points is still a thing
+
+
+def _turned_about_the_top(
+    points_m, heights, width: float, top: float, bottom: float, look_behind: LookBehind, noise_m: float
+) -> np.ndarray | None:
+    """The footprint, with its half turn about the middle of what is highest where that is narrow, as a bottle's cap, and where the
+    turned points are not seen to be empty: of a tall thing only the near side is seen, but of its cap all. width: of its footprint.
+    """
+    if width > top - bottom:
+        return None
+    cap = points_m[: len(heights)][heights > top - _CAP * (top - bottom), :2]
+    if len(cap) < 12:
+        return None
+    low, high = np.array([order_statistics(cap[:, k], 2, 98) for k in (0, 1)]).T
+    if max(high - low) > _NARROW * width:
+        return None
+    turned = points_m[:: max(1, len(points_m) // 400)].astype(float)
+    turned[:, :2] = low + high - turned[:, :2]
+    empty = look_behind(turned) > max(0.004, 2.5 * noise_m)
+    if float(empty.mean()) > _MIRRORED_EMPTY:
+        return None
+    return np.concatenate((points_m[:, :2], turned[~empty, :2]))
+
+
+def _other_half(points_m, point, direction, look_behind: LookBehind, noise_m: float) -> np.ndarray | None:
+    """The footprint of a lying body of revolution with that on the other side of its axis, where that is not seen to be empty."""
+    across = np.array((-direction[1], direction[0], 0.0))
+    lean = float(np.linalg.norm(across))
+    if lean < _LIES:
+        return None
+    across /= lean
+    mirrored = points_m[:: max(1, len(points_m) // 400)].astype(float)
+    mirrored -= 2 * ((mirrored - point) @ across)[:, None] * across
+    empty = look_behind(mirrored) > max(0.004, 2.5 * noise_m)
+    return None if float(empty.mean()) > _MIRRORED_EMPTY else np.concatenate((points_m[:, :2], mirrored[~empty, :2]))
+
+
+def _too_far(values: np.ndarray, end: float, spread: float, beyond: float) -> float:
+    """By how much noise has moved the upper end of some values: that of a face by over two standard deviations, that of a surface
+    that runs out there by hardly any. end: beyond it lies a share `beyond` of the values. spread: their standard deviation.
+    """
+    if spread <= 0:
+        return 0.0
+    near = np.count_nonzero(values > end - _FACE * spread) / len(values)
+    face = min(near, 3 * near * near)
+    return spread * max(0.0, NormalDist().inv_cdf(1 - beyond / face)) if face > 2 * beyond else 0.0
+
+
+def _without_noise(footprint: np.ndarray, yaw: float, low, high, spread_xy) -> tuple[np.ndarray, np.ndarray]:
+    """The extents of a rectangle without what noise along the line of sight has added."""
+    axes = np.array(((np.cos(yaw), np.sin(yaw)), (-np.sin(yaw), np.cos(yaw))))
+    along, spread = footprint @ axes.T, np.abs(axes @ spread_xy)
+    beyond = _TRIM_PERCENT / 200
+    low = low + [_too_far(-along[:, k], -low[k], spread[k], beyond) for k in (0, 1)]
+    high = high - [_too_far(along[:, k], high[k], spread[k], beyond) for k in (0, 1)]
+    return low, high
 
 
 def _sticks_out(turned: Revolution, look_behind: LookBehind, noise_m: float) -> bool:

@@ -55,7 +55,7 @@ class PickPlace:
         self.held = touched.pop()
         arm.grip(self.held)
         self.phase("lifting")
-        self._carry_off(world_T_gripper, approach_m)
+        self._carry_off(world_T_gripper, approach_m, line)
         if not self.keeps():
             self.lost()
             raise Slipped("it slipped out of the jaws when it was lifted")
@@ -197,15 +197,17 @@ class PickPlace:
     def _withdraw(self, world_T_gripper, approach_m) -> None:
         self._straight(-approach_m * world_T_gripper[:3, 2])
 
-    def _carry_off(self, world_T_gripper: np.ndarray, approach_m: float) -> None:
-        """Up; or, under a board, a little up and back the way the hand came."""
+    def _carry_off(self, world_T_gripper: np.ndarray, approach_m: float, came: list[np.ndarray]) -> None:
+        """Up; or, under a board, a little up and back the way the hand came; where the arm as it stands can do neither, along the joint
+        angles by which it came.
+        """
         arm = self.arm
         near = frozenset((self.held,)) | arm.near(world_T_gripper[:3, 3])
         lines = self._ways_off(arm.joints(), arm.gripper(), arm.opening_m(), approach_m, near)
         for line, shift in lines:
             arm.slide(line, float(np.linalg.norm(shift)))
         if not lines:
-            self._lift(LIFT_M)
+            arm.slide(came[::-1], approach_m)
 
     def _ways_off(
         self, q, pose, opening_m, approach_m, allowed: frozenset[int]

@@ -539,6 +539,32 @@ def test_a_capture_that_fails_leaves_a_runtime_that_captures(small, monkeypatch,
         assert_close(runtime.step(ids), expected.step(ids).logits(), "a step after it")
 
 
+@pytest.mark.parametrize(
+    "capability, failing, tried, said",
+    [
+        ((9, 0), (), [True], "steps of one token are fused and overlap"),
+        ((9, 0), (True,), [True, False], "steps of one token are fused, ready"),
+        ((9, 0), (True, False), [True, False], "steps are not fused, and slower for it: no such instruction"),
+        ((8, 7), (), [False], "steps of one token are fused, ready"),
+        ((12, 0), (), [False], "steps of one token are fused, ready"),
+    ],
+)
+def test_fused_steps_overlap_where_that_was_measured(monkeypatch, capability, failing, tried, said):
+    from qwen3vl_ros.engine.torch import load
+
+    ways = []
+
+    def fuse(overlap: bool) -> float:
+        ways.append(overlap)
+        if overlap in failing:
+            raise RuntimeError("no such instruction")
+        return 1.0
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert load._fused(SimpleNamespace(device=torch.device("cuda"), fuse=fuse)).startswith(said)
+    assert ways == tried
+
+
 def test_text_needs_no_positions_and_an_interrupted_pass_leaves_no_trace(small):
     runtime = TorchRuntime(small[0], 16)
     expected = runtime.prefill([1, 2, 3])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import embedded
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from official import OfficialImages, official_inputs, resize
@@ -444,6 +448,121 @@ def test_a_captured_step_computes_what_a_step_computes(small):
         fixed._append(positions)
         assert_close(scores, expected, "captured step")
         assert scores.best()[0] == expected.best()[0]
+
+
+ORDERS = {"heads innermost": (0, 2, 1, 3), "backwards": (3, 2, 1, 0)}  # of a result in memory, by dimension
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_attention_may_lay_out_its_result_as_it_likes(small, directory, monkeypatch, order):
+    """torch's kernels differ in that, by device, precision and mask; the values are what counts. Seeing, reading and steps, captured too."""
+    from qwen3vl_ros.engine.torch.runtime import _CapturedStep
+
+    given = Preparation(directory)(Prompt("?", [picture(1, 96, 64), picture(2, 64, 64)]))
+    network, (attend, laid_out) = small[0], (F.scaled_dot_product_attention, [])
+
+    def otherwise(*args, **options):
+        seen = attend(*args, **options)
+        back = [order.index(i) for i in range(4)]
+        laid_out.append(seen.permute(order).contiguous().permute(back))
+        assert laid_out[-1].equal(seen)
+        return laid_out[-1]
+
+    def whole() -> list[np.ndarray]:
+        runtime = TorchRuntime(network, 200)
+        scores = [runtime.prefill(given.ids, runtime.encode(given.pixels, given.grid), given.positions)]
+        scores += [runtime.step(ids) for ids in ([5], [6, 7, 8])]
+        scores.append(runtime.prefill([9, 10]))
+        captured = _CapturedStep(network.text, runtime._cache, 3, 190)
+        angles = rotary_angles(network.sizes.text, runtime._places(3))
+        scores.append(captured.run([11, 12, 13], runtime.length, *angles))
+        return [s.logits() for s in scores]
+
+    expected = whole()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", otherwise)
+    for ours, plain in zip(whole(), expected, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    assert sum(not seen.is_contiguous() for seen in laid_out) > len(laid_out) / 2
+
+
+@pytest.mark.parametrize("fails", ["fused", "plain", "neither"])
+def test_a_capture_that_fails_leaves_a_runtime_that_captures(small, monkeypatch, fails):
+    """Captures into a pool end where its last graph did, as on a GPU, where cuBLAS's workspace outlives it."""
+    from qwen3vl_ros.engine.torch import runtime as module
+
+    graphs: dict[tuple[int, int], int] = {}  # by pool, as many as there are
+    failing: set[bool] = {fails == "fused"} - {False}
+
+    class Captured(module._CapturedStep):
+        def run(self, *inputs):
+            if not hasattr(self, "captured"):
+                if graphs.get(self._pool) == 0:
+                    raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
+                graphs[self._pool] = graphs.get(self._pool, 0) + 1
+                self.captured = weakref.finalize(self, lambda pool=self._pool: graphs.update({pool: graphs[pool] - 1}))
+                if (self._fused is not None) in failing:
+                    raise RuntimeError("out of registers")
+            return super().run(*inputs)
+
+    class Fused:
+        def __init__(self, text, overlap, tiles):
+            self._text = text
+
+        def __call__(self, inputs, cache, span):
+            plain = module._CapturedStep(self._text, cache, 1, span)
+            plain._inputs = inputs
+            return plain._compute()
+
+    handles = itertools.count()
+    monkeypatch.setattr(module, "_new_pool", lambda device: (next(handles), 0))
+    monkeypatch.setattr(module, "_CapturedStep", Captured)
+    monkeypatch.setitem(sys.modules, "qwen3vl_ros.engine.torch.fused", SimpleNamespace(FusedStep=Fused))
+    runtime = TorchRuntime(small[0], 64)
+    runtime._captures = True
+    if fails == "fused":
+        with pytest.raises(RuntimeError, match="registers"):
+            runtime.fuse()
+    else:
+        runtime.fuse()
+    assert runtime.length == 0 and (runtime._fused is None) == (fails == "fused")
+    expected = TorchRuntime(small[0], 64)
+    for r in (runtime, expected):
+        r.prefill([1, 2, 3])
+    if fails == "plain":
+        runtime.step([4]), runtime.rollback(1)
+        failing.add(False)
+        with pytest.raises(RuntimeError, match="registers"):
+            runtime.step([4, 5])
+        failing.clear()
+        assert runtime.length == 3
+    for ids in ([4], [5, 6], [7]):
+        assert_close(runtime.step(ids), expected.step(ids).logits(), "a step after it")
+
+
+@pytest.mark.parametrize(
+    "capability, failing, tried, said",
+    [
+        ((9, 0), (), [True], "steps of one token are fused and overlap"),
+        ((9, 0), (True,), [True, False], "steps of one token are fused, ready"),
+        ((9, 0), (True, False), [True, False], "steps are not fused, and slower for it: no such instruction"),
+        ((8, 7), (), [False], "steps of one token are fused, ready"),
+        ((12, 0), (), [False], "steps of one token are fused, ready"),
+    ],
+)
+def test_fused_steps_overlap_where_that_was_measured(monkeypatch, capability, failing, tried, said):
+    from qwen3vl_ros.engine.torch import load
+
+    ways = []
+
+    def fuse(overlap: bool) -> float:
+        ways.append(overlap)
+        if overlap in failing:
+            raise RuntimeError("no such instruction")
+        return 1.0
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert load._fused(SimpleNamespace(device=torch.device("cuda"), fuse=fuse)).startswith(said)
+    assert ways == tried
 
 
 def test_text_needs_no_positions_and_an_interrupted_pass_leaves_no_trace(small):

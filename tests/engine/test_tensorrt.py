@@ -536,7 +536,8 @@ def test_the_benchmark_runs_here_at_toy_size():
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     found = told["sizes"]["toy"]
-    assert {"torch", "generate_eager"} <= set(found["runtimes"]) and found["copy_gb_s"] > 0
+    assert {"torch", "generate_eager"} <= set(found["runtimes"])
+    assert told["copy_gb_s"] > 0
     for row in found["runtimes"].values():
         assert row["answer_ms"]["median"] > 0
         if row["decode_tok_s"] is None:  # three tokens may take less than the machine's noise
@@ -561,7 +562,6 @@ def test_a_speed_that_drowns_in_noise_is_not_told(monkeypatch):
     assert "in 2 of 3 rounds 5 tokens took no longer than one" in lost["decode_unknown"]
     found = {
         "peak_bytes": None,
-        "copy_gb_s": 1.0,
         "bytes_per_token": 1,
         "runtimes": {"peer": {**lost, "ratio_vs_eager": 1}},
     }

@@ -337,6 +337,17 @@ def test_wrong_arguments_of_training_are_refused_by_name(tmp_path, monkeypatch, 
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_compiled_training_is_refused_on_a_gpu(tmp_path, monkeypatch, capsys):
+    import train_embedded
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        train_embedded.main(["--run", str(tmp_path / "run"), "--data", str(tmp_path), "--compile"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "computed something else" in said and "leave --compile out" in said
+    assert not (tmp_path / "run").exists()
+
+
 class Scripted:
     """An engine that knows its answers by the prompt; what it does not know it answers by `otherwise`."""
 

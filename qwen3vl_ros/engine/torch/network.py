@@ -77,7 +77,7 @@ class Merger(nn.Module):
         self.fc2 = nn.Linear(self.merged, sizes.out)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x.view(-1, *self.norm.normalized_shape)).view(-1, self.merged)
+        x = self.norm(x.reshape(-1, *self.norm.normalized_shape)).reshape(-1, self.merged)
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -183,9 +183,10 @@ class TextLayer(nn.Module):
             )
             return seen[0].transpose(0, 1).reshape(q_count, -1)
         # Heads that share a key stand as queries of one head: no kernel takes both a mask and shared keys.
-        q = q.view(q_count, s.kv_heads, -1, s.head_dim).transpose(0, 1).reshape(1, s.kv_heads, -1, s.head_dim)
+        q = q.reshape(q_count, s.kv_heads, -1, s.head_dim).transpose(0, 1).reshape(1, s.kv_heads, -1, s.head_dim)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=plan.mask)
-        return seen.view(s.kv_heads, q_count, -1).transpose(0, 1).reshape(q_count, -1)
+        # Each of torch's attention kernels lays its result out in an order of its own: a view would hold for some.
+        return seen.reshape(s.kv_heads, q_count, -1).transpose(0, 1).reshape(q_count, -1)
 
 
 class Decoder(nn.Module):

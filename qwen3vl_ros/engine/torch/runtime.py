@@ -48,6 +48,10 @@ def _best(logits: torch.Tensor) -> torch.Tensor:
     return torch.stack((ids.double(), (top - logits.logsumexp(-1)).double()))
 
 
+def _new_pool(device: torch.device) -> tuple[int, int] | None:
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
 class TorchRuntime(TokenSequence):
     """One sequence of at most `capacity` tokens, on the network's device."""
 
@@ -57,11 +61,21 @@ class TorchRuntime(TokenSequence):
         self.network, self.device, self.dtype = network, weight.device, weight.dtype
         self._cache = Cache.allocate(network.sizes.text, capacity, self.device, self.dtype)
         self._plans: dict[tuple, VisionPlan] = {}
-        self.longest_step = _LONGEST_GRAPH if self.device.type == "cuda" else capacity
+        self._captures = self.device.type == "cuda"
+        self.longest_step = _LONGEST_GRAPH if self._captures else capacity
         self._steps: dict[tuple[int, int], _CapturedStep] = {}
-        # One for all graphs: each alone would keep the memory of its intermediate results.
-        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._forget_steps()
         self._fused: FusedStep | None = None
+
+    def _forget_steps(self) -> None:
+        """No captured steps, and another memory pool for those to come.
+
+        All graphs share one pool: each alone would keep the memory of its intermediate results. But a pool ends with its last graph,
+        and where anything that was allocated during a capture outlives that (cuBLAS's workspace does, made by a process's
+        first capture), torch refuses to capture into it again: "use_count > 0 INTERNAL ASSERT FAILED". So does a capture that fails.
+        """
+        self._steps.clear()
+        self._pool = _new_pool(self.device)
 
     @torch.inference_mode()
     def fuse(self, overlap: bool = False, tiles: dict | None = None) -> float:
@@ -82,7 +96,7 @@ class TorchRuntime(TokenSequence):
             logits = []
             for way in (None, fused):
                 self._fused = way
-                self._steps.clear()
+                self._forget_steps()
                 logits.append(self.step(words[:1]).logits())
                 self.rollback(1)
             error = float(np.abs(logits[1] - logits[0]).max() / np.abs(logits[0]).max())
@@ -92,7 +106,7 @@ class TorchRuntime(TokenSequence):
             self._fused = None
             raise
         finally:
-            self._steps.clear()
+            self._forget_steps()
             self.rollback(self.length)
         return time.perf_counter() - started
 
@@ -133,11 +147,14 @@ class TorchRuntime(TokenSequence):
     def step(self, token_ids: Sequence[int]) -> TorchScores:
         positions = self._places(len(token_ids))
         fused = self._fused is not None and len(token_ids) == 1
-        if not fused and (self.device.type != "cuda" or len(token_ids) > self.longest_step):
+        if not fused and (not self._captures or len(token_ids) > self.longest_step):
             return self._pass(token_ids, positions, len(token_ids))
-        scores = self._captured(len(token_ids)).run(
-            token_ids, self.length, *rotary_angles(self.network.text.sizes, positions)
-        )
+        angles = rotary_angles(self.network.text.sizes, positions)
+        try:
+            scores = self._captured(len(token_ids)).run(token_ids, self.length, *angles)
+        except BaseException:
+            self._forget_steps()  # a capture may have failed, and its pool with it
+            raise
         self._append(positions)
         return scores
 
@@ -214,6 +231,7 @@ class _CapturedStep:
             for _ in range(2):
                 self._compute()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=self._pool):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
             self._outputs = self._compute()
+        self._graph = graph

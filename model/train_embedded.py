@@ -220,6 +220,10 @@ def train(rank: int, workers: int, args: argparse.Namespace, settings: Settings)
     while (phase := settings.phase(run.step))[0] != "done":
         name = phase[0]
         spent = (time.time() - begun) / 60 / args.minutes if args.minutes else 0.0
+        if workers > 1 and args.minutes:  # all end at the same step, by the clock of the first
+            shared = torch.tensor(spent, dtype=torch.float64)
+            dist.broadcast(shared, 0)
+            spent = float(shared)
         if spent >= 1:
             break
         run.open_phase(name)

@@ -39,6 +39,7 @@ ROSDEP_KEYS = {
 }
 # Found at run time where present, never required.
 OPTIONAL_ROS = {"message_filters", "moveit_msgs"}
+OF_CUDA_TORCH = {"triton"}  # what torch for CUDA brings along, used where it is
 
 
 def declared() -> setuptools.Distribution:
@@ -154,7 +155,7 @@ def test_every_import_is_a_declared_requirement():
         if is_ros(module):
             declared = module in depends("depend", "exec_depend") | OPTIONAL_ROS
         else:
-            declared = DISTRIBUTIONS.get(module, module) in pip_names
+            declared = DISTRIBUTIONS.get(module, module) in pip_names or module in OF_CUDA_TORCH
         assert declared, f"{module}, imported by {', '.join(files)}, is declared nowhere"
 
 

@@ -57,7 +57,9 @@ class Output:
             return
         _remove_old(self.folder)
         for path in self.work.iterdir():
-            path.replace(self.folder / path.name)
+            if (old := self.folder / path.name).is_dir():  # which none replaces that has something in it
+                shutil.rmtree(old)
+            path.replace(old)
         self.work.rmdir()
         self.work = self.folder
 

@@ -58,10 +58,6 @@ NEAR_M, FAR_M = 0.05, 12.0
 _FLOOR_M = -0.72
 # Segmentation ids of what is not an object; below 255 so that one byte decodes them.
 TABLE, ROOM, ROBOT = 200, 201, 202
-# Where a driver smooths edges in spite of being told not to (NVIDIA's does), a pixel there is a mixture of two numbers, which
-# might be a third one's. So each is painted with two more that follow from it, and of a mixture they do not.
-_GREEN = (np.arange(256) * 37 % 256).astype(np.uint8)
-_BLUE = (np.arange(256) * 101 % 251).astype(np.uint8)
 _LAMP_MAP_PX = 288
 
 
@@ -229,8 +225,7 @@ class Renderer:
             np.asarray(rotation, float).reshape(9),
             np.array((*rgb, 1.0), np.float32),
         )
-        red = segment + 1  # MuJoCo paints segid + 1, its lowest byte red
-        geom.segid = red + (int(_GREEN[red]) << 8) + (int(_BLUE[red]) << 16) - 1
+        geom.segid = segment
         geom.category = mujoco.mjtCatBit.mjCAT_STATIC
         geom.specular, geom.shininess = look.get("specular", 0.0), look.get("shininess", 0.3)
         geom.emission = look.get("emission", 0.0)
@@ -366,7 +361,7 @@ class Renderer:
         return np.where(window > 0, far - window * np.float32(far - near), np.float32(0))
 
     def _draw_ids(self, rect, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """HxWx3 painted numbers and the depth window, top row first."""
+        """Segmentation ids + 1 (0: nothing drawn) and the depth window, top row first."""
         flags = self._scene.flags
         flags[:] = 0
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
@@ -374,12 +369,12 @@ class Renderer:
         ids = np.empty((rect.height, rect.width, 3), np.uint8)
         window = np.empty((rect.height, rect.width), np.float32) if depth else None
         mujoco.mjr_readPixels(ids, window, rect, self._context)
-        return ids[::-1], None if window is None else window[::-1]
+        return ids[::-1, :, 0], None if window is None else window[::-1]
 
     def draw_labels(self, depth: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """(HxW int16 index of the object or TABLE or ROOM, -1 for nothing; HxW float32 depth in metres)."""
-        painted, window = self._draw_ids(self._rect, depth)
-        labels = plain_ids(painted).astype(np.int16) - 1
+        ids, window = self._draw_ids(self._rect, depth)
+        labels = ids.astype(np.int16) - 1
         if window is not None:
             # Reversed z: the window holds near (far - z) / (z (far - near)), and 0 where nothing was drawn.
             depth_m = np.float32(NEAR_M * FAR_M) / (np.float32(NEAR_M) + window * np.float32(FAR_M - NEAR_M))
@@ -396,18 +391,3 @@ class Renderer:
         picture = np.empty((self.height, self.width, 3), np.uint8)
         mujoco.mjr_readPixels(picture, None, self._rect, self._context)
         return cv2.flip(picture, 0)
-
-
-def plain_ids(painted: np.ndarray) -> np.ndarray:
-    """HxWx3 uint8 as painted -> HxW numbers; a pixel that mixes two becomes what a neighbour is."""
-    ids, green, blue = cv2.split(np.ascontiguousarray(painted))
-    mixed = (green != cv2.LUT(ids, _GREEN)) | (blue != cv2.LUT(ids, _BLUE))
-    for _ in range(4):
-        if not mixed.any():
-            break
-        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            beside, known = np.roll(ids, step, axis), ~np.roll(mixed, step, axis)
-            take = mixed & known
-            ids[take], mixed = beside[take], mixed & ~take
-    ids[mixed] = 0
-    return ids

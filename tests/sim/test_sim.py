@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from qwen3vl_ros.sim import household
 from qwen3vl_ros.sim.camera import SimCamera, SimCameraError
-from qwen3vl_ros.sim.renderer import _BLUE, _GREEN, plain_ids
 from qwen3vl_ros.sim.replay import ReplaySource
 from qwen3vl_ros.sim.scenes import (
     COLOURS,
@@ -710,22 +709,3 @@ def test_topics_and_rates_that_make_no_sense_are_refused(tmp_path):
         ReplaySource(root, image_topic="/a")
     with pytest.raises(InvalidInput, match="rate_hz is 0"):
         ReplaySource(root, rate_hz=0)
-
-
-@pytest.mark.parametrize("numbers", [(1, 3), (2, 202), (201, 203), (5, 0), (1, 2)])
-def test_an_edge_that_a_driver_smooths_is_of_one_of_the_two_and_never_of_a_third(numbers):
-    paint = lambda k: np.array((k, _GREEN[k], _BLUE[k]) if k else (0, 0, 0), float)  # noqa: E731
-    left, right = map(paint, numbers)
-    painted = np.empty((6, 9, 3))
-    painted[:, :4], painted[:, 5:] = left, right
-    for row, share in enumerate((0, 0.25, 0.5, 0.75, 1, 0.4)):
-        painted[row, 4] = share * left + (1 - share) * right
-    assert set(np.unique(plain_ids(painted.astype(np.uint8)))) == set(numbers)
-
-
-def test_the_numbers_of_things_survive_their_paint():
-    spec = sample_scene(3, wide=True)
-    with SimCamera(160, 120, quality="fast") as camera:
-        view = camera.render(spec)
-    assert set(np.unique(view.segmentation)) - {-1} <= {t.index for t in view.truths}
-    assert {t.index for t in view.truths if t.visibility > 0.5} <= set(np.unique(view.segmentation))

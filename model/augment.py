@@ -82,9 +82,8 @@ def augment(sample: Sample, rng: np.random.Generator, size: tuple[int, int] = IN
     written = [*sample.dials, *sample.signs]
     if (part := _looked_at(sample, written, rng)) is not None:
         sample = _cut(sample, *part)
-    elif (
-        rng.random() < 0.95
-    ):  # crop and zoom: objects seen larger, cut by the border, and never again at the same place
+    elif rng.random() < 0.95:
+        # Crop and zoom: objects seen larger, cut by the border, and never again at the same place.
         near = written and rng.random() < 0.3  # the dial or the sign large and whole
         scale = rng.uniform(0.45, 0.9) if near else rng.uniform(0.62 if rng.random() < 0.5 else 0.92, 1.0)
         stretch = np.exp(rng.uniform(-0.08, 0.08))

@@ -181,7 +181,7 @@ class Views:
         rgb = cv2.imdecode(picture, cv2.IMREAD_COLOR)[..., ::-1]
         labels = cv2.imdecode(labels, cv2.IMREAD_GRAYSCALE).astype(np.int16) - 1
         things = tuple(Thing(**t | dict(span_m=tuple(map(tuple, t["span_m"])))) for t in meta["things"])
-        labels[labels >= len(things)] = -1
+        labels[labels >= len(things)] = -1  # mixtures of two numbers, where a GPU's driver smooths edges all the same
         levels = tuple(box and tuple(box) for box in meta["levels"])
         sample = Sample(rgb, labels, things, {}, {}, levels, split_of(meta["seed"]) not in PLAIN)
         if meta["gauge"]:

@@ -71,8 +71,8 @@ def of_its_own(rgb: np.ndarray, name: str) -> np.ndarray:
     hue_deg = _hue_of(name)
     if hue_deg is _UNSAID or isinstance(hue_deg, str):
         return np.zeros(rgb.shape[:2], bool)
-    off, seen = _off(rgb, hue_deg)
-    return seen & (off < _OWN_DEG)
+    off, saturation, light = _off(rgb, hue_deg)
+    return light & (saturation > _STRONG) & (off < _OWN_DEG)
 
 
 def _hue_of(name: str):
@@ -87,17 +87,17 @@ def _between(low: float, high: float) -> slice:
 
 def _far_and_near(rgb: np.ndarray, hue_deg: float | str) -> tuple[np.ndarray, np.ndarray]:
     """Which pixels clearly have another colour than that hue, and which have it; hxw bool each."""
+    off, saturation, light = _off(rgb, 0.0 if isinstance(hue_deg, str) else hue_deg)
     if isinstance(hue_deg, str):
-        _, far = _off(rgb, 0.0, _VIVID)
+        far = light & (saturation > _VIVID)
         value = rgb.max(-1) / 255
         far |= value > _BRIGHT if hue_deg == "light" else value < _DARK if hue_deg == "dark" else False
         return far, ~far
-    off, seen = _off(rgb, hue_deg)
-    return seen & (off > _FAR_DEG), _off(rgb, hue_deg, _STRONG / 2)[1] & (off < _FAR_DEG)
+    return light & (saturation > _STRONG) & (off > _FAR_DEG), light & (saturation > _STRONG / 2) & (off < _FAR_DEG)
 
 
-def _off(rgb: np.ndarray, hue_deg: float, saturated: float = _STRONG) -> tuple[np.ndarray, np.ndarray]:
-    """How far the pixels' hues are from one, degrees, and which are so saturated, and light enough, that they have one; hxw each."""
+def _off(rgb: np.ndarray, hue_deg: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far the pixels' hues are from one, degrees, how saturated they are, and which are light enough to have one; hxw each."""
     values = cv2.cvtColor(np.ascontiguousarray(rgb).astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
     hue, saturation, value = cv2.split(values)
-    return np.abs((hue - hue_deg + 180) % 360 - 180), (value > _LIGHT) & (saturation > saturated)
+    return np.abs((hue - hue_deg + 180) % 360 - 180), saturation, value > _LIGHT

@@ -35,8 +35,8 @@ def doubt(
     """
     if before is None or not before.usable or now is None:
         return ""
-    if why := _looks_otherwise(before, now, lying):
-        return why
+    if _has_another_colour(now, before, lying):
+        return f"what lies there has another colour than the {lying.label}"
     under, pixels = _readings(before, lying, level_R_frame, _RIM_M, np.inf)
     if len(under) < _LEAST:
         return ""
@@ -68,14 +68,8 @@ def took_another(before: SceneCloud | None, now: SceneCloud | None, stood: Thing
     """
     if before is None or now is None or not (before.usable and now.usable):
         return ""
-    then, behind = (_behind(cloud, stood.seen_m) for cloud in (before, now))
-    tolerance = _ON_IT_M + 2 * before.noise_per_m2 * then[0] ** 2
-    with np.errstate(invalid="ignore"):
-        gone = (np.abs(then[1]) < tolerance) & (behind[1] > tolerance)
-    if np.count_nonzero(gone) < _LEAST:
-        return ""
-    other = _shown(before, stood.label)[then[3][gone], then[2][gone]].mean()
-    return f"what was taken has another colour than the {stood.label}" if other > _MOST else ""
+    another = _has_another_colour(before, now, stood)
+    return f"what was taken has another colour than the {stood.label}" if another else ""
 
 
 def only_it_went(before: SceneCloud | None, now: SceneCloud | None, stood: Thing) -> bool:
@@ -104,16 +98,15 @@ def _new_in(cloud: SceneCloud, other: SceneCloud, about: Thing, reach_m: float) 
         return points[behind > _ON_IT_M + 2 * cloud.noise_per_m2 * away_m**2]
 
 
-def _looks_otherwise(before: SceneCloud, now: SceneCloud, lying: Thing) -> str:
-    """That what is seen of a thing, where nothing was before, has another colour than its name says."""
-    then, behind = (_behind(cloud, lying.seen_m) for cloud in (before, now))
-    tolerance = _ON_IT_M + 2 * now.noise_per_m2 * behind[0] ** 2
+def _has_another_colour(cloud: SceneCloud, other: SceneCloud, thing: Thing) -> bool:
+    """Whether what a picture shows of a thing, where another one sees past it, has mostly another colour than its name says."""
+    away_m, behind, column, row = _behind(cloud, thing.seen_m)
+    tolerance = _ON_IT_M + 2 * cloud.noise_per_m2 * away_m**2
     with np.errstate(invalid="ignore"):
-        new = (np.abs(behind[1]) < tolerance) & (then[1] > tolerance)
-    if np.count_nonzero(new) < _LEAST:
-        return ""
-    other = _shown(now, lying.label)[behind[3][new], behind[2][new]].mean()
-    return f"what lies there has another colour than the {lying.label}" if other > _MOST else ""
+        alone = (np.abs(behind) < tolerance) & (_behind(other, thing.seen_m)[1] > tolerance)
+    if np.count_nonzero(alone) < _LEAST:
+        return False
+    return float(_shown(cloud, thing.label)[row[alone], column[alone]].mean()) > _MOST
 
 
 def _behind(cloud: SceneCloud, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

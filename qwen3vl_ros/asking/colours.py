@@ -12,6 +12,8 @@ from typing import Sequence
 import cv2
 import numpy as np
 
+from qwen3vl_ros.questions.others import parted
+
 # Degrees around the circle of hues; where it has none, which lightness nothing of that name has: dark, light, or none for grey.
 _HUES = {
     r"red|红": 0.0,
@@ -77,7 +79,7 @@ def of_its_own(rgb: np.ndarray, name: str) -> np.ndarray:
 
 def _hue_of(name: str):
     """Of the colour that a name says of its thing: degrees, for one without a hue what it is not, _UNSAID for none."""
-    said = _WORD.search(name.strip())
+    said = _WORD.search(parted(name.strip())[0])
     return _UNSAID if said is None else list(_HUES.values())[int(said.lastgroup[1:])]
 
 

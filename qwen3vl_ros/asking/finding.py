@@ -29,6 +29,7 @@ from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.questions.aliases import in_chinese, in_english, other_names, same_thing
+from qwen3vl_ros.questions.others import parted
 from qwen3vl_ros.questions.parsing.wanted import core
 from qwen3vl_ros.types import DeadlinePassed, Detection2D, Detection3D, Frame, Generation, View
 from qwen3vl_ros.zoom import WHOLE, Zoom, around, joined
@@ -124,24 +125,17 @@ class Finder:
             for p in facts.things_named("distance", [canonical(n) for n in names])
             if p not in ids and p not in ANYTHING
         ]
-        questions = [Detect((phrase,)) for phrase in phrases]  # refused before the model is asked
+        for phrase in phrases:
+            Detect((phrase,))  # refused before the model is asked
         boxes: list[Detection2D] = []
         generation = None
-        for question, phrase in zip(questions, phrases):
+        for phrase in phrases:
             # Looked for with others and not among what was seen may only mean that it was called otherwise there.
             if all(
                 any(same_name(phrase, n) for n in names) for names in (shot.answered, [t.label for t in shot.known])
             ):
                 continue
-            for other, zoom in self._ways(shot, phrase, expected.get(phrase)):
-                asked = question if other == phrase else Detect((other,))
-                generation, seen = self._named(shot, asked, phrase, control, zoom)
-                if phrase in expected:
-                    seen = [d for d in seen if self._as_far(shot, d, expected[phrase])]
-                elif seen and self._closely:
-                    seen = self._looked_closer(shot, asked, phrase, control, seen)
-                if seen:
-                    break
+            generation, seen = self._sought(shot, phrase, control, expected.get(phrase))
             boxes += seen
         boxes = _one_name_each(boxes)
         labels = [*(b.label for b in boxes), *(t.label for t in shot.known)]
@@ -152,6 +146,23 @@ class Finder:
             boxes += [d for d in seen if all(iou(d.box_xyxy_px, b.box_xyxy_px) < _SAME_IOU for b in boxes)]
         known = [t for t in shot.known if t.id in names or any(same_name(t.label, a) for a in shot.answered)]
         return self._measured(shot, tuple(boxes), known, generation, (*phrases, *anything))
+
+    def _sought(
+        self, shot: Shot, phrase: str, control: Control | None, corners_m: np.ndarray | None = None
+    ) -> tuple[Generation, list[Detection2D]]:
+        """What one phrase names; corners_m: of where it should be, if anybody knows."""
+        kind, but = parted(phrase)
+        known = {name: self._sought(shot, name, control)[1] for name in but}
+        for name, zoom in self._ways(shot, kind, corners_m):
+            generation, seen = self._named(shot, Detect((name,)), phrase, control, zoom)
+            seen = [d for d in seen if all(_is_another(shot, d, n, boxes) for n, boxes in known.items())]
+            if corners_m is not None:
+                seen = [d for d in seen if self._as_far(shot, d, corners_m)]
+            elif seen and self._closely:
+                seen = self._looked_closer(shot, Detect((name,)), phrase, control, seen)
+            if seen:
+                break
+        return generation, seen
 
     def _ways(self, shot: Shot, phrase: str, corners_m: np.ndarray | None) -> Iterator[tuple[str, Zoom]]:
         """How a phrase is looked for, until something is seen."""
@@ -258,6 +269,13 @@ class Finder:
         )
         flat, solid = zip(*(_as_detections(t, cloud) for t in things)) if things else ((), ())
         return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation, cloud)
+
+
+def _is_another(shot: Shot, seen: Detection2D, name: str, boxes: Sequence[Detection2D]) -> bool:
+    """Whether a box shows something else than what has that name, which was boxed there; if it was not, it must clearly not be it."""
+    if boxes:
+        return all(iou(seen.box_xyxy_px, b.box_xyxy_px) < _AGREE_IOU for b in boxes)
+    return contradicts(shot.frame.rgb, seen.box_xyxy_px, name)
 
 
 def _of_their_colours(cloud: SceneCloud, flat: Sequence[Detection2D], lifted: Lifted) -> Lifted:

@@ -10,6 +10,7 @@ from typing import Sequence
 
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.questions.aliases import in_english, same_thing
+from qwen3vl_ros.questions.others import parted
 
 _SOLID = ("ball", "cube")
 _HEIGHTS = {"bowl": (0.18, 1.3)}  # least and most, over the longer level side
@@ -33,7 +34,7 @@ def typical(name: str, size_m: Sequence[float]) -> bool:
 
 
 def _noun(name: str) -> str:
-    said = in_english(name.strip()).lower().split(" ")[-1]
+    said = in_english(parted(name.strip())[0]).lower().split(" ")[-1]
     return next((noun for noun in _CUBIC if same_thing(said, noun)), said)
 
 
@@ -41,7 +42,7 @@ def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float]) -> 
     """Whether a thing's measured length, width and height (metres), and its room inside, are clearly those of another kind than its name
     says.
     """
-    noun = in_english(name.strip()).lower().split(" ")[-1]
+    noun = in_english(parted(name.strip())[0]).lower().split(" ")[-1]
     if any(same_thing(noun, known) for known in _SOLID):
         return thing.inside is not None
     least, most = next((h for known, h in _HEIGHTS.items() if same_thing(noun, known)), (0.0, float("inf")))

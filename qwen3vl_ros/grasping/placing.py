@@ -109,11 +109,11 @@ def find_places(
     return search.best(supports, [g for g in grasps if g.feasible], grasps, most, ways)
 
 
-def askew(layout: Layout, asked: Sequence[Fact], detection: Detection3D) -> bool:
-    """Whether an object, where it is, is more aside of a reference than left of it, behind it and so on, or too far off: nobody would
+def askew(layout: Layout, asked: Sequence[Fact], frame_T_box: np.ndarray) -> bool:
+    """Whether an object, where its box is (4x4), is more aside of a reference than left of it, behind it and so on, or too far off: nobody would
     call it that.
     """
-    return _askew(layout, asked, (layout.level_R_frame @ detection.frame_T_box[:3, 3])[:2])
+    return _askew(layout, asked, (layout.level_R_frame @ frame_T_box[:3, 3])[:2])
 
 
 def _aside(layout: Layout, fact: Fact, offset: np.ndarray) -> float:

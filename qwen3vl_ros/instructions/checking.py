@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Callable, Mapping, Sequence
 
@@ -20,6 +20,8 @@ from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.presence import UNTOLD, another_scene, changed, presence
 from qwen3vl_ros.geometry.things import Surface, Thing
+from qwen3vl_ros.grasping.placing import askew
+from qwen3vl_ros.instructions.laid import Laid, aside
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
@@ -41,7 +43,7 @@ _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # Nearer than this to where it was put, by its middle seen from above and its top, a thing lies where it was promised to: on or in what
 # carries it, and beside something.
 _AT_REST_M, _AT_REST_BESIDE_M = 0.021, 0.013
-_ASIDE_M = sorted(itertools.product((-0.018, -0.009, 0.0, 0.009, 0.018), repeat=2), key=lambda at: math.hypot(*at))[:21]
+_BACK_M = 0.03  # farther from where it stood, a thing was not put back
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
 _RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it
 _SIGMAS = 1.25  # of the margin to the border of a corner or side
@@ -71,6 +73,7 @@ class Checker:
     see: Callable[[], Shot]
     tell: Callable[[int, str, str], None]
     control: Control
+    laid: Laid = field(default_factory=Laid)
     _last: Shot | None = None
     _before: Shot | None = None  # the last motion
     _before_cloud: SceneCloud | None = None  # its depth, once somebody has asked
@@ -156,10 +159,17 @@ class Checker:
             if not measured:
                 continue
             open_ = [f for f in measured if not _holds(f, off_m, bool(new) and done.holding is False)]
+            if not open_ and not lying and new and (message := _amiss(layout, step, measured, new[0], off_m)):
+                if wrong:
+                    return Verdict.FALSE, f"it was put down, but {message}"
+                wrong = True
+                continue
             if not open_:
                 lies = new[0] if new else rest
                 if lies and (message := self._doubt(found, step, place, lies)):
                     continue
+                if lies:
+                    self.laid.put(k, step.told, lies, step.around, found.layout.level_R_frame)
                 told = "; ".join(f.reason for f in measured if f.verdict is Verdict.TRUE)
                 return Verdict.TRUE, told or f"the {name} lies where it was put, within {100 * max(off_m, 0.01):.1f} cm"
             worst = min(open_, key=facts.standing)
@@ -171,6 +181,17 @@ class Checker:
         message = message or "the model's answers could not be read"
         return Verdict.UNKNOWN, f"it was put down, but nobody can tell whether it lies right: {message}"
 
+    def undone(self, last: int) -> tuple[int, str] | None:
+        """The first step whose thing, or what it was put on or beside, no longer lies where it was seen to lie: a later motion moved it.
+        last: the step that was just looked at.
+        """
+        told: dict[int, str] = {}
+        for _ in range(LOOKS if self.laid.before(last) else 0):
+            found = self._find(())
+            if not (told := self.laid.undone(found and found.cloud, last)):
+                return None
+        return min(told.items()) if told else None
+
     def _doubt(self, found: Found, step: PlanStep, place: PlaceTarget, lies: Thing) -> str:
         """Why nobody may say that it rests on what it was put on, and is what it is called; "" where nothing speaks against it."""
         known = (*step.around, *found.layout.surfaces) if step.told.relation != "back" else ()
@@ -180,12 +201,9 @@ class Checker:
     def _lying(self, found: Found, rest: Thing | None) -> tuple[Thing | None, float]:
         """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies; None where there is nothing."""
         before = self._cloud_before(found)
-        for x, y in _ASIDE_M if rest is not None and before is not None else ():
-            pose = np.eye(4)
-            pose[:3, 3] = (x, y, 0.0) @ found.layout.level_R_frame
-            moved = rest.moved(pose)
+        for moved, off_m in aside(rest, found.layout.level_R_frame) if rest is not None and before is not None else ():
             if presence(found.cloud, moved, before).is_there:
-                return replace(moved, id=f"{rest.id}, put down"), math.hypot(x, y)
+                return replace(moved, id=f"{rest.id}, put down"), off_m
         return None, math.inf
 
     # -- looks ---------------------------------------------------------------------------------------------------------
@@ -264,6 +282,15 @@ def _known(found: Found, things: Sequence[Thing], around: Sequence[Thing | Surfa
 def _with_inside(thing: Thing, was: Thing) -> Thing:
     moved = np.linalg.norm(thing.frame_T_box[:3, 3] - was.frame_T_box[:3, 3])
     return replace(thing, inside=was.inside) if thing.inside is None and moved < _MOVED_M else thing
+
+
+def _amiss(layout: Layout, step: PlanStep, measured: Sequence[Fact], lies: Thing, off_m: float) -> str:
+    """Why nobody would call that what was told, though its facts hold of a thing that lies elsewhere than where it was put; "" for nothing."""
+    if step.told.relation == "back":
+        return f"the {step.told.object} lies {100 * off_m:.0f} cm from where it was" if off_m > _BACK_M else ""
+    if askew(layout, measured, lies.frame_T_box):
+        return f"the {step.told.object} lies more aside of the {step.told.reference} than {step.told.relation} it, or far off"
+    return ""
 
 
 def _holds(fact: Fact, off_m: float, let_go: bool) -> bool:

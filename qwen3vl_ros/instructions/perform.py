@@ -121,7 +121,19 @@ class _Work:
                 break
         else:
             message = "; ".join(s.message for s in self.plan.steps if s.message)
+            code, message = self._still(message)
         return Outcome(code, message, self.plan, self._execution, self.held)
+
+    def _still(self, message: str) -> tuple[Code, str]:
+        """Whether what each step did is still so at the end."""
+        try:
+            undone = self._looks.undone(len(self.plan.steps) - 1)
+        except (Cancelled, DeadlinePassed, PerceptionError):
+            undone = None  # the last picture showed that it was
+        if undone is None:
+            return Code.OK, message
+        self._mark(undone[0], "failed", undone[1])
+        return Code.POSTCONDITION, undone[1]
 
     def _lost(self, k: int, code: Code) -> int | None:
         """The step that took what is known to have fallen on the way to step k: it is taken again, from where it is seen now."""
@@ -191,6 +203,7 @@ class _Work:
             self._p.tell(k, "executing", f"taking the {told.object}")
             go_on(self._control)
             self._looks.moving()
+            self._looks.laid.taken(told)
             done = self._p.executor.pick(step, step.grasps[self._grasp], self._control)
             self._moved(done, put_back(step, step.grasps[self._grasp]))
             if not done.ok:
@@ -242,7 +255,8 @@ class _Work:
 
     def _lies(self, k: int, step: PlanStep, place: PlaceTarget, done: Done) -> tuple[Code, str]:
         verdict, message = self._looks.placed(k, step, place, done)
-        if verdict is Verdict.UNKNOWN and step.remembered:  # what it was for is an empty gripper
+        empty = verdict is Verdict.UNKNOWN or (verdict is Verdict.FALSE and done.holding is False)
+        if step.remembered and empty:  # what it was for is an empty gripper
             return Code.OK, f"the {step.told.object} was put back; {message}"
         return Code.OK if verdict is Verdict.TRUE else Code.POSTCONDITION, message
 
@@ -274,7 +288,7 @@ def looked_again(look: Callable[[], Plan], control: Control) -> Plan:
             if not left:
                 raise
             continue
-        if not plan.question or plan.lacks in ("unread", "asked", "pose", "no level") or not left:
+        if not plan.question or plan.lacks in ("unread", "asked", "which", "pose", "no level") or not left:
             return plan
     raise AssertionError("the last look returns or raises")
 
@@ -293,6 +307,8 @@ _CODES = {
     "unread": Code.AMBIGUOUS,
     "two": Code.AMBIGUOUS,
     "asked": Code.AMBIGUOUS,
+    "which": Code.AMBIGUOUS,
+    "which level": Code.AMBIGUOUS,
     "pose": Code.TF,
     "stale": Code.STALE,
     "depth": Code.ERROR,

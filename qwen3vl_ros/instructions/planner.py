@@ -20,6 +20,7 @@ from qwen3vl_ros.instructions.plans import Plan, PlanStep, words
 from qwen3vl_ros.instructions.scene import Cannot, Placed, Scene, names_of
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.grammar.orders import planned
+from qwen3vl_ros.questions.others import resolved
 from qwen3vl_ros.questions.plan import Plan as PlanQuestion
 from qwen3vl_ros.questions.plan import Planned, Step
 from qwen3vl_ros.types import GraspTarget, InvalidInput, MalformedAnswer, NotFound
@@ -49,8 +50,10 @@ class Planner:
             return replace(plan, question=words(instruction, "unread"), lacks="unread")
         if told.question:
             return replace(plan, question=told.question, lacks="asked")
+        if (steps := resolved(told.steps)) is None:
+            return replace(plan, question=words(instruction, "which"), lacks="which")
         first = () if held is None else (replace(held, status="", message=""),)
-        return self.ground(replace(plan, steps=(*first, *(PlanStep(step) for step in told.steps))), shot, control)
+        return self.ground(replace(plan, steps=(*first, *(PlanStep(step) for step in steps))), shot, control)
 
     def edited(
         self,
@@ -63,7 +66,9 @@ class Planner:
         """The plan with other steps, grounded anew. held: as of `plan`; it goes first whether it is among the steps or not. Raises
         InvalidInput for what is no step, and what finding raises.
         """
-        told = PlanQuestion.checked(steps)
+        if (told := resolved(PlanQuestion.checked(steps))) is None:
+            said = next(s.object for s in steps)
+            raise InvalidInput(f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself")
         first = () if held is None else (replace(held, status="", message=""),)
         if first and told[:1] == (held.told,):
             told = told[1:]
@@ -95,7 +100,7 @@ class Planner:
         """Where a thing that is seen can go, `told` being the step that puts it there; held with `grasp`, or with what is found. Raises
         NotFound with the reason why there is no such thing or nobody can measure it, InvalidInput, and what finding raises.
         """
-        (told,) = PlanQuestion.checked((told,))
+        (told,) = resolved(PlanQuestion.checked((told,))) or (told,)
         if told.action != "place" or told.relation == "back":
             raise InvalidInput(
                 f"{told.relation or told.action} is no place that can be looked for; on, in, next to ... are"

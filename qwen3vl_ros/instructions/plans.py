@@ -65,7 +65,7 @@ class PlanStep:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Steps for one instruction, or a question back (then it cannot be executed). stamp_ns: of the picture it rests on, frame_id: of
-    all its poses. lacks: what kind of question that is: "unread", "asked" by the model, "two", "pose", "stale", "depth", or what SAY calls it.
+    all its poses. lacks: what kind of question that is: "unread", "asked" by the model or "which" by the rules, "which level", "two", "pose", "stale", "depth", or what SAY calls it.
     """
 
     plan_id: int
@@ -128,6 +128,8 @@ def out_of_reach(plan: Plan, name: str, why: str) -> Plan:
 SAY = {
     "en": {
         "unread": "I do not understand this order. Say what to take and where to put it.",
+        "which": "Which one do you mean? I do not know what \"the other one\" or \"the ... one\" is beside; name the thing itself.",
+        "which level": "Which level of the shelf do you mean? I see {more}, counted from below.",
         "none": "I see no {name}. Which thing do you mean?",
         "two": "I see {more} of {name}. Which one do you mean?",
         "unmeasured": "I see the {name}, but it was not measured: {more}.",
@@ -141,6 +143,8 @@ SAY = {
     },
     "zh": {
         "unread": "我不明白这个指令。请说明拿什么、放到哪里。",
+        "which": "您指的是哪一个？指令里没有说是哪样东西，请直接说出它的名字。",
+        "which level": "您指的是架子的哪一层？我看到第{more}层，从下往上数。",
         "none": "我没有看到{name}。您指的是哪个？",
         "two": "我看到{more}个{name}。您指的是哪一个？",
         "unmeasured": "我看到{name}，但无法测量：{more}。",

@@ -23,14 +23,14 @@ from qwen3vl_ros.instructions.resting import stands_off
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_english, same_thing
 from qwen3vl_ros.questions.grammar import language_of
-from qwen3vl_ros.questions.grammar.orders import CORNERS, ORDINALS
+from qwen3vl_ros.questions.grammar.orders import CORNERS, ORDINALS, ORDINALS_ZH
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, PlaceTarget, Verdict
 
 _GRASPS = 24  # ways to hold a thing, for whoever puts it where not every hand fits
 _PLACES, _WAYS, _PAIRS = 16, 24, 144  # where to put it, with how many of them each, and of both together
-_LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom) level of the shelf")
-_LEVEL_ZH = re.compile(r"架子(第[一二三]层|最上层|最下层)")
+_LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom|middle) level of the shelf")
+_LEVEL_ZH = re.compile(rf"架子({'|'.join(ORDINALS_ZH)}|最上层|最下层|中间层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
 _FACTS = {"on": "on", "in": "in", "next to": "next_to", "left of": "left_of", "right of": "right_of"} | {
     "in front of": "in_front_of",
@@ -146,7 +146,7 @@ class Scene:
             return ""  # what is moved first may change it
         asked = self._asked(target, goes)
         measured = self._measured(asked)
-        if any(f.verdict is not Verdict.TRUE for f in measured) or askew(self._layout, asked, target):
+        if any(f.verdict is not Verdict.TRUE for f in measured) or askew(self._layout, asked, target.frame_T_box):
             return ""
         thing, level_R_frame = self._thing(target.id), self._layout.level_R_frame
         carriers = self._known(f.arguments[1] for f in asked if f.relation == "on")
@@ -209,9 +209,16 @@ class Scene:
             return Fact("on", (target.id, "table"), "gravity"), Fact("at", (target.id, "table", corner), "viewer")
         if canonical(told.reference) == "table":
             return (Fact("on", (target.id, "table"), "gravity"),)
+        if any(same_thing(told.reference, shelf) for shelf in ("shelf", "架子")):
+            raise self._which_level()
         reference = self._one(told.reference)
         view = "gravity" if told.relation in ("on", "in") else "" if told.relation == "next to" else "viewer"
         return (Fact(_FACTS[told.relation], (target.id, reference.id), view),)
+
+    def _which_level(self) -> Cannot:
+        """What is asked where an order names a shelf, and none of its levels."""
+        levels = sorted({s.level for s in self._layout.surfaces if s.level})
+        return self._cannot("which level" if levels else "no shelf", "", ", ".join(map(str, levels)))
 
     def _level(self, word: str) -> str:
         levels = sorted((s.level, s.id) for s in self._layout.surfaces if s.level)
@@ -219,14 +226,16 @@ class Scene:
             raise self._cannot("no shelf", word, "")
         if word in ("top", "最上层"):
             return levels[-1][1]
-        number = (
-            1
-            if word in ("bottom", "最下层")
-            else next(k for k, names in enumerate(zip(ORDINALS, ("第一层", "第二层", "第三层")), 1) if word in names)
-        )
-        if number > levels[-1][0]:
+        if word in ("middle", "中间层"):
+            number = 0 if len(levels) % 2 == 0 else levels[len(levels) // 2][0]
+        elif word in ("bottom", "最下层"):
+            number = 1
+        else:
+            number = next(k for k, names in enumerate(zip(ORDINALS, ORDINALS_ZH), 1) if word in names)
+        level = next((i for k, i in levels if k == number), None)
+        if level is None:
             raise self._cannot("no level", word, str(levels[-1][0]))
-        return next(i for k, i in levels if k == number)
+        return level
 
     def _cannot(self, what: str, name: str, more: str) -> Cannot:
         return Cannot(what, SAY[self._language][what].format(name=name, more=more))

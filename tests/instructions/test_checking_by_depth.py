@@ -160,3 +160,33 @@ def test_a_reference_is_known_to_stand_by_depth_and_to_be_gone(scene):
     assert checker.moved_reference(0, step) == ""
     scene.show(replace(BOWL, position_m=(-0.15, -0.05, 0.03)))
     assert "blue bowl" in checker.moved_reference(0, step)
+
+
+@pytest.mark.parametrize("at", [(-0.14, -0.03, 0.025), (-0.05, -0.13, 0.025), (0.05, -0.22, 0.025)])
+def test_what_stands_elsewhere_on_the_same_table_was_not_put_back(scene, at):
+    step = scene.step("on", "table")
+    step = replace(step, told=Step("place", "red box", "back"))
+    scene.boxed = ("red box", "blue bowl")
+    told, said = scene.verdict(step, BOX, replace(BOX, position_m=at), BOWL)
+    assert told is not Verdict.TRUE and "from where it was" in said
+    told, said = scene.verdict(step, BOX, replace(BOX, position_m=(-0.13, -0.13, 0.025)), BOWL)
+    assert told is Verdict.TRUE, said
+
+
+@pytest.mark.parametrize(
+    "fact, relation, at",
+    [
+        ("left_of", "left of", (0.07, 0.03, 0.025)),
+        ("behind", "behind", (-0.06, -0.02, 0.025)),
+        ("left_of", "left of", (-0.22, -0.12, 0.025)),
+    ],
+)
+def test_what_lies_more_aside_than_where_it_was_told_to_be_or_far_off_is_not_there(scene, fact, relation, at):
+    step = scene.step(fact, "blue bowl")
+    step = replace(step, told=Step("place", "red box", relation, "blue bowl"))
+    scene.boxed = ("red box", "blue bowl")
+    straight = {"left_of": (0.03, -0.12, 0.025), "behind": (0.17, 0.0, 0.025)}[fact]
+    there = replace(BOX, position_m=straight)
+    told, said = scene.verdict(step, there, replace(BOX, position_m=at), BOWL)
+    assert told is not Verdict.TRUE and "aside" in said
+    assert scene.verdict(step, there, there, BOWL)[0] is Verdict.TRUE

@@ -156,3 +156,24 @@ def test_an_arm_that_takes_the_wrong_thing_is_found_out(planner, robot):
     robot.lies = dict.fromkeys(range(1, 9), wrong)
     failed = carry_out(planner, robot)
     assert failed.code is Code.EXECUTION and "still where it was" in failed.message
+
+
+@pytest.mark.parametrize("number, at", [(0, (0.16, 0.10, 0.0225)), (1, (-0.14, 0.15, 0.045)), (0, (-0.2, -0.05, 0.0225))])
+def test_what_a_later_step_undoes_is_not_said_to_be_done(planner, robot, number, at):
+    def tell(step, state, message):
+        if (step, state) == (2, "executing"):
+            robot.cell.world.move(number, replace((CUBE, MUG)[number], position_m=at).pose())
+
+    failed = carry_out(planner, robot, f"{ORDER} and then pick up the yellow ball", tell=tell)
+    assert failed.code is Code.POSTCONDITION and "later motion" in failed.message, failed.message
+    assert [s.status for s in failed.plan.steps] == ["done", "failed", "done"] and failed.held is not None
+    robot.cell.reset()
+    the_next_order_works(planner, robot, failed)
+
+
+@pytest.mark.parametrize(
+    "then", ["pick up the yellow ball", "put the green mug to the right of the yellow ball", "pick up the red cube"]
+)
+def test_what_a_later_step_moves_on_purpose_is_not_undone(planner, robot, then):
+    done = carry_out(planner, robot, f"{ORDER} and then {then}")
+    assert done.code is Code.OK, done.message

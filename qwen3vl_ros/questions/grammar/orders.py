@@ -11,7 +11,8 @@ import re
 from qwen3vl_ros.questions.parsing.wanted import is_chinese
 from qwen3vl_ros.questions.plan import MAX_STEPS, Planned, Step
 
-ORDINALS = ("first", "second", "third")
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+ORDINALS_ZH = ("第一层", "第二层", "第三层", "第四层", "第五层")
 CORNERS = {
     "top left corner": "左上角",
     "top right corner": "右上角",
@@ -53,16 +54,26 @@ _RELATION = {
     "on": "on",
 }
 _BACK = re.compile(r"^(?:(?P<a>.*?) )?back(?: (?:where it (?:was|came from)|(?:in|to) its (?:old )?place|again))?$")
-_LEVELS = {name: k for k, names in enumerate(("first 1st", "second 2nd", "third 3rd"), 1) for name in names.split()}
+_LEVELS = {
+    name: k
+    for k, names in enumerate(("first 1st one 1", "second 2nd two 2", "third 3rd three 3", "fourth 4th four 4", "fifth 5th five 5"), 1)
+    for name in names.split()
+}
 _SHELF = r"(?:shelf|rack|shelves|bookshelf)"
-_ORDINAL = r"(?P<o>first|second|third|1st|2nd|3rd|top|upper|highest|bottom|lowest|lower)"
+_ORDINAL = r"(?P<o>first|second|third|fourth|fifth|1st|2nd|3rd|4th|5th|top|upper|highest|bottom|lowest|lower|middle)"
 _LEVEL = re.compile(
     rf"(?:{_ORDINAL} (?:shelf )?(?:level|board|tier|layer)(?: (?:of|on|in) the {_SHELF})?|{_SHELF}'s {_ORDINAL.replace('<o>', '<p>')} (?:level|board|tier|layer)"
-    rf"|{_ORDINAL.replace('<o>', '<q>')} {_SHELF}|level (?P<n>[123]) of the {_SHELF})"
+    rf"|{_ORDINAL.replace('<o>', '<q>')} {_SHELF}|(?:level|tier|board) (?P<n>[1-5]|one|two|three|four|five)(?: of the {_SHELF})?)"
 )
 _CORNER = re.compile(
     r"(?P<c>(?:top|upper|far|bottom|lower|near)[ -](?:left|right)(?:[- ]hand)? corner|(?:left|right)(?:[- ]hand)? side|middle|centre|center)"
     r"(?: (?:of|on) the (?:table|desk|table ?top))?"
+)
+_HOLLOW = re.compile(r"(?:bowl|mug|cup|basket|bin|pot|pan|box|crate|carton|碗|杯|盒|箱|篮|桶|锅)(?:子)?$")  # what things are put into
+_FROM = re.compile(r" (?:out of|off(?: of)?|from|away from)(?: the)? .+$")  # there is one thing of that name, wherever it stands, or a question
+_NO_NAME = re.compile(
+    r"\b(?:and|or|then|not|if|it|them|do|does|is|are|when|until|while|you|me|everything|all|both|each|every|anything|something|nothing|some|any"
+    r"|few|bit|cm|mm|inch(?:es)?|centimet(?:er|re)s?|millimet(?:er|re)s?|metres?|meters?|degrees?|(?:left|right)$|up|down|out|off|away|from|between)\b"
 )
 _ARTICLE = re.compile(r"^(?:(?:the|a|an|that|this|my|your|one) )+")
 _IT = re.compile(r"^(?:it|them|that|this|the same(?: one)?)?$")
@@ -72,19 +83,20 @@ def planned(order: str) -> Planned | None:
     """The steps an order tells; None where it is not read."""
     steps: list[Step] = []
     clauses = _chinese(order) if is_chinese(order) else _english(order)
-    it, in_hand = "", ""
+    it, in_hand, hollow = "", "", ""
     for clause in clauses or ((None, "", "", ""),):
         action, name, relation, reference = clause
         name = name or it
         if action is None or not name or (action == "place" and not relation):
             return None
         if action == "place" and relation != "back" and not reference:  # into it: into what was spoken of last
-            reference = it
+            reference = hollow if relation == "in" and hollow and not _HOLLOW.search(it) else it
         if reference == name or (action == "place" and relation != "back" and not reference):
             return None
         if action == "place" and in_hand != name:
             steps.append(Step("pick", name))
         steps.append(Step(action, name, relation, reference))
+        hollow = next((n for n in (name, reference) if _HOLLOW.search(n)), hollow)
         it, in_hand = name, name if action == "pick" else "" if action == "place" else in_hand
     return Planned(tuple(steps)) if 0 < len(steps) <= MAX_STEPS else None
 
@@ -111,7 +123,7 @@ def _english(order: str):
             home = found["put"] == "return" and not _WHERE.search(f" {rest}")
             clauses.append(_put_english(f"{rest} back" if home else rest))
         else:
-            clauses.append(("pick", _thing_english(re.sub(r" (?:up|off|out)$", "", rest)), "", ""))
+            clauses.append(("pick", _thing_english(re.sub(r" (?:up|off|out)$", "", _FROM.sub("", rest))), "", ""))
     return None if any(c is None or (c[0] != "place" and c[1] is None) for c in clauses) else clauses
 
 
@@ -120,7 +132,7 @@ def _put_english(rest: str):
         name = _thing_english(back["a"] or "")
         return None if name is None else ("place", name, "back", "")
     for found in _WHERE.finditer(f" {rest}"):
-        name = _thing_english(re.sub(r" (?:up|down|over)$", "", f" {rest}"[: found.start()].strip()))
+        name = _thing_english(_FROM.sub("", re.sub(r" (?:up|down|over)$", "", f" {rest}"[: found.start()].strip())))
         reference = _ARTICLE.sub("", f" {rest}"[found.end() :].strip())
         relation = _RELATION[found.lastgroup]
         if name is None or not reference:
@@ -143,7 +155,7 @@ def _put_english(rest: str):
 
 def _level_english(word: str) -> str:
     word = {"upper": "top", "highest": "top", "lower": "bottom", "lowest": "bottom"}.get(word, word)
-    number = _LEVELS.get(word) or (int(word) if word.isdigit() else 0)
+    number = _LEVELS.get(word, 0)
     return f"{ORDINALS[number - 1] if number else word} level of the shelf"
 
 
@@ -154,8 +166,7 @@ def _thing_english(text: str) -> str | None:
     if _IT.match(text):
         return ""
     name = _ARTICLE.sub("", text)
-    wrong = re.search(r"\b(?:and|or|then|not|if|it|them|do|does|is|are|when|until|while|you|me)\b", name)
-    return None if not name or wrong or len(name.split()) > 5 else name
+    return None if not name or _NO_NAME.search(name) or len(name.split()) > 5 else name
 
 
 # -- Chinese --------------------------------------------------------------------------------------------------------------
@@ -169,6 +180,7 @@ _ZH_LOOK = r"看看|看一下|看一看|检查一下|检查|查看|找一下|找
 _ZH_BACK = r"放回(?:去|原处|原位|原来的(?:地方|位置))?|归位|拿回去"
 _ZH_FORMS = (
     (re.compile(rf"(?:把|将)?(?P<a>.*?)(?:{_ZH_BACK})"), "back"),
+    (re.compile(r"(?:把|将)(?P<a>.+?)(?:放|丢|装|倒)(?P<w>进去|到里面)"), "put"),
     (re.compile(rf"(?:把|将)(?P<a>.+?)(?:{_ZH_PICK})?(?:起来)?(?:并|再)?(?:{_ZH_PUT})(?P<w>.+)"), "put"),
     (re.compile(rf"(?:{_ZH_PICK})(?P<a>.+?)(?:并|再)?(?:{_ZH_PUT})(?P<w>.+)"), "put"),
     (re.compile(rf"(?P<a>)(?:{_ZH_PUT})(?P<w>.+)"), "put"),
@@ -187,12 +199,17 @@ _ZH_WHERE = (
 )
 _ZH_SHELF = r"(?:架子|货架|书架|置物架)"
 _ZH_LEVEL = re.compile(
-    rf"{_ZH_SHELF}(?:的)?(?P<o>第[一二三123]层|最上层|最上面一层|顶层|上层|最下层|最下面一层|底层|下层)(?:上面?|里面?)?"
+    rf"(?:{_ZH_SHELF}(?:上)?(?:的)?)?(?P<o>第[一二三四五1-5]层|最上层|最上面一层|顶层|上层|最下层|最下面一层|底层|下层|中间(?:那|的|那一|的一|一)?层|中层)(?:上面?|里面?)?"
 )
 _ZH_CORNER = re.compile(
     r"(?:桌子|桌面|桌)(?:上)?(?:的)?(?P<c>[左右][上下]角|左边|左侧|右边|右侧|中间|中央|正中)(?:的地方|上)?"
 )
-_ZH_IT = re.compile(r"^(?:它|它们|这个|那个|其|)$")
+_ZH_IT = re.compile(r"^(?:它|它们|这个|那个|其|)(?:的)?$")
+
+_ZH_NO_NAME = re.compile(
+    "把|将|放|拿|然后|或|和|不|吗|什么|哪|如果|直到|你|我|所有|全部|每|任何|都|一点|厘米|毫米|公分|[往向朝从].+"
+    "|^(?:[左右前后][边侧面方]|旁边|里面?|上面?|去|来)$"
+)
 
 
 def _chinese(order: str):
@@ -219,27 +236,30 @@ def _clause_chinese(part: str):
 
 
 def _where_chinese(text: str) -> tuple[str, str] | None:
+    text = re.sub(r"(?<=[里上中内边侧面角层方])[去来]$", "", text)
     if level := _ZH_LEVEL.fullmatch(text):
-        word = level["o"].translate(str.maketrans("123", "一二三"))
-        word = "最上层" if re.search("上|顶", word) else "最下层" if re.search("下|底", word) else word
+        word = level["o"].translate(str.maketrans("12345", "一二三四五"))
+        word = "中间层" if "中" in word else "最上层" if re.search("上|顶", word) else "最下层" if re.search("下|底", word) else word
         return "on", f"架子{word}"
     if corner := _ZH_CORNER.fullmatch(text):
         word = corner["c"].replace("侧", "边").replace("中央", "中间").replace("正中", "中间")
         return "on", f"桌子{word}"
     for relation, words in _ZH_WHERE:
-        if (found := re.fullmatch(rf"(?P<b>.+?)(?:{words})", text)) and (
+        if (found := re.fullmatch(rf"(?P<b>.*?)(?:{words})", text)) and (
             name := _thing_chinese(found["b"])
         ) is not None:
             return relation, name
+    if text in ("进去", "到里面"):
+        return "in", ""
     name = _thing_chinese(text)
     return None if name is None else ("on", name)
 
 
 def _thing_chinese(text: str) -> str | None:
     """As _thing_english."""
+    text = re.sub(r"(?:从|由).+(?:里面?|中|上面?|内)?$", "", text)
     text = re.sub(r"^(?:图中|画面中|图里|画面里|图片中|桌上|桌子上|眼前)(?:的)?", "", text)
     text = re.sub(r"^(?:那|这|一)(?:个|只|件|块)", "", text)
     if _ZH_IT.match(text):
         return ""
-    wrong = re.search("把|将|放|拿|然后|或|和|不|吗|什么|哪|如果|直到|你|我", text)
-    return None if wrong or len(text) > 12 else text
+    return None if _ZH_NO_NAME.search(text) or len(text) > 12 else text

@@ -89,13 +89,14 @@ class TrueBoxes(Perception):
     view: SimView
 
     def generate(self, frame, question, control=None, on_text=None, camera="", view=None) -> Generation:
-        """The boxes of what the question's phrase names, as a model would write them."""
-        (phrase,) = question.targets
+        """The boxes of what the question's phrases name, as a model would write them."""
         x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
-        named = [t.box_xyxy_px for t in self.view.truths if t.visibility > 0.1 and _called(phrase, t.label)]
-        shown = [b for b in named if x0 <= b[0] and y0 <= b[1] and b[2] <= x1 and b[3] <= y1]
-        boxes = [(np.array(b) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0) for b in shown]
-        said = [{"bbox_2d": [round(float(v)) for v in box], "label": phrase} for box in boxes]
+        said = []
+        for t in (t for t in self.view.truths if t.visibility > 0.1):
+            phrase, b = next((p for p in question.targets if _called(p, t.label)), ""), t.box_xyxy_px
+            if phrase and x0 <= b[0] and y0 <= b[1] and b[2] <= x1 and b[3] <= y1:
+                box = (np.array(b) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+                said.append({"bbox_2d": [round(float(v)) for v in box], "label": phrase})
         return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
 
 

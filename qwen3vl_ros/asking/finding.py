@@ -15,8 +15,9 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from qwen3vl_ros.asking import shapes
+from qwen3vl_ros.asking.agreeing import AGREE_IOU, agreed, once, one_name_each
 from qwen3vl_ros.asking.colours import contradicts, of_another
-from qwen3vl_ros.asking.rivals import outdone, pieces
+from qwen3vl_ros.asking.rivals import called_otherwise, outdone, pieces
 from qwen3vl_ros.boxes import iou
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.geometry import facts
@@ -28,21 +29,20 @@ from qwen3vl_ros.geometry.observed import layout_of
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import Detect
-from qwen3vl_ros.questions.aliases import in_chinese, in_english, other_names, same_thing
+from qwen3vl_ros.questions.aliases import in_chinese, in_english, other_names, rivals, same_thing
 from qwen3vl_ros.questions.others import parted
 from qwen3vl_ros.questions.parsing.wanted import core
-from qwen3vl_ros.types import DeadlinePassed, Detection2D, Detection3D, Frame, Generation, View
+from qwen3vl_ros.types import DeadlinePassed, Detection2D, Detection3D, Frame, Generation, MalformedAnswer, View
 from qwen3vl_ros.zoom import WHOLE, Zoom, around, joined
 
 ANYTHING = ("object", "物体")
 TABLE = ("table", "desk", "tabletop", "table top", "桌子", "桌面", "台面", "桌", "台子")
-_SAME_IOU, _TWICE_IOU = 0.55, 0.75
+_SAME_IOU = 0.55
 _MAX_OTHER_NAMES = 2
 _CLOSELY = Zoom(parts=2)
 _ASTRAY_M = 0.5  # nearer or farther than a thing should be: then another one was boxed
 _CLOSER = (3.0, 4.5)  # the same for what was found in the whole picture and is looked at again
 _MAX_CLOSER = 3  # finds of one name
-_AGREE_IOU = 0.5
 _OTHERS_SHARE = 0.08  # of what was lifted: so much of another colour than the name says is another thing
 _AROUND = (2.0, 3.0, 1.3)  # the width of a part of the picture, of that of the thing it should show
 
@@ -137,7 +137,7 @@ class Finder:
                 continue
             generation, seen = self._sought(shot, phrase, control, expected.get(phrase))
             boxes += seen
-        boxes = _one_name_each(boxes)
+        boxes = one_name_each(boxes)
         labels = [*(b.label for b in boxes), *(t.label for t in shot.known)]
         whole = all(any(same_name(p, label) for label in labels) for p in phrases)
         others = [a for a in anything if whole and not any(same_name(a, b) for b in shot.answered)]
@@ -187,12 +187,26 @@ class Finder:
         self, shot: Shot, asked: Detect, phrase: str, control: Control | None, seen: list[Detection2D]
     ) -> list[Detection2D]:
         """What a look and two closer ones around each of its finds agree upon."""
-        size_px, found = shot.frame.size_px, []
+        size_px, found, kind = shot.frame.size_px, [], parted(phrase)[0]
+        among = Detect((kind, *rivals(kind)))
         for one in seen[:_MAX_CLOSER]:
-            parts = [Zoom(around(one.box_xyxy_px, size_px, m).region_xyxy_px) for m in _CLOSER]
-            looks = [self._named(shot, asked, phrase, control, part)[1] for part in parts]
-            found += _agreed([one], looks)
-        return [d for d in _once(found) if not self._of_another_form(shot, d)]
+            looks, choices = [], []
+            for scale in _CLOSER:  # both questions of one part in turn: it is seen once
+                part = Zoom(around(one.box_xyxy_px, size_px, scale).region_xyxy_px)
+                looks.append(self._named(shot, asked, phrase, control, part)[1])
+                choices.append(self._chosen(shot, among, control, part))
+            for best in agreed([one], looks):
+                chosen = [max(shown, key=_score) for c in choices if (shown := [d for d in c if _overlap(d, best)])]
+                if len(chosen) < len(choices) or not called_otherwise(phrase, chosen):
+                    found.append(best)
+        return [d for d in once(found) if not self._of_another_form(shot, d)]
+
+    def _chosen(self, shot: Shot, among: Detect, control: Control | None, part: Zoom) -> list[Detection2D]:
+        """What a look boxes that may choose among names; nothing where it cannot be read."""
+        try:
+            return self._look(shot, among, control, part)[1]
+        except MalformedAnswer:
+            return []
 
     def _of_another_form(self, shot: Shot, seen: Detection2D) -> bool:
         """Whether what a box shows is measured to be no such thing."""
@@ -271,10 +285,18 @@ class Finder:
         return Found(shot, layout, (*named, *flat), (*lifted.detections, *solid), generation, cloud)
 
 
+def _score(seen: Detection2D) -> float:
+    return float(np.nan_to_num(seen.score))
+
+
+def _overlap(a: Detection2D, b: Detection2D) -> bool:
+    return iou(a.box_xyxy_px, b.box_xyxy_px) > AGREE_IOU
+
+
 def _is_another(shot: Shot, seen: Detection2D, name: str, boxes: Sequence[Detection2D]) -> bool:
     """Whether a box shows something else than what has that name, which was boxed there; if it was not, it must clearly not be it."""
     if boxes:
-        return all(iou(seen.box_xyxy_px, b.box_xyxy_px) < _AGREE_IOU for b in boxes)
+        return not any(_overlap(seen, b) for b in boxes)
     return contradicts(shot.frame.rgb, seen.box_xyxy_px, name)
 
 
@@ -294,36 +316,6 @@ def _of_their_colours(cloud: SceneCloud, flat: Sequence[Detection2D], lifted: Li
                 continue
         solids.append(solid)
     return Lifted(tuple(solids), tuple(refusals))
-
-
-def _agreed(seen: list[Detection2D], closer: Sequence[list[Detection2D]]) -> list[Detection2D]:
-    """Of what several looks at a part of the picture box, the one thing that most of them box, and most surely; its box is the median.
-    What only one of them boxes is none.
-    """
-    groups: list[list[tuple[int, Detection2D]]] = []
-    for box, look in sorted(
-        ((d, k) for k, look in enumerate((seen, *closer)) for d in look), key=lambda t: -np.nan_to_num(t[0].score)
-    ):
-        group = next((g for g in groups if iou(g[0][1].box_xyxy_px, box.box_xyxy_px) > _AGREE_IOU), None)
-        if group is None:
-            groups.append(group := [])
-        if all(k != look for k, _ in group):
-            group.append((look, box))
-    groups = [g for g in groups if len(g) > 1]
-    if not groups:
-        return []
-    best = max(groups, key=lambda g: sum(np.nan_to_num(d.score, nan=0.5) for _, d in g))
-    middle = np.median([d.box_xyxy_px for _, d in best], 0)
-    return [replace(best[0][1], box_xyxy_px=tuple(map(float, middle)))]
-
-
-def _once(found: list[Detection2D]) -> list[Detection2D]:
-    """What several looks led to, each thing once."""
-    kept: list[Detection2D] = []
-    for box in sorted(found, key=lambda d: -np.nan_to_num(d.score)):
-        if all(iou(box.box_xyxy_px, other.box_xyxy_px) < _AGREE_IOU for other in kept):
-            kept.append(box)
-    return kept
 
 
 def _as_detections(thing: Thing, cloud: SceneCloud) -> tuple[Detection2D, Detection3D]:
@@ -352,15 +344,3 @@ def _is_called(label: str, phrase: str) -> bool:
     if not said_words or not asked_words or said_words[-1] != asked_words[-1]:
         return False
     return set(said_words) <= set(asked_words) or set(asked_words) <= set(said_words)  # a red mug is no blue one
-
-
-def _one_name_each(boxes: list[Detection2D]) -> list[Detection2D]:
-    """One thing found under two names goes by the one that says more: "the mug" beside "the red mug" is another."""
-    kept: list[Detection2D] = []
-    for box in sorted(boxes, key=lambda d: -len(d.label)):
-        if not any(
-            iou(box.box_xyxy_px, other.box_xyxy_px) > _TWICE_IOU and not same_name(box.label, other.label)
-            for other in kept
-        ):
-            kept.append(box)
-    return [b for b in boxes if b in kept]

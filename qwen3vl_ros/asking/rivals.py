@@ -1,7 +1,8 @@
 """What in a picture has the colour that a phrase names: where to look closer, and what may be meant instead of what was boxed.
 
-A model that does not see the blue box may box the blue cube beside it. Colour and depth show both, and which of them has the form.
-Knows no models.
+A model that does not see the blue box may box the blue cube beside it. Colour and depth show both, and which of them has the form. Asked
+for one name a model is suggestible, so it is also let choose among names: what it then calls otherwise, in more than one look, is another
+thing. Knows no models.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.colours import of_its_own
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
+from qwen3vl_ros.questions.aliases import COLOURS, common, in_english
+from qwen3vl_ros.questions.others import parted
 from qwen3vl_ros.types import Detection2D
 
 _LEAST_PX, _LARGEST_M = 100, 0.35  # what is smaller in a picture, or larger in the world, is nothing to take
 _MOST = 4
+_SURE = 0.6  # mean score of looks that call a thing otherwise
+_MEASURED = {"box", "cube"}
 _STEP = 0.02  # from pixel to pixel, of their distance: there one thing ends and another begins behind it
 
 
@@ -49,6 +54,26 @@ def pieces(
         if not any(b[0] < middles[k][0] < b[2] and b[1] < middles[k][1] < b[3] for b in but):
             found.append((float(x), float(y), float(x + w), float(y + h)))
     return found[:_MOST]
+
+
+def called_otherwise(name: str, chosen: Sequence[Detection2D]) -> bool:
+    """Whether what was asked for as `name` is called otherwise where looks could choose among names: all of them say another colour, or all
+    another noun, and surely. Box or cube is for `outdone` to tell: their sides are measured.
+    """
+    colour, noun = _words(name)
+    colours, nouns = zip(*(_words(c.label) for c in chosen)) if chosen else ((), ())
+    if len(chosen) < 2:
+        return False
+    if colour and len(set(colours)) == 1 and colours[0] not in ("", colour):
+        return True
+    sure = float(np.nan_to_num([c.score for c in chosen], nan=1.0).mean()) > _SURE
+    return sure and len(set(nouns)) == 1 and nouns[0] != noun and {nouns[0], noun} != _MEASURED
+
+
+def _words(name: str) -> tuple[str, str]:
+    """Colour and noun of an everyday name, in English."""
+    *head, noun = in_english(parted(name.strip())[0]).lower().split(" ")
+    return " ".join(w for w in head if w in COLOURS), common(noun)
 
 
 def outdone(cloud: SceneCloud, seen: Detection2D, size_m: Sequence[float]) -> bool:

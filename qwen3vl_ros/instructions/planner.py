@@ -68,7 +68,9 @@ class Planner:
         """
         if (told := resolved(PlanQuestion.checked(steps))) is None:
             said = next(s.object for s in steps)
-            raise InvalidInput(f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself")
+            raise InvalidInput(
+                f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself"
+            )
         first = () if held is None else (replace(held, status="", message=""),)
         if first and told[:1] == (held.told,):
             told = told[1:]

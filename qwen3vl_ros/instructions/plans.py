@@ -128,7 +128,7 @@ def out_of_reach(plan: Plan, name: str, why: str) -> Plan:
 SAY = {
     "en": {
         "unread": "I do not understand this order. Say what to take and where to put it.",
-        "which": "Which one do you mean? I do not know what \"the other one\" or \"the ... one\" is beside; name the thing itself.",
+        "which": 'Which one do you mean? I do not know what "the other one" or "the ... one" is beside; name the thing itself.',
         "which level": "Which level of the shelf do you mean? I see {more}, counted from below.",
         "none": "I see no {name}. Which thing do you mean?",
         "two": "I see {more} of {name}. Which one do you mean?",

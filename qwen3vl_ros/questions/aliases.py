@@ -29,6 +29,7 @@ _SAME = (
     ("架子", "货架", "置物架", "书架"),
     ("标牌", "牌子", "标志", "标签"),
 )
+_MOVABLE = 7  # the first rows of each language are of things that are taken and put somewhere
 # The first words of rows that mean the same, and colours: for sentences in Chinese about things that were found under an English name.
 _CHINESE = dict(
     zip(
@@ -50,7 +51,7 @@ _CHINESE = dict(
         ("杯子", "盒子", "立方体", "球", "圆柱体", "碗", "托盘", "仪表", "架子", "标牌", "桌子", "夹爪", "物体"),
     )
 )
-_COLOURS = dict(
+COLOURS = dict(
     zip(
         ("red", "green", "blue", "yellow", "orange", "purple", "white", "black", "grey", "pink", "brown"),
         ("红色", "绿色", "蓝色", "黄色", "橙色", "紫色", "白色", "黑色", "灰色", "粉色", "棕色"),
@@ -73,20 +74,32 @@ def in_chinese(name: str) -> str:
     if level := re.fullmatch(r"(.+) level (\d+)", name):
         return f"{in_chinese(level[1])}第{level[2]}层"
     *colours, noun = name.lower().split(" ")
-    if noun not in _CHINESE or any(c not in _COLOURS for c in colours):
+    if noun not in _CHINESE or any(c not in COLOURS for c in colours):
         return name
-    return "".join(f"{_COLOURS[c]}的" for c in colours) + _CHINESE[noun]
+    return "".join(f"{COLOURS[c]}的" for c in colours) + _CHINESE[noun]
 
 
 def in_english(name: str) -> str:
     """An everyday Chinese name as English says it; any other stays as it is."""
     head, noun = _split(name)
     nouns = {zh: en for en, zh in _CHINESE.items()}
-    colours = {f"{zh}的": en for en, zh in _COLOURS.items()}
+    colours = {f"{zh}的": en for en, zh in COLOURS.items()}
     noun = next((row[0] for row in _SAME if noun in row), noun)
     if noun not in nouns or (head and head not in colours):
         return name
     return f"{colours[head]} {nouns[noun]}" if head else nouns[noun]
+
+
+def common(noun: str) -> str:
+    """The commonest word for what a noun means."""
+    return next((row[0] for row in _SAME if noun in row), noun)
+
+
+def rivals(phrase: str) -> tuple[str, ...]:
+    """The phrase with its noun exchanged for those of other everyday things, in its language."""
+    head, noun = _split(phrase)
+    rows = [row for row in _SAME if row[0].isascii() == phrase.isascii()]
+    return tuple(f"{head}{row[0]}" for row in rows[:_MOVABLE] if noun not in row)
 
 
 def same_thing(a: str, b: str) -> bool:

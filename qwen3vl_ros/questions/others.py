@@ -16,7 +16,9 @@ from qwen3vl_ros.questions.plan import Step
 _EN, _ZH = " other than the ", "以外的"
 _COLOURS = "red|green|blue|yellow|orange|purple|violet|white|black|grey|gray|pink|brown|silver"
 _SIZES = "big|bigger|biggest|large|larger|largest|small|smaller|smallest|little|tall|taller|short|shorter|left|right"
-_ADJECTIVES = re.compile(rf"^(?:(?:{_COLOURS}|{_SIZES}) )+|^(?:(?:[红绿蓝黄橙紫白黑灰粉棕]色?|[大小高矮]|左边|右边)的?)+", re.I)
+_ADJECTIVES = re.compile(
+    rf"^(?:(?:{_COLOURS}|{_SIZES}) )+|^(?:(?:[红绿蓝黄橙紫白黑灰粉棕]色?|[大小高矮]|左边|右边)的?)+", re.I
+)
 _OTHER = re.compile(r"(?:an)?other (?P<en>.+)|另外?(?:一|那|的)?(?:个|只|件|块|的)?(?P<zh>.*)", re.I)
 _ONE = re.compile(r"(?P<en>.+) one|(?:那个)?(?P<zh>.*的)(?:那|这)?(?:个|只|件|块)?", re.I)
 _WHICH = re.compile(r"(?:(?:first|second|third|last|next|same|right|wrong) )*one", re.I)

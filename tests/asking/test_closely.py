@@ -28,8 +28,9 @@ class Shy(Perception):
 
     def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
         x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
-        (phrase,) = question.targets
-        self.asked.append((phrase, x1 - x0))
+        phrase = question.targets[0]
+        if len(question.targets) == 1:
+            self.asked.append((phrase, x1 - x0))
         seen = phrase == self._phrase and x1 - x0 <= self._widest_px
         seen = seen and x0 <= THING[0] and y0 <= THING[1] and x1 >= THING[2] and y1 >= THING[3]
         box = (THING - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
@@ -72,7 +73,8 @@ class Hasty(Shy):
 
     def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
         x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
-        self.asked.append((question.targets[0], x1 - x0))
+        if len(question.targets) == 1:
+            self.asked.append((question.targets[0], x1 - x0))
         things = (THING, self._other) if self._twins else (self._other if x1 - x0 == 640 else THING,)
         seen = [t for t in things if t[0] >= x0 and t[1] >= y0 and t[2] <= x1 and t[3] <= y1]
         boxes = [(t - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0) for t in seen]

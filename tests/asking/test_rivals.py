@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from qwen3vl_ros.asking.finding import Finder, Shot
-from qwen3vl_ros.asking.rivals import pieces
+from qwen3vl_ros.asking.rivals import called_otherwise, pieces
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions.aliases import in_english, rivals
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
-from qwen3vl_ros.types import Frame, Generation
+from qwen3vl_ros.types import Detection2D, Frame, Generation
 
 VIEW = CameraSpec((0.15, -0.66, 0.62), (0.0, 0.02, 0.10))
 CUBE = ObjectSpec("cube", "blue", (0.05,) * 3, (-0.12, -0.10, 0.025), 0.2)
@@ -38,10 +39,12 @@ class Model(Perception):
         frame = Frame(1, "camera", view.rgb, depth_m, view.K)
         self.shot = Shot(replace(frame, target_T_camera=pose, target_frame="world", up_camera=pose[2, :3]))
         self.boxes = {t.label: t.box_xyxy_px for t in view.truths}
-        self._said, self._widest_px, self.parts = said, widest_px, []
+        self._said, self._widest_px, self.parts, self.choice = said, widest_px, [], {}
 
     def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
         x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        if len(question.targets) > 1:
+            return self._choice((x0, y0, x1, y1), question.targets)
         (phrase,) = question.targets
         if x1 - x0 < 640:
             self.parts.append((x0, y0, x1, y1))
@@ -49,6 +52,18 @@ class Model(Perception):
         if box and x1 - x0 <= self._widest_px and x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1:
             shown = (np.array(box) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
             said = [{"bbox_2d": [round(float(v)) for v in shown], "label": phrase}]
+        return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
+
+    def _choice(self, part, names):
+        """What stands there, by the names that may be chosen; `choice` says what a label is called instead."""
+        x0, y0, x1, y1 = part
+        said = []
+        for label, box in self.boxes.items():
+            called = self.choice.get(label, label)
+            name = next((n for n in names if called in (n, in_english(n))), None)
+            if name and x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1:
+                shown = (np.array(box) - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+                said.append({"bbox_2d": [round(float(v)) for v in shown], "label": name})
         return Generation(json.dumps(said, ensure_ascii=False), (), None, (), "stop")
 
     def found(self, phrase):
@@ -88,3 +103,39 @@ def test_pieces_are_the_things_of_that_colour_the_largest_first_and_none_without
             assert np.abs(np.array(piece) - eyes.boxes[label]).max() < 12
     assert not pieces(cloud, "thing") and not pieces(cloud, "green thing") and not pieces(cloud, "white thing")
     assert len(pieces(cloud, "blue thing", but=(eyes.boxes["blue box"],))) == 1
+
+
+@pytest.mark.parametrize("phrase", ["red bowl", "红色的碗", "red tray"])
+def test_what_is_called_otherwise_where_names_can_be_chosen_is_no_find(camera, phrase):
+    eyes = Model(camera, (CUBE, MUG), {phrase: "red mug"})
+    assert not eyes.found(phrase)
+    eyes.choice = {"red mug": in_english(phrase)}
+    assert eyes.found(phrase), "and what is called so is"
+
+
+@pytest.mark.parametrize(
+    "name, called, scores, otherwise",
+    [
+        ("red tray", ("red bowl", "red bowl"), (0.9, 0.9), True),
+        ("白色的盒子", ("蓝色的立方体", "蓝色的盒子"), (0.4, 0.5), True),
+        ("orange cylinder", ("orange box", "orange box"), (0.5, 0.9), True),
+        ("red tray", ("red bowl", "red bowl"), (np.nan, np.nan), True),
+        ("red tray", ("red bowl", "red tray"), (0.9, 0.9), False),
+        ("red tray", ("red bowl", "red mug"), (0.9, 0.9), False),
+        ("red tray", ("red bowl", "red bowl"), (0.5, 0.5), False),
+        ("red tray", ("red bowl",), (0.9,), False),
+        ("red tray", (), (), False),
+        ("blue box", ("blue cube", "blue cube"), (0.9, 0.9), False),
+        ("red cup", ("red mug", "red coffee mug"), (0.9, 0.9), False),
+        ("stapler", ("mug", "box"), (0.9, 0.9), False),
+        ("mug other than the red mug", ("blue mug", "blue mug"), (0.9, 0.9), False),
+    ],
+)
+def test_looks_that_may_choose_must_agree_and_be_sure(name, called, scores, otherwise):
+    chosen = [Detection2D(c, (0, 0, 9, 9), s) for c, s in zip(called, scores)]
+    assert called_otherwise(name, chosen) is otherwise
+
+
+def test_rivals_are_other_things_of_the_same_words():
+    assert "red bowl" in rivals("red mug") and "red mug" not in rivals("red cup") and "红色的碗" in rivals("红杯子")
+    assert "mug" in rivals("stapler")

@@ -16,7 +16,10 @@ from qwen3vl_ros.questions.plan import Step
         ("put the red mug on the tray, then put another mug next to it", ["mug other than the red mug", "red mug"]),
         ("put the red cube next to the other one", ["red cube", "cube other than the red cube"]),
         ("put the ball in the red mug and then put the cube in the other one", ["cube", "mug other than the red mug"]),
-        ("put the ball on the tray and then put the other blue ball next to it", ["blue ball other than the ball", "ball"]),
+        (
+            "put the ball on the tray and then put the other blue ball next to it",
+            ["blue ball other than the ball", "ball"],
+        ),
         ("take the red cube and then put the blue one on the tray", ["blue cube", "tray"]),
         ("把红色的方块放进碗里，再把另一个放到它旁边", ["红色的方块以外的方块", "红色的方块"]),
         ("把红色的杯子放到托盘上，然后把另一个杯子放到架子第二层", ["红色的杯子以外的杯子", "架子第二层"]),

@@ -56,7 +56,9 @@ _RELATION = {
 _BACK = re.compile(r"^(?:(?P<a>.*?) )?back(?: (?:where it (?:was|came from)|(?:in|to) its (?:old )?place|again))?$")
 _LEVELS = {
     name: k
-    for k, names in enumerate(("first 1st one 1", "second 2nd two 2", "third 3rd three 3", "fourth 4th four 4", "fifth 5th five 5"), 1)
+    for k, names in enumerate(
+        ("first 1st one 1", "second 2nd two 2", "third 3rd three 3", "fourth 4th four 4", "fifth 5th five 5"), 1
+    )
     for name in names.split()
 }
 _SHELF = r"(?:shelf|rack|shelves|bookshelf)"
@@ -69,8 +71,12 @@ _CORNER = re.compile(
     r"(?P<c>(?:top|upper|far|bottom|lower|near)[ -](?:left|right)(?:[- ]hand)? corner|(?:left|right)(?:[- ]hand)? side|middle|centre|center)"
     r"(?: (?:of|on) the (?:table|desk|table ?top))?"
 )
-_HOLLOW = re.compile(r"(?:bowl|mug|cup|basket|bin|pot|pan|box|crate|carton|碗|杯|盒|箱|篮|桶|锅)(?:子)?$")  # what things are put into
-_FROM = re.compile(r" (?:out of|off(?: of)?|from|away from)(?: the)? .+$")  # there is one thing of that name, wherever it stands, or a question
+_HOLLOW = re.compile(
+    r"(?:bowl|mug|cup|basket|bin|pot|pan|box|crate|carton|碗|杯|盒|箱|篮|桶|锅)(?:子)?$"
+)  # what things are put into
+_FROM = re.compile(
+    r" (?:out of|off(?: of)?|from|away from)(?: the)? .+$"
+)  # there is one thing of that name, wherever it stands, or a question
 _NO_NAME = re.compile(
     r"\b(?:and|or|then|not|if|it|them|do|does|is|are|when|until|while|you|me|everything|all|both|each|every|anything|something|nothing|some|any"
     r"|few|bit|cm|mm|inch(?:es)?|centimet(?:er|re)s?|millimet(?:er|re)s?|metres?|meters?|degrees?|(?:left|right)$|up|down|out|off|away|from|between)\b"
@@ -239,7 +245,15 @@ def _where_chinese(text: str) -> tuple[str, str] | None:
     text = re.sub(r"(?<=[里上中内边侧面角层方])[去来]$", "", text)
     if level := _ZH_LEVEL.fullmatch(text):
         word = level["o"].translate(str.maketrans("12345", "一二三四五"))
-        word = "中间层" if "中" in word else "最上层" if re.search("上|顶", word) else "最下层" if re.search("下|底", word) else word
+        word = (
+            "中间层"
+            if "中" in word
+            else "最上层"
+            if re.search("上|顶", word)
+            else "最下层"
+            if re.search("下|底", word)
+            else word
+        )
         return "on", f"架子{word}"
     if corner := _ZH_CORNER.fullmatch(text):
         word = corner["c"].replace("侧", "边").replace("中央", "中间").replace("正中", "中间")

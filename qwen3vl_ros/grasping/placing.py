@@ -41,6 +41,9 @@ _NEAR_M = 0.02  # the gap to a reference that is best
 _SEEN_POINTS = 40000
 _THIN_M, _HAND_REACH_M = 0.006, 0.48  # what the hand may touch: one point a cell, as far off as hand and wrist go
 _APART_M = 0.04  # between the places of one answer
+RELEASE_M = (
+    0.016  # so much farther apart than on the object, jaws let go of it; what opens more may wedge in a container
+)
 _SKEW = 0.8  # aside, of ahead
 _FARTHEST_M = 0.25  # from a reference to the middle of what is left of it, behind it and so on
 _DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst
@@ -437,7 +440,7 @@ class _Search:
         told = []
         for k, grasp in enumerate(grasps):
             hits = ""
-            for name, low, high in hand_parts(grasp.width_m + 2 * self.gripper.clearance, self.gripper):
+            for name, low, high in hand_parts(grasp.width_m + max(RELEASE_M, 2 * self.gripper.clearance), self.gripper):
                 beyond = low[2] - self.gripper.standoff  # the way it came
                 inside = (x[k] < high[0]) & (y[k] > low[1]) & (y[k] < high[1]) & (z[k] > beyond) & (z[k] < high[2])
                 if np.count_nonzero(inside) > 2:

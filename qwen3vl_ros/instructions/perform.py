@@ -288,7 +288,11 @@ def looked_again(look: Callable[[], Plan], control: Control) -> Plan:
             if not left:
                 raise
             continue
-        if not plan.question or plan.lacks in ("unread", "asked", "which", "pose", "no level") or not left:
+        if (
+            not plan.question
+            or plan.lacks in ("unread", "asked", "which", "which level", "pose", "no level")
+            or not left
+        ):
             return plan
     raise AssertionError("the last look returns or raises")
 

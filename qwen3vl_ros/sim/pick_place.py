@@ -17,6 +17,7 @@ LIFT_M = 0.10
 _CLEAR_M = 0.02  # of what carries it, before it is drawn out from under a board
 _TOUCHED_DOWN_M = 0.008  # nearer than this to where it should be let go, what stops the thing is what it is put on
 _POSTURES, _WAYS = 40, 4  # of the arm for one pose of the hand: looked at, and for which a way there is sought
+RELEASE_M = 0.016  # farther apart, to let go: places are tried with jaws that stand so (grasping/placing.py)
 _UP = np.array((0.0, 0.0, 1.0))
 _HALF_TURN = np.diag((-1.0, -1.0, 1.0, 1.0))  # about the approach: the same jaws
 
@@ -81,7 +82,7 @@ class PickPlace:
                 raise
             arm.stop()  # it stands on what carries it a little earlier than it should
         self.phase("opening")
-        arm.open(min(OPEN_M, width + 0.03))
+        arm.open(min(OPEN_M, width + RELEASE_M))
         self.held = None
         self.phase("withdrawing")
         self._withdraw(world_T_gripper, approach_m)

@@ -1,6 +1,7 @@
 """A place is where the object's true pose would make true what was asked, without touching anything; else there is a reason."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.observed import layout_of
+from qwen3vl_ros.grasping import placing
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import _top, find_places
+from qwen3vl_ros.sim import pick_place
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.layouts import exact_layout
 from qwen3vl_ros.sim.physics import PhysicalWorld
@@ -189,3 +192,11 @@ def test_what_would_be_let_go_over_the_rim_has_no_place(camera):
     mug = ObjectSpec("mug", "yellow", (0.10, 0.086, 0.03), (0.12, -0.02, 0.015), 0.4)
     wide = ObjectSpec("ball", "black", (0.074,) * 3, (-0.08, -0.06, 0.037), 0.0)
     assert not Seen(camera, (wide, mug)).places("0", Fact("in", ("0", "1"), "gravity"))[0].feasible
+
+
+def test_jaws_let_go_as_far_as_places_are_tried_with():
+    page = (Path(__file__).parents[2] / "docs" / "planners.md").read_text()
+    assert pick_place.RELEASE_M == placing.RELEASE_M
+    assert (
+        f"RELEASE_M = 0.002, 0.10, {placing.RELEASE_M}" in page and f"{1000 * placing.RELEASE_M:.0f} mm farther" in page
+    )

@@ -47,6 +47,7 @@ def put(thing, relation, reference):
         ("拿起红色的盒子，放到第二层", put("红色的盒子", "on", ZH_LEVEL)),
         ("请把黄色的球拿到蓝色碗里去", put("黄色的球", "in", "蓝色碗")),
         ("把方块放到碗旁边，再把球放进去", [*put("方块", "next to", "碗"), *put("球", "in", "碗")]),
+        ("把红色的盒子叠在绿色的方块上", put("红色的盒子", "on", "绿色的方块")),
         ("Return the mug", [Step("pick", "mug"), Step("place", "mug", "back", "")]),
     ],
 )

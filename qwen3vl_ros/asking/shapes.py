@@ -1,7 +1,7 @@
 """Whether what was boxed can have the form that its name says: the model names, depth measures.
 
 Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, a bowl is neither flat
-nor tall. How wide a thing is says nothing, because half of it may not be seen. Knows no models.
+nor tall, and a mug is not as large as the arm's own base. How narrow a thing is says nothing, because half of it may not be seen. Knows no models.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from qwen3vl_ros.questions.aliases import in_english, same_thing
 from qwen3vl_ros.questions.others import parted
 
 _SOLID = ("ball", "cube")
+_SMALL, _NARROWEST_M = (
+    ("ball", "cube", "cylinder", "mug"),
+    0.18,
+)  # no arm's work is a cylinder wider than this: it is a part of a robot
 _HEIGHTS = {"bowl": (0.18, 1.3)}  # least and most, over the longer level side
 
 
@@ -43,6 +47,8 @@ def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float]) -> 
     says.
     """
     noun = in_english(parted(name.strip())[0]).lower().split(" ")[-1]
+    if min(size_m) > _NARROWEST_M and any(same_thing(noun, known) for known in _SMALL):
+        return True
     if any(same_thing(noun, known) for known in _SOLID):
         return thing.inside is not None
     least, most = next((h for known, h in _HEIGHTS.items() if same_thing(noun, known)), (0.0, float("inf")))

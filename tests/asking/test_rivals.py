@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.finding import Finder, Shot
 from qwen3vl_ros.asking.rivals import called_otherwise, pieces
 from qwen3vl_ros.config import Config
@@ -139,3 +141,20 @@ def test_looks_that_may_choose_must_agree_and_be_sure(name, called, scores, othe
 def test_rivals_are_other_things_of_the_same_words():
     assert "red bowl" in rivals("red mug") and "red mug" not in rivals("red cup") and "红色的碗" in rivals("红杯子")
     assert "mug" in rivals("stapler")
+
+
+@pytest.mark.parametrize(
+    "name, size_m, other",
+    [
+        ("white cylinder", (0.30, 0.246, 0.377), True),
+        ("白色的圆柱体", (0.232, 0.209, 0.32), True),
+        ("grey mug", (0.25, 0.22, 0.4), True),
+        ("white cylinder", (0.08, 0.08, 0.30), False),
+        ("white box", (0.40, 0.30, 0.25), False),
+        ("white tray", (0.40, 0.30, 0.19), False),
+        ("black bowl", (0.30, 0.30, 0.19), False),
+    ],
+)
+def test_the_base_of_an_arm_is_neither_mug_nor_cylinder(name, size_m, other):
+    thing = SimpleNamespace(inside=None)
+    assert shapes.contradicts(name, thing, size_m) is other

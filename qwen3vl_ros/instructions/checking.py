@@ -126,6 +126,9 @@ class Checker:
                 return Verdict.FALSE, f"the {name} is still where it was"
             risen = [d for d in now if d.id in new and _risen_m(found, d, there) > _RISEN_M]
             away = left.is_gone or (left.hidden <= left.gone and (new or math.isfinite(opening_m)))
+            if not risen and any(facts.stands_on(found.layout, i).verdict is Verdict.TRUE for i in new):
+                odd = f"the {name} lies elsewhere now: it was pushed aside, and nobody can tell what the jaws hold"
+                continue
             risen = risen or (left.is_gone and only_it_went(self._cloud_before(found), found.cloud, step.thing))
             if risen if odd else away:
                 if step.thing and (other := took_another(self._cloud_before(found), found.cloud, step.thing)):

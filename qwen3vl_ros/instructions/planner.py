@@ -19,6 +19,7 @@ from qwen3vl_ros.engine.base import Limits, Prompt
 from qwen3vl_ros.instructions.plans import Plan, PlanStep, words
 from qwen3vl_ros.instructions.scene import Cannot, Placed, Scene, names_of
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions.grammar.faithful import expressible, faithful
 from qwen3vl_ros.questions.grammar.orders import planned
 from qwen3vl_ros.questions.others import resolved
 from qwen3vl_ros.questions.plan import Plan as PlanQuestion
@@ -125,6 +126,8 @@ class Planner:
         return self._finder.find(shot, names, control, expected=expected)
 
     def _understood(self, instruction: str, control: Control | None) -> tuple[Planned | None, str]:
+        if not expressible(instruction):
+            return None, "rules"
         if told := planned(instruction):
             return told, "rules"
         question = PlanQuestion(instruction)
@@ -139,7 +142,7 @@ class Planner:
         if told.question and not _speaks_of(told.question, said):
             return None, "model"
         known = all(name.lower() in said for step in told.steps for name in (step.object,) if name)
-        return (told if known else None), "model"
+        return (told if known and faithful(instruction, told.steps) else None), "model"
 
 
 def _speaks_of(question: str, said: str) -> bool:

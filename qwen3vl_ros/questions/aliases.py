@@ -30,6 +30,14 @@ _SAME = (
     ("标牌", "牌子", "标志", "标签"),
 )
 _MOVABLE = 7  # the first rows of each language are of things that are taken and put somewhere
+# Nouns of things; not of the furniture that orders mention in passing, nor of signs.
+EVERYDAY = tuple(
+    sorted(
+        (n for row in (*_SAME[:7], *_SAME[10:17]) for n in row if len(n) > 1 or n in "杯盒箱球碗盘罐"),
+        key=len,
+        reverse=True,
+    )
+)
 # The first words of rows that mean the same, and colours: for sentences in Chinese about things that were found under an English name.
 _CHINESE = dict(
     zip(

@@ -190,3 +190,19 @@ def test_what_lies_more_aside_than_where_it_was_told_to_be_or_far_off_is_not_the
     told, said = scene.verdict(step, there, replace(BOX, position_m=at), BOWL)
     assert told is not Verdict.TRUE and "aside" in said
     assert scene.verdict(step, there, there, BOWL)[0] is Verdict.TRUE
+
+
+@pytest.mark.parametrize("at", [(-0.02, -0.2, 0.025), (-0.2, 0.0, 0.025), (-0.14, -0.04, 0.025)])
+def test_what_was_pushed_aside_is_not_in_the_jaws_whatever_they_hold(scene, at):
+    step = scene.step("next_to", "blue bowl")
+    scene.show(BOX, BOWL)
+    checker = Checker(scene, scene.see, lambda *_: None, Control())
+    checker.look()
+    checker.moving()
+    scene.boxed = ("red box", "blue bowl")
+    scene.show(replace(BOX, position_m=at), BOWL)
+    told, said = checker.picked(0, step, SimpleNamespace(width_m=0.045), Done(True, opening_m=0.045, holding=True))
+    assert told is Verdict.UNKNOWN and "pushed aside" in said
+    scene.show(replace(BOX, position_m=(at[0], at[1], 0.30)), BOWL)
+    held = checker.picked(0, step, SimpleNamespace(width_m=0.045), Done(True, opening_m=0.045, holding=True))
+    assert held[0] is Verdict.TRUE, held[1]

@@ -133,14 +133,20 @@ def install_extra(world: World, name: str) -> None:
 
 
 def install_torch(world: World) -> None:
-    """By pip and without the lock: one version has a build for CPUs and one for CUDA, and only pip may know where."""
+    """By pip and without the lock: one version has a build for CPUs and one for CUDA, and only pip may know where.
+
+    uv, from elsewhere than here: pyproject.toml tells it to leave torch out, and it would, saying that all is well.
+    """
     if Path("/etc/nv_tegra_release").exists():
         raise SetupError(
             f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for "
             "this JetPack, system-wide, then run make again; it will be used as it is."
         )
     if not world.gpu:  # the default build would bring several GB of CUDA libraries for nothing
-        for install, build in ((pip_install, [f"{TORCH}+cpu"]), (uv_install, [TORCH, "--torch-backend", "cpu"])):
+        for install, build in (
+            (pip_install, [f"{TORCH}+cpu"]),
+            (uv_install, [TORCH, "--torch-backend", "cpu", "--directory", "/"]),
+        ):
             try:
                 return install("torch", "--no-deps", *build)
             except SetupError:

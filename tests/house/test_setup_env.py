@@ -247,6 +247,27 @@ def test_the_cpu_build_of_torch_is_looked_for_before_the_large_one(scripts, worl
     assert calls == tried
 
 
+def test_uv_truly_looks_for_torch_although_the_project_leaves_it_out(scripts, world, monkeypatch):
+    """It once took "leave torch out" for "nothing to do", and a machine whose pip finds no CPU build got none at all."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(scripts.world.VENV)], check=True)
+    (scripts.world.VENV / "bin" / "uv").symlink_to(Path(sys.executable).parent / "uv")
+    tried = []
+
+    def run(command, *_, **__):
+        if Path(command[0]).name == "uv":
+            done = subprocess.run(
+                [*command, "--dry-run", "--offline"], cwd=SCRIPTS.parent, capture_output=True, text=True
+            )
+            tried.append(done.stderr)
+        raise scripts.runner.SetupError("not there")
+
+    monkeypatch.setattr(scripts.steps, "run", run)
+    with pytest.raises(scripts.runner.SetupError):
+        scripts.steps.install_torch(world)
+    (said,) = tried
+    assert "torch" in said and "no changes" not in said, said
+
+
 def test_open3d_brings_what_it_loads_and_the_demo_does_not_ask_for_it(scripts, monkeypatch):
     monkeypatch.setattr(scripts.steps.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(scripts.steps.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="libegl1 installed\n"))

@@ -111,11 +111,13 @@ def uv_install(log_name: str, *arguments: str) -> None:
 def install_packages(world: World, log_name: str, *wanted: str) -> None:
     """Packages of pyproject.toml, wanted by options of uv ("--extra", "sim"): as locked, or as the system's need it.
 
-    The system's torch and OpenCV stay, and the series of its NumPy, which its compiled modules (cv_bridge) are made for.
+    The system's OpenCV and torch stay, with the Triton that torch is made for, and the series of its NumPy, which its
+    compiled modules (cv_bridge) are made for.
     """
     fit = ["--constraints", str(LOCK), "--require-hashes"]
     if world.system_site_packages:
-        (WS / "excludes.txt").write_text("opencv-python-headless\n" * ("cv2" in world.modules))
+        theirs = {"cv2": "opencv-python-headless", "torch": "triton"}
+        (WS / "excludes.txt").write_text("".join(f"{theirs[m]}\n" for m in theirs if m in world.modules))
         numpy = [f"numpy~={metadata.version('numpy')}"] if "numpy" in world.modules else []
         fit = ["--excludes", f"{WS}/excludes.txt", *numpy]
     uv_install(log_name, "-r", "pyproject.toml", *wanted, *fit)

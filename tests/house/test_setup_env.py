@@ -193,7 +193,14 @@ def test_the_distributions_numpy_and_torch_stay(scripts, world, uv_calls):
     (arguments,) = uv_calls
     assert f"numpy~={metadata.version('numpy')}" in arguments and "--require-hashes" not in arguments
     excluded = Path(arguments[arguments.index("--excludes") + 1]).read_text().split()
-    assert excluded == ["opencv-python-headless"], "torch is left out everywhere"
+    assert excluded == ["opencv-python-headless", "triton"], "torch is left out everywhere"
+
+
+def test_a_distribution_without_torch_is_given_the_triton_of_ours(scripts, world, uv_calls):
+    there = scripts.world.World(**{**vars(world), "ros_distro": "jazzy", "modules": ("numpy",)})
+    scripts.steps.install_packages(there, "packages", "--extra", "test")
+    (arguments,) = uv_calls
+    assert not Path(arguments[arguments.index("--excludes") + 1]).read_text()
 
 
 def test_without_a_distribution_everything_is_as_locked(scripts, world, uv_calls):

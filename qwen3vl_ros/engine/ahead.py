@@ -130,6 +130,8 @@ class SeeingAhead:
 
     def _see(self, look: _Look, make: Callable[[], Prompt]) -> None:
         try:
+            if self.off:  # since it was begun
+                look.drop()
             look.keep_on()
             look.prompt = make()
             prepared = self._prepare(look.prompt, look.answer)

@@ -277,9 +277,9 @@ class Config(_Validated):
         "where that fails, which the log says, and with false, PyTorch's own.",
     )
     see_ahead: bool = _p(
-        True,
+        False,
         "Engine torch on a GPU: see the stream's next picture while the answer to this one is being said, where no newer one is expected "
-        "before that ends; it takes the memory of a second picture.",
+        "before that ends; it takes the memory of a second picture. Off until it has been measured on a GPU.",
     )
     # -- what to look for -----------------------------------------------------------------------------------------
     targets: tuple[str, ...] = _p(

@@ -111,11 +111,13 @@ def uv_install(log_name: str, *arguments: str) -> None:
 def install_packages(world: World, log_name: str, *wanted: str) -> None:
     """Packages of pyproject.toml, wanted by options of uv ("--extra", "sim"): as locked, or as the system's need it.
 
-    The system's torch and OpenCV stay, and the series of its NumPy, which its compiled modules (cv_bridge) are made for.
+    The system's OpenCV and torch stay, with the Triton that torch is made for, and the series of its NumPy, which its
+    compiled modules (cv_bridge) are made for.
     """
     fit = ["--constraints", str(LOCK), "--require-hashes"]
     if world.system_site_packages:
-        (WS / "excludes.txt").write_text("opencv-python-headless\n" * ("cv2" in world.modules))
+        theirs = {"cv2": "opencv-python-headless", "torch": "triton"}
+        (WS / "excludes.txt").write_text("".join(f"{theirs[m]}\n" for m in theirs if m in world.modules))
         numpy = [f"numpy~={metadata.version('numpy')}"] if "numpy" in world.modules else []
         fit = ["--excludes", f"{WS}/excludes.txt", *numpy]
     uv_install(log_name, "-r", "pyproject.toml", *wanted, *fit)
@@ -131,14 +133,20 @@ def install_extra(world: World, name: str) -> None:
 
 
 def install_torch(world: World) -> None:
-    """By pip and without the lock: one version has a build for CPUs and one for CUDA, and only pip may know where."""
+    """By pip and without the lock: one version has a build for CPUs and one for CUDA, and only pip may know where.
+
+    uv, from elsewhere than here: pyproject.toml tells it to leave torch out, and it would, saying that all is well.
+    """
     if Path("/etc/nv_tegra_release").exists():
         raise SetupError(
             f"This is a Jetson and {world.python} has no torch. Install the PyTorch that NVIDIA builds for "
             "this JetPack, system-wide, then run make again; it will be used as it is."
         )
     if not world.gpu:  # the default build would bring several GB of CUDA libraries for nothing
-        for install, build in ((pip_install, [f"{TORCH}+cpu"]), (uv_install, [TORCH, "--torch-backend", "cpu"])):
+        for install, build in (
+            (pip_install, [f"{TORCH}+cpu"]),
+            (uv_install, [TORCH, "--torch-backend", "cpu", "--directory", "/"]),
+        ):
             try:
                 return install("torch", "--no-deps", *build)
             except SetupError:

@@ -381,12 +381,15 @@ def test_what_was_heard_before_a_failure_was_not_heard_twice(server, engine):
 
 def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engine):
     server.token_delay_s = 0.03
-    control = Control()
-    threading.Timer(0.4, control.cancel).start()
-    started = time.monotonic()
-    said = ask(engine, [RED], "?", control)
-    took = time.monotonic() - started
-    assert said.finish_reason == "cancelled" and 2 < said.generated_tokens < 40 and took < 0.8
+    control, heard = Control(), []
+
+    def hear(text):
+        heard.append(text)
+        if len(heard) == 3:
+            control.cancel()
+
+    said = ask(engine, [RED], "?", control, on_text=hear)
+    assert said.finish_reason == "cancelled" and 3 <= said.generated_tokens <= 4
     assert said.text == '```json\n[{"bbox_2d": [200, 166.667, 700, 500], "label": "red'[: len(said.text)]
     assert len(said.logprobs) == len(said.token_ends) and said.token_ends[-1] == len(said.text)
     assert server.cut.wait(2), "the server was not told"
@@ -396,18 +399,19 @@ def test_cancel_ends_the_answer_within_a_chunk_and_keeps_what_came(server, engin
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang after headers", "hang mid-stream"])
-def test_cancel_and_deadline_do_not_wait_for_a_silent_server(server, engine, fault):
+def test_cancel_and_deadline_do_not_wait_for_a_silent_server(server, fault):
+    engine = engine_of(server, timeout=600.0)  # the test would not end
     for reason in ("cancelled", "deadline"):
         server.cut.clear()
         server.faults.append(fault)
         control = Control(0.4 if reason == "deadline" else None)
         if reason == "cancelled":
             threading.Timer(0.4, control.cancel).start()
-        started = time.monotonic()
         said = ask(engine, [RED], "?", control)
-        assert said.finish_reason == reason and time.monotonic() - started < 0.9
+        assert said.finish_reason == reason
         assert bool(said.text) == (fault == "hang mid-stream")
-        assert server.cut.wait(2)
+        assert server.cut.wait(30)
+    engine.close()
 
 
 def test_the_deadline_of_the_configuration_counts_without_one_of_the_caller(server):
@@ -501,19 +505,19 @@ def test_retry_after_counts_from_now_to_its_date():
 
 
 def test_no_attempt_is_made_past_the_deadline(server, engine):
-    server.faults.append("503 much later")
-    started = time.monotonic()
+    server.faults.append("503 much later")  # in an hour
     with pytest.raises(EngineUnavailable, match="503.*leaves no time for another attempt"):
         ask(engine, [RED], "?", Control(5.0))
-    assert time.monotonic() - started < 1 and len(server.requests) == 1
+    assert len(server.requests) == 1
 
 
-def test_what_follows_the_end_of_an_answer_cannot_spoil_it(server, engine):
+def test_what_follows_the_end_of_an_answer_cannot_spoil_it(server):
+    engine = engine_of(server, timeout=600.0)  # whoever waits for more does not come to an end
     for fault in ("hang after end", "reset after end"):
         server.faults.append(fault)
-        started = time.monotonic()
         said = ask(engine, [RED], "?")
-        assert said.finish_reason == "stop" and said.text.endswith("```") and time.monotonic() - started < 1.6
+        assert said.finish_reason == "stop" and said.text.endswith("```")
+    engine.close()
 
 
 def test_a_server_that_ignores_max_tokens_is_stopped():
@@ -577,10 +581,9 @@ def test_an_open_breaker_answers_at_once_and_lets_one_attempt_through_later(serv
         with pytest.raises(EngineUnavailable, match="500"):
             ask(proven, [RED], "?")
     assert proven.status()["circuit"] == "open" and "boom" in proven.status()["last_remote_error"]
-    started = time.monotonic()
     with pytest.raises(EngineUnavailable, match="not asked for another .* after 3 failures.*boom"):
         ask(proven, [RED], "?")
-    assert time.monotonic() - started < 0.1 and len(server.requests) == 3
+    assert len(server.requests) == 3
     time.sleep(proven.health.wait_s)
     assert proven.status()["circuit"] == "half-open"
     with pytest.raises(EngineUnavailable, match="503"):

@@ -269,7 +269,7 @@ def test_a_server_that_loads_for_ever_is_waited_for_until_the_deadline(server, l
     started = time.monotonic()
     with pytest.raises(EngineUnavailable, match="503.*loading|503.*starting"):
         engine_of(server, start_timeout=1.0)
-    assert 0.3 < time.monotonic() - started < 5.0
+    assert time.monotonic() - started > 0.3
 
 
 @pytest.mark.parametrize("health", [404, 500, 401])

@@ -300,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait_for_end(self) -> None:
         """Say nothing until the client leaves."""
-        self.connection.settimeout(20)
+        self.connection.settimeout(600)
         try:
             if not self.connection.recv(1):
                 self.server.cut.set()

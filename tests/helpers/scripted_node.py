@@ -145,7 +145,9 @@ class NeverDone(Instant):
 
 
 class QuickForMugs(Slow):
-    """Slow unless asked for a mug, so that a test can tell who was served first."""
+    """Takes ten minutes unless asked for a mug, so that whoever waits for an answer about anything else is found out."""
+
+    tokens = 60_000
 
     def generate(self, prompt, limits, control=None, on_text=None):
         if "mug" in prompt.text:
@@ -154,10 +156,10 @@ class QuickForMugs(Slow):
 
 
 class Deaf(Instant):
-    """Computes 3 s without looking at its control, like a long prefill."""
+    """Computes ten minutes without looking at its control, like a prefill that hangs."""
 
     def generate(self, prompt, limits, control=None, on_text=None):
-        time.sleep(3.0)
+        time.sleep(600.0)
         return said(json.dumps(CUBE))
 
 

@@ -137,8 +137,19 @@ def test_torch_is_installed_by_itself_within_its_bounds_and_the_lock_brings_no_c
     torch = Requirement(re.search(r'"(torch==[\d.]+)"', text)[1])
     (version,) = (specifier.version for specifier in torch.specifier)
     assert all(r.specifier.contains(version) for r in DECLARED if r.name == "torch")
-    assert not [pin.name for pin in PINS if pin.name in ("torch", "triton") or pin.name.startswith("nvidia-")]
+    assert not [pin.name for pin in PINS if pin.name == "torch" or pin.name.startswith("nvidia-")]
     assert {"sympy", "networkx", "fsspec"} <= {pin.name for pin in PINS}
+
+
+# Which Triton the CUDA build of a torch requires stands in that build's metadata: its CPU build requires none.
+TORCH, ITS_TRITON = "torch==2.13.0", "3.7.1"
+
+
+def test_triton_is_the_one_that_our_torch_requires_and_is_tests_alone():
+    assert f'"{TORCH}"' in (ROOT / "scripts" / "steps.py").read_text(), "another torch requires another Triton"
+    assert [pin.version for pin in PINS if pin.name == "triton"] == [ITS_TRITON], AGAIN
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert [name for name, lines in extras.items() if any(line.startswith("triton") for line in lines)] == ["test"]
 
 
 ROWS = {

@@ -193,7 +193,14 @@ def test_the_distributions_numpy_and_torch_stay(scripts, world, uv_calls):
     (arguments,) = uv_calls
     assert f"numpy~={metadata.version('numpy')}" in arguments and "--require-hashes" not in arguments
     excluded = Path(arguments[arguments.index("--excludes") + 1]).read_text().split()
-    assert excluded == ["opencv-python-headless"], "torch is left out everywhere"
+    assert excluded == ["opencv-python-headless", "triton"], "torch is left out everywhere"
+
+
+def test_a_distribution_without_torch_is_given_the_triton_of_ours(scripts, world, uv_calls):
+    there = scripts.world.World(**{**vars(world), "ros_distro": "jazzy", "modules": ("numpy",)})
+    scripts.steps.install_packages(there, "packages", "--extra", "test")
+    (arguments,) = uv_calls
+    assert not Path(arguments[arguments.index("--excludes") + 1]).read_text()
 
 
 def test_without_a_distribution_everything_is_as_locked(scripts, world, uv_calls):
@@ -238,6 +245,27 @@ def test_the_cpu_build_of_torch_is_looked_for_before_the_large_one(scripts, worl
         monkeypatch.setattr(scripts.steps, f"{program}_install", install(program))
     scripts.steps.install_torch(world)
     assert calls == tried
+
+
+def test_uv_truly_looks_for_torch_although_the_project_leaves_it_out(scripts, world, monkeypatch):
+    """It once took "leave torch out" for "nothing to do", and a machine whose pip finds no CPU build got none at all."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(scripts.world.VENV)], check=True)
+    (scripts.world.VENV / "bin" / "uv").symlink_to(Path(sys.executable).parent / "uv")
+    tried = []
+
+    def run(command, *_, **__):
+        if Path(command[0]).name == "uv":
+            done = subprocess.run(
+                [*command, "--dry-run", "--offline"], cwd=SCRIPTS.parent, capture_output=True, text=True
+            )
+            tried.append(done.stderr)
+        raise scripts.runner.SetupError("not there")
+
+    monkeypatch.setattr(scripts.steps, "run", run)
+    with pytest.raises(scripts.runner.SetupError):
+        scripts.steps.install_torch(world)
+    (said,) = tried
+    assert "torch" in said and "no changes" not in said, said
 
 
 def test_open3d_brings_what_it_loads_and_the_demo_does_not_ask_for_it(scripts, monkeypatch):

@@ -16,7 +16,7 @@ from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError, StaleFra
 CUBE, MUG = Asked(Detect(("cube",)), 1), Asked(Detect(("mug",)), 2)
 
 
-def until(condition, timeout_s=5.0):
+def until(condition, timeout_s=30.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "condition not reached in time"
@@ -71,8 +71,8 @@ def rig():
         assert r.thread.stop(5.0)
 
 
-def token_by_token(seconds=5.0):
-    """Behave like a slow engine that looks at its control between tokens."""
+def token_by_token(seconds=600.0):
+    """Behave like an engine so slow that nobody can wait for it, which looks at its control between tokens."""
 
     def behave(job, control):
         end = time.monotonic() + seconds
@@ -102,10 +102,8 @@ def test_a_call_stops_the_stream_between_tokens_and_the_stream_goes_on_after(rig
     r.stream(CUBE)
     r.mailbox.put_image(1, "x")
     until(lambda: r.thread.busy)
-    started = time.monotonic()
     answers = r.ask(asked=MUG)
     until(lambda: answers)
-    assert time.monotonic() - started < 1.0
     assert answers == [(MUG, None)] and r.agenda.preempted[""] == 1
     r.mailbox.put_image(2, "y")
     until(lambda: r.done)

@@ -1,6 +1,5 @@
 """Prompts and calls: no answer under an old prompt, no call without an answer, calls before the stream."""
 
-import time
 from collections import Counter
 
 import pytest
@@ -12,7 +11,7 @@ from qwen3vl_ros.srv import Detect
 
 @pytest.fixture(scope="module")
 def running(shared_graph):
-    """A node whose engine takes 3 s unless it is asked for a mug; the camera streams."""
+    """A node whose engine takes ten minutes unless it is asked for a mug; the camera streams."""
     process = shared_graph.start_node("quick_for_mugs")
     camera = FakeCamera(shared_graph).matched().stream(20)
     heard = shared_graph.results()
@@ -31,12 +30,10 @@ def busy(running):
 
 def test_a_new_prompt_cancels_the_answer_in_flight_and_every_answer_names_its_prompt(busy):
     graph, _, heard = busy
-    started = time.monotonic()
     response = graph.set_prompt("mug", "the blue bowl")
     assert response.success and response.prompt_id > 0
     before = len(heard["generation"])
     said = until(lambda: heard["generation"][before:], what="an answer to the new prompt")[0]
-    assert time.monotonic() - started < 2.0, "the old answer was not waited for"
     assert said.prompt_id == response.prompt_id and "mug, the blue bowl" in said.prompt
     # Nothing of the old prompt after the response, however often it is changed.
     for targets in (("cube",), ("mug",), ("cube",), ("mug", "cup")):
@@ -95,31 +92,28 @@ def test_enable_stops_and_starts_the_stream_while_calls_work(running):
 def test_a_call_goes_before_the_stream_between_tokens(busy):
     graph, _, _ = busy
     future = graph.detect(["mug"], 5.0)
-    started = time.monotonic()  # the service was found
     until(future.done)
     assert future.result().success, future.result().message
-    assert time.monotonic() - started < 1.5, "the stream's answer takes 3 s"
 
 
 def test_a_call_that_takes_too_long_is_answered_at_its_deadline_with_what_there_is(busy):
     graph, _, _ = busy
-    future = graph.detect(["cube"], 0.5)
-    started = time.monotonic()  # the service was found
+    # Long enough for a busy machine to have begun.
+    future = graph.detect(["cube"], 3.0)
     until(future.done)
     response = future.result()
-    assert 0.4 < time.monotonic() - started < 2.0
-    assert not response.success and "deadline of 0.5 s" in response.message
+    assert not response.success and "deadline of 3 s" in response.message
     assert response.generation.finish_reason == "deadline"
 
 
 def test_a_deadline_before_anything_could_be_read_is_told_as_a_deadline(graph):
     graph.start_node("never_done", enabled=False)
     camera = FakeCamera(graph).matched().stream(20)
-    future = graph.detect(["cube"], 0.5)
+    future = graph.detect(["cube"], 3.0)
     until(future.done)
     camera.stop()
     response = future.result()
-    assert not response.success and response.message.startswith("Cancelled: the deadline of 0.5 s passed")
+    assert not response.success and response.message.startswith("Cancelled: the deadline of 3 s passed")
     assert "max_new_tokens" not in response.message + response.generation.error
     assert response.generation.finish_reason == "deadline" and "DeadlinePassed" in response.generation.error
 
@@ -143,10 +137,8 @@ def test_many_calls_at_once_are_all_answered_in_order(busy):
 def test_a_call_without_a_camera_is_answered_at_its_deadline(graph):
     graph.start_node("instant")
     future = graph.detect(["cube"], 0.4)
-    started = time.monotonic()  # the service was found
     until(future.done)
     assert not future.result().success and "none was received" in future.result().message
-    assert time.monotonic() - started < 2.0
 
 
 def test_a_call_about_a_picture_that_cannot_be_read_is_refused_and_ends_nothing(graph):
@@ -167,10 +159,8 @@ def test_a_call_to_an_engine_that_does_not_listen_is_answered_at_its_deadline(gr
     graph.start_node("deaf", enabled=False)
     camera = FakeCamera(graph).matched().stream(20)
     future = graph.detect(["cube"], 0.5)
-    started = time.monotonic()  # the service was found
     until(future.done)
     assert not future.result().success and "deadline of 0.5 s" in future.result().message
-    assert time.monotonic() - started < 2.0
     camera.stop()
 
 

@@ -1,7 +1,6 @@
 """What must never happen whatever a model writes, and what always does."""
 
 import json
-import time
 
 import numpy as np
 from answers import ASK, BOTH, BOX_3D, MUG, POINT, SIZE, TEXT, said
@@ -103,12 +102,8 @@ def test_no_text_crashes_or_leaves_the_image(text, request_, size, finish):
     request_=REQUESTS,
 )
 def test_no_text_of_20000_characters_hangs(unit, head, tail, request_):
-    text = (head + unit * (20_000 // len(unit)))[: 20_000 - len(tail)] + tail
-    started = time.process_time()
-    check(text, request_, SIZE)
-    assert (
-        time.process_time() - started < 2.0
-    )  # guards against a hang, not a speed: linear takes 0.05 s, quadratic a minute
+    # Linear takes 0.1 s, quadratic a minute: some of these would not end within the time that a test has.
+    check((head + unit * (20_000 // len(unit)))[: 20_000 - len(tail)] + tail, request_, SIZE)
 
 
 JSON = st.recursive(

@@ -5,7 +5,9 @@ on torch (a captured CUDA graph for each step length; `torch_fused`: steps of on
 with --bundle, on TensorRT; the peers are `generate` as it
 is (eager) and with its static cache compiled. All of them answer in turn, in rounds, on the same machine. Decoding is
 compared with the bandwidth of a copy in GPU memory, measured in the same run. Without a GPU it runs at toy size on
-the CPU (and a 128x96 image) and says so: its figures then say that it runs, nothing more. The last line is JSON.
+the CPU (and a 128x96 image) and says so: its figures then say that it runs, nothing more. Then a stream of pictures, each seen after
+the answer about the one before and, in turn, while that answer is being said (`seen_ahead`: time without over time with, for answers of
+100 tokens and of 20, and whether all tokens were the same). The last line is JSON.
 
     make bench BENCH=engine_gpu [ARGS="--sizes 2B,4B,8B --rounds 5 --bundle 2B=DIR"]
 """
@@ -18,6 +20,7 @@ import importlib.util
 import json
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 
 import numpy as np
@@ -76,6 +79,45 @@ class Ours:
 
     def close(self) -> None:
         self.runtime.close()
+
+
+def stream(
+    runtime: TorchRuntime, task: Task, tokens: int, pictures: int, ahead: ThreadPoolExecutor | None
+) -> list[list[int]]:
+    """The answers about so many pictures; with `ahead`, each picture but the first is seen there while the one before is spoken about."""
+    said, shown = [], [task.pixels, -task.pixels]
+    look = None
+    for number in range(pictures):
+        features = look.result()() if look else runtime.encode(shown[number % 2], task.grid)
+        runtime.rollback(runtime.length)
+        answer = runtime.prefill(task.ids.tolist(), features, task.positions).best()[0]
+        if ahead and number + 1 < pictures:
+            look = ahead.submit(runtime.encode_ahead, shown[(number + 1) % 2], task.grid, lambda: None)
+        while len(answer) < tokens:
+            answer += runtime.step(answer[-1:]).best()[0]
+        said.append(answer)
+    return said
+
+
+def seen_ahead(
+    runtime: TorchRuntime, task: Task, wait: Callable[[], None], rounds: int, pictures: int = 8
+) -> dict[str, Any]:
+    """What it gains to see the next picture meanwhile: ratios of the times of one stream, both ways by turns."""
+    found: dict[str, Any] = {"same_tokens": True}
+    with ThreadPoolExecutor(1) as thread:
+        for tokens in sorted({task.answer_tokens, min(20, task.answer_tokens)}):
+            times = {None: 0.0, thread: 0.0}
+            stream(runtime, task, tokens, 2, thread)  # warm
+            for round_ in range(rounds):
+                answers = []
+                for way in list(times)[:: 1 if round_ % 2 else -1]:
+                    clock = Clock(wait)
+                    answers.append(stream(runtime, task, tokens, pictures, way))
+                    times[way] += clock.lap_ms()
+                found["same_tokens"] &= answers[0] == answers[1]
+            found[f"ratio_{tokens}"] = round(times[None] / times[thread], 3)
+            found[f"answer_ms_{tokens}"] = [round(t / rounds / pictures, 2) for t in times.values()]
+    return found
 
 
 class Generate:
@@ -241,6 +283,9 @@ def measure(size: str, machine: Machine, bandwidth: float, options: argparse.Nam
             print(
                 f"{size}, round {round_ + 1}, {name}: {', '.join(f'{k} {v:.1f}' for k, v in lap.items())}", flush=True
             )
+    fastest = next(runners[n] for n in ("torch_overlapped", "torch_fused", "torch") if n in runners)
+    ahead = seen_ahead(fastest.runtime, task, machine.wait, options.rounds)
+    print(f"{size}: the next picture seen ahead: {ahead}", flush=True)
     for runner in runners.values():
         runner.close()
     read = bytes_per_token(sizes, task, itemsize)
@@ -249,6 +294,7 @@ def measure(size: str, machine: Machine, bandwidth: float, options: argparse.Nam
     for found in results.values():
         found["ratio_vs_eager"] = round(slowest / found["answer_ms"]["median"], 2)
     return {
+        "seen_ahead": ahead,
         "fused_first_use_s": None if first_use_s is None else round(first_use_s, 1),
         "bytes_per_token": round(read),
         "weights_bytes": weights_bytes,

@@ -56,7 +56,7 @@ def section(out: Path) -> str:
                     told.add((size, name))
                     lines.append(_row(size, name, row))
                     ours += [(size, name, row)] * ("vision_ms" in row)
-    lines += ["", *_goals(ours), *_stream(out), *_tests(out)]
+    lines += ["", *_goals(ours), *_ahead(engines), *_stream(out), *_tests(out)]
     return "\n".join(lines) + "\n"
 
 
@@ -82,6 +82,26 @@ def _goals(ours: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     if not any(size in GOALS for size, _, _ in ours):
         return []
     return [f"Short of the goals: {'; '.join(missed)}." if missed else "All goals are met.", ""]
+
+
+def _ahead(engines: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for size, of in ((size, of) for found in engines for size, of in found["sizes"].items()):
+        ahead = of.get("seen_ahead", {})
+        for tokens in sorted(int(key.removeprefix("ratio_")) for key in ahead if key.startswith("ratio_")):
+            without, with_it = ahead[f"answer_ms_{tokens}"]
+            same = "yes" if ahead["same_tokens"] else "no"
+            rows.append(
+                f"| {size}, {tokens} tokens | {without} → {with_it} | {ahead[f'ratio_{tokens}']:.3f} | {same} |"
+            )
+    if not rows:
+        return []
+    return [
+        "| the next picture seen meanwhile | ms an answer, without → with | ratio | same tokens |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _stream(out: Path) -> list[str]:

@@ -276,6 +276,11 @@ class Config(_Validated):
         "Engine torch on a GPU: compile fused kernels with Triton at load, for steps of one token (the log says how long it took); "
         "where that fails, which the log says, and with false, PyTorch's own.",
     )
+    see_ahead: bool = _p(
+        False,
+        "Engine torch on a GPU: see the stream's next picture while the answer to this one is being said, where no newer one is expected "
+        "before that ends; it takes the memory of a second picture. Off until it has been measured on a GPU.",
+    )
     # -- what to look for -----------------------------------------------------------------------------------------
     targets: tuple[str, ...] = _p(
         ("cube", "ball", "cylinder", "mug", "bowl"),

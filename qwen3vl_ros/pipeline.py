@@ -144,15 +144,18 @@ class Perception:
         view: View | None = None,
     ) -> Generation:
         """What the model says to one view. Raises Cancelled, EngineError."""
+        return self._said(self.prompt(frame, question, camera, view), control, on_text)
+
+    def prompt(self, frame: Frame, question: Question, camera: str = "", view: View | None = None) -> Prompt:
+        """What the engine is asked for one view."""
         how = self.config.generation
-        prompt = Prompt(
+        return Prompt(
             question.prompt(),
             [shown(frame.rgb, view) if view else frame.rgb] if question.pictured else (),
             schema=question.schema() if how.guided else None,
             stream=f"{camera or frame.frame_id}{_place_of(view)}",
             text_first=how.text_first,
         )
-        return self._said(prompt, control, on_text)
 
     def _said(
         self, prompt: Prompt, control: Control | None, on_text: Callable[[str], None] | None = None

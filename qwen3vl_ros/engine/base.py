@@ -160,10 +160,20 @@ class EngineInfo:
         return f"{self.parameters / 1e6:.1f} M weights" if self.parameters else ""
 
 
+# What will be asked next, as a function that makes the prompt (on a thread of the engine's); None while that is not known.
+# What was returned once is not returned again.
+Upcoming = Callable[[], "Callable[[], Prompt] | None"]
+
+
 class Engine(Protocol):
-    """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another."""
+    """One loaded model. Not thread-safe: one thread owns it; only `Control.cancel` may come from another.
+
+    upcoming: set by the owner, where somebody knows; asked by `generate` between passes, on its thread, by an engine that can see the
+    next prompt's pictures meanwhile. What was told is a guess: the answers are the same whatever is asked then.
+    """
 
     info: EngineInfo
+    upcoming: Upcoming | None
 
     def generate(
         self,
@@ -233,3 +243,11 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the memory."""
+
+
+class RuntimeAhead(Runtime, Protocol):
+    """A Runtime that can see while it decodes."""
+
+    def encode_ahead(self, pixels: np.ndarray, grid: np.ndarray, between: Callable[[], None]) -> Callable[[], Any]:
+        """As `encode`, on another thread than the sequence's and beside its passes, one at a time. between: in place of
+        between_layers. Returns what gives the features to the sequence's thread, which calls it once."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import numpy as np
 
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt, Runtime
+from qwen3vl_ros.engine.ahead import SeeingAhead
+from qwen3vl_ros.engine.base import EngineInfo, Limits, Prompt, Runtime, Scores, Upcoming
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.decoding.drafts import AnswerDrafter, Drafts
 from qwen3vl_ros.engine.decoding.loop import Constraint, Decoded, Interrupted, Sampling, decode
@@ -37,7 +38,8 @@ class LocalEngine:
 
     around(doing): entered around every answer; turns the device's errors into ours. pass_cost: what one more drafted
     token costs, in passes; little on a GPU, which waits for memory, more on a CPU, which has to compute.
-    sampling: how the next answers are chosen; None is greedy.
+    sampling: how the next answers are chosen; None is greedy. see_ahead: ask `upcoming`, and see what it says while an answer is
+    being said; the runtime must be a RuntimeAhead.
     """
 
     def __init__(
@@ -49,11 +51,15 @@ class LocalEngine:
         *,
         pass_cost: float,
         around: Callable[[str], AbstractContextManager] = lambda doing: nullcontext(),
+        see_ahead: bool = False,
     ):
         self.info, self._around = info, around
         self.sampling: Sampling | None = None
+        self.upcoming: Upcoming | None = None
         self._checkpoint, self._preparation, self._runtime = checkpoint, preparation, runtime
         self._reader = PromptReader(runtime, preparation)
+        prepare = lambda prompt, answer: preparation(prompt, runtime.capacity, answer)
+        self._ahead = SeeingAhead(runtime, prepare) if see_ahead else None
         bytes_of = preparation.tokens.bytes_of
         self._drafts = Drafts(lambda token_id: bytes_of(token_id).isdigit(), pass_cost)
         self._grammar: Grammar | None = None
@@ -82,13 +88,15 @@ class LocalEngine:
         images = sum(len(turn.images) for turn in prompt.turns)
         with self._around(f"answering with {images} images"):
             capacity = self._runtime.capacity
-            prepared = self._preparation(prompt, capacity, min(limits.max_new_tokens, capacity // 4))
+            answer = min(limits.max_new_tokens, capacity // 4)
+            found = self._ahead.take(prompt, answer, lambda: control.interruption) if self._ahead else None
+            prepared, seen_ahead = found or (self._preparation(prompt, capacity, answer), lambda: None)
             room = capacity - len(prepared.ids)
             limits = dataclasses.replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
             constraint = self._constraint(prompt.schema) if prompt.schema is not None else None
             drafter = self._drafts.drafter(prompt.stream, prompt.text) if prompt.stream else None
             preprocess_s = time.perf_counter() - started
-            run = self._decode(prepared, limits, control, drafter, constraint, text)
+            run = self._decode(prepared, seen_ahead, answer, limits, control, drafter, constraint, text)
         if drafter and run.finish_reason not in ("cancelled", "deadline"):
             drafter.finished(run.token_ids)
         reused = self._reader.reused if run.forward_passes else 0
@@ -97,6 +105,8 @@ class LocalEngine:
             "last answer": f"{len(run.token_ids)} tokens in {run.forward_passes} passes, {run.accepted} of "
             f"{run.drafted} drafted; {reused} of the prompt's {len(prepared.ids)} kept"
         }
+        if self._ahead:
+            self._status["seen ahead"] = self._ahead.status()
         said = transcribe(run.pieces, self.info.thinking)
         tokens = slice(said.first_token, said.last_token)
         if text is not None:
@@ -126,9 +136,11 @@ class LocalEngine:
 
     def close(self) -> None:
         """Free the device's memory; the engine cannot be used afterwards."""
+        if self._ahead is not None:  # before what it sees with
+            self._ahead.close()
         if self._runtime is not None:
             self._runtime.close()
-        self._runtime = self._reader = None
+        self._runtime = self._reader = self._ahead = None
 
     def _constraint(self, schema: dict[str, Any]) -> Constraint:
         if self._grammar is None:
@@ -148,6 +160,8 @@ class LocalEngine:
     def _decode(
         self,
         prepared: Prepared,
+        seen_ahead: Callable[[], Any],
+        answer: int,
         limits: Limits,
         control: Control,
         drafter: AnswerDrafter | None,
@@ -160,10 +174,15 @@ class LocalEngine:
             if control.interruption:
                 raise Interrupted
 
+        def step(token_ids: Sequence[int]) -> Scores:
+            if self._ahead and self.upcoming:
+                self._ahead.poll(self.upcoming, answer)
+            return runtime.step(token_ids)
+
         runtime.between_layers = interrupt
         return decode(
-            lambda draft: self._reader.read(prepared, draft),
-            runtime.step,
+            lambda draft: self._reader.read(prepared, draft, seen_ahead),
+            step,
             runtime.rollback,
             stop_ids=tokens.stop_ids,
             bytes_of=tokens.bytes_of,

@@ -8,14 +8,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from qwen3vl_ros.engine.checkpoint import find_checkpoint
+from qwen3vl_ros.engine.checkpoint import Checkpoint, find_checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, HOST_DTYPES, VISION
 from qwen3vl_ros.engine.network.sizes import METHOD
-from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits
+from qwen3vl_ros.engine.tensorrt.bundle import ShapeLimits, origin
 from qwen3vl_ros.export import require
 from qwen3vl_ros.export.builder import MODULES, PRECISIONS, current_sm
 from qwen3vl_ros.export.scheme import BITS, Scheme
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, WrongModel
 
 _RANDOM = "random:"
 
@@ -85,11 +85,22 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     build.set_defaults(run=_build)
 
 
+def _with_weights(model: str) -> Checkpoint:
+    """The checkpoint. Raises WrongModel for a bundle of engines alone, from which nothing can be written."""
+    checkpoint = find_checkpoint(model)
+    if not checkpoint.weight_files:
+        raise WrongModel(
+            f"{checkpoint.path} holds engines of TensorRT and no weights; give what they were built from: "
+            f"{origin(checkpoint.path)}"
+        )
+    return checkpoint
+
+
 def _export(options: argparse.Namespace) -> int:
     require("onnx")
     from qwen3vl_ros.export.graphs import export
 
-    checkpoint = find_checkpoint(options.model)
+    checkpoint = _with_weights(options.model)
     bits = BITS.get(options.precision)
     if options.block and bits != 4:
         raise InvalidInput(
@@ -126,7 +137,7 @@ def _build(options: argparse.Namespace) -> int:
             _say(f"writing random weights: {model}")
             model = str(write_checkpoint(model.removeprefix(_RANDOM), Path(directory)))
         bundle = build(
-            find_checkpoint(model),
+            _with_weights(model),
             options.out,
             sms,
             options.precision,

@@ -77,6 +77,20 @@ def test_bad_input_ends_with_status_2_and_a_reason(model, tmp_path, capsys, argu
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [["export"], ["export", "--precision", "int4", "--out", "{tmp}/b"], ["build", "--sm", "89", "--out", "{tmp}/b"]],
+)
+def test_engines_without_weights_are_refused_with_what_they_were_built_from(model, tmp_path, capsys, arguments):
+    pytest.importorskip("onnx")
+    (model / "model.safetensors").unlink()
+    (model / "manifest.json").write_text('{"tensorrt": {"model": "Qwen/Qwen3-VL-2B-Instruct"}}')
+    (model / "decoder.sm89.engine").touch()
+    status, _, err = run(capsys, *(a.format(tmp=tmp_path) for a in arguments), model)
+    assert status == 2 and "no weights; give what they were built from: Qwen/Qwen3-VL-2B-Instruct" in err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
     "absent, arguments",
     [
         ("onnx", ["export", "{model}"]),

@@ -289,7 +289,25 @@ def load_on_second_try(config):
     return Instant(config)
 
 
+def ahead(config):
+    """The embedded model on torch, which sees ahead although this is a processor, and says a token in a twentieth of a second."""
+    import torch
+
+    from qwen3vl_ros.engine import find_checkpoint
+    from qwen3vl_ros.engine.local import LocalEngine
+    from qwen3vl_ros.engine.prompt.prepare import Preparation
+    from qwen3vl_ros.engine.torch.network import Network
+    from qwen3vl_ros.engine.torch.runtime import TorchRuntime
+
+    checkpoint = find_checkpoint("")
+    runtime = TorchRuntime(Network.load(checkpoint, "cpu", torch.float32), 900)
+    step, info = runtime.step, EngineInfo("torch", "embedded", "", "cpu", "float32", 0, False, "a test")
+    runtime.step = lambda ids: (time.sleep(0.05), step(ids))[1]
+    return LocalEngine(checkpoint, Preparation(checkpoint.path), runtime, info, pass_cost=100.0, see_ahead=True)
+
+
 ENGINES = {
+    "ahead": ahead,
     "instant": Instant,
     "echo": Echo,
     "watchful": Watchful,

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3vl_ros.node.perception.agenda import CALLS_BEFORE_ALARM, Agenda, Asked, Call, TooManyCalls, Watch
+from qwen3vl_ros.node.perception.agenda import CALLS_BEFORE_ALARM, Agenda, Asked, Call, Job, TooManyCalls, Watch
 from qwen3vl_ros.node.perception.mailbox import Mailbox
 from qwen3vl_ros.questions import Ask, Detect
 from qwen3vl_ros.types import Cancelled, InvalidInput, StaleFrame
+from qwen3vl_ros.zoom import Zoom
 
 CUBE, MUG = Asked(Detect(("cube",)), 1), Asked(Detect(("mug",)), 2)
 FIRE, GAUGE, VALVE = (Asked(Ask(question), i) for i, question in enumerate(("fire?", "pressure?", "open?"), 3))
@@ -527,3 +528,138 @@ def test_due_points_go_before_the_stream_and_the_stream_has_its_turn_on_the_same
     desk.watch("gauge", GAUGE, period_s=0.2, priority=500, alarm=True)
     desk.shoot()
     assert [desk.job(), desk.job(), desk.job()] == ["gauge", "stream", None]
+
+
+# -- what an engine may see already ------------------------------------------------------------------------------------
+
+
+def looking(*cameras, silent_after_s=math.inf):
+    """Pictures of each camera every 0.1 s, answers of 0.25 s: (desk, a job that begins now, with a picture of now).
+    silent_after_s: the first camera's last picture."""
+    desk, job, end_s = Desk(*cameras), None, 0.0
+    for camera in desk.boxes:
+        desk.watch(camera=camera)
+    for tick in range(400):
+        sending = list(desk.boxes)[tick * 0.05 > silent_after_s :]
+        if tick % 2 == 0:
+            desk.shoot(*sending)
+        if job and desk.s >= end_s - 1e-6:
+            desk.agenda.done(job, completed=True)
+            job = None
+        if job is None and (job := desk.agenda.next()):
+            end_s = desk.s + 0.25
+            if tick >= 100 and tick % 2 == 0:
+                return desk, job
+        desk.s += 0.05
+    raise AssertionError("no job began with a picture of its own time")
+
+
+def pass_time(desk, seconds, *cameras):
+    """A picture of these cameras, or of all, every 0.1 s."""
+    for _ in range(round(seconds / 0.1)):
+        desk.s += 0.1
+        desk.shoot(*cameras)
+
+
+def test_the_picture_before_the_end_of_an_answer_is_known_ahead_and_none_earlier():
+    """Of a quarter of a second's answer: the picture of 0.1 s will be replaced, that of 0.2 s will be taken."""
+    desk, job = looking()
+    assert desk.agenda.upcoming(job) is None, "its own picture"
+    pass_time(desk, 0.1)
+    assert desk.agenda.upcoming(job) is None
+    desk.s += 0.06
+    assert desk.agenda.upcoming(job) is None, "the next one is expected before the end"
+    desk.s -= 0.06
+    pass_time(desk, 0.1)
+    ahead = desk.agenda.upcoming(job)
+    desk.s += 0.05
+    desk.agenda.done(job, completed=True)
+    following = desk.agenda.next()
+    assert (following.snapshot, following.asked) == (ahead.snapshot, ahead.asked)
+
+
+def test_a_guess_takes_nothing_and_a_newer_picture_is_taken_as_ever():
+    desk, job = looking()
+    pass_time(desk, 0.2)
+    ahead = desk.agenda.upcoming(job)
+    assert desk.agenda.upcoming(job).snapshot is ahead.snapshot
+    pass_time(desk, 0.1)  # it took longer than the last one
+    desk.agenda.done(job, completed=True)
+    assert desk.agenda.next().snapshot.stamp_ns > ahead.snapshot.stamp_ns
+
+
+def test_nothing_is_known_ahead_of_a_first_answer_or_a_first_picture():
+    desk = Desk()
+    desk.watch()
+    desk.shoot()
+    first = desk.agenda.next()
+    pass_time(desk, 0.1)
+    assert desk.agenda.upcoming(first) is None, "how long an answer takes is not known"
+    desk, job = looking()
+    desk.boxes[""].clear()
+    pass_time(desk, 0.1)
+    assert desk.agenda.upcoming(job) is None, "one picture has no rhythm"
+
+
+def test_nothing_is_known_ahead_of_what_goes_first():
+    desk, job = looking()
+    pass_time(desk, 0.2)
+    assert desk.agenda.upcoming(job)
+    call = desk.call()
+    assert desk.agenda.upcoming(job) is None, "a call takes the newest picture of its own time"
+    desk.agenda.drop(call)
+    assert desk.agenda.upcoming(Job("", job.snapshot, CUBE, call=call)) is None, "how long a call takes nobody knows"
+    desk.watch("fire", FIRE, alarm=True)
+    desk.agenda.look_again("", "fire")
+    assert desk.agenda.upcoming(job) is None, "a second look"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [Asked(CUBE.question, 1, Zoom(parts=2)), Asked(CUBE.question, 1, about="gauge 3")],
+    ids=["parts", "a point"],
+)
+def test_only_a_whole_picture_is_known_ahead(asked):
+    desk, job = looking()
+    pass_time(desk, 0.2)
+    assert desk.agenda.upcoming(job)
+    desk.watch("other", asked, priority=1)
+    desk.agenda._opened.asked.add("other")
+    assert desk.agenda.upcoming(job) is None
+
+
+def test_another_question_about_the_same_picture_needs_no_look():
+    desk, job = looking()
+    desk.watch("fire", FIRE)
+    pass_time(desk, 0.2)
+    assert desk.agenda.upcoming(job) is None
+
+
+def test_of_several_cameras_the_one_whose_turn_it_is_is_known_ahead():
+    desk, job = looking("left", "right")
+    other = {"left": "right", "right": "left"}[job.camera]
+    pass_time(desk, 0.2)
+    ahead = desk.agenda.upcoming(job)
+    assert ahead.camera == other
+    desk.agenda.done(job, completed=True)
+    assert desk.agenda.next().snapshot is ahead.snapshot
+
+
+def test_a_camera_that_fell_silent_keeps_nobody_from_looking():
+    desk, job = looking("left", "right", silent_after_s=2.0)
+    assert job.camera == "right" and desk.boxes["left"].next_in_s() == math.inf
+    pass_time(desk, 0.2, "right")
+    assert desk.agenda.upcoming(job).camera == "right"
+
+
+def test_when_the_next_picture_is_expected():
+    desk = Desk()
+    box = desk.boxes[""]
+    assert box.next_in_s() == math.inf
+    for passed_s, left_s in ((0.0, 0.0), (0.1, 0.1), (0.1, 0.1), (0.4, 0.1)):
+        desk.s += passed_s
+        desk.shoot()
+        assert box.next_in_s() == pytest.approx(left_s, abs=1e-6)
+    for passed_s, left_s in ((0.06, 0.04), (0.06, 0.0), (0.5, 0.0), (1.0, math.inf)):
+        desk.s += passed_s
+        assert box.next_in_s() == pytest.approx(left_s, abs=1e-6)

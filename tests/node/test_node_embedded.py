@@ -147,3 +147,20 @@ def test_the_embedded_model_reads_text_or_says_that_its_answer_is_none_and_goes_
     future = graph.detect(["cube", "ball", "cylinder", "mug", "bowl"], 60.0, task="detect")
     until(future.done, 90, "a reply")
     assert future.result().success and future.result().detections_2d.detections, future.result().message
+
+
+def test_a_picture_is_seen_while_the_answer_to_the_one_before_is_said(graph):
+    """With pictures that come more seldom than an answer takes; each answer is of the newest picture all the same."""
+    pytest.importorskip("torch")
+    words = ["cube", "ball", "cylinder", "mug", "bowl"]
+    graph.start_node("ahead", max_age=30.0, targets=words, ready=False).logged("active: ", 90)
+    start_camera(graph, seed=21, rate=1.0, motion="all_moving")
+    heard = graph.results()
+    graph.diagnosed(
+        lambda status, values: int(values["seen ahead"].split()[0]) >= 2,
+        240,
+        "two pictures that were seen ahead and asked about",
+    )
+    assert not any(said.error for said in heard["generation"])
+    stamps = [stamp_ns(said.header) for said in heard["generation"]]
+    assert stamps == sorted(set(stamps)), "no picture is answered twice, and none after a newer one"

@@ -8,7 +8,7 @@ Knows no tensors and no text.
 from __future__ import annotations
 
 from itertools import count
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -47,16 +47,18 @@ class PromptReader:
         self._seen: tuple[tuple[int, ...], Any] = ((), None)  # numbers of the images last encoded, and their features
         self.reused = 0
 
-    def read(self, prepared: Prepared, draft: Sequence[int] = ()) -> Scores:
+    def read(
+        self, prepared: Prepared, draft: Sequence[int] = (), seen_ahead: Callable[[], Any] = lambda: None
+    ) -> Scores:
         """The pass over the part of the prompt that is new, and over a draft behind it; scores of the prompt's last
-        token and of the draft's."""
+        token and of the draft's. seen_ahead: gives the features of all its images where they were seen already, else None."""
         runtime = self._runtime
         images = self._numbered(prepared)
         rows = self._rows_of(prepared, [*images])
         self.reused = self._common(rows)
         runtime.rollback(runtime.length - self.reused)
         self._rows, self._images = rows[: self.reused], images
-        features = self._features({n: images[n] for n in images if n in rows[self.reused :, 4]})
+        features = self._features({n: images[n] for n in images if n in rows[self.reused :, 4]}, seen_ahead)
         behind = prepared.positions[:, -1].max() + 1 + np.arange(len(draft))
         positions = np.concatenate([prepared.positions[:, self.reused :], np.broadcast_to(behind, (3, len(draft)))], 1)
         scores = runtime.prefill([*prepared.ids[self.reused :].tolist(), *draft], features, positions, 1 + len(draft))
@@ -96,13 +98,16 @@ class PromptReader:
         split = np.intersect1d(rows[:same, 4], rows[same:, 4])
         return min([same, *(int((rows[:, 4] == number).argmax()) for number in split if number)])
 
-    def _features(self, images: dict[int, _Image]) -> Any:
+    def _features(self, images: dict[int, _Image], seen_ahead: Callable[[], Any]) -> Any:
         numbers = tuple(images)
         if not numbers:
             return None
         if numbers != self._seen[0]:
             self._seen = ((), None)  # the old ones' memory is free for the new
-            pixels = np.concatenate([image.patches for image in images.values()])
-            grid = np.array([image.grid for image in images.values()], np.int64)
-            self._seen = numbers, self._runtime.encode(pixels, grid)
+            features = seen_ahead() if len(images) == len(self._images) else None
+            if features is None:
+                pixels = np.concatenate([image.patches for image in images.values()])
+                grid = np.array([image.grid for image in images.values()], np.int64)
+                features = self._runtime.encode(pixels, grid)
+            self._seen = numbers, features
         return self._seen[1]

@@ -106,6 +106,8 @@ def _load(
         info,
         around=around,
         pass_cost=_CPU_PASS_COST if device.type == "cpu" else GPU_PASS_COST,
+        # A processor that sees cannot decode meanwhile: there it would only make the answer wait.
+        see_ahead=name == "torch" and device.type == "cuda" and config.see_ahead,
     )
 
 

@@ -7,8 +7,10 @@ text, no stopping and no drafts: that is decoding/'s. After `fuse`, a step of on
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _PLANS_KEPT = 8
 _LONGEST_GRAPH = 32  # tokens of a step on a GPU
 _FUSED_ERROR = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}  # of the largest logit
+_CAPTURING = threading.Lock()  # what any thread of the process asks of the GPU meanwhile may end a capture
 _SPAN_STEP = 512  # a graph looks at a multiple of this many slots, masked: few graphs, little read for nothing
 
 
@@ -61,6 +64,10 @@ class TorchRuntime(TokenSequence):
         self.network, self.device, self.dtype = network, weight.device, weight.dtype
         self._cache = Cache.allocate(network.sizes.text, capacity, self.device, self.dtype)
         self._plans: dict[tuple, VisionPlan] = {}
+        self._plans_ahead: dict[
+            tuple, VisionPlan
+        ] = {}  # memory is a stream's: shared ones might be freed under the other's kernels
+        self._ahead: tuple[torch.cuda.Stream, torch.cuda.Event] | None = None
         self._captures = self.device.type == "cuda"
         self.longest_step = _LONGEST_GRAPH if self._captures else capacity
         self._steps: dict[tuple[int, int], _CapturedStep] = {}
@@ -112,18 +119,50 @@ class TorchRuntime(TokenSequence):
 
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray, grid: np.ndarray) -> Features:
+        return self._see(pixels, grid, self._plans, self.between_layers)
+
+    @torch.inference_mode()
+    def encode_ahead(self, pixels: np.ndarray, grid: np.ndarray, between: Callable[[], None]) -> Callable[[], Features]:
+        """See RuntimeAhead. On a GPU kernels are queued on a stream of its own, and the sequence's stream waits for them when it takes
+        the features. No step is captured meanwhile."""
+        if self.device.type != "cuda":
+            features = self._see(pixels, grid, self._plans_ahead, between)
+            return lambda: features
+        with ExitStack() as stack:
+            stack.enter_context(_CAPTURING)
+            stack.enter_context(torch.cuda.device(self.device))  # each thread has one of its own
+            if self._ahead is None:
+                self._ahead = torch.cuda.Stream(), torch.cuda.Event()
+            stream, seen = self._ahead
+            stack.enter_context(torch.cuda.stream(stream))
+            features = self._see(pixels, grid, self._plans_ahead, between)
+            seen.record()
+
+        @torch.inference_mode()
+        def take() -> Features:
+            ours = torch.cuda.current_stream(self.device)
+            ours.wait_event(seen)
+            for tensor in (features.merged, *features.deep):
+                tensor.record_stream(ours)  # not to be written over while a pass reads it
+            return features
+
+        return take
+
+    def _see(
+        self, pixels: np.ndarray, grid: np.ndarray, plans: dict[tuple, VisionPlan], between: Callable[[], None]
+    ) -> Features:
         key = tuple(map(tuple, np.asarray(grid).tolist()))
         if sum(t * h * w for t, h, w in key) != len(pixels):
             raise InvalidInput(
                 f"a grid of {key} needs {sum(t * h * w for t, h, w in key)} patches, got {len(pixels)}; "
                 "pass pixels and grid of the same images"
             )
-        if key not in self._plans:
-            while len(self._plans) >= _PLANS_KEPT:
-                del self._plans[next(iter(self._plans))]
-            self._plans[key] = on_device(plan_vision(self.network.sizes.vision, key), self.device)
+        if key not in plans:
+            while len(plans) >= _PLANS_KEPT:
+                del plans[next(iter(plans))]
+            plans[key] = on_device(plan_vision(self.network.sizes.vision, key), self.device)
         patches = torch.from_numpy(pixels).to(self.device, self.dtype)
-        return self.network.vision(patches, self._plans[key], self.between_layers)
+        return self.network.vision(patches, plans[key], between)
 
     @torch.inference_mode()
     def prefill(
@@ -176,7 +215,7 @@ class TorchRuntime(TokenSequence):
         return TorchScores(logits)
 
     def close(self) -> None:
-        self.network = self._cache = self._fused = None
+        self.network = self._cache = self._fused = self._ahead = None
         self._steps.clear()
 
 
@@ -225,13 +264,14 @@ class _CapturedStep:
 
     def _capture(self) -> None:
         # The warm-up writes the cache where the replay will write the same again.
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._compute()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._outputs = self._compute()
+        with _CAPTURING:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    self._compute()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                self._outputs = self._compute()
         self._graph = graph

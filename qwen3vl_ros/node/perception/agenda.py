@@ -101,13 +101,14 @@ class Job:
 
 @dataclass(eq=False)
 class _Standing:
-    """A watch and its history. begun_s: when its last job began; asked_s: when the last one that was completed did.
-    job: number of its last one. passed_over: calls served while it was due.
+    """A watch and its history. begun_s: when its last job began; asked_s: when the last one that was completed did, took_s:
+    how long that was. job: number of its last one. passed_over: calls served while it was due.
     """
 
     watch: Watch
     begun_s: float = 0.0
     asked_s: float | None = None
+    took_s: float = math.inf
     job: int = 0
     passed_over: int = 0
     second_look: bool = False
@@ -254,7 +255,7 @@ class Agenda:
         """`job` has ended; not completed: what it asked stays due, of a later frame."""
         standing = job.watch and self._standing.get((job.camera, job.watch.name))
         if completed and standing and standing.watch.asked == job.asked:
-            standing.asked_s = standing.begun_s
+            standing.asked_s, standing.took_s = standing.begun_s, self._now_s() - standing.begun_s
         if self._opened and not self._due(self._opened.camera, self._now_s(), self._opened.asked):
             self._opened = None
 
@@ -265,6 +266,31 @@ class Agenda:
         if any(s.second_look and self._has_new(s.watch.camera) for s in self._standing.values()):
             return "an alarm looks again"
         return "a call took over" if any(self._captures(call) is not None for call in self._calls) else ""
+
+    def upcoming(self, running: Job) -> Job | None:
+        """What a watch that runs will be followed by, so that an engine may see its picture already: another picture, whole, and
+        the one that will be taken. So there is none where its camera is expected to send a newer one first: that would be seen for nothing. The end of what
+        runs is guessed from its last time. A guess, and nothing is taken: `next` decides as ever.
+        """
+        standing, now_s = running.watch and self._standing.get((running.camera, running.watch.name)), self._now_s()
+        if (
+            standing is None or self._calls or self.looks_again
+        ):  # what goes first takes the newest picture of its own time
+            return None
+        left_s = max(0.0, standing.begun_s + standing.took_s - now_s)
+        if self._opened and self._due(self._opened.camera, now_s + left_s, self._opened.asked):
+            return None  # of the same picture
+        for camera in sorted(self._cameras, key=self._served.__getitem__):
+            asked_now = {running.watch.name} if camera == running.camera and running.watch.period_s else ()
+            if (due := self._due(camera, now_s + left_s, asked_now)) is None:
+                continue
+            if self._cameras[camera].next_in_s() < left_s:
+                return None
+            if self._has_new(camera):
+                asked = due.watch.asked
+                whole = asked.question.pictured and asked.zoom == WHOLE and not asked.about
+                return Job(camera, self._fresh(camera), asked, watch=due.watch) if whole else None
+        return None
 
     def late_calls(self) -> list[tuple[Call, PerceptionError]]:
         """Takes out the calls whose deadline passed while they waited; with what to tell them."""

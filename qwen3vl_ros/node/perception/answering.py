@@ -6,10 +6,12 @@ here; any other escapes, and ends the process.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, Mapping
 
 from qwen3vl_ros.control import Control
-from qwen3vl_ros.convert import stamp_ns
+from qwen3vl_ros.convert import frame_id_of, rgb_of, stamp_ns
+from qwen3vl_ros.engine.base import Prompt, Upcoming
 from qwen3vl_ros.inspection.inspector import Outcome
 from qwen3vl_ros.node.perception.agenda import Call, Job
 from qwen3vl_ros.node.perception.channel import Channel
@@ -23,6 +25,7 @@ from qwen3vl_ros.text import text_of
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
+    Frame,
     Generation,
     InvalidInput,
     MalformedAnswer,
@@ -103,6 +106,22 @@ class Answering:
         else:
             self._publish(job, reply, generation)
         return reply
+
+    def upcoming_of(self, perception: Perception) -> Upcoming:
+        """What its engine is told: the prompt that the job which runs will probably be followed by."""
+
+        def upcoming() -> Callable[[], Prompt] | None:
+            job = self._thread.upcoming()
+            return job and partial(self._prompt_of, perception, job)
+
+        return upcoming
+
+    def _prompt_of(self, perception: Perception, job: Job) -> Prompt:
+        """On a thread of the engine's."""
+        image = job.snapshot.image
+        rgb = rgb_of(image, self._channels[job.camera].config().max_image_pixels)
+        frame = Frame(job.snapshot.stamp_ns, frame_id_of(image.header), rgb)
+        return perception.prompt(frame, job.asked.question, job.camera)
 
     def _look(self, perception: Perception, job: Job, control: Control) -> Outcome:
         """At an inspected point."""

@@ -42,6 +42,7 @@ class EngineThread:
         self.loaded = threading.Event()
         self.load_error: BaseException | None = None
         self._running: Job | None = None
+        self._looked_ahead: Job | None = None  # the job during which that was done
         self._control = Control()
         self._open: set[Call] = set()
         self._called = threading.Event()
@@ -210,7 +211,7 @@ class EngineThread:
             if job.call:
                 self._answer(job.call, result, error)
             with self._changed:
-                self._running = None
+                self._running = self._looked_ahead = None
                 self._agenda.done(job, completed=error is None)
                 self._changed.notify_all()
 
@@ -219,6 +220,15 @@ class EngineThread:
             self._stopping = True
         self._called.set()
         self.cancel_all(reason)
+
+    def upcoming(self) -> Job | None:
+        """As Agenda.upcoming, of the job that runs; once for each, since a guess that was wrong costs as much as it can save."""
+        with self._changed:
+            if self._running is None or self._running is self._looked_ahead or self._control.interruption:
+                return None
+            if job := self._agenda.upcoming(self._running):
+                self._looked_ahead = self._running
+            return job
 
     # -- the calls' thread -------------------------------------------------------------------------
 

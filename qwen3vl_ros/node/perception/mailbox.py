@@ -220,6 +220,18 @@ class Mailbox:
             self._settle()
             return self._newest
 
+    def next_in_s(self) -> float:
+        """When the next image is expected, by the rhythm of the last ones: 0 where it is late or the rhythm is not known yet,
+        inf where none comes any more.
+        """
+        with self.changed:
+            arrivals = [arrived_s for _, arrived_s in self._arrivals]
+            if len(arrivals) < 2:
+                return 0.0 if arrivals else math.inf
+            period_s = statistics.median(b - a for a, b in zip(arrivals, arrivals[1:]))
+            left_s = arrivals[-1] + period_s - self._monotonic_s()
+            return math.inf if left_s < -max(period_s, ALIVE_S) else max(0.0, left_s)
+
     def seconds_until_due(self) -> float | None:
         """Time until the oldest waiting image waits no longer; None when none waits."""
         with self.changed:

@@ -170,6 +170,7 @@ class PerceptionNode(LifecycleNode):
             self.transforms = transforms_for(self)
             self.health.fact("transforms", self.transforms.name)
         answering.connect(self.engine_thread, self.transforms)
+        self._perception.engine.upcoming = answering.upcoming_of(self._perception)
         self.following = following
         try:
             with survivable("while starting the thread that follows objects"):

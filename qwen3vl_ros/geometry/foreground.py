@@ -26,7 +26,7 @@ _FRAGMENT_SHARE = 0.02
 _HOLE, _HOLE_READ = 2.5, 0.3  # so many gaps wide a hole may be, so much surface in it, that still cuts one thing in two
 _SHORT, _REACHED = 0.10, 0.08  # shares of a box's extent: a side that is missing, and one that is not
 _GOES_ON = 12.0  # how much less a patch is worth that goes on outside the window, by the share of its border it crosses
-_NEAR = 5.0  # so many gaps from the rest of a thing may lie what its box says to be part of it
+_NEAR = 6.5  # so many gaps from the rest of a thing may lie what its box says to be part of it
 _APART = 0.7  # of what was read between two pieces: so much of the support, and they are two things
 _NEARER = 0.01  # of the distance: so much nearer is in front
 _SURFACE = 8  # pixels that hang together; fewer are readings that a camera makes up at edges
@@ -256,12 +256,13 @@ def _patch_of_the_box(window: Window, patches: np.ndarray, count: int) -> tuple[
     if large.any():
         hangs_together = sizes >= _SURFACE
         hangs_together[0] = True  # the support
-        surface, own = window.valid & hangs_together[patches], _rim(mask)
-        for k in np.flatnonzero(large):
+        surface, own, rest = window.valid & hangs_together[patches], _rim(mask), mask | large[patches]
+        for k in sorted(np.flatnonzero(large), key=lambda k: -sizes[k]):
             piece = patches == k
             its = _rim(piece)
-            if _one_thing(window, own, its, surface) or _completes(window, mask, piece, own, its, patches == 0):
+            if _one_thing(window, own, its, surface) or _completes(window, mask, piece, rest, own, its, patches == 0):
                 mask = mask | piece
+                own = _rim(mask)
     return mask, float(share_inside[best])
 
 
@@ -273,13 +274,14 @@ def _open_sides(window: Window) -> list:
     return [at for is_open, at in sides if is_open]
 
 
-def _completes(window: Window, mask, piece, own: np.ndarray, its: np.ndarray, support: np.ndarray) -> bool:
-    """Whether a piece is the rest of a thing because the box says so: it reaches a side of the box that the mask does not, no other box
-    claims it, and it is near, as a pan's handle beyond the rim, or only what is nearer is seen between, which cuts the thing in two.
+def _completes(window: Window, mask, piece, rest, own: np.ndarray, its: np.ndarray, support: np.ndarray) -> bool:
+    """Whether a piece is the rest of a thing because the box says so: it reaches a side of the box that the mask does not, itself or on the
+    way there with the rest of the pieces, as a handle with a hole in it, no other box claims it, and it is near, as a pan's handle beyond the rim, or only what is nearer is seen between, which cuts the thing in two.
     own, its: flat indices of their rims. support: hxw, what things stand on; where it is seen between, they are two.
     """
     before, after = gaps(window, mask), gaps(window, mask | piece)
-    if not ((before > _SHORT) & (after < np.minimum(_REACHED, before / 2))).any():
+    short = (before > _SHORT) & (after < before / 2)
+    if not (short & (after < _REACHED)).any() and not (short & (gaps(window, rest) < _REACHED)).any():
         return False
     if any(claim(window, other)[piece].mean() < 0 for other in window.others_px):
         return False

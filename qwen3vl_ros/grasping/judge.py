@@ -25,6 +25,7 @@ from qwen3vl_ros.grasping.quality import (
     ROOM,
     antipodality,
     bite,
+    contact_area,
     steadiness,
 )
 from qwen3vl_ros.grasping.site import Site, top_of
@@ -128,7 +129,7 @@ def judge(cloud: SceneCloud, site: Site, poses: Poses, gripper: GripperConfig, b
 @dataclass(eq=False)
 class _Grip:
     """A pose while it is being measured. axes: local_R_jaws. points: Mx3, what is between the fingers, in the jaws' frame:
-    across, along the closing direction, against the approach. heights: of all its points, likewise. measured_share: of the contacts
+    across, along the closing direction, against the approach. measured_share: of the contacts
     that was measured. span_m: of the finger's width that touches, where it is less. noise_m: of the points along y.
     """
 
@@ -136,7 +137,6 @@ class _Grip:
     at_m: np.ndarray
     width_m: float
     points: tuple[np.ndarray, np.ndarray, np.ndarray]
-    heights: np.ndarray | None = None
     contacts: tuple[np.ndarray, ...] = ()
     measured_share: float = 0.0
     rating: float = 0.0
@@ -184,7 +184,6 @@ def _grips(site: Site, poses: Poses, seen: tuple[np.ndarray, ...], gripper: Grip
         if grip.width_m + 2 * gripper.clearance > gripper.max_width:
             grip.fault = too_wide(grip.width_m, gripper)
             continue
-        grip.heights = z[k]
         grip.noise_m = math.hypot(site.noise_m * seen_along[k], _RAGGED * site.pitch_m)
         depth = min(max(_CONTACT_M, 2.5 * grip.noise_m), 0.35 * grip.width_m)
         grip.contacts = (points[1] <= low + depth).nonzero()[0], (points[1] >= high - depth).nonzero()[0]
@@ -199,26 +198,26 @@ def _room(grip: _Grip, gripper: GripperConfig) -> float:
 
 
 def _firmness(site: Site, grip: _Grip, gripper: GripperConfig) -> float:
-    """0..1: bite, and the weight's lever against what the contacts hold; and a fault where these do not face each other."""
-    depth, lows, middles, highs = math.inf, [], [], []
-    grip.span_m = math.inf
+    """0..1: bite, area, and the weight's lever against what the contacts hold; and a fault where these do not face each other."""
+    lows, middles, highs, spans = [], [], [], []
     for contact in grip.contacts:
         across, heights = grip.points[0].take(contact), grip.points[2].take(contact)
         across.sort()  # of so few quicker than to look for the least and the greatest
         heights.sort()
-        grip.span_m = min(grip.span_m, float(across[-1]) - float(across[0]))
+        spans.append(float(across[-1]) - float(across[0]))
         few = len(heights) // 20
         lows.append(float(heights[few]))
         middles.append(float(heights[len(heights) // 2]))
         highs.append(float(heights[-1 - few]))
-    depth = min(highs)
+    depth, grip.span_m = min(highs), min(spans)
+    area = grip.span_m * min(highs[0] - lows[0], highs[1] - lows[1])
     grip.fault = on_a_sheet(lows, middles, highs, grip.width_m)
     axes, centre, at = grip.axes.tolist(), site.centre_m.tolist(), grip.at_m.tolist()
     lever = [(centre[k] - at[k] - depth / 2 * axes[k][2]) * site.weight_n for k in (0, 1)]
     across, closing, approach = (lever[1] * a - lever[0] * b for a, b in zip(*axes[:2]))  # lever x up, in the jaws
     unseen = site.weight_n * site.missing_m / 2  # its middle may be so far off
     torque = (abs(closing) + unseen, abs(across) + unseen, abs(approach) + unseen)
-    return bite(depth) * steadiness(torque, grip.span_m, depth, gripper.friction, gripper.force)
+    return bite(depth) * contact_area(area) * steadiness(torque, grip.span_m, depth, gripper.friction, gripper.force)
 
 
 def _in_axes(vector: Sequence[float], axes: np.ndarray) -> tuple[float, ...]:
@@ -240,7 +239,7 @@ def _hold(site: Site, grip: _Grip, gripper: GripperConfig) -> None:
         grip.fault = on_a_ridge(y_all, z_all, np.abs(x_all) < gripper.finger_width / 2, grip.width_m)
         if grip.fault:
             return
-    angle, top_m = 0.0, top_of(grip.heights.compress(site.measured))
+    angle, top_m = 0.0, top_of(z)
     for outward, contact in zip((-1, 1), grip.contacts):
         out = outward * y
         touching = out.take(contact)

@@ -1,7 +1,7 @@
 """What a grasp's quality is made of, and what it means: the share of such grasps that hold.
 
 A grasp is rated by what is known to make grasps fail: contact normals off the closing axis, jaws far from the middle, no room
-beside the fingers, contacts and space that nobody saw, a short bite, and a weight whose lever turns the object in the fingers
+beside the fingers, contacts and space that nobody saw, a short bite, a small contact, and a weight whose lever turns the object in the fingers
 (soft-finger contacts: Ciocarlie, Lackner and Allen, "Soft finger model with adaptive contact geometry", 2007). The rating is
 then turned into a share by a curve that was fitted to executed grasps (benchmarks/grasp_physics.py, tuning seeds). Knows
 nothing of how places are found.
@@ -17,10 +17,13 @@ import numpy as np
 ANTIPODALITY, CENTREDNESS, ROOM, EVIDENCE = 0.30, 0.25, 0.15, 0.30  # weights
 _LADDER = (0.3, 0.45, 0.6, 0.8)  # frictions that may be met, as shares of twice the configured one
 _FULL_BITE_M = 0.012
+_FULL_AREA_M2 = (
+    150e-6  # of executed grasps with less than 60 mm2 half failed, with 100 to 150 a twentieth, with more a hundredth
+)
 _FILLED = 0.55  # of its box that a thing fills, on average
 _SHAKEN = 1.5  # of its weight, when the arm moves
-_CURVE = (-0.8, 4.6)  # log-odds that a grasp holds: at rating 0, and how they grow
-_CURVE_AVERAGED = (-0.65, 7.3)  # the same of a rating that is the mean over an arm's errors
+_CURVE = (-1.0, 6.5)  # log-odds that a grasp holds: at rating 0, and how they grow
+_CURVE_AVERAGED = (-0.5, 8.3)  # the same of a rating that is the mean over an arm's errors
 
 
 def antipodality(angle_rad: float, friction: float) -> float:
@@ -32,6 +35,11 @@ def antipodality(angle_rad: float, friction: float) -> float:
 def bite(depth_m: float) -> float:
     """How much of a full hold there is: depth_m from the fingertips to the upper end of the contact."""
     return 0.4 + 0.6 * min(1.0, max(0.0, depth_m) / _FULL_BITE_M)
+
+
+def contact_area(area_m2: float) -> float:
+    """How much of a full hold the smaller of the two contacts gives: its extent across times that along the approach."""
+    return 0.4 + 0.6 * min(1.0, max(0.0, area_m2) / _FULL_AREA_M2)
 
 
 def weight_n(size_m: np.ndarray, density: float) -> float:

@@ -175,6 +175,8 @@ def _own_pixels(cloud: SceneCloud, detection: Detection3D) -> tuple[np.ndarray, 
     u, v = int(column.min()) - _AROUND_PX, int(row.min()) - _AROUND_PX
     own = np.zeros((int(row.max()) + _AROUND_PX + 1 - v, int(column.max()) + _AROUND_PX + 1 - u), np.uint8)
     own[row - v, column - u] = 1
-    # Thinned points leave holes, and the pixels at its outline may show either side.
+    # Thinned points leave holes, and the pixels at its outline may show either side; between two rows that were looked at it is anywhere.
+    rows = np.flatnonzero(own.any(1))
+    step = min(int(np.diff(rows).min()), _AROUND_PX - 1) if len(rows) > 1 else 1
     own = cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((5, 11), np.uint8), borderType=cv2.BORDER_CONSTANT)
-    return cv2.dilate(own, np.ones((3, 3), np.uint8)), (u, v)
+    return cv2.dilate(own, np.ones((2 * step + 1, 2 * step + 1), np.uint8)), (u, v)

@@ -19,6 +19,9 @@ from qwen3vl_ros.sim.physics import STEP_S, PhysicalWorld
 FORCE_N = 40.0  # of a finger
 _LIFT_M, _LIFTED_M, _MOVED_M = 0.12, 0.08, 0.03
 _SHAKE_M, _SHAKE_HZ = 0.008, 4.0
+_CHATTER_S = (
+    0.02  # stiff contacts chatter: what is held may touch neither pad for a step or two; what falls, falls by 2 mm
+)
 _APPROACH_S, _CLOSE_S, _LIFT_S, _SHAKE_S, _HOLD_S = 0.30, 0.50, 0.40, 0.50, 1.0
 _HEAVY_KG = 3.0
 _PARK_M = np.array((0.0, 0.0, 5.0))
@@ -229,14 +232,20 @@ class FreeHand:
         data.ctrl[self._drive] = at
 
     def _held(self) -> set[int]:
-        """Objects that are in the air and touched by the hand."""
+        """Objects that are in the air and that the hand touches, now or in the next moment."""
+        touched = self._touched()
+        for _ in self._steps(_CHATTER_S):
+            touched |= self._touched()
+        return {k for k in touched if self.world.pose(k)[2, 3] - self._poses[k][2, 3] > _LIFTED_M}
+
+    def _touched(self) -> set[int]:
         model, data, touched = self.world.model, self.world.data, set()
         for contact in data.contact[: data.ncon]:
             bodies = [model.geom_bodyid[g] for g in contact.geom]
             for one, other in (bodies, bodies[::-1]):
                 if one in self._hand and other in self._of_body:
                     touched.add(self._of_body[other])
-        return {k for k in touched if self.world.pose(k)[2, 3] - self._poses[k][2, 3] > _LIFTED_M}
+        return touched
 
     def _moved(self, index: int) -> str:
         for k, before in enumerate(self._poses):

@@ -69,6 +69,40 @@ def test_two_things_with_the_table_seen_between_them_stay_two():
     assert length_of(scene, scene.depth_m, both) < 0.15
 
 
+def with_handle(body, handle, lost, distance_m):
+    """A thing of a body and a handle in the air to its right, whose depth is lost from x to x, metres; the box around all, and how long it is."""
+    scene = ds.Scene([body, *(ds.box(*of) for of in handle)], ds.look_from(50, -90, distance_m, (0.05, 0, 0)))
+    corners = np.array([scene.box_px(k) for k in range(len(scene.solids))])
+    both = tuple((*corners[:, :2].min(0), *corners[:, 2:].max(0)))
+    camera_T_world, depth_m = np.linalg.inv(scene.world_T_camera), scene.depth_m.copy()
+    for ends in lost:
+        of = np.array([(x, 0.0, 0.03) for x in ends]) @ camera_T_world[:3, :3].T + camera_T_world[:3, 3]
+        start, end = (of @ scene.K.T)[:, 0] / of[:, 2]
+        rows = slice(int(both[1]) - 12, int(both[3]) + 12)
+        depth_m[rows, int(start) : int(np.ceil(end))] = np.nan
+    return length_of(scene, depth_m, both)
+
+
+def test_a_handle_with_a_hole_in_it_is_all_of_the_handle():
+    pan, handle = (
+        ds.cylinder(0.14, 0.04),
+        [((0.07, 0.02, 0.012), (0.12, 0), 0, 0.03), ((0.03, 0.02, 0.012), (0.20, 0), 0, 0.03)],
+    )
+    assert abs(with_handle(pan, handle, [(0.060, 0.10), (0.15, 0.19)], 0.7) - 0.285) < 0.015
+
+
+def test_a_ladle_whose_neck_was_lost_keeps_its_handle():
+    handle = [((0.06, 0.02, 0.012), (0.115, 0), 0, 0.035), ((0.03, 0.02, 0.012), (0.19, 0), 0, 0.035)]
+    ladle = ds.cylinder(0.07, 0.05)
+    assert abs(with_handle(ladle, handle, [(0.026, 0.088), (0.142, 0.176)], 0.75) - 0.24) < 0.015
+
+
+def test_a_brush_in_three_pieces_is_one():
+    brush = ds.box((0.08, 0.05, 0.04))
+    handle = [((0.06, 0.02, 0.012), (0.11, 0), 0, 0.03), ((0.03, 0.02, 0.012), (0.18, 0), 0, 0.03)]
+    assert abs(with_handle(brush, handle, [(0.030, 0.085), (0.139, 0.166)], 0.8) - 0.235) < 0.015
+
+
 @pytest.mark.parametrize("detected", (False, True))
 def test_what_something_nearer_cuts_in_two_is_joined(detected):
     bar, can = ds.box((0.30, 0.04, 0.04)), ds.cylinder(0.06, 0.14, (0.0, -0.10))

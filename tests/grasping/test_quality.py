@@ -14,7 +14,7 @@ from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.grasping.contacts import contact_tilt
 from qwen3vl_ros.grasping.judge import judge, on_average
 from qwen3vl_ros.grasping.poses import ERRORS, Poses, missed, upright_axes
-from qwen3vl_ros.grasping.quality import antipodality, bite, share_that_holds, steadiness
+from qwen3vl_ros.grasping.quality import antipodality, bite, contact_area, share_that_holds, steadiness
 from qwen3vl_ros.grasping.site import site_of
 from qwen3vl_ros.types import Detection2D
 
@@ -44,6 +44,7 @@ def test_a_corner_stays_a_corner_under_noise():
 def test_quality_grows_with_what_is_good():
     assert antipodality(0.0, 0.5) == 1.0 > antipodality(0.2, 0.5) > antipodality(0.4, 0.5) > 0
     assert bite(0.002) < bite(0.008) < bite(0.02) == 1.0
+    assert 0 < contact_area(2e-5) < contact_area(6e-5) < contact_area(1.2e-4) < contact_area(3e-4) == 1.0
     assert 0 < share_that_holds(0.2) < share_that_holds(0.6) < share_that_holds(0.9) < 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -72,3 +73,16 @@ def test_a_box_is_one_piece_and_an_angle_is_two():
     assert len(pieces) >= 2
     filled = [piece for piece in pieces if np.all(np.ptp(piece, axis=0) > (0.07, 0.07, 0.02))]
     assert not filled, "no piece spans the empty corner"
+
+
+@pytest.mark.parametrize("gap_m", (0.0002, 0.0005, 0.001))
+def test_what_is_off_both_pads_for_a_moment_is_held_and_what_falls_is_not(hand, gap_m):
+    """Stiff contacts chatter: a heavy slab touches neither pad for a time step now and then, and stays where it is."""
+    assert hand.grasp(down_at(0.0, 0.02), 0.05, 0.08, 0.1, 0).held
+    data = hand.world.data
+    data.qpos[hand._fingers] += gap_m
+    mujoco.mj_forward(hand.world.model, data)
+    assert hand._held() == {0}
+    data.ctrl[hand._motors] = 40.0
+    hand._wait(0.1)
+    assert hand._held() == set()

@@ -19,9 +19,7 @@ from qwen3vl_ros.sim.physics import STEP_S, PhysicalWorld
 FORCE_N = 40.0  # of a finger
 _LIFT_M, _LIFTED_M, _MOVED_M = 0.12, 0.08, 0.03
 _SHAKE_M, _SHAKE_HZ = 0.008, 4.0
-_CHATTER_S = (
-    0.02  # stiff contacts chatter: what is held may touch neither pad for a step or two; what falls, falls by 2 mm
-)
+_CHATTER_S = 0.02  # for which stiff contacts may open and close again; what is held by nothing falls by 2 mm
 _APPROACH_S, _CLOSE_S, _LIFT_S, _SHAKE_S, _HOLD_S = 0.30, 0.50, 0.40, 0.50, 1.0
 _HEAVY_KG = 3.0
 _PARK_M = np.array((0.0, 0.0, 5.0))

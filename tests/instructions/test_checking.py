@@ -79,7 +79,8 @@ def taken(now, opening_m, up=(0.0, 0.0, 1.0), holding=None):
     target = Detection3D("0", CAN.label, 0.9, "world", CAN.pose(), np.array(CAN.size_m))
     frame = SimpleNamespace(target_T_camera=None, up_camera=None if up is None else np.array(up))
     boxes = [Detection3D("0", CAN.label, 0.9, "world", now.pose(), np.array(now.size_m))] if now else []
-    layout = SimpleNamespace(things=[SimpleNamespace(id=b.id, label=b.label) for b in boxes])
+    layout = seen(now or CAN).layout
+    layout = layout.with_things([t for t in layout.things if now and t.id == "0"])
     found = SimpleNamespace(detections_3d=boxes, layout=layout, shot=SimpleNamespace(frame=frame), cloud=None)
     planner = SimpleNamespace(find=lambda *_: found)
     step = PlanStep(Step("pick", CAN.label), target, names=((CAN.label, CAN.label),))

@@ -158,7 +158,9 @@ def test_an_arm_that_takes_the_wrong_thing_is_found_out(planner, robot):
     assert failed.code is Code.EXECUTION and "still where it was" in failed.message
 
 
-@pytest.mark.parametrize("number, at", [(0, (0.16, 0.10, 0.0225)), (0, (-0.2, -0.05, 0.0225))])
+@pytest.mark.parametrize(
+    "number, at", [(0, (0.16, 0.10, 0.0225)), (1, (-0.24, 0.2, 0.045)), (0, (-0.2, -0.05, 0.0225))]
+)
 def test_what_a_later_step_undoes_is_not_said_to_be_done(planner, robot, number, at):
     def tell(step, state, message):
         if (step, state) == (2, "executing"):

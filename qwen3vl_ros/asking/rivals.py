@@ -16,8 +16,8 @@ from qwen3vl_ros.asking import shapes
 from qwen3vl_ros.asking.colours import of_its_own
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
-from qwen3vl_ros.questions.aliases import COLOURS, common, in_english
-from qwen3vl_ros.questions.others import parted
+from qwen3vl_ros.questions.aliases import COLOURS, common
+from qwen3vl_ros.questions.others import plain_words
 from qwen3vl_ros.types import Detection2D
 
 _LEAST_PX, _LARGEST_M = 100, 0.35  # what is smaller in a picture, or larger in the world, is nothing to take
@@ -72,7 +72,7 @@ def called_otherwise(name: str, chosen: Sequence[Detection2D]) -> bool:
 
 def _words(name: str) -> tuple[str, str]:
     """Colour and noun of an everyday name, in English."""
-    *head, noun = in_english(parted(name.strip())[0]).lower().split(" ")
+    *head, noun = plain_words(name)
     return " ".join(w for w in head if w in COLOURS), common(noun)
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Sequence
 
 from qwen3vl_ros.geometry.things import Thing
-from qwen3vl_ros.questions.aliases import in_english, same_thing
-from qwen3vl_ros.questions.others import parted
+from qwen3vl_ros.questions.aliases import same_thing
+from qwen3vl_ros.questions.others import plain_words
 
 _SOLID = ("ball", "cube")
-_SMALL, _NARROWEST_M = (
-    ("ball", "cube", "cylinder", "mug"),
-    0.18,
-)  # no arm's work is a cylinder wider than this: it is a part of a robot
+_SMALL = ("ball", "cube", "cylinder", "mug")
+_NARROWEST_M = 0.18  # no arm's work is a cylinder wider than this: it is a part of a robot
 _HEIGHTS = {"bowl": (0.18, 1.3)}  # least and most, over the longer level side
 
 
@@ -38,7 +36,7 @@ def typical(name: str, size_m: Sequence[float]) -> bool:
 
 
 def _noun(name: str) -> str:
-    said = in_english(parted(name.strip())[0]).lower().split(" ")[-1]
+    said = plain_words(name)[-1]
     return next((noun for noun in _CUBIC if same_thing(said, noun)), said)
 
 
@@ -46,7 +44,7 @@ def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float]) -> 
     """Whether a thing's measured length, width and height (metres), and its room inside, are clearly those of another kind than its name
     says.
     """
-    noun = in_english(parted(name.strip())[0]).lower().split(" ")[-1]
+    noun = plain_words(name)[-1]
     if min(size_m) > _NARROWEST_M and any(same_thing(noun, known) for known in _SMALL):
         return True
     if any(same_thing(noun, known) for known in _SOLID):

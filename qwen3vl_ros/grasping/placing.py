@@ -41,9 +41,7 @@ _NEAR_M = 0.02  # the gap to a reference that is best
 _SEEN_POINTS = 40000
 _THIN_M, _HAND_REACH_M = 0.006, 0.48  # what the hand may touch: one point a cell, as far off as hand and wrist go
 _APART_M = 0.04  # between the places of one answer
-RELEASE_M = (
-    0.016  # so much farther apart than on the object, jaws let go of it; what opens more may wedge in a container
-)
+RELEASE_M = 0.016  # so much farther apart than on the object, jaws let go of it; farther they may wedge in a container
 _SKEW = 0.8  # aside, of ahead
 _FARTHEST_M = 0.25  # from a reference to the middle of what is left of it, behind it and so on
 _DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst

@@ -18,7 +18,7 @@ ANTIPODALITY, CENTREDNESS, ROOM, EVIDENCE = 0.30, 0.25, 0.15, 0.30  # weights
 _LADDER = (0.3, 0.45, 0.6, 0.8)  # frictions that may be met, as shares of twice the configured one
 _FULL_BITE_M = 0.012
 _FULL_AREA_M2 = (
-    150e-6  # of executed grasps with less than 60 mm2 half failed, with 100 to 150 a twentieth, with more a hundredth
+    150e-6  # of grasps with less than 60 mm2 half failed, with 100 to 150 a twentieth, with more a hundredth
 )
 _FILLED = 0.55  # of its box that a thing fills, on average
 _SHAKEN = 1.5  # of its weight, when the arm moves

@@ -30,10 +30,11 @@ _SAME = (
     ("标牌", "牌子", "标志", "标签"),
 )
 _MOVABLE = 7  # the first rows of each language are of things that are taken and put somewhere
+_THINGS = {ascii_: [row for row in _SAME if row[0].isascii() is ascii_][:_MOVABLE] for ascii_ in (True, False)}
 # Nouns of things; not of the furniture that orders mention in passing, nor of signs.
 EVERYDAY = tuple(
     sorted(
-        (n for row in (*_SAME[:7], *_SAME[10:17]) for n in row if len(n) > 1 or n in "杯盒箱球碗盘罐"),
+        (n for rows in _THINGS.values() for row in rows for n in row if len(n) > 1 or n in "杯盒箱球碗盘罐"),
         key=len,
         reverse=True,
     )
@@ -65,7 +66,7 @@ COLOURS = dict(
         ("红色", "绿色", "蓝色", "黄色", "橙色", "紫色", "白色", "黑色", "灰色", "粉色", "棕色"),
     )
 )
-_COLOURS_ZH = "红绿蓝黄橙紫白黑灰粉棕"
+COLOURS_ZH = "红绿蓝黄橙紫白黑灰粉棕"
 
 
 def other_names(phrase: str) -> tuple[str, ...]:
@@ -106,8 +107,7 @@ def common(noun: str) -> str:
 def rivals(phrase: str) -> tuple[str, ...]:
     """The phrase with its noun exchanged for those of other everyday things, in its language."""
     head, noun = _split(phrase)
-    rows = [row for row in _SAME if row[0].isascii() == phrase.isascii()]
-    return tuple(f"{head}{row[0]}" for row in rows[:_MOVABLE] if noun not in row)
+    return tuple(f"{head}{row[0]}" for row in _THINGS[phrase.isascii()] if noun not in row)
 
 
 def same_thing(a: str, b: str) -> bool:
@@ -117,9 +117,9 @@ def same_thing(a: str, b: str) -> bool:
 
 def _split(phrase: str) -> tuple[str, str]:
     """What comes before the noun, as it stands before any noun, and the noun."""
-    if short := re.fullmatch(rf"([{_COLOURS_ZH}])(?!色)的?(.+)", phrase):
+    if short := re.fullmatch(rf"([{COLOURS_ZH}])(?!色)的?(.+)", phrase):
         return f"{short[1]}色的", short[2]
-    if long := re.fullmatch(rf"([{_COLOURS_ZH}]色)的?(.+)", phrase):
+    if long := re.fullmatch(rf"([{COLOURS_ZH}]色)的?(.+)", phrase):
         return f"{long[1]}的", long[2]
     nouns = sorted((n for row in _SAME for n in row), key=len, reverse=True)
     noun = next((n for n in nouns if phrase.lower().endswith(" " + n)), None)

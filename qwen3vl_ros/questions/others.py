@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from typing import Sequence
 
-from qwen3vl_ros.questions.aliases import in_english, same_thing
+from qwen3vl_ros.questions.aliases import COLOURS, COLOURS_ZH, in_english, same_thing
 from qwen3vl_ros.questions.parsing.wanted import is_chinese
 from qwen3vl_ros.questions.plan import Step
 
 _EN, _ZH = " other than the ", "以外的"
-_COLOURS = "red|green|blue|yellow|orange|purple|violet|white|black|grey|gray|pink|brown|silver"
+_COLOURS = "|".join((*COLOURS, "violet", "gray", "silver"))
 _SIZES = "big|bigger|biggest|large|larger|largest|small|smaller|smallest|little|tall|taller|short|shorter|left|right"
-_ADJECTIVES = re.compile(
-    rf"^(?:(?:{_COLOURS}|{_SIZES}) )+|^(?:(?:[红绿蓝黄橙紫白黑灰粉棕]色?|[大小高矮]|左边|右边)的?)+", re.I
-)
+_ADJECTIVES = re.compile(rf"^(?:(?:{_COLOURS}|{_SIZES}) )+|^(?:(?:[{COLOURS_ZH}]色?|[大小高矮]|左边|右边)的?)+", re.I)
 _OTHER = re.compile(r"(?:an)?other (?P<en>.+)|另外?(?:一|那|的)?(?:个|只|件|块|的)?(?P<zh>.*)", re.I)
 _ONE = re.compile(r"(?P<en>.+) one|(?:那个)?(?P<zh>.*的)(?:那|这)?(?:个|只|件|块)?", re.I)
 _WHICH = re.compile(r"(?:(?:first|second|third|last|next|same|right|wrong) )*one", re.I)
@@ -39,6 +37,11 @@ def parted(name: str) -> tuple[str, tuple[str, ...]]:
         but, kind = name.split(_ZH, 1)
         return kind, tuple(but.split("、"))
     return name, ()
+
+
+def plain_words(name: str) -> list[str]:
+    """Adjectives and noun of what a name says is meant, as far as they can be in English: red, mug."""
+    return in_english(parted(name.strip())[0]).lower().split(" ")
 
 
 def kind_of(name: str) -> str:

@@ -273,10 +273,8 @@ class Agenda:
         runs is guessed from its last time. A guess, and nothing is taken: `next` decides as ever.
         """
         standing, now_s = running.watch and self._standing.get((running.camera, running.watch.name)), self._now_s()
-        if (
-            standing is None or self._calls or self.looks_again
-        ):  # what goes first takes the newest picture of its own time
-            return None
+        if standing is None or self._calls or self.looks_again:
+            return None  # what goes first takes the newest picture of its own time
         left_s = max(0.0, standing.begun_s + standing.took_s - now_s)
         if self._opened and self._due(self._opened.camera, now_s + left_s, self._opened.asked):
             return None  # of the same picture

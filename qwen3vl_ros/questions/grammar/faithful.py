@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Sequence
 
-from qwen3vl_ros.questions.aliases import COLOURS, EVERYDAY, common
+from qwen3vl_ros.questions.aliases import COLOURS, COLOURS_ZH, EVERYDAY, common
+from qwen3vl_ros.questions.grammar.orders import DIGITS
 from qwen3vl_ros.questions.plan import Step
 
 _CANNOT_BE_SAID = re.compile(
@@ -36,7 +37,7 @@ _ORDINAL = re.compile(
     r"\b(?:first|second|third|fourth|fifth|top|bottom|middle)(?= (?:shelf|level|board|tier|layer)\b)|第[一二三四五1-5](?=层)",
     re.I,
 )
-_COLOUR = re.compile(rf"\b(?:{'|'.join(COLOURS)})\b|[红绿蓝黄橙紫白黑灰粉棕](?=色|[^\W\d_])", re.I)
+_COLOUR = re.compile(rf"\b(?:{'|'.join(COLOURS)})\b|[{COLOURS_ZH}](?=色|[^\W\d_])", re.I)
 _THING = re.compile(
     "|".join(
         (r"\b(?:" + "|".join(n for n in EVERYDAY if n.isascii()) + r")\b", *(n for n in EVERYDAY if not n.isascii()))
@@ -57,8 +58,8 @@ def faithful(order: str, steps: Sequence[Step]) -> bool:
         return False
     said = " ".join(names)
     for pattern in (_COLOUR, _THING, _ORDINAL):
-        told = {common(w.lower()).translate(_DIGITS) for w in pattern.findall(order)}
-        if not told <= {common(w.lower()).translate(_DIGITS) for w in pattern.findall(said)} | _words(said):
+        told = {common(w.lower()).translate(DIGITS) for w in pattern.findall(order)}
+        if not told <= {common(w.lower()).translate(DIGITS) for w in pattern.findall(said)} | _words(said):
             return False
     return True
 
@@ -75,9 +76,6 @@ def _word_for(step: Step) -> str:
             "",
         )
     return _PLACED[step.relation]
-
-
-_DIGITS = str.maketrans("12345", "一二三四五")
 
 
 def _words(said: str) -> set[str]:

@@ -13,6 +13,7 @@ from qwen3vl_ros.questions.plan import MAX_STEPS, Planned, Step
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 ORDINALS_ZH = ("第一层", "第二层", "第三层", "第四层", "第五层")
+DIGITS = str.maketrans("12345", "一二三四五")
 CORNERS = {
     "top left corner": "左上角",
     "top right corner": "右上角",
@@ -71,12 +72,10 @@ _CORNER = re.compile(
     r"(?P<c>(?:top|upper|far|bottom|lower|near)[ -](?:left|right)(?:[- ]hand)? corner|(?:left|right)(?:[- ]hand)? side|middle|centre|center)"
     r"(?: (?:of|on) the (?:table|desk|table ?top))?"
 )
-_HOLLOW = re.compile(
-    r"(?:bowl|mug|cup|basket|bin|pot|pan|box|crate|carton|碗|杯|盒|箱|篮|桶|锅)(?:子)?$"
-)  # what things are put into
-_FROM = re.compile(
-    r" (?:out of|off(?: of)?|from|away from)(?: the)? .+$"
-)  # there is one thing of that name, wherever it stands, or a question
+# What things are put into.
+_HOLLOW = re.compile(r"(?:bowl|mug|cup|basket|bin|pot|pan|box|crate|carton|碗|杯|盒|箱|篮|桶|锅)(?:子)?$")
+# Says nothing that is needed: there is one thing of that name, wherever it stands, or a question.
+_FROM = re.compile(r" (?:out of|off(?: of)?|from|away from)(?: the)? .+$")
 _NO_NAME = re.compile(
     r"\b(?:and|or|then|not|if|it|them|do|does|is|are|when|until|while|you|me|everything|all|both|each|every|anything|something|nothing|some|any"
     r"|few|bit|cm|mm|inch(?:es)?|centimet(?:er|re)s?|millimet(?:er|re)s?|metres?|meters?|degrees?|(?:left|right)$|up|down|out|off|away|from|between)\b"
@@ -244,17 +243,9 @@ def _clause_chinese(part: str):
 def _where_chinese(text: str) -> tuple[str, str] | None:
     text = re.sub(r"(?<=[里上中内边侧面角层方])[去来]$", "", text)
     if level := _ZH_LEVEL.fullmatch(text):
-        word = level["o"].translate(str.maketrans("12345", "一二三四五"))
-        word = (
-            "中间层"
-            if "中" in word
-            else "最上层"
-            if re.search("上|顶", word)
-            else "最下层"
-            if re.search("下|底", word)
-            else word
-        )
-        return "on", f"架子{word}"
+        word = level["o"].translate(DIGITS)
+        named = (("中", "中间层"), ("上|顶", "最上层"), ("下|底", "最下层"))
+        return "on", f"架子{next((name for way, name in named if re.search(way, word)), word)}"
     if corner := _ZH_CORNER.fullmatch(text):
         word = corner["c"].replace("侧", "边").replace("中央", "中间").replace("正中", "中间")
         return "on", f"桌子{word}"

@@ -58,7 +58,7 @@ def test_a_recording_plays_whole_with_its_own_gaps_times_the_rate(graph, tmp_pat
     gaps_ms = np.diff([stamp_ns(m.header) for m in heard["image"]]) / MS
     # Late pictures shift those behind them, never closer together than they were by more than the tolerance.
     assert np.all(gaps_ms > np.array(GAPS_MS) / (rate or 1.0) - 25)
-    assert np.sum(gaps_ms) < 3 * sum(GAPS_MS) / (rate or 1.0)
+    assert np.min(gaps_ms / np.array(GAPS_MS)) * (rate or 1.0) < 1.5, "and one of them at least in time"
 
 
 def test_a_recording_waits_for_its_subscriber_and_says_so(graph, tmp_path):
@@ -176,16 +176,16 @@ def test_a_stopped_recording_goes_on_from_where_it_was(graph, tmp_path):
 
 
 STOPS_WHILE_DRAWING = """
-import os, signal, subprocess, sys
+import os, pathlib, signal, subprocess, sys
 from qwen3vl_ros.node.sim_camera import main
 from qwen3vl_ros.sim.stream import SimStream
 
-draw = SimStream.frame_at
+draw, asked = SimStream.frame_at, pathlib.Path(sys.argv.pop(1))
 
 def frame_at(self, t_s):
-    self.drawn = getattr(self, "drawn", 0) + 1
-    if self.drawn == 20:
-        subprocess.Popen(["sh", "-c", f"sleep 3; kill -CONT {os.getpid()}"])
+    if asked.exists():
+        asked.unlink()
+        subprocess.Popen(["sh", "-c", f"sleep 6; kill -CONT {os.getpid()}"])
         os.kill(os.getpid(), signal.SIGSTOP)
     return draw(self, t_s)
 
@@ -194,23 +194,12 @@ sys.exit(main(["-c", *sys.argv[1:]]))
 """
 
 
-def test_a_simulated_camera_that_was_stopped_while_drawing_is_not_silent_as_long_again(graph):
-    heard = subscribe(graph)
-    graph.start(
-        "-c",
-        STOPS_WHILE_DRAWING,
-        "--ros-args",
-        "-p",
-        "rate:=10.0",
-        "-p",
-        "qos:=reliable",
-        "-p",
-        "width:=32",
-        "-p",
-        "height:=24",
-    )
-    until(lambda: len(heard["image"]) > 40, START_PATIENCE_S, "pictures before and after")
-    gaps_s = np.diff([stamp_ns(m.header) for m in heard["image"]]) / 1e9
-    longest = int(np.argmax(gaps_s))
-    assert 2.5 < gaps_s[longest]
-    assert gaps_s[longest] + gaps_s[longest + 1] < 4.5, "three seconds and what a busy machine adds, not six"
+def test_a_simulated_camera_that_was_stopped_while_drawing_is_not_silent_as_long_again(graph, tmp_path):
+    heard, stop = subscribe(graph), tmp_path / "stop"
+    small = [part for p in ("rate:=10.0", "qos:=reliable", "width:=32", "height:=24") for part in ("-p", p)]
+    graph.start("-c", STOPS_WHILE_DRAWING, str(stop), "--ros-args", *small)
+    until(lambda: len(heard["image"]) > 5, START_PATIENCE_S, "pictures before")
+    stop.touch()
+    gaps_s = lambda: np.diff([stamp_ns(m.header) for m in heard["image"]]) / 1e9  # noqa: E731
+    until(lambda: np.any(gaps_s()[:-5] > 5.5), START_PATIENCE_S, "pictures after six seconds")
+    assert gaps_s()[1 + int(np.argmax(gaps_s()))] < 3, "not the six again"

@@ -6,10 +6,27 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# What is drawn is the same each time, and a slow machine is no fault.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 GRAPHS = {"graph", "shared_graph"}
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read once, when Triton is imported
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Two where there is one core as well, for half of the time processes start and nothing is computed; no more than four, and than
+    have room in /dev/shm, as each has processes of its own. Where there is no room for one, this process runs the tests and says so.
+    """
+    workers = min(4, max(2, len(os.sched_getaffinity(0))))
+    if importlib.util.find_spec("rclpy") is None or not Path("/dev/shm").is_dir():
+        return workers
+    from ros_graph import NEEDED_MIB
+
+    return min(workers, shutil.disk_usage("/dev/shm").free // (NEEDED_MIB * 2**20))
 
 
 def pytest_collection_finish(session):

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 # What is drawn is the same each time, and a slow machine is no fault.
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+# Threads of PyTorch that wait for one another in a loop take the processors from those they wait for, where others run beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when PyTorch is imported
 GRAPHS = {"graph", "shared_graph"}
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read once, when Triton is imported

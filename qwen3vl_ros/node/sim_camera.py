@@ -70,7 +70,7 @@ LATE_S = 0.02  # a recording later than this goes on from where it is, with its 
 MATCHED_S = (
     0.5  # DDS tells a publisher of a subscriber before the subscriber hears it, and of one topic after the other
 )
-TAKEN_S = 2.0  # for which a reliable subscriber may be slow to take a recorded picture before the next one is published
+TAKEN_S = 10.0  # for which a reliable subscriber may be slow to take the last pictures of a recording
 LAST_ONES_S = 0.5  # pictures still on their way when a recording is over
 
 
@@ -142,8 +142,9 @@ class SimCameraNode(Node):
             start_s += late_s if late_s > LATE_S else 0.0
             self._publish(shot, self.get_clock().now().nanoseconds)
             count += 1
-            # The first one may be published before the other side knows of it.
-            self._until_taken(stop, self.settings["wait"] if count == 1 else TAKEN_S)
+            if count == 1:  # which may be published before the other side knows of it
+                self._until_taken(stop, self.settings["wait"])
+        self._until_taken(stop, TAKEN_S)
         stop.wait(LAST_ONES_S)
         self.get_logger().info(f"the recording is over: {count} pictures")
 

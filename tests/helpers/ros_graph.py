@@ -212,9 +212,13 @@ class Graph:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot. Its pictures may be old and
         its answers late, as a busy machine makes them: a test of what is too old or too late says what that is.
         """
-        arguments = ["--ros-args", *ros_args]
-        slow = {"max_age": 30.0, "request_timeout": 300.0, "generation__deadline": 600.0}
-        for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **slow, **parameters}.items():
+        slow = ("max_age:=30.0", "request_timeout:=300.0", "generation.deadline:=600.0")
+        arguments = [
+            "--ros-args",
+            *(word for given in slow for word in ("-p", given)),
+            *ros_args,
+        ]  # the last one counts
+        for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
             if value is None:  # not given at all
                 continue
             text = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value

@@ -220,7 +220,7 @@ def test_a_burst_of_200_at_100_hz_newest_wins_and_memory_is_flat(graph):
     assert graph.set_prompt("mug").success
     said = until(lambda: heard["generation"], what="an answer after the burst")[0]
     assert stamp_ns(said.header) >= stamps[-10], "the newest image, not the backlog"
-    assert process.rss_mib() - before_mib < 40, "40 MiB hold 20 captures of the 200"
+    assert process.rss_mib() - before_mib < 150, "70 captures of more than 200, where 16 may wait for their depth"
 
 
 def test_no_depth_publisher_at_all_gives_2d_with_a_warning(graph):

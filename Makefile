@@ -13,7 +13,7 @@ INSTALL_PEERS = { [ -z "$(PEERS)" ] || python scripts/peers.py --missing $(PEERS
 help:
 	@echo "make demo              simulated RGB-D camera -> node -> topics; results in demo_output/"
 	@echo "make live              the live page, http://localhost:7860: camera, 3D scene, questions in words; ARGS=--help"
-	@echo "make test              all tests; ARGS='-k lifting -x' goes to pytest"
+	@echo "make test              all tests, several files at a time; ARGS='-n 0 -k lifting -x' goes to pytest"
 	@echo "make bench BENCH=name  runs benchmarks/name.py; ARGS=... goes to it"
 	@echo "make setup             only the environment; 'source scripts/env.sh' enters it; EXTRAS=\"reference model\" adds PyTorch"
 	@echo "make lock              requirements/ anew after pyproject.toml has changed; ARGS=--upgrade takes the newest of everything"
@@ -32,7 +32,7 @@ live:
 
 test: export EXTRAS := reference model test
 test:
-	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest tests $(ARGS)
+	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest -n auto --dist loadfile tests $(ARGS)
 
 bench: export EXTRAS := reference model arm web bench
 bench:

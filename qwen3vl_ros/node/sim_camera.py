@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
@@ -69,6 +70,7 @@ LATE_S = 0.02  # a recording later than this goes on from where it is, with its 
 MATCHED_S = (
     0.5  # DDS tells a publisher of a subscriber before the subscriber hears it, and of one topic after the other
 )
+TAKEN_S = 10.0  # for which a reliable subscriber may be slow to take the last pictures of a recording
 LAST_ONES_S = 0.5  # pictures still on their way when a recording is over
 
 
@@ -140,6 +142,9 @@ class SimCameraNode(Node):
             start_s += late_s if late_s > LATE_S else 0.0
             self._publish(shot, self.get_clock().now().nanoseconds)
             count += 1
+            if count == 1:  # which may be published before the other side knows of it
+                self._until_taken(stop, self.settings["wait"])
+        self._until_taken(stop, TAKEN_S)
         stop.wait(LAST_ONES_S)
         self.get_logger().info(f"the recording is over: {count} pictures")
 
@@ -161,6 +166,14 @@ class SimCameraNode(Node):
                 self.get_logger().warning(f"nobody has subscribed to {topic}; the recording starts unseen")
                 break
         return not stop.wait(MATCHED_S)
+
+    def _until_taken(self, stop: StopSignals, longest_s: float) -> None:
+        """Until every reliable subscriber has what was published; of the others nobody knows."""
+        end_s = time.monotonic() + longest_s
+        for publisher in (self._image, self._depth, self._info):
+            while not publisher.wait_for_all_acked(Duration(seconds=0.05)):
+                if stop.is_set() or time.monotonic() > end_s:
+                    return
 
     def _publish(self, shot: Shot, stamp_ns: int) -> None:
         frame = shot.frame

@@ -37,7 +37,7 @@ def demo(out: Path, engine: str = "oracle", seconds: str = "3") -> subprocess.Co
     ]
     command += ["--panel-seconds", "0", "--no-arm", "--motion", "static", "--seconds", seconds, "--scene-seconds", "2"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=400)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
     finally:
         free_abandoned()
         lock.close()
@@ -87,7 +87,7 @@ def test_a_second_demo_in_the_same_folder_is_refused_by_name(tmp_path):
 
 def refused(out: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "qwen3vl_ros.demo", "--output", str(out)], capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "qwen3vl_ros.demo", "--output", str(out)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 @pytest.mark.parametrize("domain", ["233", "-1", "kitchen"])
 def test_a_domain_that_is_none_is_said(domain, tmp_path):
     command = [sys.executable, "-m", "qwen3vl_ros.demo", "--output", str(tmp_path / "out"), f"--domain={domain}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and f"domain '{domain}' is no ROS domain" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 

@@ -314,7 +314,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=90.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"

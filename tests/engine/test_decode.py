@@ -220,7 +220,7 @@ def test_scores_that_are_not_numbers(sampling):
             stop_ids=[END],
             bytes_of=lambda t: b"x",
             control=Control(),
-            limits=Limits(9, 9.0, 4),
+            limits=Limits(9, 3600.0, 4),
             sampling=sampling,
         )
 

@@ -36,7 +36,7 @@ from qwen3vl_ros.types import EngineError, InvalidInput, ModelNotFound, OutOfMem
 
 ROOT = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
-LIMITS = Limits(max_new_tokens=40, deadline_s=30.0, repeat_limit=100)
+LIMITS = Limits(max_new_tokens=40, deadline_s=3600.0, repeat_limit=100)
 ask = functools.partial(asking.ask, limits=LIMITS)
 SIZES = [(640, 480), (32, 32), (100, 300), (641, 90), (31, 33)]
 

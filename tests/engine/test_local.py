@@ -31,7 +31,7 @@ from qwen3vl_ros.questions import Detect
 from qwen3vl_ros.types import EngineError, InvalidInput
 
 SLOTS = json.loads((embedded_model_dir() / "config.json").read_text())["text_config"]["vocab_size"]
-LIMITS = Limits(max_new_tokens=30, deadline_s=30.0, repeat_limit=100)
+LIMITS = Limits(max_new_tokens=30, deadline_s=3600.0, repeat_limit=100)
 ask = functools.partial(asking.ask, limits=LIMITS)
 PROMPT = Detect(("cube", "ball", "cylinder", "mug", "bowl")).prompt()
 
@@ -481,7 +481,7 @@ def test_drafted_answers_are_the_plain_ones(runtime, every):
 def test_reading_on_gives_what_reading_anew_gives(runtime):
     """The same answers and log-probabilities, whatever was asked before."""
     needs(runtime)
-    config, limits = from_flat({"engine": runtime, "device": "cpu"}), Limits(12, 30.0, 4)
+    config, limits = from_flat({"engine": runtime, "device": "cpu"}), Limits(12, 3600.0, 4)
     used = load_engine(config)
     pictures = [picture(7, 320, 224), picture(8, 160, 120)]
     for images, prompt in [

@@ -109,7 +109,7 @@ def server():
 
 
 def engine_of(server: ModelServer, **values) -> RemoteEngine:
-    return RemoteEngine(RemoteConfig(url=server.url, timeout=2.0, connect_timeout=10.0, **values))
+    return RemoteEngine(RemoteConfig(url=server.url, timeout=120.0, connect_timeout=60.0, **values))
 
 
 SENT = {

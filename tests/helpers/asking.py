@@ -18,7 +18,7 @@ def ask(
     text: str,
     control: Control | None = None,
     *,
-    limits: Limits = Limits.of(GenerationConfig()),
+    limits: Limits = Limits.of(GenerationConfig(deadline=3600.0)),  # a slow machine shall only be slow
     on_text: Callable[[str], None] | None = None,
     **prompt,
 ) -> Generation:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 from depth_scenes import Scene
 from rclpy.action import ActionClient
-from ros_graph import FakeCamera, Graph, until
+from ros_graph import START_PATIENCE_S, FakeCamera, Graph, until
 
 from qwen3vl_ros.action import Ask
 from qwen3vl_ros.msg import Fact
@@ -34,8 +35,8 @@ class Asked:
     def done(self):
         return self._future.done()
 
-    def result(self, timeout_s=30.0):
-        until(self._future.done, timeout_s, "the result")
+    def result(self):
+        until(self._future.done, what="the result")
         self.status = self._future.result().status
         return self._future.result().result
 
@@ -43,6 +44,13 @@ class Asked:
         asked = self.handle.cancel_goal_async()
         until(asked.done, what="an answer to the cancel")
         return asked.result()
+
+
+def tell(path, told: dict) -> None:
+    """What the oracle says from now on. It may look at any moment, and never finds half a file."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(told, ensure_ascii=False))
+    os.replace(new, path)
 
 
 def textured(scene: Scene) -> np.ndarray:
@@ -58,14 +66,14 @@ class Room:
     def __init__(self, graph: Graph, folder, **parameters):
         self.graph, self.path = graph, folder / "oracle.json"
         self.say(boxes={})
-        given = {"targets": None, "enabled": False, "max_age": 5.0, **parameters}
+        given = {"targets": None, "enabled": False, **parameters}
         self.process = graph.start_node("oracle", env={"ORACLE": str(self.path)}, **given)
         self.client = ActionClient(graph.node, Ask, f"{NAME}/ask")
-        assert self.client.wait_for_server(30)
+        assert self.client.wait_for_server(START_PATIENCE_S)
         self.camera = FakeCamera(graph, depth=parameters.get("use_depth", True)).matched()
 
     def say(self, **told):
-        self.path.write_text(json.dumps(told, ensure_ascii=False))
+        tell(self.path, told)
 
     def show(self, scene: Scene, names, also={}, **told):
         """A scene of the camera from now on; names: of its solids, which the oracle then finds; also: further boxes."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import socket
 
 import pytest
 from playwright.sync_api import Error
@@ -13,17 +13,11 @@ FOUND = next(filter(None, map(shutil.which, BROWSERS)), None)
 # WebGL by the CPU, small, because the tests share the machine with a camera and a model.
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage")
 DESK, PHONE = {"width": 1100, "height": 700}, {"width": 390, "height": 780}
-PATIENCE_MS = 150_000
+PATIENCE_MS = 240_000
 
 needs_browser = pytest.mark.skipif(
     FOUND is None, reason="no Chromium here: apt-get install chromium-headless-shell fonts-wqy-microhei"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(graph, module: str, **parameters):
@@ -33,10 +27,8 @@ def start(graph, module: str, **parameters):
 
 
 def start_page(graph, *arguments: str) -> str:
-    port = free_port()
-    page = graph.start("-m", "qwen3vl_ros.web", "--port", str(port), *arguments, name="page")
-    page.logged("page: http://localhost:", 60)
-    return f"http://localhost:{port}"
+    page = graph.start("-m", "qwen3vl_ros.web", "--port", "0", *arguments, name="page")
+    return re.search(r"http://localhost:\d+", page.logged("page: http://localhost:"))[0]
 
 
 class Tab:
@@ -62,7 +54,8 @@ class Tab:
     def write(self, label: str, words: str) -> None:
         """Type into a line."""
         self.field(label).fill(words)
-        self.page.wait_for_timeout(150)  # the page sends what is typed in slices of a twentieth of a second
+        # The page sends what is typed in slices of a twentieth of a second, by its own clock.
+        self.page.evaluate("() => new Promise((over) => setTimeout(over, 150))")
 
     def enter(self, label: str, words: str) -> None:
         """Type into a line, and send it."""

@@ -80,8 +80,8 @@ class Follower:
         self._running = None
         for step in self._plan.steps:
             step.status = PlanStep.DONE if code == R.OK else PlanStep.FAILED
-        self._tell(revision=self._plan.revision + 1)
         self.done += code == R.OK
+        self._tell(revision=self._plan.revision + 1)
         return self._ended(goal, code, "the arm stands still" if code == R.CANCELLED else "")
 
     def _tell(self, **changed) -> None:

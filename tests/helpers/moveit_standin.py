@@ -136,7 +136,7 @@ class MoveIt:
         self.begun.set()
         self.went.append((group, goal))
         if self.slow and group != "hand":
-            self.stopped.wait(30)
+            self.stopped.wait(600)
             return Status("PREEMPTED")
         if group == "hand":
             wanted = goal.joint_positions["panda_finger_joint1"]

@@ -108,7 +108,7 @@ class ModelServer(ThreadingHTTPServer):
         *history, asked = (Turn(role, text, [_decoded(png) for png in pngs]) for role, text, pngs in chat)
         with self._lock:
             prompt = Prompt(asked.text, asked.images, history=history)
-            return self._engine.generate(prompt, Limits(max_tokens, 60.0, 100))
+            return self._engine.generate(prompt, Limits(max_tokens, 3600.0, 100))
 
     def answer(self, body: dict) -> Generation:
         return self._answered(tuple(map(_turn, body["messages"])), body["max_tokens"])

@@ -53,8 +53,8 @@ RESULTS = {
     "generation": Generation,
 }
 NEEDED_MIB = 12 * 64  # config/fastdds.xml's segment for each of more processes than any test has
-# For what has no limit of its own: a busy machine takes half a minute to start a process.
-PATIENCE_S, START_PATIENCE_S = 20.0, 60.0
+# For what has no limit of its own: a busy machine takes a minute to start a process, and nobody waits longer than for what comes.
+PATIENCE_S, START_PATIENCE_S = 90.0, 240.0
 OK, WARN, ERROR, STALE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
@@ -151,7 +151,7 @@ class Process:
             self.popen.kill()
             self.popen.wait(10)
 
-    def end(self, patience_s: float = 15.0) -> None:
+    def end(self, patience_s: float = PATIENCE_S) -> None:
         """Wait for the end, once interrupted. Killed, a process leaves its shared memory behind: only at last."""
         try:
             self.popen.wait(patience_s)
@@ -209,8 +209,15 @@ class Graph:
         env: dict[str, str] | None = None,
         **parameters,
     ) -> Process:
-        """The perception node with a scripted engine; parameters by their names, with __ for a dot."""
-        arguments = ["--ros-args", *ros_args]
+        """The perception node with a scripted engine; parameters by their names, with __ for a dot. Its pictures may be old and
+        its answers late, as a busy machine makes them: a test of what is too old or too late says what that is.
+        """
+        slow = ("max_age:=30.0", "request_timeout:=300.0", "generation.deadline:=600.0")
+        arguments = [
+            "--ros-args",
+            *(word for given in slow for word in ("-p", given)),
+            *ros_args,
+        ]  # the last one counts
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
             if value is None:  # not given at all
                 continue
@@ -391,7 +398,7 @@ class FakeCamera:
     def stop(self) -> None:
         self._stop.set()
         if self._thread:
-            self._thread.join(5)
+            self._thread.join(PATIENCE_S)
             self._thread = None
 
     def unplug(self) -> None:

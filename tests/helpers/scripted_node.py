@@ -188,7 +188,8 @@ class Garbage(Instant):
 class Oracle(Instant):
     """Knows what the file in ORACLE says: "boxes": {phrase: [[x0, y0, x1, y1] px]}, or of pictures of one size, {"320x240": {phrase: ...}}; "relabel": what it calls a phrase; "text": of a
     sign, or its lines; "translations": {line: its translation}, or what it says instead of any; "understand", "tell", "free": what it says to those
-    prompts, free answers word by word, "pause_s" between two words and "prefill_s" before the first.
+    prompts, free answers word by word, "pause_s" between two words and "prefill_s" before the first; that one has begun is
+    told by a file beside it, .begun.
     """
 
     def generate(self, prompt, limits, control=None, on_text=None):
@@ -232,6 +233,7 @@ class Oracle(Instant):
         parts = re.findall(r"\S+\s*", text)
         ends = [time.monotonic() + told.get("prefill_s", 0)] + [told.get("pause_s", 0.0)] * len(parts)
         done = ""
+        Path(os.environ["ORACLE"]).with_suffix(".begun").touch()
         while time.monotonic() < ends[0]:  # as an engine between two layers
             if control.interruption:
                 return said("", control.interruption, prompt.text)
@@ -262,13 +264,15 @@ class Hungry(Instant):
 
 
 def slow_load(config):
-    for _ in range(600):
+    for _ in range(6000):
         time.sleep(0.1)
     return Instant(config)
 
 
-def four_second_load(config):
-    time.sleep(4.0)
+def gated_load(config):
+    """Until the file $GATE is there."""
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.01)
     return Instant(config)
 
 
@@ -323,7 +327,7 @@ ENGINES = {
     "garbage": Garbage,
     "with_weights": with_weights,
     "slow_load": slow_load,
-    "four_second_load": four_second_load,
+    "gated_load": gated_load,
     "no_model": no_model,
     "broken_load": broken_load,
     "second_try": load_on_second_try,

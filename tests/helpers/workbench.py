@@ -62,11 +62,12 @@ class Workbench:
             "target_frame": "world",
             "robot_frame": "arm_link0",
             "targets": None,
-            "request_timeout": 120.0,  # a slow machine shall only be slow
+            "request_timeout": 300.0,  # a slow machine shall only be slow
+            "generation__deadline": 300.0,
         } | parameters
         given |= {
             "enabled": False,
-            "max_age": 30.0,
+            "max_age": 60.0,
         }  # of the simulation's time, which runs four times as fast where it can
         arguments = ["-m", "qwen3vl_ros.node.perception.main", "--ros-args"]
         for name, value in given.items():

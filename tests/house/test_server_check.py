@@ -19,7 +19,7 @@ from qwen3vl_ros.types import WrongModel
 
 
 def load(server: ModelServer, self_test: bool = True) -> Engine:
-    remote = RemoteConfig(url=server.url, self_test=self_test, timeout=1.0, connect_timeout=10.0)
+    remote = RemoteConfig(url=server.url, self_test=self_test, timeout=120.0, connect_timeout=60.0)
     return load_tested_engine(Config(remote=remote))
 
 

@@ -6,7 +6,7 @@ import pytest
 from rclpy.action import ActionServer
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
-from ros_graph import until
+from ros_graph import PATIENCE_S, until
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
@@ -33,9 +33,9 @@ def test_messages_are_heard_as_bytes_that_can_be_decoded(graph, make):
     client, heard = make(), []
     assert client.subscribe("told", Header, heard.append) == ("/qwen3vl/told", "std_msgs/msg/Header")
     publisher = graph.node.create_publisher(Header, "/qwen3vl/told", 10)
-    assert client.spin(20.0, publisher.get_subscription_count)
+    assert client.spin(PATIENCE_S, publisher.get_subscription_count)
     publisher.publish(Header(frame_id="from far"))
-    assert client.spin(20.0, lambda: heard) and isinstance(heard[0], bytes)
+    assert client.spin(PATIENCE_S, lambda: heard) and isinstance(heard[0], bytes)
     assert decoded(heard[0], Header).frame_id == "from far"
 
 
@@ -44,7 +44,7 @@ def test_what_was_said_before_is_heard_where_it_is_kept(graph, make):
     publisher.publish(Header(frame_id="earlier"))
     client, heard = make(), []
     client.subscribe("/kept", Header, heard.append, LATCHED)
-    assert client.spin(20.0, lambda: heard)
+    assert client.spin(PATIENCE_S, lambda: heard)
 
 
 def test_a_service_answers_and_one_that_nobody_offers_is_told_of(graph, make):
@@ -56,8 +56,8 @@ def test_a_service_answers_and_one_that_nobody_offers_is_told_of(graph, make):
     client = make()
     client.use("echo", SetBool)
     client.use("nobody", SetBool)
-    assert client.spin(20.0, lambda: client.is_offered("echo")) and not client.is_offered("nobody")
-    reply = client.call("echo", SetBool.Request(data=True), 20.0)
+    assert client.spin(PATIENCE_S, lambda: client.is_offered("echo")) and not client.is_offered("nobody")
+    reply = client.call("echo", SetBool.Request(data=True), PATIENCE_S)
     assert reply.success and reply.message == "heard"
     with pytest.raises(NoReply, match="nobody did not answer within 0.1 s"):
         client.call("nobody", SetBool.Request(), 0.1)
@@ -75,7 +75,7 @@ def test_whoever_waits_for_a_server_that_goes_away_is_told(graph, make):
     )
     client = make().spin_alone()
     client.use_action("follow", FollowInstruction)
-    assert client.spin(20.0, lambda: client.acts("follow"))
+    assert client.spin(PATIENCE_S, lambda: client.acts("follow"))
     threading.Thread(target=lambda: until(lambda: goals) and server.destroy()).start()
     with pytest.raises(NoReply, match="follow has gone while its answer was waited for"):
         client.ask_for("follow", FollowInstruction.Goal(), 60.0)
@@ -100,11 +100,14 @@ def test_a_client_with_a_thread_of_its_own_hears_while_nobody_spins_and_answers_
     until(lambda: client.is_offered("echo"))
     replies = []
     asking = [
-        threading.Thread(target=lambda: replies.append(client.call("echo", SetBool.Request(), 20.0))) for _ in "ab"
+        threading.Thread(target=lambda: replies.append(client.call("echo", SetBool.Request(), PATIENCE_S)))
+        for _ in "ab"
     ]
     for thread in asking:
         thread.start()
-    until(lambda: len(replies) == 2)
+    for thread in asking:
+        thread.join(PATIENCE_S)
+    assert len(replies) == 2
     before = threading.active_count()
     client.close()
     assert threading.active_count() == before - 1
@@ -118,4 +121,4 @@ def test_what_a_callback_raises_is_raised_where_somebody_waits(graph, make, alon
         client.spin_alone()
     publisher = graph.node.create_publisher(Header, "/qwen3vl/told", 10)
     with pytest.raises(ZeroDivisionError):
-        client.spin(20.0, lambda: publisher.publish(Header()))
+        client.spin(PATIENCE_S, lambda: publisher.publish(Header()))

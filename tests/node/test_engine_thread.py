@@ -16,7 +16,10 @@ from qwen3vl_ros.types import Cancelled, InvalidInput, PerceptionError, StaleFra
 CUBE, MUG = Asked(Detect(("cube",)), 1), Asked(Detect(("mug",)), 2)
 
 
-def until(condition, timeout_s=30.0):
+PATIENCE_S = 90.0  # for what must come; what must not be waited for takes ten minutes
+
+
+def until(condition, timeout_s=PATIENCE_S):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "condition not reached in time"
@@ -51,7 +54,7 @@ class Rig:
         else:
             self.thread.watch(Watch(camera, "stream", asked, **how))
 
-    def ask(self, timeout_s=5.0, asked=CUBE, camera=""):
+    def ask(self, timeout_s=PATIENCE_S, asked=CUBE, camera=""):
         """The answers that the caller gets, in a list that should come to hold one."""
         answers = []
         self.thread.submit(Call(camera, asked, timeout_s, lambda result, error: answers.append((result, error))))
@@ -68,7 +71,7 @@ def rig():
 
     yield make
     for r in made:
-        assert r.thread.stop(5.0)
+        assert r.thread.stop(PATIENCE_S)
 
 
 def token_by_token(seconds=600.0):
@@ -116,8 +119,8 @@ def test_a_call_whose_image_comes_while_another_camera_s_stream_runs_stops_it_th
     r.stream(CUBE, "front")
     r.mailboxes["front"].put_image(1, "x")
     until(lambda: r.thread.busy)
-    answers = r.ask(asked=MUG, camera="wrist")
-    time.sleep(0.05)
+    answers, looked = r.ask(asked=MUG, camera="wrist"), r.ask(timeout_s=0.05, camera="wrist")
+    until(lambda: looked)  # whoever watches over calls has seen to this one, too
     assert r.thread.busy and not answers, "nothing is gained by stopping for a camera that shows nothing"
     r.mailboxes["wrist"].put_image(2, "y")
     until(lambda: answers)
@@ -150,7 +153,7 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_nothing_old_is_published(
     r = rig(deaf)
     r.stream(CUBE)
     r.mailbox.put_image(1, "x")
-    assert started.wait(5)
+    assert started.wait(PATIENCE_S)
     r.stream(MUG)
     r.mailbox.put_image(2, "y")
     until(lambda: r.done)
@@ -160,7 +163,8 @@ def test_a_new_prompt_cancels_the_answer_in_flight_and_nothing_old_is_published(
 def test_a_new_prompt_of_one_camera_leaves_the_answer_of_another_alone(rig):
     release = threading.Event()
     r = rig(
-        lambda job, control: release.wait(5) and control.cancelled and pytest.fail("it was cancelled"), cameras="ab"
+        lambda job, control: release.wait(PATIENCE_S) and control.cancelled and pytest.fail("it was cancelled"),
+        cameras="ab",
     )
     r.stream(CUBE, "a")
     r.mailboxes["a"].put_image(1, "x")
@@ -185,8 +189,8 @@ def test_pausing_stops_the_stream_but_not_calls(rig):
 def test_a_call_waits_for_a_fresh_image(rig):
     r = rig(ages={1: 9.0})
     r.mailbox.put_image(1, "old")
-    answers = r.ask()
-    time.sleep(0.05)
+    answers, looked = r.ask(), r.ask(timeout_s=0.05)
+    until(lambda: looked)
     assert not answers
     r.mailbox.put_image(2, "new")
     until(lambda: answers)
@@ -202,7 +206,7 @@ def test_a_call_without_images_is_told_so_at_its_deadline(rig):
 
 def test_a_call_to_an_engine_that_does_not_stop_is_answered_all_the_same(rig):
     release = threading.Event()
-    r = rig(lambda job, control: release.wait(10))
+    r = rig(lambda job, control: release.wait(600))
     r.mailbox.put_image(1, "x")
     answers = r.ask(timeout_s=0.1)
     until(lambda: answers)
@@ -214,7 +218,7 @@ def test_a_call_to_an_engine_that_does_not_stop_is_answered_all_the_same(rig):
 
 def test_a_call_behind_an_engine_that_does_not_stop_is_answered_at_its_deadline(rig):
     release = threading.Event()
-    r = rig(lambda job, control: release.wait(10))
+    r = rig(lambda job, control: release.wait(600))
     r.mailbox.put_image(1, "x")
     first = r.ask()
     until(lambda: r.thread.busy)
@@ -233,7 +237,7 @@ def test_cancel_all_answers_running_and_waiting_calls_once(rig):
     until(lambda: r.thread.busy)
     waiting = r.ask(asked=MUG)
     r.thread.cancel_all("deactivated")
-    assert r.thread.wait_idle(5.0)
+    assert r.thread.wait_idle(PATIENCE_S)
     assert [str(a[0][1]) for a in (running, waiting)] == ["deactivated", "deactivated"]
     assert len(running) == len(waiting) == 1
 
@@ -261,7 +265,7 @@ def test_a_refused_call_is_never_answered_by_the_thread(rig):
 def test_three_thousand_calls_from_many_threads_are_each_settled_once_by_two_threads(rig):
     """Served, refused or late: in every order that threads meet in."""
     r = rig(lambda job, control: time.sleep(0.0005))
-    stop, answered, refused, most = threading.Event(), [], [], []
+    stop, answered, refused = threading.Event(), [], []
     before = threading.active_count()
 
     def shoot():
@@ -280,6 +284,7 @@ def test_three_thousand_calls_from_many_threads_are_each_settled_once_by_two_thr
     helpers = [threading.Thread(target=ask, args=(i * 500,)) for i in range(6)] + [threading.Thread(target=shoot)]
     for helper in helpers:
         helper.start()
+    most = [threading.active_count()]
     while any(helper.is_alive() for helper in helpers[:-1]):
         most.append(threading.active_count())
         time.sleep(0.01)
@@ -294,7 +299,7 @@ def test_stop_frees_the_engine_while_generating_and_refuses_later_calls():
     r.stream(CUBE)
     r.mailbox.put_image(1, "x")
     until(lambda: r.thread.busy)
-    assert r.thread.stop(5.0)
+    assert r.thread.stop(PATIENCE_S)
     assert r.freed == ["owner"] and r.deaths == []
     with pytest.raises(Cancelled, match="stopping"):
         r.ask()
@@ -321,7 +326,7 @@ def test_a_defect_in_an_answer_ends_the_threads_as_loudly():
     r.thread.submit(Call("", CUBE, 0.05, lambda result, error: 1 / 0))
     until(lambda: r.deaths)
     assert isinstance(r.deaths[0], ZeroDivisionError) and "ZeroDivisionError" in str(waiting[0][1])
-    assert r.thread.stop(5.0) and r.freed == ["owner"]
+    assert r.thread.stop(PATIENCE_S) and r.freed == ["owner"]
 
 
 def test_an_engine_that_cannot_be_freed_is_as_loud():
@@ -329,7 +334,7 @@ def test_an_engine_that_cannot_be_freed_is_as_loud():
         raise RuntimeError("the device hangs")
 
     r = Rig(free=refuse)
-    assert r.thread.stop(5.0)
+    assert r.thread.stop(PATIENCE_S)
     assert [str(error) for error in r.deaths] == ["the device hangs"]
 
 
@@ -338,8 +343,8 @@ def test_a_failed_load_is_kept_for_whoever_waits():
         raise MemoryError("too big")
 
     r = Rig(load=load)
-    assert r.thread.loaded.wait(5)
-    assert isinstance(r.thread.load_error, MemoryError) and r.thread.stop(5) and r.freed == []
+    assert r.thread.loaded.wait(PATIENCE_S)
+    assert isinstance(r.thread.load_error, MemoryError) and r.thread.stop(PATIENCE_S) and r.freed == []
 
 
 def test_a_hundred_engines_leave_no_thread_behind():
@@ -348,8 +353,8 @@ def test_a_hundred_engines_leave_no_thread_behind():
         r = Rig()
         r.stream(CUBE)
         r.mailbox.put_image(1, "x")
-        assert r.thread.stop(5.0)
+        assert r.thread.stop(PATIENCE_S)
     for _ in range(10):
         r = Rig(load=lambda: 1 / 0)
-        assert r.thread.loaded.wait(5)
-    until(lambda: threading.active_count() == before)
+        assert r.thread.loaded.wait(PATIENCE_S)
+    until(lambda: threading.active_count() <= before)  # what others had left behind may end meanwhile

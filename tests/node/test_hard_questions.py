@@ -1,12 +1,12 @@
 """The cases in which answers about space go wrong, over real DDS: the node, an oracle that finds what is there, exact depth."""
 
 import json
-import time
 
 import numpy as np
 import pytest
 from asking_room import Room, textured
 from depth_scenes import Scene, Solid, ball, box, cylinder, look_from, pose, turn_x, turn_z
+from ros_graph import until
 
 from qwen3vl_ros.action import Ask
 from qwen3vl_ros.asking import Code
@@ -21,6 +21,16 @@ def room(shared_graph, tmp_path_factory):
     made.show(SIDE_BY_SIDE, ["red box", "ball"])
     yield made
     made.camera.stop()
+
+
+def answered_so(room, code, words="", **fields):
+    """Asked until the answer has this code and these words: when the last pictures of before are gone, only the node knows."""
+
+    def answer():
+        result = room.answer("How far is the ball?", **fields)
+        return result if result.code == code and words in result.message else None
+
+    return until(answer, what=f"an answer with code {code} {words}")
 
 
 # 1
@@ -118,13 +128,12 @@ def test_depth_that_stopped_is_stale(room):
     room.camera.stop()
     depth, room.camera.depth = room.camera.depth, None
     room.show(SIDE_BY_SIDE, ["red box", "ball"])
-    time.sleep(1.2)  # until nobody waits for it any more
     try:
-        result = room.answer("How far is the ball?")
+        result = answered_so(room, Code.STALE, "stopped")  # once nobody waits for it any more
     finally:
         room.camera.stop()
         room.camera.depth = depth
-    assert result.code == Code.STALE and "stopped" in result.message and result.facts[0].verdict == Fact.UNKNOWN
+    assert result.facts[0].verdict == Fact.UNKNOWN
 
 
 def test_depth_of_another_moment_is_stale(room):
@@ -135,41 +144,36 @@ def test_depth_of_another_moment_is_stale(room):
     room.say(boxes={"ball": [SIDE_BY_SIDE.box_px(1)]})
     rgb = np.full((*SIDE_BY_SIDE.depth_m.shape, 3), 120, np.uint8)
     room.camera.stream(10, rgb=rgb, depth_m=SIDE_BY_SIDE.depth_m, info_K=SIDE_BY_SIDE.K, edit=late)
-    time.sleep(1.0)
-    result = room.answer("How far is the ball?")
-    assert result.code == Code.STALE and "away from the image" in result.message
+    assert answered_so(room, Code.STALE, "away from the image")
 
 
 def test_depth_that_stands_still_while_the_picture_goes_on_is_stale_until_it_moves_again(room):
     """The same depth image under new stamps, as of a driver whose depth stream has died."""
     room.show(SIDE_BY_SIDE, ["red box", "ball"])
     assert room.answer("How far is the ball?").code == Code.OK
-    for changed in (False, True):  # a still scene may look alike for ever
-        rgb = textured(SIDE_BY_SIDE)
-        rgb[100:160, 100:200] = 250 if changed else rgb[100:160, 100:200]
-        room.camera.stop()
-        room.camera.stream(10, rgb=rgb, depth_m=SIDE_BY_SIDE.depth_m, info_K=SIDE_BY_SIDE.K)
-        time.sleep(1.0)
-        result = room.answer("How far is the ball?")
-        assert (result.code == Code.STALE) is changed, (result.code, result.message)
-    assert "has been the same for" in result.message and "restart the camera's depth stream" in result.message
+    room.sees_it()
+    assert room.answer("How far is the ball?").code == Code.OK, "a still scene may look alike for ever"
+    rgb = textured(SIDE_BY_SIDE)
+    rgb[100:160, 100:200] = 250
+    room.camera.stop()
+    room.camera.stream(10, rgb=rgb, depth_m=SIDE_BY_SIDE.depth_m, info_K=SIDE_BY_SIDE.K)
+    result = answered_so(room, Code.STALE, "has been the same for")
+    assert "restart the camera's depth stream" in result.message
     assert result.facts[0].verdict == Fact.UNKNOWN and not result.detections_3d[0].detections
     room.camera.stop()
     alive = SIDE_BY_SIDE.depth_m + np.float32(0.0005)
     room.camera.stream(10, rgb=rgb, depth_m=alive, info_K=SIDE_BY_SIDE.K)
-    time.sleep(1.0)
-    assert room.answer("How far is the ball?").code == Code.OK
+    assert answered_so(room, Code.OK)
 
 
 def test_a_camera_that_stands_still_is_stale(room):
     room.camera.stop()
-    time.sleep(0.5)
     room.graph.set_parameter("max_age", 0.3)
     try:
-        result = room.answer("How far is the ball?", timeout=1.0)
+        result = answered_so(room, Code.STALE, timeout=1.0)
     finally:
-        room.graph.set_parameter("max_age", 5.0)
-    assert result.code == Code.STALE and "no image newer" in result.message
+        room.graph.set_parameter("max_age", 30.0)
+    assert "no image newer" in result.message
 
 
 # 7: pictures of mixed sizes in one session are in test_node_asking.py; here the camera's own change within one.

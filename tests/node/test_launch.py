@@ -18,7 +18,7 @@ if not (importlib.util.find_spec("launch") and importlib.util.find_spec("launch_
 import yaml
 from lifecycle_msgs.srv import GetState
 from rclpy.qos import qos_profile_sensor_data
-from ros_graph import until
+from ros_graph import PATIENCE_S, START_PATIENCE_S, until
 from sensor_msgs.msg import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ namespace = next(a.split(":=")[1] for a in sys.argv if a.startswith("__ns:="))
 path = pathlib.Path(os.environ["TOLD"], "_".join([pathlib.Path(sys.argv[0]).name, *namespace.split("/")[2:]]))
 path.with_suffix(".tmp").write_text(json.dumps(told))
 path.with_suffix(".tmp").rename(path)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -87,7 +87,7 @@ def stand_ins(graph, tmp_path):
         )
         until(
             lambda: {p.name for p in told.iterdir()} >= set(expected) or process.popen.poll() is not None,
-            20,
+            START_PATIENCE_S,
             "the executables",
         )
         assert {p.name for p in told.iterdir() if not p.suffix} == set(expected), process.log
@@ -283,9 +283,9 @@ def test_the_real_node_answers_both_of_two_cameras_with_the_embedded_model(graph
         "cameras:=front,wrist",
         name="launch",
     )
-    process.logged("active: /qwen3vl/wrist/image_raw", 90)
+    process.logged("active: /qwen3vl/wrist/image_raw", START_PATIENCE_S)
     heard = {name: graph.results(f"/qwen3vl/perception/{name}") for name in ("front", "wrist")}
-    until(lambda: all(heard[name]["detections_2d"] for name in heard), 90, "answers for both cameras")
+    until(lambda: all(heard[name]["detections_2d"] for name in heard), START_PATIENCE_S, "answers for both cameras")
     for name in heard:
         assert heard[name]["detections_2d"][0].header.frame_id == f"{name}_color_optical_frame"
     process.interrupt(signal.SIGINT)
@@ -305,8 +305,8 @@ def test_the_real_node_and_camera_run_and_stop_together(graph):
     images = graph.listen("/qwen3vl/image_raw", Image, qos_profile_sensor_data)
     state = graph.call(GetState, "/qwen3vl/perception/get_state").current_state.label
     assert state == "unconfigured"
-    until(lambda: len(images) >= 3, 40, "images of the simulated camera")
+    until(lambda: len(images) >= 3, START_PATIENCE_S, "images of the simulated camera")
     process.interrupt(signal.SIGINT)
     process.status()
     assert "Traceback" not in process.log
-    until(lambda: not graph.node.count_publishers("/qwen3vl/image_raw"), 20, "the end of the camera")
+    until(lambda: not graph.node.count_publishers("/qwen3vl/image_raw"), PATIENCE_S, "the end of the camera")

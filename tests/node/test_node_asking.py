@@ -1,7 +1,6 @@
 """~/measure and ~/ask over real DDS: facts and words, streams, sessions, cancels, and what is refused."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -28,6 +27,10 @@ def room(shared_graph, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _as_before(room):
     room.show(SIDE_BY_SIDE, ["red box", "ball"])
+
+
+def heard_of(asked) -> str:
+    return "".join(d.delta for d in sorted(asked.deltas, key=lambda d: d.offset))
 
 
 # -- ~/measure -----------------------------------------------------------------------------------------------------------------
@@ -88,7 +91,7 @@ def test_an_answer_rests_on_facts_and_is_in_the_language_of_the_question(room, q
     assert result.code == Code.OK and words in result.answer and result.facts[0].verdict == Fact.TRUE
     assert result.understood_by == result.worded_by == Ask.Result.RULES
     assert len(result.detections_3d) == 1 and result.detections_3d[0].detections
-    assert "".join(d.delta for d in sorted(asked.deltas, key=lambda d: d.offset)) == result.answer
+    until(lambda: heard_of(asked) == result.answer, what="the answer in parts")  # which may come after the whole
 
 
 def test_the_models_sentence_counts_where_it_says_what_was_measured(room):
@@ -123,14 +126,19 @@ def test_a_question_the_rules_do_not_read_is_read_by_the_model(room):
 
 
 def test_a_free_answer_streams_in_parts_whose_offsets_have_no_gaps(room):
-    text = "one two three four five six seven eight nine ten eleven twelve"
-    room.show(SIDE_BY_SIDE, [], free=text, pause_s=0.03)
+    text = " ".join(map(str, range(2000)))
+    room.show(SIDE_BY_SIDE, [], free=text, pause_s=0.3)  # ten minutes
+    asked = room.ask("Tell me a story", measure=False)
+    until(lambda: len(asked.deltas) > 3, what="parts while it grows")
+    asked.cancel()
+    assert asked.result().code == Code.CANCELLED
+    parts = sorted(asked.deltas, key=lambda d: d.offset)
+    assert all(d.delta == text[d.offset : d.offset + len(d.delta)] for d in parts)
+    room.show(SIDE_BY_SIDE, [], free=text)
     asked = room.ask("Tell me a story", measure=False)
     result = asked.result()
     assert result.answer == text and result.worded_by == Ask.Result.MODEL
-    parts = sorted(asked.deltas, key=lambda d: d.offset)
-    assert len(parts) > 3, "it was heard while it grew"
-    assert all(d.delta == text[d.offset : d.offset + len(d.delta)] for d in parts)
+    until(lambda: heard_of(asked) == text, what="all parts, without a gap")
 
 
 def test_a_session_knows_what_was_asked_before_and_no_other_does(room):
@@ -161,11 +169,10 @@ def test_pictures_of_any_size_in_one_session(room):
 def test_a_cancel_takes_effect_within_a_token_and_nobody_else_notices(room, where):
     slow = {"prefill_s": 600.0} if where == "prefill" else {"pause_s": 1.5}  # ten minutes, whoever waits for it
     room.show(SIDE_BY_SIDE, ["ball"], free="word " * 400, **slow)
+    begun = room.path.with_suffix(".begun")
+    begun.unlink(missing_ok=True)
     asked = room.ask("Tell me a story", measure=False)
-    if where == "decode":
-        until(lambda: asked.deltas, what="the first words")
-    else:
-        time.sleep(0.3)
+    until(lambda: begun.exists() and (asked.deltas or where == "prefill"), what="the beginning")
     other = room.ask("How far is the ball?")
     assert asked.cancel().goals_canceling
     result = asked.result()
@@ -175,17 +182,24 @@ def test_a_cancel_takes_effect_within_a_token_and_nobody_else_notices(room, wher
 
 
 def test_a_goal_that_waits_is_cancelled_at_once(room):
-    room.show(SIDE_BY_SIDE, [], free="word " * 40, pause_s=0.05)
+    room.show(SIDE_BY_SIDE, [], free="word " * 2000, pause_s=0.3)  # ten minutes
     first, second = (room.ask("Tell me a story", measure=False) for _ in range(2))
     second.cancel()
     assert second.result().code == Code.CANCELLED and not first.done
-    assert first.result().code == Code.OK
+    heard = len(first.deltas)
+    until(lambda: len(first.deltas) > heard + 1, what="more of the first")
+    first.cancel()
+    assert first.result().code == Code.CANCELLED
 
 
 def test_time_that_is_over_is_told_with_what_there_was(room):
-    room.show(SIDE_BY_SIDE, [], free="word " * 400, pause_s=0.05)
-    late = room.answer("Tell me a story", measure=False, timeout=1.0)
-    assert late.code == Code.TIMEOUT and late.answer.startswith("word")
+    room.show(SIDE_BY_SIDE, [], free="word " * 2000, pause_s=0.3)  # ten minutes
+    for timeout in (1.0, 4.0, 16.0, 60.0):  # a slow machine takes longer to begin
+        late = room.answer("Tell me a story", measure=False, timeout=timeout)
+        assert late.code == Code.TIMEOUT
+        if late.answer:
+            break
+    assert late.answer.startswith("word")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +226,8 @@ def test_what_the_stream_just_saw_and_stands_still_is_not_looked_for_again(graph
 
     def told():
         answer = room.measure(["left_of", "red box", "ball"])
-        return answer if answer.success and answer.facts[0].age > 0 and answer.detections_3d.detections else None
+        both = len(answer.detections_2d.detections) == len(answer.detections_3d.detections) == 2
+        return answer if answer.success and answer.facts[0].age > 0 and both else None
 
     def remembered():
         answer = told()
@@ -221,7 +236,7 @@ def test_what_the_stream_just_saw_and_stands_still_is_not_looked_for_again(graph
         )
 
     answer = until(remembered, what="an answer from what is followed")
-    assert answer.facts[0].verdict == Fact.TRUE and len(answer.detections_2d.detections) == 2
+    assert answer.facts[0].verdict == Fact.TRUE
     for found, index in zip(sorted(answer.detections_2d.detections, key=lambda d: d.bbox.center.position.x), (0, 1)):
         x0, _, x1, _ = SIDE_BY_SIDE.box_px(index)
         assert found.bbox.center.position.x == pytest.approx((x0 + x1) / 2, abs=4)

@@ -22,12 +22,19 @@ def running(shared_graph):
     return shared_graph, camera, heard
 
 
+def problems(values) -> str:
+    """Of several, one is the message."""
+    return "; ".join(text for name, text in values.items() if name.startswith("problem: "))
+
+
 def diagnosed_while(graph, camera, words, level=WARN, **how):
     """Shoot until /diagnostics says so; level None: at any level but OK."""
     camera.stream(20, **how)
     try:
         return graph.diagnosed(
-            lambda s, v: (s.level == level if level else s.level != OK) and words in s.message,
+            lambda s, v: (
+                (s.level == level if level else s.level != OK) and (words in s.message or words in problems(v))
+            ),
             what=f"{words!r} in /diagnostics",
         )
     finally:
@@ -71,14 +78,10 @@ def test_a_fault_of_depth_or_calibration_leaves_2d_and_says_why(running, name, h
     diagnosed_while(graph, camera, "active", OK)
 
 
-def test_waiting_for_depth_never_makes_an_image_too_old(running):
-    """An image is worth waiting 0.1 s for its depth, which is all the time that this one has."""
-    graph, camera, heard = running
-    assert graph.set_parameter("max_age", 0.1).successful
-    try:
-        diagnosed_while(graph, camera, "sync_slop", edit=out_of_step)
-    finally:
-        assert graph.set_parameter("max_age", 0.5).successful
+def test_waiting_for_depth_never_makes_an_image_too_old(graph):
+    """An image is worth waiting 0.5 s for its depth, which is all the time that this one has."""
+    graph.start_node("instant", sync_slop=1.0, max_age=0.5)
+    diagnosed_while(graph, FakeCamera(graph).matched(), "sync_slop", edit=out_of_step)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,7 @@ def test_an_unknown_encoding_is_reported_and_the_next_image_works(running):
 
 def test_an_image_older_than_max_age_is_dropped_counted_and_reported(running):
     graph, camera, heard = running
+    assert graph.set_parameter("max_age", 1.0).successful
     stamp = camera.shoot(age_s=3.0)
     status = diagnosed_while(graph, camera, "older than max_age", age_s=3.0)
     assert int({v.key: v.value for v in status.values}["dropped: stale"]) > 0
@@ -150,6 +154,7 @@ def test_an_image_older_than_max_age_is_dropped_counted_and_reported(running):
     future = graph.detect(["cube"], 0.3)
     until(future.done)
     assert not future.result().success
+    assert graph.set_parameter("max_age", 30.0).successful
 
 
 def test_images_from_the_future_and_unstamped_ones_are_reported(running):
@@ -168,9 +173,11 @@ def test_a_camera_unplugged_and_back_needs_no_restart(running):
     diagnosed_while(graph, camera, "active", OK)
     camera.unplug()
     graph.diagnosed(lambda s, v: "no image for" in s.message and "0 publishers" in v["image topic"], what="STALE")
+    assert graph.set_parameter("max_age", 0.5).successful
     future = graph.detect(["cube"], 0.3)
     until(future.done)
     assert not future.result().success and "newest is" in future.result().message
+    assert graph.set_parameter("max_age", 30.0).successful
     back = FakeCamera(graph).matched()
     stamps = []
     until(
@@ -199,24 +206,30 @@ def test_a_burst_of_200_at_100_hz_newest_wins_and_memory_is_flat(graph):
             time.sleep(max(0.0, next_s - time.monotonic()))
         return stamps
 
+    def replaced() -> int:
+        status = graph.diagnosed(lambda s, v: int(v["images"]) > 0)
+        return int({v.key: v.value for v in status.values}["dropped: replaced by a newer"])
+
     burst(50)
-    before = process.rss_mib()
+    before_mib, before = process.rss_mib(), replaced()
     stamps = burst(200)
-    answers = len(heard["generation"])
+    # A busy machine loses images, and takes up the prompt before the last ones: of what comes after the burst more is taken up than
+    # any queue holds.
+    until(lambda: burst(20) and replaced() > before + 100, what="a hundred images that were replaced by a newer")
+    until(lambda after=replaced(): burst(20) and replaced() > after + 10, what="images of after the burst")
     assert graph.set_prompt("mug").success
-    said = until(lambda: heard["generation"][answers:], what="an answer after the burst")[0]
+    said = until(lambda: heard["generation"], what="an answer after the burst")[0]
     assert stamp_ns(said.header) >= stamps[-10], "the newest image, not the backlog"
-    assert process.rss_mib() - before < 40, "40 MiB hold 20 captures of the 200"
-    graph.diagnosed(lambda s, v: int(v["dropped: replaced by a newer"]) > 100)
+    assert process.rss_mib() - before_mib < 150, "70 captures of more than 200, where 16 may wait for their depth"
 
 
 def test_no_depth_publisher_at_all_gives_2d_with_a_warning(graph):
-    graph.start_node("instant")
+    graph.start_node("instant", sync_slop=1.0)  # for which half a second is waited, where there is depth
     camera = FakeCamera(graph, depth=False).matched()
     heard = graph.results()
     diagnosed_while(graph, camera, "no depth image has been received")
     until(
-        lambda: camera.shoot() and min((m.latency_s for m in heard["generation"]), default=1.0) < 0.1,
+        lambda: camera.shoot(apart_s=0.2) and min((m.latency_s for m in heard["generation"]), default=1.0) < 0.5,
         what="an answer that did not wait for depth that never came",
     )
 
@@ -233,7 +246,7 @@ def test_a_missing_calibration_gives_2d_with_a_warning_until_it_comes(graph):
     camera.info = late.info
     camera.matched()
     diagnosed_while(graph, camera, "active", OK)
-    until(lambda: camera.shoot() and heard["detections_3d"][-1].detections, what="3D once calibrated")
+    assert camera.answered(heard, solid=True), "3D once calibrated"
 
 
 def test_without_use_depth_nothing_is_missing(graph):
@@ -302,4 +315,4 @@ def test_ages_are_told_by_the_node_s_clock(graph):
 
     until(lambda: camera.shoot(edit=simulated) and heard["generation"], what="an answer in simulated time")
     assert heard["generation"][-1].header.stamp.sec == 999
-    assert 0 <= heard["generation"][-1].latency_s < 0.2
+    assert heard["generation"][-1].latency_s == pytest.approx(0.1)

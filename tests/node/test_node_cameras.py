@@ -46,13 +46,18 @@ def answered(future):
     return future.result()
 
 
+def first_of(said: list, prompt_id: int) -> int:
+    """Where the answers to a prompt begin; 0 while there are none. Those to the one before may be heard later than that it is over."""
+    return next((i for i, m in enumerate(said) if m.prompt_id == prompt_id), 0)
+
+
 def of_camera(name):
     return lambda status, values: status.name == f"qwen3vl/perception: {name}"
 
 
 def test_each_camera_is_asked_its_own_prompt_and_both_have_their_share(running):
     _, _, _, heard = running
-    until(lambda: all(len(heard[name]["detections_2d"]) >= 30 for name in heard), 60, "thirty answers a camera")
+    until(lambda: all(len(heard[name]["detections_2d"]) >= 30 for name in heard), what="thirty answers a camera")
     for name, target in (("front", "mug"), ("wrist", "bowl")):
         labels = {d.results[0].hypothesis.class_id for m in heard[name]["detections_2d"] for d in m.detections}
         assert labels == {target}
@@ -60,8 +65,16 @@ def test_each_camera_is_asked_its_own_prompt_and_both_have_their_share(running):
         until(lambda: any(m.detections for m in heard[name]["detections_3d"]), what="3D boxes of both")
     prompts = {name: {m.prompt_id for m in heard[name]["generation"]} for name in heard}
     assert len(prompts["front"] | prompts["wrist"]) == 2, "a prompt's number is its alone"
-    counts = sorted(len(heard[name]["generation"]) for name in heard)
-    assert counts[1] < 2 * counts[0], f"shares of one engine: {counts}"
+
+    def fair() -> bool:
+        """Of the next answers, as long as both cameras' pictures come: on a busy machine one of them may be late."""
+        before = {name: len(heard[name]["generation"]) for name in heard}
+        said = lambda: sorted(len(heard[name]["generation"]) - before[name] for name in heard)
+        until(lambda: said()[1] >= 30, what="thirty answers")
+        few, many = said()
+        return many < 2 * few
+
+    until(fair, what="shares of one engine, of which none is twice the other")
 
 
 def test_an_id_belongs_to_one_object_of_one_camera(running):
@@ -89,9 +102,10 @@ def test_a_new_prompt_of_one_camera_leaves_the_other_as_it_is(running):
     kept = heard["wrist"]["generation"][-1].prompt_id
     response = graph.set_prompt("cube", prefix=f"{NODE}/front")
     assert response.success and response.prompt_id != kept
+    first = until(lambda: first_of(heard["front"]["generation"], response.prompt_id), what="an answer to it")
     before = {name: len(heard[name]["generation"]) for name in heard}
     until(lambda: all(len(heard[name]["generation"]) > before[name] + 3 for name in heard))
-    assert {m.prompt_id for m in heard["front"]["generation"][before["front"] + 1 :]} == {response.prompt_id}
+    assert {m.prompt_id for m in heard["front"]["generation"][first:]} == {response.prompt_id}
     assert {m.prompt_id for m in heard["wrist"]["generation"][before["wrist"] :]} == {kept}
     assert graph.set_prompt("mug", prefix=f"{NODE}/front").success
 
@@ -99,11 +113,12 @@ def test_a_new_prompt_of_one_camera_leaves_the_other_as_it_is(running):
 def test_one_camera_s_stream_is_switched_off_alone(running):
     graph, _, _, heard = running
     assert graph.enable(False, f"{NODE}/wrist").success
-    before = {name: len(heard[name]["generation"]) for name in heard}
-    until(lambda: len(heard["front"]["generation"]) > before["front"] + 5)
-    assert len(heard["wrist"]["generation"]) <= before["wrist"] + 1
+    off_ns = graph.node.get_clock().now().nanoseconds
+    since = lambda name: [m for m in heard[name]["generation"] if stamp_ns(m.header) > off_ns]
+    until(lambda: len(since("front")) > 5)
+    assert not since("wrist")
     assert graph.enable(True, f"{NODE}/wrist").success
-    until(lambda: len(heard["wrist"]["generation"]) > before["wrist"] + 2, what="its stream again")
+    until(lambda: len(since("wrist")) > 2, what="its stream again")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +180,9 @@ def test_a_camera_unplugged_holds_up_nobody_and_comes_back(running):
     until(lambda: len(heard["front"]["generation"]) > before + 20, what="the other camera's answers")
     graph.diagnosed(lambda s, v: of_camera("front")(s, v) and s.level == OK)
     graph.diagnosed(lambda s, v: s.name == "qwen3vl/perception" and s.level == OK)
+    assert graph.set_parameter("camera.wrist.max_age", 0.5).successful
     gone = answered(graph.detect(name=f"{NODE}/wrist/detect", timeout=0.4))
+    assert graph.set_parameter("camera.wrist.max_age", 30.0).successful
     assert not gone.success and "the newest is" in gone.message
     assert answered(graph.detect(name=f"{NODE}/front/detect")).success
     back = FakeCamera(graph, namespace="/qwen3vl/wrist").matched()
@@ -183,10 +200,11 @@ def test_ids_do_not_repeat_after_a_cleanup(running):
     used = {d.id for name in heard for m in heard[name]["detections_2d"] for d in m.detections}
     for name in ("deactivate", "cleanup", "configure"):
         assert graph.transition(name)
-    before = {name: len(heard[name]["detections_2d"]) for name in heard}
+    off_ns = graph.node.get_clock().now().nanoseconds
+    since = lambda name: [m for m in heard[name]["detections_2d"] if stamp_ns(m.header) > off_ns]
     assert graph.transition("activate")
-    until(lambda: all(len(heard[name]["detections_2d"]) > before[name] + 2 for name in heard), what="answers again")
-    anew = {d.id for name in heard for m in heard[name]["detections_2d"][before[name] :] for d in m.detections}
+    until(lambda: all(len(since(name)) > 2 for name in heard), what="answers again")
+    anew = {d.id for name in heard for m in since(name) for d in m.detections}
     assert len(anew) == 2 and not anew & used
 
 
@@ -259,7 +277,7 @@ def test_names_that_cannot_be_cameras_end_the_start_with_the_reason(graph):
     }
     started = [(graph.start_node("instant", ready=False, cameras=given), words) for given, words in wrong.items()]
     for process, words in started:
-        assert process.status(60) == 2, process.log
+        assert process.status() == 2, process.log
         assert "parameter cameras" in process.log and words in process.log and "Traceback" not in process.log
 
 
@@ -271,7 +289,7 @@ def test_a_camera_s_own_parameters_go_before_the_common_ones_and_unknown_ones_ar
         "instant",
         cameras="[front, wrist]",
         max_age=0.4,
-        camera__front__max_age=2,
+        camera__front__max_age=30,
         camera__rear__targets="[mug]",
         camera__wrist__max_agee=1.0,
         camera__wrist__model="other",
@@ -292,8 +310,8 @@ def test_a_camera_s_own_parameters_go_before_the_common_ones_and_unknown_ones_ar
     )
     graph.diagnosed(lambda s, v: of_camera("wrist")(s, v) and int(v["dropped: stale"]) > 0)
     assert not heard["wrist"]["generation"]
-    assert graph.get_parameter("camera.front.max_age") == 2 and graph.get_parameter("camera.wrist.max_age") is None
-    assert graph.set_parameter("camera.wrist.max_age", 3.0).successful
+    assert graph.get_parameter("camera.front.max_age") == 30 and graph.get_parameter("camera.wrist.max_age") is None
+    assert graph.set_parameter("camera.wrist.max_age", 20.0).successful
     until(lambda: wrist.shoot(age_s=1.0) and heard["wrist"]["generation"], what="an answer with its own limit")
     refused = graph.set_parameter("camera.wrist.max_age", -1.0)
     assert not refused.successful
@@ -314,7 +332,7 @@ def test_a_camera_s_parameter_that_breaks_a_rule_is_named_in_full(graph):
         for name, (value, words) in wrong.items()
     ]
     for process, words in started:
-        assert process.status(60) == 2, process.log
+        assert process.status() == 2, process.log
         assert words in process.log and "Traceback" not in process.log
 
 

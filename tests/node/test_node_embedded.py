@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_graph import OK, until
+from ros_graph import OK, START_PATIENCE_S, until
 from sensor_msgs.msg import RegionOfInterest
 from vision_msgs.msg import Detection2DArray
 
@@ -48,23 +48,26 @@ def start_camera(graph, namespace="/qwen3vl", **parameters):
 
 @pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
 def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
-    node = start_node(graph, diagnostics_period=0.5, max_age=5.0)
+    node = start_node(graph, diagnostics_period=0.5, max_age=60.0)
     camera = start_camera(graph, seed=21, rate=5.0)
-    node.logged("active: ", 90)
+    node.logged("active: ", START_PATIENCE_S)
     heard = graph.results()
     truth = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
-    said = until(lambda: heard["generation"], 60, "an answer of the model")[0]
+    said = until(lambda: heard["generation"], START_PATIENCE_S, "an answer of the model")[0]
     assert said.error == "" and said.tokens > 0 and said.mean_logprob < 0 and said.prefill_s > 0
-    later = until(lambda: heard["generation"][3:], 60, "more answers")[-1]
+    later = until(lambda: heard["generation"][3:], START_PATIENCE_S, "more answers")[-1]
     assert later.tokens == said.tokens and 10 * later.forward_passes < later.tokens, "the scene stands still"
     assert later.accepted_tokens > 0 and later.reused_tokens > 0
     # Of the first answers one of the two topics may have been heard before the other was.
-    said, found = next((g, m) for g in heard["generation"] for m in heard["detections_2d"] if m.header == g.header)
+    pairs = lambda: ((g, m) for g in heard["generation"] for m in heard["detections_2d"] if m.header == g.header)
+    said, found = until(lambda: next(pairs(), None), what="an answer and its words")
     objects = until(lambda: truth)[-1].detections  # the scene stands still
     best = overlaps(found, objects)
     assert np.mean(best > 0.5) >= 0.5, (said.text, best)
-    until(lambda: [m for m in heard["detections_3d"] if m.detections], 60, "3D boxes")
-    status = graph.diagnosed(lambda s, v: s.level == OK and int(v["answers"]) > 1, 60, "OK with the real engine")
+    until(lambda: [m for m in heard["detections_3d"] if m.detections], START_PATIENCE_S, "3D boxes")
+    status = graph.diagnosed(
+        lambda s, v: s.level == OK and int(v["answers"]) > 1, START_PATIENCE_S, "OK with the real engine"
+    )
     assert "onnxruntime" in {v.key: v.value for v in status.values}["engine"]
     assert all(stamp_ns(m.header) for m in heard["grasp_targets"])
     for process in (node, camera):
@@ -75,13 +78,13 @@ def test_the_embedded_model_finds_the_objects_of_the_simulated_camera(graph):
 @pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
 def test_the_embedded_model_finds_the_objects_of_two_cameras_and_keeps_their_drafts_apart(graph):
     """Both stand still and send the same frame_id; one engine answers them in turn."""
-    node = start_node(graph, max_age=5.0, cameras="[front, wrist]")
+    node = start_node(graph, max_age=60.0, cameras="[front, wrist]")
     cameras = [start_camera(graph, f"/qwen3vl/{name}", seed=seed, rate=3.0) for name, seed in SEEDS.items()]
-    node.logged("active: /qwen3vl/wrist", 90)
+    node.logged("active: /qwen3vl/wrist", START_PATIENCE_S)
     heard = {name: graph.results(f"/qwen3vl/perception/{name}") for name in SEEDS}
     truths = {name: graph.listen(f"/qwen3vl/{name}/sim_camera/ground_truth_2d", Detection2DArray) for name in SEEDS}
     for name in SEEDS:
-        said = until(lambda: heard[name]["generation"][3:], 90, f"answers for {name}")[-1]
+        said = until(lambda: heard[name]["generation"][3:], START_PATIENCE_S, f"answers for {name}")[-1]
         assert 10 * said.forward_passes < said.tokens, "its own last answer is the draft, not the other camera's"
         found = until(lambda: [m for m in heard[name]["detections_2d"] if m.header == said.header])[0]
         best = overlaps(found, until(lambda: truths[name])[-1].detections)
@@ -95,15 +98,15 @@ def test_the_embedded_model_finds_the_objects_of_two_cameras_and_keeps_their_dra
 
 @pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
 def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of_it(graph):
-    node = start_node(graph, enabled="false", max_age=5.0)
+    node = start_node(graph, enabled="false", max_age=60.0)
     camera = start_camera(graph, seed=21, rate=5.0)
-    node.logged("active: ", 90)
+    node.logged("active: ", START_PATIENCE_S)
     said = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
-    truth = until(lambda: said, 60)[-1].detections
+    truth = until(lambda: said, START_PATIENCE_S)[-1].detections
 
     def asked(**zoom):
-        future = graph.detect([label], 60.0, **zoom)
-        until(future.done, 90, "a reply")
+        future = graph.detect([label], START_PATIENCE_S, **zoom)
+        until(future.done, START_PATIENCE_S, "a reply")
         return future.result()
 
     target = next(
@@ -134,18 +137,22 @@ def test_a_call_looks_at_a_part_of_the_image_and_says_where_things_are_in_all_of
 @pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="model/embedded is not there yet")
 def test_the_embedded_model_reads_text_or_says_that_its_answer_is_none_and_goes_on_finding_things(graph):
     """It hardly reads words: what it says in place of lines is an error on ~/generation, and no text."""
-    node = start_node(graph, diagnostics_period=0.5, max_age=5.0, task="read_text", translate_to="zh")
+    node = start_node(graph, diagnostics_period=0.5, max_age=60.0, task="read_text", translate_to="zh")
     start_camera(graph, seed=21, rate=5.0)
-    node.logged("active: ", 90)
+    node.logged("active: ", START_PATIENCE_S)
     text, words = (
         graph.listen(f"/qwen3vl/perception/{n}", k) for n, k in (("text", TextArray), ("generation", Generation))
     )
-    answers = until(lambda: words[3:], 60, "answers of the model")
-    until(lambda: len(text) >= sum(not m.error for m in answers) - 1, 60, "the lines of each answer that could be read")
+    answers = until(lambda: words[3:], START_PATIENCE_S, "answers of the model")
+    until(
+        lambda: len(text) >= sum(not m.error for m in answers) - 1,
+        START_PATIENCE_S,
+        "the lines of each answer that could be read",
+    )
     assert all(m.error.startswith("MalformedAnswer") for m in answers if m.error), [m.error for m in answers]
     assert all(line.translation or m.note for m in text for line in m.lines)
-    future = graph.detect(["cube", "ball", "cylinder", "mug", "bowl"], 60.0, task="detect")
-    until(future.done, 90, "a reply")
+    future = graph.detect(["cube", "ball", "cylinder", "mug", "bowl"], START_PATIENCE_S, task="detect")
+    until(future.done, START_PATIENCE_S, "a reply")
     assert future.result().success and future.result().detections_2d.detections, future.result().message
 
 
@@ -153,7 +160,7 @@ def test_a_picture_is_seen_while_the_answer_to_the_one_before_is_said(graph):
     """With pictures that come more seldom than an answer takes; each answer is of the newest picture all the same."""
     pytest.importorskip("torch")
     words = ["cube", "ball", "cylinder", "mug", "bowl"]
-    graph.start_node("ahead", max_age=30.0, targets=words, ready=False).logged("active: ", 90)
+    graph.start_node("ahead", max_age=30.0, targets=words, ready=False).logged("active: ", START_PATIENCE_S)
     start_camera(graph, seed=21, rate=1.0, motion="all_moving")
     heard = graph.results()
     graph.diagnosed(

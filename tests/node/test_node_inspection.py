@@ -73,7 +73,11 @@ def test_a_dial_that_passes_its_limit_is_read_raises_an_alarm_and_is_reported(gr
     )
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     alarms = graph.listen(f"{NODE}/alarms", EventArray, latched)
-    until(lambda: [a for a in alarms if [e.id for e in a.events] == [rise.id]], 30, "the list, also for who comes late")
+    until(
+        lambda: [a for a in alarms if [e.id for e in a.events] == [rise.id]],
+        PATIENCE_S,
+        "the list, also for who comes late",
+    )
 
     command = AlarmCommand.Request(
         name="boiler_pressure/high", command=AlarmCommand.Request.ACKNOWLEDGE, operator_name="anna"
@@ -92,10 +96,10 @@ def test_a_dial_that_passes_its_limit_is_read_raises_an_alarm_and_is_reported(gr
     # another limit, without a restart; and nonsense, which changes nothing
     before = len(readings)
     write(points, 2.4)
-    node.logged("inspection file read again", 60)
+    node.logged("inspection file read again", PATIENCE_S)
     until(lambda: [r for r in readings[before:] if r.limit == 2.4], PATIENCE_S, "the new limit")
     points.write_text("points: {boiler: {kind: gouge}}")
-    node.logged("the old points stay", 60)
+    node.logged("the old points stay", PATIENCE_S)
 
     watch = SetWatch.Request(name="lamp", question="Is there a red ball?", period=0.5)
     assert graph.call(SetWatch, f"{NODE}/set_watch", watch, PATIENCE_S).success
@@ -126,4 +130,4 @@ def test_an_inspection_file_that_is_none_leaves_the_node_unconfigured_and_says_t
     path = tmp_path / "points.yaml"
     path.write_text("points:\n  a: {kind: gauge, look_for: gauge, unit: furlong, range: [0, 1]}\n")
     node = start_node(graph, **{"inspection.file": path})
-    node.logged(f"{path}:2:", 120)
+    node.logged(f"{path}:2:", PATIENCE_S)

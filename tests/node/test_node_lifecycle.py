@@ -19,7 +19,7 @@ def test_transitions_go_round_and_round_and_leak_nothing(graph):
     sizes = []
     for _ in range(8):
         assert graph.transition("configure") and graph.state() == "inactive"
-        assert camera.image.get_subscription_count() == 0, "inactive means not subscribed"
+        until(lambda: camera.image.get_subscription_count() == 0, what="inactive means not subscribed")
         for _ in range(2):
             assert graph.transition("activate") and graph.state() == "active"
             camera.matched()
@@ -41,17 +41,16 @@ def test_the_log_has_one_line_about_the_engine_and_diagnostics_the_reasons(graph
 
 
 def test_deactivating_stops_the_answer_in_flight_and_publishes_nothing_more(graph):
-    graph.start_node("slow")
+    graph.start_node("quick_for_mugs")  # which takes ten minutes for a cube, whoever waits for it
     camera = FakeCamera(graph).matched()
     heard = graph.results()
     graph.diagnosed(lambda s, v: v["state"] == "active")
     camera.stream(20)
     graph.diagnosed(lambda s, v: int(v["images"]) > 3)
-    assert graph.transition("deactivate", 5)
+    assert graph.transition("deactivate")
     camera.stop()
-    published = len(heard["generation"])
-    assert graph.transition("activate", 5)
-    assert len(heard["generation"]) == published
+    assert graph.transition("activate")
+    assert not heard["generation"]
 
 
 def test_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_be_tried_again(graph):
@@ -79,19 +78,20 @@ def test_a_defect_in_the_loader_ends_the_process_with_a_traceback(graph):
 def test_a_defect_in_the_engine_ends_the_process_and_answers_whoever_waits(graph):
     process = graph.start_node("broken", enabled=False)
     camera = FakeCamera(graph).matched()
-    waiting = graph.detect(timeout=10.0)
+    waiting = graph.detect()
     until(lambda: camera.shoot() and waiting.done(), what="an answer to the call")
     assert not waiting.result().success and "ZeroDivisionError" in waiting.result().message
     assert process.status() == 1
     assert "FATAL" in process.log and "Traceback" in process.log and "a defect in the engine" in process.log
 
 
-def test_the_node_answers_while_it_loads_and_says_that_it_does(graph):
-    process = graph.start_node("four_second_load", ready=False)
+def test_the_node_answers_while_it_loads_and_says_that_it_does(graph, tmp_path):
+    process = graph.start_node("gated_load", ready=False, env={"GATE": str(tmp_path / "gate")})
     process.logged("loading the model")
     graph.diagnosed(lambda s, v: v["state"] == "configuring", what="the state in /diagnostics", ever=True)
     response = graph.call(Detect, "/qwen3vl/perception/detect")
     assert not response.success and "configuring" in response.message
+    (tmp_path / "gate").touch()
     process.logged("active: ")
 
 
@@ -105,7 +105,7 @@ def test_services_of_a_node_that_is_not_configured_say_so(graph):
 
 
 def test_the_shutdown_transition_ends_the_process_in_peace(graph):
-    process = graph.start_node("slow")
+    process = graph.start_node("quick_for_mugs")
     camera = FakeCamera(graph).matched().stream(20)
     graph.diagnosed(lambda s, v: int(v["images"]) > 3)
     assert graph.transition("active_shutdown")
@@ -120,8 +120,8 @@ def test_the_shutdown_transition_ends_the_process_in_peace(graph):
         ("instant", "inactive", signal.SIGINT),
         ("instant", "active", signal.SIGINT),
         ("instant", "active", signal.SIGTERM),
-        ("slow", "generating", signal.SIGINT),
-        ("slow", "generating", signal.SIGTERM),
+        ("quick_for_mugs", "generating", signal.SIGINT),
+        ("quick_for_mugs", "generating", signal.SIGTERM),
         ("slow_load", "configuring", signal.SIGINT),
         ("slow_load", "configuring", signal.SIGTERM),
     ],
@@ -142,9 +142,9 @@ def test_a_signal_ends_every_state_with_status_0(graph, engine, state, number):
         camera.stream(20)
         graph.diagnosed(lambda s, v: int(v["images"]) > 3)
     process.interrupt(number)
-    assert process.status(8) == 0, process.log
+    assert process.status() == 0, process.log
     if state == "generating":
-        until(waiting.done, 2, "the pending call's answer")
+        until(waiting.done, what="the pending call's answer")
         assert not waiting.result().success and "stopping" in waiting.result().message
         camera.stop()
     assert "Traceback" not in process.log and "terminate called" not in process.log
@@ -162,7 +162,7 @@ def test_a_signal_while_a_manager_configures_ends_with_status_0(graph):
     )
     process.logged("loading the model")
     process.interrupt()
-    assert process.status(8) == 0, process.log
+    assert process.status() == 0, process.log
 
 
 def test_a_signal_while_the_engine_does_not_listen_ends_with_status_0(graph):
@@ -170,7 +170,7 @@ def test_a_signal_while_the_engine_does_not_listen_ends_with_status_0(graph):
     camera = FakeCamera(graph).matched().stream(20)
     graph.diagnosed(lambda s, v: int(v["images"]) > 3)
     process.interrupt()
-    assert process.status(8) == 0, process.log
+    assert process.status() == 0, process.log
     camera.stop()
 
 
@@ -187,7 +187,7 @@ def test_a_wrong_parameter_at_start_ends_with_status_2_and_its_name(graph):
     }
     started = [(graph.start_node("instant", "-p", given, ready=False), words) for given, words in wrong.items()]
     for process, words in started:
-        assert process.status(30) == 2, process.log
+        assert process.status() == 2, process.log
         assert words in process.log and "Traceback" not in process.log
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from rclpy.qos import qos_profile_sensor_data
-from ros_graph import OPTICAL, START_PATIENCE_S, FakeCamera, until
+from ros_graph import OPTICAL, PATIENCE_S, START_PATIENCE_S, FakeCamera, until
 from sensor_msgs.msg import CompressedImage
 from small_disk import disk, fill
 
@@ -37,7 +37,7 @@ def limited(process, memory_mb=None, descriptors=None):
 
 
 def reply(graph):
-    future = graph.detect(["cube"], 5.0)
+    future = graph.detect(["cube"], PATIENCE_S)
     until(future.done, START_PATIENCE_S, "a reply")
     return future.result()
 
@@ -68,7 +68,7 @@ def test_a_look_for_which_there_is_no_memory_is_refused_and_the_next_is_answered
     camera = FakeCamera(graph).matched().stream(10)
     assert answered(graph)
     with limited(process, memory_mb=16):
-        future = graph.detect(["cube"], 5.0)
+        future = graph.detect(["cube"])
         until(future.done)
         assert (
             not future.result().success and "OutOfResources: out of memory while answering" in future.result().message
@@ -103,10 +103,10 @@ def test_a_picture_that_finds_no_memory_when_it_is_decoded_is_lost_alone(graph):
         png = cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes()
         for _ in range(4):  # a call is lost, too, where there is no memory to take it: who waits asks again
             header = messages.header_of(graph.node.get_clock().now().nanoseconds, OPTICAL)
-            future = graph.detect(["cube"], 5.0)
+            future = graph.detect(["cube"], 50.0)
             publisher.publish(CompressedImage(header=header, format="png", data=png))
             with suppress(AssertionError):
-                until(future.done, 10.0)
+                until(future.done, 60.0)
                 return future.result()
         raise AssertionError("none of four calls was answered")
 

@@ -9,7 +9,7 @@ def paused(graph) -> bool:
     camera = FakeCamera(graph).matched().stream(20)
     heard = graph.results()
     graph.diagnosed(lambda s, v: "(nothing)" in v["prompt"], what="no prompt")
-    call = graph.detect(["mug"], 10.0)
+    call = graph.detect(["mug"])
     until(call.done, what="the call's answer")
     camera.stop()
     return call.result().success and not heard["generation"]

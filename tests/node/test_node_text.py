@@ -1,8 +1,7 @@
 """Text over real DDS: the standing question, one look, the live translation, and that what is read is nothing but data."""
 
-import json
-
 import pytest
+from asking_room import tell
 from ros_graph import WARN, FakeCamera, stamp_ns, until
 from vision_msgs.msg import Detection2DArray
 
@@ -18,14 +17,14 @@ class Reading:
     def __init__(self, graph, folder):
         self.graph, self.path = graph, folder / "oracle.json"
         self.say(text=["EXIT", "出口", "42"])
-        self.process = graph.start_node("oracle", env={"ORACLE": str(self.path)}, task="read_text", max_age=5.0)
+        self.process = graph.start_node("oracle", env={"ORACLE": str(self.path)}, task="read_text")
         self.camera = FakeCamera(graph).matched().stream(10)
         self.text = graph.listen(f"{NODE}/text", TextArray)
         self.generation = graph.listen(f"{NODE}/generation", Generation)
         self.boxes = graph.listen(f"{NODE}/detections_2d", Detection2DArray)
 
     def say(self, **told):
-        self.path.write_text(json.dumps({"boxes": {}, **told}, ensure_ascii=False))
+        tell(self.path, {"boxes": {}, **told})
 
     def next(self, condition=lambda m: True):
         before = len(self.text)

@@ -33,7 +33,7 @@ def slide(
     began_ns: the first stamp, now if left out. enough: whether no more images are needed, once there are so many.
     """
     shot: dict[int, float] = {}
-    first, k, end_s = len(states), 0, time.monotonic() + 3 * PATIENCE_S
+    first, k, end_s = len(states), 0, time.monotonic() + 2 * PATIENCE_S
     began_ns = camera.node.get_clock().now().nanoseconds if began_ns is None else began_ns
     while k < images or not enough():
         assert time.monotonic() < end_s or k < images, "enough images: not in time"
@@ -81,7 +81,7 @@ def test_every_image_has_its_tracks_while_the_model_answers_once_a_second(follow
     for name in TRACKS:
         until(lambda: stamps(heard[name], last), what=f"{name} of the last image")
         assert stamps(heard[name], first) == list(shot), f"{name}: not one for each image, in order"
-    assert len(stamps(heard["detections_2d"], 0)) >= 2  # the model answered meanwhile
+    until(lambda: len(stamps(heard["detections_2d"], 0)) >= 2, what="the answers of the model, meanwhile")
     assert graph.diagnosed(lambda s, v: v["dropped: not followed"] == "0" and "BLAS" in v["threads"])
 
 
@@ -89,7 +89,7 @@ def test_every_image_has_its_tracks_however_long_the_model_takes(graph, tmp_path
     """The model holds its answer back until sixty images were followed, then answers about the first of them."""
     gate = tmp_path / "gate"
     monkeypatch.setenv("GATE", str(gate))
-    graph.start_node("gated", image_qos="reliable", max_age=60.0, generation__deadline=60.0)
+    graph.start_node("gated", image_qos="reliable", max_age=60.0, generation__deadline=3600.0)
     camera = FakeCamera(graph, qos=50).matched()
     heard = {name: graph.listen(f"{NODE}/{name}", kind, 200) for name, kind in TRACKS.items()}
     answers = graph.listen(f"{NODE}/detections_2d", Detection2DArray)
@@ -126,10 +126,13 @@ def test_a_source_that_loops_loses_its_tracks_and_begins_anew_in_every_round(fol
             assert not tracks[first].detections
             assert [s.id for s in states[said].tracks if s.state == TrackState.LOST] == ids[-1:]
         seen = [(stamp_ns(m.header), d) for m in tracks[first:] for d in m.detections]
-        ids += {d.id for _, d in seen}
+        ids += dict.fromkeys(d.id for _, d in seen)
         assert all(d.bbox.center.position.x == pytest.approx(places[stamp], abs=2.5) for stamp, d in seen)
         assert track(graph, "cube").track.id == ids[-1]
-    assert len(ids) == len(set(ids)) == 3  # one in each round, and never the same
+    assert len(ids) == len(
+        set(ids)
+    )  # never the same, and one in each round: an answer of the round before may come in between once
+    assert 3 <= len(ids) <= 4
     for name in TRACKS:
         assert stamps(heard[name], began_ns) == shot, f"{name}: not one for each image, in order"
 
@@ -148,19 +151,21 @@ def test_tracks_have_the_ids_of_the_detections_and_follow_what_moves(following):
     assert solid.id == answered and solid.bbox.center.position.z == pytest.approx(TABLE_M - CUBE_M / 2, abs=0.01)
     (state,) = heard["track_states"][-1].tracks
     assert (state.id, state.class_id, state.state, state.has_position) == (answered, "cube", TrackState.FRESH, True)
-    assert 0.5 < state.unseen < 4.0 and 0 < state.spread < 0.05
+    seen_s = [(max(shot) - stamp) / 1e9 for stamp in stamps(heard["detections_2d"], 0)]
+    assert any(state.unseen == pytest.approx(s, abs=1e-3) for s in seen_s) and 0 < state.spread < 0.05
     assert state.velocity.x == pytest.approx(SPEED_PX_S / 300 * (TABLE_M - CUBE_M), abs=0.012)
 
 
 def test_where_something_is_now_can_be_asked_by_phrase_and_by_id(following):
     graph, camera, heard = following
-    slide(camera, heard["track_states"], 75)
+    shot = slide(camera, heard["track_states"], 75)
     found = until(
         lambda: (
             camera.shoot(**dict(zip(("rgb", "depth_m"), cube_at(0.0)))) and (r := track(graph, " Cube ")).success and r
         )
     )
-    assert found.fitting == 1 and found.header.frame_id == OPTICAL and 0 <= found.age < 5.0
+    began_s = (graph.node.get_clock().now().nanoseconds - min(shot)) / 1e9
+    assert found.fitting == 1 and found.header.frame_id == OPTICAL and 0 <= found.age < began_s
     assert found.detection.bbox.center.position == found.track.position and found.detection.bbox.size.z > 0.02
     assert found.tracks == [found.track.id] and found.detection.id == found.track.id
     assert track(graph, found.track.id).track.class_id == "cube"
@@ -177,7 +182,7 @@ def test_what_is_gone_is_said_once_and_remembered(following):
     flat = np.full_like(picture()[1], TABLE_M)
     bare[:3, :3] = (220, 30, 30)  # the engine looks for red: far from where the cube was
     lost = lambda: [s for m in heard["track_states"] for s in m.tracks if s.state == TrackState.LOST]
-    until(lambda: camera.shoot(rgb=bare, depth_m=flat) and lost(), 30.0, "the loss")
+    until(lambda: camera.shoot(rgb=bare, depth_m=flat) and lost(), what="the loss")
     assert [s.id for s in lost()].count(before.track.id) == 1
     after = track(graph, before.track.id)
     assert after.success and after.track.state == TrackState.LOST and after.tracks == []

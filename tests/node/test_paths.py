@@ -31,7 +31,7 @@ def test_the_way_of_a_thing_is_told_with_its_times_and_reported(graph, tmp_path)
         return [n for n, _ in graph.node.get_topic_names_and_types() if n.startswith(f"{NODE}/path/")]
 
     rest = dict(zip(("rgb", "depth_m"), cube_at(START_PX)))
-    (topic,) = until(lambda: camera.shoot(apart_s=0.1, **rest) and topics(), 60, "a path, of the thing at rest")
+    (topic,) = until(lambda: camera.shoot(apart_s=0.1, **rest) and topics(), what="a path, of the thing at rest")
     began_ns = graph.node.get_clock().now().nanoseconds
     for _ in range(3):  # back to the left it jumps, which is no way that it went
         slide(camera, heard["track_states"], 60)
@@ -39,7 +39,7 @@ def test_the_way_of_a_thing_is_told_with_its_times_and_reported(graph, tmp_path)
             late = graph.listen(topic, PathMessage, LATCHED)
     ids = {t.id for m in heard["track_states"] for t in m.tracks}
     assert topic.removeprefix(f"{NODE}/path/id_") in ids
-    path = until(lambda: late and len(late[-1].poses) >= 3 and late[-1], timeout_s=60, what="a path of three places")
+    path = until(lambda: late and len(late[-1].poses) >= 3 and late[-1], what="a path of three places")
     assert path.header.frame_id == OPTICAL
     places = np.array([[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in path.poses])
     stamps = [stamp_ns(p.header) for p in path.poses]

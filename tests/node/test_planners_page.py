@@ -14,7 +14,7 @@ from moveit_standin import MoveIt, install
 from rclpy.action import ActionClient
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
-from ros_graph import claim_domain
+from ros_graph import PATIENCE_S, START_PATIENCE_S, claim_domain
 from std_msgs.msg import Header
 
 from qwen3vl_ros.action import ExecuteStep
@@ -103,7 +103,7 @@ class Graph:
             self._executor.add_node(node)
         self._thread = threading.Thread(target=self._executor.spin)
         self._thread.start()
-        assert self.client.wait_for_server(30)
+        assert self.client.wait_for_server(START_PATIENCE_S)
 
     def _served(self):
         text = re.search(r"```python\n(\"\"\"execute_step over.*?)```", PAGE.read_text(), re.S)[1]
@@ -126,17 +126,17 @@ class Graph:
 
     def close(self):
         self._executor.shutdown()
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         for node in (self.server, self.client_node):
             node.destroy_node()
         self.context.shutdown()
         self._lock_file.close()
 
 
-def result_of(future, patience_s=60):
+def result_of(future):
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
-    assert done.wait(patience_s), "no answer came"
+    assert done.wait(PATIENCE_S), "no answer came"
     return future.result()
 
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_done_is_answered_all_the_same(graph, action, said):
 def test_a_cancel_stops_the_arm_and_is_answered(graph):
     graph.robot.slow = True
     goal = graph.send("pick", grasp=grasp())
-    assert graph.robot.begun.wait(30)
+    assert graph.robot.begun.wait(PATIENCE_S)
     while ("panda_arm" not in [group for group, _ in graph.robot.went]) and not graph.robot.stopped.wait(0.01):
         pass
     result_of(goal.cancel_goal_async())

@@ -132,4 +132,4 @@ def test_a_process_without_keys_does_not_run_where_security_is_enforced(module, 
 
 def start(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=os.environ | environment)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,14 +142,14 @@ class Knowing:
 
     info = EngineInfo("scripted", "nowhere", "Scripted", "cpu", "float32", 0, False, "a test")
 
-    def __init__(self, lacks: set[tuple[str, str]] = frozenset(), seconds: float = 0.0, guided: bool = True):
-        self._lacks, self._seconds, self._guided = lacks, seconds, guided
+    def __init__(self, lacks: set[tuple[str, str]] = frozenset(), asked=lambda: None, guided: bool = True):
+        self._lacks, self._asked, self._guided = lacks, asked, guided
 
     def status(self):
         return {}
 
     def generate(self, prompt, limits, control=None, on_text=None):
-        time.sleep(self._seconds)
+        self._asked()
         if prompt.schema is not None and not self._guided:
             raise EngineError("guided answers need the package llguidance, which is not installed")
         (check,) = [
@@ -225,12 +226,14 @@ def test_guidance_that_loses_what_was_found_without_it_is_a_failure_and_a_missin
     assert absent.good and verdicts(absent)[f"{GUIDED}, rendered"] == EXPLAINED
 
 
-def test_time_that_runs_out_ends_the_test_and_proves_nothing():
+def test_time_that_runs_out_ends_the_test_and_proves_nothing(monkeypatch):
     report = report_of(Knowing(), budget_s=0.0)
     assert not report.good and report.count(EXPLAINED) == len(report.outcomes)
     assert "Nothing was proven" in verdict(report)
-    some = report_of(Knowing(seconds=0.05), budget_s=0.5)
-    assert 0 < some.count(PASSED) < len(CHECKS) and not some.count(FAILED)
+    now = [0.0]
+    monkeypatch.setattr(sys.modules[examine.__module__], "time", SimpleNamespace(monotonic=lambda: now[0]))
+    some = report_of(Knowing(asked=lambda: now.append(now.pop() + 300.0)), budget_s=1000.0)
+    assert some.count(PASSED) == 4 < len(CHECKS) and not some.count(FAILED)
 
 
 # -- the command, and its pictures -------------------------------------------------------------------------------

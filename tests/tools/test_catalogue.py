@@ -38,7 +38,7 @@ def test_the_command_prints_the_same_schemas_as_openai_takes_them():
     from pydantic import TypeAdapter
 
     done = subprocess.run(
-        [sys.executable, "-m", "qwen3vl_ros.cli", "tools"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "qwen3vl_ros.cli", "tools"], capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)

@@ -23,7 +23,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
-from ros_graph import Graph, until
+from ros_graph import PATIENCE_S, START_PATIENCE_S, Graph, until
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 pytest.importorskip("mcp")
@@ -67,7 +67,7 @@ def with_client(server, use, **options):
     """What use(client) returns."""
 
     async def run():
-        async with Client(server, read_timeout_seconds=180, **options) as client:
+        async with Client(server, read_timeout_seconds=280, **options) as client:
             return await use(client)
 
     return anyio.run(run)
@@ -110,8 +110,8 @@ class Shipped:
         graph.start("-m", "qwen3vl_ros.node.sim_camera", "--ros-args", *camera, name="camera")
         flat = graph.listen("/qwen3vl/sim_camera/ground_truth_2d", Detection2DArray)
         solid = graph.listen("/qwen3vl/sim_camera/ground_truth_3d", Detection3DArray)
-        self.flat = until(lambda: flat, 60, "the truth")[-1].detections
-        self.solid = until(lambda: solid, 60)[-1].detections
+        self.flat = until(lambda: flat, START_PATIENCE_S, "the truth")[-1].detections
+        self.solid = until(lambda: solid, START_PATIENCE_S)[-1].detections
         kinds = [d.results[0].hypothesis.class_id for d in self.flat]
         self.at = next(i for i, k in enumerate(kinds) if kinds.count(k) == 1)
         self.label = kinds[self.at]
@@ -121,14 +121,14 @@ class Shipped:
             "-p",
             f"inspection.file:={points}",
             "-p",
-            "max_age:=5.0",
+            "max_age:=60.0",
             "-p",
             "enabled:=false",
             "-p",
             "diagnostics_period:=0.5",
         )
         graph.start("-m", "qwen3vl_ros.node.perception.main", "--ros-args", *node, name="perception").logged(
-            "active: ", 90
+            "active: ", START_PATIENCE_S
         )
         self.http, self.server = over_http(graph)
 
@@ -220,7 +220,7 @@ def test_over_http_it_detects_measures_asks_reads_and_lists_alarms(shipped):
     heard = shipped.graph.listen(
         f"{NODE}/alarms", EventArray, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     )
-    until(lambda: heard and heard[-1].events, 60, "the alarm, on the topic")
+    until(lambda: heard and heard[-1].events, PATIENCE_S, "the alarm, on the topic")
     (alarm,) = call(shipped.http, "alarms").structured_content["alarms"]
     assert (alarm["name"], alarm["state"], alarm["severity"]) == (f"{kind}_there/seen", "ACTIVE", 700)
 
@@ -548,7 +548,7 @@ def test_a_server_that_is_told_to_end_stops_the_arm_first(arm, http, number):
     until(lambda: arm.cancelled, what="the arm to be stopped")
 
 
-async def until_async(condition, seconds: float = 30.0) -> None:
+async def until_async(condition, seconds: float = PATIENCE_S) -> None:
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.02)

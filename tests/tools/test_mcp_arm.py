@@ -36,7 +36,7 @@ def test_what_a_person_approved_is_done_what_is_cancelled_stops_and_what_was_don
         steps.append(message)
 
     async def use():
-        async with Client(address, elicitation_callback=says_yes, read_timeout_seconds=300) as client:
+        async with Client(address, elicitation_callback=says_yes, read_timeout_seconds=600) as client:
             await client.list_tools()  # results are held to their schemas
             call = lambda name, arguments, **more: client.call_tool(name, arguments, **more)
             place = await call("find_place", {"object": "red box", "relation": "next to", "reference": "blue bowl"})
@@ -54,20 +54,21 @@ def test_what_a_person_approved_is_done_what_is_cancelled_stops_and_what_was_don
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(follow)
-                with anyio.fail_after(120):
-                    while not any("executing" in step for step in steps):
+                with anyio.fail_after(280):
+                    while not (ended or any("executing" in step for step in steps)):
                         await anyio.sleep(0.05)
                 stopped = await call("cancel", {})
             return place, planned, done, again, ended[0], stopped
 
-    for _ in range(3):  # a real arm's grip may slip, and says so; what is held to here is what an agent is told of it
+    # A real arm's grip may slip, and says so, or its motion ends before it is told to: what is held to is what an agent is told of it.
+    for _ in range(5):
         bench.reset()
         shown.clear(), steps.clear()
         before = bench.where("red box")
         place, planned, done, again, ended, stopped = anyio.run(use)
-        if not done.is_error:
+        if not done.is_error and stopped.structured_content["cancelled"] and "CANCELLED" in str(ended.content):
             break
-        assert "was not carried out" in done.content[0].text
+        assert not done.is_error or "was not carried out" in done.content[0].text
     assert place.structured_content["places"][0]["feasible"] and place.structured_content["frame"] == "world"
     assert [step["action"] for step in planned.structured_content["steps"]] == ["pick", "place"]
     assert "red box" in shown[0] and "blue bowl" in shown[0] and len(shown) == 2

@@ -383,7 +383,7 @@ def test_pictures_and_answers_may_come_from_two_threads():
     def answers():
         try:
             for k in range(0, 50, 5):
-                about.wait(5.0)
+                about.wait(90.0)
                 named_ids = tracks.assign(frames[k], "first", scene.answer(k / HZ))
                 tracks.place(frames[k].stamp_ns, [solid(d.id, d.label, 0, 0, 0.8) for d in named_ids])
         except Exception as error:

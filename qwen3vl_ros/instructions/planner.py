@@ -67,11 +67,7 @@ class Planner:
         """The plan with other steps, grounded anew. held: as of `plan`; it goes first whether it is among the steps or not. Raises
         InvalidInput for what is no step, and what finding raises.
         """
-        if (told := resolved(PlanQuestion.checked(steps))) is None:
-            said = next(s.object for s in steps)
-            raise InvalidInput(
-                f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself"
-            )
+        told = _checked(steps)
         first = () if held is None else (replace(held, status="", message=""),)
         if first and told[:1] == (held.told,):
             told = told[1:]
@@ -103,7 +99,7 @@ class Planner:
         """Where a thing that is seen can go, `told` being the step that puts it there; held with `grasp`, or with what is found. Raises
         NotFound with the reason why there is no such thing or nobody can measure it, InvalidInput, and what finding raises.
         """
-        (told,) = resolved(PlanQuestion.checked((told,))) or (told,)
+        (told,) = _checked((told,))
         if told.action != "place" or told.relation == "back":
             raise InvalidInput(
                 f"{told.relation or told.action} is no place that can be looked for; on, in, next to ... are"
@@ -143,6 +139,16 @@ class Planner:
             return None, "model"
         known = all(name.lower() in said for step in told.steps for name in (step.object,) if name)
         return (told if known and faithful(instruction, told.steps) else None), "model"
+
+
+def _checked(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Steps that somebody wrote by hand, with names that stand for themselves. Raises InvalidInput."""
+    if (told := resolved(PlanQuestion.checked(steps))) is None:
+        said = next(s.object for s in steps)
+        raise InvalidInput(
+            f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself"
+        )
+    return told
 
 
 def _speaks_of(question: str, said: str) -> bool:

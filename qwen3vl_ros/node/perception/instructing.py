@@ -38,7 +38,7 @@ from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import FindPlace
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, InvalidInput, PerceptionError, StaleFrame
+from qwen3vl_ros.types import Cancelled, DeadlinePassed, InvalidInput, PerceptionError, StaleFrame, quoted
 
 NAMES = ("find_place", "plan", "follow_instruction")
 PLANS = 16  # that may be carried out; older ones are forgotten
@@ -266,7 +266,7 @@ class Instructing:
             ids = ", ".join(map(str, self._plans)) or "none"
             raise Rejected(f"there is no plan {asked.plan_id}; of this node's life there are {ids}")
         if asked.camera not in ("", known.camera):
-            raise Rejected(f"plan {asked.plan_id} is of camera {known.camera!r}, not of {asked.camera!r}")
+            raise Rejected(f"plan {asked.plan_id} is of camera {known.camera!r}, not of {quoted(asked.camera)}")
         if asked.revision != known.plan.revision:
             raise Rejected(
                 f"plan {asked.plan_id} has revision {known.plan.revision}, not {asked.revision}; review it as it is now"

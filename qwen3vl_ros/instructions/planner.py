@@ -39,19 +39,27 @@ class Planner:
     def __post_init__(self):
         self._finder = Finder(self.perception, closely=True)
 
-    def plan(self, shot: Shot, instruction: str, control: Control | None = None, held: PlanStep | None = None) -> Plan:
+    def plan(
+        self,
+        shot: Shot,
+        instruction: str,
+        control: Control | None = None,
+        held: PlanStep | None = None,
+        before: Sequence[Step] = (),
+    ) -> Plan:
         """The plan of an instruction, grounded in one picture. held: the step that puts back what the gripper holds, which goes first.
-        Raises InvalidInput for an empty one, and what finding raises.
+        before: steps of the instruction before, for "it" and "the other one" where this one does not say of what. Raises InvalidInput for
+        an empty one, and what finding raises.
         """
         if not instruction.strip():
             raise InvalidInput("the instruction is empty; say what to do, e.g. 'put the red cube into the bowl'")
-        told, reader = self._understood(instruction, control)
+        told, reader = self._understood(instruction, control, before)
         plan = Plan(next(self._ids), instruction, (), "", shot.frame.stamp_ns, 0, reader)
         if told is None:
             return replace(plan, question=words(instruction, "unread"), lacks="unread")
         if told.question:
             return replace(plan, question=told.question, lacks="asked")
-        if (steps := resolved(told.steps)) is None:
+        if (steps := resolved(told.steps) or resolved(told.steps, before)) is None:
             return replace(plan, question=words(instruction, "which"), lacks="which")
         first = () if held is None else (replace(held, status="", message=""),)
         return self.ground(replace(plan, steps=(*first, *(PlanStep(step) for step in steps))), shot, control)
@@ -121,10 +129,12 @@ class Planner:
         """What these names mean in a picture, measured. expected: as of Finder.find."""
         return self._finder.find(shot, names, control, expected=expected)
 
-    def _understood(self, instruction: str, control: Control | None) -> tuple[Planned | None, str]:
+    def _understood(
+        self, instruction: str, control: Control | None, before: Sequence[Step]
+    ) -> tuple[Planned | None, str]:
         if not expressible(instruction):
             return None, "rules"
-        if told := planned(instruction):
+        if told := planned(instruction) or planned(instruction, before):
             return told, "rules"
         question = PlanQuestion(instruction)
         limits = replace(Limits.of(self.perception.config.generation), max_new_tokens=_TOKENS)

@@ -83,13 +83,16 @@ def test_a_reference_that_a_hand_moved_after_the_pick_is_no_place_and_the_next_o
     assert math.dist(bench.where("green cube"), CUBE) < 0.02 and not holding(bench)
 
 
-def test_what_a_hand_took_out_of_the_jaws_is_taken_again_from_where_it_lies(bench):
+def test_what_a_hand_took_out_of_the_jaws_is_put_down_only_where_it_was_taken_again(bench):
     order = bench.carry_out(bench.plan(ORDER)).reaches("executing")
     by_hand(bench, "green cube", 0.02, -0.02, 0.0225)
     done = order.result()
-    if done.code != Result.OK:  # it was not seen to be gone before the arm went to put it down
+    bowl, cube = bench.where("blue bowl"), bench.where("green cube")
+    if done.code == Result.OK:
+        assert 0.06 < math.dist(bowl[:2], cube[:2]) < 0.2 and cube[2] < 0.05
+    else:  # it was not seen to be gone before the arm went to put it down
         assert done.code in (Result.EXECUTION, Result.PRECONDITION, Result.POSTCONDITION), done.message
-    assert not holding(bench)
+        assert math.dist(cube[:2], (0.02, -0.02)) < 0.03 or cube[2] > 0.15
     carried_out(bench, "look at the green cube")
 
 
@@ -99,9 +102,9 @@ def test_a_cancel_in_a_later_phase_ends_it_and_the_next_order_works(bench, step,
     result = order.result()
     assert result.code == Result.CANCELLED, (result.code, result.message)
     statuses = [s.status for s in result.plan.steps]
-    assert statuses == [DONE] * step + [FAILED] + [OPEN] * (1 - step)
+    assert statuses in ([FAILED, OPEN], [DONE, FAILED])[step:], statuses  # it may have gone on before it heard
     held = holding(bench)
-    assert held == ((step, state) != (0, "looking")) and ("the gripper holds" in result.message) == held
+    assert ("; the gripper holds the green cube" in result.message) == held == (bench.where("green cube")[2] > 0.15)
     after = carried_out(bench, "look at the red box")
     assert [s.action for s in after.plan.steps] == ["place", "look"][not held :] and not holding(bench)
 

@@ -74,6 +74,7 @@ def generate_launch_description():
         ],
         condition=IfCondition(given("use_sim_robot")),
         output="screen",
+        sigterm_timeout="15",
         on_exit=Shutdown(),
     )
     profile = EnvironmentVariable(

@@ -19,7 +19,7 @@ from qwen3vl_ros.geometry.layout import CannotTell, Layout, same_name
 from qwen3vl_ros.geometry.relations import Margin, cm
 from qwen3vl_ros.geometry.supports import PLACES, place_margin
 from qwen3vl_ros.geometry.things import Body, Surface, Thing
-from qwen3vl_ros.types import Fact, InvalidInput, Quantity, Verdict
+from qwen3vl_ros.types import Fact, InvalidInput, Quantity, Verdict, quoted
 
 _BORDER_SHARE = 0.03  # of a surface's extent: how well the lines between its thirds are known
 _ORDER_M = 0.01
@@ -117,7 +117,7 @@ def check(relation: str, arguments: Sequence[str], view: str) -> _Kind:
     arguments = tuple(arguments)
     kind = RELATIONS.get(relation)
     if kind is None:
-        raise InvalidInput(f"relation {relation!r} is unknown; known are {', '.join(RELATIONS)}")
+        raise InvalidInput(f"relation {quoted(relation)} is unknown; known are {', '.join(RELATIONS)}")
     least, most = kind.arguments
     if not least <= len(arguments) <= most:
         wanted = f"{least}" if least == most else f"{least} or {most}"
@@ -128,9 +128,9 @@ def check(relation: str, arguments: Sequence[str], view: str) -> _Kind:
         raise InvalidInput(f"{relation} was asked of an empty name; give an id or a label")
     if view not in ("viewer", "robot") and not (view.startswith("object:") and view != "object:"):
         if not (view == kind.view == "gravity" or view == kind.view == ""):
-            raise InvalidInput(f"view {view!r} is unknown; known are viewer, robot and object:<id>")
+            raise InvalidInput(f"view {quoted(view)} is unknown; known are viewer, robot and object:<id>")
     if relation == "at" and arguments[2] not in PLACES:
-        raise InvalidInput(f"place {arguments[2]!r} is unknown; known are {', '.join(PLACES)}")
+        raise InvalidInput(f"place {quoted(arguments[2])} is unknown; known are {', '.join(PLACES)}")
     return Fact(relation, arguments, view if kind.view == "any" else kind.view)
 
 

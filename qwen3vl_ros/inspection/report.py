@@ -18,7 +18,7 @@ from typing import Any, Collection, Sequence
 from urllib.parse import unquote, urlparse
 
 from qwen3vl_ros.inspection.recorder import journal, utc
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, quoted
 
 _SECOND = 10**9
 _LEAST_GAP_S = 5.0
@@ -239,6 +239,6 @@ def _stamp(text: str, name: str) -> int | None:
     try:
         when = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise InvalidInput(f"{name} {text!r} must be ISO 8601, e.g. 2026-11-25T06:00:00Z") from None
+        raise InvalidInput(f"{name} {quoted(text)} must be ISO 8601, e.g. 2026-11-25T06:00:00Z") from None
     when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
     return round(when.timestamp() * 1000) * 10**6

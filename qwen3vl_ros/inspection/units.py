@@ -5,7 +5,7 @@ Source: the Unified Code for Units of Measure (ucum.org). Knows nothing of dials
 
 from __future__ import annotations
 
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, quoted
 
 # UCUM code -> (kind, factor, offset to the kind's base unit, how it is written on faces and in files)
 _UNITS: dict[str, tuple[str, float, float, tuple[str, ...]]] = {
@@ -54,7 +54,7 @@ def checked(written: str) -> str:
     """The UCUM code. Raises InvalidInput."""
     code = code_of(written)
     if not code:
-        raise InvalidInput(f"unit {written!r} is unknown; use one of {', '.join(_UNITS)}")
+        raise InvalidInput(f"unit {quoted(written)} is unknown; use one of {', '.join(_UNITS)}")
     return code
 
 

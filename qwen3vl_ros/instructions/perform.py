@@ -290,7 +290,7 @@ def looked_again(look: Callable[[], Plan], control: Control) -> Plan:
             continue
         if (
             not plan.question
-            or plan.lacks in ("unread", "asked", "which", "which level", "pose", "no level")
+            or plan.lacks in ("unread", "asked", "which", "which level", "pose", "no level", "not held")
             or not left
         ):
             return plan

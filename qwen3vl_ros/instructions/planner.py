@@ -39,19 +39,27 @@ class Planner:
     def __post_init__(self):
         self._finder = Finder(self.perception, closely=True)
 
-    def plan(self, shot: Shot, instruction: str, control: Control | None = None, held: PlanStep | None = None) -> Plan:
+    def plan(
+        self,
+        shot: Shot,
+        instruction: str,
+        control: Control | None = None,
+        held: PlanStep | None = None,
+        before: Sequence[Step] = (),
+    ) -> Plan:
         """The plan of an instruction, grounded in one picture. held: the step that puts back what the gripper holds, which goes first.
-        Raises InvalidInput for an empty one, and what finding raises.
+        before: steps of the instruction before, for "it" and "the other one" where this one does not say of what. Raises InvalidInput for
+        an empty one, and what finding raises.
         """
         if not instruction.strip():
             raise InvalidInput("the instruction is empty; say what to do, e.g. 'put the red cube into the bowl'")
-        told, reader = self._understood(instruction, control)
+        told, reader = self._understood(instruction, control, before)
         plan = Plan(next(self._ids), instruction, (), "", shot.frame.stamp_ns, 0, reader)
         if told is None:
             return replace(plan, question=words(instruction, "unread"), lacks="unread")
         if told.question:
             return replace(plan, question=told.question, lacks="asked")
-        if (steps := resolved(told.steps)) is None:
+        if (steps := resolved(told.steps) or resolved(told.steps, before)) is None:
             return replace(plan, question=words(instruction, "which"), lacks="which")
         first = () if held is None else (replace(held, status="", message=""),)
         return self.ground(replace(plan, steps=(*first, *(PlanStep(step) for step in steps))), shot, control)
@@ -67,11 +75,7 @@ class Planner:
         """The plan with other steps, grounded anew. held: as of `plan`; it goes first whether it is among the steps or not. Raises
         InvalidInput for what is no step, and what finding raises.
         """
-        if (told := resolved(PlanQuestion.checked(steps))) is None:
-            said = next(s.object for s in steps)
-            raise InvalidInput(
-                f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself"
-            )
+        told = _checked(steps)
         first = () if held is None else (replace(held, status="", message=""),)
         if first and told[:1] == (held.told,):
             told = told[1:]
@@ -103,7 +107,7 @@ class Planner:
         """Where a thing that is seen can go, `told` being the step that puts it there; held with `grasp`, or with what is found. Raises
         NotFound with the reason why there is no such thing or nobody can measure it, InvalidInput, and what finding raises.
         """
-        (told,) = resolved(PlanQuestion.checked((told,))) or (told,)
+        (told,) = _checked((told,))
         if told.action != "place" or told.relation == "back":
             raise InvalidInput(
                 f"{told.relation or told.action} is no place that can be looked for; on, in, next to ... are"
@@ -125,10 +129,12 @@ class Planner:
         """What these names mean in a picture, measured. expected: as of Finder.find."""
         return self._finder.find(shot, names, control, expected=expected)
 
-    def _understood(self, instruction: str, control: Control | None) -> tuple[Planned | None, str]:
+    def _understood(
+        self, instruction: str, control: Control | None, before: Sequence[Step]
+    ) -> tuple[Planned | None, str]:
         if not expressible(instruction):
             return None, "rules"
-        if told := planned(instruction):
+        if told := planned(instruction) or planned(instruction, before):
             return told, "rules"
         question = PlanQuestion(instruction)
         limits = replace(Limits.of(self.perception.config.generation), max_new_tokens=_TOKENS)
@@ -143,6 +149,16 @@ class Planner:
             return None, "model"
         known = all(name.lower() in said for step in told.steps for name in (step.object,) if name)
         return (told if known and faithful(instruction, told.steps) else None), "model"
+
+
+def _checked(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Steps that somebody wrote by hand, with names that stand for themselves. Raises InvalidInput."""
+    if (told := resolved(PlanQuestion.checked(steps))) is None:
+        said = next(s.object for s in steps)
+        raise InvalidInput(
+            f"the steps, from {said!r} on, name one thing by another that no step names; name the thing itself"
+        )
+    return told
 
 
 def _speaks_of(question: str, said: str) -> bool:

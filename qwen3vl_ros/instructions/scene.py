@@ -25,10 +25,11 @@ from qwen3vl_ros.questions.aliases import in_english, same_thing
 from qwen3vl_ros.questions.grammar import language_of
 from qwen3vl_ros.questions.grammar.orders import CORNERS, ORDINALS, ORDINALS_ZH
 from qwen3vl_ros.questions.plan import Step
-from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, PlaceTarget, Verdict
+from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, InvalidInput, PlaceTarget, Verdict
 
 _GRASPS = 24  # ways to hold a thing, for whoever puts it where not every hand fits
 _PLACES, _WAYS, _PAIRS = 16, 24, 144  # where to put it, with how many of them each, and of both together
+_BESIDE_M = 0.03  # from a thing, as far as the fingertips that hold it may be
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom|middle) level of the shelf")
 _LEVEL_ZH = re.compile(rf"架子({'|'.join(ORDINALS_ZH)}|最上层|最下层|中间层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
@@ -78,6 +79,8 @@ class Scene:
         if told.action == "look":
             target = self._one(told.object)
             return replace(step, target=target, after=(Fact("exists", (told.object,)),))
+        if told.action == "pick" and _is_place(told.object):
+            raise self._cannot("no grasp", told.object, "it is a place, not a thing")
         target = self._one(told.object)
         if told.action == "pick":
             if goes is not None and (so := self._already(target, goes, before)):
@@ -132,6 +135,12 @@ class Scene:
         target = self._one(told.object)
         asked = self._asked(target, told)
         if grasp is not None:
+            apart_m = float(np.linalg.norm(grasp.frame_T_gripper[:3, 3] - target.frame_T_box[:3, 3]))
+            if apart_m > np.linalg.norm(target.size_m) / 2 + _BESIDE_M:
+                raise InvalidInput(
+                    f"grasp.pose lies {apart_m:.3g} m from the middle of the {told.object}, which no hand holds so: it is of the "
+                    f"fingertips, in {grasp.frame_id}, with the thing as it stands now"
+                )
             grasps: tuple[GraspTarget, ...] = (replace(grasp, detection_id=target.id, label=target.label),)
         else:
             grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
@@ -209,7 +218,7 @@ class Scene:
             return Fact("on", (target.id, "table"), "gravity"), Fact("at", (target.id, "table", corner), "viewer")
         if canonical(told.reference) == "table":
             return (Fact("on", (target.id, "table"), "gravity"),)
-        if any(same_thing(told.reference, shelf) for shelf in ("shelf", "架子")):
+        if _is_shelf(told.reference):
             raise self._which_level()
         reference = self._one(told.reference)
         view = "gravity" if told.relation in ("on", "in") else "" if told.relation == "next to" else "viewer"
@@ -246,9 +255,22 @@ def _speaks_of(told: Step, name: str) -> bool:
     return any(same_thing(n, name) or same_thing(in_english(n), in_english(name)) for n in names_of(told))
 
 
+def _is_level(name: str) -> bool:
+    return bool(_LEVEL_EN.fullmatch(name) or _LEVEL_ZH.fullmatch(name))
+
+
+def _is_shelf(name: str) -> bool:
+    return any(same_thing(name, shelf) for shelf in ("shelf", "架子"))
+
+
+def _is_place(name: str) -> bool:
+    """Whether a name is of what things are put on, which nobody takes, however well its edge could be held."""
+    return _is_level(name) or _is_shelf(name) or name in _CORNER or canonical(name) == "table"
+
+
 def names_of(told: Step) -> tuple[str, ...]:
     """What must be found for a step."""
-    if _LEVEL_EN.fullmatch(told.reference) or _LEVEL_ZH.fullmatch(told.reference):
+    if _is_level(told.reference):
         return told.object, "shelf"
     if told.reference in _CORNER or not told.reference or canonical(told.reference) == "table":
         return (told.object,)

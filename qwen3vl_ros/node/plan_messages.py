@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from geometry_msgs.msg import Pose
 from std_msgs.msg import Header
@@ -100,10 +102,13 @@ def matrix_of_pose(pose: Pose, name: str) -> np.ndarray:
 def read_grasp(message: GraspTarget, frame_id: str, label: str) -> types.GraspTarget:
     """A grasp that somebody gives. Raises InvalidInput for what is none."""
     pose = matrix_of_pose(message.pose, "grasp.pose")
-    if not (0 < message.width < 1 and 0 <= message.approach_distance < 2):
+    opening_m = message.opening or float("nan")  # a grasp that says nothing of it
+    if not (
+        0 < message.width < 1 and 0 <= message.approach_distance < 2 and (0 < opening_m < 1 or math.isnan(opening_m))
+    ):
         raise types.InvalidInput(
-            f"grasp has width {message.width:g} m and approach_distance {message.approach_distance:g} m; the first must be 0 to 1, "
-            "the second 0 to 2"
+            f"grasp has width {message.width:g} m, opening {message.opening:g} m and approach_distance {message.approach_distance:g} m; "
+            "the first two must be 0 to 1, the third 0 to 2"
         )
     return types.GraspTarget(
         message.detection_id,
@@ -115,5 +120,5 @@ def read_grasp(message: GraspTarget, frame_id: str, label: str) -> types.GraspTa
         1.0,
         True,
         "",
-        message.opening or float("nan"),
+        opening_m,
     )

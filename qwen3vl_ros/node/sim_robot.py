@@ -2,8 +2,9 @@
 
 Publishes image_raw, depth/image_raw and camera_info (sensor-data QoS), overview/image_raw (arm and table from a second
 viewpoint, while somebody subscribes), joint_states, /tf and /tf_static, /clock, and the simulation's truth on ~/ground_truth_3d:
-poses of objects in frame `world`. Serves check_reach beside the action, and ~/reset, which arranges the world anew. Its time is the simulation's, which runs as fast as the clock on the wall where the
-machine is fast enough and slower where it is not: start the other nodes with use_sim_time.
+poses of objects in frame `world`. Serves check_reach beside the action, and ~/reset, which arranges the world anew; ~/move is a
+hand that puts an object elsewhere. Its time is the simulation's, which runs as fast as the clock on the wall where the machine is fast
+enough and slower where it is not: start the other nodes with use_sim_time.
 
 The arm fails as arms fail (unreachable, collision, slipped), and parameter `fault` makes it.
 """
@@ -28,7 +29,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
-from vision_msgs.msg import Detection3DArray
+from vision_msgs.msg import Detection3D, Detection3DArray
 
 from qwen3vl_ros import types
 from qwen3vl_ros.action import ExecuteStep
@@ -36,6 +37,7 @@ from qwen3vl_ros.node import messages
 from qwen3vl_ros.node.plan_messages import matrix_of_pose
 from qwen3vl_ros.node.playing import run
 from qwen3vl_ros.node.signals import StopSignals
+from qwen3vl_ros.sim.arm import OPEN_M
 from qwen3vl_ros.sim.shots import CAMERA_FRAME, WORLD_FRAME
 from qwen3vl_ros.sim.workcell import FAULTS, Ending, Report, Workcell, base_beside, scene_of
 from qwen3vl_ros.srv import CheckReach
@@ -89,6 +91,7 @@ class SimRobotNode(Node):
         aside = ReentrantCallbackGroup()
         self.create_service(CheckReach, "check_reach", self._on_check, callback_group=aside)
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=aside)
+        self.create_subscription(Detection3D, "~/move", self._on_move, 10)
         self._goal = None
         self._server: ActionServer | None = None
         self._began_ns = time.time_ns()
@@ -179,13 +182,11 @@ class SimRobotNode(Node):
         cell = self._cell
         pose = asked.grasp.pose if asked.action == "pick" else asked.place.release
         if asked.action not in ("pick", "place"):
-            raise types.InvalidInput(f"action {asked.action!r} is unknown; this arm can pick and place")
+            raise types.InvalidInput(f"action {types.quoted(asked.action)} is unknown; this arm can pick and place")
         world_T_gripper = self._world_T(asked.header.frame_id) @ matrix_of_pose(pose, f"the {asked.action}'s pose")
         approach_m = _near(asked.grasp if asked.action == "pick" else asked.place)
         if asked.action == "pick":
-            if not 0 <= asked.grasp.width <= 0.085:
-                raise types.InvalidInput(f"the grasp's width is {asked.grasp.width:g} m; this gripper opens 0.085")
-            return cell.pick(world_T_gripper, asked.grasp.width, approach_m, asked.grasp.opening)
+            return cell.pick(world_T_gripper, _width(asked.grasp), approach_m, asked.grasp.opening)
         return cell.place(world_T_gripper, approach_m)
 
     def _checked(self, asked: CheckReach.Request) -> CheckReach.Response:
@@ -198,7 +199,8 @@ class SimRobotNode(Node):
                 raise types.InvalidInput("the gripper holds something; it must be put down before anything is taken")
             world_T = self._world_T(asked.header.frame_id)
             grasps = [
-                (world_T @ matrix_of_pose(g.pose, "a grasp's pose"), g.width, _near(g), g.opening) for g in asked.grasps
+                (world_T @ matrix_of_pose(g.pose, "a grasp's pose"), _width(g), _near(g), g.opening)
+                for g in asked.grasps
             ]
             places = [(p.grasp, world_T @ matrix_of_pose(p.release, "a place's pose"), _near(p)) for p in asked.places]
             if any(grasp >= len(grasps) for grasp, *_ in places):
@@ -208,10 +210,19 @@ class SimRobotNode(Node):
             told.success, told.message = False, str(why)
         return told
 
+    def _moved(self, asked: Detection3D) -> None:
+        try:
+            pose = self._world_T(asked.header.frame_id) @ matrix_of_pose(asked.bbox.center, "bbox.center")
+            self._cell.move(asked.id, pose)
+        except types.PerceptionError as why:
+            self.get_logger().error(f"{self.resolve_topic_name('~/move')}: {why}")
+
     def _world_T(self, frame_id: str) -> np.ndarray:
         known = {WORLD_FRAME: np.eye(4), BASE_FRAME: self._cell.world_T_base}
         if frame_id.lstrip("/") not in known:
-            raise types.InvalidInput(f"frame {frame_id!r} is unknown to this arm; known are {', '.join(known)}")
+            raise types.InvalidInput(
+                f"frame {types.quoted(frame_id)} is unknown to this arm; known are {', '.join(known)}"
+            )
         return known[frame_id.lstrip("/")]
 
     # -- what is told as time passes -----------------------------------------------------------------------------------
@@ -295,6 +306,9 @@ class SimRobotNode(Node):
         await self._between_motions(lambda: self._cell.reset())
         return Trigger.Response(success=True, message="everything is where it was at first, the arm at rest")
 
+    def _on_move(self, asked: Detection3D) -> None:
+        self._between_motions(lambda: self._moved(asked))
+
     def _between_motions(self, do: Callable[[], object]) -> Future:
         """What the world's thread makes of `do`, once no motion is under way."""
         waits = Future(executor=self.executor)
@@ -332,6 +346,13 @@ def _near(way) -> float:
     if not 0.01 <= way.approach_distance <= 0.3:
         raise types.InvalidInput(f"approach_distance is {way.approach_distance:g} m; this arm can do 0.01 to 0.3")
     return way.approach_distance
+
+
+def _width(grasp) -> float:
+    """Of a grasp, metres."""
+    if not 0 <= grasp.width <= OPEN_M:
+        raise types.InvalidInput(f"the grasp's width is {grasp.width:g} m; this gripper opens {OPEN_M:g}")
+    return grasp.width
 
 
 def main(args: list[str] | None = None) -> int:

@@ -49,9 +49,12 @@ def kind_of(name: str) -> str:
     return _ADJECTIVES.sub("", parted(name)[0]) or name
 
 
-def resolved(steps: Sequence[Step]) -> tuple[Step, ...] | None:
-    """Steps whose every name stands for itself; None where one means what no step names."""
-    named: dict[str, list[str]] = {"object": [], "reference": []}
+def resolved(steps: Sequence[Step], before: Sequence[Step] = ()) -> tuple[Step, ...] | None:
+    """Steps whose every name stands for itself; None where one means what no step names. before: steps of the order before this one,
+    for what these leave open.
+    """
+    references = [s.reference for s in before if s.reference and not _PLACE.fullmatch(s.reference)]
+    named: dict[str, list[str]] = {"object": [s.object for s in before], "reference": references}
     meant, said, last = [], "", ""
     for step in steps:
         new = last if step.object == said else _meant(step.object, named["object"], named["reference"])

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Sequence
 
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.base import Question
-from qwen3vl_ros.types import Answer, Generation, InvalidInput, MalformedAnswer, View
+from qwen3vl_ros.types import Answer, Generation, InvalidInput, MalformedAnswer, View, quoted
 
 ACTIONS = ("pick", "place", "look")
 # "back" is where the thing was before it was picked.
@@ -108,13 +108,13 @@ def _fault(step: Step) -> str:
     """Why a step is not whole, empty if it is."""
     placed = step.action == "place"
     if step.action not in ACTIONS:
-        return f"action {step.action!r} is unknown; known are {', '.join(ACTIONS)}"
+        return f"action {quoted(step.action)} is unknown; known are {', '.join(ACTIONS)}"
     if not step.object:
         return f"{step.action} names no object"
     if placed and step.relation not in PLACES:
-        return f"relation {step.relation!r} is unknown; known are {', '.join(PLACES)}"
+        return f"relation {quoted(step.relation)} is unknown; known are {', '.join(PLACES)}"
     if step.relation and not placed:
-        return f"{step.action} has relation {step.relation!r}; only place has one"
+        return f"{step.action} has relation {quoted(step.relation)}; only place has one"
     if placed and not step.reference and step.relation != "back":
         return f"{step.relation} names no reference"
     return ""

@@ -20,12 +20,13 @@ from qwen3vl_ros.sim.physics import PhysicalWorld
 from qwen3vl_ros.sim.pick_place import PickPlace
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec, ShelfSpec, look_at
 from qwen3vl_ros.sim.wide import sample_wide_scene
-from qwen3vl_ros.types import Cancelled, InvalidInput
+from qwen3vl_ros.types import Cancelled, InvalidInput, quoted
 
 # What the arm can be told to fail with: the jaws give way on the way up, nothing can be reached, something is in the way, a goal is
 # never answered, the executor goes away, the camera shows one picture for ever, its depth stops while its colours go on.
 FAULTS = ("", "slip", "unreachable", "collision", "silent", "dead", "frozen", "blind")
 _IDLE_S = 0.02
+_ASIDE_M = 2.0  # how far a hand puts things, along each axis
 
 
 class Ending(IntEnum):
@@ -79,6 +80,20 @@ class Workcell:
         """Everything as it was at first: things where the scene has them, the arm at rest, its jaws open and empty. Time goes on."""
         self._hand.lost()
         self.world.restore(self._start)
+
+    def move(self, name: str, world_T_thing: np.ndarray) -> None:
+        """A hand puts an object, by its label or number, elsewhere, also one that the jaws hold. Raises InvalidInput."""
+        labels = [o.label for o in self.world.spec().objects]
+        numbers = [k for k, label in enumerate(labels) if name in (label, str(k))]
+        if len(numbers) != 1:
+            raise InvalidInput(
+                f"{quoted(name)} is not the label or number of one object; there are {', '.join(labels)}"
+            )
+        if not np.abs(world_T_thing[:3, 3]).max() < _ASIDE_M:
+            raise InvalidInput(f"the {name} would lie more than {_ASIDE_M:g} m away; no hand reaches there")
+        self.world.move(*numbers, world_T_thing)
+        if self.holding and not self._hand.keeps():
+            self._hand.lost()
 
     def __enter__(self) -> Workcell:
         return self

@@ -11,9 +11,11 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.perform import Code, Performer
 from qwen3vl_ros.instructions.planner import Planner
-from qwen3vl_ros.instructions.plans import Done
+from qwen3vl_ros.instructions.plans import Done, PlanStep
+from qwen3vl_ros.instructions.scene import Cannot, Scene
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
+from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.sim.arm import Arm, furnish
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
@@ -105,6 +107,36 @@ def test_a_plan_says_what_to_take_how_and_where(planner, camera):
     assert pick.grasps[0].feasible and place.places[0].feasible
     assert [(f.relation, f.arguments[0]) for f in place.after] == [("right_of", pick.target.id)]
     assert place.places[0].frame_T_box[0, 3] > BALL.position_m[0] + 0.03
+
+
+@pytest.mark.parametrize(
+    "first, then",
+    [
+        ("put the red cube next to the yellow ball", "pick up the other one"),
+        ("把红色的立方体放到黄色的球旁边", "拿起另一个"),
+    ],
+)
+def test_the_other_one_of_an_order_is_beside_what_the_order_before_it_took(planner, camera, first, then):
+    other = ObjectSpec("cube", "blue", (0.045,) * 3, (0.02, 0.06, 0.0225), 0.4)
+    table = Table(camera, CUBE, BALL, other)
+    alone = planner.plan(table.see(), then)
+    assert "Which one" in alone.question or "哪一个" in alone.question
+    outcome = carry_out(planner, table, first)
+    assert outcome.code is Code.OK, outcome.message
+    plan = planner.plan(table.see(), then, before=[s.told for s in outcome.plan.steps])
+    assert plan.executable, plan.question
+    assert np.linalg.norm(plan.steps[0].target.frame_T_box[:3, 3] - other.position_m) < 0.01
+    done = Performer(planner, table, table.see).perform(plan, Control())
+    assert done.code is Code.OK and table.world.pose(2)[2, 3] > 0.08, done.message
+
+
+@pytest.mark.parametrize("name", ["table", "second level of the shelf", "架子", "left side of the table"])
+def test_what_things_are_put_on_is_nothing_to_take(planner, camera, name):
+    with pytest.raises(Cannot, match="a place, not a thing"):
+        shot = Table(camera, CUBE).see()
+        Scene(planner.perception, shot, planner.find(shot, ["red cube"]), name).grounded(
+            PlanStep(Step("pick", name)), (), None
+        )
 
 
 @pytest.mark.parametrize(

@@ -150,14 +150,14 @@ def graph(monkeypatch):
 
 def test_a_pick_and_a_place_go_by_the_way_they_were_given(graph):
     picked = graph.do("pick", grasp=grasp())
-    assert (picked.code, picked.opening) == (Code.OK, pytest.approx(0.05)), picked.message
+    assert (picked.code, picked.holding, picked.opening) == (Code.OK, True, pytest.approx(0.05)), picked.message
     heights = [goal[1].pose.position.z for group, goal in graph.robot.went if group == "panda_arm"]
     assert heights == pytest.approx([0.05 + 0.1034 + 0.1, 0.05 + 0.1034, 0.05 + 0.1034 + 0.1])
     assert {goal[0] for group, goal in graph.robot.went if group == "panda_arm"} == {"panda_hand"}
     assert len(graph.robot.attached) == 1
     graph.robot.went.clear()
     put = graph.do("place", place=place())
-    assert put.code == Code.OK, put.message
+    assert (put.code, put.holding) == (Code.OK, False), put.message
     *arm, last = [goal for group, goal in graph.robot.went if group == "panda_arm"]
     assert [goal[1].pose.position.z for goal in arm] == pytest.approx([0.2734, 0.1534, 0.2734]) and last == "ready"
 
@@ -165,8 +165,18 @@ def test_a_pick_and_a_place_go_by_the_way_they_were_given(graph):
 def test_jaws_that_close_on_nothing_have_slipped_and_the_next_goal_works(graph):
     graph.robot.width_m = 0.0
     slipped = graph.do("pick", grasp=grasp())
-    assert (slipped.code, slipped.retry) == (Code.SLIPPED, True)
+    assert (slipped.code, slipped.retry, slipped.holding) == (Code.SLIPPED, True, False)
     graph.robot.width_m = 0.05
+    assert graph.do("pick", grasp=grasp()).code == Code.OK
+
+
+def test_what_fell_on_the_way_is_no_longer_held_and_the_next_goal_works(graph):
+    assert graph.do("pick", grasp=grasp()).holding
+    graph.robot.joints = dict.fromkeys(graph.robot.joints, 0.0)
+    graph.robot.unreachable = (4,)  # the way to the place
+    lost = graph.do("place", place=place())
+    assert (lost.code, lost.holding) == (Code.UNREACHABLE, False), lost.message
+    graph.robot.unreachable = ()
     assert graph.do("pick", grasp=grasp()).code == Code.OK
 
 

@@ -33,6 +33,31 @@ def test_what_is_named_by_another_gets_a_name_that_stands_for_itself(order, name
 
 
 @pytest.mark.parametrize(
+    "first, then, named",
+    [
+        ("put the red mug next to the bowl", "pick up the other one", ["mug other than the red mug", ""]),
+        ("take the red mug", "put the other mug next to the ball", ["mug other than the red mug", "ball"]),
+        ("take the red mug", "put it into the bowl", ["red mug", "bowl"]),
+        ("look at the blue bowl", "put the ball into it", ["ball", "blue bowl"]),
+        (
+            "put the cube next to the bowl",
+            "put the red ball next to the other one",
+            ["red ball", "ball other than the red ball"],
+        ),
+        ("把红色的杯子放到碗旁边", "拿起另一个", ["红色的杯子以外的杯子", ""]),
+        ("拿起红色的杯子", "把另一个放到架子第二层", ["红色的杯子以外的杯子", "架子第二层"]),
+        ("拿起红色的盒子", "放到架子第二层", ["红色的盒子", "架子第二层"]),
+        ("拿起红色的盒子", "把它放进蓝色的碗", ["红色的盒子", "蓝色的碗"]),
+    ],
+)
+def test_what_an_order_leaves_open_the_order_before_it_tells_and_nothing_else(first, then, named):
+    before = resolved(planned(first).steps)
+    steps = (planned(then) or planned(then, before)).steps
+    last = (resolved(steps) or resolved(steps, before))[-1]
+    assert [last.object, last.reference] == named
+
+
+@pytest.mark.parametrize(
     "steps",
     [
         [Step("pick", "other one")],

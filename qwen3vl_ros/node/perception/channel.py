@@ -16,7 +16,7 @@ from qwen3vl_ros.node.perception.diagnostics import Health, Level, Status
 from qwen3vl_ros.node.perception.mailbox import Mailbox, Snapshot
 from qwen3vl_ros.node.perception.publishers import PICTURES, RESULTS, TRACKS, Publishers
 from qwen3vl_ros.questions import LOOKING_FOR, Question, ReadText
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, quoted
 
 STREAM = "stream"  # the name of the watch that ~/set_prompt and ~/enable change
 
@@ -104,7 +104,7 @@ class Channel:
             return ReadText()
         if task not in LOOKING_FOR:
             raise InvalidInput(
-                f"task {task!r} is unknown; it must be one of {', '.join((*LOOKING_FOR, ReadText.name))}"
+                f"task {quoted(task)} is unknown; it must be one of {', '.join((*LOOKING_FOR, ReadText.name))}"
             )
         return LOOKING_FOR[task](tuple(targets) or self.targets)
 

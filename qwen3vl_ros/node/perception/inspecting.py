@@ -38,7 +38,7 @@ from qwen3vl_ros.node.perception.services import CALLS, NotReady
 from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import AlarmCommand, Inspect, Report, SetWatch
-from qwen3vl_ros.types import Frame, InvalidInput, PerceptionError
+from qwen3vl_ros.types import Frame, InvalidInput, PerceptionError, quoted
 
 NAMES = ("inspect", "set_watch", "alarm_command", "report", "readings", "events", "alarms", "path")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -126,7 +126,7 @@ class Inspecting:
         if not name and len(self._channels) == 1:
             return next(iter(self._channels.values()))
         known = ", ".join(self._channels) if "" not in self._channels else "one without a name; leave camera out"
-        raise InvalidInput(f"camera {name!r} is unknown; the cameras are {known}")
+        raise InvalidInput(f"camera {quoted(name)} is unknown; the cameras are {known}")
 
     def _read(self, path: Path) -> tuple[Point, ...]:
         """Raises InvalidInput."""

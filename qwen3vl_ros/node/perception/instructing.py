@@ -38,7 +38,7 @@ from qwen3vl_ros.questions import phrases
 from qwen3vl_ros.questions.plan import Step
 from qwen3vl_ros.resources import survivable
 from qwen3vl_ros.srv import FindPlace
-from qwen3vl_ros.types import Cancelled, DeadlinePassed, InvalidInput, PerceptionError, StaleFrame
+from qwen3vl_ros.types import Cancelled, DeadlinePassed, InvalidInput, PerceptionError, StaleFrame, quoted
 
 NAMES = ("find_place", "plan", "follow_instruction")
 PLANS = 16  # that may be carried out; older ones are forgotten
@@ -86,6 +86,7 @@ class Instructing:
         # An id is never that of a plan that a client reviewed before the node was started again.
         self._ids = itertools.count(int(time.time()) & 0x7FFFFFFF)
         self._held: PlanStep | None = None
+        self._spoken: tuple[Step, ...] = ()  # what the last order that was understood speaks of
         self._mover = Mover(node)
         self._out = node.create_publisher(PlanMessage, "~/plan", LATCHED)
         group = ReentrantCallbackGroup()
@@ -232,7 +233,8 @@ class Instructing:
         if known is None:
             held = self._held
             number = next(self._ids)
-            plan = eyes.plan_of(asked.instruction, held, self._arm(number, eyes, tell))
+            plan = eyes.plan_of(asked.instruction, held, self._spoken, self._arm(number, eyes, tell))
+            self._spoken = tuple(s.told for s in plan.steps if not s.remembered) or self._spoken
             known = self._keep(_Known(replace(plan, plan_id=number), channel.name, held))
         elif asked.steps:
             told, held = [plan_messages.told_step(s) for s in asked.steps], self._held
@@ -266,7 +268,7 @@ class Instructing:
             ids = ", ".join(map(str, self._plans)) or "none"
             raise Rejected(f"there is no plan {asked.plan_id}; of this node's life there are {ids}")
         if asked.camera not in ("", known.camera):
-            raise Rejected(f"plan {asked.plan_id} is of camera {known.camera!r}, not of {asked.camera!r}")
+            raise Rejected(f"plan {asked.plan_id} is of camera {known.camera!r}, not of {quoted(asked.camera)}")
         if asked.revision != known.plan.revision:
             raise Rejected(
                 f"plan {asked.plan_id} has revision {known.plan.revision}, not {asked.revision}; review it as it is now"

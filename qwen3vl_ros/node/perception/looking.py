@@ -55,8 +55,8 @@ class Eyes:
         self._shot = fresh(shot)
         return self._shot
 
-    def plan_of(self, instruction: str, held: PlanStep | None, arm: Reaching) -> Plan:
-        return self._looked(arm, lambda planner, shot, c: planner.plan(shot, instruction, c, held))
+    def plan_of(self, instruction: str, held: PlanStep | None, before: Sequence[Step], arm: Reaching) -> Plan:
+        return self._looked(arm, lambda planner, shot, c: planner.plan(shot, instruction, c, held, before))
 
     def edited(self, plan: Plan, steps: Sequence[Step], held: PlanStep | None, arm: Reaching) -> Plan:
         return self._looked(arm, lambda planner, shot, c: planner.edited(plan, steps, shot, c, held))

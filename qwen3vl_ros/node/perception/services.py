@@ -160,9 +160,9 @@ class Services:
         names = ", ".join(self._channels)
         if camera and camera not in self._channels:
             known = f"the cameras are {names}" if names else "this node's one camera has no name; leave it empty"
-            raise InvalidInput(f"camera {camera!r} is unknown; {known}")
+            raise InvalidInput(f"camera {quoted(camera)} is unknown; {known}")
         if own is not None and camera and camera != own.name:
-            raise InvalidInput(f"camera {camera!r} has a service of its own; this is that of {own.name!r}")
+            raise InvalidInput(f"camera {quoted(camera)} has a service of its own; this is that of {own.name!r}")
         if own is None and not camera and len(self._channels) > 1:
             raise InvalidInput(f"camera is empty and there are several; name one of {names}")
         return self._channels[camera] if camera else own or next(iter(self._channels.values()))

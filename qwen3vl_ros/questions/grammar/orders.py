@@ -7,6 +7,7 @@ table get one name a language ("second level of the shelf", 架子第二层). Kn
 from __future__ import annotations
 
 import re
+from typing import Sequence
 
 from qwen3vl_ros.questions.parsing.wanted import is_chinese
 from qwen3vl_ros.questions.plan import MAX_STEPS, Planned, Step
@@ -84,11 +85,12 @@ _ARTICLE = re.compile(r"^(?:(?:the|a|an|that|this|my|your|one) )+")
 _IT = re.compile(r"^(?:it|them|that|this|the same(?: one)?)?$")
 
 
-def planned(order: str) -> Planned | None:
-    """The steps an order tells; None where it is not read."""
+def planned(order: str, before: Sequence[Step] = ()) -> Planned | None:
+    """The steps an order tells; None where it is not read. before: steps of the order before it, of which "it" may speak."""
     steps: list[Step] = []
     clauses = _chinese(order) if is_chinese(order) else _english(order)
-    it, in_hand, hollow = "", "", ""
+    it, in_hand = before[-1].object if before else "", ""
+    hollow = next((n for s in reversed(before) for n in (s.reference, s.object) if _HOLLOW.search(n)), "")
     for clause in clauses or ((None, "", "", ""),):
         action, name, relation, reference = clause
         name = name or it

@@ -22,7 +22,10 @@ needs_browser = pytest.mark.skipif(
 
 def start(graph, module: str, **parameters):
     given = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
-    arguments = ("--ros-args", "-r", "__ns:=/qwen3vl", *given)
+    from ros_graph import PATIENT  # only where there is ROS
+
+    patient = PATIENT if module == "perception.main" else ()
+    arguments = ("--ros-args", "-r", "__ns:=/qwen3vl", *patient, *given)
     return graph.start("-m", f"qwen3vl_ros.node.{module}", *arguments, name=module.split(".")[0])
 
 

@@ -55,6 +55,8 @@ RESULTS = {
 NEEDED_MIB = 12 * 64  # config/fastdds.xml's segment for each of more processes than any test has
 # For what has no limit of its own: a busy machine takes a minute to start a process, and nobody waits longer than for what comes.
 PATIENCE_S, START_PATIENCE_S = 90.0, 240.0
+# What the node gives answers and calls that name no time of their own, for the same reason.
+PATIENT = ("-p", "request_timeout:=300.0", "-p", "generation.deadline:=600.0")
 OK, WARN, ERROR, STALE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
@@ -212,12 +214,7 @@ class Graph:
         """The perception node with a scripted engine; parameters by their names, with __ for a dot. Its pictures may be old and
         its answers late, as a busy machine makes them: a test of what is too old or too late says what that is.
         """
-        slow = ("max_age:=30.0", "request_timeout:=300.0", "generation.deadline:=600.0")
-        arguments = [
-            "--ros-args",
-            *(word for given in slow for word in ("-p", given)),
-            *ros_args,
-        ]  # the last one counts
+        arguments = ["--ros-args", "-p", "max_age:=30.0", *PATIENT, *ros_args]  # the last one counts
         for name, value in {"diagnostics_period": 0.2, "targets": ["cube"], **parameters}.items():
             if value is None:  # not given at all
                 continue

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_graph import OK, START_PATIENCE_S, until
+from ros_graph import OK, PATIENT, START_PATIENCE_S, until
 from sensor_msgs.msg import RegionOfInterest
 from vision_msgs.msg import Detection2DArray
 
@@ -36,7 +36,7 @@ def overlaps(found, objects) -> np.ndarray:
 
 def start_node(graph, **parameters):
     arguments = [a for name, value in parameters.items() for a in ("-p", f"{name}:={value}")]
-    return graph.start("-m", "qwen3vl_ros.node.perception.main", "--ros-args", *arguments, name="perception")
+    return graph.start("-m", "qwen3vl_ros.node.perception.main", "--ros-args", *PATIENT, *arguments, name="perception")
 
 
 def start_camera(graph, namespace="/qwen3vl", **parameters):

@@ -219,7 +219,9 @@ def test_two_thousand_calls_at_once_are_each_answered_or_refused_without_a_threa
     until(first.done, what="a first answer, so that every thread there is has started")
     threads, seen = process.threads(), []
     futures = [client.call_async(Detect.Request(timeout=1.0)) for _ in range(2000)]
-    until(lambda: seen.append(process.threads()) or all(f.done() for f in futures), START_PATIENCE_S, "2000 replies")
+    until(
+        lambda: seen.append(process.threads()) or all(f.done() for f in futures), 3 * START_PATIENCE_S, "2000 replies"
+    )
     camera.stop()
     messages = Counter("" if f.result().success else f.result().message.split(":")[0] for f in futures)
     assert set(messages) <= {"", "TooManyCalls", "Cancelled", "StaleFrame"}

@@ -23,7 +23,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
-from ros_graph import PATIENCE_S, START_PATIENCE_S, Graph, until
+from ros_graph import PATIENCE_S, PATIENT, START_PATIENCE_S, Graph, until
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 pytest.importorskip("mcp")
@@ -127,7 +127,7 @@ class Shipped:
             "-p",
             "diagnostics_period:=0.5",
         )
-        graph.start("-m", "qwen3vl_ros.node.perception.main", "--ros-args", *node, name="perception").logged(
+        graph.start("-m", "qwen3vl_ros.node.perception.main", "--ros-args", *PATIENT, *node, name="perception").logged(
             "active: ", START_PATIENCE_S
         )
         self.http, self.server = over_http(graph)

@@ -306,6 +306,16 @@ def checkpoint(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.parametrize(
+    "out", ["file", "file/below", "/proc/cannot"], ids=["a file", "below a file", "where nothing may be"]
+)
+def test_a_path_that_cannot_be_written_is_named(checkpoint, out, tmp_path, capsys):
+    (tmp_path / "file").write_text("something")
+    status, _, err = run(capsys, "export", checkpoint, "--no-parity", "--precision", "int8", "--out", tmp_path / out)
+    assert status == 2 and str(tmp_path / out) in err and "give a path" in err and err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "something"
+
+
 def test_doctor_runs_what_it_promises(checkpoint, capsys):
     status, out, _ = run(capsys, "doctor", "--model", checkpoint)
     assert status == 0 and "runs on this machine" in out

@@ -404,10 +404,16 @@ def test_doctor_says_of_weights_and_engines_what_can_run_here(checkpoint, tmp_pa
     assert status == 1 and "a CPU cannot compute with FP8" in out and "qwen3vl export" not in out
     (model / "model.safetensors").unlink()
     (model / "decoder.sm89.engine").write_bytes(b"")
-    (model / "manifest.json").write_text(json.dumps({"tensorrt": {"model": "Qwen/Qwen3-VL-2B-Instruct"}}))
-    status, out, _ = run(capsys, "doctor", "--model", model)
-    assert status == 1 and "engines of TensorRT, no weights" in out and "0.0 M" not in out
-    assert "Qwen/Qwen3-VL-2B-Instruct: it runs on a CPU" in out
+    for origin, way_out in (
+        ("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-2B-Instruct: it runs on a CPU"),
+        ("''", "'': it runs on a CPU with torch as it is, and with onnxruntime after qwen3vl export ''"),
+        ("/gone/it's here", "/gone/it's here (which is not on this machine): it runs on a CPU"),
+        ("random:2B", "it was built for timing alone"),
+    ):
+        (model / "manifest.json").write_text(json.dumps({"tensorrt": {"model": origin}}))
+        status, out, _ = run(capsys, "doctor", "--model", model)
+        assert status == 1 and "engines of TensorRT, no weights" in out and "0.0 M" not in out
+        assert way_out in out
 
 
 def test_doctor_tells_the_worlds_apart(monkeypatch):

@@ -125,7 +125,7 @@ def _refuse(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]
         if found != wanted:
             raise WrongModel(
                 f"{what} is {found!r} in config.json and this network computes only {wanted!r}, as in the "
-                "published dense Qwen3-VL; use the transformers runtime for this model"
+                "published dense Qwen3-VL; use the transformers runtime or a server for this model, or take a plain one"
             )
 
 

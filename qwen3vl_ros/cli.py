@@ -64,6 +64,11 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, OutOfResources):  # what stdout could not take is lost, and said once
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
+    except OSError as error:
+        if not error.filename:  # of no path that somebody gave
+            raise
+        print(f"qwen3vl: {error.filename}: {error.strerror}; give a path that can be read and written", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

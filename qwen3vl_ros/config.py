@@ -97,8 +97,8 @@ class GenerationConfig(_Validated):
     )
     max_pixels: int = _p(
         0,
-        "Largest image area given to the model, pixels; 0: the checkpoint's own, less where the prompt would not fit (the log "
-        "says so).",
+        "Largest image area given to the model, pixels; 0: the checkpoint's own, less where the prompt would not fit, "
+        "or for a large model on a CPU (the log says so).",
         range=(0, 16777216),
     )
 

@@ -20,6 +20,7 @@ from qwen3vl_ros.types import ModelNotFound, WrongModel
 ARCHITECTURES = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
 EXAMPLE_ID = "Qwen/Qwen3-VL-2B-Instruct"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SHARD = re.compile(r"[^/\\]+\.safetensors")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors"]
 _HUB_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
@@ -49,7 +50,13 @@ class Checkpoint:
     @property
     def max_positions(self) -> int:
         """Longest prompt plus answer, in tokens."""
-        return int(self.config["text_config"].get("max_position_embeddings", 32768))
+        found = self.config["text_config"].get("max_position_embeddings", 32768)
+        if type(found) is not int or found < 1:
+            raise WrongModel(
+                f"max_position_embeddings in {self.path / 'config.json'} is {found!r} and no number of tokens; restore the "
+                "model's own file"
+            )
+        return found
 
 
 def embedded_model_dir() -> Path:
@@ -171,7 +178,10 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise WrongModel(f"{index} has no weight_map; copy the file again")
-        files = [path / name for name in sorted(set(shards.values()))]
+        names = list(shards.values())
+        if foreign := next((n for n in names if not isinstance(n, str) or not _SHARD.fullmatch(n)), None):
+            raise WrongModel(f"{index} names {foreign!r}, which is no file of weights beside it; copy the file again")
+        files = [path / name for name in sorted(set(names))]
     else:
         files = [path / "model.safetensors"]
     missing = [f.name for f in files if not f.is_file()]

@@ -10,11 +10,12 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command
 from qwen3vl_ros.engine.network.sizes import METHOD
-from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin
+from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin, typed
 
 _DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: of the compute capability
@@ -80,7 +81,7 @@ def _tensorrt(checkpoint: Checkpoint, gpus: int) -> str:
     if not is_bundle(checkpoint.path):
         if foreign := _foreign(checkpoint):
             return f"builds no engines of {foreign}"
-        return f"no engines in {checkpoint.path}; qwen3vl build {checkpoint.path} --out BUNDLE builds them"
+        return f"no engines in {checkpoint.path}; qwen3vl build {typed(str(checkpoint.path))} --out BUNDLE builds them"
     if not gpus:
         return f"no NVIDIA driver with a GPU; check nvidia-smi{_without_gpu(checkpoint)}"
     if not (_installed("tensorrt") or _installed("tensorrt_rtx")):
@@ -132,9 +133,12 @@ def _without_gpu(checkpoint: Checkpoint) -> str:
     if checkpoint.weight_files:
         return ""
     model = origin(checkpoint.path)
+    if model.startswith("random:"):
+        return "; it was built for timing alone, and from nothing that could run elsewhere"
+    absent = " (which is not on this machine)" * (Path(model).is_absolute() and not Path(model).is_dir())
     return (
-        f", or give as the model what these engines were built from, {model}: it runs on a CPU with torch as it is, and "
-        f"with onnxruntime after {export_command(model)}"
+        f", or give as the model what these engines were built from, {model}{absent}: it runs on a CPU with torch as it is, "
+        f"and with onnxruntime after qwen3vl export {typed(model)}"
     )
 
 

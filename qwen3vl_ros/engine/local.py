@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import numpy as np
 
+from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.ahead import SeeingAhead
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 GPU_PASS_COST = 0.004  # of one more drafted token, in passes
 _CACHE_TOKENS = 8192  # where nothing asks for more: several 640x480 images, a prompt and an answer
 _WARM_UP = Limits(max_new_tokens=2, deadline_s=3600.0, repeat_limit=4)
+# Pixels of an image for a large model on a CPU, where nobody chose: seeing takes as long as the square of them, and for 2B on two
+# cores 1 s at 640x480, 5 s here, minutes at 3840x2160.
+_CPU_AREA = 1024 * 768
 _PROMPT_TOKENS = 1024  # kept free for text where the images' size is known
 
 
@@ -201,3 +205,10 @@ def cache_tokens(checkpoint: Checkpoint, config: Config, token_side: int) -> int
     generation = config.generation
     wanted = generation.max_pixels // token_side**2 + _PROMPT_TOKENS + generation.max_new_tokens
     return min(checkpoint.max_positions, max(_CACHE_TOKENS, wanted))
+
+
+def cpu_area(checkpoint: Checkpoint, config: Config) -> tuple[int, list[str]]:
+    """Most pixels of an image for this model on a CPU, 0 for its own limit; and why, for the log."""
+    if checkpoint.parameters < threads.SMALL_MODEL or config.generation.max_pixels:
+        return 0, []
+    return _CPU_AREA, [f"images of at most {_CPU_AREA} pixels (generation.max_pixels is 0: automatic on a CPU)"]

@@ -411,6 +411,11 @@ def _set_text_config(**values):
     return apply
 
 
+def _index(shard):
+    index = {"weight_map": {"a": "model.safetensors", "b": shard}}
+    return lambda d: (d / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 DAMAGE = {
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
     "config is not JSON": (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read as JSON"),
@@ -442,7 +447,28 @@ DAMAGE = {
     "broken tokenizer": (lambda d: (d / "tokenizer.json").write_text("{}"), "is no tokenizer"),
     "no processor": (lambda d: (d / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
     "processor without sizes": (lambda d: edit(d / "preprocessor_config.json", size={}), "min_pixels"),
+    "processor of other patches": (
+        lambda d: edit(d / "preprocessor_config.json", patch_size=14),
+        "config.json is for 16",
+    ),
+    "processor of no patches": (lambda d: edit(d / "preprocessor_config.json", patch_size=0), "impossible pictures"),
+    "processor that divides by nought": (
+        lambda d: edit(d / "preprocessor_config.json", image_std=[0, 0, 0]),
+        "impossible pictures",
+    ),
+    "positions that are none": (_set_text_config(max_position_embeddings=0), "no number of tokens"),
+    "shards of no name": (_index(5), "no file of weights beside it"),
+    "shards elsewhere": (_index("../other/model.safetensors"), "no file of weights beside it"),
+    "shards that are no weights": (_index("config.json"), "no file of weights beside it"),
     "no template": (lambda d: (d / "chat_template.jinja").unlink(), "no chat template"),
+    "template that fails as it runs": (
+        lambda d: (d / "chat_template.jinja").write_text("{{ 1 / 0 }}"),
+        "chat template fails: division by zero",
+    ),
+    "template that is no text": (
+        lambda d: (d / "chat_template.jinja").write_bytes(b"\xff\xfe{{ messages }}"),
+        "exactly once",
+    ),
     "template with an error": (
         lambda d: (d / "chat_template.jinja").write_text("{% if %}"),
         "chat template .* is broken",

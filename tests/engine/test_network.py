@@ -660,6 +660,8 @@ def test_the_embedded_models_files_give_the_reference(tmp_path):
     "path, value, why",
     [
         (("text_config", "num_experts"), 128, "num_experts is 128"),
+        (("text_config", "num_local_experts"), 128, "num_experts is 128"),
+        (("architectures",), ["Qwen3VLMoeForConditionalGeneration"], "num_experts is 'some'"),
         (("quantization_config",), {"quant_method": "fp8"}, "'fp8'"),
         (("text_config", "rope_scaling", "rope_type"), "yarn", "'yarn'"),
         (("text_config", "rope_scaling", "mrope_interleaved"), False, "mrope_interleaved is False"),
@@ -667,6 +669,13 @@ def test_the_embedded_models_files_give_the_reference(tmp_path):
         (("vision_config", "hidden_act"), "silu", "'silu'"),
         (("text_config", "attention_bias"), True, "attention_bias is True"),
         (("text_config", "hidden_size"), None, "no usable"),
+        (("text_config", "hidden_size"), "2048", "hidden is '2048'"),
+        (("text_config", "num_hidden_layers"), -1, "layers is -1"),
+        (("text_config", "rms_norm_eps"), float("nan"), "norm_eps is nan"),
+        (("text_config", "num_key_value_heads"), 3, "no key-value heads evenly"),
+        (("vision_config", "depth"), 6, "blocks that it lacks"),
+        (("vision_config", "num_position_embeddings"), -4, "config.json"),
+        (("image_token_id",), 10**9, "outside the vocabulary"),
     ],
     ids=lambda v: v[-1] if isinstance(v, tuple) else None,
 )

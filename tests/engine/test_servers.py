@@ -272,6 +272,26 @@ def test_a_server_that_loads_for_ever_is_waited_for_until_the_deadline(server, l
     assert time.monotonic() - started > 0.3
 
 
+ENDLESS = ["/v1/models", "/health", "/v1/chat/completions"]  # the last one asked of a name that is not listed
+
+
+@pytest.mark.parametrize("path", ENDLESS)
+def test_a_body_that_trickles_for_ever_ends_with_the_time_of_the_start(server, path):
+    server.aliases, server.endless[path] = ("other",), b"x"
+    with pytest.raises(EngineUnavailable, match="end of its answer within remote.start_timeout = 1 s"):
+        engine_of(server, model="other", start_timeout=1.0)
+
+
+@pytest.mark.parametrize("path", ENDLESS)
+def test_of_a_body_without_end_a_few_megabytes_are_read(server, path):
+    server.aliases, server.endless[path] = ("other",), b"x" * (1 << 19)
+    if path == ENDLESS[0]:
+        with pytest.raises(EngineError, match="lists no models"):
+            engine_of(server, model="other")
+    else:  # what matters of these is their status
+        engine_of(server, model="other").close()
+
+
 @pytest.mark.parametrize("health", [404, 500, 401])
 def test_a_server_without_a_sign_of_health_is_ready(server, health):
     server.health.extend([200, health])

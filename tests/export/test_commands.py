@@ -134,29 +134,31 @@ def test_nothing_heavy_is_imported_before_a_command_runs():
 # -- what messages tell a user to type -------------------------------------------------------------------------------
 
 
-def told(model: Path) -> list[str]:
+def told(model: Path, origin: str) -> list[str]:
     """Commands as our own messages give them."""
     checkpoint = read_checkpoint(model)
     limits = ShapeLimits(cache_slots=512, prefill=256, max_visual=300)
     config = read_json(model / "config.json")
-    of = (model, config, "some/model", "", 1, "tensorrt_rtx", "1.7", "int4", "float16", limits, {}, {})
-    missing = " ".join(option.missing for option in survey(checkpoint, "cpu"))
+    of = (model, config, origin, "", 1, "tensorrt_rtx", "1.7", "int4", "float16", limits, {}, {})
+    missing = "\n".join(option.missing for option in survey(checkpoint, "cpu"))
     return [
         export_command(model),
         Bundle(*of).rebuild_command(),
         Bundle(*of).rebuild_command(120, max_patches=5000),
-        *re.findall(r"qwen3vl build \S+ --out BUNDLE", missing),
-        *re.findall(r"qwen3vl export \S+", missing),
+        *re.findall(r"qwen3vl build .+? --out BUNDLE", missing),
+        *re.findall(r"qwen3vl export .+$", missing, re.M),
     ]
 
 
-def test_every_command_that_a_message_gives_is_one_that_exists(model):
-    commands = told(model)
+@pytest.mark.parametrize("place", ["plain", "two words", "it's; $HOME", "模型"])
+def test_every_command_that_a_message_gives_is_one_that_exists(model, place, tmp_path):
+    model = shutil.copytree(model, tmp_path / place)
+    commands = told(model, f"some/{place}")
     assert len(commands) == 5
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "qwen3vl"
-        assert _parser().parse_args(arguments).model in (str(model), "some/model")
+        assert _parser().parse_args(arguments).model in (str(model), f"some/{place}")
 
 
 def test_no_message_and_no_page_sends_a_user_to_a_script_that_is_not_installed():

@@ -147,12 +147,14 @@ def test_the_length_of_a_pass_changes_no_digit(tmp_path, precision):
     runtime.close()
 
 
-def test_a_large_model_on_a_cpu_is_shown_no_more_than_it_can_see_in_seconds(small, monkeypatch):
+@pytest.mark.parametrize("name", ["onnxruntime", "torch", "transformers"])
+def test_a_large_model_on_a_cpu_is_shown_no_more_than_it_can_see_in_seconds(small, monkeypatch, name):
     monkeypatch.setattr(threads, "SMALL_MODEL", 1)
-    engine = load_engine(Config(model=str(small), device="cpu"))
+    model = str(small) if name == "onnxruntime" else str(EMBEDDED)
+    engine = load_engine(Config(model=model, device="cpu", engine=name))
     assert "at most 786432 pixels (generation.max_pixels is 0" in engine.info.why
     engine.close()
-    config = Config(model=str(small), device="cpu", generation=GenerationConfig(max_pixels=1 << 22))
+    config = Config(model=model, device="cpu", engine=name, generation=GenerationConfig(max_pixels=1 << 22))
     engine = load_engine(config)
     assert "786432" not in engine.info.why
     engine.close()

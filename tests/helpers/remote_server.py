@@ -9,6 +9,7 @@ for coordinates.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import socket
 import ssl
@@ -20,6 +21,7 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Iterable
 from urllib.parse import unquote, urlsplit
 
 import cv2
@@ -61,7 +63,7 @@ class ModelServer(ThreadingHTTPServer):
     tokens. refuses: names of body fields answered by 400. logprobs: whether they are given when asked for. owner: whose
     software the list of models names. aliases: models that it answers for and does not list. raw: media type and pieces of the body of the coming answers, before any fault; a
     last piece of RESET breaks the connection there. statuses: of the coming answers, with their words. fails_at: the status
-    and words for requests with a field. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
+    and words for requests with a field. endless: paths whose body has no end, and the piece that it repeats. health: statuses of the coming looks at /health and /v1/models, then 404 and 200.
     """
 
     daemon_threads = True
@@ -80,6 +82,7 @@ class ModelServer(ThreadingHTTPServer):
         self.models, self.logprobs, self.tokens_per_event = list(models), logprobs, tokens_per_event
         self.aliases: tuple[str, ...] = ()
         self.health: deque[int] = deque()
+        self.endless: dict[str, bytes] = {}
         self.raw: deque[tuple[str, tuple[bytes, ...]]] = deque()
         self.statuses: deque[tuple[int, str]] = deque()
         self.fails_at: dict[str, tuple[int, str]] = {}
@@ -151,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.path in self.server.endless:
+            return self._raw("application/json", itertools.repeat(self.server.endless[self.path]))
         status = self.server.models_status if self.path == "/v1/models" else 404
         if self.server.health:
             status = self.server.health.popleft()
@@ -173,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
         if server.models and body["model"] not in (*server.models, *server.aliases):
             return self._json(404, {}, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         if not body.get("stream"):
+            if self.path in self.server.endless:
+                return self._raw("application/json", itertools.repeat(self.server.endless[self.path]))
             return self._json(200, {}, {"choices": [{"message": {"content": "!"}, "finish_reason": "length"}]})
         refused = [name for name in server.refuses if name in body]
         if refused:
@@ -199,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(200, {}, {"choices": [{"message": {"content": "[]"}}]})
         self._stream(body, fault)
 
-    def _raw(self, media_type: str, pieces: tuple[bytes, ...]) -> None:
+    def _raw(self, media_type: str, pieces: Iterable[bytes]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", media_type)
         self.send_header("Transfer-Encoding", "chunked")

@@ -306,6 +306,16 @@ def checkpoint(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.parametrize(
+    "out", ["file", "file/below", "/proc/cannot"], ids=["a file", "below a file", "where nothing may be"]
+)
+def test_a_path_that_cannot_be_written_is_named(checkpoint, out, tmp_path, capsys):
+    (tmp_path / "file").write_text("something")
+    status, _, err = run(capsys, "export", checkpoint, "--no-parity", "--precision", "int8", "--out", tmp_path / out)
+    assert status == 2 and str(tmp_path / out) in err and "give a path" in err and err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "something"
+
+
 def test_doctor_runs_what_it_promises(checkpoint, capsys):
     status, out, _ = run(capsys, "doctor", "--model", checkpoint)
     assert status == 0 and "runs on this machine" in out
@@ -394,10 +404,16 @@ def test_doctor_says_of_weights_and_engines_what_can_run_here(checkpoint, tmp_pa
     assert status == 1 and "a CPU cannot compute with FP8" in out and "qwen3vl export" not in out
     (model / "model.safetensors").unlink()
     (model / "decoder.sm89.engine").write_bytes(b"")
-    (model / "manifest.json").write_text(json.dumps({"tensorrt": {"model": "Qwen/Qwen3-VL-2B-Instruct"}}))
-    status, out, _ = run(capsys, "doctor", "--model", model)
-    assert status == 1 and "engines of TensorRT, no weights" in out and "0.0 M" not in out
-    assert "Qwen/Qwen3-VL-2B-Instruct: it runs on a CPU" in out
+    for origin, way_out in (
+        ("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-2B-Instruct: it runs on a CPU"),
+        ("''", "'': it runs on a CPU with torch as it is, and with onnxruntime after qwen3vl export ''"),
+        ("/gone/it's here", "/gone/it's here (which is not on this machine): it runs on a CPU"),
+        ("random:2B", "it was built for timing alone"),
+    ):
+        (model / "manifest.json").write_text(json.dumps({"tensorrt": {"model": origin}}))
+        status, out, _ = run(capsys, "doctor", "--model", model)
+        assert status == 1 and "engines of TensorRT, no weights" in out and "0.0 M" not in out
+        assert way_out in out
 
 
 def test_doctor_tells_the_worlds_apart(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -226,7 +227,7 @@ def changed_weights(directory: Path) -> list[str]:
 
 def export_command(directory: Path | str) -> str:
     """What the user runs to write the graphs."""
-    return f"qwen3vl export {directory}"
+    return f"qwen3vl export {shlex.quote(str(directory))}"
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ from qwen3vl_ros import threads as cpu_threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens
+from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens, cpu_area
 from qwen3vl_ros.engine.network.sizes import METHOD
 from qwen3vl_ros.engine.onnx.runtime import OnnxRuntime
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.types import EngineError
 
-# Pixels of an image for a large model on a CPU, where nobody chose: seeing takes as long as the square of them, and for 2B on two
-# cores 1 s at 640x480, 5 s here, minutes at 3840x2160.
-_CPU_AREA = 1024 * 768
 _CPU_PASS_COST = 0.05  # of one more drafted token, in passes; measured on the embedded model
 
 
@@ -34,9 +31,8 @@ def load_onnxruntime(checkpoint: Checkpoint, config: Config) -> LocalEngine:
     if device == "cpu":
         threads, why_threads = cpu_threads.of_model(checkpoint.parameters)
         why.append(why_threads)
-        if checkpoint.parameters >= cpu_threads.SMALL_MODEL and not generation.max_pixels:
-            most_area = _CPU_AREA
-            why.append(f"images of at most {most_area} pixels (generation.max_pixels is 0: automatic on a CPU)")
+        most_area, why_area = cpu_area(checkpoint, config)
+        why += why_area
     preparation = Preparation(checkpoint.path, generation.min_pixels, generation.max_pixels, most_area)
     runtime = OnnxRuntime(
         checkpoint.path, cache_tokens(checkpoint, config, preparation.rule.token_side), device, threads

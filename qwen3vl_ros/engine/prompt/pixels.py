@@ -69,8 +69,17 @@ class PixelRule:
                 mean=tuple(map(float, values["image_mean"])),
                 std=tuple(map(float, values["image_std"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise WrongModel(f"{path} has no usable {error}; restore the model's own file") from error
+        numbers = (*rule.mean, *rule.std)
+        if (
+            min(rule.patch, rule.merge, rule.temporal) < 1
+            or len(rule.mean) != 3
+            or len(rule.std) != 3
+            or not (all(map(math.isfinite, numbers)) and min(rule.std) > 0)
+        ):
+            raise WrongModel(f"{path} asks for impossible pictures ({rule}); restore the model's own file")
+        rule._refuse_other_patches(directory, path)
         if not 0 < rule.min_area <= rule.max_area or rule.max_area < rule.token_side**2:
             raise InvalidInput(
                 f"image area limits {rule.min_area} to {rule.max_area} pixels are impossible (from "
@@ -78,6 +87,16 @@ class PixelRule:
                 f"largest, and one visual token takes {rule.token_side**2} pixels"
             )
         return rule
+
+    def _refuse_other_patches(self, directory: Path, path: Path) -> None:
+        """The tower reads patches of one shape, which config.json tells, too."""
+        vision = read_json(directory / "config.json").get("vision_config") or {}
+        wanted = tuple(vision.get(name) for name in ("patch_size", "spatial_merge_size", "temporal_patch_size"))
+        if wanted != (self.patch, self.merge, self.temporal):
+            raise WrongModel(
+                f"{path} cuts pictures by patch, merge and frames into {self.patch}, {self.merge}, {self.temporal}, and "
+                f"config.json is for {', '.join(map(str, wanted))}; copy both from the same model"
+            )
 
     @property
     def token_side(self) -> int:

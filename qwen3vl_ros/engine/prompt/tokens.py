@@ -152,7 +152,7 @@ class ChatTokens:
             messages.append({"role": message.role, "content": text + seen if text_first else seen + text})
         try:
             return self._template.render(messages=messages, add_generation_prompt=True)
-        except TemplateError as error:
+        except Exception as error:  # a template may divide by nought as well
             raise WrongModel(f"the chat template fails: {error}; restore the original one") from error
 
     def _hidden(self, text: str) -> str:
@@ -173,7 +173,7 @@ def _revealed(text: str) -> str:
 def _chat_template(directory: Path):
     text = None
     if (directory / "chat_template.jinja").is_file():
-        text = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+        text = (directory / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if text is None and (directory / name).is_file():
             text = read_json(directory / name).get("chat_template")

@@ -227,8 +227,15 @@ class RemoteEngine:
         deadline_s = time.monotonic() + self._remote.start_timeout
 
         async def patiently(ask: Callable[..., Awaitable[T]], *arguments: str) -> T:
-            def call() -> Awaitable[T]:
-                return ask(self._client, self._faults, *arguments)
+            async def call() -> T:
+                left_s = max(deadline_s - time.monotonic(), 0.001)
+                try:
+                    return await asyncio.wait_for(ask(self._client, self._faults, *arguments), left_s)
+                except asyncio.TimeoutError:
+                    raise EngineUnavailable(
+                        f"{self._url} did not come to an end of its answer within remote.start_timeout = "
+                        f"{self._remote.start_timeout:g} s; check that remote.url is the base of an OpenAI-compatible API"
+                    ) from None
 
             return await self._requests.repeated(call, deadline_s, self._remote.retries + 1, patient=True)
 

@@ -182,6 +182,16 @@ def _is_json(text: str) -> bool:
     return True
 
 
+async def beginning(response: httpx.Response, most: int) -> bytes:
+    """The first bytes of a body, hardly more than `most`: a body may have no end."""
+    raw = b""
+    async for received in response.aiter_bytes():
+        raw += received
+        if len(raw) >= most:
+            break
+    return raw
+
+
 def retry_after_s(response: httpx.Response) -> float:
     """Seconds until the server wants to be asked again: of Retry-After, a number or an HTTP date; 0
     without."""

@@ -14,7 +14,7 @@ from typing import Any, Awaitable, Callable, TypeVar
 import httpx
 
 from qwen3vl_ros.engine.remote.events import EventReader, Told
-from qwen3vl_ros.engine.remote.faults import Again, Faults
+from qwen3vl_ros.engine.remote.faults import Again, Faults, beginning
 from qwen3vl_ros.engine.remote.grammar import GUIDES
 from qwen3vl_ros.engine.remote.stream import StreamedAnswer
 from qwen3vl_ros.types import EngineError, EngineUnavailable, InvalidInput
@@ -97,7 +97,7 @@ class Requests:
                     await self._read(response, answer)
                     self._worked = True
                     return
-                refused = await _beginning(response)
+                refused = await beginning(response, _ERROR_BYTES)
         except httpx.HTTPError as error:
             raise self._faults.lost(error, answer.tokens, safe=not answer.received) from error
         except Told as error:
@@ -114,7 +114,7 @@ class Requests:
         kind = response.headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != "text/event-stream":
             answer.received = True
-            raise self._faults.no_stream(kind, await _beginning(response))
+            raise self._faults.no_stream(kind, await beginning(response, _ERROR_BYTES))
         reader = EventReader()
         try:
             async for received in response.aiter_bytes():
@@ -139,13 +139,3 @@ class Requests:
                 return True
             await asyncio.sleep(0)  # many may have come at once; a cancel is heard between them
         return False
-
-
-async def _beginning(response: httpx.Response) -> bytes:
-    """The first _ERROR_BYTES of a body."""
-    raw = b""
-    async for received in response.aiter_bytes():
-        raw += received
-        if len(raw) >= _ERROR_BYTES:
-            break
-    return raw

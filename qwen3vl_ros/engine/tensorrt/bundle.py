@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class Bundle:
             if value != getattr(ShapeLimits, name)
         )
         return (
-            f"qwen3vl build {self.model} --out {self.path} --sm {sm} --precision {self.precision} "
+            f"qwen3vl build {typed(self.model)} --out {shlex.quote(str(self.path))} --sm {sm} --precision {self.precision} "
             f"--module {self.module}{limits}"
         )
 
@@ -171,6 +172,11 @@ def origin(path: Path) -> str:
     return model if isinstance(model, str) else "MODEL"
 
 
+def typed(model: str) -> str:
+    """A bundle's origin, or a path, in a command; the embedded model's is quoted as it is told."""
+    return model if model == "''" else shlex.quote(model)
+
+
 def read_bundle(path: Path, thorough: bool = True) -> Bundle:
     """Check every file of the bundle against its manifest; the contents too if `thorough` (seconds for gigabytes).
 
@@ -181,7 +187,7 @@ def read_bundle(path: Path, thorough: bool = True) -> Bundle:
         model, out = (path, "BUNDLE") if (path / "config.json").is_file() else ("MODEL", path)
         raise WrongModel(
             f"{path} has no {MANIFEST} that tells of engines, so it is no bundle; make one: "
-            f"qwen3vl build {model} --out {out}, and give {out} as the model"
+            f"qwen3vl build {typed(str(model))} --out {shlex.quote(str(out))}, and give {out} as the model"
         )
     manifest = read_json(path / MANIFEST)[_SECTION]
     if manifest.get("format") != FORMAT:

@@ -16,7 +16,7 @@ from qwen3vl_ros import threads as cpu_threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import EngineInfo, Runtime
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens
+from qwen3vl_ros.engine.local import GPU_PASS_COST, LocalEngine, cache_tokens, cpu_area
 from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.engine.prompt.prepare import Preparation
 from qwen3vl_ros.engine.torch.device import (
@@ -69,10 +69,11 @@ def _load(
     device, why_device = choose_device(config.device)
     dtype, why_dtype = choose_dtype(config.dtype, device)
     refuse_quantization(checkpoint, device)
-    preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels)
+    most_area, why_area = cpu_area(checkpoint, config) if device.type == "cpu" else (0, [])
+    preparation = Preparation(checkpoint.path, config.generation.min_pixels, config.generation.max_pixels, most_area)
     require_memory(checkpoint, device, dtype)
     threads, why_threads = cpu_threads.of_model(checkpoint.parameters)
-    why = [f"{name} {importlib.metadata.version(name)}", why_device, why_dtype]
+    why = [f"{name} {importlib.metadata.version(name)}", why_device, why_dtype, *why_area]
     if device.type == "cpu":
         why.append(why_threads)
 

@@ -218,9 +218,22 @@ class _Work:
             self.held = None if done.holding is None else self.held
             if verdict is Verdict.UNKNOWN:
                 return Code.POSTCONDITION, problem
+            if self.held is not None and (stuck := self._let_go(k, self.held)):
+                return Code.EXECUTION, f"{problem}; {stuck}"
         if reviewed:
             return Code.PRECONDITION, f"it is no longer so, and no motion was planned: {reviewed}"
         return Code.EXECUTION, problem
+
+    def _let_go(self, k: int, held: PlanStep) -> str:
+        """What the jaws hold although the thing is still where it was, put back where they took it, since they take nothing while they hold
+        something; why it could not be, "" where it was.
+        """
+        self._p.tell(k, "executing", "putting back what the jaws hold")
+        go_on(self._control)
+        self._looks.moving()
+        done = self._p.executor.place(held, held.places[0], self._control)
+        self._moved(done, None)
+        return "" if self.held is None else f"what the jaws hold could not be put back: {done.message}"
 
     def _order(self, k: int) -> list[int]:
         """Numbers of the grasps to try, first those with which the thing can be put where it goes next."""

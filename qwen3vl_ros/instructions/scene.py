@@ -123,7 +123,8 @@ class Scene:
         if earlier or self._moved_before(told, before):  # of a picture to come
             return replace(step, target=target, before=held, after=asked)
         if told.relation == "back":
-            return replace(step, target=target, before=held, after=asked, places=(self._home(picks[0], target, pick),))
+            places = tuple(self._home(picks[0], target, pick, k) for k in range(len(pick.grasps)))
+            return replace(step, target=target, before=held, after=asked, places=places)
         grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
         gripper = self._perception.config.gripper
         places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)[:_PAIRS]
@@ -178,14 +179,14 @@ class Scene:
         called = {d.id: d.label for d in self._found.detections_3d} | {s.id: s.label for s in self._layout.surfaces}
         return tuple((i, called[i]) for i in ids if i in called)
 
-    def _home(self, first: PlanStep, target: Detection3D, pick: PlanStep) -> PlaceTarget:
-        """Where the thing was when the plan first took it."""
-        home, grasp = (first.target or target).frame_T_box, pick.grasps[0]
+    def _home(self, first: PlanStep, target: Detection3D, pick: PlanStep, number: int) -> PlaceTarget:
+        """Where the thing was when the plan first took it, held with the grasp of that number."""
+        home, grasp = (first.target or target).frame_T_box, pick.grasps[number]
         release = home @ np.linalg.inv(target.frame_T_box) @ grasp.frame_T_gripper
         release = raised(release, self._layout.level_R_frame[2])
         gripper, support = self._perception.config.gripper, facts.stands_on(self._layout, target.id).arguments[1]
         frame = self._cloud.frame_id
-        return PlaceTarget(target.id, support, frame, home, release, 0, gripper.standoff, 0.0, grasp.quality, True)
+        return PlaceTarget(target.id, support, frame, home, release, number, gripper.standoff, 0.0, grasp.quality, True)
 
     def _moved_before(self, told: Step, before: Sequence[PlanStep]) -> bool:
         """Whether an earlier step moves what this one refers to."""

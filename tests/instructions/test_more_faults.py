@@ -222,3 +222,22 @@ def test_what_a_later_step_undoes_is_not_said_to_be_done(planner, robot, number,
 def test_what_a_later_step_moves_on_purpose_is_not_undone(planner, robot, then):
     done = carry_out(planner, robot, f"{ORDER} and then {then}")
     assert done.code is Code.OK, done.message
+
+
+def test_a_way_to_hold_a_thing_stays_one_while_nothing_has_changed(planner, robot):
+    """Noise alone makes other grasps of each picture; what the arm was asked about and approved is not lost to it."""
+    plan = planner.plan(robot.see(), ORDER)
+    best = plan.steps[0].grasps[plan.steps[1].places[0].grasp].frame_T_gripper
+
+    def known(plan):
+        return any(np.array_equal(g.frame_T_gripper, best) for g in plan.steps[0].grasps)
+
+    again = planner.ground(plan, robot.see())
+    assert known(again) and np.array_equal(again.steps[0].grasps[0].frame_T_gripper, best)
+    assert all(p.grasp < len(again.steps[0].grasps) for p in again.steps[1].places)
+    for k, at in ((0, (-0.08, -0.10, 0.0225)), (1, (-0.10, 0.13, 0.045)), (2, (-0.04, -0.12, 0.0275))):
+        start = robot.cell.world.pose(k)
+        robot.cell.world.move(k, replace((CUBE, MUG, BALL)[k], position_m=at).pose())
+        assert not known(planner.ground(plan, robot.see())), "the scene is another"
+        robot.cell.world.move(k, start)
+    assert known(planner.ground(plan, robot.see())), "and again what it was"

@@ -185,7 +185,7 @@ class _Work:
         if told.action == "pick" and self.held is not None:
             return Code.PRECONDITION, f"the gripper holds the {self.held.told.object} already"
         for _ in range(TRIES):
-            code, message = self._ground(k)
+            code, message = self._ground(k, anew=bool(failed))
             if code is not Code.OK:
                 return code, message
             if told.action == "look":
@@ -273,12 +273,14 @@ class _Work:
             return Code.OK, f"the {step.told.object} was put back; {message}"
         return Code.OK if verdict is Verdict.TRUE else Code.POSTCONDITION, message
 
-    def _ground(self, k: int) -> tuple[Code, str]:
-        """The open steps grounded in a picture of now."""
+    def _ground(self, k: int, anew: bool) -> tuple[Code, str]:
+        """The open steps grounded in a picture of now. anew: without the grasps that are known of step k, since one of them failed."""
         self._p.tell(k, "looking", "")
+        steps = [replace(s, grasps=()) if anew and i == k else s for i, s in enumerate(self.plan.steps)]
+        plan = replace(self.plan, steps=tuple(steps))
 
         def look() -> Plan:
-            grounded = self._p.planner.ground(self.plan, self._looks.look(), self._control)
+            grounded = self._p.planner.ground(plan, self._looks.look(), self._control)
             return within_reach(grounded, self._p.executor, self._control)
 
         grounded = looked_again(look, self._control)

@@ -16,7 +16,6 @@ import numpy as np
 from qwen3vl_ros.asking.finding import Finder, Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Limits, Prompt
-from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.instructions.plans import Plan, PlanStep, words
 from qwen3vl_ros.instructions.scene import Cannot, Placed, Scene, names_of
 from qwen3vl_ros.pipeline import Perception
@@ -36,9 +35,6 @@ class Planner:
 
     perception: Perception
     _ids: itertools.count = field(default_factory=lambda: itertools.count(1))
-    _seen: dict[tuple[int, int], SceneCloud] = field(
-        default_factory=dict
-    )  # by plan and revision: the depth it was grounded in
 
     def __post_init__(self):
         self._finder = Finder(self.perception, closely=True)
@@ -94,11 +90,9 @@ class Planner:
         names = dict.fromkeys(n for s in open_steps for n in names_of(s.told) if n)
         found = self._finder.find(shot, tuple(names), control)
         steps: list[PlanStep] = []
-        before = (plan.plan_id, plan.revision)
-        self._seen = {before: self._seen[before]} if before in self._seen else {}
         plan = replace(plan, stamp_ns=shot.frame.stamp_ns, revision=plan.revision + 1)
         try:
-            scene = Scene(self.perception, shot, found, plan.instruction, self._seen.get(before))
+            scene = Scene(self.perception, shot, found, plan.instruction, plan.picture)
             for step in plan.steps:
                 if step.status == "done" or step.remembered:
                     steps.append(step)
@@ -111,8 +105,7 @@ class Planner:
                 steps.append(scene.grounded(step, steps, goes and goes.told))
         except Cannot as why:
             return replace(plan, question=str(why), lacks=why.lacks)
-        self._seen[plan.plan_id, plan.revision] = scene.cloud
-        return replace(plan, steps=tuple(steps), frame_id=scene.frame_id)
+        return replace(plan, steps=tuple(steps), frame_id=scene.frame_id, picture=scene.cloud)
 
     def places(
         self, shot: Shot, told: Step, grasp: GraspTarget | None = None, control: Control | None = None

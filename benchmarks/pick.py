@@ -5,7 +5,7 @@ a Panda beside the table, a fixed RGB-D camera with a stereo camera's depth nois
 carried out twice from the same start: with the embedded model, and with the true boxes in the place of its answers, so that one sees
 what is the model's and what geometry's. Truth is the simulator's state alone (pick_orders.py).
 
-picked: the thing was lifted. placed: of instructions that say where to, those after which it was there. grounded: the words were read
+picked: the thing was taken: in the jaws, 5 cm from where it stood. placed: of instructions that say where to, those after which it was there. grounded: the words were read
 right and the boxes of the picture that was planned in are those of the things meant; picked_grounded, placed_grounded: of those. false_success,
 false_failure: shares of all instructions whose end was reported as done where truth says no, or as failed where truth says yes.
 feasible: instructions that were carried out with either eyes, or for which a search among grasps on the true mesh finds one with which
@@ -106,7 +106,7 @@ class Robot(Rehearsal):
     def __init__(self, cell: Workcell, perception: Perception):
         super().__init__(cell)
         self._perception, self.moves, self.move_s = perception, 0, 0.0
-        self.held, self.lifted = set(), set()  # after each pick, by contact; and 5 cm higher
+        self.held, self.lifted = set(), set()  # after each pick, by contact; and 5 cm from where it was
         self._goal: np.ndarray | None = None
         self.first: Shot | None = None
 
@@ -122,11 +122,14 @@ class Robot(Rehearsal):
         return planner.plan(self.first, order)
 
     def pick(self, step, grasp, control) -> Done:
-        before = heights(self.cell.world)
+        before = places(self.cell.world)
         done = super().pick(step, grasp, control)
-        rose = heights(self.cell.world) > before + 0.05
-        self.held |= {k for k in range(len(rose)) if self.cell.arm.holds(k)}
-        self.lifted |= self.held & {*np.flatnonzero(rose).tolist()}
+        went = (
+            np.linalg.norm(places(self.cell.world) - before, axis=1) > 0.05
+        )  # from a high board it goes down to where it is held
+        now = {k for k in range(len(went)) if self.cell.arm.holds(k)}
+        self.held |= now
+        self.lifted |= now & {*np.flatnonzero(went).tolist()}
         return done
 
     def place(self, step, place, control) -> Done:
@@ -147,8 +150,9 @@ class Robot(Rehearsal):
             self.move_s += self.cell.time_s - started
 
 
-def heights(world: PhysicalWorld) -> np.ndarray:
-    return np.array([world.pose(k)[2, 3] for k in range(len(world.spec().objects))])
+def places(world: PhysicalWorld) -> np.ndarray:
+    """Where the middles of all things are, Nx3."""
+    return np.array([world.pose(k)[:3, 3] for k in range(len(world.spec().objects))])
 
 
 class Bench:

@@ -26,6 +26,7 @@ from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.geometry.lifted import Lifted
 from qwen3vl_ros.geometry.observed import layout_of
+from qwen3vl_ros.geometry.opening import closed
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions import Detect
@@ -216,7 +217,8 @@ class Finder:
             return False
         layout = layout_of(cloud, (solid,))
         body = layout.body_of(layout.things[0])
-        if shapes.contradicts(seen.label, body.thing, tuple(body.size_m)):
+        top = closed(body.thing.seen_m @ layout.level_R_frame.T, body.thing.sigma_m)
+        if shapes.contradicts(seen.label, body.thing, tuple(body.size_m), top):
             return True
         return outdone(cloud, seen, solid.size_m)
 

@@ -1,7 +1,7 @@
 """Whether what was boxed can have the form that its name says: the model names, depth measures.
 
-Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, a bowl is neither flat
-nor tall, and a mug is not as large as the arm's own base. How narrow a thing is says nothing, because half of it may not be seen. Knows no models.
+Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, no level top closes a
+mug or a bowl, which is neither flat nor tall, and a mug is not as large as the arm's own base. How narrow a thing is says nothing, because half of it may not be seen. Knows no models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.questions.aliases import same_thing
 from qwen3vl_ros.questions.others import plain_words
 
-_SOLID = ("ball", "cube")
+_SOLID, _HOLLOW = ("ball", "cube"), ("mug", "bowl")
 _SMALL = ("ball", "cube", "cylinder", "mug")
 _NARROWEST_M = 0.18  # no arm's work is a cylinder wider than this: it is a part of a robot
 _HEIGHTS = {"bowl": (0.18, 1.3)}  # least and most, over the longer level side
@@ -40,14 +40,16 @@ def _noun(name: str) -> str:
     return next((noun for noun in _CUBIC if same_thing(said, noun)), said)
 
 
-def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float]) -> bool:
+def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float], closed: bool = False) -> bool:
     """Whether a thing's measured length, width and height (metres), and its room inside, are clearly those of another kind than its name
-    says.
+    says. closed: a level top was seen where it would be open.
     """
     noun = plain_words(name)[-1]
     if min(size_m) > _NARROWEST_M and any(same_thing(noun, known) for known in _SMALL):
         return True
     if any(same_thing(noun, known) for known in _SOLID):
         return thing.inside is not None
+    if closed and thing.inside is None and any(same_thing(noun, known) for known in _HOLLOW):
+        return True
     least, most = next((h for known, h in _HEIGHTS.items() if same_thing(noun, known)), (0.0, float("inf")))
     return not least * size_m[0] <= size_m[2] <= most * size_m[0]

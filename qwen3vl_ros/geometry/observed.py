@@ -30,7 +30,7 @@ _EDGE_M = np.array((-0.003, -0.003, 0.005))
 _CELL_M = 0.02
 _BOARD_M2, _OVER_SHARE = 0.02, 0.4  # of a board that is seen; of boards of one shelf, over each other
 _GAP_M = 0.10  # between the pieces that are seen of one table
-_WINDOW_PIXELS = 40000
+_WINDOW_PIXELS, _SURFACE_PIXELS = 40000, 30000
 
 
 def layout_of(
@@ -120,19 +120,25 @@ def _foot(seen_m: np.ndarray, detection: Detection3D) -> np.ndarray:
 
 def surfaces_of(cloud: SceneCloud) -> tuple[Surface, ...]:
     """The level planes of the scene with the outline that was seen of them; the largest is called the table."""
-    points, surfaces = cloud.thinned_m.astype(float), []
+    points, surfaces = _all_points_m(cloud, _SURFACE_PIXELS), []
     for k, plane in enumerate(p for p in cloud.planes if abs(p.normal @ cloud.planes[0].normal) > _COS_LEVEL):
-        on_it = points[np.abs(plane.height_m(points)) < plane.tolerance_at(points[:, 2])]
-        on_it = _evenly(plane, on_it[_together(plane, on_it)])
+        with np.errstate(invalid="ignore"):
+            mask = np.abs(plane.height_m(points)) < plane.tolerance_at(points[..., 2])
+        # Strays stand alone in the picture. To leave out the outermost of all points would cut centimetres off each corner.
+        alone = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) == 0
+        on_it = points[mask & ~alone].astype(float)
         name = "table" if k == 0 else f"surface {k + 1}"
-        surfaces.append(_surface(cloud, plane, on_it, name, name))
+        on_it = on_it[_together(plane, on_it)]
+        if len(on_it):
+            surfaces.append(_surface(cloud, plane, on_it, name, name))
     return tuple(surfaces)
 
 
-def _evenly(plane: Plane, points_m: np.ndarray) -> np.ndarray:
-    """One of the points Nx3 of each cell of a plane: far ones are few in a picture, and no strays for that."""
-    cells = np.floor(points_m @ level_axes(plane.normal)[:2].T / _CELL_M).astype(int)
-    return points_m[np.unique(cells, axis=0, return_index=True)[1]]
+def _all_points_m(cloud: SceneCloud, pixels: int) -> np.ndarray:
+    """Points hxwx3 of the whole picture, about so many."""
+    rows, columns = cloud.frame.depth_m.shape
+    step = max(1, int(np.sqrt(rows * columns / pixels)))
+    return cloud.window_points_m(slice(0, rows, step), slice(0, columns, step))
 
 
 def _together(plane: Plane, points_m: np.ndarray) -> np.ndarray:
@@ -180,9 +186,7 @@ def levels_anywhere(cloud: SceneCloud, label: str) -> tuple[Surface, ...]:
     """
     if cloud.plane is None:
         return ()
-    rows, columns = cloud.frame.depth_m.shape
-    step = max(1, int(np.sqrt(rows * columns / _WINDOW_PIXELS)))
-    points, plane = cloud.window_points_m(slice(0, rows, step), slice(0, columns, step)), cloud.plane
+    points, plane = _all_points_m(cloud, _WINDOW_PIXELS), cloud.plane
     with np.errstate(invalid="ignore"):
         standing = plane.height_m(points) > plane.tolerance_at(points[..., 2])
     boards: list[tuple[Plane, np.ndarray]] = []
@@ -214,7 +218,7 @@ def _levels(
     heights = [-board.offset_m for board, _ in boards] + [math.inf]
     return tuple(
         replace(
-            _surface(cloud, board, on_it, f"{name}/level {k + 1}", f"{label} level {k + 1}"),
+            _surface(cloud, board, without_strays(on_it), f"{name}/level {k + 1}", f"{label} level {k + 1}"),
             level=k + 1,
             clear_m=heights[k + 1] - heights[k] - _BOARD_M,
         )
@@ -250,7 +254,7 @@ def _window(cloud: SceneCloud, detection: Detection3D) -> tuple[slice, slice] | 
 def _surface(cloud: SceneCloud, plane: Plane, points_m: np.ndarray, name: str, label: str) -> Surface:
     """A plane with the outline of its points Nx3 (camera frame), in cloud.frame_id."""
     axes = level_axes(plane.normal)
-    border = outline(without_strays(points_m) @ axes[:2].T)
+    border = outline(points_m @ axes[:2].T)
     corners = np.column_stack((border, np.full(len(border), -plane.offset_m))) @ axes
     turn, shift = cloud.frame_T_camera[:3, :3], cloud.frame_T_camera[:3, 3]
     stamp_ns = cloud.frame.stamp_ns

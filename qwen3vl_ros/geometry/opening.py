@@ -1,7 +1,7 @@
 """The opening of a hollow thing: its rim, and how deep one sees into it.
 
 Where the camera sees a part of a thing through the level of its rim, nothing closes that rim: bowls, mugs and trays have
-an inside, cubes and closed bottles have none, whatever they are called. Works on points in a level frame (z up). Knows
+an inside, cubes and closed bottles have none, whatever they are called; where it sees a level top instead, something does. Works on points in a level frame (z up). Knows
 nothing of images or labels.
 """
 
@@ -17,6 +17,11 @@ _LEAST_DEPTH_M = 0.006
 _RIM_SHARE = 0.08  # of a thing's height
 _MIN_POINTS = 15
 _MIN_SHARE = 0.02  # of its points that lie in the opening
+_INNER, _TOPS, _LEVEL = (
+    0.4,
+    0.6,
+    0.9,
+)  # of the half width of an outline, of its area, of the points that are so far inside it
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +61,19 @@ def opening(
     if len(seen_through) < max(_MIN_POINTS, _MIN_SHARE * len(points)):
         return None
     return Opening(border, float(rim), float(np.percentile(seen_through, 5)))
+
+
+def closed(points_m: np.ndarray, sigma_m: float) -> bool:
+    """Whether a thing seen as points Nx3 has a level top where an opening would be, all over its outline: nothing can be put into it."""
+    points = without_strays(points_m)
+    if len(points) < 4 * _MIN_POINTS:
+        return False
+    foot, high = (
+        outline(points[:, :2]),
+        points[:, 2] > np.percentile(points[:, 2], 99) - max(_LEAST_DEPTH_M, 3 * sigma_m),
+    )
+    inside_m = depth_inside(foot, points[:, :2])
+    inner = inside_m > _INNER * inside_m.max()
+    if np.count_nonzero(inner) < _MIN_POINTS or np.count_nonzero(high) < _MIN_POINTS or high[inner].mean() < _LEVEL:
+        return False
+    return signed_area(outline(points[high, :2])) > _TOPS * signed_area(foot)

@@ -21,7 +21,7 @@ from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.presence import UNTOLD, another_scene, changed, presence
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.placing import askew
-from qwen3vl_ros.instructions.laid import Laid, aside
+from qwen3vl_ros.instructions.laid import ASIDE_M, Laid, aside
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
@@ -43,6 +43,10 @@ _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # Nearer than this to where it was put, by its middle seen from above and its top, a thing lies where it was promised to: on or in what
 # carries it, and beside something.
 _AT_REST_M, _AT_REST_BESIDE_M = 0.021, 0.013
+_LOOKED_FOR_M, _MORE = (
+    0.05,
+    0.02,
+)  # so far about where it should lie, and by that share of rays more than nearer to there
 _BACK_M = 0.03  # farther from where it stood, a thing was not put back
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
 _RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it
@@ -202,12 +206,18 @@ class Checker:
         return doubt(self._cloud_before(found), found.cloud, lies, carrier, found.layout.level_R_frame)
 
     def _lying(self, found: Found, rest: Thing | None) -> tuple[Thing | None, float]:
-        """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies; None where there is nothing."""
-        before = self._cloud_before(found)
-        for moved, off_m in aside(rest, found.layout.level_R_frame) if rest is not None and before is not None else ():
-            if presence(found.cloud, moved, before).is_there:
-                return replace(moved, id=f"{rest.id}, put down"), off_m
-        return None, math.inf
+        """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies: there where most of them end,
+        since those to a large thing end in it well aside, too. None where there is nothing, or it lies too far aside.
+        """
+        before, most, lies, far_m = self._cloud_before(found), -math.inf, None, math.inf
+        if rest is None or before is None:
+            return None, math.inf
+        for moved, off_m in aside(rest, found.layout.level_R_frame, _LOOKED_FOR_M):
+            told = presence(found.cloud, moved, before)
+            share = told.there / max(1, told.there + told.gone)
+            if told.is_there and share > most + _MORE:
+                most, lies, far_m = share, moved, off_m
+        return (replace(lies, id=f"{rest.id}, put down"), far_m) if far_m <= ASIDE_M else (None, math.inf)
 
     # -- looks ---------------------------------------------------------------------------------------------------------
 

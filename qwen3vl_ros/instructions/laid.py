@@ -17,13 +17,14 @@ from qwen3vl_ros.geometry.presence import presence
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.questions.plan import Step
 
-# About where a thing should lie, where it may lie as well: from the middle outwards, level.
-ASIDE_M = sorted(itertools.product((-0.018, -0.009, 0.0, 0.009, 0.018), repeat=2), key=lambda at: math.hypot(*at))[:21]
+# About where a thing should lie, where it may lie as well: from the middle outwards, level; so far it may be, and so far it is looked for.
+ASIDE_M = 0.021
+_STEPS_M = sorted(itertools.product(np.arange(-4, 5) * 0.009, repeat=2), key=lambda at: math.hypot(*at))
 
 
-def aside(thing: Thing, level_R_frame: np.ndarray):
+def aside(thing: Thing, level_R_frame: np.ndarray, farthest_m: float = ASIDE_M):
     """The thing as it would lie a little aside, and how far aside that is; the nearest first."""
-    for x, y in ASIDE_M:
+    for x, y in (at for at in _STEPS_M if math.hypot(*at) <= farthest_m):
         pose = np.eye(4)
         pose[:3, 3] = (x, y, 0.0) @ level_R_frame
         yield thing.moved(pose), math.hypot(x, y)

@@ -185,7 +185,7 @@ class _Work:
         if told.action == "pick" and self.held is not None:
             return Code.PRECONDITION, f"the gripper holds the {self.held.told.object} already"
         for _ in range(TRIES):
-            code, message = self._ground(k)
+            code, message = self._ground(k, anew=bool(failed))
             if code is not Code.OK:
                 return code, message
             if told.action == "look":
@@ -218,9 +218,22 @@ class _Work:
             self.held = None if done.holding is None else self.held
             if verdict is Verdict.UNKNOWN:
                 return Code.POSTCONDITION, problem
+            if self.held is not None and (stuck := self._let_go(k, self.held)):
+                return Code.EXECUTION, f"{problem}; {stuck}"
         if reviewed:
             return Code.PRECONDITION, f"it is no longer so, and no motion was planned: {reviewed}"
         return Code.EXECUTION, problem
+
+    def _let_go(self, k: int, held: PlanStep) -> str:
+        """What the jaws hold although the thing is still where it was, put back where they took it, since they take nothing while they hold
+        something; why it could not be, "" where it was.
+        """
+        self._p.tell(k, "executing", "putting back what the jaws hold")
+        go_on(self._control)
+        self._looks.moving()
+        done = self._p.executor.place(held, held.places[0], self._control)
+        self._moved(done, None)
+        return "" if self.held is None else f"what the jaws hold could not be put back: {done.message}"
 
     def _order(self, k: int) -> list[int]:
         """Numbers of the grasps to try, first those with which the thing can be put where it goes next."""
@@ -260,12 +273,14 @@ class _Work:
             return Code.OK, f"the {step.told.object} was put back; {message}"
         return Code.OK if verdict is Verdict.TRUE else Code.POSTCONDITION, message
 
-    def _ground(self, k: int) -> tuple[Code, str]:
-        """The open steps grounded in a picture of now."""
+    def _ground(self, k: int, anew: bool) -> tuple[Code, str]:
+        """The open steps grounded in a picture of now. anew: without the grasps that are known of step k, since one of them failed."""
         self._p.tell(k, "looking", "")
+        steps = [replace(s, grasps=()) if anew and i == k else s for i, s in enumerate(self.plan.steps)]
+        plan = replace(self.plan, steps=tuple(steps))
 
         def look() -> Plan:
-            grounded = self._p.planner.ground(self.plan, self._looks.look(), self._control)
+            grounded = self._p.planner.ground(plan, self._looks.look(), self._control)
             return within_reach(grounded, self._p.executor, self._control)
 
         grounded = looked_again(look, self._control)

@@ -83,23 +83,29 @@ class Planner:
         return self.ground(new, shot, control)
 
     def ground(self, plan: Plan, shot: Shot, control: Control | None = None) -> Plan:
-        """The plan with its open steps grounded in a picture; done ones stay, and so does what is remembered."""
+        """The plan with its open steps grounded in a picture; done ones stay, and so does what is remembered. Where nothing has changed since the
+        picture before, ways to hold a thing that were found then are ways still: another look, with other noise, may find none.
+        """
         open_steps = [s for s in plan.steps if s.status != "done" and not s.remembered]
         names = dict.fromkeys(n for s in open_steps for n in names_of(s.told) if n)
         found = self._finder.find(shot, tuple(names), control)
-        plan = replace(plan, stamp_ns=shot.frame.stamp_ns, revision=plan.revision + 1)
         steps: list[PlanStep] = []
+        plan = replace(plan, stamp_ns=shot.frame.stamp_ns, revision=plan.revision + 1)
         try:
-            scene = Scene(self.perception, shot, found, plan.instruction)
+            scene = Scene(self.perception, shot, found, plan.instruction, plan.picture)
             for step in plan.steps:
                 if step.status == "done" or step.remembered:
                     steps.append(step)
                     continue
-                places_it = next((s.told for s in plan.steps[len(steps) + 1 :] if s.told.action == "place"), None)
-                steps.append(scene.grounded(step, steps, places_it if step.told.action == "pick" else None))
+                later = plan.steps[len(steps) + 1 :] if step.told.action == "pick" else ()
+                goes = next((s for s in later if s.told.action == "place"), None)
+                if goes is not None and goes.places:  # of its grasps those that go with a place, in the order of these
+                    used = dict.fromkeys(p.grasp for p in goes.places)
+                    step = replace(step, grasps=tuple(step.grasps[k] for k in used if k < len(step.grasps)))
+                steps.append(scene.grounded(step, steps, goes and goes.told))
         except Cannot as why:
             return replace(plan, question=str(why), lacks=why.lacks)
-        return replace(plan, steps=tuple(steps), frame_id=scene.frame_id)
+        return replace(plan, steps=tuple(steps), frame_id=scene.frame_id, picture=scene.cloud)
 
     def places(
         self, shot: Shot, told: Step, grasp: GraspTarget | None = None, control: Control | None = None

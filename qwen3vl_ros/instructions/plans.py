@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.questions.grammar import language_of
 from qwen3vl_ros.questions.plan import Step
@@ -65,7 +66,7 @@ class PlanStep:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Steps for one instruction, or a question back (then it cannot be executed). stamp_ns: of the picture it rests on, frame_id: of
-    all its poses. lacks: what kind of question that is: "unread", "asked" by the model or "which" by the rules, "which level", "two", "pose", "stale", "depth", or what SAY calls it.
+    all its poses, picture: its depth, once it was grounded. lacks: what kind of question that is: "unread", "asked" by the model or "which" by the rules, "which level", "two", "pose", "stale", "depth", or what SAY calls it.
     """
 
     plan_id: int
@@ -77,6 +78,7 @@ class Plan:
     understood_by: str = "rules"
     frame_id: str = ""
     lacks: str = ""
+    picture: SceneCloud | None = None
 
     @property
     def executable(self) -> bool:

@@ -15,6 +15,7 @@ from qwen3vl_ros.asking.finding import Found, Shot, canonical
 from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
+from qwen3vl_ros.geometry.presence import changed
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import askew, find_places
@@ -30,6 +31,8 @@ from qwen3vl_ros.types import Detection3D, Fact, GraspTarget, InvalidInput, Plac
 _GRASPS = 24  # ways to hold a thing, for whoever puts it where not every hand fits
 _PLACES, _WAYS, _PAIRS = 16, 24, 144  # where to put it, with how many of them each, and of both together
 _BESIDE_M = 0.03  # from a thing, as far as the fingertips that hold it may be
+_STILL = 6  # grasps of an earlier picture
+_STILL_M = 0.01  # nearer than this to where it was measured then, a thing has not been moved
 _LEVEL_EN = re.compile(rf"({'|'.join(ORDINALS)}|top|bottom|middle) level of the shelf")
 _LEVEL_ZH = re.compile(rf"架子({'|'.join(ORDINALS_ZH)}|最上层|最下层|中间层)")
 _CORNER = {f"{en} of the table": en for en in CORNERS} | {f"桌子{zh}": en for en, zh in CORNERS.items()}
@@ -62,12 +65,14 @@ class Cannot(Exception):
 class Scene:
     """What one picture says about the things that a plan names."""
 
-    def __init__(self, perception: Perception, shot: Shot, found: Found, instruction: str):
+    def __init__(
+        self, perception: Perception, shot: Shot, found: Found, instruction: str, before: SceneCloud | None = None
+    ):
         self._perception, self._found, self._language = perception, found, language_of(instruction)
-        self._cloud = found.cloud or SceneCloud.of(shot.frame, perception.config.lift)
+        self.cloud = self._cloud = found.cloud or SceneCloud.of(shot.frame, perception.config.lift)
         if shot.lacks or not self._cloud.usable:
             raise Cannot(shot.lacking, shot.lacks or self._cloud.reason)
-        self.frame_id = self._cloud.frame_id
+        self.frame_id, self._before = self._cloud.frame_id, before
         self._layout: Layout = found.layout
         self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
 
@@ -86,7 +91,7 @@ class Scene:
             if goes is not None and (so := self._already(target, goes, before)):
                 return replace(step, target=target, already=so, message=so)
             grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
-            feasible = tuple(g for g in grasps if g.feasible)
+            feasible = (*self._still(step, target), *(g for g in grasps if g.feasible))
             if not feasible:
                 why = grasps[0].reason if grasps else "it has no measured surface"
                 raise self._cannot("no grasp", told.object, why)
@@ -123,7 +128,8 @@ class Scene:
         if earlier or self._moved_before(told, before):  # of a picture to come
             return replace(step, target=target, before=held, after=asked)
         if told.relation == "back":
-            return replace(step, target=target, before=held, after=asked, places=(self._home(picks[0], target, pick),))
+            places = tuple(self._home(picks[0], target, pick, k) for k in range(len(pick.grasps)))
+            return replace(step, target=target, before=held, after=asked, places=places)
         grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
         gripper = self._perception.config.gripper
         places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)[:_PAIRS]
@@ -163,6 +169,14 @@ class Scene:
             return ""
         return SAY[self._language]["already"].format(more="; ".join(f.reason for f in measured))
 
+    def _still(self, step: PlanStep, target: Detection3D) -> tuple[GraspTarget, ...]:
+        """The grasps of a pick as it was grounded before, best first, where nothing has changed since."""
+        if self._before is None or step.target is None or not _alike(self._before, self._cloud):
+            return ()
+        if np.linalg.norm(step.target.frame_T_box[:3, 3] - target.frame_T_box[:3, 3]) > _STILL_M:
+            return ()
+        return tuple(replace(g, detection_id=target.id) for g in step.grasps[:_STILL])
+
     def _measured(self, asked: Sequence[Fact]) -> list[Fact]:
         return [facts.measure(self._layout, f.relation, f.arguments, f.view or "viewer") for f in asked]
 
@@ -178,14 +192,14 @@ class Scene:
         called = {d.id: d.label for d in self._found.detections_3d} | {s.id: s.label for s in self._layout.surfaces}
         return tuple((i, called[i]) for i in ids if i in called)
 
-    def _home(self, first: PlanStep, target: Detection3D, pick: PlanStep) -> PlaceTarget:
-        """Where the thing was when the plan first took it."""
-        home, grasp = (first.target or target).frame_T_box, pick.grasps[0]
+    def _home(self, first: PlanStep, target: Detection3D, pick: PlanStep, number: int) -> PlaceTarget:
+        """Where the thing was when the plan first took it, held with the grasp of that number."""
+        home, grasp = (first.target or target).frame_T_box, pick.grasps[number]
         release = home @ np.linalg.inv(target.frame_T_box) @ grasp.frame_T_gripper
         release = raised(release, self._layout.level_R_frame[2])
         gripper, support = self._perception.config.gripper, facts.stands_on(self._layout, target.id).arguments[1]
         frame = self._cloud.frame_id
-        return PlaceTarget(target.id, support, frame, home, release, 0, gripper.standoff, 0.0, grasp.quality, True)
+        return PlaceTarget(target.id, support, frame, home, release, number, gripper.standoff, 0.0, grasp.quality, True)
 
     def _moved_before(self, told: Step, before: Sequence[PlanStep]) -> bool:
         """Whether an earlier step moves what this one refers to."""
@@ -248,6 +262,11 @@ class Scene:
 
     def _cannot(self, what: str, name: str, more: str) -> Cannot:
         return Cannot(what, SAY[self._language][what].format(name=name, more=more))
+
+
+def _alike(before: SceneCloud, now: SceneCloud) -> bool:
+    """Whether two pictures were taken from one place and differ by noise alone."""
+    return np.allclose(before.frame_T_camera, now.frame_T_camera, atol=1e-3) and not changed(before, now)
 
 
 def _speaks_of(told: Step, name: str) -> bool:

@@ -158,3 +158,28 @@ def test_rivals_are_other_things_of_the_same_words():
 def test_the_base_of_an_arm_is_neither_mug_nor_cylinder(name, size_m, other):
     thing = SimpleNamespace(inside=None)
     assert shapes.contradicts(name, thing, size_m) is other
+
+
+CAN = ObjectSpec("cylinder", "red", (0.08, 0.08, 0.09), (0.0, 0.10, 0.045), 0.0)
+
+
+@pytest.mark.parametrize("phrase", ["red mug", "red bowl", "红色的杯子"])
+@pytest.mark.parametrize("thing", [CAN, replace(CAN, kind="cube", size_m=(0.06,) * 3, position_m=(-0.05, -0.1, 0.03))])
+def test_what_a_level_top_closes_is_no_mug(camera, phrase, thing):
+    assert not Model(camera, (BOX, thing), {phrase: thing.label}).found(phrase)
+
+
+@pytest.mark.parametrize("eye_m", [(0.15, -0.66, 0.62), (0.1, -0.9, 0.30), (0.0, -0.3, 0.8), (0.0, -0.7, 0.1)])
+@pytest.mark.parametrize("yaw", [0.0, 1.3, -2.0])
+@pytest.mark.parametrize(
+    "kind, size_m", [("mug", (0.08, 0.08, 0.09)), ("mug", (0.109, 0.08, 0.06)), ("bowl", (0.14, 0.14, 0.05))]
+)
+def test_what_is_open_is_never_seen_as_closed(camera, eye_m, yaw, kind, size_m):
+    thing = ObjectSpec(kind, "red", size_m, (0.0, 0.0, size_m[2] / 2), yaw)
+    view = camera.render(SceneSpec(0, (thing,), camera=CameraSpec(eye_m, (0.0, 0.0, 0.05))))
+    for seed in range(3):
+        frame = Frame(1, "camera", view.rgb, noisy_depth(view.depth_m, view.K, seed), view.K)
+        pose = view.world_T_camera
+        shot = Shot(replace(frame, target_T_camera=pose, target_frame="world", up_camera=pose[2, :3]))
+        box = Detection2D(thing.label, view.truths[0].box_xyxy_px, 0.9)
+        assert not Finder(Perception(None, Config()))._of_another_form(shot, box)

@@ -206,3 +206,15 @@ def test_what_was_pushed_aside_is_not_in_the_jaws_whatever_they_hold(scene, at):
     scene.show(replace(BOX, position_m=(at[0], at[1], 0.30)), BOWL)
     held = checker.picked(0, step, SimpleNamespace(width_m=0.045), Done(True, opening_m=0.045, holding=True))
     assert held[0] is Verdict.TRUE, held[1]
+
+
+@pytest.mark.parametrize(
+    "along_m, back", [(0.015, True), (-0.02, True), (0.037, False), (-0.042, False), (0.048, False)]
+)
+def test_how_far_aside_a_thing_lies_is_told_though_much_of_it_is_where_it_was(scene, along_m, back):
+    """Along its longer side most of its rays still end in it, well aside of its place."""
+    step = scene.step("on", "table")
+    step = replace(step, told=Step("place", "red box", "back"))
+    lies = BOX.pose()[:3, :3] @ (along_m, 0.0, 0.0) + BOX.position_m
+    told, said = scene.verdict(step, BOX, replace(BOX, position_m=tuple(lies)), BOWL)
+    assert (told is Verdict.TRUE) is back, said

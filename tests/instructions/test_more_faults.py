@@ -13,6 +13,7 @@ from qwen3vl_ros.instructions.plans import Done
 from qwen3vl_ros.loading import load_tested_engine
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.rehearsal import Rehearsal
+from qwen3vl_ros.sim.faults import Collision
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
 from qwen3vl_ros.sim.workcell import Workcell
 
@@ -158,6 +159,50 @@ def test_an_arm_that_takes_the_wrong_thing_is_found_out(planner, robot):
     assert failed.code is Code.EXECUTION and "still where it was" in failed.message
 
 
+@pytest.mark.parametrize("when", ["closing", "lifting"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_stays_in_the_jaws_where_it_stood_is_let_go_before_it_is_taken_again(planner, robot, when, times):
+    """The arm is held up with its jaws about the thing, and cannot even back off."""
+    stuck = []
+
+    def held_up(state):
+        if state == when and len(stuck) < times:
+            stuck.append(state)
+            if when == "closing":
+                robot.cell.arm.close()
+                robot.cell._hand.held = 0
+            raise Collision("the arm is held up by something")
+
+    backs_off = robot.cell._hand.back_off
+    robot.cell._hand.back_off = lambda *args: None if robot.cell.holding else backs_off(*args)
+    robot.cell.phase = held_up
+    ended = carry_out(planner, robot)
+    if times == 1:
+        assert ended.code is Code.OK, ended.message
+    else:
+        assert ended.code is Code.EXECUTION and "holds something already" not in ended.message, ended.message
+        assert ended.held is None and not robot.cell.holding
+        the_next_order_works(planner, robot, ended)
+
+
+def test_an_arm_that_says_it_holds_and_does_not_is_asked_again(planner, robot):
+    robot.lies = {1: lambda: Done(True, "", False, 0.045, True)}
+    done = carry_out(planner, robot)
+    assert done.code is Code.OK, done.message
+
+
+def test_what_cannot_be_put_back_ends_it_in_the_jaws_and_the_next_order_begins_with_it(planner, robot):
+    def taken():
+        robot.lies[2] = lambda: Done(False, "the arm is held up", True, 0.045, True)
+        robot.cell.arm.open(0.085)
+        return Done(False, "the arm is held up", True, 0.045, True)
+
+    robot.lies = {1: taken}
+    failed = carry_out(planner, robot)
+    assert failed.code is Code.EXECUTION and "could not be put back" in failed.message and robot.moves == 2
+    assert failed.held is not None and planner.plan(robot.see(), ORDER, held=failed.held).steps[0].remembered
+
+
 @pytest.mark.parametrize(
     "number, at", [(0, (0.16, 0.10, 0.0225)), (1, (-0.24, 0.2, 0.045)), (0, (-0.2, -0.05, 0.0225))]
 )
@@ -177,3 +222,22 @@ def test_what_a_later_step_undoes_is_not_said_to_be_done(planner, robot, number,
 def test_what_a_later_step_moves_on_purpose_is_not_undone(planner, robot, then):
     done = carry_out(planner, robot, f"{ORDER} and then {then}")
     assert done.code is Code.OK, done.message
+
+
+def test_a_way_to_hold_a_thing_stays_one_while_nothing_has_changed(planner, robot):
+    """Noise alone makes other grasps of each picture; what the arm was asked about and approved is not lost to it."""
+    plan = planner.plan(robot.see(), ORDER)
+    best = plan.steps[0].grasps[plan.steps[1].places[0].grasp].frame_T_gripper
+
+    def known(plan):
+        return any(np.array_equal(g.frame_T_gripper, best) for g in plan.steps[0].grasps)
+
+    again = planner.ground(plan, robot.see())
+    assert known(again) and np.array_equal(again.steps[0].grasps[0].frame_T_gripper, best)
+    assert all(p.grasp < len(again.steps[0].grasps) for p in again.steps[1].places)
+    for k, at in ((0, (-0.08, -0.10, 0.0225)), (1, (-0.10, 0.13, 0.045)), (2, (-0.04, -0.12, 0.0275))):
+        start = robot.cell.world.pose(k)
+        robot.cell.world.move(k, replace((CUBE, MUG, BALL)[k], position_m=at).pose())
+        assert not known(planner.ground(plan, robot.see())), "the scene is another"
+        robot.cell.world.move(k, start)
+    assert known(planner.ground(plan, robot.see())), "and again what it was"

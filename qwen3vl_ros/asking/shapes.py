@@ -1,6 +1,6 @@
 """Whether what was boxed can have the form that its name says: the model names, depth measures.
 
-Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, no level top closes a
+Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, which is as high as it is long, no level top closes a
 mug or a bowl, which is neither flat nor tall, and a mug is not as large as the arm's own base. How narrow a thing is says nothing, because half of it may not be seen. Knows no models.
 """
 
@@ -15,7 +15,8 @@ from qwen3vl_ros.questions.others import plain_words
 _SOLID, _HOLLOW = ("ball", "cube"), ("mug", "bowl")
 _SMALL = ("ball", "cube", "cylinder", "mug")
 _NARROWEST_M = 0.18  # no arm's work is a cylinder wider than this: it is a part of a robot
-_HEIGHTS = {"bowl": (0.18, 1.3)}  # least and most, over the longer level side
+# Least and most, over the longer level side; that of a cube is never longer than it is high, however much of it is hidden.
+_HEIGHTS = {"bowl": (0.18, 1.3), "cube": (0.7, float("inf"))}
 
 
 # Least over greatest side: of what may be of the name, and of what is typical of it.
@@ -47,8 +48,8 @@ def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float], clo
     noun = plain_words(name)[-1]
     if min(size_m) > _NARROWEST_M and any(same_thing(noun, known) for known in _SMALL):
         return True
-    if any(same_thing(noun, known) for known in _SOLID):
-        return thing.inside is not None
+    if any(same_thing(noun, known) for known in _SOLID) and thing.inside is not None:
+        return True
     if closed and thing.inside is None and any(same_thing(noun, known) for known in _HOLLOW):
         return True
     least, most = next((h for known, h in _HEIGHTS.items() if same_thing(noun, known)), (0.0, float("inf")))

@@ -305,7 +305,7 @@ def looked_again(look: Callable[[], Plan], control: Control) -> Plan:
             continue
         if (
             not plan.question
-            or plan.lacks in ("unread", "asked", "which", "which level", "pose", "no level", "not held")
+            or plan.lacks in ("unread", "asked", "which", "which level", "pose", "no level", "not held", "full")
             or not left
         ):
             return plan
@@ -328,6 +328,7 @@ _CODES = {
     "asked": Code.AMBIGUOUS,
     "which": Code.AMBIGUOUS,
     "which level": Code.AMBIGUOUS,
+    "full": Code.AMBIGUOUS,
     "pose": Code.TF,
     "stale": Code.STALE,
     "depth": Code.ERROR,

@@ -86,6 +86,8 @@ class Scene:
             return replace(step, target=target, after=(Fact("exists", (told.object,)),))
         if told.action == "pick" and _is_place(told.object):
             raise self._cannot("no grasp", told.object, "it is a place, not a thing")
+        if told.action == "pick" and (full := _in_hand(before)):
+            raise self._cannot("full", told.object, full)
         target = self._one(told.object)
         if told.action == "pick":
             if goes is not None and (so := self._already(target, goes, before)):
@@ -267,6 +269,15 @@ class Scene:
 def _alike(before: SceneCloud, now: SceneCloud) -> bool:
     """Whether two pictures were taken from one place and differ by noise alone."""
     return np.allclose(before.frame_T_camera, now.frame_T_camera, atol=1e-3) and not changed(before, now)
+
+
+def _in_hand(before: Sequence[PlanStep]) -> str:
+    """What the gripper holds after these steps, "" for nothing."""
+    name = ""
+    for step in before:
+        if step.told.action != "look":
+            name = step.told.object if step.told.action == "pick" and not step.already else ""
+    return name
 
 
 def _speaks_of(told: Step, name: str) -> bool:

@@ -183,3 +183,13 @@ def test_what_is_open_is_never_seen_as_closed(camera, eye_m, yaw, kind, size_m):
         shot = Shot(replace(frame, target_T_camera=pose, target_frame="world", up_camera=pose[2, :3]))
         box = Detection2D(thing.label, view.truths[0].box_xyxy_px, 0.9)
         assert not Finder(Perception(None, Config()))._of_another_form(shot, box)
+
+
+@pytest.mark.parametrize("phrase", ["blue cube", "cube", "蓝色的立方体"])
+@pytest.mark.parametrize(
+    "size_m, is_one", [((0.049, 0.03, 0.03), False), ((0.09, 0.06, 0.05), False), ((0.05,) * 3, True)]
+)
+def test_a_cube_is_as_high_as_it_is_long(camera, phrase, size_m, is_one):
+    """Also where the name tells no colour: "the other cube" was a box that stood beside it."""
+    thing = ObjectSpec("box" if not is_one else "cube", "blue", size_m, (-0.05, -0.08, size_m[2] / 2), 0.5)
+    assert bool(Model(camera, (thing, MUG), {phrase: thing.label}).found(phrase)) is is_one

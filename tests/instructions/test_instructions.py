@@ -130,6 +130,24 @@ def test_the_other_one_of_an_order_is_beside_what_the_order_before_it_took(plann
     assert done.code is Code.OK and table.world.pose(2)[2, 3] > 0.08, done.message
 
 
+@pytest.mark.parametrize(
+    "instruction, said",
+    [
+        ("pick up the red cube and pick up the yellow ball", "holds the red cube"),
+        ("拿起红色的立方体，然后拿起黄色的球", "还拿着红色的立方体"),
+        ("pick up the red cube, then put the yellow ball next to the green mug", "holds the red cube"),
+    ],
+)
+def test_a_hand_that_is_full_takes_nothing_more(planner, camera, instruction, said):
+    plan = planner.plan(Table(camera, CUBE, BALL, MUG).see(), instruction)
+    assert said in plan.question and not plan.executable
+    put = planner.plan(
+        Table(camera, CUBE, BALL, MUG).see(),
+        "put the red cube to the right of the yellow ball, then pick up the yellow ball",
+    )
+    assert put.executable, put.question
+
+
 @pytest.mark.parametrize("name", ["table", "second level of the shelf", "架子", "left side of the table"])
 def test_what_things_are_put_on_is_nothing_to_take(planner, camera, name):
     with pytest.raises(Cannot, match="a place, not a thing"):

@@ -32,7 +32,7 @@ live:
 
 test: export EXTRAS := reference model test
 test:
-	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest -n auto --dist loadfile tests $(ARGS)
+	@$(ENV) && $(INSTALL_PEERS) ruff check -q && ruff format -q --check && exec python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests $(ARGS)
 
 bench: export EXTRAS := reference model arm web bench
 bench:

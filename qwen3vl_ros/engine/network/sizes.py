@@ -148,7 +148,6 @@ def _impossible(sizes: Sizes) -> str:
         ("a tower whose hidden_size is no multiple of its heads", vision.hidden % vision.heads == 0),
         ("a tower whose out_hidden_size is not the decoder's hidden_size", vision.out == text.hidden),
         ("deepstack_visual_indexes of blocks that it lacks", max(vision.deepstack, default=-1) < vision.depth),
-        ("more deepstack_visual_indexes than layers", len(vision.deepstack) <= text.layers),
         ("picture tokens outside the vocabulary", all(type(i) is int and 0 <= i < text.vocabulary for i in ids)),
     ):
         if not holds:

@@ -129,7 +129,8 @@ def test_a_demo_on_a_full_disk_runs_to_its_end_and_says_what_was_not_written(tmp
             "mean IoU" in done.stdout and json.loads(done.stdout.splitlines()[-1].removeprefix("demo: "))["answers"] > 0
         )
         said = next(line for line in done.stdout.splitlines() if line.startswith("not written into"))
-        assert "demo.mcap (No space left on device)" in said and "--output" in said
+        # Of a busy machine's few answers the recording may have room; its own full disk is below.
+        assert "(No space left on device)" in said and "--output" in said
         assert left_in(folder) == was
 
 

@@ -1,7 +1,8 @@
 """Whether what was boxed can have the form that its name says: the model names, depth measures.
 
-Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, which is as high as it is long, no level top closes a
-mug or a bowl, which is neither flat nor tall, and a mug is not as large as the arm's own base. How narrow a thing is says nothing, because half of it may not be seen. Knows no models.
+Only what is clear counts, and only of names whose form everybody knows: nothing can be put into a ball or a cube, which is as high as it
+is long, no level top closes a mug or a bowl, which is neither flat nor tall, and a mug is not as large as the arm's own base. How narrow a
+thing is says nothing, because half of it may not be seen. Knows no models.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
-from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command
+from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command, typed
 from qwen3vl_ros.engine.network.sizes import METHOD
-from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin, typed
+from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin
 
 _DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: of the compute capability
@@ -138,7 +138,7 @@ def _without_gpu(checkpoint: Checkpoint) -> str:
     absent = " (which is not on this machine)" * (Path(model).is_absolute() and not Path(model).is_dir())
     return (
         f", or give as the model what these engines were built from, {model}{absent}: it runs on a CPU with torch as it is, "
-        f"and with onnxruntime after qwen3vl export {typed(model)}"
+        f"and with onnxruntime after {export_command(model)}"
     )
 
 

@@ -17,11 +17,8 @@ _LEAST_DEPTH_M = 0.006
 _RIM_SHARE = 0.08  # of a thing's height
 _MIN_POINTS = 15
 _MIN_SHARE = 0.02  # of its points that lie in the opening
-_INNER, _TOPS, _LEVEL = (
-    0.4,
-    0.6,
-    0.9,
-)  # of the half width of an outline, of its area, of the points that are so far inside it
+_INNER, _TOPS = 0.4, 0.6  # of the half width of an outline, of its area
+_LEVEL = 0.9  # of the points that are so far inside it
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +65,8 @@ def closed(points_m: np.ndarray, sigma_m: float) -> bool:
     points = without_strays(points_m)
     if len(points) < 4 * _MIN_POINTS:
         return False
-    foot, high = (
-        outline(points[:, :2]),
-        points[:, 2] > np.percentile(points[:, 2], 99) - max(_LEAST_DEPTH_M, 3 * sigma_m),
-    )
+    foot = outline(points[:, :2])
+    high = points[:, 2] > np.percentile(points[:, 2], 99) - max(_LEAST_DEPTH_M, 3 * sigma_m)
     inside_m = depth_inside(foot, points[:, :2])
     inner = inside_m > _INNER * inside_m.max()
     if np.count_nonzero(inner) < _MIN_POINTS or np.count_nonzero(high) < _MIN_POINTS or high[inner].mean() < _LEVEL:

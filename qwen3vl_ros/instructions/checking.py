@@ -43,10 +43,8 @@ _HELD_M = 0.002  # jaws that are closed farther hold nothing
 # Nearer than this to where it was put, by its middle seen from above and its top, a thing lies where it was promised to: on or in what
 # carries it, and beside something.
 _AT_REST_M, _AT_REST_BESIDE_M = 0.021, 0.013
-_LOOKED_FOR_M, _MORE = (
-    0.05,
-    0.02,
-)  # so far about where it should lie, and by that share of rays more than nearer to there
+_LOOKED_FOR_M = 0.05  # so far about where it should lie
+_MORE = 0.02  # of the rays: by so many more it lies farther aside
 _BACK_M = 0.03  # farther from where it stood, a thing was not put back
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
 _RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it

@@ -69,12 +69,12 @@ class Scene:
         self, perception: Perception, shot: Shot, found: Found, instruction: str, before: SceneCloud | None = None
     ):
         self._perception, self._found, self._language = perception, found, language_of(instruction)
-        self.cloud = self._cloud = found.cloud or SceneCloud.of(shot.frame, perception.config.lift)
-        if shot.lacks or not self._cloud.usable:
-            raise Cannot(shot.lacking, shot.lacks or self._cloud.reason)
-        self.frame_id, self._before = self._cloud.frame_id, before
+        self.cloud = found.cloud or SceneCloud.of(shot.frame, perception.config.lift)
+        if shot.lacks or not self.cloud.usable:
+            raise Cannot(shot.lacking, shot.lacks or self.cloud.reason)
+        self.frame_id, self._before = self.cloud.frame_id, before
         self._layout: Layout = found.layout
-        self._grasps = plan_grasps(self._cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
+        self._grasps = plan_grasps(self.cloud, found.detections_3d, perception.config.gripper, most=_GRASPS)
 
     def grounded(self, step: PlanStep, before: Sequence[PlanStep], goes: Step | None) -> PlanStep:
         told, step = step.told, replace(step, already="", message="")
@@ -134,7 +134,7 @@ class Scene:
             return replace(step, target=target, before=held, after=asked, places=places)
         grasps = pick.grasps or tuple(g for g in self._grasps if g.detection_id == target.id)
         gripper = self._perception.config.gripper
-        places = find_places(self._cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)[:_PAIRS]
+        places = find_places(self.cloud, self._layout, target, asked, grasps, gripper, _PLACES, _WAYS)[:_PAIRS]
         if not places[0].feasible:
             raise self._cannot("no place", f"{told.relation} {told.reference}", places[0].reason)
         return replace(step, target=target, places=places, before=held, after=asked)
@@ -152,7 +152,7 @@ class Scene:
             grasps: tuple[GraspTarget, ...] = (replace(grasp, detection_id=target.id, label=target.label),)
         else:
             grasps = tuple(g for g in self._grasps if g.detection_id == target.id)
-        places = find_places(self._cloud, self._layout, target, asked, grasps, self._perception.config.gripper)
+        places = find_places(self.cloud, self._layout, target, asked, grasps, self._perception.config.gripper)
         return Placed(target, grasps, places, self._found)
 
     def _already(self, target: Detection3D, goes: Step, before: Sequence[PlanStep]) -> str:
@@ -167,13 +167,13 @@ class Scene:
             return ""
         thing, level_R_frame = self._thing(target.id), self._layout.level_R_frame
         carriers = self._known(f.arguments[1] for f in asked if f.relation == "on")
-        if any(isinstance(c, Surface) and stands_off(self._cloud, thing, c, level_R_frame) for c in carriers):
+        if any(isinstance(c, Surface) and stands_off(self.cloud, thing, c, level_R_frame) for c in carriers):
             return ""
         return SAY[self._language]["already"].format(more="; ".join(f.reason for f in measured))
 
     def _still(self, step: PlanStep, target: Detection3D) -> tuple[GraspTarget, ...]:
         """The grasps of a pick as it was grounded before, best first, where nothing has changed since."""
-        if self._before is None or step.target is None or not _alike(self._before, self._cloud):
+        if self._before is None or step.target is None or not _alike(self._before, self.cloud):
             return ()
         if np.linalg.norm(step.target.frame_T_box[:3, 3] - target.frame_T_box[:3, 3]) > _STILL_M:
             return ()
@@ -200,7 +200,7 @@ class Scene:
         release = home @ np.linalg.inv(target.frame_T_box) @ grasp.frame_T_gripper
         release = raised(release, self._layout.level_R_frame[2])
         gripper, support = self._perception.config.gripper, facts.stands_on(self._layout, target.id).arguments[1]
-        frame = self._cloud.frame_id
+        frame = self.cloud.frame_id
         return PlaceTarget(target.id, support, frame, home, release, number, gripper.standoff, 0.0, grasp.quality, True)
 
     def _moved_before(self, told: Step, before: Sequence[PlanStep]) -> bool:

@@ -227,7 +227,12 @@ def changed_weights(directory: Path) -> list[str]:
 
 def export_command(directory: Path | str) -> str:
     """What the user runs to write the graphs."""
-    return f"qwen3vl export {shlex.quote(str(directory))}"
+    return f"qwen3vl export {typed(str(directory))}"
+
+
+def typed(model: str) -> str:
+    """A model's path, or a bundle's origin, in a command; the embedded model's is quoted as it is told."""
+    return model if model == "''" else shlex.quote(model)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3vl_ros.engine.checkpoint import check_family, read_json
-from qwen3vl_ros.engine.network.graph import MANIFEST
+from qwen3vl_ros.engine.network.graph import MANIFEST, typed
 from qwen3vl_ros.engine.network.sizes import Sizes
 from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 
@@ -170,11 +170,6 @@ def origin(path: Path) -> str:
     told = read_json(path / MANIFEST).get(_SECTION) if (path / MANIFEST).is_file() else None
     model = told.get("model") if isinstance(told, dict) else None
     return model if isinstance(model, str) else "MODEL"
-
-
-def typed(model: str) -> str:
-    """A bundle's origin, or a path, in a command; the embedded model's is quoted as it is told."""
-    return model if model == "''" else shlex.quote(model)
 
 
 def read_bundle(path: Path, thorough: bool = True) -> Bundle:

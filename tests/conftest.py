@@ -24,6 +24,8 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
 GRAPHS = {"graph", "shared_graph"}
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read once, when Triton is imported
+if importlib.util.find_spec("triton") is not None:
+    importlib.import_module("triton")  # after Mesa, which draws by the CPU, it ends the process: both bring an LLVM
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -20,6 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 
+from qwen3vl_ros.node.goals import result_of, send_goal
 from qwen3vl_ros.node.joining import FOUND_S, joining
 from qwen3vl_ros.node.perception.tf import BufferedTransforms, StaticTransforms, transforms_for
 from qwen3vl_ros.types import PerceptionError
@@ -175,12 +176,12 @@ class Client:
             raise NoReply(f"the action {action} is not offered")
         self._settle(action)
         told = on_feedback and (lambda message: on_feedback(message.feedback))
-        handle = finish(client.send_goal_async(goal, feedback_callback=told), end)
+        handle = finish(send_goal(self._node, client, goal, told), end)
         if handle is None:
             raise NoReply(f"the action {action} did not take the goal within {timeout_s:g} s")
         if not handle.accepted:
             raise NoReply(f"the action {action} did not accept the goal")
-        waiting = handle.get_result_async()
+        waiting = result_of(self._node, handle)
         if (answer := finish(waiting, end, lambda: cancelled() or gone())) is None:
             handle.cancel_goal_async()
             if gone():

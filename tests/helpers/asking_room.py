@@ -10,10 +10,12 @@ import os
 import numpy as np
 from depth_scenes import Scene
 from rclpy.action import ActionClient
+from rclpy.node import Node
 from ros_graph import START_PATIENCE_S, FakeCamera, Graph, until
 
 from qwen3vl_ros.action import Ask
 from qwen3vl_ros.msg import Fact
+from qwen3vl_ros.node.goals import result_of, send_goal
 from qwen3vl_ros.srv import Measure
 
 NAME = "/qwen3vl/perception"
@@ -22,14 +24,14 @@ NAME = "/qwen3vl/perception"
 class Asked:
     """A goal of ~/ask, its feedback and, once it is there, its result."""
 
-    def __init__(self, client: ActionClient, question: str, **fields):
-        self.deltas, self._client = [], client
+    def __init__(self, node: Node, client: ActionClient, question: str, **fields):
+        self.deltas = []
         goal = Ask.Goal(question=question, **fields)
-        sent = client.send_goal_async(goal, feedback_callback=lambda m: self.deltas.append(m.feedback))
+        sent = send_goal(node, client, goal, lambda m: self.deltas.append(m.feedback))
         until(sent.done, what="an answer to the goal")
         self.handle = sent.result()
         assert self.handle.accepted
-        self._future = self.handle.get_result_async()
+        self._future = result_of(node, self.handle)
 
     @property
     def done(self):
@@ -97,7 +99,7 @@ class Room:
         until(seen, what="a new picture")
 
     def ask(self, question, **fields):
-        return Asked(self.client, question, **fields)
+        return Asked(self.graph.node, self.client, question, **fields)
 
     def answer(self, question, **fields):
         return self.ask(question, **fields).result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
+from rclpy.node import Node
 from rclpy.parameter import Parameter as PythonParameter
 from ros_graph import PATIENCE_S, START_PATIENCE_S, Graph, until
 from std_srvs.srv import Trigger
@@ -13,6 +14,7 @@ from vision_msgs.msg import Detection3DArray
 from qwen3vl_ros.action import FollowInstruction
 from qwen3vl_ros.msg import Plan
 from qwen3vl_ros.node.client import LATCHED
+from qwen3vl_ros.node.goals import result_of, send_goal
 
 MOTION_PATIENCE_S = 400.0
 
@@ -20,10 +22,11 @@ MOTION_PATIENCE_S = 400.0
 class Order:
     """A goal that was sent. heard: (step, state) in their order; said: the messages beside them."""
 
-    def __init__(self, client: ActionClient, **fields):
+    def __init__(self, node: Node, client: ActionClient, **fields):
         self.heard: list[tuple[int, str]] = []
         self.said: list[str] = []
-        self._accepted = client.send_goal_async(FollowInstruction.Goal(**fields), feedback_callback=self._on_feedback)
+        self._node = node
+        self._accepted = send_goal(node, client, FollowInstruction.Goal(**fields), self._on_feedback)
 
     def _on_feedback(self, message) -> None:
         self.heard.append((message.feedback.step, message.feedback.state))
@@ -46,7 +49,7 @@ class Order:
         return self
 
     def result(self) -> FollowInstruction.Result:
-        result = self.handle.get_result_async()
+        result = result_of(self._node, self.handle)
         until(result.done, MOTION_PATIENCE_S, "the result")
         return result.result().result
 
@@ -92,7 +95,7 @@ class Workbench:
         return robot
 
     def order(self, instruction: str = "", **fields) -> Order:
-        return Order(self._client, instruction=instruction, **fields)
+        return Order(self.graph.node, self._client, instruction=instruction, **fields)
 
     def plan(self, instruction: str) -> Plan:
         result = self.order(instruction).result()

@@ -58,7 +58,7 @@ class Place:
         self.kept.append(publish_static(self.graph, "base", "robot", pose(rotation, (0.0, 0.0, 0.0))))
 
     def answer(self, question, **fields):
-        return Asked(self.client, question, **fields).result()
+        return Asked(self.graph.node, self.client, question, **fields).result()
 
     def answered(self, question, code=Code.OK, **fields):
         """Asked until it is so: a busy machine pairs the first pictures with no depth, and TF takes a moment."""

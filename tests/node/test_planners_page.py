@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 from qwen3vl_ros.action import ExecuteStep
 from qwen3vl_ros.msg import GraspTarget, PlaceTarget
 from qwen3vl_ros.node import moveit
+from qwen3vl_ros.node.goals import result_of, send_goal
 from qwen3vl_ros.node.messages import pose_of
 from qwen3vl_ros.types import InvalidInput
 
@@ -119,10 +120,13 @@ class Graph:
 
     def send(self, action, **fields):
         goal = ExecuteStep.Goal(header=Header(frame_id="base"), action=action, **fields)
-        return result_of(self.client.send_goal_async(goal))
+        return came_of(send_goal(self.client_node, self.client, goal))
 
     def do(self, action, **fields):
-        return result_of(self.send(action, **fields).get_result_async()).result
+        return self.result(self.send(action, **fields))
+
+    def result(self, goal):
+        return came_of(result_of(self.client_node, goal)).result
 
     def close(self):
         self._executor.shutdown()
@@ -133,7 +137,7 @@ class Graph:
         self._lock_file.close()
 
 
-def result_of(future):
+def came_of(future):
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     assert done.wait(PATIENCE_S), "no answer came"
@@ -199,6 +203,6 @@ def test_a_cancel_stops_the_arm_and_is_answered(graph):
     assert graph.robot.begun.wait(PATIENCE_S)
     while ("panda_arm" not in [group for group, _ in graph.robot.went]) and not graph.robot.stopped.wait(0.01):
         pass
-    result_of(goal.cancel_goal_async())
-    assert result_of(goal.get_result_async()).result.code == Code.CANCELLED
+    came_of(goal.cancel_goal_async())
+    assert graph.result(goal).code == Code.CANCELLED
     assert graph.robot.stopped.is_set()

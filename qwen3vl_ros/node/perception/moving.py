@@ -20,6 +20,7 @@ from qwen3vl_ros.control import Control
 from qwen3vl_ros.instructions.plans import Done, PlanStep
 from qwen3vl_ros.instructions.reach import ENOUGH
 from qwen3vl_ros.node import messages, plan_messages
+from qwen3vl_ros.node.goals import result_of, send_goal
 from qwen3vl_ros.node.joining import FOUND_S
 from qwen3vl_ros.srv import CheckReach
 from qwen3vl_ros.types import GraspTarget, PlaceTarget
@@ -134,14 +135,14 @@ class Motions:
                 f"nobody serves the action {name}; start a planner that does (docs/planners.md)",
             )
         end_s = time.monotonic() + goal.timeout
-        accepting = self._client.send_goal_async(goal, lambda m: self._hear(goal, m.feedback.state))
+        accepting = send_goal(self._node, self._client, goal, lambda m: self._hear(goal, m.feedback.state))
         if not until(accepting.done, end_s - time.monotonic(), control, self._gone()):
             accepting.add_done_callback(_cancel_late)
             return self._unanswered(control, "the planner did not even accept the step")
         handle = accepting.result()
         if not handle.accepted:
             return _failed(ExecuteStep.Result.REJECTED, "the planner did not accept the step")
-        result = handle.get_result_async()
+        result = result_of(self._node, handle)
         if not until(result.done, end_s - time.monotonic(), control, self._gone()):
             handle.cancel_goal_async()
             stopped = until(result.done, self._node.config.follow.stop_timeout, Control(), self._gone())

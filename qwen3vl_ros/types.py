@@ -309,6 +309,7 @@ class Detection3D:
     points_camera_m: Nx3 float32 points of the object in the camera frame; empty for "model".
     hidden_camera_m: Nx3 float32 points that symmetry puts on its unseen side, camera frame; assumed, not measured.
     edge_m: how far its 2D box reaches beyond the pixels that were measured of it, metres: so much may be missing sideways.
+    angular: near 1 where its upright sides meet at right angles, near 0 where it is round; NaN where too little of them was seen.
     """
 
     id: str
@@ -322,6 +323,7 @@ class Detection3D:
     points_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
     hidden_camera_m: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
     edge_m: float = 0.0
+    angular: float = math.nan
 
 
 @dataclass(frozen=True)

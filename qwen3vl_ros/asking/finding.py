@@ -220,7 +220,7 @@ class Finder:
         top = closed(body.thing.seen_m @ layout.level_R_frame.T, body.thing.sigma_m)
         if shapes.contradicts(seen.label, body.thing, tuple(body.size_m), top):
             return True
-        return outdone(cloud, seen, solid.size_m)
+        return outdone(cloud, solid, seen.box_xyxy_px)
 
     def _as_far(self, shot: Shot, seen: Detection2D, corners_m: np.ndarray) -> bool:
         """Whether what is in a box is about as far from the camera as the corners, or nobody knows."""

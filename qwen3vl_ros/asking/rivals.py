@@ -18,7 +18,7 @@ from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.lift import lift_boxes
 from qwen3vl_ros.questions.aliases import COLOURS, common
 from qwen3vl_ros.questions.others import plain_words
-from qwen3vl_ros.types import Detection2D
+from qwen3vl_ros.types import Detection2D, Detection3D
 
 _LEAST_PX, _LARGEST_M = 100, 0.35  # what is smaller in a picture, or larger in the world, is nothing to take
 _MOST = 4
@@ -76,12 +76,12 @@ def _words(name: str) -> tuple[str, str]:
     return " ".join(w for w in head if w in COLOURS), common(noun)
 
 
-def outdone(cloud: SceneCloud, seen: Detection2D, size_m: Sequence[float]) -> bool:
-    """Whether something else of its colour clearly has the form that the name of what was boxed says, and this (of such sides) has not."""
-    if not shapes.doubtful(seen.label, size_m):
+def outdone(cloud: SceneCloud, seen: Detection3D, box_px: Sequence[float]) -> bool:
+    """Whether something else of its colour clearly has the form that the name of what was boxed (box_px) says, and this has not."""
+    if not any(doubts := shapes.doubtful(seen)):
         return False
-    for box in pieces(cloud, seen.label, (seen.box_xyxy_px,)):
+    for box in pieces(cloud, seen.label, (box_px,)):
         (solid,) = lift_boxes(cloud, (Detection2D(seen.label, box, 0.5),)).detections or (None,)
-        if solid is not None and shapes.typical(seen.label, solid.size_m):
+        if solid is not None and any(d and t for d, t in zip(doubts, shapes.typical(solid))):
             return True
     return False

@@ -7,11 +7,10 @@ thing is says nothing, because half of it may not be seen. Knows no models.
 
 from __future__ import annotations
 
-from typing import Sequence
-
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.questions.aliases import same_thing
 from qwen3vl_ros.questions.others import plain_words
+from qwen3vl_ros.types import Detection3D
 
 _SOLID, _HOLLOW = ("ball", "cube"), ("mug", "bowl")
 _SMALL = ("ball", "cube", "cylinder", "mug")
@@ -20,26 +19,29 @@ _NARROWEST_M = 0.18  # no arm's work is a cylinder wider than this: it is a part
 _HEIGHTS = {"bowl": (0.18, 1.3), "cube": (0.7, float("inf"))}
 
 
-# Least over greatest side: of what may be of the name, and of what is typical of it.
+# By noun, of two measures: what hardly any thing of the noun is beyond, and what is typical of it, which lies on the other side.
+# cubic: least over greatest side. angular: as in Detection3D; of 1,070 boxes and cubes seen through noise 10 are below 0.2, of 1,230 round
+# things 8 are above 0.6.
 _CUBIC = {"box": (0.86, 0.75), "cube": (0.72, 0.85)}
+_ANGULAR = {"box": (0.2, 0.5), "cube": (0.2, 0.5), "ball": (0.6, 0.25), "cylinder": (0.6, 0.25)}
 
 
-def doubtful(name: str, size_m: Sequence[float]) -> bool:
-    """Whether a thing of such sides would rather be called otherwise, if there were another: a box whose sides are all alike, a cube whose
-    sides are not."""
-    noun, cubic = _noun(name), min(size_m) / max(size_m)
-    return (noun == "box" and cubic > _CUBIC[noun][0]) or (noun == "cube" and cubic < _CUBIC[noun][0])
+def doubtful(seen: Detection3D) -> list[bool]:
+    """By each measure, whether a thing would rather be called otherwise, if there were another: a box whose sides are all alike, a cube whose
+    sides are not, a round cube, an angular ball."""
+    return [value > limit if limit > usual else value < limit for value, limit, usual in _measured(seen)]
 
 
-def typical(name: str, size_m: Sequence[float]) -> bool:
-    """Whether a thing of such sides is what `doubtful` finds wanting."""
-    noun, cubic = _noun(name), min(size_m) / max(size_m)
-    return (noun == "box" and cubic < _CUBIC[noun][1]) or (noun == "cube" and cubic > _CUBIC[noun][1])
+def typical(seen: Detection3D) -> list[bool]:
+    """By each measure, whether a thing is what `doubtful` finds wanting."""
+    return [value < usual if limit > usual else value > usual for value, limit, usual in _measured(seen)]
 
 
-def _noun(name: str) -> str:
-    said = plain_words(name)[-1]
-    return next((noun for noun in _CUBIC if same_thing(said, noun)), said)
+def _measured(seen: Detection3D) -> list[tuple[float, float, float]]:
+    said = plain_words(seen.label)[-1]
+    noun = next((noun for noun in _ANGULAR if same_thing(said, noun)), said)
+    measures = (min(seen.size_m) / max(seen.size_m), _CUBIC), (seen.angular, _ANGULAR)
+    return [(value, *limits[noun]) for value, limits in measures if noun in limits]
 
 
 def contradicts(name: str, thing: Thing, size_m: tuple[float, float, float], closed: bool = False) -> bool:

@@ -82,6 +82,7 @@ def _complete(cloud: SceneCloud, detection: Detection2D, standing: Standing) -> 
         _missing_px(standing, detection.box_xyxy_px)
         * order_statistics(points[:, 2], 50)[0]
         / float(cloud.frame.K[0, 0]),
+        solid.angular,
     )
 
 

@@ -38,6 +38,7 @@ _TOP_PERCENT = 99.5
 _MIRRORED_EMPTY = 0.1  # share of the assumed side that may be seen to be empty
 _LIES = 0.5  # sine of the angle between an axis of revolution and the vertical
 _CAP, _NARROW = 0.08, 0.7  # shares of a thing's height and width
+_UPRIGHT, _SIDES = 0.6, 40  # level part of the normals of a thing's sides, and how many of these tell its form
 _FACE = 5.0  # standard deviations that a face is thick through noise
 _EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
 _CIRCLE = unit_circle(72)
@@ -49,11 +50,12 @@ LookBehind = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class SolidBox:
-    """local_T_box 4x4 (centre, axes), size_m full extents, hidden_m: Nx3 points assumed unseen."""
+    """local_T_box 4x4 (centre, axes), size_m full extents, hidden_m: Nx3 points assumed unseen, angular: as in Detection3D."""
 
     local_T_box: np.ndarray
     size_m: np.ndarray
     hidden_m: np.ndarray
+    angular: float = math.nan
 
 
 def upright_box(
@@ -103,7 +105,7 @@ def upright_box(
         hidden = completed(points_m[:read], sample_m, normals, pose, size, look_behind, noise_m, axis)
     if len(hidden):
         hidden = hidden.take(np.flatnonzero(~(look_behind(hidden) > max(0.004, 2.5 * noise_m))), 0)
-    return SolidBox(pose, size, hidden)
+    return SolidBox(pose, size, hidden, _angular(normals))
 
 
 def _box(yaw: float, low, high, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +114,16 @@ def _box(yaw: float, low, high, top: float, bottom: float) -> tuple[np.ndarray, 
     pose = np.array(((c, -s, 0, 0), (s, c, 0, 0), (0, 0, 1, (top + bottom) / 2), (0, 0, 0, 1.0)))
     pose[:2, 3] = pose[:2, :2] @ ((low + high) / 2)
     return pose, np.maximum((*(high - low), top - bottom), 1e-3)  # a line of points is still a thing
+
+
+def _angular(normals: np.ndarray) -> float:
+    """How alike the directions of level normals are but for right angles: the length of the mean of their fourth powers."""
+    level = normals[:, 0] + 1j * normals[:, 1]
+    length = np.abs(level)
+    sides = length > _UPRIGHT  # not NaN
+    if np.count_nonzero(sides) < _SIDES:
+        return math.nan
+    return float(np.abs(np.power(level[sides] / length[sides], 4).mean()))
 
 
 def _turned_about_the_top(

@@ -47,7 +47,7 @@ _FARTHEST_M = 0.25  # from a reference to the middle of what is left of it, behi
 _DEEP_M = 0.12  # inside a corner or side of a table: how far the table reaches is seen worst
 # Margin of a fact that a place must have, even where noise leaves it undecided: as much as things come to rest elsewhere than they were
 # to. Less than sure is taken where nothing better can be reached.
-_HOLDS_M, _SURE_M = {"in": 0.008, "at": 0.012}, {"in": 0.015, "at": 0.03, "next_to": 0.01}
+_HOLDS_M, _SURE_M = {"in": 0.008, "at": 0.012}, {"in": 0.015, "at": 0.05, "next_to": 0.01}
 _HOLDS_ELSE_M = 0.004
 _SLIDES_M = 0.015  # what is set down so much higher on a container's wall slides to its floor
 _TOP_M, _SMALL = 0.008, 0.25  # how flat a top is; what covers a smaller share of it is no top but stands on it

@@ -24,7 +24,7 @@ from qwen3vl_ros.grasping.placing import askew
 from qwen3vl_ros.instructions.laid import ASIDE_M, Laid, aside
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, PlanStep
-from qwen3vl_ros.instructions.resting import doubt, only_it_went, took_another
+from qwen3vl_ros.instructions.resting import doubt, leans, only_it_went, took_another
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -48,7 +48,7 @@ _MORE = 0.02  # of the rays: by so many more it lies farther aside
 _BACK_M = 0.03  # farther from where it stood, a thing was not put back
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
 _RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it
-_SIGMAS = 1.25  # of the margin to the border of a corner or side
+_SIGMAS = 1.75  # of the margin to the border of a corner or side
 _RISEN_M = 0.04  # a thing whose top is so much higher has been lifted
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
@@ -171,7 +171,7 @@ class Checker:
                 continue
             if not open_:
                 lies = new[0] if new else rest
-                if lies and (message := self._doubt(found, step, place, lies)):
+                if lies and (message := self._doubt(found, step, place, lies, rest)):
                     continue
                 if lies:
                     self.laid.put(k, step.told, lies, step.around, found.layout.level_R_frame)
@@ -197,11 +197,16 @@ class Checker:
                 return None
         return min(told.items()) if told else None
 
-    def _doubt(self, found: Found, step: PlanStep, place: PlaceTarget, lies: Thing) -> str:
-        """Why nobody may say that it rests on what it was put on, and is what it is called; "" where nothing speaks against it."""
+    def _doubt(self, found: Found, step: PlanStep, place: PlaceTarget, lies: Thing, rest: Thing | None) -> str:
+        """Why nobody may say that it rests on what it was put on, as it was put, and is what it is called; "" where nothing speaks against it.
+        rest: as it was put.
+        """
         known = (*step.around, *found.layout.surfaces) if step.told.relation != "back" else ()
         carrier = next((t for t in known if t.id == place.support_id), None)
-        return doubt(self._cloud_before(found), found.cloud, lies, carrier, found.layout.level_R_frame)
+        before, level_R_frame = self._cloud_before(found), found.layout.level_R_frame
+        if rest and step.told.relation != "in" and (why := leans(before, found.cloud, lies, rest, level_R_frame[2])):
+            return why
+        return doubt(before, found.cloud, lies, carrier, level_R_frame)
 
     def _lying(self, found: Found, rest: Thing | None) -> tuple[Thing | None, float]:
         """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies: there where most of them end,

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from qwen3vl_ros.asking.colours import of_another
+from qwen3vl_ros.asking.colours import of_another, of_its_own
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.hulls import depth_inside, outline
+from qwen3vl_ros.geometry.presence import presence
 from qwen3vl_ros.geometry.relations import cm
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.placing import FLAT_M, uneven_m
@@ -20,8 +21,10 @@ from qwen3vl_ros.grasping.placing import FLAT_M, uneven_m
 _RIM_M = 0.004  # of a footprint, where readings may be of what is beside it
 _AROUND_M = (-0.025, -_RIM_M)  # about a footprint, how far inside it
 _LEAST = 20  # readings that must tell
-_AMONG, _MOST = 0.25, 0.6  # shares of what is seen under a thing, or of it
+_SHADES = 30.0  # of 255: so much more or less light falls on a thing that nobody touched
+_HARDLY, _AMONG, _MOST = 0.1, 0.25, 0.6  # shares of what is seen under a thing, or of it
 _ON_IT_M = 0.012
+_TOP_PERCENT, _TOP_M = 98, 0.006  # what stands is as high as it was, within that
 # About a thing: where other things may have been taken instead, how far aside it may have been pushed, and how much of it may not have been
 # seen; readings that others may have, of as many of its own.
 _ABOUT_M, _ASIDE_M, _UNSEEN_M, _FEW = 0.12, 0.25, 0.03, 0.15
@@ -42,7 +45,15 @@ def doubt(
         return ""
     if isinstance(carrier, Thing) and carrier.inside is None:
         other = _shown(before, carrier.label)[pixels]
-        return f"what it was put on has another colour than the {carrier.label}" if other.mean() > _MOST else ""
+        if other.mean() > _MOST:
+            return f"what it was put on has another colour than the {carrier.label}"
+        own = of_its_own(before.frame.rgb, carrier.label)
+        about, around = _readings(before, lying, level_R_frame, -_ABOUT_M, 0.0)
+        step_m = (
+            float(np.median(under[:, 2]) - np.median(about[own[around], 2])) if own[around].sum() >= _LEAST else 0.0
+        )
+        if own[pixels].mean() < _HARDLY and abs(step_m) > FLAT_M:  # else it may be painted so
+            return f"what is under it is {cm(abs(step_m))} {'above' if step_m > 0 else 'below'} the {carrier.label} and not of its colour"
     if isinstance(carrier, Surface):
         above = _above(under, carrier, level_R_frame)
         top_m = float(_above(lying.seen_m @ level_R_frame.T, carrier, level_R_frame).max())
@@ -52,6 +63,24 @@ def doubt(
         if len(flat) >= _LEAST and abs(off := float(np.median(flat))) > uneven_m(before, lying.frame_T_box[:3, 3]):
             return f"what is under it is {cm(abs(off))} {'above' if off > 0 else 'below'} the {carrier.label}, and may be another thing"
     return ""
+
+
+def leans(before: SceneCloud | None, now: SceneCloud | None, lies: Thing, rest: Thing, up: np.ndarray) -> str:
+    """What speaks against a thing (lies: where it is now) standing as it was put (rest), or lying flat: the top of what has come there is
+    higher or lower. "" where nothing does, or nobody can tell.
+    """
+    if before is None or now is None or not (before.usable and now.usable):
+        return ""
+    come = _new_in(now, before, lies, float(np.linalg.norm(rest.size_m)) / 2 + _UNSEEN_M)
+    if len(come) < _LEAST:
+        return ""
+    own = np.concatenate((rest.seen_m, rest.completed_m)) @ up
+    off_m = float(np.percentile(come @ up, _TOP_PERCENT) - np.percentile(own, _TOP_PERCENT))
+    away_m = float(np.linalg.norm(lies.frame_T_box[:3, 3] - now.frame_T_camera[:3, 3]))
+    fallen = np.asarray(rest.size_m) - np.ptp(own)  # by so much its top is elsewhere where it lies on another side
+    if np.abs(off_m - np.append(fallen, 0.0)).min() < _TOP_M + 2 * now.noise_per_m2 * away_m**2:
+        return ""
+    return f"its top is {cm(abs(off_m))} {'higher' if off_m > 0 else 'lower'} than where the {rest.label} stands as it was put"
 
 
 def stands_off(cloud: SceneCloud, thing: Thing, carrier: Surface, level_R_frame) -> bool:
@@ -84,6 +113,23 @@ def only_it_went(before: SceneCloud | None, now: SceneCloud | None, stood: Thing
     own = (np.abs(local) < np.asarray(stood.size_m) / 2 + _UNSEEN_M).all(1)
     few = _FEW * np.count_nonzero(own)
     return bool(np.count_nonzero(own) >= _LEAST and np.count_nonzero(~own) < few and len(come) < few)
+
+
+def stood_there(before: SceneCloud, now: SceneCloud, thing: Thing) -> bool:
+    """Whether an earlier picture shows what stands in this one, at the same place and of the same colours."""
+    if not presence(before, thing).is_there:
+        return False
+    _, was, *at_before = _behind(before, thing.seen_m)
+    _, is_now, *at_now = _behind(now, thing.seen_m)
+    with np.errstate(invalid="ignore"):
+        both = (np.abs(was) < _ON_IT_M) & (np.abs(is_now) < _ON_IT_M)
+    if np.count_nonzero(both) < _LEAST:
+        return False
+    shown = [
+        cloud.frame.rgb[row[both], column[both]].astype(float)
+        for cloud, (column, row) in ((before, at_before), (now, at_now))
+    ]
+    return float(np.median(np.abs(shown[0] - shown[1]).max(1))) < _SHADES
 
 
 def _new_in(cloud: SceneCloud, other: SceneCloud, about: Thing, reach_m: float) -> np.ndarray:

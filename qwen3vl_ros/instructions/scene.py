@@ -16,11 +16,12 @@ from qwen3vl_ros.geometry import facts
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.geometry.layout import Layout, same_name
 from qwen3vl_ros.geometry.presence import changed
+from qwen3vl_ros.geometry.relations import cm
 from qwen3vl_ros.geometry.things import Surface, Thing
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import askew, find_places
 from qwen3vl_ros.instructions.plans import SAY, PlanStep, raised
-from qwen3vl_ros.instructions.resting import stands_off
+from qwen3vl_ros.instructions.resting import stands_off, stood_there
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_english, same_thing
 from qwen3vl_ros.questions.grammar import language_of
@@ -89,6 +90,8 @@ class Scene:
         if told.action == "pick" and (full := _in_hand(before)):
             raise self._cannot("full", told.object, full)
         target = self._one(told.object)
+        if step.target is not None and (away := self._stood_there(target, step.target)):
+            raise self._cannot("another", told.object, away)
         if told.action == "pick":
             if goes is not None and (so := self._already(target, goes, before)):
                 return replace(step, target=target, already=so, message=so)
@@ -170,6 +173,16 @@ class Scene:
         if any(isinstance(c, Surface) and stands_off(self.cloud, thing, c, level_R_frame) for c in carriers):
             return ""
         return SAY[self._language]["already"].format(more="; ".join(f.reason for f in measured))
+
+    def _stood_there(self, target: Detection3D, was: Detection3D) -> str:
+        """How far from it a thing was in the picture before, if what is called so now stood where it stands in that picture too: then it is
+        another one. "" where it did not, or nobody can tell.
+        """
+        apart_m = float(np.linalg.norm(target.frame_T_box[:3, 3] - was.frame_T_box[:3, 3]))
+        thing = self._thing(target.id)
+        if self._before is None or thing is None or apart_m < (max(target.size_m) + max(was.size_m)) / 2:
+            return ""
+        return cm(apart_m) if stood_there(self._before, self.cloud, thing) else ""
 
     def _still(self, step: PlanStep, target: Detection3D) -> tuple[GraspTarget, ...]:
         """The grasps of a pick as it was grounded before, best first, where nothing has changed since."""

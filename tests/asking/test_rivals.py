@@ -193,3 +193,26 @@ def test_a_cube_is_as_high_as_it_is_long(camera, phrase, size_m, is_one):
     """Also where the name tells no colour: "the other cube" was a box that stood beside it."""
     thing = ObjectSpec("box" if not is_one else "cube", "blue", size_m, (-0.05, -0.08, size_m[2] / 2), 0.5)
     assert bool(Model(camera, (thing, MUG), {phrase: thing.label}).found(phrase)) is is_one
+
+
+@pytest.mark.parametrize(
+    "name, shown", [("blue cube", "blue cylinder"), ("蓝色的盒子", "blue ball"), ("blue ball", "blue cube")]
+)
+def test_what_is_round_is_no_cube_and_what_has_sides_no_ball_where_the_other_stands_too(camera, name, shown):
+    kinds = {"cube": (0.05,) * 3, "cylinder": (0.05, 0.05, 0.07), "ball": (0.06,) * 3, "box": (0.11, 0.05, 0.065)}
+
+    def thing(label, at):
+        kind = label.split()[-1]
+        return ObjectSpec(kind, "blue", kinds[kind], (*at, kinds[kind][2] / 2), 0.3)
+
+    meant = in_english(name)
+
+    def found(*labels):
+        """Of things of these labels, the first called so wherever it is asked for."""
+        things = [thing(label, at) for label, at in zip(labels, ((-0.12, -0.10), (0.10, -0.05)))]
+        eyes = Model(camera, things, {name: labels[0]})
+        eyes.choice = {labels[0]: meant}
+        return eyes.found(name)
+
+    assert not found(shown, meant) and found(meant, shown)
+    assert found(shown), "it may be called so where nothing else of its colour is"

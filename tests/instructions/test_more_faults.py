@@ -1,5 +1,6 @@
 """Faults of what sees and of what moves that lie about it: none is taken for success, each has its code, and the next order is carried out."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from qwen3vl_ros.rehearsal import Rehearsal
 from qwen3vl_ros.sim.faults import Collision
 from qwen3vl_ros.sim.specs import CameraSpec, ObjectSpec, SceneSpec
 from qwen3vl_ros.sim.workcell import Workcell
+from qwen3vl_ros.types import Generation
 
 CUBE = ObjectSpec("cube", "red", (0.045,) * 3, (-0.10, -0.10, 0.0225), 0.2)
 MUG = ObjectSpec("mug", "green", (0.109, 0.08, 0.09), (-0.10, 0.08, 0.045), 0.4)
@@ -147,6 +149,48 @@ def test_two_things_that_changed_places_after_the_plan_are_known_again(planner, 
     assert done.code is Code.OK, done.message
     assert np.linalg.norm(robot.at(2)[:2] - CUBE.position_m[:2]) < 0.02, "the ball was left alone"
     assert robot.at(0)[0] > robot.at(1)[0] + 0.04
+
+
+class Suggestible(Perception):
+    """Boxes what it is asked for by the truth of a robot's picture, and what else is red for a red thing that it does not see."""
+
+    def __init__(self, robot):
+        super().__init__(None, Config())
+        self._robot = robot
+
+    def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
+        x0, y0, x1, y1 = view.region_xyxy_px if view and view.region_xyxy_px else (0, 0, *frame.size_px)
+        shown = {t.label: np.array(t.box_xyxy_px) for t in self._robot.seen.truths if t.visibility > 0.1}
+        said = []
+        for phrase in question.targets if len(question.targets) == 1 else ():
+            box = shown.get(phrase, shown.get("red box") if phrase.startswith("red") else None)
+            if box is not None and (box[:2] >= (x0, y0)).all() and (box[2:] <= (x1, y1)).all():
+                scaled = (box - (x0, y0, x0, y0)) * 1000 / (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+                said.append({"bbox_2d": [round(float(v)) for v in scaled], "label": phrase})
+        return Generation(json.dumps(said), (), None, (), "stop")
+
+
+def test_what_stood_elsewhere_all_the_time_is_not_what_fell_out_of_sight(robot):
+    other = ObjectSpec("box", "red", (0.05, 0.04, 0.045), (0.15, 0.10, 0.0225), 0.2)
+    base, picks = np.eye(4), []
+    base[0, 3] = -0.48
+    with Workcell(replace(robot.cell.world.spec(), objects=(CUBE, MUG, other)), base) as cell:
+        robot = Robot(cell)
+        planner = Planner(Suggestible(robot))
+
+        def tell(step, state, message):
+            picks.extend([step] if (step, state) == (0, "executing") else [])
+
+        def falls():
+            if cell.holding and picks and not cell.world.pose(0)[2, 3] < 0:
+                cell.world.move(0, replace(CUBE, position_m=(0.0, 2.0, -0.5)).pose())
+
+        phases = [""]
+        cell.phase = phases.append
+        cell.tick = lambda: falls() if phases[-1] == "carrying" else None
+        failed = carry_out(planner, robot, tell=tell)
+        assert failed.code is Code.NOT_FOUND and "stood there already" in failed.message, failed.message
+        assert len(picks) == 1 and np.linalg.norm(robot.at(2) - other.position_m) < 0.01
 
 
 def test_an_arm_that_takes_the_wrong_thing_is_found_out(planner, robot):

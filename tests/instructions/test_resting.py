@@ -10,7 +10,7 @@ from qwen3vl_ros.config import Config, GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import find_places
-from qwen3vl_ros.instructions.resting import doubt, only_it_went, stands_off, took_another
+from qwen3vl_ros.instructions.resting import doubt, leans, only_it_went, stands_off, stood_there, took_another
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
@@ -96,14 +96,25 @@ def test_what_stood_where_a_thing_was_put_may_carry_it(camera):
     assert "stood there before" in said
 
 
-@pytest.mark.parametrize("name, carried", [("yellow tray", False), ("green cube", True), ("tray", True)])
-def test_what_a_thing_was_put_on_has_the_colour_that_its_name_says(camera, name, carried):
+@pytest.mark.parametrize(
+    "colour, name, carried",
+    [
+        ("green", "yellow tray", False),
+        ("white", "yellow tray", False),
+        ("black", "yellow tray", False),
+        ("green", "green cube", True),
+        ("white", "white cube", True),
+        ("white", "tray", True),
+    ],
+)
+def test_what_a_thing_was_put_on_has_the_colour_that_its_name_says(camera, colour, name, carried):
     """What stands on a tray may be measured as its top; of a name without a colour nobody can tell."""
+    block = replace(BLOCK, colour=colour, rgb=None)
     goal = replace(BOX, position_m=(0.14, -0.10, 0.066 + 0.025))
     thing, layout = lies(camera, goal)
-    before, after = Seen(camera, TRAY, BLOCK, seed=2), Seen(camera, TRAY, BLOCK, goal, seed=3)
-    block = carrier_in(before.found(green_cube="green cube").layout, "green cube")
-    said = doubt(before.cloud, after.cloud, thing, replace(block, label=name), layout.level_R_frame)
+    before, after = Seen(camera, TRAY, block, seed=2), Seen(camera, TRAY, block, goal, seed=3)
+    carrier = carrier_in(before.found(f"{colour} cube").layout, f"{colour} cube")
+    said = doubt(before.cloud, after.cloud, thing, replace(carrier, label=name), layout.level_R_frame)
     assert (said == "") is carried, said
 
 
@@ -193,3 +204,39 @@ def test_what_stands_in_a_tray_is_on_the_table_for_no_order(camera, in_tray, at)
     (thing,) = found.layout.things
     table = carrier_in(found.layout, "table")
     assert stands_off(found.cloud, thing, table, found.layout.level_R_frame) is in_tray
+
+
+STOOD = replace(BOX, colour="green", rgb=None, position_m=(0.15, -0.10, 0.025))
+
+
+@pytest.mark.parametrize(
+    "was, is_it",
+    [
+        ((BOX, STOOD), True),
+        ((BOX,), False),
+        ((BOX, replace(STOOD, kind="ball", size_m=(0.03,) * 3)), False),
+        ((BOX, replace(STOOD, colour="red", rgb=None)), False),
+        ((BOX, replace(STOOD, position_m=(0.22, -0.10, 0.025))), False),
+    ],
+)
+def test_what_stood_there_before_is_known_again(camera, was, is_it):
+    now = Seen(camera, STOOD, seed=2)
+    (thing,) = now.found("green box").layout.things
+    assert stood_there(Seen(camera, *was).cloud, now.cloud, thing) is is_it
+
+
+@pytest.mark.parametrize(
+    "kind, size_m", [("box", (0.07, 0.045, 0.05)), ("cylinder", (0.05, 0.05, 0.09)), ("cube", (0.05,) * 3)]
+)
+def test_what_leans_or_lies_does_not_stand_as_it_was_put(camera, kind, size_m):
+    thing = ObjectSpec(kind, "red", size_m, (0.12, -0.10, size_m[2] / 2), 0.3)
+    empty, upright = Seen(camera), Seen(camera, thing, seed=2)
+    found = upright.found(f"red {kind}")
+    (rest,), up = found.layout.things, found.layout.level_R_frame[2]
+    for seed in range(3, 7):
+        assert not leans(empty.cloud, Seen(camera, thing, seed=seed).cloud, rest, rest, up)
+    raised = replace(
+        thing, position_m=(0.12, -0.10, size_m[2] / 2 + 0.035)
+    )  # as by an edge that rests on another thing
+    assert " cm higher" in leans(empty.cloud, Seen(camera, raised, seed=3).cloud, rest, rest, up)
+    assert not leans(None, upright.cloud, rest, rest, up), "nobody can tell"

@@ -32,6 +32,7 @@ from qwen3vl_ros.types import (
 
 TRIES = 3  # of a step with another grasp or place
 _ALIKE_M, _ALIKE_COS = 0.01, 0.96  # two grasps, where they are and as their axes point
+_BY_CHANCE = {"none", "unmeasured", "no grasp", "no place", "no reach"}  # lacks that another look may not have
 LOSSES = 1  # of what was held and fell on the way: so often it is taken again
 
 
@@ -274,14 +275,18 @@ class _Work:
         return Code.OK if verdict is Verdict.TRUE else Code.POSTCONDITION, message
 
     def _ground(self, k: int, anew: bool) -> tuple[Code, str]:
-        """The open steps grounded in a picture of now. anew: without the grasps that are known of step k, since one of them failed."""
+        """The open steps grounded in a picture of now; where that fails, and the picture shows what they were grounded in, but for noise, they
+        stay as they are. anew: without the grasps that are known of step k, since one of them failed.
+        """
         self._p.tell(k, "looking", "")
         steps = [replace(s, grasps=()) if anew and i == k else s for i, s in enumerate(self.plan.steps)]
         plan = replace(self.plan, steps=tuple(steps))
 
         def look() -> Plan:
-            grounded = self._p.planner.ground(plan, self._looks.look(), self._control)
-            return within_reach(grounded, self._p.executor, self._control)
+            shot = self._looks.look()
+            grounded = within_reach(self._p.planner.ground(plan, shot, self._control), self._p.executor, self._control)
+            missed = grounded.lacks in _BY_CHANCE and not anew
+            return plan if missed and self._p.planner.same(plan, shot) else grounded
 
         grounded = looked_again(look, self._control)
         if grounded.question:

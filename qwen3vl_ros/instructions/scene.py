@@ -186,7 +186,7 @@ class Scene:
 
     def _still(self, step: PlanStep, target: Detection3D) -> tuple[GraspTarget, ...]:
         """The grasps of a pick as it was grounded before, best first, where nothing has changed since."""
-        if self._before is None or step.target is None or not _alike(self._before, self.cloud):
+        if self._before is None or step.target is None or not alike(self._before, self.cloud):
             return ()
         if np.linalg.norm(step.target.frame_T_box[:3, 3] - target.frame_T_box[:3, 3]) > _STILL_M:
             return ()
@@ -279,9 +279,14 @@ class Scene:
         return Cannot(what, SAY[self._language][what].format(name=name, more=more))
 
 
-def _alike(before: SceneCloud, now: SceneCloud) -> bool:
+def alike(before: SceneCloud, now: SceneCloud) -> bool:
     """Whether two pictures were taken from one place and differ by noise alone."""
-    return np.allclose(before.frame_T_camera, now.frame_T_camera, atol=1e-3) and not changed(before, now)
+    return (
+        before.usable
+        and now.usable
+        and np.allclose(before.frame_T_camera, now.frame_T_camera, atol=1e-3)
+        and not changed(before, now)
+    )
 
 
 def _in_hand(before: Sequence[PlanStep]) -> str:

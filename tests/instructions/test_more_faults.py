@@ -141,6 +141,25 @@ def test_what_was_let_go_elsewhere_is_not_where_it_was_told_to_be(planner, robot
     the_next_order_works(planner, robot, failed)
 
 
+@pytest.mark.parametrize(
+    "lacks, at, code",
+    [
+        ("none", CUBE.position_m, Code.OK),
+        ("no reach", CUBE.position_m, Code.OK),
+        ("two", CUBE.position_m, Code.AMBIGUOUS),
+        ("none", (0.05, -0.12, 0.0225), Code.NOT_FOUND),
+        ("no place", (-0.10, -0.13, 0.0225), Code.NOT_FOUND),
+    ],
+)
+def test_looks_that_miss_what_stands_where_it_stood_undo_no_plan(planner, robot, monkeypatch, lacks, at, code):
+    plan = planner.plan(robot.see(), ORDER)
+    robot.cell.world.move(0, replace(CUBE, position_m=at).pose())
+    missed = lambda plan, shot, control=None: replace(plan, question="I see no red cube.", lacks=lacks)  # noqa: E731
+    monkeypatch.setattr(planner, "ground", missed)
+    done = Performer(planner, robot, robot.see).perform(plan, Control())
+    assert done.code is code, done.message
+
+
 def test_two_things_that_changed_places_after_the_plan_are_known_again(planner, robot):
     plan = planner.plan(robot.see(), ORDER)
     robot.cell.world.move(0, replace(CUBE, position_m=(0.13, -0.06, 0.0225)).pose())

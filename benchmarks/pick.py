@@ -189,7 +189,7 @@ class Bench:
     def carried_out(self, number, seed, spec, base, view, asked: Asked, eyes: str) -> Try:
         perception = self.eyes[eyes]
         perception.forget()
-        one, planner = Try(number, seed, eyes, asked), Planner(perception)
+        one, planner, first = Try(number, seed, eyes, asked), Planner(perception), None
         with Workcell(spec, base, noise=seed) as cell:
             robot = Robot(cell, perception)
             start = [cell.world.pose(k) for k in range(len(spec.objects))]
@@ -197,9 +197,9 @@ class Bench:
                 plan = looked_again(
                     lambda: within_reach(robot.planned(planner, asked.text), robot, Control()), Control()
                 )
-                first = robot.seen
+                first = robot.seen.rgb
                 one.plan_ok = _reads(plan, asked)
-                one.grounded = one.plan_ok and _found(planner, robot.first, asked, first)
+                one.grounded = one.plan_ok and _found(planner, robot.first, asked, robot.seen)
                 outcome = Performer(planner, robot, robot.see).perform(plan, Control())
                 one.code, one.message = outcome.code.name, outcome.message
             except PerceptionError as error:
@@ -217,14 +217,14 @@ class Bench:
             one.done = one.picked and not one.fault
             one.off_m = robot.off_m(asked.target)
             one.moved = pick_orders.fallen(cell.world, start, asked.target)
-            if self.pictures and not (one.done and one.told_done):
+            if self.pictures and first is not None and not (one.done and one.told_done):
                 self._draw(one, first, cell)
         return one
 
-    def _draw(self, one: Try, first: SimView, cell: Workcell) -> None:
+    def _draw(self, one: Try, first: np.ndarray, cell: Workcell) -> None:
         import cv2
 
-        both = np.concatenate([first.rgb, cell.look()[0].rgb, cell.overview()], 1)[..., ::-1]
+        both = np.concatenate([first, cell.look()[0].rgb, cell.overview()], 1)[..., ::-1]
         name = f"{one.order:03d}_{one.eyes}_{one.asked.relation.replace(' ', '_')}_{one.code}.jpg"
         cv2.imwrite(str(Path(self.pictures) / name), both)
 

@@ -154,15 +154,21 @@ class Finder:
         """What one phrase names; corners_m: of where it should be, if anybody knows."""
         kind, but = parted(phrase)
         known = {name: self._sought(shot, name, control)[1] for name in but}
+        unread, seen = None, []
         for name, zoom in self._ways(shot, kind, corners_m):
-            generation, seen = self._named(shot, Detect((name,)), phrase, control, zoom)
-            seen = [d for d in seen if all(_is_another(shot, d, n, boxes) for n, boxes in known.items())]
-            if corners_m is not None:
-                seen = [d for d in seen if self._as_far(shot, d, corners_m)]
-            elif seen and self._closely:
-                seen = self._looked_closer(shot, Detect((name,)), phrase, control, seen)
+            try:
+                generation, seen = self._named(shot, Detect((name,)), phrase, control, zoom)
+                seen = [d for d in seen if all(_is_another(shot, d, n, boxes) for n, boxes in known.items())]
+                if corners_m is not None:
+                    seen = [d for d in seen if self._as_far(shot, d, corners_m)]
+                elif seen and self._closely:
+                    seen = self._looked_closer(shot, Detect((name,)), phrase, control, seen)
+            except MalformedAnswer as error:
+                unread, seen = error, []  # another look may be answered in order
             if seen:
                 break
+        if unread is not None and not seen:
+            raise unread
         return generation, seen
 
     def _ways(self, shot: Shot, phrase: str, corners_m: np.ndarray | None) -> Iterator[tuple[str, Zoom]]:

@@ -13,7 +13,7 @@ from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.things import Thing
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_chinese, in_english
-from qwen3vl_ros.types import Frame, Generation
+from qwen3vl_ros.types import Frame, Generation, MalformedAnswer
 
 K = np.array(((600.0, 0, 319.5), (0, 600.0, 239.5), (0, 0, 1)))
 THING = np.array((400.0, 300.0, 440.0, 340.0))
@@ -56,6 +56,27 @@ def test_what_is_not_seen_at_once_is_looked_for_again(phrase, asked_as, widest_p
     assert not Finder(Shy(asked_as, widest_px)).find(shot(), (phrase,)).detections_2d, (
         "a question does not look so closely"
     )
+
+
+class Garbled(Shy):
+    """Of the whole picture it says what nobody can use: `garbled`."""
+
+    def __init__(self, garbled, widest_px):
+        super().__init__("red cube", widest_px)
+        self._garbled = garbled
+
+    def generate(self, frame, question, control=None, on_text=None, camera="", view=None):
+        said = super().generate(frame, question, control, on_text, camera, view)
+        return said if view and view.region_xyxy_px else replace(said, text=self._garbled)
+
+
+@pytest.mark.parametrize("garbled", ['[{"bbox_2d": [500, 500, 500, 500], "label": "red cube"}]', "[{", "a red cube"])
+def test_an_answer_that_cannot_be_read_is_looked_past_but_never_taken_for_nothing(garbled):
+    (found,) = Finder(Garbled(garbled, 400), closely=True).find(shot(), ("red cube",)).detections_2d
+    assert np.abs(np.array(found.box_xyxy_px) - THING).max() < 1.5
+    for eyes, closely in ((Garbled(garbled, 0), True), (Garbled(garbled, 400), False)):
+        with pytest.raises(MalformedAnswer):
+            Finder(eyes, closely=closely).find(shot(), ("red cube",))
 
 
 def test_a_question_asks_once_for_what_it_sees_at_once():

@@ -24,7 +24,7 @@ from qwen3vl_ros.grasping.placing import askew
 from qwen3vl_ros.instructions.laid import ASIDE_M, Laid, aside
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, PlanStep
-from qwen3vl_ros.instructions.resting import doubt, leans, only_it_went, took_another
+from qwen3vl_ros.instructions.resting import come_onto, doubt, leans, only_it_went, took_another
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -156,6 +156,8 @@ class Checker:
                 continue
             new = self._new_things(found, name)
             lying, off_m = self._lying(found, rest)
+            if not (lying or new) and done.holding is False:
+                lying, off_m = self._rolled(found, step, place, rest), math.inf
             new = [lying] if lying else new
             off_m = off_m if lying else _off_m(found, new, step, place)
             layout = _known(found, [t for t in found.layout.things if not same_name(t.label, name)] + new, step.around)
@@ -201,12 +203,18 @@ class Checker:
         """Why nobody may say that it rests on what it was put on, as it was put, and is what it is called; "" where nothing speaks against it.
         rest: as it was put.
         """
-        known = (*step.around, *found.layout.surfaces) if step.told.relation != "back" else ()
-        carrier = next((t for t in known if t.id == place.support_id), None)
+        carrier = _carrier(found, step, place)
         before, level_R_frame = self._cloud_before(found), found.layout.level_R_frame
         if rest and step.told.relation != "in" and (why := leans(before, found.cloud, lies, rest, level_R_frame[2])):
             return why
         return doubt(before, found.cloud, lies, carrier, level_R_frame)
+
+    def _rolled(self, found: Found, step: PlanStep, place: PlaceTarget, rest: Thing | None) -> Thing | None:
+        """What was put on or into something, wherever it came to lie there."""
+        carrier = _carrier(found, step, place) if step.told.relation in ("on", "in") else None
+        if rest is None or carrier is None:
+            return None
+        return come_onto(self._cloud_before(found), found.cloud, rest, carrier, found.layout.level_R_frame)
 
     def _lying(self, found: Found, rest: Thing | None) -> tuple[Thing | None, float]:
         """What ends rays where a thing should lie and none ended before the motion, and how far aside it lies: there where most of them end,
@@ -278,6 +286,12 @@ def _elsewhere(found: Found, was: Thing | Surface) -> bool:
     at = was.frame_T_box[:3, 3]
     now = [d.frame_T_box[:3, 3] for d in found.detections_3d if same_name(d.label, was.label)]
     return min(np.linalg.norm(n - at) for n in now) > _MOVED_M if now else presence(found.cloud, was).is_gone
+
+
+def _carrier(found: Found, step: PlanStep, place: PlaceTarget) -> Thing | Surface | None:
+    """What a thing was put on or into, as it was measured for that."""
+    known = (*step.around, *found.layout.surfaces) if step.told.relation != "back" else ()
+    return next((t for t in known if t.id == place.support_id), None)
 
 
 def _known(found: Found, things: Sequence[Thing], around: Sequence[Thing | Surface]) -> Layout:

@@ -25,6 +25,7 @@ _SHADES = 30.0  # of 255: so much more or less light falls on a thing that nobod
 _HARDLY, _AMONG, _MOST = 0.1, 0.25, 0.6  # shares of what is seen under a thing, or of it
 _ON_IT_M = 0.012
 _TOP_PERCENT, _TOP_M = 98, 0.006  # what stands is as high as it was, within that
+_ALL, _SUNK_M = 0.9, 0.008  # of what has come, over its carrier; how deep it is in an opening at least
 # About a thing: where other things may have been taken instead, how far aside it may have been pushed, and how much of it may not have been
 # seen; readings that others may have, of as many of its own.
 _ABOUT_M, _ASIDE_M, _UNSEEN_M, _FEW = 0.12, 0.25, 0.03, 0.15
@@ -71,16 +72,55 @@ def leans(before: SceneCloud | None, now: SceneCloud | None, lies: Thing, rest: 
     """
     if before is None or now is None or not (before.usable and now.usable):
         return ""
-    come = _new_in(now, before, lies, float(np.linalg.norm(rest.size_m)) / 2 + _UNSEEN_M)
+    come = _new_in(now, before, lies.frame_T_box[:3, 3], float(np.linalg.norm(rest.size_m)) / 2 + _UNSEEN_M)
     if len(come) < _LEAST:
         return ""
-    own = np.concatenate((rest.seen_m, rest.completed_m)) @ up
-    off_m = float(np.percentile(come @ up, _TOP_PERCENT) - np.percentile(own, _TOP_PERCENT))
-    away_m = float(np.linalg.norm(lies.frame_T_box[:3, 3] - now.frame_T_camera[:3, 3]))
-    fallen = np.asarray(rest.size_m) - np.ptp(own)  # by so much its top is elsewhere where it lies on another side
-    if np.abs(off_m - np.append(fallen, 0.0)).min() < _TOP_M + 2 * now.noise_per_m2 * away_m**2:
+    off_m, astray_m = _top_off_m(now, come @ up, rest, up)
+    if astray_m <= 0:
         return ""
     return f"its top is {cm(abs(off_m))} {'higher' if off_m > 0 else 'lower'} than where the {rest.label} stands as it was put"
+
+
+def come_onto(
+    before: SceneCloud | None, now: SceneCloud | None, rest: Thing, carrier: Thing | Surface, level_R_frame
+) -> Thing | None:
+    """The thing (rest: as it was put) where it lies now on its carrier or in its opening, wherever it has rolled there: where what has come
+    there is of its size and colours and lies as deep as it would. None where nothing has, or nobody can tell.
+    """
+    if before is None or now is None or not (before.usable and now.usable):
+        return None
+    inside = None if isinstance(carrier, Surface) else carrier.inside
+    of = carrier.outline_m if isinstance(carrier, Surface) else carrier.seen_m if inside is None else inside.rim_m
+    border, longest = of @ level_R_frame.T, float(max(rest.size_m))
+    reach_m = float(np.linalg.norm(np.ptp(border[:, :2], axis=0))) / 2 + longest
+    come = _new_in(now, before, of.mean(0), reach_m) @ level_R_frame.T
+    own = np.concatenate((rest.seen_m, rest.completed_m)) @ level_R_frame.T
+    come = come[np.abs(come[:, 2] - own[:, 2].min()) < longest + _UNSEEN_M]
+    if len(come) < 2 * _LEAST or np.mean(depth_inside(outline(border[:, :2]), come[:, :2]) > -_RIM_M) < _ALL:
+        return None
+    spread = np.ptp(np.percentile(come[:, :2], (2, 98), axis=0), axis=0)
+    *_, column, row = _behind(now, come @ level_R_frame)
+    if spread.max() > longest + _UNSEEN_M or _shown(now, rest.label)[row, column].mean() > _AMONG:
+        return None
+    if inside is None:
+        if _top_off_m(now, come[:, 2], rest, level_R_frame[2])[1] > 0:
+            return None
+    elif np.percentile(come[:, 2], _TOP_PERCENT) > border[:, 2].mean() + min(rest.size_m) - _SUNK_M:
+        return None
+    aside = np.eye(4)
+    aside[:3, 3] = (*(np.median(come, 0) - np.median(rest.seen_m @ level_R_frame.T, 0))[:2], 0.0) @ level_R_frame
+    return rest.moved(aside)
+
+
+def _top_off_m(now: SceneCloud, heights_m: np.ndarray, rest: Thing, up: np.ndarray) -> tuple[float, float]:
+    """How much higher the top of what has come (its heights) is than that of a thing as it was put, and how far that is from what it would be
+    standing or lying on another side, beyond what noise does: 0 or less for such.
+    """
+    own = np.concatenate((rest.seen_m, rest.completed_m)) @ up
+    off_m = float(np.percentile(heights_m, _TOP_PERCENT) - np.percentile(own, _TOP_PERCENT))
+    away_m = float(np.linalg.norm(rest.frame_T_box[:3, 3] - now.frame_T_camera[:3, 3]))
+    fallen = np.append(np.asarray(rest.size_m) - np.ptp(own), 0.0)
+    return off_m, float(np.abs(off_m - fallen).min()) - _TOP_M - 2 * now.noise_per_m2 * away_m**2
 
 
 def stands_off(cloud: SceneCloud, thing: Thing, carrier: Surface, level_R_frame) -> bool:
@@ -107,7 +147,8 @@ def only_it_went(before: SceneCloud | None, now: SceneCloud | None, stood: Thing
     """
     if before is None or now is None or not (before.usable and now.usable):
         return False
-    gone, come = _new_in(before, now, stood, _ABOUT_M), _new_in(now, before, stood, _ASIDE_M)
+    at = stood.frame_T_box[:3, 3]
+    gone, come = _new_in(before, now, at, _ABOUT_M), _new_in(now, before, at, _ASIDE_M)
     box_T_frame = np.linalg.inv(stood.frame_T_box)
     local = gone @ box_T_frame[:3, :3].T + box_T_frame[:3, 3]
     own = (np.abs(local) < np.asarray(stood.size_m) / 2 + _UNSEEN_M).all(1)
@@ -132,9 +173,9 @@ def stood_there(before: SceneCloud, now: SceneCloud, thing: Thing) -> bool:
     return float(np.median(np.abs(shown[0] - shown[1]).max(1))) < _SHADES
 
 
-def _new_in(cloud: SceneCloud, other: SceneCloud, about: Thing, reach_m: float) -> np.ndarray:
-    """Readings of a picture no farther from the middle of a thing, Nx3, at which another one sees past."""
-    at, points = about.frame_T_box[:3, 3], cloud.points_m.reshape(-1, 3)
+def _new_in(cloud: SceneCloud, other: SceneCloud, at: np.ndarray, reach_m: float) -> np.ndarray:
+    """Readings of a picture no farther from a point, Nx3, at which another one sees past."""
+    points = cloud.points_m.reshape(-1, 3)
     camera = (at - cloud.frame_T_camera[:3, 3]) @ cloud.frame_T_camera[:3, :3]
     with np.errstate(invalid="ignore"):
         points = points[((points - camera.astype(np.float32)) ** 2).sum(1) < reach_m**2].astype(float)

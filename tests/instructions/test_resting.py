@@ -10,7 +10,15 @@ from qwen3vl_ros.config import Config, GripperConfig
 from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.grasping.grasps import plan_grasps
 from qwen3vl_ros.grasping.placing import find_places
-from qwen3vl_ros.instructions.resting import doubt, leans, only_it_went, stands_off, stood_there, took_another
+from qwen3vl_ros.instructions.resting import (
+    come_onto,
+    doubt,
+    leans,
+    only_it_went,
+    stands_off,
+    stood_there,
+    took_another,
+)
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.sim.camera import SimCamera
 from qwen3vl_ros.sim.depth_noise import noisy_depth
@@ -240,3 +248,37 @@ def test_what_leans_or_lies_does_not_stand_as_it_was_put(camera, kind, size_m):
     )  # as by an edge that rests on another thing
     assert " cm higher" in leans(empty.cloud, Seen(camera, raised, seed=3).cloud, rest, rest, up)
     assert not leans(None, upright.cloud, rest, rest, up), "nobody can tell"
+
+
+BOWL = ObjectSpec("bowl", "blue", (0.17, 0.17, 0.07), (0.12, -0.10, 0.035), 0.0)
+IN_BOWL = replace(BOX, position_m=(0.12, -0.10, 0.04))
+ON_BOARD = replace(BOX, position_m=(-0.06, 0.18, SHELF.board_top_m(2) + 0.025))
+
+
+@pytest.mark.parametrize(
+    "carrier, put, lies_m, colour, there",
+    [
+        ("blue bowl", IN_BOWL, (0.13, -0.09, 0.045), "red", True),
+        ("blue bowl", IN_BOWL, (0.13, -0.09, 0.045), "green", False),
+        ("blue bowl", IN_BOWL, (0.12, -0.10, 0.07 + 0.025), "red", False),  # across the rim
+        ("blue bowl", IN_BOWL, (-0.04, -0.14, 0.025), "red", False),
+        ("shelf level 2", ON_BOARD, (0.06, 0.17, ON_BOARD.position_m[2]), "red", True),
+        ("shelf level 2", ON_BOARD, (0.06, 0.17, ON_BOARD.position_m[2]), "purple", False),
+        ("shelf level 2", ON_BOARD, (0.06, 0.17, ON_BOARD.position_m[2] + 0.033), "red", False),  # on something there
+        ("shelf level 2", ON_BOARD, (-0.04, -0.14, 0.025), "red", False),
+        ("blue bowl", IN_BOWL, None, "red", False),
+    ],
+)
+def test_what_rolled_away_on_what_it_was_put_on_is_known_by_its_size_and_colours(
+    camera, carrier, put, lies_m, colour, there
+):
+    rest, layout = lies(camera, put)
+    before = Seen(camera, BOWL, seed=2)
+    things = () if lies_m is None else (replace(BOX, position_m=lies_m, colour=colour, rgb=None),)
+    now = Seen(camera, BOWL, *things, seed=3)
+    known = carrier_in(before.found("blue bowl").layout, carrier)
+    found = come_onto(before.cloud, now.cloud, rest, known, layout.level_R_frame)
+    assert (found is not None) is there
+    if there:
+        assert np.linalg.norm(found.frame_T_box[:2, 3] - lies_m[:2]) < 0.02
+    assert come_onto(None, now.cloud, rest, known, layout.level_R_frame) is None, "nobody can tell"

@@ -30,7 +30,7 @@ _HUES = {
 _WORD = re.compile(
     "|".join(rf"(?P<c{i}>\b(?:{of})(?= [\w-]+$)|(?:{of})色的?(?=[^的 ]+$))" for i, of in enumerate(_HUES)), re.I
 )
-_STRONG, _VIVID = 0.35, 0.6  # saturation: that has a hue, that no grey has
+_STRONG, _VIVID, _PALE = 0.35, 0.6, 0.2  # saturation: that has a hue, that no grey has, that something white has
 _BRIGHT, _DARK = 0.36, 0.15  # values that nothing black has, and nothing white where anything is seen
 _LIGHT = 0.2  # value below which no colour is seen
 _FAR_DEG, _OWN_DEG = 60.0, 25.0
@@ -68,12 +68,14 @@ def of_another(rgb: np.ndarray, box_xyxy_px: Sequence[float], name: str) -> np.n
 
 
 def of_its_own(rgb: np.ndarray, name: str) -> np.ndarray:
-    """hxw bool: the pixels of a picture that clearly have the colour that a name says of its thing; none where it says none, or one
-    without a hue."""
+    """hxw bool: the pixels of a picture that clearly have the colour that a name says of its thing; none where it says none, or grey."""
     hue_deg = _hue_of(name)
-    if hue_deg is _UNSAID or isinstance(hue_deg, str):
+    if hue_deg is _UNSAID or hue_deg == "":
         return np.zeros(rgb.shape[:2], bool)
-    off, saturation, light = _off(rgb, hue_deg)
+    off, saturation, light = _off(rgb, 0.0 if isinstance(hue_deg, str) else hue_deg)
+    if isinstance(hue_deg, str):
+        value = rgb.max(-1) / 255
+        return value < _DARK if hue_deg == "light" else (value > _BRIGHT) & (saturation < _PALE)
     return light & (saturation > _STRONG) & (off < _OWN_DEG)
 
 

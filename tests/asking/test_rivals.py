@@ -83,6 +83,15 @@ def test_nor_a_box_a_cube(camera):
     assert Model(camera, (CUBE, BOX), {"blue cube": "blue cube"}).found("blue cube")
 
 
+@pytest.mark.parametrize("colour", ["black", "white"])
+def test_so_it_is_with_colours_that_have_no_hue(camera, colour):
+    cube, box = (replace(thing, colour=colour, rgb=None) for thing in (CUBE, BOX))
+    name, other = f"{colour} box", f"{colour} cube"
+    assert not Model(camera, (cube, box, MUG), {name: other}).found(name)
+    assert Model(camera, (cube, box, MUG), {name: name}).found(name)
+    assert Model(camera, (cube, MUG), {name: other}).found(name), "it stands alone in its colour"
+
+
 @pytest.mark.parametrize("others", [(), (MUG,), (replace(BOX, colour="red", rgb=None),)])
 def test_where_it_stands_alone_in_its_colour_it_may_be_called_so(camera, others):
     assert Model(camera, (CUBE, *others), {"blue box": "blue cube"}).found("blue box")

@@ -17,6 +17,9 @@ from qwen3vl_ros.node.client import LATCHED
 from qwen3vl_ros.node.goals import result_of, send_goal
 
 MOTION_PATIENCE_S = 400.0
+LIFTED_M = (
+    0.10  # higher than things stand on the table; where no way leads to its rest, the arm stays as high as it lifts
+)
 
 
 class Order:

@@ -7,7 +7,7 @@ import math
 import pytest
 from geometry_msgs.msg import Point, Pose
 from vision_msgs.msg import BoundingBox3D, Detection3D
-from workbench import Workbench
+from workbench import LIFTED_M, Workbench
 
 from qwen3vl_ros.action import ExecuteStep, FollowInstruction
 from qwen3vl_ros.msg import Fact, GraspTarget, PlaceTarget, PlanStep
@@ -64,7 +64,7 @@ def test_an_arm_that_fails_says_how_and_the_next_order_works(bench, fault, execu
     assert not holding(bench) and math.dist(bench.where("green cube"), CUBE) < 0.05
     bench.fault("")
     carried_out(bench, "pick up the red box")
-    assert holding(bench) and bench.where("red box")[2] > 0.15
+    assert holding(bench) and bench.where("red box")[2] > LIFTED_M
 
 
 def test_what_a_hand_moved_between_plan_and_step_is_taken_from_where_it_is(bench):
@@ -73,7 +73,7 @@ def test_what_a_hand_moved_between_plan_and_step_is_taken_from_where_it_is(bench
     done = bench.carry_out(plan).result()
     assert done.code == Result.OK, done.message
     at = done.plan.steps[0].target.bbox.center.position
-    assert math.hypot(at.x - 0.10, at.y + 0.22) < 0.02 and bench.where("green cube")[2] > 0.15
+    assert math.hypot(at.x - 0.10, at.y + 0.22) < 0.02 and bench.where("green cube")[2] > LIFTED_M
 
 
 def test_a_reference_that_a_hand_moved_after_the_pick_is_no_place_and_the_next_order_puts_back_first(bench):
@@ -96,7 +96,7 @@ def test_what_a_hand_took_out_of_the_jaws_is_put_down_only_where_it_was_taken_ag
         assert 0.06 < math.dist(bowl[:2], cube[:2]) < 0.2 and cube[2] < 0.05
     else:  # it was not seen to be gone before the arm went to put it down
         assert done.code in (Result.EXECUTION, Result.PRECONDITION, Result.POSTCONDITION), done.message
-        assert math.dist(cube[:2], (0.02, -0.02)) < 0.03 or cube[2] > 0.15
+        assert math.dist(cube[:2], (0.02, -0.02)) < 0.03 or cube[2] > LIFTED_M
     carried_out(bench, "look at the green cube")
 
 
@@ -108,7 +108,7 @@ def test_a_cancel_in_a_later_phase_ends_it_and_the_next_order_works(bench, step,
     statuses = [s.status for s in result.plan.steps]
     assert statuses in ([FAILED, OPEN], [DONE, FAILED])[step:], statuses  # it may have gone on before it heard
     held = holding(bench)
-    assert ("; the gripper holds the green cube" in result.message) == held == (bench.where("green cube")[2] > 0.15)
+    assert ("; the gripper holds the green cube" in result.message) == held == (bench.where("green cube")[2] > LIFTED_M)
     after = carried_out(bench, "look at the red box")
     assert [s.action for s in after.plan.steps] == ["place", "look"][not held :] and not holding(bench)
 

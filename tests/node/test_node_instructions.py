@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 from ros_graph import until
-from workbench import MOTION_PATIENCE_S, Workbench
+from workbench import LIFTED_M, MOTION_PATIENCE_S, Workbench
 
 from qwen3vl_ros.action import ExecuteStep, FollowInstruction
 from qwen3vl_ros.msg import Fact, PlanStep
@@ -198,7 +198,7 @@ def test_a_cancel_stops_the_arm_and_the_next_order_works(bench):
     after = until_it_is_so(bench, lambda: carried_out(bench, "pick up the green cube"), lambda r: r.code == Result.OK)
     assert after.code == Result.OK, after.message
     *_, held = after.plan.steps
-    assert held.action == "pick" and bench.where("green cube")[2] > 0.15
+    assert held.action == "pick" and bench.where("green cube")[2] > LIFTED_M
 
 
 def test_a_cancel_while_it_plans_and_a_node_that_is_deactivated_move_nothing_more(bench):

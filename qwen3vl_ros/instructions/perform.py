@@ -15,10 +15,12 @@ import numpy as np
 
 from qwen3vl_ros.asking.finding import Shot
 from qwen3vl_ros.control import Control
+from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.instructions.checking import LOOKS, Checker, Unseen, go_on
 from qwen3vl_ros.instructions.planner import Planner
 from qwen3vl_ros.instructions.plans import Done, Plan, PlanStep, put_back
 from qwen3vl_ros.instructions.reach import Reaching, within_reach
+from qwen3vl_ros.instructions.scene import alike
 from qwen3vl_ros.types import (
     Cancelled,
     DeadlinePassed,
@@ -286,13 +288,20 @@ class _Work:
             shot = self._looks.look()
             grounded = within_reach(self._p.planner.ground(plan, shot, self._control), self._p.executor, self._control)
             missed = grounded.lacks in _BY_CHANCE and not anew
-            return plan if missed and self._p.planner.same(plan, shot) else grounded
+            return plan if missed and _still_shown(plan, shot) else grounded
 
         grounded = looked_again(look, self._control)
         if grounded.question:
             return code_of(grounded), grounded.question
         self._now(grounded)
         return Code.OK, ""
+
+
+def _still_shown(plan: Plan, shot: Shot) -> bool:
+    """Whether a picture shows what the open steps of a plan were grounded in, as far as depth can tell."""
+    if shot.lacks or plan.picture is None or any(s.target is None for s in plan.steps):
+        return False
+    return alike(plan.picture, SceneCloud.of(shot.frame, plan.picture.config))
 
 
 def looked_again(look: Callable[[], Plan], control: Control) -> Plan:

@@ -16,9 +16,8 @@ import numpy as np
 from qwen3vl_ros.asking.finding import Finder, Found, Shot
 from qwen3vl_ros.control import Control
 from qwen3vl_ros.engine.base import Limits, Prompt
-from qwen3vl_ros.geometry.cloud import SceneCloud
 from qwen3vl_ros.instructions.plans import Plan, PlanStep, words
-from qwen3vl_ros.instructions.scene import Cannot, Placed, Scene, alike, names_of
+from qwen3vl_ros.instructions.scene import Cannot, Placed, Scene, names_of
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.grammar.faithful import expressible, faithful
 from qwen3vl_ros.questions.grammar.orders import planned
@@ -107,12 +106,6 @@ class Planner:
         except Cannot as why:
             return replace(plan, question=str(why), lacks=why.lacks)
         return replace(plan, steps=tuple(steps), frame_id=scene.frame_id, picture=scene.cloud)
-
-    def same(self, plan: Plan, shot: Shot) -> bool:
-        """Whether a picture shows what the open steps of a plan were grounded in, as far as depth can tell."""
-        if shot.lacks or plan.picture is None or any(s.target is None for s in plan.steps):
-            return False
-        return alike(plan.picture, SceneCloud.of(shot.frame, self.perception.config.lift))
 
     def places(
         self, shot: Shot, told: Step, grasp: GraspTarget | None = None, control: Control | None = None

@@ -70,7 +70,7 @@ def leans(before: SceneCloud | None, now: SceneCloud | None, lies: Thing, rest: 
     """What speaks against a thing (lies: where it is now) standing as it was put (rest), or lying flat: the top of what has come there is
     higher or lower. "" where nothing does, or nobody can tell.
     """
-    if before is None or now is None or not (before.usable and now.usable):
+    if not _both_tell(before, now):
         return ""
     come = _new_in(now, before, lies.frame_T_box[:3, 3], float(np.linalg.norm(rest.size_m)) / 2 + _UNSEEN_M)
     if len(come) < _LEAST:
@@ -87,7 +87,7 @@ def come_onto(
     """The thing (rest: as it was put) where it lies now on its carrier or in its opening, wherever it has rolled there: where what has come
     there is of its size and colours and lies as deep as it would. None where nothing has, or nobody can tell.
     """
-    if before is None or now is None or not (before.usable and now.usable):
+    if not _both_tell(before, now):
         return None
     inside = None if isinstance(carrier, Surface) else carrier.inside
     of = carrier.outline_m if isinstance(carrier, Surface) else carrier.seen_m if inside is None else inside.rim_m
@@ -135,7 +135,7 @@ def took_another(before: SceneCloud | None, now: SceneCloud | None, stood: Thing
     """What speaks against its being the thing it is called that was taken (stood: as it stood before): of what is gone from where it stood,
     most had another colour. "" where nothing does, or nobody can tell.
     """
-    if before is None or now is None or not (before.usable and now.usable):
+    if not _both_tell(before, now):
         return ""
     another = _has_another_colour(before, now, stood)
     return f"what was taken has another colour than the {stood.label}" if another else ""
@@ -145,7 +145,7 @@ def only_it_went(before: SceneCloud | None, now: SceneCloud | None, stood: Thing
     """Whether of all that stood about a thing nothing but it is gone, and nothing has come near there: then it was not pushed aside, and
     what jaws took there is the thing, however wide it is.
     """
-    if before is None or now is None or not (before.usable and now.usable):
+    if not _both_tell(before, now):
         return False
     at = stood.frame_T_box[:3, 3]
     gone, come = _new_in(before, now, at, _ABOUT_M), _new_in(now, before, at, _ASIDE_M)
@@ -171,6 +171,10 @@ def stood_there(before: SceneCloud, now: SceneCloud, thing: Thing) -> bool:
         for cloud, (column, row) in ((before, at_before), (now, at_now))
     ]
     return float(np.median(np.abs(shown[0] - shown[1]).max(1))) < _SHADES
+
+
+def _both_tell(before: SceneCloud | None, now: SceneCloud | None) -> bool:
+    return before is not None and now is not None and before.usable and now.usable
 
 
 def _new_in(cloud: SceneCloud, other: SceneCloud, at: np.ndarray, reach_m: float) -> np.ndarray:

@@ -4,7 +4,9 @@ who says what the test has it say.
 
 from __future__ import annotations
 
+import itertools
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -194,13 +196,32 @@ def test_a_camera_that_stops_and_one_that_never_was_are_told(pair, shared_graph,
     never.see("nobody answers to stop")
     never.close()
     publisher = shared_graph.node.create_publisher(Image, "/told/image_raw", 1)
-
-    def shown():
-        publisher.publish(image(header_of(len(shades), "camera"), np.full((90, 160, 3), len(shades) % 256, np.uint8)))
-        shades.append(tab.page.locator(".seen", has_text="160x90").count())
-        return shades[-1]
-
-    shades: list[int] = []
-    until(shown, what="the picture on the page")
+    until(lambda: is_shown(tab, publisher, 160, time.time_ns()), what="the picture on the page")
     tab.part("seen", "no picture for")
     shared_graph.node.destroy_publisher(publisher)
+
+
+def test_pictures_go_on_where_none_comes_that_the_boxes_were_found_in(pair, shared_graph):
+    """A recording that begins anew, a camera without a clock, a picture that was lost."""
+    node, tab = shared_graph.node, pair[0]
+    pictures = node.create_publisher(Image, "/told/image_raw", 1)
+    for number, (topic, boxes_s, clock) in enumerate(
+        [
+            ("tracks_2d", 1_000, itertools.count()),
+            ("detections_2d", 1_000, itertools.count(10**9, 10**9)),
+            ("tracks_2d", 0, itertools.repeat(1)),
+            ("tracks_2d", 5, itertools.count(10**10)),
+        ]
+    ):
+        boxes = node.create_publisher(Detection2DArray, f"/told/perception/{topic}", LATCHED)
+        boxes.publish(Detection2DArray(header=header_of(boxes_s * 10**9, "camera"), detections=[Detection2D()]))
+        width = 100 + number
+        until(lambda: is_shown(tab, pictures, width, next(clock)), what=f"pictures beside {topic} of {boxes_s} s")  # noqa: B023
+        node.destroy_publisher(boxes)
+    node.destroy_publisher(pictures)
+
+
+def is_shown(tab, publisher, width: int, stamp_ns: int) -> bool:
+    """Publish a picture of that width; whether one is on the page."""
+    publisher.publish(image(header_of(stamp_ns, "camera"), np.full((90, width, 3), 90, np.uint8)))
+    return tab.page.locator(".seen", has_text=f"{width}x90").count() > 0

@@ -1,5 +1,6 @@
 """The camera's picture with boxes, tracks and their labels: the picture goes as JPEG, what is on it as SVG over it, so that any
-alphabet can be read and tested. A box is drawn on the picture that it was found in.
+alphabet can be read and tested. A box is drawn on the picture that it was found in; where no boxes came for STALE_S, pictures are shown
+without.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from qwen3vl_ros.web.panels.base import Panel
 from qwen3vl_ros.web.robot import Camera, Robot
 
 PERIOD_S = 0.04
-STALE_NS = 1_000_000_000
+STALE_S = 1.0
 MISSING_S, WAITING = 3, "waiting for the camera"
 WIDEST_PX, JPEG = 960, 75
 _STATES = {TrackState.COASTING: "coasting", TrackState.OCCLUDED: "occluded", TrackState.UNCERTAIN: "uncertain"}
@@ -35,7 +36,7 @@ class CameraPanel(Panel):
         self.pictures: OrderedDict[int, np.ndarray] = OrderedDict()
         self._boxes: Any = None
         self._states: dict[str, str] = {}
-        self._seen_s = 0.0
+        self._seen_s = self._boxes_s = self._tracks_s = 0.0
         names = list(robot.cameras)
         self._choice = server.gui.add_dropdown("camera", names, order=0) if len(names) > 1 else None
         self._overlay = server.gui.add_html("", order=1)
@@ -66,22 +67,21 @@ class CameraPanel(Panel):
             return
         if (states := camera.states.newest()) is not None:
             self._states = {s.id: _STATES.get(s.state, "") for s in states.tracks}
+        now_s = time.monotonic()
         tracks, found = camera.tracks_2d.newest(), camera.detections_2d.newest()
-        if tracks is not None or (found is not None and self._is_old(self._boxes, stamp_ns(found.header))):
-            self._boxes = tracks if tracks is not None else found
+        if tracks is not None:
+            self._boxes, self._boxes_s, self._tracks_s = tracks, now_s, now_s
+        elif found is not None and now_s - self._tracks_s > STALE_S:
+            self._boxes, self._boxes_s = found, now_s
+        elif now_s - self._boxes_s > STALE_S:  # by the page's clock: the stamps' may stand still, or begin anew
+            self._boxes = None
         boxes = self._boxes
-        image = camera.image.at(stamp_ns(boxes.header)) if boxes is not None else None
-        if image is None and self._is_old(boxes, camera.image.last_stamp_ns):
-            image = camera.image.newest()
+        image = camera.image.newest() if boxes is None else camera.image.at(stamp_ns(boxes.header))
         if image is not None:
             self._show(image, boxes)
-            self._seen_s = time.monotonic()
-        elif self.pictures and (missing_s := int(time.monotonic() - self._seen_s)) >= MISSING_S:
+            self._seen_s = now_s
+        elif self.pictures and (missing_s := int(now_s - self._seen_s)) >= MISSING_S:
             self._say(html.note(f"no picture for {missing_s} s: what stands here is the last one", "#ef6c00"))
-
-    @staticmethod
-    def _is_old(boxes: Any, now_ns: int) -> bool:
-        return boxes is None or now_ns - stamp_ns(boxes.header) > STALE_NS
 
     def _show(self, image: Any, boxes: Any) -> None:
         rgb, stamp = rgb_of(image), stamp_ns(image.header)
@@ -89,7 +89,7 @@ class CameraPanel(Panel):
         while len(self.pictures) > 4:
             self.pictures.popitem(last=False)
         size_px = rgb.shape[1], rgb.shape[0]
-        drawn = [] if boxes is None or self._is_old(boxes, stamp) else [self._box(d) for d in boxes.detections]
+        drawn = [] if boxes is None else [self._box(d) for d in boxes.detections]
         if size_px[0] > WIDEST_PX:
             rgb = cv2.resize(rgb, (WIDEST_PX, WIDEST_PX * size_px[1] // size_px[0]), interpolation=cv2.INTER_AREA)
         with self._server.atomic():

@@ -18,6 +18,9 @@ from qwen3vl_ros.geometry.order_statistics import order_statistics
 
 _MIN_RADIUS_M = 0.004
 _AXIS_POINTS = 600
+_OFF, _NOISY = 0.08, 1.2  # of its radius, and of the noise, that a quadric's points may miss it by
+_NARROWER, _WIDER = 0.5, 1.3  # of half its outline that its radius may be
+_EVEN = 0.75  # of one side of its outline that the other one is
 _CAP, _RESTING_CAP = 0.02, 0.008  # what is seen of a ball through noise has 0.012 to 0.03
 
 
@@ -69,6 +72,46 @@ def revolution(points_m: np.ndarray, normals: np.ndarray) -> Revolution | None:
         return None
     widest = agreeing & (distance > 0.96 * radius)
     return Revolution(np.array(axis), radius, order_statistics(points_m[chosen[widest], 2], 50)[0], agreement)
+
+
+def round_from_the_side(
+    footprint: np.ndarray, points_m: np.ndarray, eye_m: np.ndarray, noise_m: float
+) -> Revolution | None:
+    """The vertical axis of a quadric (a ball, a cylinder, a bowl's cone) through noisy points whose normals tell nothing, seen from the side:
+    as wide as its outline is, and its front where the points are. None where none fits. footprint: Nx2 of all points, outline included.
+    noise_m: of a single reading.
+    """
+    if len(points_m) < 60:
+        return None
+    p = points_m.astype(float)
+    middle, scale = p.mean(0), float(np.sqrt(p[:, :2].var(0).sum()))
+    x, y, z = ((p - middle) / scale).T
+    rows, target = np.stack((x, y, np.ones_like(x), z, z * z), 1), x * x + y * y
+    trust = np.ones(len(p))
+    for _ in range(4):
+        solved = np.linalg.lstsq(rows * trust[:, None], target * trust, rcond=None)[0]
+        cx, cy = solved[:2] / 2
+        squared = rows[:, 2:] @ solved[2:] + cx * cx + cy * cy
+        radius = np.sqrt(np.maximum(squared, 1e-6))
+        miss = np.abs(np.hypot(x - cx, y - cy) - radius)
+        trust = 1.0 / (1.0 + np.square(miss / max(2.5 * order_statistics(miss, 50)[0], 1e-6)))
+    largest = order_statistics(radius, 95)[0] * scale
+    if largest < _MIN_RADIUS_M or order_statistics(miss, 80)[0] * scale > max(_OFF * largest, _NOISY * noise_m):
+        return None
+    axis = np.array((cx, cy)) * scale + middle[:2]
+    ahead = axis - eye_m[:2]
+    ahead /= np.linalg.norm(ahead)
+    aside = np.array((-ahead[1], ahead[0]))
+    low, high = order_statistics((footprint - axis) @ aside, 0.5, 99.5)
+    outlined, shift = min(-low, high), 0.0  # the other side has a handle
+    if outlined > _EVEN * max(-low, high):
+        outlined, shift = (high - low) / 2, (high + low) / 2
+    if not _NARROWER * outlined < largest < _WIDER * outlined:
+        return None
+    wide = max(largest, outlined)
+    axis = axis + (wide - largest) * ahead + shift * aside
+    widest = radius * scale > 0.96 * largest
+    return Revolution(axis, wide, order_statistics(points_m[widest, 2], 50)[0], 1.0)
 
 
 def resting_ball(points_m: np.ndarray, normals: np.ndarray, bottom_m: float, noise_m: float = 0.0) -> Revolution | None:

@@ -29,6 +29,7 @@ from qwen3vl_ros.geometry.revolution import (
     handle_yaw,
     resting_ball,
     revolution,
+    round_from_the_side,
     turned_points,
     unit_circle,
 )
@@ -39,6 +40,7 @@ _MIRRORED_EMPTY = 0.1  # share of the assumed side that may be seen to be empty
 _LIES = 0.5  # sine of the angle between an axis of revolution and the vertical
 _CAP, _NARROW = 0.08, 0.7  # shares of a thing's height and width
 _UPRIGHT, _SIDES = 0.6, 40  # level part of the normals of a thing's sides, and how many of these tell its form
+_ROUND = 0.3  # as angular as what is round looks through noise at most
 _FACE = 5.0  # standard deviations that a face is thick through noise
 _EVERY_3_DEGREES = np.deg2rad(np.arange(0, 90, 3.0))
 _CIRCLE = unit_circle(72)
@@ -81,7 +83,9 @@ def upright_box(
     top = max(top - _too_far(heights, top, spread[2], 1 - _TOP_PERCENT / 100), bottom_m + 1e-3)
     footprint = points_m[:, :2]
     resting = resting_ball(sample_m, normals, bottom_m, SMOOTHED * noise_m)
-    turned = resting or revolution(sample_m, normals)
+    turned, angular = resting or revolution(sample_m, normals), _angular(normals)
+    if turned is None and angular < _ROUND:
+        turned = round_from_the_side(footprint, sample_m, eye_m, noise_m)
     hidden, axis = np.empty((0, 3)), None
     if turned is not None and not _sticks_out(turned, look_behind, noise_m):
         yaw, low, high = _rectangle(footprint, turned)
@@ -105,7 +109,7 @@ def upright_box(
         hidden = completed(points_m[:read], sample_m, normals, pose, size, look_behind, noise_m, axis)
     if len(hidden):
         hidden = hidden.take(np.flatnonzero(~(look_behind(hidden) > max(0.004, 2.5 * noise_m))), 0)
-    return SolidBox(pose, size, hidden, _angular(normals))
+    return SolidBox(pose, size, hidden, angular)
 
 
 def _box(yaw: float, low, high, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:

@@ -168,7 +168,7 @@ def test_what_stands_on_a_wide_thing_and_was_taken_for_a_part_of_it_is_not_its_t
 def test_into_what_is_too_narrow_for_the_fingers_a_thing_falls_and_lies_inside(camera):
     """It is let go with its lower end in the opening, the fingers above the rim; its place is on the floor."""
     mug = ObjectSpec("mug", "yellow", (0.10, 0.086, 0.085), (0.12, -0.02, 0.0425), 0.4)
-    small = ObjectSpec("ball", "black", (0.046,) * 3, (-0.08, -0.06, 0.023), 0.0)
+    small = ObjectSpec("ball", "black", (0.050,) * 3, (-0.08, -0.06, 0.025), 0.0)
     seen, asked = Seen(camera, (small, mug)), Fact("in", ("0", "1"), "gravity")
     place = seen.places("0", asked)[0]
     assert place.feasible, place.reason

@@ -209,6 +209,28 @@ def test_what_was_pushed_aside_is_not_in_the_jaws_whatever_they_hold(scene, at):
 
 
 @pytest.mark.parametrize(
+    "at, told",
+    [
+        ((0.16, 0.03, 0.25), Verdict.TRUE),  # no higher than it stood, and nothing below
+        ((-0.12, -0.02, 0.24), Verdict.TRUE),
+        ((0.07, 0.16, ON_BOARD.position_m[2]), Verdict.UNKNOWN),  # farther along the board
+    ],
+)
+def test_what_was_taken_from_a_board_and_hangs_beside_it_is_in_the_jaws_however_wide_they_stand(scene, at, told):
+    scene.show(ON_BOARD, BOWL)
+    scene.boxed = ("red box", "blue bowl", "shelf")
+    found = scene.find(scene.see(), ("red box",))
+    (thing,), (target,) = ([o for o in of if o.label == "red box"] for of in (found.layout.things, found.detections_3d))
+    step = PlanStep(Step("pick", "red box"), target, names=((thing.id, "red box"),), thing=thing)
+    checker = Checker(scene, scene.see, lambda *_: None, Control())
+    checker.look()
+    checker.moving()
+    scene.show(replace(ON_BOARD, position_m=at), BOWL)
+    verdict, said = checker.picked(0, step, SimpleNamespace(width_m=0.045), Done(True, opening_m=0.006, holding=True))
+    assert verdict is told, said
+
+
+@pytest.mark.parametrize(
     "along_m, back", [(0.015, True), (-0.02, True), (0.037, False), (-0.042, False), (0.048, False)]
 )
 def test_how_far_aside_a_thing_lies_is_told_though_much_of_it_is_where_it_was(scene, along_m, back):

@@ -20,6 +20,8 @@ _MIN_RADIUS_M = 0.004
 _AXIS_POINTS = 600
 _OFF, _NOISY = 0.08, 1.2  # of its radius, and of the noise, that a quadric's points may miss it by
 _NARROWER, _WIDER = 0.5, 1.3  # of half its outline that its radius may be
+_RIDGE = 1e-6 * np.eye(5)  # what is seen of a thing may lie in one plane
+_FROM_ASIDE = 0.3  # level part of the direction of sight: less, and its whole outline is seen from above
 _EVEN = 0.75  # of one side of its outline that the other one is
 _CAP, _RESTING_CAP = 0.02, 0.008  # what is seen of a ball through noise has 0.012 to 0.03
 
@@ -81,15 +83,18 @@ def round_from_the_side(
     as wide as its outline is, and its front where the points are. None where none fits. footprint: Nx2 of all points, outline included.
     noise_m: of a single reading.
     """
-    if len(points_m) < 60:
-        return None
     p = points_m.astype(float)
     middle, scale = p.mean(0), float(np.sqrt(p[:, :2].var(0).sum()))
+    ahead = middle - eye_m
+    ahead = ahead[:2] / max(float(np.linalg.norm(ahead)), 1e-9)
+    if len(p) < 60 or scale < _MIN_RADIUS_M / 2 or np.linalg.norm(ahead) < _FROM_ASIDE:
+        return None
     x, y, z = ((p - middle) / scale).T
     rows, target = np.stack((x, y, np.ones_like(x), z, z * z), 1), x * x + y * y
     trust = np.ones(len(p))
     for _ in range(4):
-        solved = np.linalg.lstsq(rows * trust[:, None], target * trust, rcond=None)[0]
+        weighed = (rows * np.square(trust)[:, None]).T
+        solved = np.linalg.solve(weighed @ rows + _RIDGE, weighed @ target)
         cx, cy = solved[:2] / 2
         squared = rows[:, 2:] @ solved[2:] + cx * cx + cy * cy
         radius = np.sqrt(np.maximum(squared, 1e-6))
@@ -99,9 +104,7 @@ def round_from_the_side(
     if largest < _MIN_RADIUS_M or order_statistics(miss, 80)[0] * scale > max(_OFF * largest, _NOISY * noise_m):
         return None
     axis = np.array((cx, cy)) * scale + middle[:2]
-    ahead = axis - eye_m[:2]
-    ahead /= np.linalg.norm(ahead)
-    aside = np.array((-ahead[1], ahead[0]))
+    aside = np.array((-ahead[1], ahead[0])) / np.linalg.norm(ahead)
     low, high = order_statistics((footprint - axis) @ aside, 0.5, 99.5)
     outlined, shift = min(-low, high), 0.0  # the other side has a handle
     if outlined > _EVEN * max(-low, high):

@@ -84,14 +84,17 @@ def upright_box(
     footprint = points_m[:, :2]
     resting = resting_ball(sample_m, normals, bottom_m, SMOOTHED * noise_m)
     turned, angular = resting or revolution(sample_m, normals), _angular(normals)
-    if turned is None and angular < _ROUND:
-        turned = round_from_the_side(footprint, sample_m, eye_m, noise_m)
+    if turned is None or _sticks_out(turned, look_behind, noise_m):
+        resting = turned = None  # through noise the front of a bowl may look like a ball's
+        if angular < _ROUND:
+            turned = round_from_the_side(footprint, sample_m, eye_m, noise_m)
+        if turned is not None and _sticks_out(turned, look_behind, noise_m):
+            turned = None
     hidden, axis = np.empty((0, 3)), None
-    if turned is not None and not _sticks_out(turned, look_behind, noise_m):
+    if turned is not None:
         yaw, low, high = _rectangle(footprint, turned)
         hidden = turned_points(points_m[:read], turned)
     else:
-        resting = turned = None
         yaw, low, high = _rectangle(footprint)
         if not is_a_box(sample_m, *_box(yaw, low, high, top, bottom_m), max(0.002, 2.5 * SMOOTHED * noise_m)):
             whole = _turned_about_the_top(points_m, heights, max(high - low), top, bottom_m, look_behind, noise_m)

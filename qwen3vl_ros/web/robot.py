@@ -62,6 +62,13 @@ class Heard:
                 break
         return None
 
+    @property
+    def last_stamp_ns(self) -> int:
+        """Of the newest that waits, 0 where none does."""
+        with contextlib.suppress(IndexError):
+            return stamp_in(self._cdrs[-1])
+        return 0
+
     def newest(self) -> Any | None:
         """The newest, if it was not taken; what is older is gone then."""
         last = None

@@ -202,7 +202,7 @@ def test_a_camera_that_stops_and_one_that_never_was_are_told(pair, shared_graph,
 
 
 def test_pictures_go_on_where_none_comes_that_the_boxes_were_found_in(pair, shared_graph):
-    """A recording that begins anew, a camera without a clock, a picture that was lost."""
+    """A recording that begins anew, a camera without a clock, a picture that was lost, a model that is slower than the page remembers."""
     node, tab = shared_graph.node, pair[0]
     pictures = node.create_publisher(Image, "/told/image_raw", 1)
     for number, (topic, boxes_s, clock) in enumerate(
@@ -218,6 +218,16 @@ def test_pictures_go_on_where_none_comes_that_the_boxes_were_found_in(pair, shar
         width = 100 + number
         until(lambda: is_shown(tab, pictures, width, next(clock)), what=f"pictures beside {topic} of {boxes_s} s")  # noqa: B023
         node.destroy_publisher(boxes)
+    boxes = node.create_publisher(Detection2DArray, "/told/perception/tracks_2d", LATCHED)
+    clock = itertools.count(10**12, 10**8)
+
+    def late():
+        now = next(clock)
+        boxes.publish(Detection2DArray(header=header_of(now - 3 * 10**9 - 1, "camera"), detections=[Detection2D()]))
+        return is_shown(tab, pictures, 120, now)
+
+    until(late, what="pictures beside boxes that come one after the other, seconds late")
+    node.destroy_publisher(boxes)
     node.destroy_publisher(pictures)
 
 

@@ -35,6 +35,7 @@ class CameraPanel(Panel):
         self._server, self._robot = server, robot
         self.pictures: OrderedDict[int, np.ndarray] = OrderedDict()
         self._boxes: Any = None
+        self._drawn: Any = None  # the boxes that were shown last
         self._states: dict[str, str] = {}
         self._seen_s = self._boxes_s = self._tracks_s = 0.0
         names = list(robot.cameras)
@@ -75,8 +76,14 @@ class CameraPanel(Panel):
             self._boxes, self._boxes_s = found, now_s
         elif now_s - self._boxes_s > STALE_S:  # by the page's clock: the stamps' may stand still, or begin anew
             self._boxes = None
-        boxes = self._boxes
-        image = camera.image.newest() if boxes is None else camera.image.at(stamp_ns(boxes.header))
+        boxes, image, gone = self._boxes, None, True
+        if boxes is not None:
+            image = camera.image.at(stamp_ns(boxes.header))
+            gone = boxes is not self._drawn and camera.image.last_stamp_ns > stamp_ns(boxes.header)
+        if image is not None:
+            self._drawn = boxes
+        elif gone:  # the picture that they were found in does not come any more
+            image, boxes = camera.image.newest(), None
         if image is not None:
             self._show(image, boxes)
             self._seen_s = now_s

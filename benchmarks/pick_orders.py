@@ -453,7 +453,7 @@ def placed(asked: Asked, world: PhysicalWorld, spec: SceneSpec, view: SimView, s
         hollow = exact_thing(world.spec(), asked.reference).inside
         rim = cv2.convexHull(hollow.rim_m[:, :2].astype(np.float32))
         within = cv2.pointPolygonTest(rim, tuple(map(float, at[:2])), False) > 0
-        low = at[2] - 0.5 * min(spec.objects[asked.target].size_m) < hollow.rim_m[:, 2].mean()
+        low = exact_thing(world.spec(), asked.target).seen_m[:, 2].min() < hollow.rim_m[:, 2].mean()
         return "" if within and low and other in carriers else f"the {name} is not in {other}"
     offset = at[:2] - middle[:2]
     gap = np.linalg.norm(offset) - reach(spec.objects[asked.target]) - reach(spec.objects[asked.reference])

@@ -63,8 +63,8 @@ def opening(
 def closed(points_m: np.ndarray, sigma_m: float) -> bool:
     """Whether a thing seen as points Nx3 has a level top where an opening would be, all over its outline: nothing can be put into it."""
     points = without_strays(points_m)
-    if len(points) < 4 * _MIN_POINTS:
-        return False
+    if len(points) < 4 * _MIN_POINTS or 3 * sigma_m > 2 * _LEAST_DEPTH_M:
+        return False  # through so much noise a strip of a rim looks level, too
     foot = outline(points[:, :2])
     high = points[:, 2] > np.percentile(points[:, 2], 99) - max(_LEAST_DEPTH_M, 3 * sigma_m)
     inside_m = depth_inside(foot, points[:, :2])

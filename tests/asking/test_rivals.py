@@ -12,6 +12,7 @@ from qwen3vl_ros.asking.finding import Finder, Shot
 from qwen3vl_ros.asking.rivals import called_otherwise, pieces
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.geometry.cloud import SceneCloud
+from qwen3vl_ros.geometry.opening import closed
 from qwen3vl_ros.pipeline import Perception
 from qwen3vl_ros.questions.aliases import in_english, rivals
 from qwen3vl_ros.sim.camera import SimCamera
@@ -192,6 +193,16 @@ def test_what_is_open_is_never_seen_as_closed(camera, eye_m, yaw, kind, size_m):
         shot = Shot(replace(frame, target_T_camera=pose, target_frame="world", up_camera=pose[2, :3]))
         box = Detection2D(thing.label, view.truths[0].box_xyxy_px, 0.9)
         assert not Finder(Perception(None, Config()))._of_another_form(shot, box)
+
+
+@pytest.mark.parametrize("sigma_m, told", [(0.001, True), (0.003, True), (0.0045, False), (0.008, False)])
+@pytest.mark.parametrize("width_m, across_m", [(0.10, 0.012), (0.08, 0.08), (0.03, 0.05)])
+def test_through_much_noise_nothing_is_told_of_a_top(sigma_m, told, width_m, across_m):
+    """A strip of a bowl's rim, all that a hand in front of it leaves, would look as level as a box's top."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-0.5, 0.5, (400, 3)) * (width_m, across_m, 0.0) + (0.0, 0.0, 0.28)
+    points[:, 2] += rng.normal(0, 0.4 * sigma_m, len(points))
+    assert closed(points, sigma_m) is told
 
 
 @pytest.mark.parametrize("phrase", ["blue cube", "cube", "蓝色的立方体"])

@@ -22,10 +22,8 @@ from qwen3vl_ros.types import Frame
 _THINNED_POINTS = 5000
 _LAG_PX = 2  # matching windows overlap: nearer readings err alike, farther ones are of another surface
 _APART_PX = 3  # the same where a curve is taken out
-_USUAL, _USUAL_MEAN = (
-    0.6,
-    0.3966,
-)  # share of residuals that no edge is among, and the mean size of so many of a normal distribution
+# Share of residuals that no edge is among, and the mean size of so many of a normal distribution.
+_USUAL, _USUAL_MEAN = 0.6, 0.3966
 
 
 class SceneCloud:

@@ -49,9 +49,8 @@ _BACK_M = 0.03  # farther from where it stood, a thing was not put back
 _CARRIED_M = 0.035  # the same where it is seen on what carries it, but not clearly
 _RESTS_M = 0.005  # of the margin with which what is let go is seen on what carries it
 _SIGMAS = 1.75  # of the margin to the border of a corner or side
-_RISEN_M = (
-    0.04  # a thing whose top is so much higher has been lifted, and one with so much room below it hangs in the jaws
-)
+# A thing whose top is so much higher has been lifted, and one with so much room below it hangs in the jaws.
+_RISEN_M = 0.04
 _WIDTH_M = 0.025  # jaws that stand so much wider or narrower than what was to be taken may hold something else
 
 
@@ -134,10 +133,9 @@ class Checker:
             if not risen and any(on.verdict is Verdict.TRUE for on in carried_by):
                 odd = f"the {name} lies elsewhere now: it was pushed aside, and nobody can tell what the jaws hold"
                 continue
-            hangs = left.is_gone and any(on.verdict is Verdict.FALSE and on.margin_m < -_RISEN_M for on in carried_by)
-            risen = (
-                risen or hangs or (left.is_gone and only_it_went(self._cloud_before(found), found.cloud, step.thing))
-            )
+            hangs = any(on.verdict is Verdict.FALSE and on.margin_m < -_RISEN_M for on in carried_by)
+            only = lambda: only_it_went(self._cloud_before(found), found.cloud, step.thing)
+            risen = risen or (left.is_gone and (hangs or only()))
             if risen if odd else away:
                 if step.thing and (other := took_another(self._cloud_before(found), found.cloud, step.thing)):
                     return Verdict.UNKNOWN, other

@@ -36,13 +36,22 @@ def camera():
         yield camera
 
 
-def cloud_of(view, seed: int) -> SceneCloud:
-    """What a stereo camera makes of a view."""
+def cloud_of(view, seed: int, scale: float = 1.0) -> SceneCloud:
+    """What a stereo camera makes of a view. scale: times its noise."""
     pose, nothing = view.world_T_camera, np.zeros((480, 640, 3), np.uint8)
     known = dict(target_T_camera=pose, target_frame="world", up_camera=pose[2, :3])
-    return SceneCloud.of(
-        Frame(1, "camera", nothing, noisy_depth(view.depth_m, view.K, seed), view.K, **known), LiftConfig()
-    )
+    depth_m = noisy_depth(view.depth_m, view.K, seed, scale)
+    return SceneCloud.of(Frame(1, "camera", nothing, depth_m, view.K, **known), LiftConfig())
+
+
+def on_the_board(camera, kind: str, size, x_m: float, yaw: float, seed: int, away_m: float):
+    """Where a thing stands on the second board, and what is measured of it from so far away."""
+    at = (x_m, 0.15, SHELF.board_top_m(2) + size[2] / 2)
+    thing, eye = ObjectSpec(kind, "red", size, at, yaw, level=2), (0.0, 0.15 - away_m, 0.40)
+    view = camera.render(SceneSpec(0, (thing,), camera=CameraSpec(eye, (0.0, 0.15, 0.25)), shelf=SHELF), rgb=False)
+    (truth,) = (t for t in view.truths if t.kind == kind)
+    (found,) = lift_boxes(cloud_of(view, seed), [Detection2D(kind, truth.box_xyxy_px, 0.9, "0")]).detections
+    return at, found
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +81,7 @@ def test_what_stands_on_a_level_with_the_camera_is_as_deep_as_wide(camera, kind,
     """Of these the top is not seen, nor how deep they are; an extent counted twice is their half that was taken for the whole."""
     off_m = []
     for seed, away_m in enumerate(np.linspace(0.9, 1.25, 8)):
-        at = (-0.08 + 0.02 * seed, 0.15, SHELF.board_top_m(2) + size[2] / 2)
-        thing = ObjectSpec(kind, "red", size, at, 0.0, level=2)
-        eye = CameraSpec((0.0, 0.15 - away_m, 0.40), (0.0, 0.15, 0.25))
-        view = camera.render(SceneSpec(0, (thing,), camera=eye, shelf=SHELF), rgb=False)
-        (truth,) = (t for t in view.truths if t.kind == kind)
-        (found,) = lift_boxes(cloud_of(view, seed), [Detection2D(kind, truth.box_xyxy_px, 0.9, "0")]).detections
+        at, found = on_the_board(camera, kind, size, -0.08 + 0.02 * seed, 0.0, seed, away_m)
         assert min(found.size_m[:2]) > 0.75 * min(size[:2]), (away_m, found.size_m)
         off_m.append(abs(found.frame_T_box[1, 3] - at[1]))  # along the sight; a handle may be lost
     assert np.median(off_m) < 0.010, off_m
@@ -87,12 +91,7 @@ def test_what_stands_on_a_level_with_the_camera_is_as_deep_as_wide(camera, kind,
 def test_what_has_edges_grows_no_larger_than_it_is(camera, box):
     """Small and far off, through noise of a tenth of its width, it cannot be told from what is round."""
     for seed, away_m in enumerate(np.linspace(0.9, 1.25, 8)):
-        at = (0.0, 0.15, SHELF.board_top_m(2) + box[2] / 2)
-        thing = ObjectSpec("box", "red", box, at, 0.2 * seed, level=2)
-        eye = CameraSpec((0.0, 0.15 - away_m, 0.40), (0.0, 0.15, 0.25))
-        view = camera.render(SceneSpec(0, (thing,), camera=eye, shelf=SHELF), rgb=False)
-        (truth,) = (t for t in view.truths if t.kind == "box")
-        (found,) = lift_boxes(cloud_of(view, seed), [Detection2D("box", truth.box_xyxy_px, 0.9, "0")]).detections
+        _, found = on_the_board(camera, "box", box, 0.0, 0.2 * seed, seed, away_m)
         assert max(found.size_m[:2]) < 1.3 * np.hypot(*box[:2]), (away_m, found.size_m)
 
 
@@ -100,7 +99,5 @@ def test_what_has_edges_grows_no_larger_than_it_is(camera, box):
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_the_noise_is_found_beside_a_far_wall_as_over_a_table(camera, eye, scale):
     view = camera.render(SceneSpec(0, (), camera=CameraSpec(eye, (0, 0.1, 0.1)), shelf=SHELF), rgb=False)
-    known = dict(target_T_camera=view.world_T_camera, target_frame="world", up_camera=view.world_T_camera[2, :3])
-    depth_m = noisy_depth(view.depth_m, view.K, 1, scale)
-    cloud = SceneCloud.of(Frame(1, "c", np.zeros((480, 640, 3), np.uint8), depth_m, view.K, **known), LiftConfig())
+    cloud = cloud_of(view, 1, scale)
     assert cloud.noise_per_m2 == pytest.approx(scale * sigma_m(1.0, view.K[0, 0]), rel=0.12)

@@ -18,7 +18,7 @@ from typing import Iterator
 
 from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
-from qwen3vl_ros.types import EngineError, PerceptionError
+from qwen3vl_ros.types import EngineError, InvalidInput, PerceptionError
 
 # module, distribution, what it is for
 _REQUIRED = (
@@ -57,7 +57,9 @@ def report(config: Config, quick: bool = False) -> int:
         print(f"{finding.state:<8}{finding.what:<18}{finding.detail}", flush=True)
         if finding.way_out:
             print(f"{'':<26}-> {finding.way_out}", flush=True)
-    name = f"the model at {config.remote.url}" if _served(config) else config.model or "the embedded model"
+    from qwen3vl_ros.engine.checkpoint import shortened
+
+    name = f"the model at {config.remote.url}" if _served(config) else shortened(config.model) or "the embedded model"
     verdict = "cannot run" if missing else "would run" if quick else "runs"
     print(f"\n{name} {verdict} on this machine" + ": see above" * bool(missing))
     return 1 if missing else 0
@@ -165,23 +167,31 @@ def _egl() -> Finding:
 
 
 def _served(config: Config) -> bool:
-    return bool(config.remote.url) and config.engine in ("auto", "remote")
+    return config.engine == "remote" or (config.engine == "auto" and bool(config.remote.url))
 
 
 def _model_and_runtimes(config: Config, quick: bool) -> Iterator[Finding]:
     """The model, and each runtime there is for it in the order in which `auto` tries them."""
     from qwen3vl_ros.engine import find_checkpoint, survey
+    from qwen3vl_ros.engine.checkpoint import shortened
+    from qwen3vl_ros.engine.choice import refusal_of
     from qwen3vl_ros.engine.network.graph import changed_weights
     from qwen3vl_ros.engine.network.sizes import METHOD
+    from qwen3vl_ros.engine.remote.access import base_url
 
     if _served(config):
-        yield Finding("ok", "model", f"the one served at {config.remote.url}")
+        try:
+            yield Finding("ok", "model", f"the one served at {base_url(config.remote.url)}")
+        except InvalidInput as error:
+            yield Finding("missing", "model", "a server's", str(error))
         return
+    if refused := refusal_of(config.device):
+        yield Finding("missing", "device", config.device, refused)
     try:
         checkpoint = find_checkpoint(config.model)
         options = survey(checkpoint, config.device)
     except EngineError as error:
-        yield Finding("missing", "model", config.model or "embedded", str(error))
+        yield Finding("missing", "model", shortened(config.model) or "embedded", str(error))
         return
     held = (
         f"{checkpoint.parameters / 1e6:.1f} M weights" if checkpoint.weight_files else "engines of TensorRT, no weights"

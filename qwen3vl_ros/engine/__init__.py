@@ -8,7 +8,7 @@ import logging
 from qwen3vl_ros import threads
 from qwen3vl_ros.config import Config
 from qwen3vl_ros.engine.base import Clip, Engine, EngineInfo, Limits, Prompt, Turn
-from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint
+from qwen3vl_ros.engine.checkpoint import Checkpoint, embedded_model_dir, find_checkpoint, unreadable
 from qwen3vl_ros.engine.choice import Option, survey
 from qwen3vl_ros.engine.tensorrt.bundle import origin
 from qwen3vl_ros.types import EngineError, OutOfMemory, WrongModel
@@ -93,5 +93,11 @@ def _loaded(name: str, checkpoint: Checkpoint | None, config: Config) -> Engine:
         raise EngineError(
             f"the runtime {name!r} cannot be imported: {error}; `qwen3vl doctor` says what is missing"
         ) from error
+    except OSError as error:
+        if checkpoint is None or error.filename is None:
+            raise EngineError(
+                f"the runtime {name!r} cannot be loaded: {error}; `qwen3vl doctor` says what is missing"
+            ) from error
+        raise unreadable(error, checkpoint.path) from error
     engine.warm_up(config.generation.guided)
     return engine

@@ -86,17 +86,26 @@ def find_checkpoint(model: str) -> Checkpoint:
     """
     if not model:
         return read_checkpoint(embedded_model_dir())
-    path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        directory, other = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError):  # a name too long, of a user who is not there, with a null in it
+        path, directory, other = Path(), False, False
+    if directory:
         return read_checkpoint(path)
-    if path.exists():
+    if other:
         raise ModelNotFound(f"model {model!r} is a file; give the directory that holds config.json and the weights")
     if not _HUB_ID.fullmatch(model):
         raise ModelNotFound(
-            f"model {model!r} is neither an existing directory nor a hub id; give a directory, an id "
+            f"model {shortened(model)!r} is neither an existing directory nor a hub id; give a directory, an id "
             f"such as {EXAMPLE_ID}, or nothing for the embedded model"
         )
     return _from_hub(model)
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """What a message shows of a name that somebody gave."""
+    return text if len(text) <= most else text[:most] + "..."
 
 
 def small_files(directory: Path) -> list[Path]:
@@ -106,7 +115,21 @@ def small_files(directory: Path) -> list[Path]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Check every file a Qwen3-VL needs in `path`. Raises WrongModel naming what is wrong or missing."""
-    path = Path(path)
+    try:
+        return _read_checkpoint(Path(path))
+    except OSError as error:
+        raise unreadable(error, Path(path)) from error
+
+
+def unreadable(error: OSError, where: Path) -> WrongModel:
+    """What an error of the file system means for a model in `where`."""
+    return WrongModel(
+        f"{error.filename or where} cannot be read: {error.strerror or error}; let this user read it (chmod, chown), or copy "
+        "the model again"
+    )
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
     if not (path / "config.json").is_file():
         raise WrongModel(
             f"{path} has no config.json, so it is no Hugging Face checkpoint; give the directory of a "
@@ -136,12 +159,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     numbers = sum(map(_count_parameters, files))  # several weights are packed into one, where the file says how many
     counted = quantization.get("parameters", numbers)
+    if type(counted) is not int or counted < 0:
+        raise WrongModel(
+            f"quantization_config's parameters in {path / 'config.json'} is {counted!r} and no number of weights; restore the "
+            "model's own file"
+        )
     return Checkpoint(path, config, architecture, files, counted, str(quantization.get("quant_method", "")))
 
 
 def check_family(config: dict[str, Any], name: str) -> str:
     """The architecture in a config.json. Raises WrongModel, saying what it is, unless it is a Qwen3-VL."""
     found = config.get("architectures") or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise WrongModel(
+            f"architectures in config.json of {name} is {shortened(repr(found))} and no list of names; restore the model's own file"
+        )
     for architecture in found:
         if architecture in ARCHITECTURES:
             if not isinstance(config.get("text_config"), dict) or not isinstance(config.get("vision_config"), dict):
@@ -161,7 +193,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises WrongModel if it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(error, path) from error
+    except (ValueError, RecursionError) as error:
         raise WrongModel(f"{path} cannot be read as JSON: {error}; copy the file again") from error
     if not isinstance(value, dict):
         raise WrongModel(f"{path} holds a JSON {type(value).__name__} where an object is needed; copy the file again")
@@ -215,6 +249,7 @@ def _from_hub(repo_id: str) -> Checkpoint:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RemoteEntryNotFoundError,
         RepositoryNotFoundError,
@@ -226,6 +261,10 @@ def _from_hub(repo_id: str) -> Checkpoint:
     )
     try:
         return read_checkpoint(Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_HUB_FILES)))
+    except HFValidationError as error:
+        raise ModelNotFound(
+            f"model {shortened(repo_id)!r} is no hub id: {shortened(str(error))}; give one such as {EXAMPLE_ID}, or a directory"
+        ) from error
     except LocalEntryNotFoundError:
         _log.info("%s is not in the local cache", repo_id)
     except WrongModel as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from qwen3vl_ros.engine.checkpoint import Checkpoint
 from qwen3vl_ros.engine.network.graph import DECODER, VISION, export_command, typed
-from qwen3vl_ros.engine.network.sizes import METHOD
+from qwen3vl_ros.engine.network.sizes import METHOD, Sizes
 from qwen3vl_ros.engine.tensorrt.bundle import is_bundle, origin
+from qwen3vl_ros.types import WrongModel
 
 _DRIVERS = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: of the compute capability
@@ -35,9 +37,32 @@ def survey(checkpoint: Checkpoint, device: str) -> list[Option]:
     """Every runtime for this model on `device` (as in the parameter), the best first."""
     gpus = 0 if device == "cpu" else cuda_devices()
     names = ["tensorrt", "onnxruntime", "torch", "transformers"]
+    damaged = "" if _foreign(checkpoint) and checkpoint.quantization != METHOD else _damaged(checkpoint)
     if gpus and _torch_computes_on_gpus():
         names = ["tensorrt", "torch", "transformers", "onnxruntime"]
-    return [Option(name, _MISSING[name](checkpoint, gpus)) for name in names]
+    return [Option(name, damaged or _MISSING[name](checkpoint, gpus)) for name in names]
+
+
+def _damaged(checkpoint: Checkpoint) -> str:
+    """Why no network can be made of its config.json, if so."""
+    try:
+        Sizes.read(checkpoint.config)
+    except WrongModel as error:
+        return str(error)
+    return ""
+
+
+def refusal_of(device: str) -> str:
+    """Why `device`, as in the parameter, cannot be had on this machine; "" if it can."""
+    named = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d+)", device)
+    if named is None:
+        return f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N"
+    count, wanted = cuda_devices(), device.startswith("cuda")
+    if wanted and not count:
+        return f"device {device!r} was asked for, and the NVIDIA driver offers no GPU; check nvidia-smi, or set device to auto or cpu"
+    if wanted and int(named[2] or 0) >= count:
+        return f"device {device!r} does not exist, there are {count}; use cuda:0 to cuda:{count - 1}"
+    return ""
 
 
 @cache

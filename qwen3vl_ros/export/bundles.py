@@ -82,8 +82,9 @@ def build(
     trt = import_module(module)
     check(trt, module, sms, precision)
     limits = _within(checkpoint, limits)
+    Sizes.read(checkpoint.config), Weights(checkpoint)  # what cannot be built is refused before anything is touched
     hashed = hash_files(*checkpoint.weight_files)
-    bundle = _start(
+    bundle, stale = _start(
         checkpoint,
         Path(out),
         Bundle(
@@ -113,12 +114,14 @@ def build(
         with tempfile.TemporaryDirectory(prefix=".build-", dir=bundle.path) as work:
             for part in PARTS:
                 if missing[part]:
-                    bundle = _build_part(trt, checkpoint, bundle, part, missing[part], Path(work), timing_cache, say)
+                    bundle = _build_part(
+                        trt, checkpoint, bundle, part, missing[part], Path(work), timing_cache, say, stale
+                    )
     if "measured" not in bundle.parity:
         with tempfile.TemporaryDirectory(prefix=".parity-", dir=bundle.path) as work:
             bundle = dataclasses.replace(bundle, parity=graph_parity(checkpoint, precision, Path(work)))
         say(f"parity of the graphs: {json.dumps(bundle.parity)}")
-    _write(bundle)
+    _write(checkpoint, bundle, stale)
     return bundle
 
 
@@ -131,6 +134,7 @@ def _build_part(
     work: Path,
     timing_cache: Path | None,
     say: Callable[[str], None],
+    stale: list[str],
 ) -> Bundle:
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
     if part == "vision":
@@ -182,7 +186,7 @@ def _build_part(
         say(f"{name}: {built.nbytes / 1e6:.1f} MB in {seconds:.1f} s; {summary(entry['layers'])}")
         del built
         bundle = dataclasses.replace(bundle, engines={**bundle.engines, name: entry})
-        _write(bundle)
+        _write(checkpoint, bundle, stale)
     del parser
     return bundle
 
@@ -232,38 +236,43 @@ def graph_parity(checkpoint: Checkpoint, precision: str, work: Path) -> dict[str
 # -- the bundle ------------------------------------------------------------------------------------------------------
 
 
-def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> Bundle:
-    """`wanted` with the engines of `out` that still hold; `out` gets the checkpoint's small files."""
+def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> tuple[Bundle, list[str]]:
+    """`wanted` with the engines of `out` that still hold, and the names of those that do not: they go when the first new one
+    is written. Raises EngineError for an `out` that is not this model's."""
     if out.resolve() == checkpoint.path.resolve():
         raise EngineError(f"--out {out} is the model's own directory; give another one for the engines")
     engines: dict[str, Any] = {}
     parity: dict[str, Any] = {}
+    stale: list[str] = []
     if is_bundle(out):
         before = read_json(out / MANIFEST)["tensorrt"]
+        if (out / "config.json").is_file() and read_json(out / "config.json") != checkpoint.config:
+            raise EngineError(f"--out {out} holds engines of another model, {before['model']}; give a new directory")
         for name, known in before["engines"].items():
             why = fault_of(out / name, known)
             if not why and known["key"] != _key(wanted):
-                why = "is of another model or version, or of other settings"
+                why = "is of other weights, another version, or other settings"
             if why:
-                say(f"{name} {why}; removed")
-                (out / name).unlink(missing_ok=True)
+                say(f"{name} {why}; it goes when the first new one is written")
+                stale.append(name)
             else:
                 engines[name], parity = known, before["parity"]
     elif out.is_dir() and any(out.iterdir()):
         raise EngineError(f"--out {out} holds other files and is no bundle; give a new directory")
     out.mkdir(parents=True, exist_ok=True)
-    for file in _small_files(checkpoint.path):
-        copy_whole(file, out / file.name)
-    bundle = dataclasses.replace(wanted, engines=engines, parity=parity)
-    _write(bundle)
-    return bundle
+    return dataclasses.replace(wanted, engines=engines, parity=parity), stale
 
 
 def _small_files(directory: Path) -> list[Path]:
     return [f for f in small_files(directory) if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")]
 
 
-def _write(bundle: Bundle) -> None:
+def _write(checkpoint: Checkpoint, bundle: Bundle, stale: list[str]) -> None:
+    """The manifest, with the checkpoint's small files beside it and no engine that it does not name."""
+    for name in set(stale) - bundle.engines.keys():
+        (bundle.path / name).unlink(missing_ok=True)
+    for file in _small_files(checkpoint.path):
+        copy_whole(file, bundle.path / file.name)
     write_manifest(bundle, [f.name for f in _small_files(bundle.path)])
 
 

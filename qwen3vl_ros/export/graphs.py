@@ -8,13 +8,14 @@ files; `networks` knows the graphs.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from qwen3vl_ros.engine.checkpoint import Checkpoint, small_files
+from qwen3vl_ros.engine.checkpoint import Checkpoint, read_json, small_files
 from qwen3vl_ros.engine.network.graph import (
     DECODER,
     FORMAT,
@@ -100,7 +101,10 @@ def export(
     if not inside:  # what makes a checkpoint of the files comes last
         copy_whole(checkpoint.path / "config.json", out / "config.json")
     manifest = out / MANIFEST
-    everything = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    try:
+        everything = read_json(manifest) if manifest.is_file() else {}
+    except WrongModel:  # nothing can read it, and to export again is what others are told to do about it
+        everything = {}
     files = [f.name for f in checkpoint.weight_files]
     everything["onnx"] = written = {
         "format": FORMAT,
@@ -123,7 +127,11 @@ def export(
     }
     write_whole(manifest, json.dumps(everything, indent=1).encode() + b"\n")
     if measure:
-        written["parity"] = parity(original, out)
+        written["parity"] = found = parity(original, out)
+        if not all(map(math.isfinite, found.values())):
+            raise WrongModel(
+                f"the graphs of {original.path} compute what is no number ({found}); download its weights again"
+            )
         write_whole(manifest, json.dumps(everything, indent=1).encode() + b"\n")
     return written
 

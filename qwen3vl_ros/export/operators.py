@@ -71,10 +71,11 @@ class Weights:
     def tensor(self, name: str, shape: Sequence[int]) -> tuple[TensorProto, str]:
         """An initializer without data, and its precision. Raises WrongModel if the weight is missing or another one."""
         file, offset, length, stored, found = self.place(name)
-        if stored not in _STORED:
+        # Whole numbers are weights of linears in few bits alone, which have names of their own.
+        if stored not in _STORED or (stored in ("I8", "U8") and not name.endswith((PACKED, INT8))):
             raise WrongModel(
-                f"{self.checkpoint.path}: weight {name} is stored as {stored}, and this export reads "
-                f"{', '.join(_STORED)}; use the unquantised checkpoint"
+                f"{self.checkpoint.path}: weight {name} is stored as {stored}, and this export reads F32, F16 and BF16; use the "
+                "unquantised checkpoint"
             )
         # A convolution over whole patches is a matrix with more dimensions.
         if prod(found) != prod(shape) or found[0] != shape[0]:

@@ -25,7 +25,7 @@ from qwen3vl_ros.export.networks import decoder_model, vision_model
 from qwen3vl_ros.export.operators import INT8, JOIN, PACKED, SCALES, Weights
 from qwen3vl_ros.export.scheme import NBits, Scheme
 from qwen3vl_ros.files import copy_whole, replaced_whole, require_room, write_whole
-from qwen3vl_ros.types import InvalidInput
+from qwen3vl_ros.types import InvalidInput, WrongModel
 
 _ARRAYS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _SLICE = 1 << 24  # numbers of a weight that are quantised at a time
@@ -128,17 +128,25 @@ def _write(
         names = [f"{within}{dot}{word}.weight" for word in last.split(JOIN)]
         for part in (part for weight in names for part in _rows(folder, source, weight)):
             rows = slice(done, done := done + len(part))
-            whole[:, rows], scale[rows] = in_int8(np.asarray(part, np.float32))
+            whole[:, rows], scale[rows] = in_int8(_finite(part, linear))
         stream.write(memoryview(whole).cast("B"))
         stream.write(scale.tobytes())  # its scales are the next entry
         return
     linear = name.removesuffix(PACKED)
     scales = []
     for part in _rows(folder, source, f"{linear}.weight"):
-        packed, scale = quantized(np.asarray(part, np.float32), scheme.of(linear))
+        packed, scale = quantized(_finite(part, linear), scheme.of(linear))
         stream.write(packed.tobytes())
         scales.append(scale)
     stream.write(np.concatenate(scales).tobytes())  # its scales are the next entry
+
+
+def _finite(part: np.ndarray, name: str) -> np.ndarray:
+    """Rows of a weight in float32. Raises WrongModel where one is no number: rounding would make one of it."""
+    values = np.asarray(part, np.float32)
+    if not np.isfinite(values).all():
+        raise WrongModel(f"weight {name} holds what is no number; download the weights again")
+    return values
 
 
 def quantized(weight: np.ndarray, how: NBits) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -48,10 +49,23 @@ def test_the_embedded_model_builds_for_three_gpus_none_of_which_is_here(trt, tmp
     untouched = (out / "decoder.sm89.engine").stat().st_mtime_ns
     flip(out / "vision.sm89.engine")
     assert build(86, 89, 120).sms == (86, 89, 120)
-    assert "vision.sm89.engine is damaged: its sha256 is not the manifest's; removed" in lines
+    assert (
+        "vision.sm89.engine is damaged: its sha256 is not the manifest's; it goes when the first new one is written"
+        in lines
+    )
     assert (out / "decoder.sm89.engine").stat().st_mtime_ns == untouched
     build(86, 89, 120)
     assert len(lines) == 3 and all("already built" in line for line in lines)
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.iterdir()}
+    for change, named in (
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is 'fp8'"),
+        ({"architectures": ["Qwen3VLMoeForConditionalGeneration"]}, "num_experts"),
+        ({"tie_word_embeddings": "yes"}, "holds engines of another model"),
+    ):
+        other = dataclasses.replace(checkpoint, config=checkpoint.config | change)
+        with pytest.raises(EngineError, match=named):
+            bundles.build(other, out, [89], "int4", limits=limits, say=lines.append)
+        assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.iterdir()} == before
     bundle = read_bundle(out)
     # Weights in 16 bits, and in 4: how far those move this checkpoint's logits is its own matter.
     assert 0 < bundle.parity["vision"] < 0.01 < bundle.parity["logits"] < 1

@@ -344,7 +344,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(checkpoint, monkeypatch,
         status == 1 and "missing model" in out and "manifest.json cannot be read as JSON" in out and "cannot run" in out
     )
     status, out, _ = run(capsys, "doctor", "--model", checkpoint, "--device", "cuda:99")
-    assert status == 1 and "missing run" in out and "cuda:99" in out
+    assert status == 1 and "missing device" in out and "cuda:99" in out
     real = doctor.importlib.util.find_spec
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "jinja2" else real(name))
     status, out, _ = run(capsys, "doctor", "--model", checkpoint)

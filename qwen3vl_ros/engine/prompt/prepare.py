@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from qwen3vl_ros.engine.base import Clip, Prompt
+from qwen3vl_ros.engine.checkpoint import read_json
 from qwen3vl_ros.engine.prompt.pixels import PixelRule
-from qwen3vl_ros.engine.prompt.tokens import ChatTokens, ClipTokens, Message
-from qwen3vl_ros.types import EngineError
+from qwen3vl_ros.engine.prompt.tokens import IMAGE, VIDEO, ChatTokens, ClipTokens, Message
+from qwen3vl_ros.types import EngineError, InvalidInput, WrongModel
 
 _FEWEST_TOKENS = 64  # of an image that was made smaller to fit; below it is no picture any more
 _MOST_TOLD = 16  # sizes that the log hears of
@@ -47,10 +48,32 @@ class Preparation:
         self._directory, self._areas = Path(directory), (min_area, max_area)
         self.tokens = ChatTokens(self._directory)
         self.rule = PixelRule.read(self._directory, min_area, max_area)
+        self._refuse_other_config()
         if most_area:
             self.rule = self.rule.within(most_area)
         self._video_rule: PixelRule | None = None
         self._told: set[tuple[int, ...]] = set()
+
+    def _refuse_other_config(self) -> None:
+        """config.json tells too which tokens stand for pictures, and how many there can be."""
+        path = self._directory / "config.json"
+        config = read_json(path)
+        for name, pad, own in (
+            ("image_token_id", IMAGE, self.tokens.image_id),
+            ("video_token_id", VIDEO, self.tokens.video_id),
+        ):
+            if config.get(name, own) != own:
+                raise WrongModel(
+                    f"{name} in {path} is {config[name]!r}, and {pad} in {self._directory / 'tokenizer.json'} is {own}; copy both "
+                    "from the same model"
+                )
+        most = (config.get("text_config") or {}).get("max_position_embeddings")
+        least = self.rule.min_area // self.rule.token_side**2
+        if type(most) is int and 0 < most < least:
+            raise InvalidInput(
+                f"no image may be smaller than {self.rule.min_area} pixels, which are {least} tokens, and the model holds {most}; "
+                f"lower generation.min_pixels where it is set, or restore the model's own preprocessor_config.json in {self._directory}"
+            )
 
     def __call__(self, prompt: Prompt, capacity: int = 0, answer: int = 0) -> Prepared:
         """capacity: tokens of a sequence, 0 for any number; answer: of these, kept free where images can be made smaller

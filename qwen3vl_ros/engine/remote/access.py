@@ -70,7 +70,10 @@ class CircuitBreaker:
 
 def base_url(url: str) -> str:
     """`remote.url` without a slash at its end; /v1 where it has no path. Raises InvalidInput."""
-    parts = urlsplit(url.strip())
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:  # brackets that do not close, characters that no address has
+        parts = urlsplit("")
     try:
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:

@@ -15,7 +15,7 @@ from text import PackedText, padded
 
 ROW = 160  # tokens; longer questions, one plan in a thousand, are left out
 # How often each is asked; beyond and unmeasured are asked about pictures as well (people.SHARES).
-SHARES = dict(understand=15, plan=18, tell=14, beyond=3, unmeasured=1)
+SHARES = dict(understand=9, plan=15, tell=26, beyond=3, unmeasured=1)
 KINDS = "parse", "plan", "facts", "abstain", "unmeasured"  # of the questions that these make
 _NAMES, _WEIGHTS = list(SHARES), np.array(list(SHARES.values())) / sum(SHARES.values())
 

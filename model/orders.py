@@ -30,8 +30,44 @@ CLAUSES = {
             "the {a} goes {w}",
             "take the {a}, then place it {w}",
             "lift the {a} and set it down {w}",
+            "drop the {a} {w}",
+            "carry the {a} {w}",
+            "leave the {a} {w}",
+            "transfer the {a} {w}",
+            "shift the {a} {w}",
+            "stow the {a} {w}",
+            "lay the {a} down {w}",
+            "fetch the {a} and put it {w}",
+            "grasp the {a} and bring it {w}",
+            "lift the {a} and carry it {w}",
+            "take the {a} and leave it {w}",
+            "pick up the {a}, move it and place it {w}",
+            "I need the {a} {w}",
+            "the {a} belongs {w}",
+            "the {a} should be {w}",
+            "the {a} should go {w}",
+            "let us have the {a} {w}",
+            "see that the {a} is {w}",
+            "make sure that the {a} is {w}",
         ),
-        "put_it": ("put it {w}", "place it {w}", "move it {w}", "set it down {w}", "bring it {w}", "lay it {w}"),
+        "put_it": (
+            "put it {w}",
+            "place it {w}",
+            "move it {w}",
+            "set it down {w}",
+            "bring it {w}",
+            "lay it {w}",
+            "drop it {w}",
+            "set it {w}",
+            "leave it {w}",
+            "carry it {w}",
+            "transfer it {w}",
+            "shift it {w}",
+            "take it and put it {w}",
+            "pick it up and place it {w}",
+            "lift it and leave it {w}",
+            "it goes {w}",
+        ),
         "pick": (
             "pick up the {a}",
             "take the {a}",
@@ -41,8 +77,33 @@ CLAUSES = {
             "get the {a}",
             "grasp the {a}",
             "get hold of the {a}",
+            "fetch the {a}",
+            "hold the {a}",
+            "pick the {a}",
+            "raise the {a}",
+            "lift up the {a}",
+            "lift the {a} up",
+            "take up the {a}",
+            "seize the {a}",
+            "pick out the {a}",
+            "I need the {a} in the gripper",
+            "have the {a} in the gripper",
         ),
-        "back": ("put it back", "bring it back", "put it back where it was", "return it", "set it back"),
+        "back": (
+            "put it back",
+            "bring it back",
+            "put it back where it was",
+            "return it",
+            "set it back",
+            "place it back",
+            "put it where it was",
+            "put it back where you found it",
+            "return it to where it was",
+            "take it back",
+            "set it back where it stood",
+            "carry it back",
+            "put it down where it was",
+        ),
         "look": (
             "look at the {a}",
             "have a look at the {a}",
@@ -51,6 +112,16 @@ CLAUSES = {
             "find the {a}",
             "look for the {a}",
             "look where the {a} is",
+            "inspect the {a}",
+            "examine the {a}",
+            "see the {a}",
+            "see where the {a} is",
+            "check where the {a} is",
+            "look again at the {a}",
+            "watch the {a}",
+            "search for the {a}",
+            "locate the {a}",
+            "point the camera at the {a}",
         ),
     },
     "zh": {
@@ -70,11 +141,88 @@ CLAUSES = {
             "把{a}搬到{w}",
             "先拿{a}，再放到{w}",
             "将{a}移动到{w}",
+            "把{a}挪到{w}",
+            "将{a}搬到{w}",
+            "把{a}送到{w}",
+            "{a}放到{w}",
+            "{a}要放在{w}",
+            "让{a}到{w}",
+            "取来{a}，放在{w}",
+            "夹起{a}，放到{w}",
+            "夹住{a}移到{w}",
+            "把{a}拿起来放到{w}",
+            "拿{a}，然后放到{w}",
+            "抓取{a}，放在{w}",
+            "将{a}拿起，放到{w}",
+            "把{a}抓起来，移到{w}",
+            "拿住{a}，再把它放到{w}",
         ),
-        "put_it": ("把它放到{w}", "将它放在{w}", "放到{w}", "把它移到{w}", "把它放在{w}"),
-        "pick": ("拿起{a}", "抓住{a}", "把{a}拿起来", "取{a}", "拿{a}", "抓起{a}", "把{a}抓起来", "举起{a}"),
-        "back": ("把它放回去", "放回原处", "把它放回原来的地方", "放回去", "把它放回原位"),
-        "look": ("看看{a}", "看一下{a}", "检查{a}", "找一下{a}", "找到{a}", "看{a}", "检查一下{a}"),
+        "put_it": (
+            "把它放到{w}",
+            "将它放在{w}",
+            "放到{w}",
+            "把它移到{w}",
+            "把它放在{w}",
+            "把它挪到{w}",
+            "将它移动到{w}",
+            "把它搬到{w}",
+            "将它放到{w}",
+            "放在{w}",
+            "移到{w}",
+            "把它送到{w}",
+            "拿起它放到{w}",
+        ),
+        "pick": (
+            "拿起{a}",
+            "抓住{a}",
+            "把{a}拿起来",
+            "取{a}",
+            "拿{a}",
+            "抓起{a}",
+            "把{a}抓起来",
+            "举起{a}",
+            "夹起{a}",
+            "夹住{a}",
+            "拿住{a}",
+            "把{a}取来",
+            "将{a}拿起来",
+            "把{a}夹起来",
+            "抓取{a}",
+            "把{a}举起来",
+            "将{a}抓住",
+            "把{a}抓住",
+        ),
+        "back": (
+            "把它放回去",
+            "放回原处",
+            "把它放回原来的地方",
+            "放回去",
+            "把它放回原位",
+            "放回原位",
+            "将它放回去",
+            "把它送回去",
+            "把它放到原来的位置",
+            "放到原来的地方",
+            "将它送回原位",
+        ),
+        "look": (
+            "看看{a}",
+            "看一下{a}",
+            "检查{a}",
+            "找一下{a}",
+            "找到{a}",
+            "看{a}",
+            "检查一下{a}",
+            "看一看{a}",
+            "去看看{a}",
+            "观察{a}",
+            "查看{a}",
+            "找{a}",
+            "找找{a}",
+            "去找{a}",
+            "看清{a}",
+            "去检查{a}",
+        ),
     },
 }
 HELD_OUT = {
@@ -115,6 +263,13 @@ _JOINTS = {
     "en": (", then ", " and then ", ". Then ", "; after that ", ", and after that ", ", next "),
     "zh": ("，然后", "，再", "。然后", "，接着", "，之后", "，最后"),
 }
+# What an order begins with; with those of _ASKED it is a question.
+_ASKED = ("can you ", "could you ", "would you ", "will you ", "can you please ")
+_TOLD = {
+    "en": ("I need you to ", "I would like you to ", "you should ", "you have to ", "go on and ", "next, ", "just "),
+    "zh": ("帮我", "帮忙", "麻烦你", "我要你", "你来", "现在"),
+}
+_VERBLESS = ("I ", "The ", "Let ")  # orders that no such opener goes with
 NOT_FOR_ARMS = {"en": "That is nothing an arm can do.", "zh": "机械臂做不到这件事。"}
 
 
@@ -155,7 +310,17 @@ class Orders:
             text += joint + clause
         if self.language == "en":
             text = ("First " + text) if len(said) > 1 and self.rng.random() < 0.2 else text[0].upper() + text[1:]
-        return self._finished(text), Planned(tuple(steps))
+        return self._finished(self._begun(text)), Planned(tuple(steps))
+
+    def _begun(self, text: str) -> str:
+        """An order with something before it, in a quarter of those that are not held out."""
+        if self.speaker.held_out or self.rng.random() >= 0.25 or text.startswith(("First", "先", *_VERBLESS)):
+            return text
+        if self.language == "zh":
+            return self.choose(_TOLD["zh"]) + text
+        opener = self.choose((*_ASKED, *_TOLD["en"]))
+        end = "?" if opener in _ASKED and ". " not in text else ""
+        return opener[0].upper() + opener[1:] + text[0].lower() + text[1:] + end
 
     def question_back(self, colours: list[str], name_of) -> tuple[Plan, Planned]:
         """An order for a thing of which two or none are seen. name_of(english) is what the language calls it."""
@@ -179,9 +344,10 @@ class Orders:
         where = self._place()[0]
         text = clause.format(a=self.speaker.called(named), w=where)
         if self.language == "en":
-            text = text[0].upper() + text[1:]
+            text = self._begun(text[0].upper() + text[1:])
             back = f"Which {named}: the {fitting[0]} or the {fitting[1]}?" if two else f"I see no {named}."
         else:
+            text = self._begun(text)
             back = f"哪个{named}：{fitting[0]}还是{fitting[1]}？" if two else f"我没有看到{named}。"
         return self._finished(text, tuple(seen)), Planned((), back)
 
@@ -193,7 +359,7 @@ class Orders:
         return Plan(order.instruction, tuple(str(s) for s in self.rng.permutation(seen))), planned
 
     def _finished(self, text: str, seen: tuple[str, ...] = ()) -> Plan:
-        end = "." if self.language == "en" else "。"
+        end = "" if text.endswith("?") else "." if self.language == "en" else "。"
         return Plan(self.speaker.politely(self.speaker._grammar(text + end)), seen)
 
     def _clause(self, kind: str, it: str, in_hand: bool) -> tuple[str, list[Step], str]:

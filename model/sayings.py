@@ -180,7 +180,7 @@ class Sayings:
                 outside(self.rng, self.language, [self.name() for _ in range(2)], self.held_out)
             )
             order = Plan(text), Planned((), NOT_FOR_ARMS[self.language])
-        elif draw < 0.28:
+        elif draw < (0.28 if self.held_out else 0.36):
             order = self.orders.question_back(list(COLOURS), self.words.name)
         else:
             order = self.orders.order()
@@ -196,8 +196,10 @@ class Sayings:
         text, ask, find = self.asked(kind)
         line, answer = self._fact(kind, ask, find)
         lines = [line]
-        for _ in range(int(self.rng.choice((0, 1, 2), p=(0.5, 0.3, 0.2)))):  # facts about something else
-            other = self.choose(KINDS_ASKED)
+        # Facts about something else; in training more of them, and more alike, than the evaluation has.
+        shares = (0.5, 0.3, 0.2) if self.held_out else (0.25, 0.3, 0.3, 0.15)
+        for _ in range(int(self.rng.choice(len(shares), p=shares))):
+            other = kind if not self.held_out and self.rng.random() < 0.3 else self.choose(KINDS_ASKED)
             _, ask2, find2 = self.asked(other)
             if (ask2, find2) != (ask, find):
                 lines.append(self._fact(other, ask2, find2)[0])

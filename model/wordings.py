@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import indirect
 import numpy as np
 
 # What people call things beside the name the model was taught: name -> others.
@@ -741,6 +742,9 @@ HELD_OUT_FOLLOW_UPS = {
         "again": ("那么{a}呢？",),
     },
 }
+_ASKED_ALONE = frozenset(f for kinds in HELD_OUT.values() for forms in kinds.values() for f in forms)
+COMPOSED = 0.4  # of the questions are said within another sentence (indirect.py), or with a word after them
+_TAILS = (" here", " there", " now", " in the {image}", " on the {table}", " exactly")
 _WORDS = re.compile(r"\{(object|table|image|gauge|sign)\}")
 _CHINESE = dict(object="物体", table="桌子", image="图中", gauge="仪表", sign="标牌")
 
@@ -749,7 +753,7 @@ class Speaker:
     """Says things as people do. language: "en" or "zh"; held_out: with the sentence forms of the evaluation alone."""
 
     def __init__(self, rng: np.random.Generator, language: str, held_out: bool = False):
-        self.rng, self.language = rng, language
+        self.rng, self.language, self.held_out = rng, language, held_out
         self.said: dict[str, str] = {}  # what the last form called a and b
         self._forms = (HELD_OUT if held_out else FORMS)[language]
         self._follow_ups = (HELD_OUT_FOLLOW_UPS if held_out else FOLLOW_UPS)[language]
@@ -759,7 +763,7 @@ class Speaker:
 
     def form(self, kind: str, follow_up: bool = False, **names: str) -> str:
         """A sentence of the kind about names (as the model calls them; `called` changes some); rel and adj are keys."""
-        template = self.choose((self._follow_ups if follow_up else self._forms)[kind])
+        template = self._template(kind, follow_up)
         if "rel" in names:
             names["rel"] = self.choose(SAID_RELATIONS[self.language][names["rel"]])
         if "adj" in names:
@@ -770,6 +774,20 @@ class Speaker:
         self.said = {key: names[key] for key in ("a", "b") if key in names}
         template = _WORDS.sub(lambda m: self.called(m[1] if self.language == "en" else _CHINESE[m[1]]), template)
         return self.politely(self._grammar(template.format(**names)))
+
+    def _template(self, kind: str, follow_up: bool) -> str:
+        if follow_up:
+            return self.choose(self._follow_ups[kind])
+        if self.held_out or self.rng.random() >= COMPOSED:
+            return self.choose(self._forms[kind])
+        template = ""
+        while not template or template in _ASKED_ALONE:
+            if self.language == "zh" or self.rng.random() < 0.8:
+                template = indirect.sentence(self.language, kind, self.choose)
+            else:
+                plain = [f for f in self._forms[kind] if f[-1] == "?" and "{image}" not in f and "{table}" not in f]
+                template = self.choose(plain)[:-1] + self.choose(_TAILS) + "?"
+        return template
 
     def called(self, name: str) -> str:
         """A name, with another word for its kind or without the Chinese 的 now and then."""
@@ -805,4 +823,5 @@ class Speaker:
 
 def corpus() -> list[str]:
     """Every training form, for the tokenizer: held-out forms use words of these."""
-    return [f for forms in (FORMS, FOLLOW_UPS) for kinds in forms.values() for form in kinds.values() for f in form]
+    forms = [f for of in (FORMS, FOLLOW_UPS) for kinds in of.values() for form in kinds.values() for f in form]
+    return forms + indirect.corpus()

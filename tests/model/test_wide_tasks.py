@@ -14,6 +14,7 @@ import batches
 import data
 import embedded
 import frames
+import indirect
 import orders
 import outside
 import people
@@ -258,6 +259,36 @@ def test_training_never_speaks_in_a_form_of_the_evaluation(monkeypatch):
         assert all(q.prompt for q in (trained.understand(), trained.plan(), trained.tell(), trained.beyond(True)))
         with pytest.raises(KeyError):
             sayings.Sayings(np.random.default_rng(0), language, held_out=True)
+
+
+@LANGUAGES
+def test_what_openers_and_clauses_make_is_never_a_form_of_the_evaluation(language):
+    speaker = wordings.Speaker(np.random.default_rng(0), language)
+    for kind, held_out in wordings.HELD_OUT[language].items():
+        made = {speaker._template(kind, False) for _ in range(4000)}
+        assert len(made) > 60 and not made & set(held_out), kind
+    invented = orders.Orders(
+        np.random.default_rng(1), language, lambda *_: "red mug" if language == "en" else "红色的杯子"
+    )
+    unlike = [
+        re.escape(form).replace(r"\{a\}", ".+").replace(r"\{w\}", ".+")
+        for kind in ("put", "pick", "look")
+        for form in orders.HELD_OUT[language][kind]
+    ]
+    for _ in range(2000):
+        said = invented.order()[0].instruction.rstrip(".。?？")
+        assert not any(re.fullmatch(form, said, re.IGNORECASE) for form in unlike), said
+
+
+@LANGUAGES
+def test_an_opener_goes_with_every_clause_and_keeps_its_slots(language):
+    for kind, clauses in indirect.CLAUSES[language].items():
+        slots = [set(re.findall(r"{(a|b|rel|adj)}", form)) for form in wordings.FORMS[language][kind]]
+        for clause in clauses:
+            assert set(re.findall(r"{(a|b|rel|adj)}", clause)) in slots, clause
+    choose = wordings.Speaker(np.random.default_rng(0), language).choose
+    made = {indirect.sentence(language, "fits", choose) for _ in range(400)}
+    assert all(("{a}" in text and "{b}" in text and "{if}" not in text and text[-1] in "?.？。") for text in made)
 
 
 def test_the_wide_evaluation_has_seeds_of_its_own():

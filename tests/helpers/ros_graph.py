@@ -38,6 +38,7 @@ from qwen3vl_ros.convert import stamp_ns
 from qwen3vl_ros.demo.shared_memory import free_abandoned
 from qwen3vl_ros.msg import Generation, GraspTargetArray
 from qwen3vl_ros.node import messages
+from qwen3vl_ros.node.client import SETTLES_S
 from qwen3vl_ros.srv import Detect, SetPrompt
 
 HERE = Path(__file__).parent
@@ -264,6 +265,8 @@ class Graph:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, name)
+            assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
+            time.sleep(SETTLES_S)
         assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
         return client.call_async(request or kind.Request())
 

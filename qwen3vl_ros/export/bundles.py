@@ -84,7 +84,7 @@ def build(
     limits = _within(checkpoint, limits)
     Sizes.read(checkpoint.config), Weights(checkpoint)  # what cannot be built is refused before anything is touched
     hashed = hash_files(*checkpoint.weight_files)
-    bundle, stale = _start(
+    bundle = _start(
         checkpoint,
         Path(out),
         Bundle(
@@ -114,14 +114,12 @@ def build(
         with tempfile.TemporaryDirectory(prefix=".build-", dir=bundle.path) as work:
             for part in PARTS:
                 if missing[part]:
-                    bundle = _build_part(
-                        trt, checkpoint, bundle, part, missing[part], Path(work), timing_cache, say, stale
-                    )
+                    bundle = _build_part(trt, checkpoint, bundle, part, missing[part], Path(work), timing_cache, say)
     if "measured" not in bundle.parity:
         with tempfile.TemporaryDirectory(prefix=".parity-", dir=bundle.path) as work:
             bundle = dataclasses.replace(bundle, parity=graph_parity(checkpoint, precision, Path(work)))
         say(f"parity of the graphs: {json.dumps(bundle.parity)}")
-    _write(checkpoint, bundle, stale)
+    _write(checkpoint, bundle)
     return bundle
 
 
@@ -134,7 +132,6 @@ def _build_part(
     work: Path,
     timing_cache: Path | None,
     say: Callable[[str], None],
-    stale: list[str],
 ) -> Bundle:
     sizes, weights = Sizes.read(checkpoint.config), Weights(checkpoint)
     if part == "vision":
@@ -186,7 +183,7 @@ def _build_part(
         say(f"{name}: {built.nbytes / 1e6:.1f} MB in {seconds:.1f} s; {summary(entry['layers'])}")
         del built
         bundle = dataclasses.replace(bundle, engines={**bundle.engines, name: entry})
-        _write(checkpoint, bundle, stale)
+        _write(checkpoint, bundle)
     del parser
     return bundle
 
@@ -236,14 +233,13 @@ def graph_parity(checkpoint: Checkpoint, precision: str, work: Path) -> dict[str
 # -- the bundle ------------------------------------------------------------------------------------------------------
 
 
-def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> tuple[Bundle, list[str]]:
-    """`wanted` with the engines of `out` that still hold, and the names of those that do not: they go when the first new one
-    is written. Raises EngineError for an `out` that is not this model's."""
+def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str], None]) -> Bundle:
+    """`wanted` with the engines of `out` that still hold; nothing there is touched. Raises EngineError for an `out` that is not
+    this model's."""
     if out.resolve() == checkpoint.path.resolve():
         raise EngineError(f"--out {out} is the model's own directory; give another one for the engines")
     engines: dict[str, Any] = {}
     parity: dict[str, Any] = {}
-    stale: list[str] = []
     if is_bundle(out):
         before = read_json(out / MANIFEST)["tensorrt"]
         if (out / "config.json").is_file() and read_json(out / "config.json") != checkpoint.config:
@@ -254,22 +250,22 @@ def _start(checkpoint: Checkpoint, out: Path, wanted: Bundle, say: Callable[[str
                 why = "is of other weights, another version, or other settings"
             if why:
                 say(f"{name} {why}; it goes when the first new one is written")
-                stale.append(name)
             else:
                 engines[name], parity = known, before["parity"]
     elif out.is_dir() and any(out.iterdir()):
         raise EngineError(f"--out {out} holds other files and is no bundle; give a new directory")
     out.mkdir(parents=True, exist_ok=True)
-    return dataclasses.replace(wanted, engines=engines, parity=parity), stale
+    return dataclasses.replace(wanted, engines=engines, parity=parity)
 
 
 def _small_files(directory: Path) -> list[Path]:
     return [f for f in small_files(directory) if f.name != MANIFEST and not f.name.endswith(".safetensors.index.json")]
 
 
-def _write(checkpoint: Checkpoint, bundle: Bundle, stale: list[str]) -> None:
-    """The manifest, with the checkpoint's small files beside it and no engine that it does not name."""
-    for name in set(stale) - bundle.engines.keys():
+def _write(checkpoint: Checkpoint, bundle: Bundle) -> None:
+    """The manifest, with the checkpoint's small files beside it and without the engines of the manifest before that hold no more."""
+    before = read_json(bundle.path / MANIFEST)["tensorrt"]["engines"] if is_bundle(bundle.path) else {}
+    for name in before.keys() - bundle.engines.keys():
         (bundle.path / name).unlink(missing_ok=True)
     for file in _small_files(checkpoint.path):
         copy_whole(file, bundle.path / file.name)

@@ -111,6 +111,14 @@ def test_pictures_that_no_prompt_holds_are_refused_at_load(model):
         Preparation(model)
 
 
+@pytest.fixture
+def export():
+    pytest.importorskip("onnx")
+    from qwen3vl_ros.export.graphs import export
+
+    return export
+
+
 def broken(folder, make):
     """The model's weights, with one tensor replaced."""
     weights = load_file(folder / "model.safetensors")
@@ -121,9 +129,7 @@ def broken(folder, make):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_weights_that_are_no_numbers_are_not_made_numbers(model, tmp_path, value, precision):
-    pytest.importorskip("onnx")
-    from qwen3vl_ros.export.graphs import export
+def test_weights_that_are_no_numbers_are_not_made_numbers(model, export, tmp_path, value, precision):
     from qwen3vl_ros.export.scheme import Scheme
 
     broken(model, lambda w: np.where(np.arange(w.size).reshape(w.shape) == 7, value, w).astype(w.dtype))
@@ -132,9 +138,7 @@ def test_weights_that_are_no_numbers_are_not_made_numbers(model, tmp_path, value
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-def test_weights_in_whole_numbers_are_no_plain_weights(model, tmp_path):
-    pytest.importorskip("onnx")
-    from qwen3vl_ros.export.graphs import export
+def test_weights_in_whole_numbers_are_no_plain_weights(model, export):
 
     name = broken(model, lambda w: np.zeros(w.shape, np.int8))
     with pytest.raises(WrongModel, match=f"{name} is stored as I8"):
@@ -142,9 +146,7 @@ def test_weights_in_whole_numbers_are_no_plain_weights(model, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{bad", "[1]", "[" * 100_000])
-def test_an_export_replaces_a_manifest_that_nothing_can_read(model, text):
-    pytest.importorskip("onnx")
-    from qwen3vl_ros.export.graphs import export
+def test_an_export_replaces_a_manifest_that_nothing_can_read(model, export, text):
 
     checkpoint = read_checkpoint(model)
     (model / "manifest.json").write_text(text)
